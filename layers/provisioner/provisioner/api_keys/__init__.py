@@ -1,0 +1,1 @@
+"""API keys of projects: their format, the table of their digests, their verification."""

@@ -1,0 +1,1 @@
+"""One module a Lambda function: puts its settings, clients and stages together, and no others."""

@@ -1,0 +1,1 @@
+"""One module a technology. A driver knows nothing of jobs or stages."""

@@ -1,0 +1,62 @@
+"""Names of a project's resources: derived from its id alone, within each service's limits."""
+
+import hashlib
+from dataclasses import dataclass
+
+from provisioner.drivers.database_engine import TenantNames
+
+#: Characters of the project id that a name shows.
+_SLUG_LENGTH = 24
+#: Hexadecimal digits of the hash: 40 bits keep the slugs of different projects apart.
+_HASH_LENGTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceNames:
+    """Every name that one project's resources have in one deployment."""
+
+    #: Cognito user pool: 1 to 128 characters.
+    user_pool: str
+    user_pool_client: str
+    #: AppSync Event API: 1 to 50 characters.
+    event_api: str
+    #: AppSync channel namespace: 1 to 50 letters, digits and hyphens.
+    channel_namespace: str
+    #: S3 bucket: 3 to 63 lower-case letters, digits and hyphens, unique in all of AWS.
+    bucket: str
+    #: Secrets Manager secret with the app role's login.
+    database_secret: str
+    #: Secrets Manager secret that hands over the API keys once.
+    api_keys_secret: str
+    tenant: TenantNames
+
+
+def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceNames:
+    """Name the resources of a project.
+
+    Args:
+        prefix: 2 to 10 lower-case letters and digits, first a letter; the IAM policies allow only
+            names that begin with it.
+        namespace: the deployment; it goes into the hash, so that two deployments that serve the
+            same project id get different names.
+        project_id: the project's id, already valid.
+    """
+    digest = hashlib.sha256(f"{namespace}/{project_id}".encode()).hexdigest()[:_HASH_LENGTH]
+    slug = project_id.lower().replace("_", "-")[:_SLUG_LENGTH].strip("-")
+    name = f"{prefix}-{slug}-{digest}"
+    identifier = name.replace("-", "_")
+    return ResourceNames(
+        user_pool=name,
+        user_pool_client=f"{name}-app",
+        event_api=name,
+        channel_namespace="default",
+        bucket=name,
+        database_secret=f"{prefix}/{name}/database",
+        api_keys_secret=f"{prefix}/{name}/api-keys",
+        tenant=TenantNames(
+            database=identifier,
+            schema="app",
+            owner_role=f"{identifier}_owner",
+            app_role=f"{identifier}_app",
+        ),
+    )
