@@ -34,7 +34,7 @@ class ErrorType(StrEnum):
     INSUFFICIENT_PERMISSIONS = "INSUFFICIENT_PERMISSIONS"
     #: A limit is reached: of projects, of tenants on the clusters, of an AWS account, of a disk.
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
-    #: A server could not be reached, or would not serve now (starting, throttling, all slots taken).
+    #: A server could not be reached, or would not serve now (starting, throttling, no free slot).
     NETWORK_ERROR = "NETWORK_ERROR"
     #: Something did not end, or did not become free, in the time that it had.
     TIMEOUT = "TIMEOUT"

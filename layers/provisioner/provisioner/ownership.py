@@ -40,5 +40,7 @@ class Ownership:
         return " ".join(f"{key}={value}" for key, value in self.tags().items())
 
     def owns_comment(self, comment: str | None) -> bool:
-        """Whether a database object with this comment belongs to the same deployment and project."""
-        return self.owns(dict(part.split("=", 1) for part in (comment or "").split() if "=" in part))
+        """Whether a database object of this comment belongs to the same deployment and project."""
+        return self.owns(
+            dict(part.split("=", 1) for part in (comment or "").split() if "=" in part)
+        )

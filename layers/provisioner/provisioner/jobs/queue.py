@@ -1,0 +1,93 @@
+"""The queue of jobs: plain JSON messages that any language, or the SQS console, can send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from provisioner.errors import ProvisioningError
+from provisioner.jobs.store import canonical_json
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.client import SQSClient
+    from mypy_boto3_sqs.type_defs import SendMessageRequestTypeDef
+
+#: A job id is an execution's name too. Source: AWS Step Functions API Reference, StartExecution.
+JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+
+#: Characters of a reason that a message attribute carries.
+_REASON_LENGTH = 1000
+
+
+class JobMessage(BaseModel):
+    """The body of a message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_type: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
+    payload: dict[str, Any]
+    #: Left out of a message that people write: the message's id is the job's id then.
+    job_id: JobId | None = None
+
+
+class JobQueue:
+    """Sends jobs."""
+
+    def __init__(self, client: SQSClient, url: str) -> None:
+        """Bind to a queue by its URL."""
+        self._client = client
+        self._url = url
+
+    def send(
+        self,
+        *,
+        job_id: str,
+        job_type: str,
+        payload: Mapping[str, Any],
+        message_group: str | None,
+        delay_seconds: int,
+    ) -> None:
+        """Send a job.
+
+        Args:
+            job_id: the job's id.
+            job_type: the job's type.
+            payload: the valid payload.
+            message_group: whose share of the queue the message takes (SQS fair queues), if any.
+            delay_seconds: 0 to 900, the longest that SQS holds a message back.
+        """
+        body = canonical_json({"job_id": job_id, "job_type": job_type, "payload": payload})
+        request: SendMessageRequestTypeDef = {
+            "QueueUrl": self._url,
+            "MessageBody": body,
+            "DelaySeconds": delay_seconds,
+        }
+        if message_group is not None:
+            request["MessageGroupId"] = message_group
+        self._client.send_message(**request)
+
+
+class DeadLetterQueue:
+    """Takes the messages that can never work, with the reason beside them."""
+
+    def __init__(self, client: SQSClient, url: str) -> None:
+        """Bind to a queue by its URL."""
+        self._client = client
+        self._url = url
+
+    def send(self, body: str, *, job_id: str, reason: ProvisioningError) -> None:
+        """Send a message as it came; the attributes say why it is here."""
+        self._client.send_message(
+            QueueUrl=self._url,
+            MessageBody=body,
+            MessageAttributes={
+                "job_id": {"DataType": "String", "StringValue": job_id},
+                "error_type": {"DataType": "String", "StringValue": reason.type},
+                "reason": {
+                    "DataType": "String",
+                    "StringValue": reason.message[:_REASON_LENGTH],
+                },
+            },
+        )

@@ -1,0 +1,168 @@
+"""Job types and their handlers: what the dispatcher and the client look up."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from provisioner.errors import ErrorType, failure
+
+
+class DuplicateJobHandlerError(ValueError):
+    """The job type has a handler already; register each job type once."""
+
+
+class UnknownJobTypeError(LookupError):
+    """No handler is registered for the job type."""
+
+
+def _no_group(_payload: Any) -> None:
+    """Leave the message in the queue's common order."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandler[Payload: BaseModel, Result]:
+    """What one job type is: its payload, its stages, and how it runs in this process.
+
+    The state machine of a job type is found by its name, so a handler names none.
+    """
+
+    #: Says what a valid payload is; the job's payload is stored as this model dumps it.
+    payload_model: type[Payload]
+    #: The names of the stages in order, as the job shows them.
+    stages: tuple[str, ...]
+    #: Runs the job to its end in this process and returns its result.
+    run: Callable[[Payload], Result]
+    #: Whose share of the queue a job takes: the MessageGroupId of its message (SQS fair queues).
+    message_group: Callable[[Payload], str | None] = _no_group
+
+    def parse(self, payload: Mapping[str, Any]) -> Payload:
+        """Validate a payload.
+
+        Raises:
+            INVALID_PAYLOAD: naming the first field that is wrong; it repeats no value.
+        """
+        try:
+            return self.payload_model.model_validate(payload)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "payload"
+            text = first["msg"].removeprefix("Value error, ")
+            raise failure(
+                ErrorType.INVALID_PAYLOAD, f"{field}: {text}.".replace("..", ".")
+            ) from None
+
+    def __call__(self, payload: Payload | Mapping[str, Any]) -> Result:
+        """Run the job in this process.
+
+        Raises:
+            ProvisioningError: the error that the job ended with.
+        """
+        return self.run(
+            payload if isinstance(payload, self.payload_model) else self.parse(dict(payload))
+        )
+
+
+class JobRegistry:
+    """The handlers of one process by job type."""
+
+    def __init__(self) -> None:
+        """Begin without handlers."""
+        self._handlers: dict[str, JobHandler[Any, Any]] = {}
+
+    def register(self, job_type: str, handler: JobHandler[Any, Any]) -> None:
+        """Add a handler.
+
+        Raises:
+            DuplicateJobHandlerError: the job type has one.
+        """
+        if job_type in self._handlers:
+            raise DuplicateJobHandlerError(
+                f"{job_type}: has a handler already; register each job type once."
+            )
+        self._handlers[job_type] = handler
+
+    def get(self, job_type: str) -> JobHandler[Any, Any]:
+        """Return the handler of a job type.
+
+        Raises:
+            UnknownJobTypeError: it has none.
+        """
+        try:
+            return self._handlers[job_type]
+        except KeyError:
+            raise UnknownJobTypeError(
+                f"job_type: no handler is registered for it; known are {', '.join(self.types())}."
+            ) from None
+
+    def has(self, job_type: str) -> bool:
+        """Whether the job type has a handler."""
+        return job_type in self._handlers
+
+    def types(self) -> tuple[str, ...]:
+        """Return the registered job types in alphabetical order."""
+        return tuple(sorted(self._handlers))
+
+    def validate_required(self, job_types: Iterable[str]) -> None:
+        """Make sure that each of these job types has a handler.
+
+        Raises:
+            UnknownJobTypeError: naming every one that has none.
+        """
+        missing = sorted({str(job_type) for job_type in job_types} - set(self._handlers))
+        if missing:
+            raise UnknownJobTypeError(
+                f"{', '.join(missing)}: required, but no handler is registered; "
+                "add a module to provisioner.job_handlers that registers it."
+            )
+
+
+#: The handlers of this process.
+REGISTRY = JobRegistry()
+
+
+def register_job_handler(job_type: str, handler: JobHandler[Any, Any]) -> None:
+    """Register the handler of a job type in this process.
+
+    Raises:
+        DuplicateJobHandlerError: the job type has one already.
+    """
+    REGISTRY.register(job_type, handler)
+
+
+def get_job_handler(job_type: str) -> JobHandler[Any, Any]:
+    """Return the handler of a job type; calling it runs a job in this process.
+
+    Raises:
+        UnknownJobTypeError: it has none.
+    """
+    return REGISTRY.get(job_type)
+
+
+def has_job_handler(job_type: str) -> bool:
+    """Whether the job type has a handler."""
+    return REGISTRY.has(job_type)
+
+
+def get_registered_job_types() -> tuple[str, ...]:
+    """Return the registered job types in alphabetical order."""
+    return REGISTRY.types()
+
+
+def validate_required_handlers(job_types: Iterable[str]) -> None:
+    """Make sure that each of these job types has a handler.
+
+    Raises:
+        UnknownJobTypeError: naming every one that has none.
+    """
+    REGISTRY.validate_required(job_types)
+
+
+def load_job_handlers(package: ModuleType) -> None:
+    """Import every module of a package, so that each registers its handlers."""
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")

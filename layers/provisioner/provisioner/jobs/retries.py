@@ -1,0 +1,77 @@
+"""How often, and after how long, an attempt is repeated.
+
+The state machine's Retry fields hold the same numbers (the tests compare them), and a job that
+runs in one process follows them too. Source: Amazon States Language, "Retrying after an error".
+"""
+
+from dataclasses import dataclass
+
+from provisioner.errors import RETRYABLE, ErrorType
+
+#: Error names that are not ours: the function ran out of time, or died. Each is retried like the
+#: error type that it is stored as.
+FOREIGN_ERRORS: dict[str, ErrorType] = {
+    "States.Timeout": ErrorType.TIMEOUT,
+    "Sandbox.Timedout": ErrorType.TIMEOUT,
+    "Lambda.Unknown": ErrorType.UNKNOWN_ERROR,
+    "Runtime.ExitError": ErrorType.UNKNOWN_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """One retrier: exponential backoff with full jitter."""
+
+    #: The error names that it repeats.
+    error_names: tuple[str, ...]
+    #: Upper bound of the first wait, in seconds.
+    interval_seconds: int
+    #: Each further bound is this many times the one before.
+    backoff_rate: float
+    #: Repetitions; the attempts in all are one more.
+    max_attempts: int
+    #: No bound exceeds this, in seconds.
+    max_delay_seconds: int
+
+    @property
+    def attempts_in_all(self) -> int:
+        """The first attempt and its repetitions."""
+        return 1 + self.max_attempts
+
+    def longest_delay(self, attempt: int) -> float | None:
+        """Return the longest wait, in seconds, after a failed attempt; None if none is left.
+
+        With the first interval 300 s, rate 2 and 3 attempts in all: after attempt 1 up to 300 s,
+        after attempt 2 up to 600 s, after attempt 3 nothing.
+        """
+        if attempt >= self.attempts_in_all:
+            return None
+        return float(
+            min(self.max_delay_seconds, self.interval_seconds * self.backoff_rate ** (attempt - 1))
+        )
+
+
+#: Passing errors of the Lambda service itself. Source: AWS Step Functions Developer Guide,
+#: "Handle transient Lambda service exceptions".
+SERVICE_RETRY = RetryPolicy(
+    error_names=(
+        "Lambda.ServiceException",
+        "Lambda.AWSLambdaException",
+        "Lambda.SdkClientException",
+        "Lambda.TooManyRequestsException",
+        "Lambda.ClientExecutionTimeoutException",
+    ),
+    interval_seconds=2,
+    backoff_rate=2,
+    max_attempts=6,
+    max_delay_seconds=60,
+)
+
+#: The retryable error types of a stage.
+STAGE_RETRY = RetryPolicy(
+    error_names=(*RETRYABLE, *FOREIGN_ERRORS),
+    interval_seconds=300,
+    backoff_rate=2,
+    max_attempts=2,
+    max_delay_seconds=900,
+)

@@ -1,0 +1,225 @@
+"""Runs one attempt of one stage: records its start, calls it, records how it ended."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools.metrics import MetricUnit
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import BaseModel, ConfigDict
+
+from provisioner.drivers.aws_errors import translate
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError, failure
+from provisioner.jobs.models import StageRecord, StageStatus, StoredError
+from provisioner.runtime.observability import logger, metrics
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
+    from provisioner.jobs.store import JobStore
+
+
+class JobInput(BaseModel):
+    """The job, as the execution carries it untouched."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    job_type: str
+    payload: dict[str, Any]
+
+
+class StageEvent(BaseModel):
+    """What a Task of the state machine hands to its function."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job: JobInput
+    stage: str
+    #: The state machine's `$$.State.RetryCount`: how often it has repeated the Task.
+    retry_count: int = 0
+    #: Only for the step that records a failure: how each branch ended.
+    branches: list[dict[str, Any]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Says that the job ends well with this stage."""
+
+    result: Mapping[str, Any]
+    #: Writes of the same transaction.
+    also: Sequence[TransactWriteItemTypeDef] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutcome:
+    """How a stage ended well."""
+
+    #: What the stage made, without secrets.
+    output: Mapping[str, Any] = field(default_factory=dict)
+    #: What answered, in one sentence.
+    check: str = ""
+    #: Whether the payload does not ask for the stage.
+    skipped: bool = False
+    #: Given by the stage that ends the job.
+    completion: Completion | None = None
+
+
+#: A stage: takes the job, makes sure that its thing exists, and says what answered.
+type StageFunction = Callable[[JobInput], StageOutcome]
+
+
+class StageRunner:
+    """Runs the stages that one function (or one process) has."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        stages: Mapping[str, StageFunction],
+        *,
+        own_errors: Mapping[str, ErrorType],
+    ) -> None:
+        """Bind the runner.
+
+        Args:
+            store: where progress is kept.
+            stages: the stages by name.
+            own_errors: the error type of each stage for causes of its own that stay.
+        """
+        self._store = store
+        self._stages = stages
+        self._own_errors = own_errors
+
+    @property
+    def store(self) -> JobStore:
+        """Where the runner keeps progress."""
+        return self._store
+
+    def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one attempt of the stage that the event names.
+
+        Returns:
+            ok, stage, status and output; no part of it is secret.
+
+        Raises:
+            ProvisioningError: its class is named like its error type.
+        """
+        parsed = StageEvent.model_validate(event)
+        logger.append_keys(
+            job_id=parsed.job.job_id,
+            project_id=parsed.job.payload.get("project_id", ""),
+            stage=parsed.stage,
+        )
+        metrics.add_dimension("stage", parsed.stage)
+        began = time.monotonic()
+        attempt = 0
+        try:
+            record = self._start(parsed)
+            attempt = record.attempt
+            if not record.status.is_terminal:
+                record = self._run(parsed)
+        except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
+            known = self._known(error, parsed.stage)
+            self._record_failure(parsed, attempt, known)
+            raise known from None
+        if record.error is not None and record.status is StageStatus.FAILED:
+            raise failure(record.error.type, record.error.message, record.error.cause)
+        metrics.add_metric(
+            "StageDuration", MetricUnit.Milliseconds, (time.monotonic() - began) * 1000
+        )
+        logger.info("stage ended", status=record.status, attempt=record.attempt)
+        return {
+            "ok": True,
+            "stage": parsed.stage,
+            "status": str(record.status),
+            "output": record.output,
+        }
+
+    def _start(self, event: StageEvent) -> StageRecord:
+        job = self._store.get_head(event.job.job_id)
+        if job is None:
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                "job_id: no such job is stored; send the job through the queue.",
+            )
+        if not job.status.is_terminal:
+            return self._store.start_stage(job, event.stage, event.retry_count)
+        record = self._store.stage(job.job_id, event.stage)
+        if record is None or not record.status.is_terminal:
+            raise failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
+        return record
+
+    def _run(self, event: StageEvent) -> StageRecord:
+        outcome = self._stages[event.stage](event.job)
+        job_id, stage = event.job.job_id, event.stage
+        if outcome.completion is None:
+            return self._store.end_stage(
+                job_id,
+                stage,
+                StageStatus.SKIPPED if outcome.skipped else StageStatus.SUCCEEDED,
+                output=outcome.output,
+                check=outcome.check,
+            )
+        try:
+            self._store.complete(
+                job_id,
+                stage,
+                output=outcome.output,
+                check=outcome.check,
+                result=outcome.completion.result,
+                also=outcome.completion.also,
+            )
+        except ConditionFailedError:
+            ended = self._store.stage(job_id, stage)
+            if ended is None or not ended.status.is_terminal:
+                raise failure(
+                    ErrorType.CONFLICT,
+                    "The project is no longer held by this job, so the job was not completed.",
+                ) from None
+            return ended
+        metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)
+        return self._store.stage(job_id, stage) or StageRecord(
+            stage=stage, status=StageStatus.SUCCEEDED, output=dict(outcome.output)
+        )
+
+    def _known(self, error: Exception, stage: str) -> ProvisioningError:
+        """Turn any exception into one of the table; its text is kept only where we made it."""
+        own = self._own_errors.get(stage, ErrorType.UNKNOWN_ERROR)
+        if isinstance(error, ProvisioningError):
+            return error
+        if isinstance(error, ClientError | BotoCoreError):
+            return translate(error, own, "record the progress of the job")
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return failure(
+            own,
+            "The stage met an error of its own code.",
+            f"{type(error).__name__} at {where.filename}:{where.lineno}",
+        )
+
+    def _record_failure(self, event: StageEvent, attempt: int, error: ProvisioningError) -> None:
+        retryable = ERROR_RULES[error.type].retryable
+        metrics.add_dimension("error_type", error.type)
+        metrics.add_metric("StageFailures", MetricUnit.Count, 1)
+        logger.warning(
+            "stage failed",
+            error_type=error.type,
+            error_message=error.message,
+            cause=error.cause,
+            attempt=attempt,
+            retryable=retryable,
+        )
+        if attempt == 0:
+            return
+        stored = StoredError(error.type, event.stage, attempt, error.message, error.cause)
+        try:
+            self._store.stage_failed(
+                event.job.job_id, stored, retry_count=event.retry_count, retryable=retryable
+            )
+        except (ClientError, BotoCoreError) as write_error:
+            # The stage's own error says more than this one, and reaches the state machine.
+            logger.warning("failure not recorded", cause=type(write_error).__name__)

@@ -1,0 +1,588 @@
+"""Jobs in DynamoDB: one item a job, one a stage, one a history entry, all under the job's id.
+
+Every write of a status is conditional on `transitions` and stands in one transaction with its
+history entry: a duplicate or late write fails its condition and changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from provisioner.drivers import dynamodb
+from provisioner.errors import ErrorType
+from provisioner.jobs.models import (
+    HistoryEntry,
+    Job,
+    JobStatus,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
+from provisioner.jobs.retries import STAGE_RETRY
+from provisioner.jobs.transitions import job_sources, stage_sources
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
+_JOB = "JOB"
+_STAGE = "STAGE#"
+_HISTORY = "HISTORY#"
+
+#: Stage and history items live this much longer than the job's retention, counted from their own
+#: writing: more than an execution can last, so that no job outlives its parts.
+_PARTS_MARGIN = timedelta(days=2)
+
+
+def canonical_json(value: Any) -> str:
+    """Serialize so that equal values give equal bytes: sorted keys, no spaces, UTF-8 text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def payload_digest(payload: Mapping[str, Any]) -> str:
+    """Return what tells two payloads apart: SHA-256 of the canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical_json(payload).encode()).hexdigest()
+
+
+def utc_now() -> datetime:
+    """Return the time now."""
+    return datetime.now(UTC)
+
+
+class JobNotFoundError(LookupError):
+    """No job of that id is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What a job is when it is first stored."""
+
+    job_id: str
+    job_type: str
+    payload: Mapping[str, Any]
+    stages: Sequence[str]
+
+    @property
+    def project_id(self) -> str:
+        """The project that the payload names, or nothing."""
+        return str(self.payload.get("project_id", ""))
+
+
+class JobStore:
+    """Reads and writes jobs."""
+
+    def __init__(
+        self,
+        client: DynamoDBClient,
+        table: str,
+        *,
+        retention_days: int = 90,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Bind the store to a table.
+
+        Args:
+            client: DynamoDB.
+            table: the jobs table.
+            retention_days: days that a finished job is kept.
+            clock: where the time comes from.
+        """
+        self._client = client
+        self._table = table
+        self._retention = timedelta(days=retention_days)
+        self._clock = clock
+
+    def now(self) -> datetime:
+        """Return the time of the store's clock."""
+        return self._clock()
+
+    # Reading.
+
+    def get(self, job_id: str) -> Job:
+        """Read a job with its stages and history by one Query.
+
+        Raises:
+            JobNotFoundError: there is none of that id.
+        """
+        items: list[dict[str, Any]] = []
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="job_id = :job_id",
+            ExpressionAttributeValues=dynamodb.to_item({":job_id": job_id}),
+            ConsistentRead=True,
+        )
+        for page in pages:
+            items += [dynamodb.from_item(item) for item in page["Items"]]
+        head = next((item for item in items if item["record"] == _JOB), None)
+        if head is None:
+            raise JobNotFoundError(f"job {job_id}: no such job is stored.")
+        stages = {
+            item["stage"]: _to_stage(item) for item in items if item["record"].startswith(_STAGE)
+        }
+        history = [_to_history(item) for item in items if item["record"].startswith(_HISTORY)]
+        return _to_job(head, stages, history)
+
+    def get_head(self, job_id: str) -> Job | None:
+        """Read a job without its stages and history; None where there is none."""
+        item = dynamodb.get(self._client, self._table, {"job_id": job_id, "record": _JOB})
+        return None if item is None else _to_job(item, {}, [])
+
+    def list_by_project(self, project_id: str) -> list[Job]:
+        """Read a project's jobs without their stages, newest first."""
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            IndexName="by_project",
+            KeyConditionExpression="project_id = :project_id",
+            ExpressionAttributeValues=dynamodb.to_item({":project_id": project_id}),
+            ScanIndexForward=False,
+        )
+        return [
+            _to_job(dynamodb.from_item(item), {}, []) for page in pages for item in page["Items"]
+        ]
+
+    def list_all(self) -> list[Job]:
+        """Read every job without its stages, newest first: a Scan, for people at a small table."""
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._table,
+            FilterExpression="#record = :job",
+            ExpressionAttributeNames={"#record": "record"},
+            ExpressionAttributeValues=dynamodb.to_item({":job": _JOB}),
+        )
+        jobs = [
+            _to_job(dynamodb.from_item(item), {}, []) for page in pages for item in page["Items"]
+        ]
+        return sorted(jobs, key=lambda job: job.created_at, reverse=True)
+
+    def stage(self, job_id: str, stage: str) -> StageRecord | None:
+        """Read one stage; None where it has not started."""
+        key = {"job_id": job_id, "record": f"{_STAGE}{stage}"}
+        item = dynamodb.get(self._client, self._table, key)
+        return None if item is None else _to_stage(item)
+
+    # Writing jobs.
+
+    def create(self, new: NewJob) -> Job:
+        """Store a job as QUEUED, or return the one that has its id already."""
+        existing = self.get_head(new.job_id)
+        if existing is not None:
+            return existing
+        # The condition fails when another delivery of the message stores the job in this moment.
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(
+                self._client,
+                [
+                    self._put_job(new, JobStatus.QUEUED, {}),
+                    self._history(new.job_id, _JOB, JobStatus.QUEUED),
+                ],
+            )
+        return self._existing(new.job_id)
+
+    def create_failed(self, new: NewJob, error: StoredError) -> None:
+        """Store a job that failed before it could start; one that exists stays as it is."""
+        now = self.now()
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(
+                self._client,
+                [
+                    self._put_job(
+                        new,
+                        JobStatus.FAILED,
+                        {
+                            "error": asdict(error),
+                            "finished_at": _text(now),
+                            "expires_at": int((now + self._retention).timestamp()),
+                        },
+                    ),
+                    self._history(new.job_id, _JOB, JobStatus.FAILED, note=error.message),
+                ],
+            )
+
+    def fail_queued(self, job_id: str, error: StoredError) -> None:
+        """Fail a job that no execution runs; one that has started stays as it is."""
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(
+                self._client,
+                self._finish_items(job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error),
+            )
+
+    def complete(
+        self,
+        job_id: str,
+        stage: str,
+        *,
+        output: Mapping[str, Any],
+        check: str,
+        result: Mapping[str, Any],
+        also: Sequence[TransactWriteItemTypeDef] = (),
+    ) -> None:
+        """End the job well: its last stage, the job and `also`, in one transaction.
+
+        Raises:
+            ConditionFailedError: the job is terminal already, or a condition of `also` failed.
+        """
+        dynamodb.transact(
+            self._client,
+            [
+                *self._finish_items(
+                    job_id,
+                    JobStatus.COMPLETED,
+                    job_sources(JobStatus.COMPLETED),
+                    result=dict(result),
+                ),
+                *self._end_stage_items(
+                    job_id, stage, StageStatus.SUCCEEDED, output=dict(output), check=check
+                ),
+                *also,
+            ],
+        )
+
+    def fail(
+        self,
+        job_id: str,
+        errors: Sequence[StoredError],
+        *,
+        close: Mapping[str, StoredError],
+        also: Sequence[TransactWriteItemTypeDef] = (),
+    ) -> None:
+        """End the job badly: the job, the stages that never said how they ended, and `also`.
+
+        Args:
+            job_id: the job.
+            errors: the job's error first, then the others in stage order.
+            close: the stages to close, with their errors.
+            also: further items of the same transaction.
+
+        Raises:
+            ConditionFailedError: the job is terminal already, or a stage or `also` has changed.
+        """
+        dynamodb.transact(
+            self._client,
+            [
+                *self._finish_items(
+                    job_id,
+                    JobStatus.FAILED,
+                    job_sources(JobStatus.FAILED),
+                    error=errors[0],
+                    other_errors=errors[1:],
+                ),
+                *(
+                    item
+                    for stage, error in close.items()
+                    for item in self._end_stage_items(
+                        job_id, stage, StageStatus.FAILED, error=error
+                    )
+                ),
+                *also,
+            ],
+        )
+
+    # Writing stages.
+
+    def start_stage(self, job: Job, stage: str, retry_count: int) -> StageRecord:
+        """Record that an attempt starts, and the job with it if it is the first; return the stage.
+
+        A second start of the same attempt, a late one of an earlier attempt, and a start of a
+        stage that has ended, leave the stage as it is.
+
+        Args:
+            job: the job, as `get_head` returned it.
+            stage: the stage.
+            retry_count: how often the state machine has repeated the stage, from 0.
+        """
+        now = self.now()
+        before = self.stage(job.job_id, stage) or StageRecord(stage=stage)
+        items = [
+            dynamodb.update(
+                self._table,
+                {"job_id": job.job_id, "record": f"{_STAGE}{stage}"},
+                set_values={
+                    "stage": stage,
+                    "status": StageStatus.RUNNING,
+                    "started_at": _text(now),
+                    "attempt": before.attempt + 1,
+                    "max_attempts": max(STAGE_RETRY.attempts_in_all, before.attempt + 1),
+                    "retry_count": retry_count,
+                    "expires_at": self._parts_expire(now),
+                },
+                remove=("next_attempt_before",),
+                condition=(
+                    "attribute_not_exists(job_id) OR "
+                    f"({_any_of('status', stage_sources(StageStatus.RUNNING))}"
+                    " AND #retry_count < :retry_count AND #attempt = :attempt)"
+                ),
+                condition_values={
+                    **_statuses(stage_sources(StageStatus.RUNNING)),
+                    "retry_count": retry_count,
+                    "attempt": before.attempt,
+                },
+                names={"status": "status", "retry_count": "retry_count", "attempt": "attempt"},
+            ),
+            self._history(job.job_id, stage, StageStatus.RUNNING, attempt=before.attempt + 1),
+        ]
+        if job.status is JobStatus.QUEUED:
+            items += [
+                dynamodb.update(
+                    self._table,
+                    {"job_id": job.job_id, "record": _JOB},
+                    set_values={
+                        "status": JobStatus.RUNNING,
+                        "started_at": _text(now),
+                        "updated_at": _text(now),
+                    },
+                    condition=_any_of("status", job_sources(JobStatus.RUNNING)),
+                    condition_values=_statuses(job_sources(JobStatus.RUNNING)),
+                    names={"status": "status"},
+                ),
+                self._history(job.job_id, _JOB, JobStatus.RUNNING),
+            ]
+        # The condition fails for a duplicate or late start: the stored record is the one truth.
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(self._client, items)
+        return self.stage(job.job_id, stage) or before
+
+    def end_stage(
+        self, job_id: str, stage: str, status: StageStatus, *, output: Mapping[str, Any], check: str
+    ) -> StageRecord:
+        """Record that a stage ended well; return it as it is stored, whoever ended it."""
+        # The condition fails when another run has ended it: what that one stored is the one truth.
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(
+                self._client,
+                self._end_stage_items(job_id, stage, status, output=dict(output), check=check),
+            )
+        return self.stage(job_id, stage) or StageRecord(stage=stage)
+
+    def stage_failed(
+        self, job_id: str, error: StoredError, *, retry_count: int, retryable: bool
+    ) -> None:
+        """Record that an attempt failed: RETRYING if its error is retryable, else FAILED."""
+        now = self.now()
+        status = StageStatus.RETRYING if retryable else StageStatus.FAILED
+        delay = STAGE_RETRY.longest_delay(error.attempt) if retryable else None
+        items = self._end_stage_items(
+            job_id,
+            error.stage,
+            status,
+            error=error,
+            retry_count=retry_count,
+            next_attempt_before=None if delay is None else now + timedelta(seconds=delay),
+        )
+        # The condition fails for the word of an attempt that another has overtaken.
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(self._client, items)
+
+    # Items.
+
+    def _put_job(
+        self, new: NewJob, status: JobStatus, values: Mapping[str, Any]
+    ) -> TransactWriteItemTypeDef:
+        now = _text(self.now())
+        item = {
+            "job_id": new.job_id,
+            "record": _JOB,
+            "job_type": new.job_type,
+            "status": status,
+            "payload": canonical_json(new.payload),
+            "project_id": new.project_id or None,
+            "stages": list(new.stages),
+            "created_at": now,
+            "updated_at": now,
+            **values,
+        }
+        return dynamodb.put_new(self._table, item, "job_id")
+
+    def _finish_items(
+        self,
+        job_id: str,
+        status: JobStatus,
+        sources: Sequence[JobStatus],
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: StoredError | None = None,
+        other_errors: Sequence[StoredError] = (),
+    ) -> list[TransactWriteItemTypeDef]:
+        now = self.now()
+        return [
+            dynamodb.update(
+                self._table,
+                {"job_id": job_id, "record": _JOB},
+                set_values={
+                    "status": status,
+                    "finished_at": _text(now),
+                    "updated_at": _text(now),
+                    "result": result,
+                    "error": None if error is None else asdict(error),
+                    "other_errors": [asdict(other) for other in other_errors] or None,
+                    "expires_at": int((now + self._retention).timestamp()),
+                },
+                condition=_any_of("status", sources),
+                condition_values=_statuses(sources),
+                names={"status": "status"},
+            ),
+            self._history(job_id, _JOB, status, note=error.message if error else ""),
+        ]
+
+    def _end_stage_items(
+        self,
+        job_id: str,
+        stage: str,
+        status: StageStatus,
+        *,
+        output: Mapping[str, Any] | None = None,
+        check: str | None = None,
+        error: StoredError | None = None,
+        retry_count: int | None = None,
+        next_attempt_before: datetime | None = None,
+    ) -> list[TransactWriteItemTypeDef]:
+        now = self.now()
+        sources = stage_sources(status)
+        condition = _any_of("status", sources)
+        names = {"status": "status"}
+        values = _statuses(sources)
+        if StageStatus.PENDING in sources:
+            condition = f"attribute_not_exists(job_id) OR {condition}"
+        if retry_count is not None:
+            condition = f"({condition}) AND #retry_count = :retry_count"
+            names["retry_count"] = "retry_count"
+            values["retry_count"] = retry_count
+        return [
+            dynamodb.update(
+                self._table,
+                {"job_id": job_id, "record": f"{_STAGE}{stage}"},
+                set_values={
+                    "stage": stage,
+                    "status": status,
+                    "finished_at": _text(now) if status.is_terminal else None,
+                    "next_attempt_before": _text(next_attempt_before),
+                    "output": output,
+                    "check": check,
+                    "error": None if error is None else asdict(error),
+                    "expires_at": self._parts_expire(now),
+                },
+                remove=() if next_attempt_before else ("next_attempt_before",),
+                condition=condition,
+                condition_values=values,
+                names=names,
+            ),
+            self._history(
+                job_id,
+                stage,
+                status,
+                attempt=error.attempt if error else 0,
+                note=error.message if error else check or "",
+            ),
+        ]
+
+    def _history(
+        self, job_id: str, subject: str, status: str, *, attempt: int = 0, note: str = ""
+    ) -> TransactWriteItemTypeDef:
+        now = self.now()
+        return dynamodb.put_new(
+            self._table,
+            {
+                "job_id": job_id,
+                "record": f"{_HISTORY}{_text(now)}#{subject}#{status}#{attempt}",
+                "at": _text(now),
+                "subject": subject,
+                "status": status,
+                "attempt": attempt,
+                "note": note,
+                "expires_at": self._parts_expire(now),
+            },
+            "job_id",
+        )
+
+    def _parts_expire(self, now: datetime) -> int:
+        return int((now + self._retention + _PARTS_MARGIN).timestamp())
+
+    def _existing(self, job_id: str) -> Job:
+        job = self.get_head(job_id)
+        if job is None:
+            raise JobNotFoundError(f"job {job_id}: no such job is stored.")
+        return job
+
+
+def _text(at: datetime | None) -> str | None:
+    """Write a time as ISO 8601 in UTC with microseconds, so that texts sort as times do."""
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _any_of(name: str, statuses: Sequence[str]) -> str:
+    return f"#{name} IN ({', '.join(f':{status}' for status in statuses)})"
+
+
+def _statuses(statuses: Sequence[str]) -> dict[str, Any]:
+    return {str(status): str(status) for status in statuses}
+
+
+def _to_error(item: Mapping[str, Any] | None) -> StoredError | None:
+    if item is None:
+        return None
+    return StoredError(
+        type=ErrorType(item["type"]),
+        stage=item["stage"],
+        attempt=item["attempt"],
+        message=item["message"],
+        cause=item["cause"],
+    )
+
+
+def _to_stage(item: Mapping[str, Any]) -> StageRecord:
+    return StageRecord(
+        stage=item["stage"],
+        status=StageStatus(item["status"]),
+        attempt=item.get("attempt", 0),
+        max_attempts=item.get("max_attempts", STAGE_RETRY.attempts_in_all),
+        started_at=_time(item.get("started_at")),
+        finished_at=_time(item.get("finished_at")),
+        next_attempt_before=_time(item.get("next_attempt_before")),
+        output=item.get("output", {}),
+        check=item.get("check", ""),
+        error=_to_error(item.get("error")),
+    )
+
+
+def _to_history(item: Mapping[str, Any]) -> HistoryEntry:
+    return HistoryEntry(
+        at=datetime.fromisoformat(item["at"]),
+        subject=item["subject"],
+        status=item["status"],
+        attempt=item["attempt"],
+        note=item["note"],
+    )
+
+
+def _to_job(
+    item: Mapping[str, Any], stages: Mapping[str, StageRecord], history: Sequence[HistoryEntry]
+) -> Job:
+    return Job(
+        job_id=item["job_id"],
+        job_type=item["job_type"],
+        status=JobStatus(item["status"]),
+        payload=json.loads(item["payload"]),
+        project_id=item.get("project_id", ""),
+        created_at=datetime.fromisoformat(item["created_at"]),
+        updated_at=datetime.fromisoformat(item["updated_at"]),
+        started_at=_time(item.get("started_at")),
+        finished_at=_time(item.get("finished_at")),
+        result=item.get("result"),
+        error=_to_error(item.get("error")),
+        other_errors=tuple(
+            error for error in map(_to_error, item.get("other_errors", [])) if error is not None
+        ),
+        stages=tuple(
+            stages.get(name, StageRecord(stage=name, max_attempts=STAGE_RETRY.attempts_in_all))
+            for name in item["stages"]
+        ),
+        history=tuple(history),
+    )

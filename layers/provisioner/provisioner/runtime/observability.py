@@ -1,0 +1,11 @@
+"""The logger, the metrics and the tracer of every process.
+
+Tracing is not auto-patched: patching imports every library that the X-Ray SDK knows and costs more
+than the rest of a function's start.
+"""
+
+from aws_lambda_powertools import Logger, Metrics, Tracer
+
+logger = Logger(log_uncaught_exceptions=False)
+metrics = Metrics()
+tracer = Tracer(auto_patch=False)

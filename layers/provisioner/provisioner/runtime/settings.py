@@ -1,0 +1,107 @@
+"""Settings: environment variables, parsed once into typed values.
+
+A function declares in the template exactly the variables that its class reads.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+
+class SettingsError(RuntimeError):
+    """An environment variable is missing or wrong."""
+
+
+def _job_types(value: str) -> str:
+    if not all(part.strip() for part in value.split(",")):
+        raise ValueError("must be job types separated by commas")
+    return value
+
+
+class Settings(BaseModel):
+    """The base of all settings: field `jobs_table` is the variable `JOBS_TABLE`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings.
+
+        Raises:
+            SettingsError: naming the variables that are missing or wrong.
+        """
+        values = {
+            name: environment[name.upper()]
+            for name in cls.model_fields
+            if name.upper() in environment
+        }
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            names = ", ".join(str(e["loc"][0]).upper() for e in error.errors(include_input=False))
+            raise SettingsError(
+                f"{names}: set these environment variables as the template does."
+            ) from None
+
+
+class JobSettings(Settings):
+    """What every process that writes jobs needs."""
+
+    jobs_table: str
+    #: Days that a finished job is kept.
+    job_retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
+
+
+class DispatcherSettings(JobSettings):
+    """The dispatcher's."""
+
+    dead_letter_queue_url: str
+    #: The ARN of a job type's state machine is this followed by the job type.
+    state_machine_arn_prefix: str
+    #: Job types that must have a handler before the first message is taken, comma-separated.
+    required_job_types: Annotated[str, AfterValidator(_job_types)]
+
+
+class ProjectSettings(JobSettings):
+    """What reads or writes projects and quotas."""
+
+    projects_table: str
+    quotas_table: str
+
+
+class ClusterSettings(Settings):
+    """What reads the description of the database clusters."""
+
+    #: The SSM parameter of a region and engine is `<prefix>/<region>/<engine>`.
+    cluster_parameter_prefix: str
+
+
+class NamingSettings(Settings):
+    """What names and marks resources."""
+
+    resource_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")]
+    #: The deployment, as it stands in the marker of every resource.
+    resource_namespace: str
+
+
+class LifecycleSettings(ProjectSettings, ClusterSettings):
+    """The lifecycle function's."""
+
+    #: Projects that an owner or organization may have, where its own limit is not set.
+    default_project_quota: Annotated[int, Field(ge=0)]
+
+
+class DatabaseSettings(ProjectSettings, ClusterSettings, NamingSettings):
+    """The database function's."""
+
+
+class ServicesSettings(JobSettings, NamingSettings):
+    """The services function's."""
+
+
+class ApiKeysSettings(JobSettings, NamingSettings):
+    """The API-keys function's."""
+
+    api_keys_table: str
