@@ -12,17 +12,15 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
 from pydantic import ValidationError
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.execution import execution_input
 from provisioner.jobs.models import StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
-from provisioner.jobs.store import JobStore, NewJob, canonical_json, payload_digest
+from provisioner.jobs.store import JobStore, NewJob, payload_digest
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions.client import SFNClient
-
-#: Bytes of a state machine's input. Source: AWS Step Functions Developer Guide, "Quotas".
-MAX_INPUT_BYTES = 262_144
 
 #: Records that are dispatched at once: a batch holds at most this many.
 _CONCURRENT_RECORDS = 10
@@ -98,7 +96,7 @@ class Dispatcher:
         )
         try:
             new = self._new_job(message, job_id)
-            execution_input = _execution_input(new)
+            input_text = execution_input(new)
         except ProvisioningError as error:
             self._refuse(body, message, job_id, error)
             return
@@ -118,7 +116,7 @@ class Dispatcher:
         if job.status.is_terminal:
             logger.info("job has ended before", status=job.status)
             return
-        self._start(new, execution_input)
+        self._start(new, input_text)
 
     def _new_job(self, message: JobMessage, job_id: str) -> NewJob:
         try:
@@ -128,12 +126,12 @@ class Dispatcher:
         payload = handler.parse(message.payload).model_dump(mode="json")
         return NewJob(job_id, message.job_type, payload, handler.stages)
 
-    def _start(self, new: NewJob, execution_input: str) -> None:
+    def _start(self, new: NewJob, input_text: str) -> None:
         try:
             self._state_machines.start_execution(
                 stateMachineArn=f"{self._arn_prefix}{new.job_type}",
                 name=new.job_id,
-                input=execution_input,
+                input=input_text,
             )
         except self._state_machines.exceptions.ExecutionAlreadyExists:
             logger.info("job was started before")
@@ -185,23 +183,6 @@ def _parse(body: str) -> JobMessage:
             ErrorType.INVALID_PAYLOAD,
             f"{field}: {first['msg']}; send a JSON object with job_type and payload.",
         ) from None
-
-
-def _execution_input(new: NewJob) -> str:
-    """Serialize the input of the execution; equal jobs give equal bytes.
-
-    Raises:
-        INVALID_PAYLOAD: it is larger than an execution's input may be.
-    """
-    text = canonical_json(
-        {"job": {"job_id": new.job_id, "job_type": new.job_type, "payload": new.payload}}
-    )
-    if len(text.encode()) > MAX_INPUT_BYTES:
-        raise failure(
-            ErrorType.INVALID_PAYLOAD,
-            f"payload: larger than the {MAX_INPUT_BYTES} bytes that an execution takes; shorten it.",
-        )
-    return text
 
 
 def _is_short_text(value: object) -> bool:

@@ -24,6 +24,23 @@ def _no_group(_payload: Any) -> None:
     """Leave the message in the queue's common order."""
 
 
+def validate_payload[Payload: BaseModel](
+    model: type[Payload], payload: Mapping[str, Any]
+) -> Payload:
+    """Validate a payload.
+
+    Raises:
+        INVALID_PAYLOAD: naming the first field that is wrong; it repeats no value.
+    """
+    try:
+        return model.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "payload"
+        text = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise failure(ErrorType.INVALID_PAYLOAD, f"{field}: {text}.") from None
+
+
 @dataclass(frozen=True, slots=True)
 class JobHandler[Payload: BaseModel, Result]:
     """What one job type is: its payload, its stages, and how it runs in this process.
@@ -46,15 +63,7 @@ class JobHandler[Payload: BaseModel, Result]:
         Raises:
             INVALID_PAYLOAD: naming the first field that is wrong; it repeats no value.
         """
-        try:
-            return self.payload_model.model_validate(payload)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "payload"
-            text = first["msg"].removeprefix("Value error, ")
-            raise failure(
-                ErrorType.INVALID_PAYLOAD, f"{field}: {text}.".replace("..", ".")
-            ) from None
+        return validate_payload(self.payload_model, payload)
 
     def __call__(self, payload: Payload | Mapping[str, Any]) -> Result:
         """Run the job in this process.

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from provisioner.drivers.database_engine import TenantNames
+from provisioner.ownership import Ownership
 
 #: Characters of the project id that a name shows.
 _SLUG_LENGTH = 24
@@ -60,3 +61,19 @@ def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceName
             app_role=f"{identifier}_app",
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """One deployment's way to name and mark what it makes."""
+
+    prefix: str
+    namespace: str
+
+    def names(self, project_id: str) -> ResourceNames:
+        """Name the resources of a project."""
+        return resource_names(self.prefix, self.namespace, project_id)
+
+    def owner(self, project_id: str, job_id: str) -> Ownership:
+        """Return the marker of what a job makes for a project."""
+        return Ownership(namespace=self.namespace, project_id=project_id, job_id=job_id)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
 from botocore.config import Config
 
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
-
-#: Within the time-outs of the functions: a call that hangs is given up and retried in time.
+#: Within the time-outs of the functions: a call that hangs is given up and repeated in time.
 #: Source: botocore documentation, "Retries", mode standard.
 _CONFIG = Config(
     connect_timeout=3,
@@ -33,7 +30,13 @@ def client(service: str, region: str | None = None) -> Any:
 
     Args:
         service: botocore's name of the service.
-        region: where it is called; the process's own region when left out.
+        region: where it is called; the session's region when left out.
     """
-    made: BaseClient = session().client(service, region_name=region, config=_CONFIG)  # type: ignore[call-overload]  # the stubs list literal names only
-    return made
+    make: Any = session().client  # its stubs list the literal name of every service
+    return make(service, region_name=region, config=_CONFIG)
+
+
+def reset() -> None:
+    """Forget the session and its clients, so that the next call reads the environment anew."""
+    session.cache_clear()
+    client.cache_clear()

@@ -1,0 +1,40 @@
+"""The API-keys function's parts."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from provisioner.api_keys.store import ApiKeyStore
+from provisioner.jobs.stage_run import StageFunction, StageRunner
+from provisioner.jobs.store import JobStore, utc_now
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.stages.generate_api_keys import ensure_api_keys
+from provisioner.runtime import aws
+from provisioner.runtime.settings import ApiKeysSettings
+
+
+def stages(settings: ApiKeysSettings) -> dict[str, StageFunction]:
+    """Bind the stage to its clients."""
+    return {
+        Stage.GENERATING_API_KEYS: partial(
+            ensure_api_keys,
+            secrets_manager=aws.client("secretsmanager"),
+            store=ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
+            naming=Naming(settings.resource_prefix, settings.resource_namespace),
+            clock=utc_now,
+        )
+    }
+
+
+def build() -> StageRunner:
+    """Put the function together from the environment.
+
+    Raises:
+        SettingsError: an environment variable is missing or wrong.
+    """
+    settings = ApiKeysSettings.from_environment()
+    jobs = JobStore(
+        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
+    )
+    return StageRunner(jobs, stages(settings), own_errors=OWN_ERRORS)

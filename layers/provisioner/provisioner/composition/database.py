@@ -1,0 +1,55 @@
+"""The database function's parts: the only ones that reach the clusters."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.jobs.stage_run import StageFunction, StageRunner
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.create_database import ensure_database
+from provisioner.provisioning.stages.create_schema import ensure_schema
+from provisioner.runtime import aws
+from provisioner.runtime.settings import DatabaseSettings
+
+
+def stages(settings: DatabaseSettings) -> dict[str, StageFunction]:
+    """Bind the stages to their clients."""
+    projects = ProjectStore(aws.client("dynamodb"), settings.projects_table, settings.quotas_table)
+    catalogue = ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix)
+    naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    return {
+        Stage.CREATING_DATABASE: partial(
+            ensure_database,
+            projects=projects,
+            catalogue=catalogue,
+            secrets_manager=aws.client("secretsmanager"),
+            engine=PostgresqlEngine,
+            naming=naming,
+        ),
+        Stage.CREATING_SCHEMA: partial(
+            ensure_schema,
+            projects=projects,
+            catalogue=catalogue,
+            secrets_manager=aws.client("secretsmanager"),
+            engine=PostgresqlEngine,
+            naming=naming,
+        ),
+    }
+
+
+def build() -> StageRunner:
+    """Put the function together from the environment.
+
+    Raises:
+        SettingsError: an environment variable is missing or wrong.
+    """
+    settings = DatabaseSettings.from_environment()
+    jobs = JobStore(
+        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
+    )
+    return StageRunner(jobs, stages(settings), own_errors=OWN_ERRORS)

@@ -1,0 +1,61 @@
+"""The lifecycle function's parts: INITIALIZING, FINALIZING, and the step that records a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from provisioner.jobs.failure import FailureRecorder
+from provisioner.jobs.stage_run import StageFunction, StageRunner
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.plan import OWN_ERRORS, RECORD_FAILURE, Stage
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.fail import released_by_failure
+from provisioner.provisioning.stages.finalize import ensure_active
+from provisioner.provisioning.stages.initialize import ensure_initialized
+from provisioner.runtime import aws
+from provisioner.runtime.settings import LifecycleSettings
+
+
+def stages(settings: LifecycleSettings, jobs: JobStore) -> dict[str, StageFunction]:
+    """Bind the stages to their clients."""
+    projects = _projects(settings)
+    return {
+        Stage.INITIALIZING: partial(
+            ensure_initialized,
+            projects=projects,
+            catalogue=ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+            default_project_quota=settings.default_project_quota,
+        ),
+        Stage.FINALIZING: partial(ensure_active, jobs=jobs, projects=projects),
+    }
+
+
+def failure_recorder(settings: LifecycleSettings, jobs: JobStore) -> FailureRecorder:
+    """Bind the step that records a failure."""
+    return FailureRecorder(jobs, partial(released_by_failure, projects=_projects(settings)))
+
+
+def build() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Put the function together from the environment.
+
+    Raises:
+        SettingsError: an environment variable is missing or wrong.
+    """
+    settings = LifecycleSettings.from_environment()
+    jobs = JobStore(
+        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
+    )
+    run_stage = StageRunner(jobs, stages(settings, jobs), own_errors=OWN_ERRORS)
+    record_failure = failure_recorder(settings, jobs)
+
+    def run(event: Mapping[str, Any]) -> dict[str, Any]:
+        return record_failure(event) if event["stage"] == RECORD_FAILURE else run_stage(event)
+
+    return run
+
+
+def _projects(settings: LifecycleSettings) -> ProjectStore:
+    return ProjectStore(aws.client("dynamodb"), settings.projects_table, settings.quotas_table)

@@ -1,0 +1,108 @@
+"""Enqueues jobs and reads them: what a program does that is no Lambda function."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from provisioner.jobs.execution import execution_input
+from provisioner.jobs.models import Job, JobStatus
+from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.registry import JobRegistry
+from provisioner.jobs.store import JobStore, NewJob, payload_digest
+
+#: Makes a job id of an idempotency key: the same key gives the same id, in every process.
+_IDEMPOTENCY_NAMESPACE = uuid.UUID("6f0b6a34-5f0b-4a86-9d5c-0d7c5d1f8f0e")
+
+#: The longest that SQS holds a message back. Source: Amazon SQS API Reference, SendMessage.
+MAX_DELAY_SECONDS = 900
+
+_POLL_SECONDS = 0.5
+
+
+class IdempotencyConflictError(ValueError):
+    """The idempotency key was used for another payload."""
+
+
+class JobWaitTimeoutError(TimeoutError):
+    """The job has not ended in the time that the caller gave it."""
+
+
+class JobClient:
+    """Enqueues and reads jobs of one deployment."""
+
+    def __init__(self, *, registry: JobRegistry, store: JobStore, queue: JobQueue) -> None:
+        """Bind the client to a deployment."""
+        self._registry = registry
+        self._store = store
+        self._queue = queue
+
+    def enqueue(
+        self,
+        job_type: str,
+        payload: Mapping[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        delay_seconds: int = 0,
+    ) -> Job:
+        """Validate a payload, store its job as QUEUED and send its message.
+
+        Args:
+            job_type: a registered job type.
+            payload: what the job type's payload model accepts.
+            idempotency_key: the same key gives the same job, however often it is enqueued; a call
+                that stopped between the two writes is completed by the next.
+            delay_seconds: 0 to 900, how long the message is held back.
+
+        Raises:
+            UnknownJobTypeError: the job type has no handler.
+            INVALID_PAYLOAD: the payload is wrong, or too large; nothing was stored or sent.
+            IdempotencyConflictError: the key was used for another payload.
+            ValueError: `delay_seconds` is out of bounds.
+        """
+        if not 0 <= delay_seconds <= MAX_DELAY_SECONDS:
+            raise ValueError(f"delay_seconds: must be 0 to {MAX_DELAY_SECONDS}.")
+        handler = self._registry.get(job_type)
+        valid = handler.parse(payload)
+        job_id = str(
+            uuid.uuid4()
+            if idempotency_key is None
+            else uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{job_type}/{idempotency_key}")
+        )
+        new = NewJob(job_id, str(job_type), valid.model_dump(mode="json"), handler.stages)
+        execution_input(new)
+        job = self._store.create(new)
+        if payload_digest(job.payload) != payload_digest(new.payload):
+            raise IdempotencyConflictError(
+                "idempotency_key: was used for a job with another payload; choose another key."
+            )
+        if job.status is JobStatus.QUEUED:
+            self._queue.send(
+                job_id=job_id,
+                job_type=new.job_type,
+                payload=new.payload,
+                message_group=handler.message_group(valid),
+                delay_seconds=delay_seconds,
+            )
+        return job
+
+
+def wait_for_job(store: JobStore, job_id: str, timeout_seconds: float) -> Job:
+    """Read a job until it has ended.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+        JobWaitTimeoutError: it has not ended after `timeout_seconds`.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while not (job := store.get(job_id)).status.is_terminal:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise JobWaitTimeoutError(
+                f"job {job_id}: is {job.status} after {timeout_seconds:g} seconds; "
+                "wait longer or look at its stages."
+            )
+        time.sleep(min(_POLL_SECONDS, left))
+    return job

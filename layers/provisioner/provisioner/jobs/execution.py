@@ -1,0 +1,29 @@
+"""The input of a job's execution."""
+
+from __future__ import annotations
+
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.store import NewJob, canonical_json
+
+#: Bytes of a state machine's input. Source: AWS Step Functions Developer Guide, "Quotas".
+MAX_INPUT_BYTES = 262_144
+
+
+def execution_input(new: NewJob) -> str:
+    """Serialize the input of an execution; equal jobs give equal bytes.
+
+    Equal bytes under the same name are what makes a second StartExecution harmless. Source: AWS
+    Step Functions API Reference, StartExecution.
+
+    Raises:
+        INVALID_PAYLOAD: it is larger than an execution's input may be.
+    """
+    text = canonical_json(
+        {"job": {"job_id": new.job_id, "job_type": new.job_type, "payload": new.payload}}
+    )
+    if len(text.encode()) > MAX_INPUT_BYTES:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"payload: larger than the {MAX_INPUT_BYTES} bytes of an execution; shorten it.",
+        )
+    return text

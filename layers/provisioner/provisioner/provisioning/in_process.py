@@ -1,0 +1,95 @@
+"""Runs provision_project in this process, with the retry table of the state machine.
+
+It is for scripts, and the reference that the state machine is tested against: branches run one
+after the other, each settles, and only then is it decided how the job ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from provisioner.errors import ERROR_RULES, ProvisioningError
+from provisioner.jobs.models import Job
+from provisioner.jobs.retries import STAGE_RETRY
+from provisioner.provisioning.plan import BRANCHES, RECORD_FAILURE, Stage
+
+#: Runs one step for an event, as a function of the state machine does.
+type Step = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+class InProcessRun:
+    """Runs stored jobs to their end; the store says how each ended."""
+
+    def __init__(
+        self,
+        run_stage: Step,
+        record_failure: Step,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Bind the run.
+
+        Args:
+            run_stage: runs one attempt of a stage, as `StageRunner` does.
+            record_failure: ends a job badly, as `FailureRecorder` does.
+            sleep: waits between attempts, in seconds.
+        """
+        self._run_stage = run_stage
+        self._record_failure = record_failure
+        self._sleep = sleep
+
+    def __call__(self, job: Job) -> None:
+        """Run the stages of a job in order."""
+        initialized = self._attempts(job, Stage.INITIALIZING)
+        if not initialized["ok"]:
+            self._fail(job, [initialized])
+            return
+        if initialized["output"]["already_provisioned"]:
+            return
+        settled = [self._branch(job, stages) for stages in BRANCHES]
+        if all(end["ok"] for end in settled):
+            settled = [self._attempts(job, Stage.FINALIZING)]
+        if not all(end["ok"] for end in settled):
+            self._fail(job, settled)
+
+    def _branch(self, job: Job, stages: Sequence[Stage]) -> dict[str, Any]:
+        end: dict[str, Any] = {}
+        for stage in stages:
+            end = self._attempts(job, stage)
+            if not end["ok"]:
+                break
+        return end
+
+    def _attempts(self, job: Job, stage: Stage) -> dict[str, Any]:
+        """Run a stage until it ends well or for good; an error becomes data, as in the branches."""
+        for retry_count in itertools.count():
+            try:
+                return self._run_stage(_event(job, stage, retry_count=retry_count))
+            except ProvisioningError as error:
+                longest = STAGE_RETRY.longest_delay(retry_count + 1)
+                if not ERROR_RULES[error.type].retryable or longest is None:
+                    cause = json.dumps({"errorMessage": error.message})
+                    name = str(error.type)
+                    return {
+                        "ok": False,
+                        "stage": str(stage),
+                        "error": {"Error": name, "Cause": cause},
+                    }
+                self._sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret
+        raise AssertionError  # the count has no end
+
+    def _fail(self, job: Job, branches: Sequence[Mapping[str, Any]]) -> None:
+        self._record_failure(_event(job, RECORD_FAILURE, branches=list(branches)))
+
+
+def _event(job: Job, stage: str, **more: Any) -> dict[str, Any]:
+    return {
+        "job": {"job_id": job.job_id, "job_type": job.job_type, "payload": job.payload},
+        "stage": str(stage),
+        **more,
+    }

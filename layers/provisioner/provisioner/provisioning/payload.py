@@ -1,0 +1,103 @@
+"""The payload of provision_project: every field with its bounds."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+#: Bytes of metadata, as JSON in UTF-8.
+MAX_METADATA_BYTES = 16 * 1024
+
+#: Letters, digits, hyphens and underscores, first and last a letter or digit; 3 to 64 characters.
+PROJECT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{1,62}[A-Za-z0-9]$"
+
+ProjectId = Annotated[
+    str,
+    Field(
+        pattern=PROJECT_ID_PATTERN,
+        description="3 to 64 letters, digits, hyphens and underscores; "
+        "the first and the last are letters or digits.",
+    ),
+]
+
+#: An owner or organization: also a MessageGroupId, so without spaces. 1 to 128 characters.
+PartyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,127}$")]
+
+Region = Annotated[
+    str,
+    Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d{1,2}$", max_length=32, description="An AWS region."),
+]
+
+
+def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+        raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes of JSON")
+    return metadata
+
+
+class _Strict(BaseModel):
+    """Refuses fields that are not part of the contract."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Engine(StrEnum):
+    """The technology of the tenant database."""
+
+    #: What is supported today.
+    POSTGRESQL = "postgresql"
+    #: Part of the contract; refused in INITIALIZING.
+    MYSQL = "mysql"
+
+
+class DatabaseRequest(_Strict):
+    """Which database the project gets."""
+
+    engine: Engine = Engine.POSTGRESQL
+    #: A major version, such as 18; refused in INITIALIZING: the cluster decides it.
+    version: Annotated[str, Field(pattern=r"^\d{1,2}(\.\d{1,2}){0,2}$")] | None = None
+    #: An instance size; refused in INITIALIZING: tenants share a cluster.
+    size: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")] | None = None
+    #: Gibibytes, 1 to 65,536; refused in INITIALIZING: tenants share a cluster's storage.
+    storage_gb: Annotated[int, Field(ge=1, le=65_536, strict=True)] | None = None
+
+
+class ServicesRequest(_Strict):
+    """Which services the project gets."""
+
+    auth: Annotated[bool, Field(strict=True)] = True
+    realtime: Annotated[bool, Field(strict=True)] = True
+    storage: Annotated[bool, Field(strict=True)] = True
+
+
+class ApiKeysRequest(_Strict):
+    """Which API keys the project gets."""
+
+    count: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
+    #: 2 to 10 lower-case letters and digits, first a letter.
+    prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")] = "nm"
+
+
+class ProvisionProjectPayload(_Strict):
+    """What a provision_project job is asked to do."""
+
+    project_id: ProjectId
+    region: Region
+    database: DatabaseRequest = DatabaseRequest()
+    services: ServicesRequest = ServicesRequest()
+    api_keys: ApiKeysRequest = ApiKeysRequest()
+    owner_id: PartyId | None = None
+    organization_id: PartyId | None = None
+    #: Free-form; kept with the job, at most 16 KiB of JSON. Not a place for secrets.
+    metadata: Annotated[dict[str, Any], AfterValidator(_bounded_metadata)] = {}
+
+
+class NewProject(_Strict):
+    """A project before it is provisioned."""
+
+    project_id: ProjectId
+    owner_id: PartyId | None = None
+    organization_id: PartyId | None = None

@@ -1,0 +1,49 @@
+"""The stages of provision_project: their public names, their order, and what runs beside what."""
+
+from enum import StrEnum
+
+from provisioner.errors import ErrorType
+
+
+class Stage(StrEnum):
+    """The progress of a job as everyone sees it, in this order."""
+
+    #: The payload, the project, the region and the quota are right, and the project is ours to do.
+    INITIALIZING = "INITIALIZING"
+    #: The tenant database, its roles and privileges, and the secret with the app role's login.
+    CREATING_DATABASE = "CREATING_DATABASE"
+    #: The tenant schema, its grants and the schema-version table.
+    CREATING_SCHEMA = "CREATING_SCHEMA"
+    #: The Cognito user pool and its app client.
+    REGISTERING_AUTH = "REGISTERING_AUTH"
+    #: The AppSync Event API and its channel namespace.
+    REGISTERING_REALTIME = "REGISTERING_REALTIME"
+    #: The S3 bucket.
+    REGISTERING_STORAGE = "REGISTERING_STORAGE"
+    #: The API keys, their digests, and the secret that hands them over once.
+    GENERATING_API_KEYS = "GENERATING_API_KEYS"
+    #: The project is ACTIVE and the job COMPLETED, in one transaction.
+    FINALIZING = "FINALIZING"
+
+
+#: The step of the state machine that records a failed job; it is no stage.
+RECORD_FAILURE = "FAILED"
+
+#: What runs side by side once INITIALIZING has ended; each branch in sequence.
+BRANCHES: tuple[tuple[Stage, ...], ...] = (
+    (Stage.CREATING_DATABASE, Stage.CREATING_SCHEMA),
+    (Stage.REGISTERING_AUTH,),
+    (Stage.REGISTERING_REALTIME,),
+    (Stage.REGISTERING_STORAGE,),
+    (Stage.GENERATING_API_KEYS,),
+)
+
+#: The error type of a stage for causes of its own that stay.
+OWN_ERRORS: dict[str, ErrorType] = {
+    Stage.CREATING_DATABASE: ErrorType.DATABASE_CREATION_FAILED,
+    Stage.CREATING_SCHEMA: ErrorType.SCHEMA_CREATION_FAILED,
+    Stage.REGISTERING_AUTH: ErrorType.SERVICE_REGISTRATION_FAILED,
+    Stage.REGISTERING_REALTIME: ErrorType.SERVICE_REGISTRATION_FAILED,
+    Stage.REGISTERING_STORAGE: ErrorType.SERVICE_REGISTRATION_FAILED,
+    Stage.GENERATING_API_KEYS: ErrorType.API_KEY_GENERATION_FAILED,
+}

@@ -1,0 +1,75 @@
+"""The result of provision_project. It holds no secret: secrets are named by their ARNs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatabaseResult(_Result):
+    """The tenant database."""
+
+    host: str
+    port: int
+    database_name: str
+    schema_name: str
+    #: Without a password; the secret holds the complete one.
+    connection_string: str
+    secret_arn: str
+
+
+class ServiceResult(_Result):
+    """One registered service."""
+
+    enabled: bool
+    #: The service's own id of what was made for the project.
+    tenant_id: str
+    endpoint: str
+
+
+class StorageResult(ServiceResult):
+    """The bucket."""
+
+    bucket_name: str
+
+
+class ServicesResult(_Result):
+    """The services that the payload asked for; the others are left out."""
+
+    auth: ServiceResult | None = None
+    realtime: ServiceResult | None = None
+    storage: StorageResult | None = None
+
+
+class ApiKeyResult(_Result):
+    """What may be shown of one API key."""
+
+    key_id: str
+    key_prefix: str
+    created_at: datetime
+
+
+class ResultMetadata(_Result):
+    """When, where and for whom."""
+
+    provisioned_at: datetime
+    region: str
+    owner_id: str | None = None
+    organization_id: str | None = None
+
+
+class ProvisionProjectResult(_Result):
+    """What a project has once it is provisioned."""
+
+    project_id: str
+    database: DatabaseResult
+    services: ServicesResult
+    api_keys: list[ApiKeyResult]
+    #: The secret that hands over the keys once; claiming them deletes it.
+    api_keys_secret_arn: str
+    metadata: ResultMetadata

@@ -1,0 +1,46 @@
+"""CREATING_SCHEMA: the tenant schema, its grants and the schema-version table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.secrets import read_secret
+from provisioner.errors import ErrorType
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.placement import ensure_placed
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.create_database import EngineFactory, admin_connection
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+
+def ensure_schema(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    engine: EngineFactory,
+    naming: Naming,
+) -> StageOutcome:
+    """Make the schema in the database that CREATING_DATABASE has made.
+
+    Raises:
+        CONFLICT: a schema of that name is not the project's.
+        SCHEMA_CREATION_FAILED, and what `DatabaseEngine` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    names = naming.names(payload.project_id)
+    cluster = ensure_placed(payload, projects=projects, catalogue=catalogue)
+    login = read_secret(
+        secrets_manager, names.database_secret, final=ErrorType.SCHEMA_CREATION_FAILED
+    )
+    database = engine(admin_connection(secrets_manager, cluster))
+    database.ensure_schema(names.tenant, naming.owner(payload.project_id, job.job_id))
+    check = database.check_schema(names.tenant, str(login["password"]))
+    return StageOutcome(output={"schema_name": names.tenant.schema}, check=check)

@@ -1,0 +1,104 @@
+"""FINALIZING: every stage has reported its check, so the project is usable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.models import Job, StageRecord, StageStatus
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.projects import Project, ProjectStore
+from provisioner.provisioning.result import (
+    ApiKeyResult,
+    DatabaseResult,
+    ProvisionProjectResult,
+    ResultMetadata,
+    ServiceResult,
+    ServicesResult,
+    StorageResult,
+)
+
+
+def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:
+    """Put the result together and make the project ACTIVE with the job COMPLETED.
+
+    Raises:
+        UNKNOWN_ERROR: a stage has not reported its check.
+        PROJECT_NOT_FOUND: the project is gone.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    stored = jobs.get(job.job_id)
+    outputs = {record.stage: _checked(record).output for record in _before_last(stored)}
+    project = projects.get(payload.project_id)
+    if project is None:
+        raise failure(
+            ErrorType.PROJECT_NOT_FOUND,
+            f"project_id: there is no project {payload.project_id} any more.",
+        )
+    result = _result(payload, project, outputs, jobs).model_dump(mode="json", exclude_none=True)
+    return StageOutcome(
+        output={"result": result},
+        check="every stage has reported its check",
+        completion=Completion(
+            result=result,
+            also=projects.activate_items(payload.project_id, job.job_id, result),
+        ),
+    )
+
+
+def _before_last(job: Job) -> tuple[StageRecord, ...]:
+    return tuple(record for record in job.stages if record.stage != Stage.FINALIZING)
+
+
+def _checked(record: StageRecord) -> StageRecord:
+    if record.status in {StageStatus.SUCCEEDED, StageStatus.SKIPPED} and record.check:
+        return record
+    raise failure(
+        ErrorType.UNKNOWN_ERROR,
+        f"Stage {record.stage} has not reported that what it makes answers.",
+        f"stage {record.stage}: status {record.status}",
+    )
+
+
+def _result(
+    payload: ProvisionProjectPayload,
+    project: Project,
+    outputs: Mapping[str, Mapping[str, Any]],
+    jobs: JobStore,
+) -> ProvisionProjectResult:
+    keys = outputs[Stage.GENERATING_API_KEYS]
+    return ProvisionProjectResult(
+        project_id=payload.project_id,
+        database=DatabaseResult.model_validate(
+            _only(outputs[Stage.CREATING_DATABASE], DatabaseResult)
+        ),
+        services=ServicesResult(
+            auth=_service(outputs[Stage.REGISTERING_AUTH], ServiceResult),
+            realtime=_service(outputs[Stage.REGISTERING_REALTIME], ServiceResult),
+            storage=_service(outputs[Stage.REGISTERING_STORAGE], StorageResult),
+        ),
+        api_keys=[ApiKeyResult.model_validate(key) for key in keys["api_keys"]],
+        api_keys_secret_arn=keys["secret_arn"],
+        metadata=ResultMetadata(
+            provisioned_at=jobs.now(),
+            region=payload.region,
+            owner_id=project.owner_id or payload.owner_id,
+            organization_id=project.organization_id or payload.organization_id,
+        ),
+    )
+
+
+def _service[Service: ServiceResult](
+    output: Mapping[str, Any], model: type[Service]
+) -> Service | None:
+    return model.model_validate(_only(output, model)) if output else None
+
+
+def _only(output: Mapping[str, Any], model: type[Any]) -> dict[str, Any]:
+    """Leave out what a stage reports for operators and the result does not show."""
+    return {name: value for name, value in output.items() if name in model.model_fields}

@@ -1,0 +1,124 @@
+"""GENERATING_API_KEYS: the keys in their secret, and their digests in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from provisioner.api_keys.key_format import (
+    digest,
+    generate_api_key,
+    is_well_formed,
+    key_id,
+    key_prefix,
+)
+from provisioner.api_keys.store import ApiKey, ApiKeyStore
+from provisioner.drivers.secrets import ensure_secret, replace_secret_value
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import ApiKeysRequest, ProvisionProjectPayload
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+
+def ensure_api_keys(
+    job: JobInput,
+    *,
+    secrets_manager: SecretsManagerClient,
+    store: ApiKeyStore,
+    naming: Naming,
+    clock: Callable[[], datetime],
+) -> StageOutcome:
+    """Write the keys into their secret, and make the table of digests agree with it.
+
+    The secret comes first and is the truth: a second run reads the keys from it and makes no
+    others. A set that an earlier job made for another request is replaced, since no one can have
+    claimed it: keys are handed over only once the project is ACTIVE.
+
+    Raises:
+        CONFLICT: a secret of that name is not the project's.
+        API_KEY_GENERATION_FAILED: a digest is not found again, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    project_id, request = payload.project_id, payload.api_keys
+
+    def make() -> dict[str, Any]:
+        created_at = clock().isoformat(timespec="microseconds")
+        return {
+            "project_id": project_id,
+            "created_at": created_at,
+            "api_keys": [generate_api_key(request.prefix) for _ in range(request.count)],
+        }
+
+    secret = ensure_secret(
+        secrets_manager,
+        name=naming.names(project_id).api_keys_secret,
+        owner=naming.owner(project_id, job.job_id),
+        make=make,
+        final=ErrorType.API_KEY_GENERATION_FAILED,
+    )
+    value = secret.value
+    if not _answers(value["api_keys"], request):
+        value = make()
+        replace_secret_value(
+            secrets_manager, secret, value, final=ErrorType.API_KEY_GENERATION_FAILED
+        )
+    keys = [_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]]
+    _store(keys, store, project_id)
+    return StageOutcome(
+        output={
+            "api_keys": [
+                {
+                    "key_id": key.key_id,
+                    "key_prefix": key.key_prefix,
+                    "created_at": key.created_at,
+                }
+                for key in keys
+            ],
+            "secret_arn": secret.arn,
+        },
+        check=_check(keys, store),
+    )
+
+
+def _answers(api_keys: list[str], request: ApiKeysRequest) -> bool:
+    return len(api_keys) == request.count and all(
+        is_well_formed(text) and text.startswith(f"{request.prefix}_") for text in api_keys
+    )
+
+
+def _key(plaintext: str, created_at: str, project_id: str, job_id: str) -> ApiKey:
+    key_digest = digest(plaintext)
+    return ApiKey(
+        digest=key_digest,
+        key_id=key_id(key_digest),
+        key_prefix=key_prefix(plaintext),
+        project_id=project_id,
+        job_id=job_id,
+        created_at=created_at,
+    )
+
+
+def _store(keys: list[ApiKey], store: ApiKeyStore, project_id: str) -> None:
+    for key in keys:
+        if store.get(key.digest) is None:
+            store.put(key)
+    current = {key.digest for key in keys}
+    for stale in store.list_by_project(project_id):
+        if stale.digest not in current:
+            store.remove(stale.digest)
+
+
+def _check(keys: list[ApiKey], store: ApiKeyStore) -> str:
+    for key in keys:
+        if store.get(key.digest) is None:
+            raise failure(
+                ErrorType.API_KEY_GENERATION_FAILED,
+                "An API key was not found again after it was stored.",
+                f"{key.key_id}: no item of its digest",
+            )
+    return f"each of the {len(keys)} API keys was found by its digest"

@@ -1,0 +1,55 @@
+"""REGISTERING_AUTH: a Cognito user pool and its app client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.cognito import check_user_pool, ensure_user_pool
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import ProvisionProjectPayload
+
+if TYPE_CHECKING:
+    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
+
+
+def ensure_auth(
+    job: JobInput,
+    *,
+    cognito: Callable[[str], CognitoIdentityProviderClient],
+    naming: Naming,
+) -> StageOutcome:
+    """Make the user pool, unless the payload does without.
+
+    Args:
+        job: the job.
+        cognito: gives the client of a region.
+        naming: the deployment's names.
+
+    Raises:
+        CONFLICT: a pool of that name is not the project's.
+        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    if not payload.services.auth:
+        return StageOutcome(skipped=True, check="the payload does without auth")
+    client = cognito(payload.region)
+    names = naming.names(payload.project_id)
+    pool = ensure_user_pool(
+        client,
+        name=names.user_pool,
+        client_name=names.user_pool_client,
+        owner=naming.owner(payload.project_id, job.job_id),
+    )
+    check = check_user_pool(client, pool)
+    return StageOutcome(
+        output={
+            "enabled": True,
+            "tenant_id": pool.pool_id,
+            "client_id": pool.client_id,
+            "endpoint": pool.endpoint,
+        },
+        check=check,
+    )

@@ -1,0 +1,52 @@
+"""REGISTERING_REALTIME: an AppSync Event API and its channel namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.appsync import check_event_api, ensure_event_api
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import ProvisionProjectPayload
+
+if TYPE_CHECKING:
+    from mypy_boto3_appsync.client import AppSyncClient
+
+
+def ensure_realtime(
+    job: JobInput, *, appsync: Callable[[str], AppSyncClient], naming: Naming
+) -> StageOutcome:
+    """Make the Event API, unless the payload does without.
+
+    Args:
+        job: the job.
+        appsync: gives the client of a region.
+        naming: the deployment's names.
+
+    Raises:
+        CONFLICT: an API of that name is not the project's.
+        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    if not payload.services.realtime:
+        return StageOutcome(skipped=True, check="the payload does without realtime")
+    client = appsync(payload.region)
+    names = naming.names(payload.project_id)
+    api = ensure_event_api(
+        client,
+        name=names.event_api,
+        namespace=names.channel_namespace,
+        owner=naming.owner(payload.project_id, job.job_id),
+    )
+    check = check_event_api(client, api, names.channel_namespace)
+    return StageOutcome(
+        output={
+            "enabled": True,
+            "tenant_id": api.api_id,
+            "endpoint": api.http_endpoint,
+            "realtime_endpoint": api.realtime_endpoint,
+        },
+        check=check,
+    )

@@ -1,0 +1,46 @@
+"""REGISTERING_STORAGE: an S3 bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.s3 import check_bucket, ensure_bucket
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import ProvisionProjectPayload
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+
+def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Naming) -> StageOutcome:
+    """Make the bucket, unless the payload does without.
+
+    Args:
+        job: the job.
+        s3: gives the client of a region.
+        naming: the deployment's names.
+
+    Raises:
+        CONFLICT: a bucket of that name is not the project's.
+        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    if not payload.services.storage:
+        return StageOutcome(skipped=True, check="the payload does without storage")
+    client = s3(payload.region)
+    bucket = naming.names(payload.project_id).bucket
+    owner = naming.owner(payload.project_id, job.job_id)
+    ensure_bucket(client, name=bucket, region=payload.region, owner=owner)
+    check = check_bucket(client, bucket, owner)
+    return StageOutcome(
+        output={
+            "enabled": True,
+            "tenant_id": bucket,
+            "endpoint": f"https://{bucket}.s3.{payload.region}.amazonaws.com",
+            "bucket_name": bucket,
+        },
+        check=check,
+    )

@@ -1,0 +1,82 @@
+"""Which deployment the public API talks to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+
+from provisioner.runtime import aws
+from provisioner.runtime.settings import (
+    ApiKeysSettings,
+    DatabaseSettings,
+    LifecycleSettings,
+    ServicesSettings,
+)
+
+#: The stack's output of each setting.
+_OUTPUTS = {
+    "JOBS_TABLE": "JobsTableName",
+    "PROJECTS_TABLE": "ProjectsTableName",
+    "API_KEYS_TABLE": "ApiKeysTableName",
+    "QUOTAS_TABLE": "QuotasTableName",
+    "QUEUE_URL": "QueueUrl",
+    "CLUSTER_PARAMETER_PREFIX": "ClusterParameterPrefix",
+    "RESOURCE_PREFIX": "ResourcePrefix",
+    "RESOURCE_NAMESPACE": "ResourceNamespace",
+    "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
+}
+
+
+class PlatformSettings(LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings):
+    """What a process outside AWS Lambda needs: all of it, and the queue."""
+
+    queue_url: str
+
+
+_connected: list[PlatformSettings] = []
+
+
+def connect(settings: PlatformSettings) -> None:
+    """Let the public API of this process talk to a deployment."""
+    _connected[:] = [settings]
+
+
+def connect_to_stack(stack_name: str, region: str | None = None) -> PlatformSettings:
+    """Let the public API of this process talk to the deployment of a CloudFormation stack.
+
+    Args:
+        stack_name: the stack.
+        region: where it is deployed; the process's own region when left out.
+
+    Raises:
+        botocore.exceptions.ClientError: there is no such stack, or it may not be described.
+    """
+    if region is not None:
+        os.environ["AWS_DEFAULT_REGION"] = region
+        aws.reset()
+    stack = aws.client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"][0]
+    settings = settings_of({o["OutputKey"]: o["OutputValue"] for o in stack.get("Outputs", [])})
+    connect(settings)
+    return settings
+
+
+def settings_of(outputs: Mapping[str, str]) -> PlatformSettings:
+    """Read the settings from the outputs of a stack."""
+    return PlatformSettings.from_environment(
+        {name: outputs[output] for name, output in _OUTPUTS.items() if output in outputs}
+    )
+
+
+def current_settings() -> PlatformSettings:
+    """Return the deployment that the process is connected to, or that its environment names.
+
+    Raises:
+        SettingsError: it is connected to none, and the environment does not name one.
+    """
+    return _connected[0] if _connected else _from_environment()
+
+
+@cache
+def _from_environment() -> PlatformSettings:
+    return PlatformSettings.from_environment()
