@@ -1,14 +1,23 @@
 # Everything is set up inside this folder: uv in .tools/, Python and the packages in .venv/.
 UV_VERSION := 0.13.9
+SAM_CLI_VERSION := 1.170.0
+MINISTACK_VERSION := 1.5.33
 TOOLS := .tools
 UV := $(TOOLS)/bin/uv
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(UV) pip compile --quiet --python 3.13 --generate-hashes --no-header --no-annotate
 
+# Tools that pin much of what the project uses too run in environments of their own.
+SAM := $(UV) tool run --quiet --python 3.13 --from aws-sam-cli==$(SAM_CLI_VERSION) sam
+
+# What the functions are built for: this machine's own processor, for tests and for the local stack.
+# Give the stack's when building for a deployment.
+ARCHITECTURE ?= $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
+
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: setup lock
+.PHONY: setup lock build validate deploy
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -26,3 +35,17 @@ lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-provisioner --output-file layers/provisioner/requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-postgresql --output-file layers/postgresql/requirements.txt
+
+# SAM looks for python3.13 on PATH and takes no shim for it; the layers' makefiles look for uv.
+SAM_ENVIRONMENT = PATH="$$($(BIN)/python -c 'import sys; print(sys.base_prefix)')/bin:$$PATH" \
+	UV="$(abspath $(UV))" LAMBDA_ARCHITECTURE=$(ARCHITECTURE)
+
+build: $(VENV)/.installed ## build functions and layers into .aws-sam/build
+	$(SAM_ENVIRONMENT) $(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE) --cached --cache-dir .aws-sam/cache/$(ARCHITECTURE)
+
+validate: $(VENV)/.installed ## check the template with SAM's linter
+	$(SAM) validate --lint
+
+deploy: ARCHITECTURE = arm64
+deploy: build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
+	$(SAM) deploy --config-env production
