@@ -1,0 +1,125 @@
+"""The project's own files, as the tests read them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]  # its stubs are a package that nothing else needs
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = ROOT / "template.yaml"
+STATE_MACHINE = ROOT / "state_machines" / "provision_project.asl.json"
+PACKAGE = ROOT / "layers" / "provisioner" / "provisioner"
+
+
+class _TemplateLoader(yaml.SafeLoader):  # type: ignore[misc]  # untyped, as above
+    """Reads CloudFormation's short forms (`!Ref X`) as its long ones (`{"Ref": "X"}`)."""
+
+
+def _long_form(loader: _TemplateLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+    match node:
+        case yaml.ScalarNode():
+            value: Any = loader.construct_scalar(node)
+        case yaml.SequenceNode():
+            value = loader.construct_sequence(node, deep=True)
+        case _:
+            value = loader.construct_mapping(node, deep=True)
+    if name == "GetAtt":
+        value = value.split(".", 1)
+    return {name if name in {"Ref", "Condition"} else f"Fn::{name}": value}
+
+
+_TemplateLoader.add_multi_constructor("!", _long_form)
+
+
+@dataclass(frozen=True)
+class LambdaFunction:
+    """A function as the template declares it, with the globals applied."""
+
+    logical_id: str
+    properties: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where its handler is."""
+        return ROOT / str(self.properties["CodeUri"])
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Its variables, as the template writes their values."""
+        return dict(self.properties["Environment"]["Variables"])
+
+
+@cache
+def template() -> dict[str, Any]:
+    """Return the template."""
+    # The loader is a SafeLoader.
+    return dict(yaml.load(TEMPLATE.read_text(), Loader=_TemplateLoader))
+
+
+def resources(resource_type: str) -> dict[str, dict[str, Any]]:
+    """Return the resources of a type by logical id."""
+    return {
+        name: resource
+        for name, resource in template()["Resources"].items()
+        if resource["Type"] == resource_type
+    }
+
+
+def functions() -> dict[str, LambdaFunction]:
+    """Return the functions by the name of their folder."""
+    made = [
+        LambdaFunction(
+            name, _merged(template()["Globals"]["Function"], resource.get("Properties", {}))
+        )
+        for name, resource in resources("AWS::Serverless::Function").items()
+    ]
+    return {function.folder.name: function for function in made}
+
+
+def state_machine() -> dict[str, Any]:
+    """Return the state machine of provision_project."""
+    return dict(json.loads(STATE_MACHINE.read_text()))
+
+
+def events() -> list[Path]:
+    """Return the sample events, in the order in which one job meets them."""
+    order = [
+        "dispatcher/batch",
+        "dispatcher/poison_message",
+        "lifecycle/initialize",
+        "database/create_database",
+        "database/create_schema",
+        "services/register_auth",
+        "services/register_realtime",
+        "services/register_storage",
+        "api_keys/generate_api_keys",
+        "lifecycle/finalize",
+        "lifecycle/record_failure",
+    ]
+    found = {
+        str(path.relative_to(ROOT / "events").with_suffix("")): path
+        for path in (ROOT / "events").rglob("*.json")
+    }
+    assert set(found) == set(order), "events/ and this list differ"
+    return [found[name] for name in order]
+
+
+def makefile_variable(makefile: Path, name: str) -> str:
+    """Return what a makefile sets a variable to, as it is written there."""
+    match = re.search(rf"^{name} *[:?]?= *(.*)$", makefile.read_text(), re.MULTILINE)
+    assert match is not None, f"{makefile} sets no {name}"
+    return match[1]
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(name), dict)
+        result[name] = _merged(base[name], value) if both else value
+    return result
