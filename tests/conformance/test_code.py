@@ -1,0 +1,254 @@
+"""The house rules of the code: what imports what, how thin a handler is, how SQL is written."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.project import PACKAGE, ROOT, functions, makefile_variable, template
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HANDLERS = [function.folder / "handler.py" for function in functions().values()]
+
+SERVICE_DRIVERS = {"drivers.cognito", "drivers.appsync", "drivers.s3"}
+
+#: What a part of the package must not import: dependencies point one way.
+FORBIDDEN = {
+    "jobs": {
+        *("provisioning", "composition", "job_handlers", "api", "api_keys", "drivers.postgresql"),
+        *("drivers.database_engine", "drivers.secrets", *SERVICE_DRIVERS),
+    },
+    "drivers": {"jobs", "provisioning", "composition", "job_handlers", "api", "api_keys"},
+    "api_keys": {"jobs", "provisioning", "composition", "job_handlers", "api"},
+    "provisioning": {"composition", "job_handlers", "api", "drivers.postgresql"},
+    "runtime": {"jobs", "provisioning", "composition", "job_handlers", "api", "api_keys"},
+    "composition": {"api"},
+}
+
+#: A handler that is called in this process runs every stage of it, which only composition knows.
+#: The import is inside the function, so that a Lambda function does not pay for it.
+INWARD = {("provisioning/job.py", "composition.in_process")}
+
+#: Modules that a function must not load: each would cost its cold start something.
+UNWANTED = {
+    "dispatcher": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
+    "lifecycle": {"psycopg", "provisioner.drivers.postgresql"},
+    "database": set[str](),
+    "services": {"psycopg", "provisioner.drivers.postgresql"},
+    "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
+}
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield what a module imports of the package, without the package's name."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports stand with their full names"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (n.removeprefix("provisioner.") for n in names if n.startswith("provisioner."))
+
+
+def is_within(module: str, part: str) -> bool:
+    return module == part or module.startswith(f"{part}.")
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_dependencies_point_one_way(part: str) -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)} imports {module}"
+        for path in sorted((PACKAGE / part).rglob("*.py"))
+        for module in imports(path)
+        if any(is_within(module, forbidden) for forbidden in FORBIDDEN[part])
+        and not any(
+            str(path.relative_to(PACKAGE)) == file and is_within(module, allowed)
+            for file, allowed in INWARD
+        )
+    ]
+    assert found == []
+
+
+@cache
+def loaded_by(function: str) -> frozenset[str]:
+    """Return the modules that a function has loaded at its start.
+
+    It starts with the variables of the template and no others, in a process of its own.
+    """
+    environment = {name: _example(v) for name, v in functions()[function].environment.items()}
+    program = "import json, sys, handler; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=functions()[function].folder,
+        env={
+            **environment,
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "POWERTOOLS_TRACE_DISABLED": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return frozenset(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _example(value: Any) -> str:
+    """Return what a variable of the template could be."""
+    match value:
+        case {"Ref": name} if name in template()["Parameters"]:
+            return str(template()["Parameters"][name]["Default"])
+        case {"Ref": name} | {"Fn::Sub": name}:
+            return str(name)
+        case _:
+            return str(value)
+
+
+@pytest.mark.parametrize("function", UNWANTED)
+def test_function_starts_with_its_variables_and_loads_only_what_it_uses(function: str) -> None:
+    others = {f"provisioner.composition.{name}" for name in {*UNWANTED, "in_process"} - {function}}
+    if function != "services":
+        others |= {f"provisioner.{driver}" for driver in SERVICE_DRIVERS}
+    unwanted = UNWANTED[function] | others | {"provisioner.api", "moto", "IPython"}
+    assert not loaded_by(function) & unwanted
+
+
+@pytest.mark.parametrize("function", UNWANTED)
+def test_tracer_patches_no_library(function: str) -> None:
+    assert not {m for m in loaded_by(function) if m.startswith("aws_xray_sdk.ext.")} - {
+        "aws_xray_sdk.ext"
+    }
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda path: path.parent.name)
+def test_handler_is_thin(handler: Path) -> None:
+    tree = parsed(handler)
+    code = ast.unparse(tree).splitlines()
+    assert len([line for line in code if line.strip()]) <= 25
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.If | ast.For | ast.Try | ast.While)]
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda path: path.parent.name)
+def test_handler_logs_neither_event_nor_response(handler: Path) -> None:
+    (handle,) = [
+        n for n in parsed(handler).body if isinstance(n, ast.FunctionDef) and n.name == "handle"
+    ]
+    decorators = [ast.unparse(decorator) for decorator in handle.decorator_list]
+    assert "tracer.capture_lambda_handler(capture_response=False)" in decorators
+    assert "logger.inject_lambda_context(clear_state=True)" in decorators
+    assert not any("log_event" in decorator for decorator in decorators)
+
+
+def sql_modules() -> list[Path]:
+    return [
+        path
+        for path in [*MODULES, *sorted((ROOT / "cli").rglob("*.py"))]
+        if any(
+            isinstance(node, ast.Import | ast.ImportFrom)
+            and "psycopg" in ast.unparse(node).split()[1]
+            for node in ast.walk(parsed(path))
+        )
+    ]
+
+
+def composed_sql(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield text that looks like SQL and is put together otherwise than by psycopg.sql."""
+    keywords = tuple(
+        f"{word} "
+        for word in (
+            *("SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "TRUNCATE"),
+            *("GRANT", "REVOKE", "COMMENT", "SET"),
+        )
+    )
+
+    def is_sql(node: ast.AST) -> bool:
+        return (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value.lstrip().startswith(keywords)
+        )
+
+    for node in ast.walk(tree):
+        match node:
+            case ast.JoinedStr(values=[first, _, *_]) if is_sql(first):
+                yield node
+            case ast.BinOp(left=left, op=ast.Mod() | ast.Add()) if is_sql(left):
+                yield node
+            case ast.Call(func=ast.Attribute(attr="format" | "join", value=text)) if is_sql(text):
+                yield node
+
+
+def test_sql_is_put_together_by_psycopg_alone() -> None:
+    assert sql_modules()
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sql_modules()
+        for node in composed_sql(parsed(path))
+        if isinstance(node, ast.expr)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'f"DROP DATABASE {name}"',
+        '"ALTER ROLE %s" % name',
+        '"GRANT ALL ON " + name',
+        '"CREATE ROLE {}".format(name)',
+    ],
+)
+def test_composed_sql_is_recognized(text: str) -> None:
+    assert len(list(composed_sql(ast.parse(text)))) == 1
+
+
+def services_called() -> set[str]:
+    """Return the AWS services of which a function makes a client."""
+    loaded = {module for function in functions() for module in loaded_by(function)}
+    found = set()
+    for path in MODULES:
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        if ".".join(parts).removesuffix(".__init__") not in loaded:
+            continue
+        for node in ast.walk(parsed(path)):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "client"
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "aws"
+            ):
+                service = node.args[0]
+                assert isinstance(service, ast.Constant), f"{path}:{node.lineno}: name the service"
+                found.add(str(service.value))
+    return found
+
+
+def test_layer_keeps_the_services_that_the_functions_call() -> None:
+    kept = makefile_variable(ROOT / "layers" / "provisioner" / "Makefile", "AWS_SERVICES")
+    assert kept.split() == sorted(services_called())
+
+
+def test_versions_of_the_tools_stand_in_the_makefile_and_the_program_alike() -> None:
+    tools = (ROOT / "cli" / "provision_cli" / "local" / "tools.py").read_text()
+    for variable, package in (
+        ("SAM_CLI_VERSION", "aws-sam-cli"),
+        ("MINISTACK_VERSION", "ministack[full]"),
+    ):
+        assert f'"{package}=={makefile_variable(ROOT / "Makefile", variable)}"' in tools

@@ -1,0 +1,52 @@
+"""The sample events are what the functions really get."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provisioner.jobs.stage_run import StageEvent
+from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.plan import RECORD_FAILURE, Stage
+from support.project import events, functions, state_machine
+
+STAGE_EVENTS = [path for path in events() if path.parent.name != "dispatcher"]
+BATCHES = [path for path in events() if path.parent.name == "dispatcher"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
+def test_every_function_and_every_stage_has_an_event() -> None:
+    assert {path.parent.name for path in events()} == set(functions())
+    assert {read(path)["stage"] for path in STAGE_EVENTS} == {*Stage, RECORD_FAILURE}
+
+
+@pytest.mark.parametrize("path", STAGE_EVENTS, ids=lambda p: p.stem)
+def test_stage_event_is_what_the_state_machine_hands_over(path: Path) -> None:
+    event = read(path)
+    StageEvent.model_validate(event)
+    payload = ProvisionProjectPayload.model_validate(event["job"]["payload"])
+    # The dispatcher hands on the payload with every default filled in.
+    assert payload.model_dump(mode="json") == event["job"]["payload"]
+    states = dict(state_machine()["States"])
+    for branch in states["ProvisionResources"]["Branches"]:
+        states |= branch["States"]
+    (handed_over,) = (
+        state["Parameters"]["Payload"]
+        for state in states.values()
+        if state["Type"] == "Task" and state["Parameters"]["Payload"]["stage"] == event["stage"]
+    )
+    assert set(event) == {name.removesuffix(".$") for name in handed_over}
+
+
+@pytest.mark.parametrize("path", BATCHES, ids=lambda p: p.stem)
+def test_batch_is_what_sqs_delivers(path: Path) -> None:
+    for record in read(path)["Records"]:
+        assert record["eventSource"] == "aws:sqs"
+        assert record["md5OfBody"] == hashlib.md5(record["body"].encode()).hexdigest()
+        assert {"messageId", "receiptHandle", "attributes", "messageAttributes"} <= set(record)
