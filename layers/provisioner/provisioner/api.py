@@ -220,7 +220,10 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
     naming = Naming(settings.resource_prefix, settings.resource_namespace)
     manager = aws.client("secretsmanager")
     secret = find_secret(
-        manager, naming.names(project_id).api_keys_secret, naming.owner(project_id, "")
+        manager,
+        name=naming.names(project_id).api_keys_secret,
+        owner=naming.owner(project_id, job_id=""),
+        final=ErrorType.API_KEY_GENERATION_FAILED,
     )
     if secret is None:
         raise ApiKeysNotClaimableError(
@@ -228,7 +231,7 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
             "they are handed over only once."
         )
     hand_over([str(key) for key in secret.value["api_keys"]])
-    delete_secret(manager, secret)
+    delete_secret(manager, secret, final=ErrorType.API_KEY_GENERATION_FAILED)
 
 
 def verify_api_key(plaintext: str) -> ApiKey | None:

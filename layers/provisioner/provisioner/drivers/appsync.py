@@ -1,0 +1,119 @@
+"""AWS AppSync: one Event API and one channel namespace a project.
+
+CreateApi has no client token and API names need not be unique, so an API of ours is looked for by
+name and marker before one is made, and afterwards, in case two runs made one each.
+Source: AWS AppSync API Reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.aws_errors import translated
+from provisioner.errors import ErrorType, failure
+from provisioner.ownership import Ownership
+
+if TYPE_CHECKING:
+    from mypy_boto3_appsync.client import AppSyncClient
+    from mypy_boto3_appsync.type_defs import ApiTypeDef
+
+
+@dataclass(frozen=True, slots=True)
+class EventApi:
+    """An Event API."""
+
+    api_id: str
+    arn: str
+    http_endpoint: str
+    realtime_endpoint: str
+
+
+def ensure_event_api(
+    client: AppSyncClient, *, name: str, namespace: str, owner: Ownership
+) -> EventApi:
+    """Return the project's Event API with its channel namespace; make what is missing.
+
+    Requests to it are signed (AWS_IAM), so that no key comes into being that would have to be kept.
+
+    Raises:
+        CONFLICT: an API of that name is not the project's.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register realtime"):
+        api = _find_api(client, name, owner)
+        if api is None:
+            made = client.create_api(
+                name=name,
+                tags=owner.tags(),
+                eventConfig={
+                    "authProviders": [{"authType": "AWS_IAM"}],
+                    "connectionAuthModes": [{"authType": "AWS_IAM"}],
+                    "defaultPublishAuthModes": [{"authType": "AWS_IAM"}],
+                    "defaultSubscribeAuthModes": [{"authType": "AWS_IAM"}],
+                },
+            )["api"]
+            api = _find_api(client, name, owner) or made
+            if api["apiId"] != made["apiId"]:
+                # Another run made one too: every run keeps the oldest and removes only its own.
+                client.delete_api(apiId=made["apiId"])
+        if namespace not in _namespaces(client, api["apiId"]):
+            try:
+                client.create_channel_namespace(
+                    apiId=api["apiId"], name=namespace, tags=owner.tags()
+                )
+            except client.exceptions.ConflictException:
+                if namespace not in _namespaces(client, api["apiId"]):
+                    raise
+        return EventApi(
+            api_id=api["apiId"],
+            arn=api["apiArn"],
+            http_endpoint=f"https://{api['dns']['HTTP']}/event",
+            realtime_endpoint=f"wss://{api['dns']['REALTIME']}/event/realtime",
+        )
+
+
+def check_event_api(client: AppSyncClient, api: EventApi, namespace: str) -> str:
+    """Read the API and its namespace, and say what answered.
+
+    Raises:
+        SERVICE_REGISTRATION_FAILED: the namespace is not there.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check realtime"):
+        client.get_api(apiId=api.api_id)
+        if namespace not in _namespaces(client, api.api_id):
+            raise failure(
+                ErrorType.SERVICE_REGISTRATION_FAILED,
+                "The channel namespace of the project was not found again.",
+                f"API {api.api_id}: no namespace {namespace}",
+            )
+    return f"Event API {api.api_id} and its namespace {namespace} answered"
+
+
+def _find_api(client: AppSyncClient, name: str, owner: Ownership) -> ApiTypeDef | None:
+    """Return the oldest API of that name that is ours."""
+    ours: list[ApiTypeDef] = []
+    foreign = False
+    for page in client.get_paginator("list_apis").paginate():
+        for api in page["apis"]:
+            if api.get("name") != name:
+                continue
+            if owner.owns(api.get("tags", {})):
+                ours.append(api)
+            else:
+                foreign = True
+    if not ours and foreign:
+        raise failure(
+            ErrorType.CONFLICT,
+            f"An AppSync API named {name} exists and is not this project's; remove or rename it.",
+        )
+    return min(ours, key=lambda api: (api["created"], api["apiId"]), default=None)
+
+
+def _namespaces(client: AppSyncClient, api_id: str) -> set[str]:
+    return {
+        namespace["name"]
+        for page in client.get_paginator("list_channel_namespaces").paginate(apiId=api_id)
+        for namespace in page["channelNamespaces"]
+    }

@@ -1,0 +1,142 @@
+"""Amazon Cognito: one user pool and one app client a project.
+
+CreateUserPool has no client token and pool names need not be unique, so a pool of ours is looked
+for by name and marker before one is made, and afterwards, in case two runs made one each.
+Source: Amazon Cognito User Pools API Reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.aws_errors import translated
+from provisioner.errors import ErrorType, failure
+from provisioner.ownership import Ownership
+
+if TYPE_CHECKING:
+    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
+    from mypy_boto3_cognito_idp.type_defs import UserPoolTypeTypeDef
+
+#: The most that ListUserPools and ListUserPoolClients return at once.
+_PAGE_SIZE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class UserPool:
+    """A user pool with its app client."""
+
+    pool_id: str
+    arn: str
+    client_id: str
+    #: The issuer of its tokens (OpenID Connect Discovery 1.0, section 3).
+    endpoint: str
+
+
+def ensure_user_pool(
+    client: CognitoIdentityProviderClient, *, name: str, client_name: str, owner: Ownership
+) -> UserPool:
+    """Return the project's user pool and app client; make what is missing.
+
+    Raises:
+        CONFLICT: a pool of that name is not the project's.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register auth"):
+        pool = _find_pool(client, name, owner)
+        if pool is None:
+            made = client.create_user_pool(
+                PoolName=name,
+                UserPoolTags=owner.tags(),
+                UsernameAttributes=["email"],
+                AutoVerifiedAttributes=["email"],
+                Policies={
+                    "PasswordPolicy": {
+                        "MinimumLength": 12,
+                        "RequireLowercase": True,
+                        "RequireUppercase": True,
+                        "RequireNumbers": True,
+                        "RequireSymbols": False,
+                        "TemporaryPasswordValidityDays": 7,
+                    }
+                },
+                AccountRecoverySetting={
+                    "RecoveryMechanisms": [{"Priority": 1, "Name": "verified_email"}]
+                },
+            )["UserPool"]["Id"]
+            pool = _settle(client, name, owner, made)
+        pool_id = pool["Id"]
+        return UserPool(
+            pool_id=pool_id,
+            arn=pool["Arn"],
+            client_id=_ensure_client(client, pool_id, client_name),
+            endpoint=f"https://cognito-idp.{pool_id.partition('_')[0]}.amazonaws.com/{pool_id}",
+        )
+
+
+def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool) -> str:
+    """Describe the pool and its client, and say what answered.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check auth"):
+        client.describe_user_pool(UserPoolId=pool.pool_id)
+        client.describe_user_pool_client(UserPoolId=pool.pool_id, ClientId=pool.client_id)
+    return f"user pool {pool.pool_id} and its app client answered"
+
+
+def _find_pool(
+    client: CognitoIdentityProviderClient, name: str, owner: Ownership
+) -> UserPoolTypeTypeDef | None:
+    """Return the oldest pool of that name that is ours."""
+    ours: list[UserPoolTypeTypeDef] = []
+    foreign = False
+    for page in client.get_paginator("list_user_pools").paginate(MaxResults=_PAGE_SIZE):
+        for listed in page["UserPools"]:
+            if listed.get("Name") != name:
+                continue
+            pool = client.describe_user_pool(UserPoolId=listed["Id"])["UserPool"]
+            if owner.owns(pool.get("UserPoolTags", {})):
+                ours.append(pool)
+            else:
+                foreign = True
+    if not ours and foreign:
+        raise failure(
+            ErrorType.CONFLICT,
+            f"A user pool named {name} exists and is not this project's; remove or rename it.",
+        )
+    return min(ours, key=lambda pool: (pool["CreationDate"], pool["Id"]), default=None)
+
+
+def _settle(
+    client: CognitoIdentityProviderClient, name: str, owner: Ownership, made: str
+) -> UserPoolTypeTypeDef:
+    """Keep the oldest of our pools: every run comes to the same one and removes only its own."""
+    pool = _find_pool(client, name, owner)
+    if pool is None:
+        return client.describe_user_pool(UserPoolId=made)["UserPool"]
+    if pool["Id"] != made:
+        client.delete_user_pool(UserPoolId=made)
+    return pool
+
+
+def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: str) -> str:
+    found = [
+        listed["ClientId"]
+        for page in client.get_paginator("list_user_pool_clients").paginate(
+            UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
+        )
+        for listed in page["UserPoolClients"]
+        if listed["ClientName"] == name
+    ]
+    if found:
+        return min(found)
+    return client.create_user_pool_client(
+        UserPoolId=pool_id,
+        ClientName=name,
+        GenerateSecret=False,
+        ExplicitAuthFlows=["ALLOW_USER_SRP_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"],
+        PreventUserExistenceErrors="ENABLED",
+        EnableTokenRevocation=True,
+    )["UserPoolClient"]["ClientId"]

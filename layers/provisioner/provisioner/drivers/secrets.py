@@ -1,0 +1,142 @@
+"""Secrets Manager: secrets that are written once, and read by every later run.
+
+Source: AWS Secrets Manager API Reference, CreateSecret, DescribeSecret, GetSecretValue.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from provisioner.drivers.aws_errors import translated
+from provisioner.errors import ErrorType, failure
+from provisioner.ownership import Ownership
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+#: Makes the token of a secret's first version: the same for every run of the same job.
+_TOKEN_NAMESPACE = uuid.UUID("0f0c9ad5-30f1-4f0c-a3f1-5ac7a2f1b9f4")
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret with its value; the value is left out of its text form."""
+
+    arn: str
+    value: dict[str, Any] = field(repr=False)
+
+
+def ensure_secret(
+    client: SecretsManagerClient,
+    *,
+    name: str,
+    owner: Ownership,
+    make: Callable[[], Mapping[str, Any]],
+    final: ErrorType,
+) -> Secret:
+    """Return the project's secret of that name; write it if there is none.
+
+    Args:
+        client: Secrets Manager.
+        name: the secret's name.
+        owner: the marker of what the job makes.
+        make: makes the value of a secret that does not exist; called at most once.
+        final: the error type of causes that stay.
+
+    Raises:
+        CONFLICT: a secret of that name is not the project's.
+        ProvisioningError: as `translated` says.
+    """
+    found = find_secret(client, name=name, owner=owner, final=final)
+    if found is not None:
+        return found
+    value = json.dumps(dict(make()))
+    with translated(final, "write a secret of the project"):
+        try:
+            created = client.create_secret(
+                Name=name,
+                SecretString=value,
+                ClientRequestToken=str(uuid.uuid5(_TOKEN_NAMESPACE, f"{name}/{owner.job_id}")),
+                Tags=[{"Key": key, "Value": text} for key, text in owner.tags().items()],
+            )
+        except client.exceptions.ResourceExistsException:
+            created = None
+    if created is not None:
+        return Secret(created["ARN"], json.loads(value))
+    # Another run has just written it: its value is the one truth.
+    found = find_secret(client, name=name, owner=owner, final=final)
+    if found is None:
+        raise failure(
+            ErrorType.TIMEOUT, "A secret of the project changed while it was written.", name
+        )
+    return found
+
+
+def find_secret(
+    client: SecretsManagerClient, *, name: str, owner: Ownership, final: ErrorType
+) -> Secret | None:
+    """Return the project's secret of that name with its value; None where there is none.
+
+    A secret that waits for its deletion is brought back first, since its name is taken and its
+    value may be in use.
+
+    Raises:
+        CONFLICT: a secret of that name is not the project's.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(final, "read a secret of the project"):
+        try:
+            described = client.describe_secret(SecretId=name)
+        except client.exceptions.ResourceNotFoundException:
+            return None
+        if not owner.owns({tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}):
+            raise failure(
+                ErrorType.CONFLICT,
+                f"A secret named {name} exists and is not this project's; remove or rename it.",
+            )
+        if described.get("DeletedDate") is not None:
+            client.restore_secret(SecretId=name)
+        return Secret(described["ARN"], _value(client, name))
+
+
+def read_secret(
+    client: SecretsManagerClient, secret_id: str, *, final: ErrorType
+) -> dict[str, Any]:
+    """Read a secret's value by its name or ARN.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with translated(final, "read a secret"):
+        return _value(client, secret_id)
+
+
+def replace_secret_value(
+    client: SecretsManagerClient, secret: Secret, value: Mapping[str, Any], *, final: ErrorType
+) -> None:
+    """Write a new current value.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with translated(final, "write a secret of the project"):
+        client.put_secret_value(SecretId=secret.arn, SecretString=json.dumps(dict(value)))
+
+
+def delete_secret(client: SecretsManagerClient, secret: Secret, *, final: ErrorType) -> None:
+    """Delete a secret at once, so that nobody can bring its value back.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with translated(final, "delete a secret of the project"):
+        client.delete_secret(SecretId=secret.arn, ForceDeleteWithoutRecovery=True)
+
+
+def _value(client: SecretsManagerClient, secret_id: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(client.get_secret_value(SecretId=secret_id)["SecretString"])
+    return value
