@@ -1,0 +1,1 @@
+"""The program `provision`: the command line of the project provisioner."""

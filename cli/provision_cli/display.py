@@ -1,0 +1,192 @@
+"""What the terminal shows: tables where there is one, plain lines where there is none."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from provisioner import api
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from provision_cli.sentences import CommandError
+
+_POLL_SECONDS = 0.25
+
+_STATUS_STYLES = {
+    "SUCCEEDED": "green",
+    "COMPLETED": "green",
+    "ACTIVE": "green",
+    "SKIPPED": "dim",
+    "RUNNING": "cyan",
+    "PROVISIONING": "cyan",
+    "RETRYING": "yellow",
+    "FAILED": "bold red",
+}
+
+
+def line(console: Console, text: str = "", style: str | None = None) -> None:
+    """Print a line as it is: not wrapped, not coloured by its contents."""
+    console.print(Text(text, style or ""), soft_wrap=True)
+
+
+def show_json(console: Console, value: Any) -> None:
+    """Print JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    if console.is_terminal:
+        console.print_json(text)
+    else:
+        line(console, text)
+
+
+def show_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows; without a terminal as columns of plain text."""
+    if console.is_terminal:
+        console.print(_table(headings, rows))
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        line(console, "  ".join(cells).rstrip())
+
+
+def watch(console: Console, job_id: str, *, appears_within: float = 0.0) -> api.Job:
+    """Show a job's stages until it has ended, and return it.
+
+    Args:
+        console: where.
+        job_id: the job.
+        appears_within: seconds in which the job may not be stored yet: the job of a message that
+            was sent to the queue is stored by the dispatcher.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+    """
+    deadline = time.monotonic() + appears_within
+    while True:
+        try:
+            job = api.get_job(job_id)
+            break
+        except api.JobNotFoundError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+    return _watch_live(console, job) if console.is_terminal else _watch_plain(console, job)
+
+
+def _watch_live(console: Console, job: api.Job) -> api.Job:
+    with Live(_stages(job), console=console, refresh_per_second=8) as live:
+        while not job.status.is_terminal:
+            time.sleep(_POLL_SECONDS)
+            job = api.get_job(job.job_id)
+            live.update(_stages(job))
+    return job
+
+
+def _watch_plain(console: Console, job: api.Job) -> api.Job:
+    shown: dict[str, str] = {}
+    while True:
+        for record in job.stages:
+            words = [record.stage.ljust(20), record.status.ljust(9), _attempt(record).ljust(14)]
+            # A stage that runs shows when it started, one that ended how long it took.
+            words += [_clock(record.started_at), _took(record) if record.finished_at else ""]
+            text = "  ".join([*words, _note(record)]).rstrip()
+            if record.status is not api.StageStatus.PENDING and shown.get(record.stage) != text:
+                shown[record.stage] = text
+                line(console, text)
+        if job.status.is_terminal:
+            return job
+        time.sleep(_POLL_SECONDS)
+        job = api.get_job(job.job_id)
+
+
+def show_outcome(console: Console, job: api.Job) -> None:
+    """Print a finished job's result.
+
+    Raises:
+        CommandError: it failed; the sentence is its error.
+    """
+    if job.error is not None:
+        error = job.error
+        where = f" in {error.stage}, attempt {error.attempt}" if error.stage else ""
+        others = "".join(f" Also {e.type} in {e.stage}: {e.message}" for e in job.other_errors)
+        cause = f" Technical cause: {error.cause}" if error.cause else ""
+        raise CommandError(
+            f"job {job.job_id} FAILED{where}: {error.type}: {error.message}{others}{cause}"
+        )
+    show_json(console, job.result)
+
+
+def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
+    """Return what `provision jobs` shows of each job."""
+    return [
+        [
+            job.job_id,
+            job.job_type,
+            job.project_id,
+            job.status,
+            f"{job.created_at:%Y-%m-%d %H:%M:%S}",
+            _duration(job.created_at, job.finished_at) if job.finished_at else "",
+            job.error.type if job.error is not None else "",
+        ]
+        for job in jobs
+    ]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, _STATUS_STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def _stages(job: api.Job) -> Group:
+    rows = [
+        [
+            record.stage,
+            record.status,
+            _attempt(record),
+            _clock(record.started_at),
+            _took(record),
+            _note(record),
+        ]
+        for record in job.stages
+    ]
+    summary = Text(
+        f"job {job.job_id}  {job.status}  {job.percent_done} %  "
+        f"{_duration(job.created_at, job.finished_at)}",
+        _STATUS_STYLES.get(job.status, ""),
+    )
+    return Group(_table(["stage", "status", "attempt", "started", "took", ""], rows), summary)
+
+
+def _attempt(record: api.StageRecord) -> str:
+    return f"attempt {record.attempt} of {record.max_attempts}" if record.attempt else ""
+
+
+def _took(record: api.StageRecord) -> str:
+    return "" if record.started_at is None else _duration(record.started_at, record.finished_at)
+
+
+def _note(record: api.StageRecord) -> str:
+    if record.next_attempt_before is not None and not record.status.is_terminal:
+        error = f"{record.error.type}; " if record.error is not None else ""
+        return f"{error}next attempt by {_clock(record.next_attempt_before)} at the latest"
+    if record.error is not None and record.status is not api.StageStatus.SUCCEEDED:
+        return f"{record.error.type}: {record.error.message}"
+    return record.check
+
+
+def _clock(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment.astimezone():%H:%M:%S}"
+
+
+def _duration(start: datetime, end: datetime | None) -> str:
+    return f"{((end or datetime.now(UTC)) - start).total_seconds():.2f} s"

@@ -1,0 +1,141 @@
+"""The local AWS: every service on one port, with functions that run as processes here."""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from provision_cli.local import processes, tools
+from provision_cli.local.errors import LocalStackError
+from provision_cli.local.processes import StartedProcess
+
+LOOPBACK = "127.0.0.1"
+
+#: Its accounts are twelve digits and are told by the access key; this one it takes for any other.
+ACCOUNT = "000000000000"
+
+#: Retry intervals, as a share of what the state machine says: 300 seconds become 3.
+_WAIT_SCALE = "0.01"
+
+_START_SECONDS = 120.0
+_POLL_SECONDS = 0.1
+
+
+def endpoint_url(port: int) -> str:
+    """Return the address of every service."""
+    return f"http://{LOOPBACK}:{port}"
+
+
+def choose_port(configured: int | None, preferred: int, *, what: str, variable: str) -> int:
+    """Return the port to listen on.
+
+    Args:
+        configured: the port that the user chose, which must be free.
+        preferred: taken where none is configured and it is free; else any free one is.
+        what: who listens.
+        variable: where the user configures it.
+
+    Raises:
+        LocalStackError: the configured port is in use.
+    """
+    if configured is not None:
+        if not _is_free(configured):
+            raise LocalStackError(
+                f"port {configured} is in use, and {what} is to listen on it; "
+                f"stop what uses it, or set {variable} to another port."
+            )
+        return configured
+    if _is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def start(
+    root: Path, directory: Path, port: int, *, region: str, extra_addresses: Sequence[str]
+) -> StartedProcess:
+    """Start the local AWS and return once it answers.
+
+    Args:
+        root: the project.
+        directory: for its log, its state and its temporary files.
+        port: a free port.
+        region: where functions and services say they are.
+        extra_addresses: listened on too, beside the loopback address.
+
+    Raises:
+        LocalStackError: it ended, or did not answer in time.
+    """
+    scratch = directory / "aws"
+    scratch.mkdir(parents=True, exist_ok=True)
+    log = directory / "aws.log"
+    bind = [part for a in (LOOPBACK, *extra_addresses) for part in ("--bind", f"{a}:{port}")]
+    command = [
+        *tools.command(root, tools.MINISTACK, "hypercorn"),
+        *("ministack.app:app", *bind, "--keep-alive", "75", "--log-level", "WARNING"),
+    ]
+    process = processes.start(
+        # A job keeps several connections and pipes open; the usual limit of 1,024 files is low.
+        ["/bin/sh", "-c", 'ulimit -n "$(ulimit -Hn)" 2>/dev/null; exec "$@"', "sh", *command],
+        environment=tools.environment(
+            GATEWAY_PORT=str(port),
+            # The functions inherit these: they find each other, and nothing outside.
+            AWS_ENDPOINT_URL=endpoint_url(port),
+            AWS_EC2_METADATA_DISABLED="true",
+            AWS_CONFIG_FILE=str(scratch / "no-config"),
+            AWS_SHARED_CREDENTIALS_FILE=str(scratch / "no-credentials"),
+            MINISTACK_REGION=region,
+            MINISTACK_ACCOUNT_ID=ACCOUNT,
+            SFN_WAIT_SCALE=_WAIT_SCALE,
+            STATE_DIR=str(scratch / "state"),
+            TMPDIR=str(scratch),
+            # It would start a container for each database or function where it finds an engine.
+            DOCKER_HOST=f"unix://{scratch}/no-docker.sock",
+            # Listeners of services that nothing here uses.
+            IOT_MTLS_ENABLED="0",
+            SFTP_ENABLED="0",
+        ),
+        log=log,
+        directory=directory,
+    )
+    deadline = time.monotonic() + _START_SECONDS
+    while not answers(port):
+        if not process.is_running():
+            raise LocalStackError(
+                f"the local AWS ended at its start; its output is in {log}:\n"
+                f"{processes.last_lines(log)}"
+            )
+        if time.monotonic() > deadline:
+            process.stop()
+            raise LocalStackError(
+                f"the local AWS does not answer on port {port} after {_START_SECONDS:.0f} seconds; "
+                f"its output is in {log}."
+            )
+        time.sleep(_POLL_SECONDS)
+    return process
+
+
+def answers(port: int) -> bool:
+    """Whether a local AWS serves that port."""
+    try:
+        with urllib.request.urlopen(  # noqa: S310 - the scheme is ours
+            f"{endpoint_url(port)}/_ministack/health", timeout=5
+        ) as response:
+            return bool(response.status == 200)  # noqa: PLR2004 - OK
+    except (OSError, urllib.error.URLError):
+        return False

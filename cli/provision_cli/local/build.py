@@ -1,0 +1,152 @@
+"""Builds the project's own template for the local stack, once for each state of its sources.
+
+The template is built as it is. What SAM built is then changed in one place: the functions become
+custom runtimes whose `bootstrap` is AWS's own runtime interface client on this machine's Python.
+The local AWS's built-in Python runtime reports every exception as Runtime.HandlerError, so that no
+Retry or Catch by name would ever match. Source: AWS Lambda Developer Guide, "Building a custom
+runtime".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from provision_cli.local import processes, tools
+from provision_cli.local.errors import LocalStackError
+
+#: What the build is made of.
+_SOURCES = ("template.yaml", "functions", "layers", "state_machines")
+
+#: Builds that are kept: a running stack uses the files of its own.
+_KEPT_BUILDS = 4
+
+#: What is changed in the built template, as patterns with what replaces them.
+_CHANGES = (
+    (r"Runtime: python3\.13", "Runtime: provided.al2023"),
+    # The local AWS takes the value of a number parameter for a text, and compares it with a number.
+    (r"MaximumConcurrency:\s+Ref: \w+", "MaximumConcurrency: 10"),
+)
+
+_BOOTSTRAP = """#!/bin/sh
+export PYTHONPATH="$LAMBDA_TASK_ROOT:{layers}"
+exec "{python}" -m awslambdaric "$_HANDLER"
+"""
+
+
+def architecture() -> str:
+    """Return this machine's instruction set, by AWS Lambda's name."""
+    return "arm64" if platform.machine().lower() in {"arm64", "aarch64"} else "x86_64"
+
+
+def sources_digest(root: Path) -> str:
+    """Return a digest of everything that the build is made of."""
+    digest = hashlib.sha256(f"{tools.SAM} {sys.executable} {sys.version}".encode())
+    digest.update(Path(__file__).read_bytes())
+    for name in _SOURCES:
+        top = root / name
+        for path in sorted([top, *top.rglob("*")]):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(root)}\0".encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def ensure_built(root: Path, builds: Path) -> Path:
+    """Return the folder of the build of the present sources, after building it where it is missing.
+
+    Args:
+        root: the project.
+        builds: holds one folder for each build; processes take turns there.
+
+    Raises:
+        LocalStackError: the build failed.
+    """
+    builds.mkdir(parents=True, exist_ok=True)
+    target = builds / sources_digest(root)
+    with locked(builds / "lock"):
+        if not target.exists():
+            _build(root, target, builds / "sam-build.log")
+            _remove_old(builds)
+    return target
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Let one process at a time pass."""
+    with file.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _build(root: Path, target: Path, log: Path) -> None:
+    # SAM's and the bootstraps' paths are the final ones: a build that was interrupted is known by
+    # its mark and started over.
+    unfinished = target.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    processes.run(
+        [
+            *tools.command(root, tools.SAM, "sam"),
+            "build",
+            "--template-file",
+            str(root / "template.yaml"),
+            "--build-dir",
+            str(unfinished),
+            "--parameter-overrides",
+            f"Architecture={architecture()}",
+        ],
+        environment=tools.environment(
+            LAMBDA_ARCHITECTURE=architecture(),
+            UV=tools.uv(root),
+            PYTHON=str(tools.INTERPRETER),
+            # Building asks no AWS, but the SAM CLI wants to know a region.
+            AWS_DEFAULT_REGION="us-east-1",
+            **_layer_platform(),
+        ),
+        log=log,
+        directory=root,
+        what="sam build",
+    )
+    layers = sorted(unfinished.glob("*/python"))
+    functions = sorted(file.parent for file in unfinished.glob("*/handler.py"))
+    if not layers or not functions:
+        raise LocalStackError(f"sam build: made no layers or no functions in {unfinished}.")
+    # A custom runtime gets no layers here: the functions find them in this folder, and what is
+    # uploaded in their place, only to be stored, is a note.
+    for layer in layers:
+        layer.rename(unfinished / f"{layer.parent.name}.contents")
+        (layer.parent / "README").write_text("The functions find this layer on this machine.\n")
+    search_path = ":".join(str(target / f"{layer.parent.name}.contents") for layer in layers)
+    for function in functions:
+        bootstrap = function / "bootstrap"
+        bootstrap.write_text(_BOOTSTRAP.format(layers=search_path, python=sys.executable))
+        bootstrap.chmod(0o755)
+    template = unfinished / "template.yaml"
+    text = template.read_text()
+    for pattern, local in _CHANGES:
+        text, count = re.subn(pattern, local, text)
+        if count == 0:
+            raise LocalStackError(f"template.yaml: {pattern} is not found in what SAM built.")
+    template.write_text(text)
+    unfinished.rename(target)
+
+
+def _layer_platform() -> dict[str, str]:
+    """Let the layers be built for this system, where it is not AWS Lambda's."""
+    if sys.platform == "linux":
+        return {}
+    machine = "aarch64" if architecture() == "arm64" else "x86_64"
+    return {"LAYER_PLATFORM": f"{machine}-apple-darwin"}
+
+
+def _remove_old(builds: Path) -> None:
+    found = [p for p in builds.iterdir() if p.is_dir() and p.suffix == ""]
+    for old in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)[_KEPT_BUILDS:]:
+        shutil.rmtree(old, ignore_errors=True)

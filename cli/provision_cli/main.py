@@ -1,0 +1,228 @@
+"""The program `provision`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from provisioner import api
+from rich.console import Console
+
+from provision_cli import demo as demonstration
+from provision_cli import display
+from provision_cli.local.stack import LocalStack, LocalStackSettings
+from provision_cli.sentences import CommandError, sentence
+from provision_cli.targets import Target
+
+app = typer.Typer(
+    name="provision",
+    help="Provision projects: on the local stack, or on the one that --stack names.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+project_app = typer.Typer(help="Create and show projects.")
+keys_app = typer.Typer(help="Hand over API keys.")
+app.add_typer(project_app, name="project")
+app.add_typer(keys_app, name="keys")
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    stack: Annotated[
+        str | None,
+        typer.Option(help="A deployed CloudFormation stack; the local stack when left out."),
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="The region of --stack.")] = None,
+) -> None:
+    context.obj = Target(stack, region)
+
+
+@app.command()
+def up() -> None:
+    """Start the local stack and deploy the project's template to it."""
+    console = Console()
+    running = demonstration.bring_up(console)
+    display.line(console, f"AWS         {running.endpoint_url} in {running.region}")
+    display.line(console, f"PostgreSQL  127.0.0.1:{running.postgresql_port}")
+    display.line(console, f"stack       {running.stack_name}")
+
+
+@app.command()
+def down() -> None:
+    """Stop the local stack and remove what it holds."""
+    stopped = LocalStack(LocalStackSettings.from_environment()).down()
+    display.line(
+        Console(), "The local stack is stopped." if stopped else "The local stack was not running."
+    )
+
+
+@app.command()
+def demo() -> None:
+    """Provision a project on the local stack from a raw message, and use what it got."""
+    demonstration.run(Console())
+
+
+@project_app.command("create")
+def create_project(
+    context: typer.Context,
+    project_id: str,
+    owner: Annotated[str | None, typer.Option(help="Whose quota it counts against.")] = None,
+    organization: Annotated[
+        str | None, typer.Option(help="Whose quota it counts against, before the owner's.")
+    ] = None,
+) -> None:
+    """Create a project, to be provisioned by a job."""
+    _target(context).connect()
+    project = api.create_project(project_id, owner_id=owner, organization_id=organization)
+    display.line(Console(), f"project {project.project_id} is {project.status}.")
+
+
+@project_app.command("show")
+def show_project(context: typer.Context, project_id: str) -> None:
+    """Show a project, its latest job and its result."""
+    _target(context).connect()
+    project = api.get_project(project_id)
+    jobs = api.list_jobs(project_id)
+    display.show_json(
+        Console(),
+        {
+            "project_id": project.project_id,
+            "status": project.status,
+            "created_at": project.created_at,
+            "owner_id": project.owner_id,
+            "organization_id": project.organization_id,
+            "cluster_id": project.cluster_id,
+            "locked_by": project.locked_by,
+            "latest_job": jobs[0].job_id if jobs else None,
+            "result": project.result,
+        },
+    )
+
+
+@app.command()
+def enqueue(  # noqa: PLR0917 - Typer passes them by name
+    context: typer.Context,
+    project: Annotated[
+        str | None, typer.Option(help="Provision this project, with defaults for all else.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="With --project: where; the deployment's region by default.")
+    ] = None,
+    payload: Annotated[
+        str | None, typer.Option(help="A file with the payload as JSON; - reads standard input.")
+    ] = None,
+    job_type: Annotated[str, typer.Option(help="The job type.")] = api.JobType.PROVISION_PROJECT,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key gives the same job, however often it is sent.")
+    ] = None,
+    delay: Annotated[int, typer.Option(min=0, max=900, help="Seconds to hold it back.")] = 0,
+) -> None:
+    """Enqueue a job; prints its id. A payload that is wrong is refused, and nothing is sent."""
+    if (project is None) == (payload is None):
+        raise CommandError("--project or --payload: give one of the two.")
+    if payload is not None:
+        if region is not None:
+            raise CommandError("--region: goes with --project; a payload names its own region.")
+        body = _read_payload(payload)
+        api.get_job_handler(job_type).parse(body)
+        _target(context).connect()
+    else:
+        deployed_in = _target(context).connect()
+        body = {"project_id": project, "region": region or deployed_in}
+    job = api.enqueue_job(job_type, body, idempotency_key=idempotency_key, delay_seconds=delay)
+    display.line(Console(), job.job_id)
+    display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
+
+
+@app.command()
+def watch(context: typer.Context, job_id: str) -> None:
+    """Show a job's stages until it ends; fails when the job does."""
+    _target(context).connect()
+    console = Console()
+    display.show_outcome(console, display.watch(console, job_id))
+
+
+@app.command()
+def jobs(
+    context: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
+) -> None:
+    """List jobs, newest first."""
+    _target(context).connect()
+    found = api.list_jobs(project)
+    console = Console()
+    if not found:
+        display.line(console, "There are no jobs.")
+        return
+    headings = ["job", "type", "project", "status", "created (UTC)", "took", "error"]
+    display.show_table(console, headings, display.job_rows(found))
+
+
+@keys_app.command("claim")
+def claim_keys(context: typer.Context, project_id: str) -> None:
+    """Print a project's API keys, then delete the secret that held them: they are shown once."""
+    _target(context).connect()
+
+    def hand_over(keys: Sequence[str]) -> None:
+        for key in keys:
+            typer.echo(key)
+
+    api.claim_api_keys(project_id, hand_over)
+
+
+def _target(context: typer.Context) -> Target:
+    found = context.find_object(Target)
+    if found is None:
+        raise TypeError("the callback sets it")
+    return found
+
+
+def _read_payload(source: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise CommandError(f"--payload: {source} cannot be read: {reason}.") from None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CommandError(
+            f"--payload: is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."
+        ) from None
+    if not isinstance(value, dict):
+        raise CommandError("--payload: must be a JSON object with project_id and region.")
+    return value
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program; returns its exit code."""
+    try:
+        # Ctrl-C comes back as the exit code of the shell's convention, 130.
+        code: object = app(list(arguments) or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        _complain(f"{error.format_message().rstrip('.')}; see `provision --help`.")
+        return error.exit_code
+    # Nothing is swallowed: whatever it is, it is said and ends the program with an error; whoever
+    # looks for a bug gets its traceback.
+    except Exception as error:
+        if os.environ.get("PROVISION_TRACEBACK"):
+            raise
+        _complain(sentence(error))
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _complain(text: str) -> None:
+    display.line(Console(stderr=True), f"provision: {text}")
+
+
+def run() -> None:
+    """Run the program as a process."""
+    sys.exit(main(sys.argv[1:]))

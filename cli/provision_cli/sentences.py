@@ -1,0 +1,61 @@
+"""One sentence for everything that can go wrong."""
+
+from __future__ import annotations
+
+from botocore import exceptions as aws
+from provisioner import api
+
+from provision_cli.local.errors import LocalStackError
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked; its text is the sentence that the user sees."""
+
+
+#: What says by itself, in one sentence, what is wrong and what to do.
+_SELF_EXPLAINING = (
+    CommandError,
+    LocalStackError,
+    api.ApiKeysNotClaimableError,
+    api.DuplicateJobHandlerError,
+    api.IdempotencyConflictError,
+    api.JobNotFoundError,
+    api.JobWaitTimeoutError,
+    api.ProjectExistsError,
+    api.ProjectNotFoundError,
+    api.UnknownJobTypeError,
+)
+
+#: What an AWS SDK raises before AWS answers; the first class that fits.
+_AWS_SENTENCES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    (
+        (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError),
+        "AWS credentials: none were found; log in, or set AWS_PROFILE.",
+    ),
+    (
+        (aws.NoRegionError,),
+        "--region: is needed with --stack, for your AWS settings name none.",
+    ),
+    ((aws.ProfileNotFound,), "AWS_PROFILE: {}; name one that your AWS settings hold."),
+    ((aws.ConnectionError, aws.HTTPClientError), "AWS cannot be reached: {}."),
+    ((aws.BotoCoreError,), "AWS cannot be asked: {}."),
+)
+
+
+def sentence(error: Exception) -> str:
+    """Say what is wrong; never with a traceback, never with a secret."""
+    if isinstance(error, api.ProvisioningError):
+        return f"{error.type}: {error.message}"
+    if isinstance(error, _SELF_EXPLAINING):
+        return str(error)
+    if isinstance(error, aws.ClientError):
+        details = error.response["Error"]
+        reason = details.get("Message", "").rstrip(".")
+        return f"AWS refused {error.operation_name} with {details['Code']}: {reason}."
+    for classes, text in _AWS_SENTENCES:
+        if isinstance(error, classes):
+            return text.format(str(error).rstrip("."))
+    # The text of anything else is not ours, and may hold anything.
+    return (
+        f"unexpected {type(error).__name__}; set PROVISION_TRACEBACK=1 to see where, and report it."
+    )

@@ -1,0 +1,78 @@
+"""One local stack for a whole test run, shared by its workers: a pytest plugin.
+
+It has its own folder and its own ports, so that the developer's own stack is left alone. The
+first worker that asks for it starts it; the process that started the run stops it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from provision_cli.local.build import locked
+from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provisioner import api
+from provisioner.runtime import aws, platform
+
+
+def _settings(config: pytest.Config) -> LocalStackSettings:
+    base = Path(config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]  # pytest's own
+    shared = base.parent if hasattr(config, "workerinput") else base
+    return LocalStackSettings(
+        directory=shared / "local-stack",
+        extra_addresses=_container_gateway(),
+        # Any free ones: the preferred ports are the developer's.
+        preferred_aws_port=0,
+        preferred_postgresql_port=0,
+    )
+
+
+def _container_gateway() -> tuple[str, ...]:
+    """Return the address that containers know this machine by, where there is an engine."""
+    docker = shutil.which("docker")
+    if docker is None:
+        return ()
+    found = subprocess.run(
+        [docker, "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    address = found.stdout.strip()
+    return (address,) if found.returncode == 0 and address else ()
+
+
+@pytest.fixture(scope="session")
+def local_stack(request: pytest.FixtureRequest) -> RunningStack:
+    """Return the local stack, deployed."""
+    settings = _settings(request.config)
+    settings.directory.mkdir(parents=True, exist_ok=True)
+    with locked(settings.directory / "start"):
+        return LocalStack(settings).up()
+
+
+@pytest.fixture
+def deployment(
+    local_stack: RunningStack, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RunningStack]:
+    """Let the public API talk to the local stack, and return it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in local_stack.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(platform, "_connected", [])
+    aws.reset()
+    api.connect_to_stack(local_stack.stack_name, local_stack.region)
+    yield local_stack
+    aws.reset()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the stack, once every worker has ended."""
+    if not hasattr(session.config, "workerinput"):
+        LocalStack(_settings(session.config)).down()
