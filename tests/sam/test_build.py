@@ -1,0 +1,102 @@
+"""What `sam build` makes: small, complete, compiled, and the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.project import ROOT, functions, makefile_variable
+from support.sam import run_make
+
+LAYERS = {"ProvisionerLayer": "provisioner", "PostgresqlLayer": "postgresql"}
+
+#: AWS Lambda's limit for a function with its layers is 250 MiB; ours stay far below.
+LARGEST_MIB = {"ProvisionerLayer": 40, "PostgresqlLayer": 20}
+
+
+def build_layer(layer: str, target: Path, architecture: str) -> Path:
+    """Build one layer as SAM does, without SAM."""
+    interpreter = Path(sys.executable).resolve()
+    done = subprocess.run(
+        ["make", f"build-{layer}"],
+        cwd=ROOT / "layers" / LAYERS[layer],
+        env={
+            **{n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))},
+            "ARTIFACTS_DIR": str(target),
+            "LAMBDA_ARCHITECTURE": architecture,
+            "UV": str(ROOT / ".tools" / "bin" / "uv"),
+            "PYTHON": str(interpreter),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found.update(f"{path.relative_to(folder)} {path.stat().st_mtime} ".encode())
+            found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def test_template_passes_the_linter_of_sam() -> None:
+    run_make("validate")
+
+
+def test_build_holds_every_handler_and_nothing_else_of_the_functions(built: Path) -> None:
+    for function in functions().values():
+        files = {p.name for p in (built / function.logical_id).iterdir()}
+        assert files - {"__pycache__"} == {"handler.py"}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer_is_small(built: Path, layer: str) -> None:
+    size = sum(p.stat().st_size for p in (built / layer).rglob("*") if p.is_file())
+    assert size < LARGEST_MIB[layer] * 1024 * 1024
+
+
+def test_only_the_postgresql_layer_holds_the_driver(built: Path) -> None:
+    assert (built / "PostgresqlLayer" / "python" / "psycopg").is_dir()
+    assert not (built / "ProvisionerLayer" / "python" / "psycopg").exists()
+    assert not (built / "PostgresqlLayer" / "python" / "provisioner").exists()
+
+
+def test_layer_knows_only_the_services_that_are_called(built: Path) -> None:
+    data = built / "ProvisionerLayer" / "python" / "botocore" / "data"
+    kept = makefile_variable(ROOT / "layers" / "provisioner" / "Makefile", "AWS_SERVICES")
+    assert sorted(p.name for p in data.iterdir() if p.is_dir()) == kept.split()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer_holds_byte_code_that_is_never_checked(built: Path, layer: str) -> None:
+    sources = sorted((built / layer).rglob("*.py"))
+    assert sources
+    for source in sources:
+        code = Path(importlib.util.cache_from_source(str(source))).read_bytes()
+        assert code[:4] == importlib.util.MAGIC_NUMBER
+        # Bit 0: by hash, not by time; bit 1, unset: never compared. Source: PEP 552.
+        assert int.from_bytes(code[4:8], "little") == 1, source
+
+
+def test_layer_is_the_same_every_time(tmp_path: Path) -> None:
+    first = build_layer("PostgresqlLayer", tmp_path / "first", "x86_64")
+    second = build_layer("PostgresqlLayer", tmp_path / "second", "x86_64")
+    assert digest(first) == digest(second)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer_is_built_for_the_architecture_of_deployments(layer: str, tmp_path: Path) -> None:
+    built = build_layer(layer, tmp_path, "arm64")
+    libraries = [path.name for path in built.rglob("*.cpython-*.so")]
+    assert libraries
+    assert all("aarch64" in name for name in libraries)

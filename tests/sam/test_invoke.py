@@ -1,0 +1,139 @@
+"""Every function in its image, with every sample event."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provisioner.jobs.models import JobStatus, StageStatus
+from provisioner.jobs.store import JobStore, NewJob, utc_now
+from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.projects import ProjectStore
+from support.project import ROOT, events, functions
+from support.sam import Invocation, SamLocal
+
+EVENTS = ROOT / "events"
+
+
+@pytest.fixture
+def jobs(sam_local: SamLocal) -> JobStore:
+    stack = sam_local.stack
+    return JobStore(stack.client("dynamodb"), stack.outputs["JobsTableName"], retention_days=1)
+
+
+@pytest.fixture
+def projects(sam_local: SamLocal) -> ProjectStore:
+    stack = sam_local.stack
+    return ProjectStore(
+        stack.client("dynamodb"),
+        stack.outputs["ProjectsTableName"],
+        stack.outputs["QuotasTableName"],
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
+def invoke(sam_local: SamLocal, path: Path) -> Invocation:
+    function = functions()[path.parent.name]
+    return sam_local.invoke(function.logical_id, path)
+
+
+def stored_job(jobs: JobStore, projects: ProjectStore, path: Path) -> str:
+    """Store the project and the job that an event is about, as the dispatcher does."""
+    job = read(path)["job"]
+    projects.create(
+        job["payload"]["project_id"], owner_id=None, organization_id=None, created_at=utc_now()
+    )
+    jobs.create(NewJob(job["job_id"], job["job_type"], job["payload"], tuple(Stage)))
+    return str(job["job_id"])
+
+
+def log_lines(invocation: Invocation) -> Iterator[dict[str, Any]]:
+    """Yield the lines that our logger wrote."""
+    for line in invocation.log.splitlines():
+        if line.startswith("{"):
+            value = json.loads(line)
+            if "level" in value:
+                yield value
+
+
+def test_every_event_is_used_here() -> None:
+    used = {*stage_events(), *dispatcher_events(), EVENTS / "lifecycle" / "record_failure.json"}
+    assert used == set(events())
+
+
+def stage_events() -> list[Path]:
+    return [path for path in events() if read(path).get("stage") in set(Stage)]
+
+
+def dispatcher_events() -> list[Path]:
+    return [path for path in events() if path.parent.name == "dispatcher"]
+
+
+def test_job_completes_stage_by_stage(
+    sam_local: SamLocal, jobs: JobStore, projects: ProjectStore
+) -> None:
+    job_id = stored_job(jobs, projects, EVENTS / "lifecycle" / "initialize.json")
+    for path in stage_events():
+        invocation = invoke(sam_local, path)
+        assert invocation.result["ok"] is True, invocation.result
+        assert invocation.result["status"] == StageStatus.SUCCEEDED
+        lines = list(log_lines(invocation))
+        assert lines
+        assert {line["job_id"] for line in lines} == {job_id}
+        assert {line["project_id"] for line in lines} == {"sample-project"}
+    job = jobs.get(job_id)
+    assert job.status is JobStatus.COMPLETED
+    assert job.result is not None
+    assert job.result["database"]["database_name"]
+    assert len(job.result["api_keys"]) == 2
+
+
+def test_failure_is_recorded(sam_local: SamLocal, jobs: JobStore, projects: ProjectStore) -> None:
+    path = EVENTS / "lifecycle" / "record_failure.json"
+    job_id = stored_job(jobs, projects, path)
+    invocation = invoke(sam_local, path)
+    assert invocation.result["error_type"] == "TIMEOUT"
+    job = jobs.get(job_id)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.stage == Stage.CREATING_DATABASE
+    assert [error.type for error in job.other_errors] == ["CONFLICT"]
+
+
+@pytest.mark.parametrize("path", dispatcher_events(), ids=lambda p: p.stem)
+def test_batch_starts_jobs_and_buries_what_can_never_work(
+    sam_local: SamLocal, jobs: JobStore, path: Path
+) -> None:
+    invocation = invoke(sam_local, path)
+    assert invocation.result == {"batchItemFailures": []}
+    records = {record["messageId"]: record["body"] for record in read(path)["Records"]}
+    good = {m for m, body in records.items() if '"project_id": "sample-' in body}
+    good -= {m for m, body in records.items() if "unheard_of" in body}
+    executions = sam_local.stack.client("stepfunctions").list_executions(
+        stateMachineArn=sam_local.stack.outputs["StateMachineArn"]
+    )["executions"]
+    assert {e["name"] for e in executions} & set(records) == good
+    for message_id in records.keys() - good:
+        head = jobs.get_head(message_id)
+        is_json = records[message_id].startswith("{")
+        assert (head is not None and head.status is JobStatus.FAILED) == is_json
+    assert dead_letters(sam_local, set(records)) == records.keys() - good
+
+
+def dead_letters(sam_local: SamLocal, job_ids: set[str]) -> set[str]:
+    """Return the jobs of the dead letters among these; each says its reason."""
+    received = sam_local.stack.client("sqs").receive_message(
+        QueueUrl=sam_local.stack.outputs["DeadLetterQueueUrl"],
+        MaxNumberOfMessages=10,
+        VisibilityTimeout=0,
+        MessageAttributeNames=["All"],
+    )
+    attributes = [message["MessageAttributes"] for message in received.get("Messages", [])]
+    assert all(a["reason"]["StringValue"] for a in attributes)
+    return {a["job_id"]["StringValue"] for a in attributes} & job_ids

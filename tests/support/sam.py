@@ -1,0 +1,83 @@
+"""SAM: the project's build, and functions that run in their images."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provision_cli.local.stack import RunningStack
+from support import docker
+from support.project import ROOT, makefile_variable
+
+BUILT = ROOT / ".aws-sam" / "build"
+ARCHITECTURE = "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
+
+
+def run_make(*arguments: str) -> None:
+    """Run a target of the project's makefile."""
+    environment = {n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=ROOT,
+        # SAM wants to know a region, though neither building nor checking asks AWS.
+        env={**environment, "AWS_DEFAULT_REGION": "eu-central-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What a function answered in its container."""
+
+    #: The function's result, or what it raised; None where it said nothing.
+    result: Any
+    #: Its log.
+    log: str
+
+
+@dataclass(frozen=True)
+class SamLocal:
+    """Runs functions in their images against the local stack."""
+
+    stack: RunningStack
+    template: Path
+    variables: Path
+
+    def invoke(self, function: str, event: Path) -> Invocation:
+        """Run a function once, in a new container."""
+        sam = makefile_variable(ROOT / "Makefile", "SAM_CLI_VERSION")
+        done = subprocess.run(
+            [
+                *(str(ROOT / ".tools" / "bin" / "uv"), "tool", "run", "--quiet"),
+                *("--python", "3.13", "--from", f"aws-sam-cli=={sam}", "sam", "local", "invoke"),
+                *(function, "--template", str(self.template), "--event", str(event)),
+                *("--env-vars", str(self.variables)),
+                *("--add-host", f"{docker.HOST}:host-gateway"),
+                *("--parameter-overrides", f"Architecture={ARCHITECTURE}"),
+            ],
+            cwd=ROOT,
+            env={
+                **{n: v for n, v in os.environ.items() if not n.startswith("AWS_")},
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_DEFAULT_REGION": self.stack.region,
+                # A call that finds no network gives up at once.
+                "AWS_MAX_ATTEMPTS": "1",
+                "SAM_CLI_TELEMETRY": "0",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        # SAM ends with 0 whatever the function did: what it printed last says how it went.
+        answer = done.stdout.strip().splitlines()
+        assert answer, f"the function said nothing:\n{done.stderr}"
+        return Invocation(json.loads(answer[-1]), done.stderr)
