@@ -17,7 +17,7 @@ ARCHITECTURE ?= $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: setup lock build validate deploy
+.PHONY: setup lock build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -49,3 +49,15 @@ validate: $(VENV)/.installed ## check the template with SAM's linter
 deploy: ARCHITECTURE = arm64
 deploy: build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
 	$(SAM) deploy --config-env production
+
+demo: $(VENV)/.installed ## provision a project on the local stack and use what it got
+	$(BIN)/provision demo
+
+up: $(VENV)/.installed ## start the local stack and deploy the template to it
+	$(BIN)/provision up
+
+down: $(VENV)/.installed ## stop the local stack
+	$(BIN)/provision down
+
+test-stack: $(VENV)/.installed ## test the template as deployed to a local stack of its own
+	$(BIN)/pytest tests/stack

@@ -86,7 +86,7 @@ def start(
     log = directory / "aws.log"
     bind = [part for a in (LOOPBACK, *extra_addresses) for part in ("--bind", f"{a}:{port}")]
     command = [
-        *tools.command(root, tools.MINISTACK, "hypercorn"),
+        *tools.asgi_server(root),
         *("ministack.app:app", *bind, "--keep-alive", "75", "--log-level", "WARNING"),
     ]
     process = processes.start(

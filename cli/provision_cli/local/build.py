@@ -48,7 +48,7 @@ def architecture() -> str:
 
 def sources_digest(root: Path) -> str:
     """Return a digest of everything that the build is made of."""
-    digest = hashlib.sha256(f"{tools.SAM} {sys.executable} {sys.version}".encode())
+    digest = hashlib.sha256(f"{tools.sam(root)} {sys.executable} {sys.version}".encode())
     digest.update(Path(__file__).read_bytes())
     for name in _SOURCES:
         top = root / name
@@ -93,7 +93,7 @@ def _build(root: Path, target: Path, log: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     processes.run(
         [
-            *tools.command(root, tools.SAM, "sam"),
+            *tools.sam(root),
             "build",
             "--template-file",
             str(root / "template.yaml"),

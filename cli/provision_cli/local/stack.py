@@ -290,7 +290,7 @@ class LocalStack:
         }
         processes.run(
             [
-                *tools.command(self._settings.root, tools.SAM, "sam"),
+                *tools.sam(self._settings.root),
                 *("deploy", "--template-file", str(built / "template.yaml")),
                 *("--stack-name", STACK_NAME, "--region", REGION, "--resolve-s3"),
                 *("--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"),

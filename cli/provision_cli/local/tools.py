@@ -7,18 +7,26 @@ environment.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 from provision_cli.local.errors import LocalStackError
 
-SAM = "aws-sam-cli==1.170.0"
-MINISTACK = "ministack[full]==1.5.33"
-
 #: The interpreter behind this environment: SAM and uv look for `python3.13` on PATH, where a
 #: version manager's shim of another default does not count.
 INTERPRETER = Path(sys.executable).resolve()
+
+
+def sam(root: Path) -> list[str]:
+    """Return the command of the SAM CLI; raises what `uv` raises."""
+    return _command(root, f"aws-sam-cli=={_version(root, 'SAM_CLI_VERSION')}", "sam")
+
+
+def asgi_server(root: Path) -> list[str]:
+    """Return the command of the server that the local AWS runs in; raises what `uv` raises."""
+    return _command(root, f"ministack[full]=={_version(root, 'MINISTACK_VERSION')}", "hypercorn")
 
 
 def uv(root: Path) -> str:
@@ -36,16 +44,19 @@ def uv(root: Path) -> str:
     return found
 
 
-def command(root: Path, package: str, program: str) -> list[str]:
-    """Return the command that runs a package's program with uv.
-
-    Raises:
-        LocalStackError: there is no uv.
-    """
+def _command(root: Path, package: str, program: str) -> list[str]:
     return [
         *(uv(root), "tool", "run", "--quiet", "--python", str(INTERPRETER)),
         *("--from", package, program),
     ]
+
+
+def _version(root: Path, variable: str) -> str:
+    """Read a version from the Makefile, which uses it too."""
+    found = re.search(rf"^{variable} := (\S+)$", (root / "Makefile").read_text(), re.MULTILINE)
+    if found is None:
+        raise LocalStackError(f"Makefile: {variable} is missing; restore it.")
+    return found[1]
 
 
 def environment(**variables: str) -> dict[str, str]:
