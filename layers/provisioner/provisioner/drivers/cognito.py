@@ -92,7 +92,10 @@ def _find_pool(
     """Return the oldest pool of that name that is ours."""
     ours: list[UserPoolTypeTypeDef] = []
     foreign = False
-    for page in client.get_paginator("list_user_pools").paginate(MaxResults=_PAGE_SIZE):
+    pages = client.get_paginator("list_user_pools").paginate(
+        PaginationConfig={"PageSize": _PAGE_SIZE}
+    )
+    for page in pages:
         for listed in page["UserPools"]:
             if listed.get("Name") != name:
                 continue
