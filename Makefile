@@ -17,7 +17,7 @@ ARCHITECTURE ?= $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: setup lock build validate deploy demo up down test-stack
+.PHONY: setup lock lint test build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -30,6 +30,14 @@ $(VENV)/.installed: $(UV) requirements.txt pyproject.toml
 	touch $@
 
 setup: $(VENV)/.installed ## create the environment
+
+lint: $(VENV)/.installed ## check style, and types strictly
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+
+test: lint ## run the linters and every test
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt
