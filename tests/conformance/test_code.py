@@ -47,6 +47,16 @@ UNWANTED = {
 }
 
 
+#: The clients that each function makes at its start, one a service.
+CLIENTS = {
+    "dispatcher": ["dynamodb", "sqs", "stepfunctions"],
+    "lifecycle": ["dynamodb", "ssm"],
+    "database": ["dynamodb", "secretsmanager", "ssm"],
+    "services": ["appsync", "cognito-idp", "dynamodb", "s3"],
+    "api_keys": ["dynamodb", "secretsmanager"],
+}
+
+
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
@@ -83,30 +93,43 @@ def test_dependencies_point_one_way(part: str) -> None:
     assert found == []
 
 
+#: Starts a function, and says what that has loaded and made.
+START = """
+import gc, json, sys
+import handler
+from botocore.client import BaseClient
+clients = [o for o in gc.get_objects() if isinstance(o, BaseClient)]
+print(json.dumps({
+    "modules": sorted(sys.modules),
+    "services": sorted(client.meta.service_model.service_name for client in clients),
+}))
+"""
+
+
 @cache
-def loaded_by(function: str) -> frozenset[str]:
-    """Return the modules that a function has loaded at its start.
+def start(function: str) -> dict[str, list[str]]:
+    """Return the modules that a function has loaded at its start, and the clients it has made.
 
     It starts with the variables of the template and no others, in a process of its own.
     """
     environment = {name: _example(v) for name, v in functions()[function].environment.items()}
-    program = "import json, sys, handler; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", START],
         cwd=functions()[function].folder,
         env={
             **environment,
             "PATH": os.environ["PATH"],
             "PYTHONDONTWRITEBYTECODE": "1",
+            # Where it is set, the tracer knows that it runs in AWS Lambda, which samples for it.
+            "LAMBDA_TASK_ROOT": str(functions()[function].folder),
             "AWS_DEFAULT_REGION": "us-east-1",
-            "POWERTOOLS_TRACE_DISABLED": "1",
         },
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return frozenset(json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _example(value: Any) -> str:
@@ -126,12 +149,12 @@ def test_function_starts_with_its_variables_and_loads_only_what_it_uses(function
     if function != "services":
         others |= {f"provisioner.{driver}" for driver in SERVICE_DRIVERS}
     unwanted = UNWANTED[function] | others | {"provisioner.api", "moto", "IPython"}
-    assert not loaded_by(function) & unwanted
+    assert not unwanted & set(start(function)["modules"])
 
 
 @pytest.mark.parametrize("function", UNWANTED)
 def test_tracer_patches_no_library(function: str) -> None:
-    assert not {m for m in loaded_by(function) if m.startswith("aws_xray_sdk.ext.")} - {
+    assert not {m for m in start(function)["modules"] if m.startswith("aws_xray_sdk.ext.")} - {
         "aws_xray_sdk.ext"
     }
 
@@ -218,37 +241,14 @@ def test_composed_sql_is_recognized(text: str) -> None:
     assert len(list(composed_sql(ast.parse(text)))) == 1
 
 
-def services_called() -> set[str]:
-    """Return the AWS services of which a function makes a client."""
-    loaded = {module for function in functions() for module in loaded_by(function)}
-    found = set()
-    for path in MODULES:
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        if ".".join(parts).removesuffix(".__init__") not in loaded:
-            continue
-        for node in ast.walk(parsed(path)):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr == "client"
-                and isinstance(node.func.value, ast.Name)
-                and node.func.value.id == "aws"
-            ):
-                service = node.args[0]
-                assert isinstance(service, ast.Constant), f"{path}:{node.lineno}: name the service"
-                found.add(str(service.value))
-    return found
+@pytest.mark.parametrize(("function", "services"), CLIENTS.items(), ids=CLIENTS)
+def test_function_makes_one_client_for_each_service_that_it_calls(
+    function: str, services: list[str]
+) -> None:
+    assert start(function)["services"] == services
 
 
 def test_layer_keeps_the_services_that_the_functions_call() -> None:
     kept = makefile_variable(ROOT / "layers" / "provisioner" / "Makefile", "AWS_SERVICES")
-    assert kept.split() == sorted(services_called())
-
-
-def test_versions_of_the_tools_stand_in_the_makefile_and_the_program_alike() -> None:
-    tools = (ROOT / "cli" / "provision_cli" / "local" / "tools.py").read_text()
-    for variable, package in (
-        ("SAM_CLI_VERSION", "aws-sam-cli"),
-        ("MINISTACK_VERSION", "ministack[full]"),
-    ):
-        assert f'"{package}=={makefile_variable(ROOT / "Makefile", variable)}"' in tools
+    called = {service for function in functions() for service in start(function)["services"]}
+    assert kept.split() == sorted(called)

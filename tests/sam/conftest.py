@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from provision_cli.local.build import locked
 from provision_cli.local.stack import RunningStack
 from support import docker
 from support.project import functions
@@ -15,9 +16,15 @@ from support.sam import ARCHITECTURE, BUILT, SamLocal, run_make
 
 
 @pytest.fixture(scope="session")
-def built() -> Path:
-    """Return the folder of the build for this machine's processor."""
-    run_make("build", f"ARCHITECTURE={ARCHITECTURE}")
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the build for this machine's processor, made once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+    with locked(shared / "sam-build.lock"):
+        done = shared / "sam-build.done"
+        if not done.exists():
+            run_make("build", f"ARCHITECTURE={ARCHITECTURE}")
+            done.touch()
     return BUILT
 
 
