@@ -7,8 +7,6 @@ first worker that asks for it starts it; the process that started the run stops 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from provision_cli.local.build import locked
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 from provisioner import api
 from provisioner.runtime import aws, platform
+from support import docker
 
 
 def _settings(config: pytest.Config) -> LocalStackSettings:
@@ -33,18 +32,8 @@ def _settings(config: pytest.Config) -> LocalStackSettings:
 
 def _container_gateway() -> tuple[str, ...]:
     """Return the address that containers know this machine by, where there is an engine."""
-    docker = shutil.which("docker")
-    if docker is None:
-        return ()
-    found = subprocess.run(
-        [docker, "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
-    address = found.stdout.strip()
-    return (address,) if found.returncode == 0 and address else ()
+    address = docker.bridge_address() if docker.engine_runs() else None
+    return (address,) if address else ()
 
 
 @pytest.fixture(scope="session")
