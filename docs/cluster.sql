@@ -1,0 +1,23 @@
+-- Prepares a PostgreSQL cluster (15 to 18) to hold tenant databases.
+-- Run once for each cluster as its master user, connected to the database `postgres`:
+--   psql "host=… user=… dbname=postgres" --file docs/cluster.sql --set ON_ERROR_STOP=1
+-- then give the platform role a password with psql's \password, which sends only a verifier.
+
+-- The platform role: it makes databases and roles, and is no superuser.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'provisioner') THEN
+        CREATE ROLE provisioner LOGIN CREATEDB CREATEROLE;
+    END IF;
+END
+$$;
+
+-- By default every role may connect to these two: a tenant must not. Only their owner can revoke
+-- it; for anyone else this is a warning and does nothing.
+REVOKE CONNECT, TEMPORARY ON DATABASE postgres, template1 FROM PUBLIC;
+
+-- Its advisory locks, and the statements on databases, are in `postgres`.
+GRANT CONNECT ON DATABASE postgres TO provisioner;
+
+-- Without it DROP DATABASE … WITH (FORCE) cannot end a tenant's sessions.
+GRANT pg_signal_backend TO provisioner;
