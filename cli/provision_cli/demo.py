@@ -102,7 +102,7 @@ def _use_database(console: Console, running: RunningStack, secret_arn: str) -> N
                 sql.SQL("INSERT INTO {} VALUES (1, 'Hello from the new project')").format(table)
             )
             row = connection.execute(
-                sql.SQL("SELECT text, current_user, current_database() FROM {}").format(table)
+                sql.SQL("SELECT text, session_user, current_database() FROM {}").format(table)
             ).fetchone()
     except psycopg.Error as error:
         # The exception itself holds the connection, and so the password.

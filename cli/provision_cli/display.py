@@ -90,6 +90,8 @@ def _watch_live(console: Console, job: api.Job) -> api.Job:
 
 def _watch_plain(console: Console, job: api.Job) -> api.Job:
     shown: dict[str, str] = {}
+    if not job.status.is_terminal:
+        line(console, f"job {job.job_id}  {job.status}")
     while True:
         for record in job.stages:
             words = [record.stage.ljust(20), record.status.ljust(9), _attempt(record).ljust(14)]

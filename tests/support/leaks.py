@@ -27,7 +27,7 @@ def traces(stack: RunningStack, directory: Path) -> Iterator[Trace]:
     yield from _tables(stack)
     yield from _queues(stack)
     yield from _logs(stack)
-    for log in sorted(directory.glob("*.log")):
+    for log in sorted(directory.rglob("*.log")):
         yield f"file {log.name}", log.read_text(errors="replace")
 
 
@@ -73,19 +73,18 @@ def messages(stack: RunningStack, url: str) -> list[dict[str, Any]]:
     """Return the messages that wait in a queue, and leave them there."""
     queues = stack.client("sqs")
     found: dict[str, dict[str, Any]] = {}
-    # A message that is shown again has been seen: so have all that can be.
-    while True:
-        batch = queues.receive_message(
-            QueueUrl=url,
-            MaxNumberOfMessages=10,
-            VisibilityTimeout=1,
-            MessageAttributeNames=["All"],
-            MessageSystemAttributeNames=["All"],
-        ).get("Messages", [])
-        new = [m for m in batch if m["MessageId"] not in found]
-        if not new:
-            return list(found.values())
-        found.update({m["MessageId"]: m for m in new})
+    while batch := queues.receive_message(
+        QueueUrl=url,
+        MaxNumberOfMessages=10,
+        VisibilityTimeout=10,
+        MessageAttributeNames=["All"],
+    ).get("Messages", []):
+        found.update({message["MessageId"]: message for message in batch})
+    for message in found.values():
+        queues.change_message_visibility(
+            QueueUrl=url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0
+        )
+    return list(found.values())
 
 
 def _text(value: Any) -> str:

@@ -25,8 +25,8 @@ def _settings(config: pytest.Config) -> LocalStackSettings:
         directory=shared / "local-stack",
         extra_addresses=_container_gateway(),
         # Any free ones: the preferred ports are the developer's.
-        preferred_aws_port=0,
-        preferred_postgresql_port=0,
+        preferred_aws_port=None,
+        preferred_postgresql_port=None,
     )
 
 

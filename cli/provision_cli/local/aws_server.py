@@ -30,12 +30,12 @@ def endpoint_url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-def choose_port(configured: int | None, preferred: int, *, what: str, variable: str) -> int:
+def choose_port(configured: int | None, preferred: int | None, *, what: str, variable: str) -> int:
     """Return the port to listen on.
 
     Args:
         configured: the port that the user chose, which must be free.
-        preferred: taken where none is configured and it is free; else any free one is.
+        preferred: taken where none is configured and it is free; else any free one is taken.
         what: who listens.
         variable: where the user configures it.
 
@@ -49,7 +49,7 @@ def choose_port(configured: int | None, preferred: int, *, what: str, variable: 
                 f"stop what uses it, or set {variable} to another port."
             )
         return configured
-    if _is_free(preferred):
+    if preferred is not None and _is_free(preferred):
         return preferred
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))

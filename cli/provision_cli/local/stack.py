@@ -14,8 +14,9 @@ from typing import Any
 import boto3
 
 from provision_cli.local import aws_server, build, processes, tools
+from provision_cli.local.aws_server import LOOPBACK
 from provision_cli.local.errors import LocalStackError
-from provision_cli.local.postgresql_server import PostgresqlServer
+from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from provision_cli.local.processes import StartedProcess
 
 #: The project: this package is installed from it, in place.
@@ -111,9 +112,9 @@ class LocalStackSettings:
     #: Addresses that both servers listen on beside the loopback address, such as the one that
     #: containers know this machine by.
     extra_addresses: tuple[str, ...] = ()
-    #: Ports that are taken where none is configured and they are free.
-    preferred_aws_port: int = _PREFERRED_AWS_PORT
-    preferred_postgresql_port: int = _PREFERRED_POSTGRESQL_PORT
+    #: Ports that are taken where none is configured and they are free; None for any free one.
+    preferred_aws_port: int | None = _PREFERRED_AWS_PORT
+    preferred_postgresql_port: int | None = _PREFERRED_POSTGRESQL_PORT
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LocalStackSettings:
@@ -278,7 +279,11 @@ class LocalStack:
         )
 
     def _postgresql(self, port: int) -> PostgresqlServer:
-        raise NotImplementedError
+        return PostgresqlServer(
+            self._directory / "postgresql",
+            port,
+            extra_addresses=self._settings.extra_addresses,
+        )
 
     def _deploy(self, state: _State, built: Path) -> None:
         running = self._describe(state)
@@ -304,11 +309,33 @@ class LocalStack:
         )
         stacks = running.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
         state.outputs = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
-        self._describe_cluster(running, state)
+        self._describe_cluster(self._describe(state), state)
 
     def _describe_cluster(self, running: RunningStack, state: _State) -> None:
         """Do what an operator does once for each cluster: keep its login, describe where it is."""
-        raise NotImplementedError
+        manager = running.client("secretsmanager")
+        password = self._postgresql(state.postgresql_port).prepare_cluster()
+        login = json.dumps({"username": PLATFORM_ROLE, "password": password})
+        try:
+            arn = manager.create_secret(Name=running.admin_secret_name, SecretString=login)["ARN"]
+        except manager.exceptions.ResourceExistsException:
+            arn = manager.put_secret_value(SecretId=running.admin_secret_name, SecretString=login)[
+                "ARN"
+            ]
+        cluster = {
+            "cluster_id": "local-1",
+            "host": LOOPBACK,
+            "port": state.postgresql_port,
+            "admin_secret_arn": arn,
+            "max_tenants": _MAX_TENANTS,
+            "sslmode": "prefer",
+        }
+        running.client("ssm").put_parameter(
+            Name=f"{state.outputs['ClusterParameterPrefix']}/{REGION}/postgresql",
+            Type="String",
+            Value=json.dumps([cluster]),
+            Overwrite=True,
+        )
 
 
 def _port(environment: Mapping[str, str], variable: str) -> int | None:

@@ -1,0 +1,244 @@
+"""The program `provision` on a stack that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.main import main
+from provisioner import api
+from provisioner.errors import ErrorType
+from support.leaks import messages
+from support.project import ROOT
+from support.stack_jobs import finished, provisioned, result_of, secret
+
+_PROGRAM = Path(sys.executable).with_name("provision")
+_PLAINTEXT_KEY = re.compile(r"\b[a-z][a-z0-9]{1,9}_[0-9A-Za-z]{49}\b")
+
+
+class Program:
+    """Runs the program on the stack of the tests."""
+
+    def __init__(self, stack: RunningStack, captured: pytest.CaptureFixture[str]) -> None:
+        self.stack = stack
+        self._captured = captured
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        """Return what it prints, or, where it is to fail, what it complains of."""
+        ended = main(arguments)
+        captured = self._captured.readouterr()
+        assert ended == code, captured
+        if code == 0:
+            return captured.out
+        assert captured.err.count("\n") == 1
+        return captured.err
+
+
+@pytest.fixture
+def program(
+    deployment: RunningStack,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Program:
+    monkeypatch.setenv("PROVISION_LOCAL_DIRECTORY", str(deployment.directory))
+    return Program(deployment, capsys)
+
+
+def test_a_project_from_its_creation_to_its_keys(program: Program) -> None:
+    assert program("project", "create", "by-hand", "--owner", "me") == (
+        "project by-hand is CREATED.\n"
+    )
+    job_id = program("enqueue", "--project", "by-hand").strip()
+
+    watched = program("watch", job_id)
+
+    job = api.get_job(job_id)
+    for record in job.stages:
+        assert re.search(rf"{record.stage} +SUCCEEDED +attempt 1 of 3 .* s  \w", watched)
+    assert json.loads(watched[watched.index("\n{") :]) == job.result
+    assert job_id in program("jobs", "--project", "by-hand")
+    shown = json.loads(program("project", "show", "by-hand"))
+    assert shown["status"] == "ACTIVE"
+    assert shown["owner_id"] == "me"
+    assert shown["result"] == job.result
+
+    keys = program("keys", "claim", "by-hand").split()
+
+    verified = [api.verify_api_key(key) for key in keys]
+    assert [key.project_id for key in verified if key is not None] == ["by-hand", "by-hand"]
+    arn = result_of(job).api_keys_secret_arn
+    manager = program.stack.client("secretsmanager")
+    with pytest.raises(
+        (
+            manager.exceptions.ResourceNotFoundException,
+            manager.exceptions.InvalidRequestException,
+        )
+    ):
+        secret(program.stack, arn)
+    assert "its API keys have been claimed before" in program("keys", "claim", "by-hand", code=1)
+
+
+def test_a_payload_comes_from_a_file_and_a_key_makes_it_the_same_job(
+    program: Program, tmp_path: Path
+) -> None:
+    api.create_project("from-file")
+    file = tmp_path / "payload.json"
+    file.write_text(json.dumps({"project_id": "from-file", "region": program.stack.region}))
+    command = ("enqueue", "--payload", str(file), "--idempotency-key", "from-file")
+
+    first = program(*command).strip()
+    second = program(*command).strip()
+
+    assert first == second
+    assert finished(first).status is api.JobStatus.COMPLETED
+    file.write_text(json.dumps({"project_id": "from-file", "region": "eu-west-1"}))
+    assert "idempotency_key" in program(*command, code=1)
+
+
+def test_a_job_that_fails_ends_with_its_error(program: Program) -> None:
+    job_id = program("enqueue", "--project", "never-created").strip()
+
+    said = program("watch", job_id, code=1)
+
+    assert f"job {job_id} FAILED in INITIALIZING, attempt 1: {ErrorType.PROJECT_NOT_FOUND}" in said
+
+
+def test_a_region_that_is_not_served_is_a_sentence(program: Program) -> None:
+    api.create_project("far-away")
+    job_id = program("enqueue", "--project", "far-away", "--region", "ap-south-2").strip()
+
+    said = program("watch", job_id, code=1)
+
+    assert "ap-south-2" in said or "region" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("watch", "no-such-job"), "no-such-job"),
+        (("project", "show", "no-such-project"), "project no-such-project: there is no such"),
+        (("keys", "claim", "no-such-project"), "project no-such-project: there is no such"),
+        (("project", "create", "no/slashes"), "INVALID_PAYLOAD: project_id"),
+        (("enqueue", "--project", "'; DROP TABLE"), "INVALID_PAYLOAD: project_id"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    program: Program, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in program(*arguments, code=1)
+
+
+def test_a_project_that_exists_is_not_created_again(program: Program) -> None:
+    program("project", "create", "only-once")
+
+    assert "only-once" in program("project", "create", "only-once", code=1)
+
+
+def test_a_bad_payload_sends_nothing(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "payload.json"
+    file.write_text('{"project_id": "sends-nothing", "region": "eu-central-1", "databases": {}}')
+
+    assert "INVALID_PAYLOAD: databases" in program("enqueue", "--payload", str(file), code=1)
+
+    assert api.list_jobs("sends-nothing") == []
+    for queue in ("QueueUrl", "DeadLetterQueueUrl"):
+        found = messages(program.stack, program.stack.outputs[queue])
+        assert not [m for m in found if "sends-nothing" in m["Body"]]
+
+
+def test_a_deployed_stack_is_reached_by_its_name(program: Program) -> None:
+    job = provisioned(program.stack, "by-stack-name")
+
+    listed = program(
+        *("--stack", program.stack.stack_name, "--region", program.stack.region),
+        *("jobs", "--project", "by-stack-name"),
+    )
+
+    assert re.search(rf"{job.job_id} +provision_project +by-stack-name +COMPLETED", listed)
+
+
+def test_ctrl_c_ends_a_watch_without_a_traceback(program: Program) -> None:
+    job_id = program("enqueue", "--project", "waits-for-long", "--delay", "900").strip()
+    with subprocess.Popen(
+        [_PROGRAM, "watch", job_id],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"job {job_id}  QUEUED\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert said == ""
+
+
+def test_the_demonstration_shows_no_secret_and_its_next_commands_work(program: Program) -> None:
+    shown = program("demo")
+
+    assert "wrote a row and read it: 'Hello from the new project'" in shown
+    assert shown.count("verifies, and belongs to demo-1") == 2
+    assert not _PLAINTEXT_KEY.search(shown)
+    arn = result_of(api.get_job(api.list_jobs("demo-1")[0].job_id)).database.secret_arn
+    assert secret(program.stack, arn)["password"] not in shown
+    commands = shown[shown.index("What to try next") :].splitlines()[1:]
+    assert commands.pop().endswith("provision down")
+    for command in commands:
+        ended = subprocess.run(
+            command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, (command, ended.stderr)
+
+    assert "Project demo-2 is created" in program("demo")
+
+
+def test_up_does_nothing_when_nothing_has_changed(deployment: RunningStack) -> None:
+    steps: list[str] = []
+
+    again = LocalStack(LocalStackSettings(directory=deployment.directory)).up(steps.append)
+
+    assert steps == []
+    assert again == deployment
+
+
+def test_down_leaves_nothing_running(tmp_path: Path) -> None:
+    stack = LocalStack(
+        LocalStackSettings(
+            directory=tmp_path / "stack", preferred_aws_port=None, preferred_postgresql_port=None
+        )
+    )
+    running = stack.up()
+    # A function that has run stays, waiting for its next call.
+    answer = running.client("lambda").invoke(
+        FunctionName=running.outputs["DispatcherFunctionName"], Payload=b'{"Records": []}'
+    )
+    assert answer["StatusCode"] == 200
+    assert len(_processes_of(tmp_path)) > 3
+
+    assert stack.down() is True
+
+    assert _processes_of(tmp_path) == []
+    assert stack.down() is False
+
+
+def _processes_of(directory: Path) -> list[str]:
+    """Return the commands of the processes that know a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                environment = (entry / "environ").read_bytes()
+            except OSError:  # it ended meanwhile
+                continue
+            if str(directory).encode() in command + environment:
+                found.append(command.decode())
+    return found
