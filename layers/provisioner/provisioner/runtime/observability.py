@@ -4,7 +4,12 @@ Tracing is not auto-patched: patching imports every library that the X-Ray SDK k
 than the rest of a function's start.
 """
 
+import logging
+
 from aws_lambda_powertools import Logger, Metrics, Tracer
+
+# At every start it says where it found credentials: a line of no job.
+logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
 
 logger = Logger(log_uncaught_exceptions=False)
 metrics = Metrics()
