@@ -85,8 +85,8 @@ def test_job_completes_stage_by_stage(
         assert invocation.result["status"] == StageStatus.SUCCEEDED
         lines = list(log_lines(invocation))
         assert lines
-        assert {line["job_id"] for line in lines} == {job_id}
-        assert {line["project_id"] for line in lines} == {"sample-project"}
+        assert {line.get("job_id") for line in lines} == {job_id}, lines
+        assert {line.get("project_id") for line in lines} == {"sample-project"}, lines
     job = jobs.get(job_id)
     assert job.status is JobStatus.COMPLETED
     assert job.result is not None

@@ -8,8 +8,8 @@ import logging
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
 
-# At every start it says where it found credentials: a line of no job.
-logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
+# At every start it says where it found credentials and endpoints: lines of no job.
+logging.getLogger("botocore").setLevel(logging.WARNING)
 
 logger = Logger(log_uncaught_exceptions=False)
 metrics = Metrics()
