@@ -48,13 +48,14 @@ class PostgresqlServer:
             extra_addresses: where else it listens.
         """
         programs = _programs()
-        self._elsewhere: Path | None = None
-        if os.geteuid() == 0 and not _others_reach(programs, directory):
-            name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
-            self._elsewhere = Path("/var/tmp") / f"project-provisioner-{name}"  # noqa: S108  # `stop` removes it
-            directory = self._elsewhere / "server"
+        name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
+        self._elsewhere = Path("/var/tmp") / f"project-provisioner-{name}"  # noqa: S108  # `stop` removes it
+        self._package: Path | None = None
+        if not _reached(programs):
             self._package = programs.parent.parent
             programs = self._elsewhere / "programs" / programs.relative_to(self._package.parent)
+        if not _reached(directory):
+            directory = self._elsewhere / "server"
         self._programs = programs
         self._home = directory
         self._data = directory / "data"
@@ -108,7 +109,8 @@ class PostgresqlServer:
             self._run(
                 "pg_ctl", "--pgdata", str(self._data), "--mode", "immediate", "--wait", "stop"
             )
-        shutil.rmtree(self._elsewhere or self._home, ignore_errors=True)
+        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.rmtree(self._elsewhere, ignore_errors=True)
 
     def is_running(self) -> bool:
         """Whether the server of this data runs."""
@@ -144,7 +146,7 @@ class PostgresqlServer:
 
     def _initialize(self) -> None:
         self._home.mkdir(parents=True, exist_ok=True)
-        if self._elsewhere is not None:
+        if self._package is not None:
             # With the libraries that the programs look for beside their package.
             for folder in (self._package, self._package.with_name(f"{self._package.name}.libs")):
                 shutil.copytree(
@@ -206,11 +208,8 @@ def _programs() -> Path:
     return Path(package.origin).parent / "pginstall" / "bin"
 
 
-def _others_reach(*paths: Path) -> bool:
-    """Whether an account without rights of its own may go down to these folders."""
-    return all(
-        parent.stat().st_mode & stat.S_IXOTH
-        for path in paths
-        for parent in path.resolve().parents
-        if parent.exists()
+def _reached(path: Path) -> bool:
+    """Whether the account that runs the server may go down to this folder."""
+    return os.geteuid() != 0 or all(
+        parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents if parent.exists()
     )

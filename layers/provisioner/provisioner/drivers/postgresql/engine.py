@@ -41,6 +41,9 @@ _PLATFORM_SCHEMA = "provisioner"
 _CONTENTION_TRIES = 6
 _CONTENTION_WAIT = 0.05
 
+#: Of the platform's own sessions, so that nothing waits longer than the function lives.
+_SESSION_OPTIONS = "-c lock_timeout=30s -c statement_timeout=60s"
+
 #: `datconnlimit` of a database whose DROP was interrupted. Source: PostgreSQL documentation,
 #: "pg_database".
 _INVALID_DATABASE = -2
@@ -144,7 +147,7 @@ class PostgresqlEngine:
             database=database,
             user=self._admin.user,
             password=self._admin.password,
-            options="-c lock_timeout=30s -c statement_timeout=60s",
+            options=_SESSION_OPTIONS,
         )
 
     def _connect_as_tenant(self, names: TenantNames, password: str) -> _Connection:

@@ -1,0 +1,493 @@
+"""The PostgreSQL engine on a real server."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.postgresql import engine as engine_module
+from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.ownership import Ownership
+from provisioner.provisioning.naming import Naming
+from psycopg import sql
+from support.postgresql import PreparedCluster
+
+NAMING = Naming("nm", "test-000000000000")
+PASSWORD = "FirstPassword0123456789abcdefghijklmnopqrst"
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A project's part of the cluster."""
+
+    cluster: PreparedCluster
+    engine: PostgresqlEngine
+    names: TenantNames
+    owner: Ownership
+
+    def ensure(self, password: str = PASSWORD) -> None:
+        self.engine.ensure_database(self.names, password, self.owner)
+        self.engine.ensure_schema(self.names, self.owner)
+
+    def check(self, password: str = PASSWORD) -> tuple[str, str]:
+        return (
+            self.engine.check_database(self.names, password),
+            self.engine.check_schema(self.names, password),
+        )
+
+    def login(self, database: str | None = None, password: str = PASSWORD) -> Any:
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.cluster.admin.port,
+            user=self.names.app_role,
+            password=password,
+            dbname=database or self.names.database,
+            autocommit=True,
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything that the engine is to leave, without ids and times."""
+        names = [self.names.owner_role, self.names.app_role]
+        with self.cluster.connect() as c:
+            roles = c.execute(
+                "SELECT rolname, rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolconnlimit,"
+                " shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = ANY(%s)"
+                " ORDER BY 1",
+                (names,),
+            ).fetchall()
+            databases = c.execute(
+                "SELECT datname, pg_get_userbyid(datdba), datallowconn, datconnlimit,"
+                " datacl::text, shobj_description(oid, 'pg_database') FROM pg_database"
+                " WHERE datname = %s",
+                (self.names.database,),
+            ).fetchall()
+            members = c.execute(
+                "SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members"
+                " WHERE roleid::regrole::text = ANY(%s) ORDER BY 1, 2",
+                (names,),
+            ).fetchall()
+            settings = c.execute(
+                "SELECT setrole::regrole::text, setconfig FROM pg_db_role_setting s"
+                " JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = %s ORDER BY 1",
+                (self.names.database,),
+            ).fetchall()
+        with self.cluster.connect(self.names.database) as c:
+            schemas = c.execute(
+                "SELECT nspname, pg_get_userbyid(nspowner), nspacl::text FROM pg_namespace"
+                " WHERE nspname !~ '^pg_' ORDER BY 1"
+            ).fetchall()
+            defaults = c.execute(
+                "SELECT defaclobjtype, defaclacl::text FROM pg_default_acl ORDER BY 1, 2"
+            ).fetchall()
+            versions = c.execute(
+                "SELECT version, marker FROM provisioner.schema_version ORDER BY 1"
+            ).fetchall()
+        return {
+            "roles": roles,
+            "databases": databases,
+            "members": members,
+            "settings": settings,
+            "schemas": schemas,
+            "defaults": defaults,
+            "versions": versions,
+        }
+
+
+@contextmanager
+def _tenants(cluster: PreparedCluster) -> Iterator[Callable[[], Tenant]]:
+    """Make tenants; remove them at the end."""
+    made: list[Tenant] = []
+
+    def make() -> Tenant:
+        project_id = f"project-{uuid.uuid4().hex[:12]}"
+        tenant = Tenant(
+            cluster,
+            PostgresqlEngine(cluster.admin),
+            NAMING.names(project_id).tenant,
+            NAMING.owner(project_id, "job-1"),
+        )
+        made.append(tenant)
+        return tenant
+
+    yield make
+    with cluster.connect() as c:
+        for tenant in made:
+            c.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
+                    sql.Identifier(tenant.names.database)
+                )
+            )
+            for role in (tenant.names.app_role, tenant.names.owner_role):
+                c.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+@pytest.fixture
+def make_tenant(cluster: PreparedCluster) -> Iterator[Callable[[], Tenant]]:
+    with _tenants(cluster) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def lasting_tenant(cluster: PreparedCluster) -> Iterator[Tenant]:
+    """Return a tenant for tests that change nothing."""
+    with _tenants(cluster) as make:
+        tenant = make()
+        tenant.ensure()
+        yield tenant
+
+
+@pytest.fixture
+def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
+    return make_tenant()
+
+
+def refused(error_type: ErrorType, act: Callable[[], object]) -> ProvisioningError:
+    with pytest.raises(ProvisioningError) as raised:
+        act()
+    assert raised.value.type is error_type
+    return raised.value
+
+
+def test_a_tenant_gets_a_database_and_a_schema_of_its_own(tenant: Tenant) -> None:
+    tenant.ensure()
+    assert tenant.check() == (
+        f"database {tenant.names.database} answered a login as {tenant.names.app_role}",
+        "schema app answered with version 1",
+    )
+    with tenant.login() as c:
+        c.execute("CREATE TABLE note (id integer PRIMARY KEY, text text)")
+        c.execute("INSERT INTO note VALUES (1, 'hello')")
+        assert c.execute("SELECT text FROM app.note").fetchone() == ("hello",)
+        row = c.execute(
+            "SELECT schemaname, tableowner FROM pg_tables WHERE tablename = 'note'"
+        ).fetchone()
+    assert row == ("app", tenant.names.owner_role)
+
+
+def test_a_second_run_changes_nothing(tenant: Tenant) -> None:
+    tenant.ensure()
+    first = tenant.snapshot()
+    with tenant.cluster.connect() as c:
+        before = c.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+        tenant.ensure()
+        (written,) = c.execute(
+            "SELECT pg_current_wal_insert_lsn() - %s::pg_lsn", before
+        ).fetchone() or (None,)
+    assert tenant.snapshot() == first
+    assert written is not None
+    # Hint bits and the like: a statement that changes the catalogue writes more.
+    assert written < 8192
+
+
+def test_six_runs_at_once_make_one_tenant(
+    make_tenant: Callable[[], Tenant],
+) -> None:
+    reference = make_tenant()
+    reference.ensure()
+    for _ in range(3):
+        tenant = make_tenant()
+        with ThreadPoolExecutor(6) as pool:
+            for run in [pool.submit(tenant.ensure) for _ in range(6)]:
+                run.result()
+        assert _anonymous(tenant) == _anonymous(reference)
+        tenant.check()
+
+
+def test_many_tenants_at_once_are_kept_apart(make_tenant: Callable[[], Tenant]) -> None:
+    tenants = [make_tenant() for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for run in [pool.submit(tenant.ensure) for tenant in tenants]:
+            run.result()
+    for tenant in tenants:
+        tenant.check()
+
+
+def test_the_password_is_made_to_agree(tenant: Tenant) -> None:
+    tenant.ensure("A" * 43)
+    tenant.ensure("B" * 43)
+    tenant.check("B" * 43)
+    refused(ErrorType.INSUFFICIENT_PERMISSIONS, lambda: tenant.check("A" * 43))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE public.t (a integer)",
+        "CREATE SCHEMA another",
+        "CREATE DATABASE another",
+        "CREATE ROLE another",
+        "CREATE EXTENSION dblink",
+        "ALTER ROLE SESSION_USER CONNECTION LIMIT -1",
+        "ALTER ROLE SESSION_USER CREATEDB",
+        "ALTER DATABASE {database} CONNECTION LIMIT -1",
+        "ALTER DATABASE {database} RESET statement_timeout",
+        "ALTER DATABASE {database} OWNER TO {app_role}",
+        "SELECT rolpassword FROM pg_authid",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SELECT pg_read_file('/etc/passwd')",
+        "INSERT INTO provisioner.schema_version (version, marker) VALUES (2, 'x')",
+        "DELETE FROM provisioner.schema_version",
+        "CREATE TABLE provisioner.t (a integer)",
+        "SET ROLE {admin}",
+    ],
+)
+@pytest.mark.parametrize("reset_role", [False, True])
+def test_the_app_role_may_not(
+    lasting_tenant: Tenant, statement: LiteralString, *, reset_role: bool
+) -> None:
+    text = sql.SQL(statement).format(
+        database=sql.Identifier(lasting_tenant.names.database),
+        app_role=sql.Identifier(lasting_tenant.names.app_role),
+        admin=sql.Identifier(lasting_tenant.cluster.admin.user),
+    )
+    with lasting_tenant.login() as c:
+        if reset_role:
+            c.execute("SET ROLE NONE")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            c.execute(text)
+
+
+def test_the_app_role_cannot_let_others_in(tenant: Tenant) -> None:
+    tenant.ensure()
+    before = tenant.snapshot()
+    with tenant.login() as c:
+        c.execute("SET ROLE NONE")
+        # A warning, and nothing granted, for a role that has the privilege and may not pass it on.
+        c.execute(
+            sql.SQL("GRANT CONNECT ON DATABASE {} TO PUBLIC").format(
+                sql.Identifier(tenant.names.database)
+            )
+        )
+    assert tenant.snapshot() == before
+
+
+def test_the_app_role_reaches_no_other_database(make_tenant: Callable[[], Tenant]) -> None:
+    mine, other = make_tenant(), make_tenant()
+    mine.ensure()
+    other.ensure()
+    for database in ("postgres", "template1", other.names.database):
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            mine.login(database)
+
+
+def test_the_limits_of_a_tenant_hold(tenant: Tenant) -> None:
+    engine = PostgresqlEngine(tenant.cluster.admin, engine_module.TenantLimits(connections=2))
+    tenant = replace(tenant, engine=engine)
+    tenant.ensure()
+    with tenant.login() as first, tenant.login():
+        assert first.execute("SHOW statement_timeout").fetchone() == ("1min",)
+        assert first.execute("SHOW lock_timeout").fetchone() == ("30s",)
+        assert first.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("1min",)
+        with pytest.raises(psycopg.OperationalError, match="too many connections"):
+            tenant.login()
+        error = refused(ErrorType.NETWORK_ERROR, tenant.check)
+    assert "too many connections" in error.cause
+
+
+@pytest.mark.parametrize("marker", [None, "provisioner:project-id=someone-else"])
+def test_a_role_that_is_not_ours_is_a_conflict_and_stays(
+    tenant: Tenant, marker: str | None
+) -> None:
+    role = sql.Identifier(tenant.names.app_role)
+    with tenant.cluster.connect() as c:
+        c.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+        c.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(role, sql.Literal(marker)))
+        error = refused(ErrorType.CONFLICT, tenant.ensure)
+        found = c.execute(
+            "SELECT rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles"
+            " WHERE rolname = %s",
+            (tenant.names.app_role,),
+        ).fetchone()
+    assert found == (False, marker)
+    assert tenant.names.app_role in error.message
+
+
+@pytest.mark.parametrize("marker", [None, "provisioner:project-id=someone-else"])
+def test_a_database_that_is_not_ours_is_a_conflict_and_stays(
+    tenant: Tenant, marker: str | None
+) -> None:
+    database = sql.Identifier(tenant.names.database)
+    with tenant.cluster.connect() as c:
+        c.execute(sql.SQL("CREATE DATABASE {}").format(database))
+        c.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(marker)))
+        refused(ErrorType.CONFLICT, tenant.ensure)
+        found = c.execute(
+            "SELECT datallowconn, pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s",
+            (tenant.names.database,),
+        ).fetchone()
+    assert found == (True, "postgres")
+
+
+def test_a_schema_that_is_not_ours_is_a_conflict(tenant: Tenant) -> None:
+    tenant.engine.ensure_database(tenant.names, PASSWORD, tenant.owner)
+    with tenant.cluster.connect(tenant.names.database) as c:
+        c.execute("CREATE SCHEMA app")
+    refused(ErrorType.CONFLICT, lambda: tenant.engine.ensure_schema(tenant.names, tenant.owner))
+
+
+def test_a_later_job_takes_up_what_is_there(tenant: Tenant) -> None:
+    tenant.ensure()
+    first = tenant.snapshot()
+    replace(tenant, owner=replace(tenant.owner, job_id="job-2")).ensure()
+    assert tenant.snapshot() == first
+
+
+def test_another_deployment_is_someone_else(tenant: Tenant) -> None:
+    tenant.ensure()
+    other = replace(tenant, owner=replace(tenant.owner, namespace="other-000000000000"))
+    refused(ErrorType.CONFLICT, other.ensure)
+
+
+def test_an_interrupted_drop_is_finished_and_the_database_made_again(tenant: Tenant) -> None:
+    tenant.ensure()
+    first = tenant.snapshot()
+    with tenant.cluster.connect() as c:
+        c.execute(
+            "UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s", (tenant.names.database,)
+        )
+    tenant.ensure()
+    assert tenant.snapshot() == first
+    tenant.check()
+
+
+class Crash(BaseException):
+    """The process dies: no code of ours may catch it."""
+
+
+def _crashing(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> None:
+    """Let the process die at the n-th statement, before or after it has its effect."""
+    count = itertools.count()
+    real = psycopg.Connection.execute
+
+    def execute(self: Any, *arguments: Any, **options: Any) -> Any:
+        is_here = next(count) == at
+        if is_here and not after:
+            self.close()
+            raise Crash
+        result = real(self, *arguments, **options)
+        if is_here:
+            self.close()
+            raise Crash
+        return result
+
+    monkeypatch.setattr(psycopg.Connection, "execute", execute)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_crash_at_any_statement_is_made_good_by_the_next_run(
+    make_tenant: Callable[[], Tenant], monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    reference = make_tenant()
+    reference.ensure()
+    for at in itertools.count():
+        tenant = make_tenant()
+        with monkeypatch.context() as patch:
+            _crashing(patch, at, after=after)
+            try:
+                tenant.ensure()
+            except Crash:
+                crashed = True
+            else:
+                crashed = False
+        tenant.ensure()
+        assert _anonymous(tenant) == _anonymous(reference), f"statement {at}"
+        tenant.check()
+        if not crashed:
+            break
+    assert at > 30
+
+
+def _anonymous(tenant: Tenant) -> str:
+    """Return a tenant's snapshot with its own names left out, to compare it with another's."""
+    text = repr(tenant.snapshot())
+    text = text.replace(tenant.names.database, "DATABASE")
+    return text.replace(tenant.owner.project_id, "PROJECT")
+
+
+def test_no_password_reaches_the_log_of_the_server(tenant: Tenant) -> None:
+    with tenant.cluster.connect() as c:
+        c.execute("ALTER SYSTEM SET log_statement = 'all'")
+        c.execute("SELECT pg_reload_conf()")
+        tenant.ensure()
+        tenant.check()
+        tenant.ensure("Q" * 43)
+        c.execute("ALTER SYSTEM RESET log_statement")
+        c.execute("SELECT pg_reload_conf()")
+    log = tenant.cluster.server.log.read_text()
+    assert tenant.names.app_role in log
+    for secret in (PASSWORD, "Q" * 43, tenant.cluster.admin.password):
+        assert secret not in log
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def test_no_error_holds_the_driver_s_exception_or_a_password(tenant: Tenant) -> None:
+    tenant.ensure()
+    errors = [
+        refused(ErrorType.INSUFFICIENT_PERMISSIONS, lambda: tenant.check("wrong-password")),
+        refused(
+            ErrorType.INSUFFICIENT_PERMISSIONS,
+            lambda: replace(
+                tenant,
+                engine=PostgresqlEngine(replace(tenant.cluster.admin, password="wrong-password")),
+            ).ensure(),
+        ),
+        refused(
+            ErrorType.NETWORK_ERROR,
+            lambda: replace(
+                tenant, engine=PostgresqlEngine(replace(tenant.cluster.admin, port=1))
+            ).ensure(),
+        ),
+    ]
+    for error in errors:
+        for link in _chain(error):
+            assert not isinstance(link, psycopg.Error)
+            for secret in ("wrong-password", PASSWORD, tenant.cluster.admin.password):
+                assert secret not in repr(vars(link)) + repr(link)
+
+
+def test_a_lock_that_stays_taken_is_a_time_out(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_CONTENTION_WAIT", 0)
+    monkeypatch.setattr(engine_module, "_SESSION_OPTIONS", "-c lock_timeout=50ms")
+    with tenant.cluster.connect() as c:
+        c.execute(
+            "SELECT pg_advisory_lock(hashtextextended(%s, 0))",
+            (f"provisioner:{tenant.names.database}",),
+        )
+        error = refused(ErrorType.TIMEOUT, tenant.ensure)
+    assert "55P03" in error.cause
+
+
+def test_an_admin_without_rights_is_told_so(tenant: Tenant) -> None:
+    other = sql.Identifier(f"{tenant.names.database}_admin")
+    with tenant.cluster.connect() as c:
+        c.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'pw'").format(other))
+        c.execute(sql.SQL("GRANT CONNECT ON DATABASE postgres TO {}").format(other))
+        try:
+            weak = replace(
+                tenant.cluster.admin, user=f"{tenant.names.database}_admin", password="pw"
+            )
+            error = refused(
+                ErrorType.INSUFFICIENT_PERMISSIONS,
+                replace(tenant, engine=PostgresqlEngine(weak)).ensure,
+            )
+        finally:
+            c.execute(sql.SQL("REVOKE CONNECT ON DATABASE postgres FROM {}").format(other))
+            c.execute(sql.SQL("DROP ROLE {}").format(other))
+    assert "42501" in error.cause
