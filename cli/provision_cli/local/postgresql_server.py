@@ -176,6 +176,10 @@ class PostgresqlServer:
             raise LocalStackError(
                 f"PostgreSQL could not make its data; see {self._home / 'initdb.log'}."
             )
+        if len(self._addresses) > 1:
+            # initdb lets in whom the loopback address lets in, and no container is there.
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet scram-sha-256\n")
 
     def _run(self, program: str, *arguments: str, output: Path | None = None) -> int:
         account: dict[str, Any] = {}
