@@ -75,7 +75,7 @@ def test_a_project_from_its_creation_to_its_keys(program: Program) -> None:
     verified = [api.verify_api_key(key) for key in keys]
     assert [key.project_id for key in verified if key is not None] == ["by-hand", "by-hand"]
     arn = result_of(job).api_keys_secret_arn
-    with pytest.raises(ClientError, match="ResourceNotFound|InvalidRequest"):
+    with pytest.raises(ClientError, match=r"ResourceNotFound|InvalidRequest"):
         secret(program.stack, arn)
     assert "its API keys have been claimed before" in program("keys", "claim", "by-hand", code=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -30,6 +31,9 @@ REGION = "eu-central-1"
 
 #: The name of the stack, from which the names of its tables and its parameters derive.
 STACK_NAME = "provisioner-local"
+
+#: Takes what SAM uploads.
+_ARTIFACTS_BUCKET = "provisioner-local-artifacts"
 
 #: The local AWS takes any credentials.
 _ANYONE = "test"
@@ -169,10 +173,10 @@ class LocalStack:
                 state = self._start(report)
             digest = build.sources_digest(self._settings.root)
             if state.deployed != digest:
-                report("Building the functions and layers")
-                built = build.ensure_built(
-                    self._settings.root, self._settings.root / ".local" / "build"
-                )
+                builds = self._settings.root / ".local" / "build"
+                if not (builds / digest).exists():
+                    report("Building the functions and layers")
+                built = build.ensure_built(self._settings.root, builds)
                 report("Deploying the template")
                 self._deploy(state, built)
                 state.deployed = digest
@@ -287,6 +291,12 @@ class LocalStack:
 
     def _deploy(self, state: _State, built: Path) -> None:
         running = self._describe(state)
+        # SAM would deploy a stack of its own, only for a bucket.
+        buckets = running.client("s3")
+        with contextlib.suppress(buckets.exceptions.BucketAlreadyOwnedByYou):
+            buckets.create_bucket(
+                Bucket=_ARTIFACTS_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+            )
         overrides = {
             "Architecture": build.architecture(),
             # It goes with the server that holds it.
@@ -297,7 +307,8 @@ class LocalStack:
             [
                 *tools.sam(self._settings.root),
                 *("deploy", "--template-file", str(built / "template.yaml")),
-                *("--stack-name", STACK_NAME, "--region", REGION, "--resolve-s3"),
+                *("--stack-name", STACK_NAME, "--region", REGION),
+                *("--s3-bucket", _ARTIFACTS_BUCKET),
                 *("--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"),
                 *("--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"),
                 *("--parameter-overrides", *(f"{k}={v}" for k, v in overrides.items())),
