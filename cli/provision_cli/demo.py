@@ -69,7 +69,7 @@ def run(console: Console) -> None:
     _heading(console, "The API keys are handed over once")
     _use_api_keys(console, project_id)
     _heading(console, "What to try next")
-    for command in _next_commands(project_id, running):
+    for command in _next_commands(project_id):
         display.line(console, f"  {command}")
 
 
@@ -125,14 +125,15 @@ def _use_api_keys(console: Console, project_id: str) -> None:
     api.claim_api_keys(project_id, hand_over)
 
 
-def _next_commands(project_id: str, running: RunningStack) -> list[str]:
+def _next_commands(project_id: str) -> list[str]:
     program = _program()
+    another = f"my-{project_id}"
     return [
         f"{program} project show {project_id}",
         f"{program} jobs",
-        f"{program} project create my-project --owner me",
-        f"{program} watch $({program} enqueue --project my-project --region {running.region})",
-        f"{program} keys claim my-project",
+        f"{program} project create {another}",
+        f"{program} watch $({program} enqueue --project {another})",
+        f"{program} keys claim {another}",
         f"{program} down",
     ]
 

@@ -113,6 +113,16 @@ def start(
         log=log,
         directory=directory,
     )
+    try:
+        _wait_until_it_answers(process, port, log)
+    except BaseException:
+        # Also on Ctrl-C: nobody knows of it yet, so nobody else could stop it.
+        process.stop()
+        raise
+    return process
+
+
+def _wait_until_it_answers(process: StartedProcess, port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not answers(port):
         if not process.is_running():
@@ -121,13 +131,11 @@ def start(
                 f"{processes.last_lines(log)}"
             )
         if time.monotonic() > deadline:
-            process.stop()
             raise LocalStackError(
                 f"the local AWS does not answer on port {port} after {_START_SECONDS:.0f} seconds; "
                 f"its output is in {log}."
             )
         time.sleep(_POLL_SECONDS)
-    return process
 
 
 def answers(port: int) -> bool:
