@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from provision_cli.local.aws_server import choose_port
 from provision_cli.local.build import locked
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
-from provisioner.drivers.database_engine import AdminConnection
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +65,54 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput") and described.exists():
         port = json.loads(described.read_text())["port"]
         PostgresqlServer(described.parent / "server", port).stop()
+
+
+def tenant_snapshot(cluster: PreparedCluster, names: TenantNames) -> dict[str, Any]:
+    """Return everything that the engine is to leave of a tenant, without ids and times."""
+    roles = [names.owner_role, names.app_role]
+    queries: dict[str, tuple[LiteralString, Any]] = {
+        "roles": (
+            """SELECT rolname, rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolconnlimit,
+                      shobj_description(oid, 'pg_authid')
+               FROM pg_roles WHERE rolname = ANY(%s) ORDER BY 1""",
+            roles,
+        ),
+        "databases": (
+            """SELECT datname, pg_get_userbyid(datdba), datallowconn, datconnlimit, datacl::text,
+                      shobj_description(oid, 'pg_database')
+               FROM pg_database WHERE datname = %s""",
+            names.database,
+        ),
+        "members": (
+            """SELECT roleid::regrole::text, member::regrole::text
+               FROM pg_auth_members WHERE roleid::regrole::text = ANY(%s) ORDER BY 1, 2""",
+            roles,
+        ),
+        "settings": (
+            """SELECT setrole::regrole::text, setconfig
+               FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase
+               WHERE datname = %s ORDER BY 1""",
+            names.database,
+        ),
+    }
+    with cluster.connect() as connection:
+        found = {
+            name: connection.execute(query, (value,)).fetchall()
+            for name, (query, value) in queries.items()
+        }
+    if not found["databases"]:
+        return found
+    with cluster.connect(names.database) as connection:
+        found["schemas"] = connection.execute(
+            "SELECT nspname, pg_get_userbyid(nspowner), nspacl::text FROM pg_namespace"
+            " WHERE nspname !~ '^pg_' ORDER BY 1"
+        ).fetchall()
+        found["defaults"] = connection.execute(
+            "SELECT defaclobjtype, defaclacl::text FROM pg_default_acl ORDER BY 1, 2"
+        ).fetchall()
+        found["versions"] = connection.execute(
+            "SELECT version, marker FROM provisioner.schema_version ORDER BY 1"
+            if ("provisioner",) in {row[:1] for row in found["schemas"]}
+            else "SELECT 0 WHERE false"
+        ).fetchall()
+    return found

@@ -19,7 +19,7 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import Ownership
 from provisioner.provisioning.naming import Naming
 from psycopg import sql
-from support.postgresql import PreparedCluster
+from support.postgresql import PreparedCluster, tenant_snapshot
 
 NAMING = Naming("nm", "test-000000000000")
 PASSWORD = "FirstPassword0123456789abcdefghijklmnopqrst"
@@ -55,51 +55,7 @@ class Tenant:
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """Return everything that the engine is to leave, without ids and times."""
-        names = [self.names.owner_role, self.names.app_role]
-        with self.cluster.connect() as c:
-            roles = c.execute(
-                "SELECT rolname, rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolconnlimit,"
-                " shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = ANY(%s)"
-                " ORDER BY 1",
-                (names,),
-            ).fetchall()
-            databases = c.execute(
-                "SELECT datname, pg_get_userbyid(datdba), datallowconn, datconnlimit,"
-                " datacl::text, shobj_description(oid, 'pg_database') FROM pg_database"
-                " WHERE datname = %s",
-                (self.names.database,),
-            ).fetchall()
-            members = c.execute(
-                "SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members"
-                " WHERE roleid::regrole::text = ANY(%s) ORDER BY 1, 2",
-                (names,),
-            ).fetchall()
-            settings = c.execute(
-                "SELECT setrole::regrole::text, setconfig FROM pg_db_role_setting s"
-                " JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = %s ORDER BY 1",
-                (self.names.database,),
-            ).fetchall()
-        with self.cluster.connect(self.names.database) as c:
-            schemas = c.execute(
-                "SELECT nspname, pg_get_userbyid(nspowner), nspacl::text FROM pg_namespace"
-                " WHERE nspname !~ '^pg_' ORDER BY 1"
-            ).fetchall()
-            defaults = c.execute(
-                "SELECT defaclobjtype, defaclacl::text FROM pg_default_acl ORDER BY 1, 2"
-            ).fetchall()
-            versions = c.execute(
-                "SELECT version, marker FROM provisioner.schema_version ORDER BY 1"
-            ).fetchall()
-        return {
-            "roles": roles,
-            "databases": databases,
-            "members": members,
-            "settings": settings,
-            "schemas": schemas,
-            "defaults": defaults,
-            "versions": versions,
-        }
+        return tenant_snapshot(self.cluster, self.names)
 
 
 @contextmanager

@@ -1,0 +1,540 @@
+"""A whole deployment in one process: moto's AWS, the real state machine and stages, PostgreSQL.
+
+moto's interpreter runs the state machine; its AWS Lambda hands every Task to the real stage code.
+Faults are put in at named points around a stage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from io import StringIO
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from moto import mock_aws
+from moto.awslambda_simple.models import LambdaSimpleBackend
+from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
+from provisioner import api
+from provisioner.composition import api_keys, database, lifecycle, services
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.execution import execution_input
+from provisioner.jobs.retries import FOREIGN_ERRORS
+from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner
+from provisioner.jobs.store import JobStore, NewJob
+from provisioner.provisioning.in_process import InProcessRun
+from provisioner.provisioning.job import JobType, provision_project_handler
+from provisioner.provisioning.naming import Naming, ResourceNames
+from provisioner.provisioning.plan import OWN_ERRORS, RECORD_FAILURE
+from provisioner.runtime import aws, platform
+from provisioner.runtime.observability import logger, metrics
+from provisioner.runtime.platform import PlatformSettings
+from psycopg import sql
+from support import project
+from support.postgresql import PreparedCluster, tenant_snapshot
+
+REGION = "eu-central-1"
+_ACCOUNT = "123456789012"
+
+#: Seconds that an execution may take here; its waits cost nothing.
+_DEADLINE = 60.0
+
+
+class Point(StrEnum):
+    """Where a fault stands around the effect of a stage."""
+
+    BEFORE = "before its effect"
+    AFTER = "after its effect"
+    TWICE = "the stage runs twice"
+    INVOKED_TWICE = "its function is invoked twice"
+    TIMED_OUT = "its function times out after its effect"
+    DIED = "its function dies after its effect"
+
+
+class FunctionEnded(BaseException):
+    """The function ends without a word of ours: AWS Lambda names the error."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+@dataclass
+class Fault:
+    """One fault; it happens as often as it says, then no more."""
+
+    point: Point
+    error: Callable[[], BaseException] = lambda: failure(ErrorType.NETWORK_ERROR, "Injected.")
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        if self.point is Point.TIMED_OUT:
+            self.error = lambda: FunctionEnded("Sandbox.Timedout")
+        if self.point is Point.DIED:
+            self.error = lambda: FunctionEnded("Runtime.ExitError")
+
+
+@dataclass
+class Workflow:
+    """The deployment, and what happens in it."""
+
+    cluster: PreparedCluster
+    settings: PlatformSettings
+    jobs: JobStore
+    #: Faults by stage; taken away as they happen.
+    faults: dict[str, Fault] = field(default_factory=dict)
+    #: Called before every run of a stage.
+    observers: list[Callable[[JobInput, str], None]] = field(default_factory=list)
+    #: Every wait that a retrier has drawn, in seconds.
+    waits: list[float] = field(default_factory=list)
+    #: Called instead of waiting.
+    on_wait: Callable[[], None] = lambda: None
+    run_stage: Callable[[Mapping[str, Any]], dict[str, Any]] = field(init=False)
+    record_failure: Callable[[Mapping[str, Any]], dict[str, Any]] = field(init=False)
+    state_machine_arn: str = ""
+    #: A function runs one event at a time, as in AWS Lambda.
+    _one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
+    _projects: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        stages = {
+            **lifecycle.stages(self.settings, self.jobs),
+            **database.stages(self.settings),
+            **services.stages(self.settings),
+            **api_keys.stages(self.settings),
+        }
+        self.run_stage = StageRunner(
+            self.jobs,
+            {stage: self._faulty(stage, function) for stage, function in stages.items()},
+            own_errors=OWN_ERRORS,
+        )
+        self.record_failure = lifecycle.failure_recorder(self.settings, self.jobs)
+
+    def reference(self) -> dict[str, Any]:
+        """Return the snapshot of a project that met no fault, as another deployment makes it."""
+        if not _references:
+            raise LookupError("the fixture `workflow` makes the reference first")
+        return _references[0]
+
+    def new_project(self, **parties: str) -> str:
+        """Create a project and return its id."""
+        project_id = f"project-{uuid.uuid4().hex[:12]}"
+        api.create_project(project_id, **parties)
+        self._projects.append(project_id)
+        return project_id
+
+    def new_job(self, project_id: str, **payload: Any) -> api.Job:
+        """Store a job as the dispatcher does."""
+        valid = provision_project_handler.parse(
+            {"project_id": project_id, "region": REGION} | payload
+        )
+        return self.jobs.create(
+            NewJob(
+                str(uuid.uuid4()),
+                JobType.PROVISION_PROJECT,
+                valid.model_dump(mode="json"),
+                provision_project_handler.stages,
+            )
+        )
+
+    def start(self, job: api.Job) -> str:
+        """Start the execution of a job and return its ARN."""
+        new = NewJob(job.job_id, job.job_type, job.payload, ())
+        arn: str = aws.client("stepfunctions").start_execution(
+            stateMachineArn=self.state_machine_arn, name=job.job_id, input=execution_input(new)
+        )["executionArn"]
+        return arn
+
+    def execute(self, job: api.Job) -> api.Job:
+        """Run a job on the state machine to its end and return it as it is stored."""
+        self.ended(self.start(job))
+        return self.jobs.get(job.job_id)
+
+    def wait(self, seconds: float) -> None:
+        """Stand in for every wait between two attempts: it is noted and costs nothing."""
+        self.waits.append(seconds)
+        self.on_wait()
+
+    def execute_in_process(self, job: api.Job) -> api.Job:
+        """Run a job as the handler does when it is called.
+
+        There the process itself would die with a function; what stands for it is the error that
+        the state machine makes of that.
+        """
+
+        def run_stage(event: Mapping[str, Any]) -> dict[str, Any]:
+            try:
+                return self.call(event)
+            except FunctionEnded as end:
+                raise failure(FOREIGN_ERRORS[end.name], "The function ended.") from None
+
+        InProcessRun(run_stage, self.call, sleep=self.wait)(job)
+        return self.jobs.get(job.job_id)
+
+    def time_out_after(self, task: str, seconds: int) -> None:
+        """Give a Task of the state machine less time."""
+        machines = aws.client("stepfunctions")
+        definition = machines.describe_state_machine(stateMachineArn=self.state_machine_arn)[
+            "definition"
+        ]
+        changed = re.sub(
+            rf'("{task}": {{[^{{}}]*"TimeoutSeconds": )\d+', rf"\g<1>{seconds}", definition
+        )
+        assert changed != definition
+        machines.update_state_machine(stateMachineArn=self.state_machine_arn, definition=changed)
+
+    def ended(self, execution_arn: str) -> str:
+        """Return the status of an execution once it has ended."""
+        deadline = time.monotonic() + _DEADLINE
+        while True:
+            status: str = aws.client("stepfunctions").describe_execution(
+                executionArn=execution_arn
+            )["status"]
+            if status != "RUNNING":
+                return status
+            assert time.monotonic() < deadline, f"{execution_arn} still runs"
+            time.sleep(0.02)
+
+    def history(self, job: api.Job) -> list[dict[str, Any]]:
+        """Return the execution history of a job."""
+        arn = self.state_machine_arn.replace(":stateMachine:", ":execution:") + f":{job.job_id}"
+        pages = aws.client("stepfunctions").get_paginator("get_execution_history")
+        return [event for page in pages.paginate(executionArn=arn) for event in page["events"]]
+
+    def call(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Handle an event as the functions' handlers do."""
+        with self._one_at_a_time:
+            # A job that runs within another's stage begins as a fresh function does.
+            metrics.clear_metrics()
+            try:
+                if event["stage"] == RECORD_FAILURE:
+                    return self.record_failure(event)
+                fault = self.faults.get(event["stage"])
+                if fault is not None and fault.point is Point.INVOKED_TWICE:
+                    del self.faults[event["stage"]]
+                    self.run_stage(event)
+                return self.run_stage(event)
+            finally:
+                logger.remove_keys(["job_id", "project_id", "stage"])
+                metrics.clear_metrics()
+
+    def invoke(self, body: str) -> tuple[bytes, bool]:
+        """Answer as AWS Lambda does: the result, or the error with the name of its class."""
+        try:
+            return json.dumps(self.call(json.loads(body))).encode(), True
+        except FunctionEnded as end:
+            error = {"errorType": end.name, "errorMessage": "RequestId: 0 Error: the end"}
+        except Exception as raised:  # noqa: BLE001  # every exception becomes an answer
+            error = {"errorType": type(raised).__name__, "errorMessage": str(raised)}
+        return json.dumps(error | {"stackTrace": []}).encode(), False
+
+    def _faulty(self, stage: str, function: StageFunction) -> StageFunction:
+        def run(job: JobInput) -> StageOutcome:
+            for observe in self.observers:
+                observe(job, stage)
+            fault = self.faults.get(stage)
+            if fault is None:
+                return function(job)
+            fault.times -= 1
+            if fault.times <= 0:
+                self.faults.pop(stage)
+            if fault.point is Point.BEFORE:
+                raise fault.error()
+            outcome = function(job)
+            if fault.point is Point.TWICE:
+                return function(job)
+            # The effect of a stage that ends the job is the end of the job.
+            if outcome.completion is not None:
+                self.jobs.complete(
+                    job.job_id,
+                    stage,
+                    output=outcome.output,
+                    check=outcome.check,
+                    result=outcome.completion.result,
+                    also=outcome.completion.also,
+                )
+            raise fault.error()
+
+        return run
+
+    def names(self, project_id: str) -> ResourceNames:
+        """Return the names of a project's resources."""
+        return Naming(self.settings.resource_prefix, self.settings.resource_namespace).names(
+            project_id
+        )
+
+    def remove_tenants(self) -> None:
+        """Remove the databases and roles of the projects, which outlive moto's AWS."""
+        with self.cluster.connect() as connection:
+            for project_id in self._projects:
+                tenant = self.names(project_id).tenant
+                connection.execute(
+                    sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
+                        sql.Identifier(tenant.database)
+                    )
+                )
+                for role in (tenant.app_role, tenant.owner_role):
+                    connection.execute(
+                        sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role))
+                    )
+
+    @contextmanager
+    def logged(self) -> Iterator[StringIO]:
+        """Collect the lines that the stages log."""
+        stream = StringIO()
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logger.registered_formatter)
+        logger.addHandler(handler)
+        yield stream
+        logging.getLogger(logger.name).removeHandler(handler)
+
+    # What there is, afterwards.
+
+    def secret(self, name: str) -> dict[str, Any]:
+        """Read a secret."""
+        value = aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
+        found: dict[str, Any] = json.loads(value)
+        return found
+
+    def snapshot(self, job: api.Job) -> dict[str, Any]:
+        """Return all that exists for a job's project, without what differs from run to run.
+
+        It logs in with the login that the secret holds and verifies the keys that it hands over.
+        """
+        project_id = job.project_id
+        names = self.names(project_id)
+        found = {
+            "job": (job.status, job.error, job.other_errors),
+            "stages": [(s.stage, s.status, s.check, s.output) for s in job.stages],
+            "result": job.result,
+            "project": api.get_project(project_id),
+            "quotas": self._scan(self.settings.quotas_table),
+            "tenant": tenant_snapshot(self.cluster, names.tenant),
+            "services": self._services(),
+            "secrets": self._secrets(names),
+            "api_keys": self._api_keys(names),
+        }
+        # The names contain the project id, so that they come first.
+        known = {
+            names.bucket: "NAME",
+            names.tenant.database: "DATABASE",
+            project_id: "PROJECT",
+            job.job_id: "JOB",
+        }
+        anonymous: dict[str, Any] = {k: _anonymous(v, known) for k, v in found.items()}
+        return anonymous
+
+    def _scan(self, table: str) -> list[Any]:
+        return sorted(aws.client("dynamodb").scan(TableName=table)["Items"], key=str)
+
+    def _services(self) -> dict[str, Any]:
+        cognito, appsync, s3 = (aws.client(s, REGION) for s in ("cognito-idp", "appsync", "s3"))
+        pools = [
+            cognito.describe_user_pool(UserPoolId=pool["Id"])["UserPool"]
+            for pool in cognito.list_user_pools(MaxResults=60)["UserPools"]
+        ]
+        apis = appsync.list_apis()["apis"]
+        buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+        return {
+            "pools": [(pool["Name"], pool["UserPoolTags"], pool["Policies"]) for pool in pools],
+            "clients": [
+                client["ClientName"]
+                for pool in pools
+                for client in cognito.list_user_pool_clients(UserPoolId=pool["Id"])[
+                    "UserPoolClients"
+                ]
+            ],
+            "apis": [(found["name"], found["tags"], found["eventConfig"]) for found in apis],
+            "namespaces": [
+                namespace["name"]
+                for found in apis
+                for namespace in appsync.list_channel_namespaces(apiId=found["apiId"])[
+                    "channelNamespaces"
+                ]
+            ],
+            "buckets": [
+                (
+                    name,
+                    sorted(tag["Value"] for tag in s3.get_bucket_tagging(Bucket=name)["TagSet"]),
+                    s3.get_bucket_versioning(Bucket=name)["Status"],
+                    s3.get_public_access_block(Bucket=name)["PublicAccessBlockConfiguration"],
+                    s3.get_bucket_policy(Bucket=name)["Policy"],
+                )
+                for name in buckets
+            ],
+        }
+
+    def _secrets(self, names: ResourceNames) -> dict[str, Any]:
+        listed = aws.client("secretsmanager").list_secrets()["SecretList"]
+        found: dict[str, Any] = {
+            secret["Name"]: secret["Tags"]
+            for secret in sorted(listed, key=lambda secret: secret["Name"])
+            if secret.get("Tags")
+        }
+        if names.database_secret in found and tenant_snapshot(self.cluster, names.tenant).get(
+            "databases"
+        ):
+            login = self.secret(names.database_secret)
+            with psycopg.connect(login["connection_string"]) as connection:
+                found["login"] = connection.execute(
+                    "SELECT current_database(), session_user, current_schema()"
+                ).fetchone()
+        return found
+
+    def _api_keys(self, names: ResourceNames) -> list[Any]:
+        digests = self._scan(self.settings.api_keys_table)
+        try:
+            keys = self.secret(names.api_keys_secret)["api_keys"]
+        except aws.client("secretsmanager").exceptions.ResourceNotFoundException:
+            keys = []
+        verified = [api.verify_api_key(key) for key in keys]
+        assert all(key is not None for key in verified)
+        assert len(digests) == len(keys)
+        return [(key.project_id, key.status) for key in verified if key is not None]
+
+
+_VARYING = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[0-9.+:]*Z?"  # times
+    r"|key_[0-9a-f]{20}|nm_[0-9A-Za-z]{6}\b"  # keys
+    r"|eu-central-1_[0-9A-Za-z]+"  # user pools
+    r"|(?<=database-)[A-Za-z0-9]{6}\b|(?<=api-keys-)[A-Za-z0-9]{6}\b"  # ARNs of secrets
+    r"|(?<=Event API )\w+"
+)
+
+
+def _anonymous(value: Any, known: Mapping[str, str]) -> str:
+    text = repr(value)
+    for name, stands_for in known.items():
+        text = text.replace(name, stands_for)
+    text = re.sub(r"'(tenant_id|endpoint|realtime_endpoint|client_id)': '[^']*'", r"'\1'", text)
+    return _VARYING.sub("*", text)
+
+
+#: The session whose clients talk to moto.
+_sessions: list[Any] = []
+
+#: The snapshot of a project that met no fault; a worker makes it once.
+_references: list[dict[str, Any]] = []
+
+
+@pytest.fixture
+def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+    """Return a deployment of its own, and remove what it leaves on the shared PostgreSQL."""
+    if not _references:
+        with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
+            job = made.execute(made.new_job(made.new_project()))
+            _references.append(made.snapshot(job))
+            made.remove_tenants()
+    with _deployed(cluster, monkeypatch) as made:
+        yield made
+        made.remove_tenants()
+
+
+@contextmanager
+def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+    environment = {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": REGION,
+        "POWERTOOLS_SERVICE_NAME": "project-provisioner",
+        "POWERTOOLS_METRICS_NAMESPACE": "ProjectProvisioner",
+        "POWERTOOLS_TRACE_DISABLED": "true",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    configuration: Any = {
+        "stepfunctions": {"execute_state_machine": True},
+        "lambda": {"use_docker": False},
+    }
+    with mock_aws(config=configuration):
+        # Clients cost more than all else here: a worker makes them once.
+        if aws.session() not in _sessions:
+            aws.reset()
+            _sessions[:] = [aws.session()]
+        settings = _make_resources(cluster)
+        monkeypatch.setattr(platform, "_connected", [settings])
+        made = Workflow(cluster, settings, JobStore(aws.client("dynamodb"), settings.jobs_table))
+        monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=made.wait))
+
+        def invoke(
+            _backend: LambdaSimpleBackend,
+            _name: str,
+            _qualifier: str | None,
+            body: str,
+            _headers: Any,
+            response_headers: dict[str, Any],
+        ) -> bytes:
+            answer, ok = made.invoke(body)
+            if not ok:
+                response_headers["x-amz-function-error"] = "Unhandled"
+            return answer
+
+        monkeypatch.setattr(LambdaSimpleBackend, "invoke", invoke)
+        made.state_machine_arn = _make_state_machine()
+        yield made
+
+
+def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
+    for name, resource in project.resources("AWS::DynamoDB::Table").items():
+        properties = resource["Properties"]
+        wanted = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
+        aws.client("dynamodb").create_table(
+            TableName=name, **{key: properties[key] for key in wanted if key in properties}
+        )
+    admin = aws.client("secretsmanager").create_secret(
+        Name="nm/clusters/test",
+        SecretString=json.dumps(
+            {"username": cluster.admin.user, "password": cluster.admin.password}
+        ),
+    )
+    aws.client("ssm").put_parameter(
+        Name=f"/test/clusters/{REGION}/postgresql",
+        Type="String",
+        Value=json.dumps(
+            [
+                {
+                    "cluster_id": "test-1",
+                    "host": cluster.admin.host,
+                    "port": cluster.admin.port,
+                    "admin_secret_arn": admin["ARN"],
+                    "max_tenants": 100,
+                    "sslmode": cluster.admin.sslmode,
+                }
+            ]
+        ),
+    )
+    return PlatformSettings(
+        jobs_table="JobsTable",
+        projects_table="ProjectsTable",
+        api_keys_table="ApiKeysTable",
+        quotas_table="QuotasTable",
+        queue_url=aws.client("sqs").create_queue(QueueName="jobs")["QueueUrl"],
+        cluster_parameter_prefix="/test/clusters",
+        resource_prefix="nm",
+        resource_namespace=f"test-{_ACCOUNT}",
+        default_project_quota=10,
+    )
+
+
+def _make_state_machine() -> str:
+    definition = project.STATE_MACHINE.read_text()
+    for name in set(re.findall(r"\$\{(\w+)\}", definition)):
+        arn = f"arn:aws:lambda:{REGION}:{_ACCOUNT}:function:{name}"
+        definition = definition.replace(f"${{{name}}}", arn)
+    made: str = aws.client("stepfunctions").create_state_machine(
+        name="test-provision_project",
+        definition=definition,
+        roleArn=f"arn:aws:iam::{_ACCOUNT}:role/test",
+    )["stateMachineArn"]
+    return made

@@ -1,0 +1,433 @@
+"""Whole jobs on the real state machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from provisioner import api
+from provisioner.errors import ERROR_RULES, ErrorType, failure
+from provisioner.jobs.models import StageStatus
+from provisioner.jobs.retries import FOREIGN_ERRORS, STAGE_RETRY
+from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.plan import BRANCHES, Stage
+from provisioner.provisioning.projects import ProjectStatus
+from provisioner.runtime import aws
+from support.workflow import Fault, FunctionEnded, Point, Workflow
+
+PERMANENT = [error_type for error_type, rule in ERROR_RULES.items() if not rule.retryable]
+
+
+def entered(history: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the states that an execution has entered."""
+    return [
+        event["stateEnteredEventDetails"]["name"]
+        for event in history
+        if event["type"].endswith("StateEntered")
+    ]
+
+
+def scheduled(history: list[dict[str, Any]]) -> Counter[str]:
+    """Return how often each stage was handed to a function."""
+    return Counter(
+        json.loads(event["taskScheduledEventDetails"]["parameters"])["Payload"]["stage"]
+        for event in history
+        if event["type"] == "TaskScheduled"
+    )
+
+
+def statuses(job: api.Job) -> dict[str, StageStatus]:
+    return {record.stage: record.status for record in job.stages}
+
+
+def error_of(job: api.Job) -> api.StoredError:
+    assert job.error is not None
+    return job.error
+
+
+def test_a_job_provisions_a_project(workflow: Workflow) -> None:
+    project_id = workflow.new_project(owner_id="ada", organization_id="acme")
+    job = workflow.execute(workflow.new_job(project_id))
+    assert job.status is api.JobStatus.COMPLETED
+    assert set(statuses(job).values()) == {StageStatus.SUCCEEDED}
+    assert all(record.check and record.attempt == 1 for record in job.stages)
+    assert job.percent_done == 100
+
+    result = api.ProvisionProjectResult.model_validate(job.result)
+    names = workflow.names(project_id)
+    login = workflow.secret(result.database.secret_arn)
+    assert result.database.database_name == names.tenant.database
+    assert login["password"] not in result.database.connection_string
+    assert login["connection_string"].replace(f":{login['password']}@", "@") == (
+        result.database.connection_string
+    )
+    assert result.services.storage is not None
+    assert result.services.storage.bucket_name == names.bucket
+    assert result.services.auth is not None
+    assert result.services.realtime is not None
+    assert result.metadata.owner_id == "ada"
+    assert result.metadata.organization_id == "acme"
+
+    keys = workflow.secret(result.api_keys_secret_arn)["api_keys"]
+    verified = [api.verify_api_key(key) for key in keys]
+    assert [key.key_id for key in result.api_keys] == [v.key_id for v in verified if v]
+    assert {v.project_id for v in verified if v} == {project_id}
+    project = api.get_project(project_id)
+    assert (project.status, project.locked_by, project.result) == (
+        ProjectStatus.ACTIVE,
+        None,
+        job.result,
+    )
+
+
+def test_a_job_that_succeeds_at_once_takes_twelve_transitions(workflow: Workflow) -> None:
+    job = workflow.execute(workflow.new_job(workflow.new_project()))
+    states = entered(workflow.history(job))
+    assert states[-1] == "Completed"
+    assert len(states) <= 12
+
+
+def test_what_the_payload_does_without_is_skipped(workflow: Workflow) -> None:
+    off = {"auth": False, "realtime": False, "storage": False}
+    job = workflow.execute(workflow.new_job(workflow.new_project(), services=off))
+    assert job.status is api.JobStatus.COMPLETED
+    assert {s for s, status in statuses(job).items() if status is StageStatus.SKIPPED} == {
+        Stage.REGISTERING_AUTH,
+        Stage.REGISTERING_REALTIME,
+        Stage.REGISTERING_STORAGE,
+    }
+    assert job.result is not None
+    assert job.result["services"] == {}
+    assert "'pools': []" in workflow.snapshot(job)["services"]
+
+
+def test_each_stage_may_meet_each_fault_and_the_end_is_the_same(
+    workflow: Workflow, stage: Stage, point: Point
+) -> None:
+    expected = workflow.reference()
+    workflow.faults[stage] = Fault(point)
+    job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert not workflow.faults
+    assert workflow.snapshot(job) == expected
+    record = next(record for record in job.stages if record.stage == stage)
+    repeats = point not in {Point.TWICE, Point.INVOKED_TWICE}
+    ended_by_its_effect = stage is Stage.FINALIZING and point is not Point.BEFORE
+    assert record.attempt == (2 if repeats and not ended_by_its_effect else 1)
+    assert scheduled(workflow.history(job))[stage] == (2 if repeats else 1)
+
+
+def test_each_stage_and_fault_end_in_one_process_as_on_the_state_machine(
+    workflow: Workflow, stage: Stage, point: Point
+) -> None:
+    expected = workflow.reference()
+    workflow.faults[stage] = Fault(point)
+    job = workflow.execute_in_process(workflow.new_job(workflow.new_project()))
+    assert not workflow.faults
+    assert workflow.snapshot(job) == expected
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if {"stage", "point"} <= set(metafunc.fixturenames):
+        metafunc.parametrize("stage", list(Stage), ids=str)
+        metafunc.parametrize("point", list(Point), ids=lambda point: point.name.lower())
+
+
+#: Stages that fail in one execution, so that all are met in four: those of the branches settle.
+FAILING_TOGETHER = [
+    (Stage.INITIALIZING,),
+    (
+        Stage.CREATING_DATABASE,
+        Stage.REGISTERING_AUTH,
+        Stage.REGISTERING_REALTIME,
+        Stage.REGISTERING_STORAGE,
+        Stage.GENERATING_API_KEYS,
+    ),
+    (Stage.CREATING_SCHEMA,),
+    (Stage.FINALIZING,),
+]
+each_stage = pytest.mark.parametrize("stages", FAILING_TOGETHER, ids=lambda stages: stages[0])
+
+
+def errors_of(job: api.Job) -> dict[str, api.StoredError]:
+    return {error.stage: error for error in (error_of(job), *job.other_errors)}
+
+
+@each_stage
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(t for t, rule in ERROR_RULES.items() if rule.retryable),
+        "Sandbox.Timedout",
+        "Lambda.Unknown",
+        "Runtime.ExitError",
+    ],
+)
+def test_a_retryable_error_is_tried_three_times(
+    workflow: Workflow, stages: tuple[Stage, ...], name: str
+) -> None:
+    def error() -> BaseException:
+        return failure(ErrorType(name), "Injected.") if name in ErrorType else FunctionEnded(name)
+
+    for stage in stages:
+        workflow.faults[stage] = Fault(Point.BEFORE, error, times=3)
+    job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert job.status is api.JobStatus.FAILED
+    assert set(errors_of(job)) == set(stages)
+    tried = scheduled(workflow.history(job))
+    for stage in stages:
+        assert tried[stage] == 3
+        stored = errors_of(job)[stage]
+        assert stored.type == FOREIGN_ERRORS.get(name, name)
+        assert stored.attempt == 3
+        assert statuses(job)[stage] is StageStatus.FAILED
+        assert name in ErrorType or name in stored.cause
+    assert len(workflow.waits) == 2 * len(stages)
+    assert all(0 <= wait <= 600 for wait in workflow.waits)
+    assert sum(wait <= 300 for wait in workflow.waits) >= len(stages)
+
+
+def test_a_task_that_gets_no_answer_in_time_is_tried_three_times(workflow: Workflow) -> None:
+    workflow.time_out_after("RegisterAuth", 1)
+    over = threading.Event()
+
+    def hang(_job: JobInput, stage: str) -> None:
+        if stage == Stage.REGISTERING_AUTH:
+            over.wait(2)
+
+    workflow.observers.append(hang)
+    try:
+        job = workflow.execute(workflow.new_job(workflow.new_project()))
+    finally:
+        over.set()
+    assert scheduled(workflow.history(job))[Stage.REGISTERING_AUTH] == 3
+    assert error_of(job).type is ErrorType.TIMEOUT
+    assert "States.Timeout" in error_of(job).cause
+
+
+@each_stage
+@pytest.mark.parametrize("error_type", PERMANENT, ids=str)
+def test_no_other_error_is_tried_again(
+    workflow: Workflow, stages: tuple[Stage, ...], error_type: ErrorType
+) -> None:
+    for stage in stages:
+        workflow.faults[stage] = Fault(
+            Point.BEFORE, lambda: failure(error_type, "Injected.", "for operators"), times=3
+        )
+    job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert job.status is api.JobStatus.FAILED
+    assert workflow.waits == []
+    tried = scheduled(workflow.history(job))
+    for stage in stages:
+        assert tried[stage] == 1
+        assert errors_of(job)[stage] == api.StoredError(
+            error_type, stage, 1, "Injected.", "for operators"
+        )
+
+
+@pytest.mark.parametrize("stage", list(Stage), ids=str)
+def test_a_failed_job_gives_back_what_it_held_and_the_next_takes_up_what_is_there(
+    workflow: Workflow, stage: Stage
+) -> None:
+    project_id = workflow.new_project(owner_id="ada")
+    workflow.faults[stage] = Fault(Point.AFTER, lambda: failure(ErrorType.CONFLICT, "Injected."))
+    failed = workflow.execute(workflow.new_job(project_id))
+    if stage is Stage.FINALIZING:
+        # Its effect is the end of the job, which nothing overwrites.
+        assert failed.status is api.JobStatus.COMPLETED
+        return
+    assert (failed.status, error_of(failed).stage) == (api.JobStatus.FAILED, stage)
+    project = api.get_project(project_id)
+    assert (project.status, project.locked_by, project.quota) == (ProjectStatus.FAILED, None, None)
+    assert _quota(workflow, "owner#ada") == 0
+    # The siblings of a branch that failed have settled.
+    initialized = stage is not Stage.INITIALIZING
+    for branch in BRANCHES:
+        if stage not in branch:
+            status = StageStatus.SUCCEEDED if initialized else StageStatus.PENDING
+            assert {statuses(failed)[sibling] for sibling in branch} == {status}
+
+    completed = workflow.execute(workflow.new_job(project_id))
+    assert completed.status is api.JobStatus.COMPLETED
+    assert _quota(workflow, "owner#ada") == 1
+    assert (
+        "('PROJECT', <ApiKeyStatus.ACTIVE: 'ACTIVE'>)" in workflow.snapshot(completed)["api_keys"]
+    )
+    services = workflow.snapshot(completed)["services"]
+    assert services.count("ChannelNamespace") == workflow.reference()["services"].count(
+        "ChannelNamespace"
+    )
+    assert (
+        len(aws.client("cognito-idp", "eu-central-1").list_user_pools(MaxResults=9)["UserPools"])
+        == 1
+    )
+
+
+def _quota(workflow: Workflow, quota: str) -> int:
+    item = aws.client("dynamodb").get_item(
+        TableName=workflow.settings.quotas_table, Key={"quota": {"S": quota}}
+    )["Item"]
+    return int(item["used"]["N"])
+
+
+def _same(error: BaseException) -> BaseException:
+    return error
+
+
+def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(
+    workflow: Workflow,
+) -> None:
+    for stage in (Stage.GENERATING_API_KEYS, Stage.REGISTERING_AUTH, Stage.CREATING_SCHEMA):
+        error = failure(ErrorType.CONFLICT, f"In {stage}.")
+        workflow.faults[stage] = Fault(Point.BEFORE, partial(_same, error))
+    job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert error_of(job).stage == Stage.CREATING_SCHEMA
+    assert [error.stage for error in job.other_errors] == [
+        Stage.REGISTERING_AUTH,
+        Stage.GENERATING_API_KEYS,
+    ]
+    assert [error.message for error in job.other_errors] == [
+        "In REGISTERING_AUTH.",
+        "In GENERATING_API_KEYS.",
+    ]
+    end = next(
+        event["executionFailedEventDetails"]
+        for event in workflow.history(job)
+        if event["type"] == "ExecutionFailed"
+    )
+    assert (end["error"], end["cause"]) == ("CONFLICT", "In CREATING_SCHEMA.")
+
+
+def test_a_second_job_of_a_project_that_is_being_provisioned_harms_nothing(
+    workflow: Workflow,
+) -> None:
+    project_id = workflow.new_project()
+    first, second = workflow.new_job(project_id), workflow.new_job(project_id)
+    ran: list[api.Job] = []
+
+    def meanwhile(job: JobInput, stage: str) -> None:
+        if job.job_id == first.job_id and stage == Stage.REGISTERING_AUTH:
+            workflow.observers.clear()
+            ran.append(workflow.execute_in_process(second))
+
+    workflow.observers.append(meanwhile)
+    completed = workflow.execute(first)
+    assert completed.status is api.JobStatus.COMPLETED
+    assert error_of(ran[0]).type is ErrorType.PROJECT_BUSY
+    assert first.job_id in error_of(ran[0]).message
+    assert workflow.snapshot(completed) == workflow.reference()
+
+
+def test_two_jobs_at_once_leave_one_set_of_everything(workflow: Workflow) -> None:
+    project_id = workflow.new_project()
+    jobs = [workflow.new_job(project_id) for _ in range(2)]
+    runs = [threading.Thread(target=workflow.execute, args=(job,)) for job in jobs]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    ended = sorted((workflow.jobs.get(job.job_id) for job in jobs), key=lambda job: job.status)
+    assert ended[0].status is api.JobStatus.COMPLETED
+    # The slower one found the project held, or provisioned already.
+    assert (
+        ended[1].status is api.JobStatus.COMPLETED
+        or error_of(ended[1]).type is ErrorType.PROJECT_BUSY
+    )
+    first = min(ended, key=lambda job: (job.error is not None, job.stages[1].attempt == 0))
+    assert workflow.snapshot(first) == workflow.reference()
+
+
+def test_a_job_for_a_provisioned_project_completes_at_once_with_its_result(
+    workflow: Workflow,
+) -> None:
+    project_id = workflow.new_project()
+    first = workflow.execute(workflow.new_job(project_id))
+    second = workflow.execute(workflow.new_job(project_id, api_keys={"count": 5}))
+    assert second.status is api.JobStatus.COMPLETED
+    assert second.result == first.result
+    assert entered(workflow.history(second)) == ["Initialize", "IsAlreadyProvisioned", "Completed"]
+    assert workflow.snapshot(first) == workflow.reference()
+
+
+def test_the_last_place_of_a_quota_goes_to_one(workflow: Workflow) -> None:
+    aws.client("dynamodb").put_item(
+        TableName=workflow.settings.quotas_table,
+        Item={"quota": {"S": "owner#ada"}, "limit": {"N": "1"}},
+    )
+    first = workflow.execute(workflow.new_job(workflow.new_project(owner_id="ada")))
+    second = workflow.execute(workflow.new_job(workflow.new_project(owner_id="ada")))
+    assert first.status is api.JobStatus.COMPLETED
+    assert error_of(second).type is ErrorType.QUOTA_EXCEEDED
+    assert "1 projects" in error_of(second).message
+    assert _quota(workflow, "owner#ada") == 1
+
+
+def test_one_read_says_how_far_a_job_is(workflow: Workflow) -> None:
+    job = workflow.new_job(workflow.new_project())
+    seen: list[api.Job] = []
+
+    def look(_job: JobInput, stage: str) -> None:
+        if stage == Stage.CREATING_DATABASE:
+            seen.append(workflow.jobs.get(job.job_id))
+
+    def look_while_waiting() -> None:
+        seen.append(workflow.jobs.get(job.job_id))
+
+    workflow.observers.append(look)
+    workflow.on_wait = look_while_waiting
+    workflow.faults[Stage.CREATING_DATABASE] = Fault(Point.BEFORE)
+    workflow.execute_in_process(job)
+    running, waiting, again = seen
+    assert [(r.stage, r.attempt, r.max_attempts) for r in running.running_stages] == [
+        (Stage.CREATING_DATABASE, 1, 3)
+    ]
+    assert running.running_stages[0].started_at is not None
+    assert running.percent_done == 12
+    (stage,) = waiting.running_stages
+    assert stage.status is StageStatus.RETRYING
+    assert stage.error is not None
+    assert stage.error.type is ErrorType.NETWORK_ERROR
+    assert isinstance(stage.next_attempt_before, datetime)
+    longest = STAGE_RETRY.longest_delay(1)
+    assert longest is not None
+    failed_at = next(e.at for e in waiting.history if e.status == StageStatus.RETRYING)
+    assert abs(stage.next_attempt_before - failed_at - timedelta(seconds=longest)) < timedelta(
+        seconds=1
+    )
+    (stage,) = again.running_stages
+    assert (stage.status, stage.attempt, stage.next_attempt_before) == (
+        StageStatus.RUNNING,
+        2,
+        None,
+    )
+
+
+def test_nothing_that_a_job_leaves_holds_a_secret(workflow: Workflow) -> None:
+    for stage in (Stage.CREATING_DATABASE, Stage.GENERATING_API_KEYS, Stage.CREATING_SCHEMA):
+        workflow.faults[stage] = Fault(Point.AFTER)
+    with workflow.logged() as log:
+        job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert job.status is api.JobStatus.COMPLETED
+    names = workflow.names(job.project_id)
+    login = workflow.secret(names.database_secret)
+    keys = workflow.secret(names.api_keys_secret)["api_keys"]
+    admin = workflow.secret("nm/clusters/test")
+    tables = [
+        workflow.settings.jobs_table,
+        workflow.settings.projects_table,
+        workflow.settings.api_keys_table,
+        workflow.settings.quotas_table,
+    ]
+    traces = [
+        json.dumps(workflow.history(job), default=str),
+        json.dumps([aws.client("dynamodb").scan(TableName=name) for name in tables]),
+        log.getvalue(),
+        workflow.cluster.server.log.read_text(),
+    ]
+    assert all(job.project_id in trace for trace in traces[:3])
+    for secret in (login["password"], admin["password"], *keys):
+        assert [secret in trace for trace in traces] == [False] * 4
