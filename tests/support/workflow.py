@@ -203,7 +203,7 @@ class Workflow:
             if status != "RUNNING":
                 return status
             assert time.monotonic() < deadline, f"{execution_arn} still runs"
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def history(self, job: api.Job) -> list[dict[str, Any]]:
         """Return the execution history of a job."""

@@ -15,6 +15,7 @@ from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.plan import OWN_ERRORS
 from provisioner.provisioning.result import ProvisionProjectResult
 from provisioner.runtime import aws
+from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import current_settings
 
 
@@ -48,7 +49,11 @@ def provision_project(payload: ProvisionProjectPayload) -> ProvisionProjectResul
         },
         own_errors=OWN_ERRORS,
     )
-    InProcessRun(run_stage, lifecycle.failure_recorder(settings, jobs))(stored)
+    try:
+        InProcessRun(run_stage, lifecycle.failure_recorder(settings, jobs))(stored)
+    finally:
+        # Metrics are read from a function's log; here they would only pile up.
+        metrics.clear_metrics()
     return result_of(jobs.get(stored.job_id))
 
 

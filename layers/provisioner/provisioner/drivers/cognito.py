@@ -16,7 +16,7 @@ from provisioner.ownership import Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
-    from mypy_boto3_cognito_idp.type_defs import UserPoolTypeTypeDef
+    from mypy_boto3_cognito_idp.type_defs import UserPoolClientTypeTypeDef, UserPoolTypeTypeDef
 
 #: The most that ListUserPools and ListUserPoolClients return at once.
 _PAGE_SIZE = 60
@@ -125,17 +125,10 @@ def _settle(
 
 
 def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: str) -> str:
-    found = [
-        listed["ClientId"]
-        for page in client.get_paginator("list_user_pool_clients").paginate(
-            UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
-        )
-        for listed in page["UserPoolClients"]
-        if listed["ClientName"] == name
-    ]
-    if found:
-        return min(found)
-    return client.create_user_pool_client(
+    found = _find_client(client, pool_id, name)
+    if found is not None:
+        return found
+    made = client.create_user_pool_client(
         UserPoolId=pool_id,
         ClientName=name,
         GenerateSecret=False,
@@ -143,3 +136,30 @@ def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: st
         PreventUserExistenceErrors="ENABLED",
         EnableTokenRevocation=True,
     )["UserPoolClient"]["ClientId"]
+    kept = _find_client(client, pool_id, name) or made
+    if kept != made:
+        # Another run made one too: every run keeps the oldest and removes only its own.
+        client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made)
+    return kept
+
+
+def _find_client(client: CognitoIdentityProviderClient, pool_id: str, name: str) -> str | None:
+    """Return the oldest app client of that name; the pool is ours, so its clients are."""
+    found = [
+        client.describe_user_pool_client(UserPoolId=pool_id, ClientId=listed["ClientId"])[
+            "UserPoolClient"
+        ]
+        for page in client.get_paginator("list_user_pool_clients").paginate(
+            UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
+        )
+        for listed in page["UserPoolClients"]
+        if listed["ClientName"] == name
+    ]
+    oldest = min(found, key=_age, default=None)
+    return None if oldest is None else oldest["ClientId"]
+
+
+def _age(client: UserPoolClientTypeTypeDef) -> tuple[float, str]:
+    """Sort clients as they came; equally old ones, and those that no date is told of, by id."""
+    created = client.get("CreationDate")
+    return (0.0 if created is None else created.timestamp(), client["ClientId"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +19,21 @@ if TYPE_CHECKING:
 _SERIALIZER = TypeSerializer()
 _DESERIALIZER = TypeDeserializer()
 
-#: DynamoDB's limit of items in one transaction.
-MAX_TRANSACTION_ITEMS = 100
+#: Why a transaction was cancelled. Source: Amazon DynamoDB API Reference, TransactWriteItems.
+_CONDITION_FAILED = "ConditionalCheckFailed"
+_CONFLICT = "TransactionConflict"
+
+#: What the other reasons are called outside transactions.
+_PLAIN_CODES = {
+    "ProvisionedThroughputExceeded": "ProvisionedThroughputExceededException",
+    "ThrottlingError": "ThrottlingException",
+    "ValidationError": "ValidationException",
+}
+
+#: Transactions that meet another on one item are sent again: up to 0.1, 0.2, 0.4 s and so on.
+_CONFLICT_ATTEMPTS = 8
+_CONFLICT_FIRST_SECONDS = 0.05
+_CONFLICT_MAX_SECONDS = 1.0
 
 
 class ConditionFailedError(Exception):
@@ -36,13 +52,27 @@ class ConditionFailedError(Exception):
 def to_item(values: Mapping[str, Any]) -> dict[str, Any]:
     """Serialize values; None is left out, since a missing attribute says the same."""
     return {
-        name: _SERIALIZER.serialize(value) for name, value in values.items() if value is not None
+        name: _SERIALIZER.serialize(_storable(value))
+        for name, value in values.items()
+        if value is not None
     }
 
 
 def from_item(item: Mapping[str, Any]) -> dict[str, Any]:
     """Deserialize an item; whole numbers come back as int."""
     return {name: _plain(_DESERIALIZER.deserialize(value)) for name, value in item.items()}
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case float():
+            return Decimal(str(value))
+        case dict():
+            return {name: _storable(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_storable(inner) for inner in value]
+        case _:
+            return value
 
 
 def _plain(value: Any) -> Any:
@@ -119,29 +149,40 @@ def put_new(table: str, item: Mapping[str, Any], key_attribute: str) -> Transact
 def transact(client: DynamoDBClient, items: Sequence[TransactWriteItemTypeDef]) -> None:
     """Write all items or none.
 
+    Contention with another transaction is waited out for a moment, since the SDK does not.
+
     Raises:
         ConditionFailedError: a condition did not hold, and that is the only reason.
-        botocore.exceptions.ClientError: anything else, contention with another transaction
-            (its code then is `TransactionConflict`) included.
+        botocore.exceptions.ClientError: anything else, contention that lasts (its code then is
+            `TransactionConflict`) included.
     """
-    try:
-        client.transact_write_items(TransactItems=list(items))
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "TransactionCanceledException":
-            raise
-        reasons = [
-            str(reason.get("Code", "None"))
-            for reason in error.response.get("CancellationReasons", [])
-        ]
-        failed = [i for i, reason in enumerate(reasons) if reason == "ConditionalCheckFailed"]
-        if failed:
-            raise ConditionFailedError(failed) from None
-        raise _as_plain_error(reasons) from None
+    for attempt in itertools.count(1):
+        try:
+            client.transact_write_items(TransactItems=list(items))
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "TransactionCanceledException":
+                raise
+            reasons = [
+                str(reason.get("Code", "None"))
+                for reason in error.response.get("CancellationReasons", [])
+            ]
+        else:
+            return
+        if set(reasons) - {"None"} == {_CONDITION_FAILED}:
+            raise ConditionFailedError(
+                [i for i, reason in enumerate(reasons) if reason == _CONDITION_FAILED]
+            )
+        if _CONFLICT not in reasons or attempt == _CONFLICT_ATTEMPTS:
+            raise _as_plain_error(reasons)
+        longest = min(_CONFLICT_MAX_SECONDS, _CONFLICT_FIRST_SECONDS * 2**attempt)
+        time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret
 
 
 def _as_plain_error(reasons: Sequence[str]) -> ClientError:
     """Name the reason of a cancelled transaction as DynamoDB names it outside transactions."""
-    code = next((reason for reason in reasons if reason != "None"), "TransactionCanceledException")
+    others = (reason for reason in reasons if reason not in {"None", _CONDITION_FAILED})
+    reason = next(others, "TransactionCanceledException")
+    code = _PLAIN_CODES.get(reason, reason)
     operation: Literal["TransactWriteItems"] = "TransactWriteItems"
     return ClientError({"Error": {"Code": code, "Message": "transaction cancelled"}}, operation)
 

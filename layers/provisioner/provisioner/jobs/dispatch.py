@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
+from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.models import StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
-from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
+from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
 from provisioner.jobs.store import JobStore, NewJob, payload_digest
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.batch.base import FailureResponse
+    from aws_lambda_powertools.utilities.batch.exceptions import ExceptionInfo
     from mypy_boto3_stepfunctions.client import SFNClient
 
 #: Records that are dispatched at once: a batch holds at most this many.
@@ -44,6 +47,13 @@ class ConcurrentBatchProcessor(BatchProcessor):
                 for record in self.records
             ]
             return [result.result() for result in running]
+
+    def failure_handler(self, record: Any, exception: ExceptionInfo) -> FailureResponse:
+        """Say why the queue is going to deliver a message again."""
+        error = exception[1]
+        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+        logger.warning("message not dispatched", cause=f"{type(error).__name__} {code}".rstrip())
+        return super().failure_handler(record, exception)
 
 
 class Dispatcher:
@@ -144,27 +154,26 @@ class Dispatcher:
     ) -> None:
         """Bury the message of a job that can never work, and let its job say so.
 
-        A job of the same id that is stored already is another one, unless its payload is this
-        message's: only then is it failed.
+        A job of the same id that is stored already is another one, unless it is of this message's
+        type and its payload is this message's, or what is kept of it when it is refused.
         """
+        project_id = message.payload.get("project_id")
+        kept = {"project_id": project_id} if _is_short_text(project_id) else {}
         existing = self._store.get_head(job_id)
-        if existing is not None and existing.status.is_terminal:
+        is_own = (
+            existing is not None
+            and existing.job_type == message.job_type
+            and existing.payload in (message.payload, kept)
+        )
+        if existing is not None and is_own and existing.status.is_terminal:
             logger.info("job has ended before", status=existing.status)
             return
+        # First, so that a crash between the two writes loses neither.
         self._bury(body, job_id, error)
         stored = StoredError(error.type, "", 0, error.message, error.cause)
         if existing is None:
-            project_id = message.payload.get("project_id")
-            self._store.create_failed(
-                NewJob(
-                    job_id,
-                    message.job_type,
-                    {"project_id": project_id} if _is_short_text(project_id) else {},
-                    (),
-                ),
-                stored,
-            )
-        elif payload_digest(existing.payload) == payload_digest(message.payload):
+            self._store.create_failed(NewJob(job_id, message.job_type, kept, ()), stored)
+        elif is_own:
             self._store.fail_queued(job_id, stored)
 
     def _bury(self, body: str, job_id: str, error: ProvisioningError) -> None:
@@ -177,11 +186,9 @@ def _parse(body: str) -> JobMessage:
     try:
         return JobMessage.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "message"
         raise failure(
             ErrorType.INVALID_PAYLOAD,
-            f"{field}: {first['msg']}; send a JSON object with job_type and payload.",
+            f"{first_problem(error, 'message')}; send a JSON object with job_type and payload.",
         ) from None
 
 

@@ -16,12 +16,19 @@ def execution_input(new: NewJob) -> str:
     Step Functions API Reference, StartExecution.
 
     Raises:
-        INVALID_PAYLOAD: it is larger than an execution's input may be.
+        INVALID_PAYLOAD: JSON cannot hold it, or it is larger than an execution's input may be.
     """
-    text = canonical_json(
-        {"job": {"job_id": new.job_id, "job_type": new.job_type, "payload": new.payload}}
-    )
-    if len(text.encode()) > MAX_INPUT_BYTES:
+    try:
+        text = canonical_json(
+            {"job": {"job_id": new.job_id, "job_type": new.job_type, "payload": new.payload}}
+        )
+        size = len(text.encode())
+    except ValueError:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            "payload: JSON cannot hold it (NaN, an infinity, half a surrogate pair); correct it.",
+        ) from None
+    if size > MAX_INPUT_BYTES:
         raise failure(
             ErrorType.INVALID_PAYLOAD,
             f"payload: larger than the {MAX_INPUT_BYTES} bytes of an execution; shorten it.",

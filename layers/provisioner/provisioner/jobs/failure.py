@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 
+from provisioner.drivers.aws_errors import translated
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job, StageRecord, StoredError
@@ -48,14 +49,21 @@ class FailureRecorder:
 
         Returns:
             error_type and message, for the Fail state that ends the execution.
+
+        Raises:
+            ProvisioningError: as `translated` says, so that what can pass is tried again.
         """
         parsed = StageEvent.model_validate(event)
         logger.append_keys(
             job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
         )
+        with translated(ErrorType.UNKNOWN_ERROR, "record that the job failed"):
+            return self._record(parsed)
+
+    def _record(self, event: StageEvent) -> dict[str, Any]:
         for _ in range(_ATTEMPTS):
-            job = self._store.get(parsed.job.job_id)
-            errors = stage_errors(job, parsed.branches)
+            job = self._store.get(event.job.job_id)
+            errors = stage_errors(job, event.branches)
             if job.status.is_terminal:
                 error = job.error or errors[0]
                 return {"error_type": str(error.type), "message": error.message}
@@ -108,8 +116,9 @@ def stage_errors(job: Job, branches: Sequence[Mapping[str, Any]]) -> list[Stored
 def _stage_error(record: StageRecord, error: Mapping[str, Any]) -> StoredError:
     name, cause = str(error.get("Error", "")), str(error.get("Cause", ""))
     if name in ErrorType:
-        if record.error is not None and record.error.type == name:
-            return record.error
+        told = record.error
+        if told is not None and told.type == name and told.attempt == record.attempt:
+            return told
         return StoredError(
             ErrorType(name), record.stage, record.attempt, _message(cause), _cause(name, cause)
         )

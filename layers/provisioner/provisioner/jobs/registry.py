@@ -11,6 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from provisioner.errors import ErrorType, failure
 
+#: Characters of a field's name that a sentence shows.
+_FIELD_LENGTH = 200
+
 
 class DuplicateJobHandlerError(ValueError):
     """The job type has a handler already; register each job type once."""
@@ -24,6 +27,20 @@ def _no_group(_payload: Any) -> None:
     """Leave the message in the queue's common order."""
 
 
+def first_problem(error: ValidationError, whole: str) -> str:
+    """Name the first field that is wrong and say what is; no value is repeated.
+
+    Args:
+        error: what the model raised.
+        whole: what to name where the problem is no field's.
+    """
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    # An unknown field's name is the sender's own text.
+    field = ".".join(str(part) for part in first["loc"])[:_FIELD_LENGTH] or whole
+    field = "".join(character if character.isprintable() else "?" for character in field)
+    return f"{field}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"
+
+
 def validate_payload[Payload: BaseModel](
     model: type[Payload], payload: Mapping[str, Any]
 ) -> Payload:
@@ -35,10 +52,7 @@ def validate_payload[Payload: BaseModel](
     try:
         return model.model_validate(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "payload"
-        text = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise failure(ErrorType.INVALID_PAYLOAD, f"{field}: {text}.") from None
+        raise failure(ErrorType.INVALID_PAYLOAD, f"{first_problem(error, 'payload')}.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,16 +117,10 @@ class StageRunner:
         )
         metrics.add_dimension("stage", parsed.stage)
         began = time.monotonic()
-        attempt = 0
-        try:
-            record = self._start(parsed)
-            attempt = record.attempt
-            if not record.status.is_terminal:
-                record = self._run(parsed)
-        except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
-            known = self._known(error, parsed.stage)
-            self._record_failure(parsed, attempt, known)
-            raise known from None
+        ended = self._attempt(parsed)
+        if isinstance(ended, ProvisioningError):
+            raise ended
+        record = ended
         if record.error is not None and record.status is StageStatus.FAILED:
             raise failure(record.error.type, record.error.message, record.error.cause)
         metrics.add_metric(
@@ -139,6 +133,23 @@ class StageRunner:
             "status": str(record.status),
             "output": record.output,
         }
+
+    def _attempt(self, event: StageEvent) -> StageRecord | ProvisioningError:
+        """Run the attempt and record how it ended.
+
+        An error is returned, to be raised apart from the exception that it stands for: that one,
+        and what it holds (a driver's connection, with its password), goes no further.
+        """
+        attempt = 0
+        try:
+            record = self._start(event)
+            attempt = record.attempt
+            return record if record.status.is_terminal else self._run(event)
+        except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
+            known = self._known(error, event.stage)
+            known.__cause__ = known.__context__ = None
+            self._record_failure(event, attempt, known)
+            return known
 
     def _start(self, event: StageEvent) -> StageRecord:
         job = self._store.get_head(event.job.job_id)
@@ -193,7 +204,7 @@ class StageRunner:
         if isinstance(error, ProvisioningError):
             return error
         if isinstance(error, ClientError | BotoCoreError):
-            return translate(error, own, "record the progress of the job")
+            return translate(error, own, "run the stage")
         where = traceback.extract_tb(error.__traceback__)[-1]
         return failure(
             own,

@@ -41,8 +41,14 @@ _PARTS_MARGIN = timedelta(days=2)
 
 
 def canonical_json(value: Any) -> str:
-    """Serialize so that equal values give equal bytes: sorted keys, no spaces, UTF-8 text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """Serialize so that equal values give equal bytes: sorted keys, no spaces, UTF-8 text.
+
+    Raises:
+        ValueError: JSON cannot hold a value: NaN or an infinity.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def payload_digest(payload: Mapping[str, Any]) -> str:
@@ -71,7 +77,8 @@ class NewJob:
     @property
     def project_id(self) -> str:
         """The project that the payload names, or nothing."""
-        return str(self.payload.get("project_id", ""))
+        project_id = self.payload.get("project_id")
+        return project_id if isinstance(project_id, str) else ""
 
 
 class JobStore:
@@ -465,7 +472,10 @@ class JobStore:
                     "error": None if error is None else asdict(error),
                     "expires_at": self._parts_expire(now),
                 },
-                remove=() if next_attempt_before else ("next_attempt_before",),
+                remove=(
+                    *(() if next_attempt_before else ("next_attempt_before",)),
+                    *(() if error else ("error",)),
+                ),
                 condition=condition,
                 condition_values=values,
                 names=names,

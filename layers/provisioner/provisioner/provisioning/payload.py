@@ -28,12 +28,17 @@ PartyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,127}$")]
 
 Region = Annotated[
     str,
-    Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d{1,2}$", max_length=32, description="An AWS region."),
+    Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$", max_length=32, description="An AWS region."),
 ]
 
 
 def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    if len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError):
+        # Their texts repeat values; a payload from Python can hold what JSON cannot.
+        raise ValueError("must be an object that JSON can hold") from None
+    if size > MAX_METADATA_BYTES:
         raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes of JSON")
     return metadata
 
@@ -58,7 +63,7 @@ class DatabaseRequest(_Strict):
 
     engine: Engine = Engine.POSTGRESQL
     #: A major version, such as 18; refused in INITIALIZING: the cluster decides it.
-    version: Annotated[str, Field(pattern=r"^\d{1,2}(\.\d{1,2}){0,2}$")] | None = None
+    version: Annotated[str, Field(pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")] | None = None
     #: An instance size; refused in INITIALIZING: tenants share a cluster.
     size: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")] | None = None
     #: Gibibytes, 1 to 65,536; refused in INITIALIZING: tenants share a cluster's storage.

@@ -185,7 +185,8 @@ class ProjectStore:
                 condition_values={"job": job_id},
             )
         ]
-        if project.quota is not None:
+        # A count that someone has set to zero must not keep the job from ending.
+        if project.quota is not None and self.used(project.quota) > 0:
             items.append(
                 dynamodb.update(
                     self._quotas,
@@ -231,15 +232,16 @@ class ProjectStore:
 
     def _count(self, quota: str, default_limit: int) -> TransactWriteItemTypeDef:
         """Count one more, where the limit (the quota's own, else the default) leaves room."""
+        first = "attribute_not_exists(#limit) AND attribute_not_exists(used)"
         return dynamodb.update(
             self._quotas,
             {"quota": quota},
             set_values={},
             extra_set=("used = if_not_exists(used, :zero) + :one",),
             condition=(
-                "(attribute_not_exists(#limit) AND attribute_not_exists(used) AND :zero < :default)"
-                " OR (attribute_not_exists(#limit) AND used < :default)"
-                " OR (attribute_not_exists(used) AND :zero < #limit)"
+                (f"({first}) OR " if default_limit > 0 else "")
+                + "(attribute_not_exists(#limit) AND used < :default)"
+                " OR (attribute_not_exists(used) AND #limit > :zero)"
                 " OR used < #limit"
             ),
             condition_values={"zero": 0, "one": 1, "default": default_limit},

@@ -15,9 +15,10 @@ class SettingsError(RuntimeError):
 
 
 def _job_types(value: str) -> str:
-    if not all(part.strip() for part in value.split(",")):
+    parts = [part.strip() for part in value.split(",")]
+    if not all(parts):
         raise ValueError("must be job types separated by commas")
-    return value
+    return ",".join(parts)
 
 
 class Settings(BaseModel):
