@@ -11,9 +11,9 @@ Sources: PostgreSQL documentation, "CREATE DATABASE", "CREATE ROLE", "GRANT", "A
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,44 +23,69 @@ from psycopg.rows import tuple_row
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.postgresql.errors import is_contention, is_wrong_password, translate
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Ownership
 
 type _Connection = psycopg.Connection[tuple[Any, ...]]
 
-#: The database of advisory locks, which are per database.
+#: Advisory locks are per database: every one is taken in this one.
 _LOCK_DATABASE = "postgres"
 
 #: The version of the schema that ensure_schema makes.
 SCHEMA_VERSION = 1
 
-#: Schema of the platform's own records in a tenant database; the tenant may read it.
+#: Schema of the platform's own records in a tenant database. The platform role owns it, so that the
+#: tenant, who owns the other one, can read what version it has and not change it.
 _PLATFORM_SCHEMA = "provisioner"
 
-#: Tries of a step that meets another session's work, and the wait after the first, in seconds.
+#: Tries of a step that meets another session's work, and the longest wait before the second, in
+#: seconds; it doubles with each: 1.6 s at most in all.
 _CONTENTION_TRIES = 6
 _CONTENTION_WAIT = 0.05
 
-#: Of the platform's own sessions, so that nothing waits longer than the function lives.
-_SESSION_OPTIONS = "-c lock_timeout=30s -c statement_timeout=60s"
+#: Of the platform's own sessions: no statement outlasts the function, and the session of a function
+#: that was killed, whose end no one tells the server, does not hold its lock until the next retry.
+_SESSION_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "lock_timeout=30s",
+        "statement_timeout=60s",
+        "idle_session_timeout=60s",
+        "idle_in_transaction_session_timeout=60s",
+        "tcp_keepalives_idle=20",
+        "tcp_keepalives_interval=10",
+        "tcp_keepalives_count=3",
+    )
+)
+
+#: Connections to a tenant's database beyond the app role's own, so that a tenant who uses all of
+#: his does not keep the platform out.
+_PLATFORM_CONNECTIONS = 3
 
 #: `datconnlimit` of a database whose DROP was interrupted. Source: PostgreSQL documentation,
 #: "pg_database".
 _INVALID_DATABASE = -2
 
 #: From this version on, who creates a role is its administrator, and a grant says what it allows.
+#: Source: PostgreSQL documentation, release notes of version 16.
 _VERSION_16 = 160_000
 
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """What one tenant may use of the cluster."""
+    """What a new tenant may use of the cluster.
 
-    #: Connections at once, of the app role and of the database.
+    They are set when the database is made and not again, so that an operator can change them for
+    one tenant. The time-outs are defaults: a tenant may change them for a session of his own.
+    """
+
+    #: Connections of the app role at once.
     connections: int = 20
-    #: Milliseconds; the tenant may change the three for its own session.
+    #: Milliseconds.
     statement_timeout: int = 60_000
+    #: Milliseconds.
     lock_timeout: int = 30_000
+    #: Milliseconds.
     idle_in_transaction_session_timeout: int = 60_000
 
 
@@ -68,7 +93,14 @@ class PostgresqlEngine:
     """PostgreSQL as a `DatabaseEngine`."""
 
     def __init__(self, admin: AdminConnection, limits: TenantLimits | None = None) -> None:
-        """Bind the engine to a cluster; nothing is connected yet."""
+        """Bind the engine to a cluster; nothing is connected yet.
+
+        Args:
+            admin: the login of a platform role as docs/cluster.sql makes it, on an address that
+                leads to the server itself: a pooler would share out the session that the lock is
+                in.
+            limits: of a tenant that is made; `TenantLimits()` where none are given.
+        """
         self._admin = admin
         self._limits = limits or TenantLimits()
 
@@ -76,19 +108,27 @@ class PostgresqlEngine:
         """Make the roles, the database and its privileges, and the app role's password."""
 
         def ensure() -> None:
-            with self._connect(_LOCK_DATABASE) as connection, _locked(connection, names):
-                self._ensure_role(connection, names.owner_role, owner, sql.SQL("NOLOGIN"))
-                self._ensure_role(
-                    connection,
-                    names.app_role,
-                    owner,
-                    sql.SQL("LOGIN CONNECTION LIMIT {} PASSWORD {}").format(
-                        sql.Literal(self._limits.connections),
-                        sql.Literal(_verifier(connection, names.app_role, password)),
-                    ),
-                )
-                self._ensure_database(connection, names, owner)
-                self._ensure_password(connection, names, password)
+            with self._connect(_LOCK_DATABASE) as connection:
+                _lock(connection, names)
+                # Everything is looked at before anything is made, so that a conflict leaves
+                # nothing behind.
+                roles = _look_for_roles(connection, names, owner)
+                database = _look_for_database(connection, names, owner, roles)
+                if names.owner_role not in roles:
+                    _create_role(connection, names.owner_role, sql.SQL("NOLOGIN"), owner)
+                if names.app_role not in roles:
+                    _create_role(
+                        connection,
+                        names.app_role,
+                        sql.SQL("LOGIN CONNECTION LIMIT {} PASSWORD {}").format(
+                            sql.Literal(self._limits.connections),
+                            sql.Literal(_verifier(connection, names.app_role, password)),
+                        ),
+                        owner,
+                    )
+                self._ensure_database(connection, names, owner, database)
+                if names.app_role in roles:
+                    self._ensure_password(connection, names, password)
 
         _run(ensure, ErrorType.DATABASE_CREATION_FAILED, "create the database")
 
@@ -97,12 +137,15 @@ class PostgresqlEngine:
 
         def ensure() -> None:
             with (
-                self._connect(_LOCK_DATABASE) as lock,
-                _locked(lock, names),
+                self._connect(_LOCK_DATABASE) as lock_connection,
                 self._connect(names.database) as connection,
-                connection.transaction(),
             ):
-                _ensure_schema(connection, names, owner)
+                _lock(lock_connection, names)
+                if _has_schema(connection, names):
+                    return
+                with connection.transaction():
+                    for statement in _schema_statements(connection, names, owner):
+                        connection.execute(statement)
 
         _run(ensure, ErrorType.SCHEMA_CREATION_FAILED, "create the schema")
 
@@ -116,6 +159,7 @@ class PostgresqlEngine:
                 raise failure(
                     ErrorType.DATABASE_CREATION_FAILED,
                     "The login of the project did not reach the project's database.",
+                    f"database and user are {row}",
                 )
             return f"database {names.database} answered a login as {names.app_role}"
 
@@ -155,80 +199,47 @@ class PostgresqlEngine:
             self._admin, database=names.database, user=names.app_role, password=password
         )
 
-    def _ensure_role(
-        self, connection: _Connection, role: str, owner: Ownership, options: sql.Composable
-    ) -> None:
-        """Make a role with its marker in one transaction, so that none is ever without."""
-        row = connection.execute(
-            "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %s", (role,)
-        ).fetchone()
-        if row is not None:
-            if not owner.owns_comment(row[0]):
-                raise _conflict("role", role)
-            return
-        with connection.transaction():
-            connection.execute(sql.SQL("CREATE ROLE {} {}").format(sql.Identifier(role), options))
-            connection.execute(
-                sql.SQL("COMMENT ON ROLE {} IS {}").format(
-                    sql.Identifier(role), sql.Literal(owner.comment())
-                )
-            )
-
     def _ensure_database(
-        self, connection: _Connection, names: TenantNames, owner: Ownership
+        self,
+        connection: _Connection,
+        names: TenantNames,
+        owner: Ownership,
+        found: _Database | None,
     ) -> None:
-        found = _look(connection, names)
-        if found is not None and not _is_ours(found, owner):
-            raise _conflict("database", names.database)
         name = sql.Identifier(names.database)
         if found is not None and found.connection_limit == _INVALID_DATABASE:
+            # Nothing but this can be done with it: an ALTER or a login ends the session.
             connection.execute(sql.SQL("DROP DATABASE {}").format(name))
             found = None
-        if found is not None and found.is_hardened:
-            return
         if found is None:
+            # template0 is never connected to, so that no session is in the way; to copy it by way
+            # of the log spares the whole cluster two checkpoints.
             connection.execute(
                 sql.SQL(
                     "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' STRATEGY WAL_LOG"
                     " CONNECTION LIMIT {} ALLOW_CONNECTIONS false"
-                ).format(name, sql.Literal(self._limits.connections))
+                ).format(name, sql.Literal(self._limits.connections + _PLATFORM_CONNECTIONS))
             )
-        self._harden(connection, names)
-        connection.execute(
-            sql.SQL("COMMENT ON DATABASE {} IS {}").format(
-                name,
-                sql.Literal(found.comment if found and found.comment else owner.comment()),
+        if found is None or not found.has_privileges:
+            _grant(connection, names)
+        if found is not None and found.allows_connections:
+            return
+        for setting in (
+            "statement_timeout",
+            "lock_timeout",
+            "idle_in_transaction_session_timeout",
+        ):
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+                    name, sql.Identifier(setting), sql.Literal(getattr(self._limits, setting))
+                )
             )
-        )
+        if found is None or found.comment is None:
+            connection.execute(
+                sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(owner.comment()))
+            )
         # Opened last: whoever can connect finds a database that is hardened and marked.
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
-
-    def _harden(self, connection: _Connection, names: TenantNames) -> None:
-        database = sql.Identifier(names.database)
-        owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
-        limits = {
-            "statement_timeout": self._limits.statement_timeout,
-            "lock_timeout": self._limits.lock_timeout,
-            "idle_in_transaction_session_timeout": (
-                self._limits.idle_in_transaction_session_timeout
-            ),
-        }
-        statements = [
-            sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database),
-            sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, app_role),
-            sql.SQL("GRANT {} TO {}").format(owner_role, app_role),
-            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
-                database, sql.Literal(self._limits.connections)
-            ),
-            *(
-                sql.SQL("ALTER DATABASE {} SET {} = {}").format(
-                    database, sql.Identifier(setting), sql.Literal(value)
-                )
-                for setting, value in limits.items()
-            ),
-        ]
-        for statement in statements:
-            connection.execute(statement)
 
     def _ensure_password(self, connection: _Connection, names: TenantNames, password: str) -> None:
         """Let the app role log in with this password; change it only if it does not."""
@@ -247,29 +258,79 @@ class PostgresqlEngine:
         )
 
 
+def _look_for_roles(connection: _Connection, names: TenantNames, owner: Ownership) -> set[str]:
+    """Return which of the tenant's roles exist.
+
+    Raises:
+        CONFLICT: one is not this project's.
+    """
+    rows = connection.execute(
+        "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles"
+        " WHERE rolname = ANY(%s) ORDER BY rolname",
+        ([names.owner_role, names.app_role],),
+    ).fetchall()
+    for role, comment in rows:
+        if not owner.owns_comment(comment):
+            raise _conflict("role", role)
+    return {role for role, _ in rows}
+
+
+def _create_role(
+    connection: _Connection, role: str, options: sql.Composable, owner: Ownership
+) -> None:
+    """Make a role with its marker in one transaction, so that none is ever without."""
+    with connection.transaction():
+        connection.execute(sql.SQL("CREATE ROLE {} {}").format(sql.Identifier(role), options))
+        connection.execute(
+            sql.SQL("COMMENT ON ROLE {} IS {}").format(
+                sql.Identifier(role), sql.Literal(owner.comment())
+            )
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Database:
     """A database as the catalogue shows it."""
 
-    owned_by_platform: bool
+    is_the_platforms: bool
     allows_connections: bool
     connection_limit: int
     comment: str | None
     #: Whether PUBLIC is shut out and the app role may connect and act as the owner role.
-    is_hardened: bool
+    has_privileges: bool
 
 
-def _look(connection: _Connection, names: TenantNames) -> _Database | None:
+def _look_for_database(
+    connection: _Connection, names: TenantNames, owner: Ownership, roles: set[str]
+) -> _Database | None:
+    """Return the tenant's database.
+
+    CREATE DATABASE cannot stand in a transaction, so a crash can come between it and the marker.
+    What that crash leaves is recognized: a database of the tenant's name without any comment, owned
+    by the platform role, that does not allow connections yet, and beside it both roles with this
+    project's marker. The roles are made before the database and marked in the transaction that
+    makes them, and they are looked for before this run makes any; so it was this project's run
+    that was about to make the database. Nothing is lost if it was not: what allows no connections
+    holds nothing that anyone put there.
+
+    Raises:
+        CONFLICT: it is not this project's.
+    """
     row = connection.execute(
         """
         SELECT pg_get_userbyid(datdba) = current_user, datallowconn, datconnlimit,
                shobj_description(oid, 'pg_database'),
-               datallowconn AND datconnlimit >= 0
-                   AND NOT EXISTS (
-                       SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) AS acl
-                       WHERE acl.grantee = 0)
-                   AND has_database_privilege(%(app_role)s, oid, 'CONNECT')
-                   AND pg_has_role(%(app_role)s, %(owner_role)s, 'MEMBER')
+               NOT EXISTS (
+                   SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) AS privilege
+                   WHERE privilege.grantee = 0)
+               AND EXISTS (
+                   SELECT FROM aclexplode(datacl) AS privilege
+                   JOIN pg_roles ON pg_roles.oid = privilege.grantee
+                   WHERE rolname = %(app_role)s AND privilege_type = 'CONNECT')
+               AND EXISTS (
+                   SELECT FROM pg_auth_members
+                   WHERE roleid = to_regrole(quote_ident(%(owner_role)s))
+                     AND member = to_regrole(quote_ident(%(app_role)s)))
         FROM pg_database WHERE datname = %(database)s
         """,
         {
@@ -278,102 +339,133 @@ def _look(connection: _Connection, names: TenantNames) -> _Database | None:
             "database": names.database,
         },
     ).fetchone()
-    return None if row is None else _Database(*row)
-
-
-def _is_ours(database: _Database, owner: Ownership) -> bool:
-    """Whether the database carries our marker, or is one of ours that lacks it still.
-
-    CREATE DATABASE cannot stand in a transaction, so a crash can come between it and the marker.
-    What the crash leaves is a database of our name that the platform role owns and that has never
-    let anyone connect, beside roles that carry our marker (they are made first): nobody but
-    `ensure_database` makes such a one, and nobody can have put anything into it.
-    """
-    if owner.owns_comment(database.comment):
-        return True
-    return (
-        database.comment is None and database.owned_by_platform and not database.allows_connections
+    if row is None:
+        return None
+    found = _Database(*row)
+    is_unmarked_yet = (
+        found.comment is None
+        and found.is_the_platforms
+        and not found.allows_connections
+        and roles == {names.owner_role, names.app_role}
     )
+    if not owner.owns_comment(found.comment) and not is_unmarked_yet:
+        raise _conflict("database", names.database)
+    return found
 
 
-def _ensure_schema(connection: _Connection, names: TenantNames, owner: Ownership) -> None:
-    row = connection.execute(
-        "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = %s", (names.schema,)
-    ).fetchone()
-    if row is not None and row[0] != names.owner_role:
-        raise _conflict("schema", names.schema)
-    version_table = sql.Identifier(_PLATFORM_SCHEMA, "schema_version")
-    if row is not None and _schema_version(connection) == SCHEMA_VERSION:
-        return
-    owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
-    platform, schema = sql.Identifier(_PLATFORM_SCHEMA), sql.Identifier(names.schema)
+def _grant(connection: _Connection, names: TenantNames) -> None:
+    """Shut PUBLIC out of the database, which a new one lets in, and let the app role in."""
     database = sql.Identifier(names.database)
-    is_16 = connection.info.server_version >= _VERSION_16
-    statements: list[sql.Composed | sql.SQL] = [
-        # The platform role becomes a member only for this transaction.
-        sql.SQL("GRANT {} TO CURRENT_USER {}").format(
-            owner_role, sql.SQL("WITH SET TRUE, INHERIT FALSE" if is_16 else "")
-        ),
-        sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(schema, owner_role),
-        sql.SQL("REVOKE ALL ON SCHEMA public FROM PUBLIC"),
-        sql.SQL("SET LOCAL ROLE {}").format(owner_role),
-        sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(schema, app_role),
-        sql.SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {} GRANT ALL ON TABLES TO {}").format(
-            schema, app_role
-        ),
-        sql.SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {} GRANT ALL ON SEQUENCES TO {}").format(
-            schema, app_role
-        ),
-        sql.SQL("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"),
-        sql.SQL("RESET ROLE"),
-        sql.SQL("REVOKE {} FROM CURRENT_USER {}").format(
-            owner_role, sql.SQL("GRANTED BY CURRENT_USER" if is_16 else "")
-        ),
-        sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(platform),
-        sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {} (version integer PRIMARY KEY,"
-            " applied_at timestamptz NOT NULL DEFAULT now(), marker text NOT NULL)"
-        ).format(version_table),
-        sql.SQL("GRANT USAGE ON SCHEMA {} TO {}, {}").format(platform, owner_role, app_role),
-        sql.SQL("GRANT SELECT ON {} TO {}, {}").format(version_table, owner_role, app_role),
-        sql.SQL("INSERT INTO {} (version, marker) VALUES ({}, {})").format(
-            version_table, sql.Literal(SCHEMA_VERSION), sql.Literal(owner.comment())
-        ),
-        sql.SQL("ALTER ROLE {} IN DATABASE {} SET role = {}").format(
-            app_role, database, sql.Literal(names.owner_role)
-        ),
-        sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path = {}").format(
-            app_role, database, schema
-        ),
-    ]
-    for statement in statements:
+    owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
+    for statement in (
+        sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database),
+        sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, app_role),
+        sql.SQL("GRANT {} TO {}").format(owner_role, app_role),
+    ):
         connection.execute(statement)
 
 
-def _schema_version(connection: _Connection) -> int | None:
+def _has_schema(connection: _Connection, names: TenantNames) -> bool:
+    """Whether ensure_schema has nothing to do.
+
+    Raises:
+        CONFLICT: the schema exists and is not the owner role's.
+    """
     row = connection.execute(
-        "SELECT to_regclass(%s) IS NOT NULL", (f"{_PLATFORM_SCHEMA}.schema_version",)
+        """
+        SELECT (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = %(schema)s),
+               to_regclass(%(version_table)s) IS NOT NULL
+               AND NOT EXISTS (
+                   SELECT FROM pg_namespace, aclexplode(nspacl) AS privilege
+                   WHERE nspname = 'public' AND privilege.grantee = 0)
+               AND EXISTS (
+                   SELECT FROM pg_db_role_setting
+                   JOIN pg_database ON pg_database.oid = setdatabase
+                   WHERE datname = current_database()
+                     AND setrole = to_regrole(quote_ident(%(app_role)s))
+                     AND setconfig @> ARRAY['role=' || %(owner_role)s,
+                                            'search_path=' || quote_ident(%(schema)s)])
+        """,
+        {
+            "schema": names.schema,
+            "version_table": f"{_PLATFORM_SCHEMA}.schema_version",
+            "app_role": names.app_role,
+            "owner_role": names.owner_role,
+        },
     ).fetchone()
-    if row != (True,):
-        return None
-    found = connection.execute(
+    schema_owner, has_the_rest = row or (None, False)
+    if schema_owner is None:
+        return False
+    if schema_owner != names.owner_role:
+        raise _conflict("schema", names.schema)
+    if not has_the_rest:
+        return False
+    version = connection.execute(
         sql.SQL("SELECT max(version) FROM {}").format(
             sql.Identifier(_PLATFORM_SCHEMA, "schema_version")
         )
     ).fetchone()
-    return None if found is None else found[0]
+    return version == (SCHEMA_VERSION,)
 
 
-@contextmanager
-def _locked(connection: _Connection, names: TenantNames) -> Iterator[None]:
-    """Hold the tenant's advisory lock; it goes with the session if the process dies."""
-    key = ("provisioner:" + names.database,)
-    connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", key)
-    try:
-        yield
-    finally:
-        if not connection.closed:
-            connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
+def _schema_statements(
+    connection: _Connection, names: TenantNames, owner: Ownership
+) -> Iterator[sql.SQL | sql.Composed]:
+    """Yield what makes the schema; each may stand on what an earlier transaction left."""
+    owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
+    platform, schema = sql.Identifier(_PLATFORM_SCHEMA), sql.Identifier(names.schema)
+    version_table = sql.Identifier(_PLATFORM_SCHEMA, "schema_version")
+    database = sql.Identifier(names.database)
+    is_16 = connection.info.server_version >= _VERSION_16
+    grant_options = sql.SQL("WITH SET TRUE, INHERIT FALSE" if is_16 else "")
+    revoke_options = sql.SQL("GRANTED BY CURRENT_USER" if is_16 else "")
+
+    # The platform role is a member of the tenant's roles within this transaction only.
+    for role in (owner_role, app_role):
+        yield sql.SQL("GRANT {} TO CURRENT_USER {}").format(role, grant_options)
+    yield sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(schema, owner_role)
+    yield sql.SQL("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    yield sql.SQL("SET LOCAL ROLE {}").format(owner_role)
+    yield sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(schema, app_role)
+    yield sql.SQL("RESET ROLE")
+    # A session of the app role acts as the owner role, unless something resets it, as poolers do
+    # between two clients: what either makes, the other can use.
+    for role, other_role in ((owner_role, app_role), (app_role, owner_role)):
+        yield sql.SQL("SET LOCAL ROLE {}").format(role)
+        yield sql.SQL("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+        for kind in ("TABLES", "SEQUENCES", "FUNCTIONS"):
+            yield sql.SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {} GRANT ALL ON {} TO {}").format(
+                schema, sql.SQL(kind), other_role
+            )
+        yield sql.SQL("RESET ROLE")
+    for role in (owner_role, app_role):
+        yield sql.SQL("REVOKE {} FROM CURRENT_USER {}").format(role, revoke_options)
+
+    yield sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(platform)
+    yield sql.SQL(
+        "CREATE TABLE IF NOT EXISTS {} (version integer PRIMARY KEY,"
+        " applied_at timestamptz NOT NULL DEFAULT now(), marker text NOT NULL)"
+    ).format(version_table)
+    yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}, {}").format(platform, owner_role, app_role)
+    yield sql.SQL("GRANT SELECT ON {} TO {}, {}").format(version_table, owner_role, app_role)
+    yield sql.SQL("INSERT INTO {} (version, marker) VALUES ({}, {}) ON CONFLICT DO NOTHING").format(
+        version_table, sql.Literal(SCHEMA_VERSION), sql.Literal(owner.comment())
+    )
+
+    # What the app role makes belongs to the owner role, and so outlives the app role.
+    yield sql.SQL("ALTER ROLE {} IN DATABASE {} SET role = {}").format(
+        app_role, database, sql.Literal(names.owner_role)
+    )
+    yield sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path = {}").format(
+        app_role, database, schema
+    )
+
+
+def _lock(connection: _Connection, names: TenantNames) -> None:
+    """Take the tenant's advisory lock; it is given back when the session ends, however it does."""
+    connection.execute(
+        "SELECT pg_advisory_lock(hashtextextended(%s, 0))", ("provisioner:" + names.database,)
+    )
 
 
 def _connect(
@@ -390,7 +482,10 @@ def _connect(
         autocommit=True,
         row_factory=tuple_row,
         connect_timeout=10,
-        keepalives_idle=30,
+        keepalives=1,
+        keepalives_idle=20,
+        keepalives_interval=10,
+        keepalives_count=3,
         application_name="project-provisioner",
     )
 
@@ -398,14 +493,14 @@ def _connect(
 def _verifier(connection: _Connection, role: str, password: str) -> str:
     """Compute the SCRAM verifier here, so that the server never sees the password.
 
-    Source: RFC 5803; libpq, PQencryptPasswordConn.
+    Source: RFC 5803; PostgreSQL documentation, "PQencryptPasswordConn".
     """
     return connection.pgconn.encrypt_password(
         password.encode(), role.encode(), b"scram-sha-256"
     ).decode()
 
 
-def _conflict(kind: str, name: str) -> Exception:
+def _conflict(kind: str, name: str) -> ProvisioningError:
     return failure(
         ErrorType.CONFLICT,
         f"A {kind} named {name} exists and is not this project's; remove or rename it.",
@@ -415,12 +510,14 @@ def _conflict(kind: str, name: str) -> Exception:
 def _run[Result](step: Callable[[], Result], final: ErrorType, doing: str) -> Result:
     """Run a step, again after contention; raise the driver's errors as errors of the table."""
     for attempt in range(_CONTENTION_TRIES):
+        if attempt > 0:
+            longest = _CONTENTION_WAIT * 2 ** (attempt - 1)
+            time.sleep(random.uniform(0, longest))  # noqa: S311  # keeps two runs apart, no more
         try:
             return step()
         except psycopg.Error as error:
             known = translate(error, final, doing)
             if not is_contention(error):
                 break
-        time.sleep(_CONTENTION_WAIT * 2**attempt)
     # Outside the except clause, so that the driver's exception is not the context of this one.
     raise known
