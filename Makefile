@@ -17,7 +17,7 @@ ARCHITECTURE ?= $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: setup lock lint test build validate deploy demo up down test-stack
+.PHONY: setup state-machine-svg lock lint test build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -57,6 +57,9 @@ validate: $(VENV)/.installed ## check the template with SAM's linter
 deploy: ARCHITECTURE = arm64
 deploy: build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
 	$(SAM) deploy --config-env production
+
+state-machine-svg: $(VENV)/.installed ## draw the state machine anew
+	$(BIN)/python docs/draw_state_machine.py
 
 demo: $(VENV)/.installed ## provision a project on the local stack and use what it got
 	$(BIN)/provision demo

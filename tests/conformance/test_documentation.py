@@ -1,0 +1,78 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from provisioner.api_keys.key_format import LEAK_PATTERN
+from provisioner.errors import ERROR_RULES
+from provisioner.jobs.queue import JobMessage
+from provisioner.jobs.retries import FOREIGN_ERRORS
+from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.result import ProvisionProjectResult
+from support.project import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+CONTRACT = (ROOT / "docs" / "job-contract.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_examples_are_valid() -> None:
+    message, result = (
+        json.loads(text) for text in re.findall(r"```json\n(.*?)```", CONTRACT, re.DOTALL)
+    )
+    parsed = JobMessage.model_validate(message)
+    ProvisionProjectPayload.model_validate(parsed.payload)
+    ProvisionProjectResult.model_validate(result)
+
+
+def test_the_contract_names_every_field_and_stage() -> None:
+    for field in ProvisionProjectPayload.model_fields:
+        assert f"`{field}" in CONTRACT, field
+    assert [name for name in re.findall(r"`([A-Z_]+)`", CONTRACT) if name in Stage][
+        : len(Stage)
+    ] == [str(stage) for stage in Stage]
+    assert LEAK_PATTERN in CONTRACT
+
+
+def test_the_page_of_errors_is_the_table() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \|.*?\| (yes|no) \|", page, re.MULTILINE))
+    assert rows == {str(t): "yes" if rule.retryable else "no" for t, rule in ERROR_RULES.items()}
+    for rule in ERROR_RULES.values():
+        assert rule.remedy in page
+    for name, error_type in FOREIGN_ERRORS.items():
+        assert re.search(rf"`{re.escape(name)}`.*\| `{error_type}`", page), name
+
+
+def test_the_picture_is_of_this_state_machine(tmp_path: Path) -> None:
+    script = (ROOT / "docs" / "draw_state_machine.py").read_text()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "state_machines").mkdir()
+    (tmp_path / "docs" / "draw.py").write_text(script)
+    definition = "provision_project.asl.json"
+    (tmp_path / "state_machines" / definition).write_text(
+        (ROOT / "state_machines" / definition).read_text()
+    )
+    subprocess.run([sys.executable, tmp_path / "docs" / "draw.py"], check=True)
+    drawn = (tmp_path / "docs" / "state-machine.svg").read_text()
+    assert drawn == (ROOT / "docs" / "state-machine.svg").read_text(), "make state-machine-svg"
