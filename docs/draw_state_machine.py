@@ -156,8 +156,10 @@ def _arrow(
     if abs((x1 + w1 / 2) - (x2 + w2 / 2)) < 1 and y2 - y1 > 0:
         points = f"M{x1 + w1 / 2:g} {y2 - GAP:g}L{x2 + w2 / 2:g} {y2:g}"
         at = (x2 + w2 / 2 + 6, y2 - GAP / 2 + 4)
+        # Past what stands between; the Parallel state is wider than its neighbours.
+        side = MARGIN / 2 if label == "yes" else x1 - 24
         if y2 - y1 > HEIGHT + GAP + 1 and w1 == WIDTH and w2 == WIDTH:
-            points = f"M{x1:g} {y1 + HEIGHT / 2:g}H{MARGIN / 2:g}V{y2 + HEIGHT / 2:g}H{x2:g}"
+            points = f"M{x1:g} {y1 + HEIGHT / 2:g}H{side:g}V{y2 + HEIGHT / 2:g}H{x2:g}"
             at = (x1 - 30, y1 + HEIGHT / 2 - 6)
     else:
         middle = x2 - 36
