@@ -1,0 +1,299 @@
+"""One deployment's tables, queues and state machine on moto, and a clock that stands still."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from moto import mock_aws
+from moto.dynamodb.models import DynamoDBBackend
+from provisioner.api_keys.store import ApiKeyStore
+from provisioner.drivers import dynamodb
+from provisioner.jobs.models import Job
+from provisioner.jobs.store import JobStore, NewJob
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.job import JobType, provision_project_handler
+from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.projects import Project, ProjectStore
+from provisioner.runtime import aws, platform
+from provisioner.runtime.platform import PlatformSettings
+from support import project
+
+REGION = "eu-central-1"
+ACCOUNT = "123456789012"
+STATE_MACHINE_ARN_PREFIX = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:test-"
+CLUSTER_PARAMETER_PREFIX = "/test/clusters"
+
+#: AWS's answer to a call: its error code, HTTP status, and the reasons of a cancelled transaction.
+type Answer = Callable[[Mapping[str, Any]], tuple[int, dict[str, Any]] | None]
+
+
+class Clock:
+    """A clock that moves only when it is told to."""
+
+    def __init__(self) -> None:
+        self.at = datetime(2026, 1, 31, 10, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def advance(self, seconds: float = 1) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+@dataclass
+class Core:
+    """The deployment."""
+
+    clock: Clock
+    #: Calls that AWS took, as `service.Operation`, with their parameters.
+    calls: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    #: What AWS answers instead of doing what it is asked to, by `service.Operation`.
+    answers: dict[str, Answer] = field(default_factory=dict)
+    queue_url: str = ""
+    dead_letter_url: str = ""
+
+    def __post_init__(self) -> None:
+        self.jobs = JobStore(self.client("dynamodb"), "JobsTable", clock=self.clock)
+        self.projects = ProjectStore(self.client("dynamodb"), "ProjectsTable", "QuotasTable")
+        self.api_keys = ApiKeyStore(self.client("dynamodb"), "ApiKeysTable")
+        self.catalogue = ClusterCatalogue(self.client("ssm"), CLUSTER_PARAMETER_PREFIX)
+
+    def client(self, service: str) -> Any:
+        """Return the deployment's client of a service; the process makes each once."""
+        return _client(service)
+
+    def calls_of(self, operation: str) -> list[Mapping[str, Any]]:
+        """Return the parameters of each call of `service.Operation`."""
+        return [parameters for name, parameters in self.calls if name == operation]
+
+    def scan(self, table: str) -> list[dict[str, Any]]:
+        """Read a whole table."""
+        items = self.client("dynamodb").scan(TableName=table)["Items"]
+        return [dynamodb.from_item(item) for item in items]
+
+    def messages(self, url: str) -> list[dict[str, Any]]:
+        """Receive all that waits in a queue."""
+        found: list[dict[str, Any]] = []
+        while batch := (
+            self.client("sqs")
+            .receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=10,
+                VisibilityTimeout=0 if found else 60,
+                MessageAttributeNames=["All"],
+                MessageSystemAttributeNames=["All"],
+            )
+            .get("Messages")
+        ):
+            found += batch
+        return found
+
+    def executions(self, job_type: str = JobType.PROVISION_PROJECT) -> list[dict[str, Any]]:
+        """Return the executions of a job type's state machine, with their inputs."""
+        machines = self.client("stepfunctions")
+        listed = machines.list_executions(stateMachineArn=f"{STATE_MACHINE_ARN_PREFIX}{job_type}")
+        return [
+            machines.describe_execution(executionArn=execution["executionArn"])
+            for execution in listed["executions"]
+        ]
+
+    def make_state_machine(self, job_type: str) -> None:
+        """Create the state machine of a job type; moto here starts executions and runs none."""
+        self.client("stepfunctions").create_state_machine(
+            name=f"test-{job_type}",
+            definition=json.dumps({"StartAt": "End", "States": {"End": {"Type": "Succeed"}}}),
+            roleArn=f"arn:aws:iam::{ACCOUNT}:role/test",
+        )
+
+    def describe_clusters(self, *clusters: Mapping[str, Any], region: str = REGION) -> None:
+        """Write the SSM parameter of a region's clusters."""
+        described = [
+            {
+                "host": "127.0.0.1",
+                "port": 5432,
+                "admin_secret_arn": "arn:of:secret",
+                "max_tenants": 100,
+            }
+            | dict(cluster)
+            for cluster in clusters
+        ]
+        self.client("ssm").put_parameter(
+            Name=f"{CLUSTER_PARAMETER_PREFIX}/{region}/postgresql",
+            Type="String",
+            Value=json.dumps(described),
+            Overwrite=True,
+        )
+
+    def new_project(self, project_id: str = "shop", **parties: str) -> Project:
+        """Create a project."""
+        return self.projects.create(
+            project_id,
+            owner_id=parties.get("owner_id"),
+            organization_id=parties.get("organization_id"),
+            created_at=self.clock(),
+        )
+
+    def new_job(self, job_id: str = "job-1", project_id: str = "shop", **payload: Any) -> Job:
+        """Store a job as the dispatcher does."""
+        return self.jobs.create(new_job(job_id, project_id, **payload))
+
+
+def new_job(job_id: str = "job-1", project_id: str = "shop", **payload: Any) -> NewJob:
+    """Return a valid job of provision_project."""
+    return NewJob(
+        job_id,
+        JobType.PROVISION_PROJECT,
+        valid_payload(project_id, **payload).model_dump(mode="json"),
+        provision_project_handler.stages,
+    )
+
+
+def valid_payload(project_id: str = "shop", **payload: Any) -> ProvisionProjectPayload:
+    """Return a valid payload."""
+    return provision_project_handler.parse({"project_id": project_id, "region": REGION} | payload)
+
+
+def aws_error(code: str, status: int = 400, reasons: tuple[str, ...] = ()) -> Answer:
+    """Answer with an error, always."""
+
+    def answer(_parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        body: dict[str, Any] = {"Error": {"Code": code, "Message": "made by a test"}}
+        if reasons:
+            body["CancellationReasons"] = [{"Code": reason} for reason in reasons]
+        return status, body
+
+    return answer
+
+
+def times(number: int, answer: Answer) -> Answer:
+    """Answer so the first times, then as AWS does."""
+    left = iter(range(number))
+    lock = threading.Lock()
+
+    def limited(parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        with lock:
+            has_left = next(left, None) is not None
+        return answer(parameters) if has_left else None
+
+    return limited
+
+
+@cache
+def _client(service: str) -> Any:
+    session = boto3.Session("testing", "testing", region_name=REGION)
+    client: Any = session.client(  # type: ignore[call-overload]  # its stubs list literal names
+        service, config=Config(retries={"mode": "standard", "total_max_attempts": 1})
+    )
+    for event in ("before-call", "before-parameter-build"):
+        client.meta.events.register(event, _on_event)
+    return client
+
+
+#: The deployment of the running test; the clients outlive it.
+_current: list[Core] = []
+
+
+def _on_event(event_name: str, **details: Any) -> Any:
+    """Count each call; give the test's answer, if it has one, instead of sending it."""
+    if not _current:
+        return None
+    core = _current[0]
+    kind, service, operation = event_name.split(".", 2)
+    name = f"{service}.{operation}"
+    if kind == "before-parameter-build":
+        details["context"]["parameters"] = copy.deepcopy(details["params"])
+        return None
+    parameters = details["context"].get("parameters", {})
+    core.calls.append((name, parameters))
+    answer = core.answers.get(name)
+    answered = answer(parameters) if answer is not None else None
+    if answered is None:
+        return None
+    status, body = answered
+    response = type("Response", (), {"status_code": status, "headers": {}, "content": b""})()
+    return response, body | {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+@contextmanager
+def deployment() -> Iterator[Core]:
+    """Make a deployment, and take it away."""
+    with mock_aws(config={"stepfunctions": {"execute_state_machine": False}}):
+        core = Core(Clock())
+        for name, resource in project.resources("AWS::DynamoDB::Table").items():
+            properties = resource["Properties"]
+            wanted = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
+            core.client("dynamodb").create_table(
+                TableName=name, **{key: properties[key] for key in wanted if key in properties}
+            )
+        _current[:] = [core]
+        try:
+            yield core
+        finally:
+            _current.clear()
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
+    """Return a deployment of its own."""
+    _take_one_request_at_a_time(monkeypatch)
+    with deployment() as made:
+        queues = made.client("sqs")
+        made.queue_url = queues.create_queue(QueueName="jobs")["QueueUrl"]
+        made.dead_letter_url = queues.create_queue(QueueName="dead-letters")["QueueUrl"]
+        made.make_state_machine(JobType.PROVISION_PROJECT)
+        made.describe_clusters({"cluster_id": "first"})
+        made.calls.clear()
+        yield made
+
+
+@pytest.fixture
+def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformSettings]:
+    """Let the public API talk to the deployment."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": REGION,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    settings = PlatformSettings(
+        jobs_table="JobsTable",
+        projects_table="ProjectsTable",
+        api_keys_table="ApiKeysTable",
+        quotas_table="QuotasTable",
+        queue_url=core.queue_url,
+        cluster_parameter_prefix=CLUSTER_PARAMETER_PREFIX,
+        resource_prefix="nm",
+        resource_namespace=f"test-{ACCOUNT}",
+        default_project_quota=10,
+    )
+    monkeypatch.setattr(platform, "_connected", [settings])
+    aws.reset()
+    yield settings
+    aws.reset()
+
+
+def _take_one_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let moto's DynamoDB take each write whole, as DynamoDB does; moto itself has no lock."""
+    lock = threading.RLock()
+
+    def locked(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            with lock:
+                return method(*arguments, **keywords)
+
+        return call
+
+    for name in ("get_item", "put_item", "update_item", "query", "transact_write_items"):
+        monkeypatch.setattr(DynamoDBBackend, name, locked(getattr(DynamoDBBackend, name)))

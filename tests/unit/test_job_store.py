@@ -1,0 +1,415 @@
+"""Jobs in DynamoDB: what one read answers, and what stays when writes meet."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from botocore.exceptions import ClientError
+from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ErrorType
+from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.store import JobNotFoundError, JobStore, NewJob, canonical_json
+from support.core import Core, aws_error, new_job, times
+
+
+def _start(core: Core, stage: str, retry_count: int = 0, job_id: str = "job-1") -> None:
+    head = core.jobs.get_head(job_id)
+    assert head is not None
+    core.jobs.start_stage(head, stage, retry_count)
+
+
+def _error(stage: str, attempt: int = 1) -> StoredError:
+    return StoredError(ErrorType.NETWORK_ERROR, stage, attempt, "It did not answer.", "refused")
+
+
+def _succeed(core: Core, stage: str) -> None:
+    core.jobs.end_stage("job-1", stage, StageStatus.SUCCEEDED, output={"id": 1}, check="answers")
+
+
+def test_a_new_job_is_queued_and_none_of_its_stages_has_started(core: Core) -> None:
+    core.new_job()
+
+    job = core.jobs.get("job-1")
+
+    assert (job.status, job.percent_done, job.running_stages) == (JobStatus.QUEUED, 0, ())
+    assert {record.status for record in job.stages} == {StageStatus.PENDING}
+    assert job.created_at == core.clock.at
+    assert [(e.subject, e.status, e.at) for e in job.history] == [("JOB", "QUEUED", core.clock.at)]
+
+
+def test_a_job_is_created_once(core: Core) -> None:
+    core.new_job()
+    core.clock.advance()
+    before = core.jobs.get("job-1")
+
+    again = core.new_job(project_id="another")
+
+    assert again.payload["project_id"] == "shop"
+    assert core.jobs.get("job-1") == before
+
+
+def test_a_job_that_is_created_by_many_at_once_is_one(core: Core) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda n: core.new_job(project_id=f"shop-{n}"), range(8)))
+
+    assert len({job.project_id for job in created}) == 1
+    assert len(core.jobs.get("job-1").history) == 1
+
+
+def test_one_query_answers_what_runs_since_when_and_how_often(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING")
+    _succeed(core, "INITIALIZING")
+    core.clock.advance(5)
+    _start(core, "CREATING_DATABASE")
+    failed_at = core.clock.at + timedelta(seconds=7)
+    core.clock.advance(7)
+    core.jobs.stage_failed("job-1", _error("CREATING_DATABASE"), retry_count=0, retryable=True)
+    core.clock.advance(100)
+    _start(core, "REGISTERING_AUTH")
+    core.calls.clear()
+
+    job = core.jobs.get("job-1")
+
+    assert [name for name, _ in core.calls] == ["dynamodb.Query"]
+    assert [record.stage for record in job.running_stages] == [
+        "CREATING_DATABASE",
+        "REGISTERING_AUTH",
+    ]
+    database, auth = job.running_stages
+    assert (database.status, database.attempt, database.max_attempts) == (
+        StageStatus.RETRYING,
+        1,
+        3,
+    )
+    assert database.next_attempt_before == failed_at + timedelta(seconds=300)
+    assert database.error == _error("CREATING_DATABASE")
+    assert (auth.status, auth.started_at) == (StageStatus.RUNNING, core.clock.at)
+    assert job.percent_done == 12  # one of eight stages
+
+
+@pytest.mark.parametrize(("attempt", "longest"), [(1, 300), (2, 600), (3, None)])
+def test_the_latest_start_of_the_next_attempt_follows_the_retry_table(
+    core: Core, attempt: int, longest: int | None
+) -> None:
+    core.new_job()
+    for retry_count in range(attempt):
+        _start(core, "INITIALIZING", retry_count)
+        core.jobs.stage_failed(
+            "job-1",
+            _error("INITIALIZING", retry_count + 1),
+            retry_count=retry_count,
+            retryable=True,
+        )
+
+    record = core.jobs.stage("job-1", "INITIALIZING")
+
+    assert record is not None
+    expected = None if longest is None else core.clock.at + timedelta(seconds=longest)
+    assert (record.attempt, record.next_attempt_before) == (attempt, expected)
+
+
+def test_a_stage_that_ends_well_after_all_shows_no_error_and_no_next_attempt(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING")
+    core.jobs.stage_failed("job-1", _error("INITIALIZING"), retry_count=0, retryable=True)
+    _start(core, "INITIALIZING", 1)
+    _succeed(core, "INITIALIZING")
+
+    record = core.jobs.stage("job-1", "INITIALIZING")
+
+    assert record is not None
+    assert (record.error, record.next_attempt_before, record.attempt) == (None, None, 2)
+    assert (record.output, record.check, record.finished_at) == (
+        {"id": 1},
+        "answers",
+        core.clock.at,
+    )
+    assert "It did not answer." in {entry.note for entry in core.jobs.get("job-1").history}
+
+
+def test_the_first_start_of_a_stage_starts_the_job(core: Core) -> None:
+    core.new_job()
+    core.clock.advance()
+    _start(core, "INITIALIZING")
+
+    job = core.jobs.get("job-1")
+
+    assert (job.status, job.started_at) == (JobStatus.RUNNING, core.clock.at)
+
+
+@pytest.mark.parametrize("retry_count", [0, 1])
+def test_a_duplicate_or_late_start_changes_nothing(core: Core, retry_count: int) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING", 0)
+    _start(core, "INITIALIZING", 1)
+    before = core.jobs.get("job-1")
+    core.clock.advance()
+
+    _start(core, "INITIALIZING", retry_count)
+
+    assert core.jobs.get("job-1") == before
+
+
+def test_an_attempt_follows_one_that_died_without_a_word(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING", 0)
+    core.clock.advance()
+    _start(core, "INITIALIZING", 1)
+
+    record = core.jobs.stage("job-1", "INITIALIZING")
+
+    assert record is not None
+    assert (record.status, record.attempt, record.started_at) == (
+        StageStatus.RUNNING,
+        2,
+        core.clock.at,
+    )
+
+
+def test_the_late_word_of_an_attempt_that_was_overtaken_changes_nothing(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING", 0)
+    _start(core, "INITIALIZING", 1)
+    before = core.jobs.get("job-1")
+
+    core.jobs.stage_failed("job-1", _error("INITIALIZING", 1), retry_count=0, retryable=False)
+
+    assert core.jobs.get("job-1") == before
+
+
+def _ended(core: Core, *, well: bool) -> Job:
+    core.new_job()
+    _start(core, "INITIALIZING")
+    if well:
+        core.jobs.complete("job-1", "INITIALIZING", output={}, check="answers", result={"a": 1.5})
+    else:
+        error = _error("INITIALIZING")
+        other = replace(_error("FINALIZING", 0), type=ErrorType.CONFLICT)
+        core.jobs.fail("job-1", [error, other], close={"INITIALIZING": error})
+    return core.jobs.get("job-1")
+
+
+def test_a_job_completes_with_its_last_stage_in_one_transaction(core: Core) -> None:
+    job = _ended(core, well=True)
+
+    assert (job.status, job.percent_done, job.finished_at) == (
+        JobStatus.COMPLETED,
+        100,
+        core.clock.at,
+    )
+    assert (job.result, job.error) == ({"a": 1.5}, None)
+    assert job.stages[0].status is StageStatus.SUCCEEDED
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 3  # create, start, complete
+
+
+def test_a_job_fails_with_its_errors_and_the_stage_that_was_open(core: Core) -> None:
+    job = _ended(core, well=False)
+
+    assert (job.status, job.percent_done) == (JobStatus.FAILED, 100)
+    assert job.error == _error("INITIALIZING")
+    assert [error.type for error in job.other_errors] == [ErrorType.CONFLICT]
+    assert job.stages[0].status is StageStatus.FAILED
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_an_end_is_never_overwritten(core: Core, *, well: bool) -> None:
+    before = _ended(core, well=well)
+    core.clock.advance()
+
+    with pytest.raises(ConditionFailedError):
+        core.jobs.complete("job-1", "INITIALIZING", output={}, check="x", result={"b": 2})
+    with pytest.raises(ConditionFailedError):
+        core.jobs.fail("job-1", [_error("FINALIZING")], close={})
+    core.jobs.fail_queued("job-1", _error("FINALIZING"))
+    core.jobs.create_failed(NewJob("job-1", "provision_project", {}, ()), _error(""))
+
+    assert core.jobs.get("job-1") == before
+
+
+def test_nothing_is_written_when_a_write_of_the_same_transaction_is_refused(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING")
+    before = core.jobs.get("job-1")
+    core.new_project()
+    refused = dynamodb.put_new("ProjectsTable", {"project_id": "shop"}, "project_id")
+
+    with pytest.raises(ConditionFailedError) as raised:
+        core.jobs.complete("job-1", "INITIALIZING", output={}, check="x", result={}, also=[refused])
+
+    assert raised.value.positions == (4,)
+    assert core.jobs.get("job-1") == before
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_finished_job_expires_after_its_retention_and_its_parts_do_not_before(
+    core: Core, *, well: bool
+) -> None:
+    _ended(core, well=well)
+
+    items = {item["record"]: item["expires_at"] for item in core.scan("JobsTable")}
+
+    expires = int((core.clock.at + timedelta(days=90)).timestamp())
+    assert items.pop("JOB") == expires
+    assert min(items.values()) > expires
+
+
+def test_a_job_that_has_not_ended_does_not_expire(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING")
+
+    (head,) = (item for item in core.scan("JobsTable") if item["record"] == "JOB")
+
+    assert "expires_at" not in head
+
+
+def test_a_job_that_was_refused_expires_after_the_retention_of_its_deployment(core: Core) -> None:
+    store = JobStore(core.client("dynamodb"), "JobsTable", retention_days=7, clock=core.clock)
+
+    store.create_failed(NewJob("job-1", "provision_project", {}, ()), _error(""))
+
+    (head,) = (item for item in core.scan("JobsTable") if item["record"] == "JOB")
+    assert head["expires_at"] == int((core.clock.at + timedelta(days=7)).timestamp())
+    job = core.jobs.get("job-1")
+    assert (job.status, job.error, job.payload) == (JobStatus.FAILED, _error(""), {})
+
+
+def test_only_a_queued_job_is_failed_as_queued(core: Core) -> None:
+    core.new_job("queued")
+    core.new_job("running")
+    _start(core, "INITIALIZING", job_id="running")
+
+    core.jobs.fail_queued("queued", _error(""))
+    core.jobs.fail_queued("running", _error(""))
+
+    assert core.jobs.get("queued").status is JobStatus.FAILED
+    assert core.jobs.get("running").status is JobStatus.RUNNING
+
+
+def test_the_jobs_of_a_project_are_its_own_and_the_newest_comes_first(core: Core) -> None:
+    for number in range(3):
+        core.new_job(f"job-{number}")
+        core.clock.advance()
+    core.new_job("other", project_id="another")
+
+    assert [job.job_id for job in core.jobs.list_by_project("shop")] == ["job-2", "job-1", "job-0"]
+    assert [job.job_id for job in core.jobs.list_all()] == ["other", "job-2", "job-1", "job-0"]
+
+
+@pytest.mark.parametrize("project_id", [None, "", 7])
+def test_a_payload_without_a_project_is_a_job_of_no_project(core: Core, project_id: object) -> None:
+    core.jobs.create(NewJob("job-1", "report", {"project_id": project_id}, ()))
+
+    assert core.jobs.get("job-1").project_id == ""
+
+
+def test_a_job_of_more_than_one_page_is_read_whole(core: Core) -> None:
+    metadata = {"text": "x" * 16_000}
+    core.new_job(metadata=metadata)
+    _start(core, "INITIALIZING")
+    store = JobStore(core.client("dynamodb"), "JobsTable", clock=core.clock)
+    # DynamoDB's pages end at 1 MiB: four stages of nearly 400 KiB are two pages.
+    for stage in ("CREATING_DATABASE", "CREATING_SCHEMA", "REGISTERING_AUTH", "FINALIZING"):
+        _start(core, stage)
+        store.end_stage(
+            "job-1", stage, StageStatus.SUCCEEDED, output={"text": "y" * 390_000}, check="answers"
+        )
+    core.calls.clear()
+
+    job = core.jobs.get("job-1")
+
+    assert len(core.calls_of("dynamodb.Query")) > 1
+    assert job.payload["metadata"] == metadata
+    assert sum(len(record.output.get("text", "")) for record in job.stages) == 4 * 390_000
+
+
+def test_a_job_that_is_not_stored_is_not_found(core: Core) -> None:
+    with pytest.raises(JobNotFoundError, match="job-1"):
+        core.jobs.get("job-1")
+    assert core.jobs.get_head("job-1") is None
+
+
+def test_a_job_keeps_its_times_to_the_microsecond_and_in_utc(core: Core) -> None:
+    core.clock.at = datetime(2026, 1, 31, 10, 0, 0, 123456, tzinfo=UTC)
+    core.new_job()
+
+    assert core.jobs.get("job-1").created_at == core.clock.at
+
+
+def test_values_come_back_from_an_item_as_they_went_in() -> None:
+    values = {"whole": 3, "part": 1.25, "list": [1.5, {"deep": 0.1}], "text": "ü", "yes": True}
+
+    assert dynamodb.from_item(dynamodb.to_item(values | {"nothing": None})) == values
+
+
+def test_equal_payloads_serialize_to_equal_bytes() -> None:
+    assert canonical_json({"b": [1, "ü"], "a": None}) == '{"a":null,"b":[1,"ü"]}'
+    assert canonical_json({"a": 1, "b": 2}) == canonical_json({"b": 2, "a": 1})
+
+
+CONFLICT = ("None", "TransactionConflict")
+
+
+def test_contention_with_another_transaction_is_waited_out(core: Core) -> None:
+    core.answers["dynamodb.TransactWriteItems"] = times(
+        2, aws_error("TransactionCanceledException", reasons=CONFLICT)
+    )
+
+    core.new_job()
+
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 3
+    assert core.jobs.get("job-1").status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("reasons", "code"),
+    [
+        (("None", "ProvisionedThroughputExceeded"), "ProvisionedThroughputExceededException"),
+        (("ThrottlingError", "None"), "ThrottlingException"),
+        (("ConditionalCheckFailed", "ThrottlingError"), "ThrottlingException"),
+        (("None",), "TransactionCanceledException"),
+        ((), "TransactionCanceledException"),
+    ],
+)
+def test_what_cancels_a_transaction_is_named_as_outside_of_one(
+    core: Core, reasons: tuple[str, ...], code: str
+) -> None:
+    core.answers["dynamodb.TransactWriteItems"] = aws_error(
+        "TransactionCanceledException", reasons=reasons
+    )
+
+    with pytest.raises(ClientError) as raised:
+        core.jobs.create(new_job())
+
+    assert raised.value.response["Error"]["Code"] == code
+
+
+def test_contention_that_lasts_is_raised(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provisioner.drivers.dynamodb._CONFLICT_MAX_SECONDS", 0.001)
+    core.answers["dynamodb.TransactWriteItems"] = aws_error(
+        "TransactionCanceledException", reasons=CONFLICT
+    )
+
+    with pytest.raises(ClientError) as raised:
+        core.new_job()
+
+    assert raised.value.response["Error"]["Code"] == "TransactionConflict"
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 8
+
+
+def test_two_conditions_that_fail_are_both_named(core: Core) -> None:
+    core.answers["dynamodb.TransactWriteItems"] = aws_error(
+        "TransactionCanceledException",
+        reasons=("ConditionalCheckFailed", "None", "ConditionalCheckFailed"),
+    )
+
+    item = dynamodb.put_new("ProjectsTable", {"project_id": "shop"}, "project_id")
+
+    with pytest.raises(ConditionFailedError) as raised:
+        dynamodb.transact(core.client("dynamodb"), [item])
+
+    assert raised.value.positions == (0, 2)
