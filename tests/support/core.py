@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.projects import Project, ProjectStore
 from provisioner.runtime import aws, platform
+from provisioner.runtime.observability import logger
 from provisioner.runtime.platform import PlatformSettings
 from support import project
 
@@ -255,6 +258,21 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
         made.describe_clusters({"cluster_id": "first"})
         made.calls.clear()
         yield made
+
+
+#: Returns what was logged so far, a line each.
+type LogLines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def logged() -> Iterator[LogLines]:
+    """Catch what is logged, as it stands in the log."""
+    handler = logger.registered_handler
+    assert isinstance(handler, logging.StreamHandler)
+    stream = io.StringIO()
+    before = handler.setStream(stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    handler.setStream(before)
 
 
 @pytest.fixture
