@@ -172,13 +172,13 @@ class Workflow:
         the state machine makes of that.
         """
 
-        def run_stage(event: Mapping[str, Any]) -> dict[str, Any]:
+        def run_step(event: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 return self.call(event)
             except FunctionEnded as end:
                 raise failure(FOREIGN_ERRORS[end.name], "The function ended.") from None
 
-        InProcessRun(run_stage, self.call, sleep=self.wait)(job)
+        InProcessRun(run_step, run_step, sleep=self.wait)(job)
         return self.jobs.get(job.job_id)
 
     def time_out_after(self, task: str, seconds: int) -> None:

@@ -44,7 +44,11 @@ class InProcessRun:
         self._sleep = sleep
 
     def __call__(self, job: Job) -> None:
-        """Run the stages of a job in order."""
+        """Run the stages of a job in order.
+
+        Raises:
+            ProvisioningError: the failure of the job could not be recorded.
+        """
         initialized = self._attempts(job, Stage.INITIALIZING)
         if not initialized["ok"]:
             self._fail(job, [initialized])
@@ -67,24 +71,30 @@ class InProcessRun:
 
     def _attempts(self, job: Job, stage: Stage) -> dict[str, Any]:
         """Run a stage until it ends well or for good; an error becomes data, as in the branches."""
+        try:
+            return self._repeat(self._run_stage, job, stage)
+        except ProvisioningError as error:
+            cause = json.dumps({"errorMessage": error.message})
+            return {
+                "ok": False,
+                "stage": str(stage),
+                "error": {"Error": str(error.type), "Cause": cause},
+            }
+
+    def _fail(self, job: Job, branches: Sequence[Mapping[str, Any]]) -> None:
+        self._repeat(self._record_failure, job, RECORD_FAILURE, branches=list(branches))
+
+    def _repeat(self, step: Step, job: Job, stage: str, **more: Any) -> dict[str, Any]:
+        """Run a step as often as a Task of the state machine does; raise its last error."""
         for retry_count in itertools.count():
             try:
-                return self._run_stage(_event(job, stage, retry_count=retry_count))
+                return step(_event(job, stage, retry_count=retry_count, **more))
             except ProvisioningError as error:
                 longest = STAGE_RETRY.longest_delay(retry_count + 1)
                 if not ERROR_RULES[error.type].retryable or longest is None:
-                    cause = json.dumps({"errorMessage": error.message})
-                    name = str(error.type)
-                    return {
-                        "ok": False,
-                        "stage": str(stage),
-                        "error": {"Error": name, "Cause": cause},
-                    }
+                    raise
                 self._sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret
         raise AssertionError  # the count has no end
-
-    def _fail(self, job: Job, branches: Sequence[Mapping[str, Any]]) -> None:
-        self._record_failure(_event(job, RECORD_FAILURE, branches=list(branches)))
 
 
 def _event(job: Job, stage: str, **more: Any) -> dict[str, Any]:

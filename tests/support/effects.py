@@ -1,0 +1,154 @@
+"""Acts before each effect of a stage: every call that changes something in AWS or PostgreSQL.
+
+What happens before one effect is what happens after the one before it, with its answer lost: the
+calls in between only read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import pytest
+from botocore.client import BaseClient
+from moto.cognitoidp.models import CognitoIdpUserPoolClient
+from psycopg import sql
+from support.workflow import Workflow
+
+_READING = ("BatchGet", "Describe", "Get", "Head", "List", "Query", "Scan")
+#: What changes nothing on PostgreSQL; advisory locks go with their session.
+_READING_STATEMENTS = ("SELECT", "SHOW")
+
+SQL = "SQL"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One effect of one attempt."""
+
+    stage: str
+    #: The state machine's count of repetitions.
+    retry_count: int
+    #: The operation of AWS, or `SQL`.
+    name: str
+    #: Counted from 1 in each attempt, AWS and SQL apart.
+    number: int
+
+
+@dataclass
+class Attempt:
+    """One run of a stage, or of the step that records a failure."""
+
+    event: Mapping[str, Any]
+    effects: list[Effect] = field(default_factory=list)
+
+    @property
+    def stage(self) -> str:
+        return str(self.event["stage"])
+
+    @property
+    def calls(self) -> list[Effect]:
+        """The effects in AWS."""
+        return [effect for effect in self.effects if effect.name != SQL]
+
+
+#: Called before an effect; what it raises, the stage meets there.
+type Act = Callable[[Effect, Attempt], None]
+
+#: A step of the state machine, from its event to its result.
+type _Step = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+_running: ContextVar[Attempt | None] = ContextVar("running", default=None)
+
+
+@contextmanager
+def effects(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, act: Act
+) -> Iterator[list[Attempt]]:
+    """Let `act` be called before each effect; collect the attempts with their effects."""
+    attempts: list[Attempt] = []
+
+    def counted(run: _Step) -> _Step:
+        def run_counted(event: Mapping[str, Any]) -> dict[str, Any]:
+            attempts.append(Attempt(event))
+            token = _running.set(attempts[-1])
+            try:
+                return run(event)
+            finally:
+                _running.reset(token)
+
+        return run_counted
+
+    def meet(name: str) -> None:
+        attempt = _running.get()
+        if attempt is not None:
+            before = sum((effect.name == SQL) == (name == SQL) for effect in attempt.effects)
+            effect = Effect(attempt.stage, attempt.event.get("retry_count", 0), name, before + 1)
+            attempt.effects.append(effect)
+            act(effect, attempt)
+
+    execute = psycopg.Connection.execute
+
+    def call_aws(client: BaseClient, operation: str, parameters: Mapping[str, Any]) -> Any:
+        if not operation.startswith(_READING):
+            meet(operation)
+        return _call_as_aws(client, operation, parameters)
+
+    def execute_sql(
+        connection: psycopg.Connection[Any], query: Any, *more: Any, **options: Any
+    ) -> Any:
+        text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
+        if not text.lstrip().upper().startswith(_READING_STATEMENTS):
+            meet(SQL)
+        return execute(connection, query, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", call_aws)
+        patch.setattr(psycopg.Connection, "execute", execute_sql)
+        patch.setattr(CognitoIdpUserPoolClient, "to_json", _dated)
+        patch.setattr(workflow, "run_stage", counted(workflow.run_stage))
+        patch.setattr(workflow, "record_failure", counted(workflow.record_failure))
+        yield attempts
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Do something within an effect that is no part of the stage."""
+    token = _running.set(None)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+# What moto leaves out and AWS does, where a crash or a race shows it.
+
+_call: Callable[[BaseClient, str, Mapping[str, Any]], Any] = vars(BaseClient)["_make_api_call"]
+_client_to_json = CognitoIdpUserPoolClient.to_json
+
+
+def _call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> Any:
+    if operation == "CreateChannelNamespace":
+        # A name is there only once in an API.
+        api = {"apiId": parameters["apiId"]}
+        there = _call(client, "ListChannelNamespaces", api)["channelNamespaces"]
+        if parameters["name"] in {namespace["name"] for namespace in there}:
+            error = {"Error": {"Code": "ConflictException", "Message": "It exists."}}
+            raise client.exceptions.ConflictException(error, operation)
+    answer = _call(client, operation, parameters)
+    if operation == "CreateBucket":
+        # A bucket comes into being with its tags.
+        tags = {"TagSet": parameters["CreateBucketConfiguration"]["Tags"]}
+        _call(client, "PutBucketTagging", {"Bucket": parameters["Bucket"], "Tagging": tags})
+    return answer
+
+
+def _dated(client: CognitoIdpUserPoolClient, **options: Any) -> dict[str, Any]:
+    # An app client has a date.
+    date = client.extended_config.setdefault("CreationDate", time.time())
+    return _client_to_json(client, **options) | {"CreationDate": date}

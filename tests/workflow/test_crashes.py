@@ -1,0 +1,204 @@
+"""A function dies, meets an error or another run, at any point of its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from provisioner import api
+from provisioner.errors import ErrorType
+from provisioner.jobs.models import StageStatus
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.plan import Stage
+from support.effects import SQL, Attempt, Effect, aside, effects
+from support.workflow import FunctionEnded, Workflow
+
+#: No stage changes AWS more often in one attempt; a test below sees to it.
+MOST_CALLS = 8
+
+each_call = pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
+
+#: How a job is run: on the state machine, or by the handler.
+type Run = Callable[[Workflow, api.Job], api.Job]
+each_way = pytest.mark.parametrize(
+    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
+)
+
+
+def test_the_tests_below_go_through_every_call(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with effects(workflow, monkeypatch, lambda _effect, _attempt: None) as attempts:
+        job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert job.status is api.JobStatus.COMPLETED
+    assert {attempt.stage for attempt in attempts} == set(Stage)
+    assert max(len(attempt.calls) for attempt in attempts) == MOST_CALLS
+    # At the least, a stage records its start and its end.
+    assert min(len(attempt.calls) for attempt in attempts) >= 2
+
+
+#: What AWS and the way to it raise, and what passes.
+ERRORS: tuple[Callable[[str], Exception], ...] = (
+    lambda _: EndpointConnectionError(endpoint_url="https://aws.invalid"),
+    lambda _: ReadTimeoutError(endpoint_url="https://aws.invalid"),
+    lambda operation: ClientError({"Error": {"Code": "ThrottlingException"}}, operation),
+    lambda operation: ClientError({"Error": {"Code": "InternalFailure"}}, operation),
+)
+
+
+@each_way
+@each_call
+def test_every_stage_may_meet_an_error_and_die_at_any_call(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, number: int, run: Run
+) -> None:
+    """At its n-th call the first attempt meets an error; the second dies at its own n-th."""
+
+    def go_wrong(effect: Effect, _attempt: Attempt) -> None:
+        if effect.name == SQL or effect.number != number:
+            return
+        if effect.retry_count == 0:
+            raise ERRORS[(number + list(Stage).index(Stage(effect.stage))) % 4](effect.name)
+        if effect.retry_count == 1:
+            raise FunctionEnded("Runtime.ExitError")
+
+    with effects(workflow, monkeypatch, go_wrong):
+        job = run(workflow, workflow.new_job(workflow.new_project()))
+    assert workflow.waits
+    assert workflow.snapshot(job) == workflow.reference()
+
+
+@each_way
+@pytest.mark.parametrize("number", [1, 13])
+def test_a_statement_may_meet_an_error_and_a_crash(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, number: int, run: Run
+) -> None:
+    """The engine's own tests go through every statement."""
+
+    def go_wrong(effect: Effect, _attempt: Attempt) -> None:
+        if effect.name != SQL or effect.number != number:
+            return
+        if effect.retry_count == 0:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        if effect.retry_count == 1:
+            raise FunctionEnded("Runtime.ExitError")
+
+    with effects(workflow, monkeypatch, go_wrong):
+        job = run(workflow, workflow.new_job(workflow.new_project()))
+    assert workflow.snapshot(job) == workflow.reference()
+
+
+@each_call
+def test_a_run_that_was_given_up_may_go_on_beside_the_next(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Before its n-th call, every stage is overtaken by its repetition."""
+    overtaken: set[str] = set()
+
+    def be_overtaken(effect: Effect, attempt: Attempt) -> None:
+        if effect.name == SQL or effect.number != number or effect.stage in overtaken:
+            return
+        overtaken.add(effect.stage)
+        with aside():
+            workflow.run_stage({**attempt.event, "retry_count": 1})
+
+    with effects(workflow, monkeypatch, be_overtaken):
+        job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert overtaken
+    assert workflow.snapshot(job) == workflow.reference()
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        (Stage.INITIALIZING, 1),
+        (Stage.INITIALIZING, 2),
+        (Stage.INITIALIZING, 3),
+        (Stage.GENERATING_API_KEYS, 2),
+        (Stage.FINALIZING, 2),
+    ],
+)
+def test_another_job_of_the_project_may_come_before_any_call(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, stage: Stage, number: int
+) -> None:
+    project_id = workflow.new_project()
+    first, second = workflow.new_job(project_id), workflow.new_job(project_id)
+    came: list[api.Job] = []
+
+    def come(effect: Effect, attempt: Attempt) -> None:
+        here = (effect.stage, effect.number) == (stage, number) and effect.name != SQL
+        if here and not came and attempt.event["job"]["job_id"] == first.job_id:
+            with aside():
+                came.append(workflow.execute_in_process(second))
+
+    with effects(workflow, monkeypatch, come):
+        workflow.execute(first)
+    jobs = [workflow.jobs.get(job.job_id) for job in (first, second)]
+    # Who holds the project when the other comes does the work.
+    does = jobs[1] if stage is Stage.INITIALIZING and number <= 2 else jobs[0]
+    other = jobs[0] if does is jobs[1] else jobs[1]
+    assert workflow.snapshot(does) == workflow.reference()
+    if (stage, number) == (Stage.INITIALIZING, 1):
+        assert other.result == does.result
+    else:
+        assert other.error is not None
+        assert other.error.type is ErrorType.PROJECT_BUSY
+
+
+def _may_not(effect: Effect, _attempt: Attempt) -> None:
+    if effect.name == "CreateBucket":
+        raise ClientError({"Error": {"Code": "AccessDenied"}}, effect.name)
+
+
+#: How the step that records a failure goes wrong, and passes.
+PASSING: dict[str, Callable[[], BaseException]] = {
+    "dies": lambda: FunctionEnded("Lambda.Unknown"),
+    "times_out": lambda: FunctionEnded("Sandbox.Timedout"),
+    "is_throttled": lambda: ClientError({"Error": {"Code": "ThrottlingException"}}, "Query"),
+}
+
+
+@each_way
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+def test_the_step_that_records_a_failure_is_tried_again(
+    workflow: Workflow,
+    monkeypatch: pytest.MonkeyPatch,
+    after: bool,  # noqa: FBT001  # a parameter of the test
+    error: Callable[[], BaseException],
+    run: Run,
+) -> None:
+    project_id = workflow.new_project(owner_id="ada")
+    asked: list[int] = []
+
+    fail = JobStore.fail
+
+    def fail_wrongly(store: JobStore, *job: Any, **options: Any) -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            fail(store, *job, **options)
+            return
+        if after:
+            fail(store, *job, **options)
+        raise error()
+
+    monkeypatch.setattr(JobStore, "fail", fail_wrongly)
+    with effects(workflow, monkeypatch, _may_not):
+        job = run(workflow, workflow.new_job(project_id))
+    assert len(workflow.waits) == 1
+    assert job.error is not None
+    assert (job.status, job.error.type, job.error.stage) == (
+        api.JobStatus.FAILED,
+        ErrorType.INSUFFICIENT_PERMISSIONS,
+        Stage.REGISTERING_STORAGE,
+    )
+    failed = {record.stage for record in job.stages if record.status is StageStatus.FAILED}
+    assert failed == {Stage.REGISTERING_STORAGE}
+    project = api.get_project(project_id)
+    assert (project.status, project.locked_by, project.quota) == (
+        api.ProjectStatus.FAILED,
+        None,
+        None,
+    )
