@@ -1,0 +1,155 @@
+"""The format of an API key, and the store that verifies one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import string
+import zlib
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from provisioner.api_keys.key_format import (
+    ALPHABET,
+    LEAK_PATTERN,
+    checksum,
+    digest,
+    generate_api_key,
+    is_well_formed,
+    key_id,
+    key_prefix,
+)
+from provisioner.api_keys.store import ApiKey
+from support.core import Core
+
+PREFIXES = st.from_regex(r"[a-z][a-z0-9]{1,9}", fullmatch=True)
+BODIES = st.text(alphabet=ALPHABET, min_size=43, max_size=43)
+
+
+@given(PREFIXES)
+def test_a_generated_key_has_the_format(prefix: str) -> None:
+    key = generate_api_key(prefix)
+
+    assert is_well_formed(key)
+    assert re.fullmatch(rf"{prefix}_[0-9A-Za-z]{{43}}[0-9A-Za-z]{{6}}", key)
+    assert key_prefix(key) == key[: len(prefix) + 7]
+
+
+@given(PREFIXES, st.sampled_from([" ", "\n", '"', "'", "=", ":", ",", "(", "", "/"]))
+def test_a_scanner_finds_a_key_in_a_text(prefix: str, around: str) -> None:
+    key = generate_api_key(prefix)
+
+    assert re.findall(LEAK_PATTERN, f"token{around or ' '}{key}{around} and more") == [key]
+
+
+def test_a_scanner_does_not_take_a_longer_word_for_a_key() -> None:
+    assert re.findall(LEAK_PATTERN, generate_api_key("nm") + "x") == []
+    assert re.findall(LEAK_PATTERN, "Nm" + generate_api_key("nm")[2:]) == []
+
+
+@given(PREFIXES, BODIES, st.data())
+def test_the_checksum_catches_a_change_of_any_one_character(
+    prefix: str, body: str, data: st.DataObject
+) -> None:
+    text = f"{prefix}_{body}"
+    key = text + checksum(text)
+    position = data.draw(st.integers(0, len(key) - 1))
+    other = data.draw(st.sampled_from(ALPHABET + "_- é"))
+    assume(key[position] != other)
+
+    assert is_well_formed(key)
+    assert not is_well_formed(key[:position] + other + key[position + 1 :])
+
+
+@given(st.text(max_size=70))
+def test_a_text_that_no_one_made_is_no_key(text: str) -> None:
+    assert not is_well_formed(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    # The first CRC-32 is the check value of the catalogue of parametrised CRC algorithms.
+    [("123456789", (0xCBF43926, "3jZRME")), ("", (0, "000000"))],
+)
+def test_the_checksum_is_crc_32_in_base_62(text: str, expected: tuple[int, str]) -> None:
+    number, digits = expected
+
+    assert zlib.crc32(text.encode()) == number
+    assert sum(ALPHABET.index(d) * 62**i for i, d in enumerate(reversed(checksum(text)))) == number
+    assert checksum(text) == digits
+
+
+def test_the_digits_of_base_62_are_in_ascii_order() -> None:
+    assert list(ALPHABET) == sorted(string.digits + string.ascii_letters)
+
+
+def test_a_key_holds_256_bits_and_no_two_are_alike() -> None:
+    assert 62**43 >= 2**256
+    keys = [generate_api_key("nm") for _ in range(500)]
+
+    assert len({key[3:] for key in keys}) == 500
+    # Every digit appears at every position of the random part, sooner or later.
+    assert all(len({key[position] for key in keys}) > 50 for position in range(3, 46))
+
+
+def test_what_is_stored_of_a_key_does_not_give_it_away() -> None:
+    key = generate_api_key("nm")
+
+    assert digest(key) == hashlib.sha256(key.encode()).hexdigest()
+    assert re.fullmatch(r"key_[0-9a-f]{20}", key_id(digest(key)))
+    assert key[9:] not in key_prefix(key) + key_id(digest(key)) + digest(key)
+    assert digest(key)[:20] not in key_id(digest(key))
+
+
+def _stored(core: Core, plaintext: str, project_id: str = "shop") -> ApiKey:
+    key = ApiKey(
+        digest=digest(plaintext),
+        key_id=key_id(digest(plaintext)),
+        key_prefix=key_prefix(plaintext),
+        project_id=project_id,
+        job_id="job-1",
+        created_at=core.clock.at.isoformat(),
+    )
+    core.api_keys.put(key)
+    return key
+
+
+def test_a_key_that_is_stored_verifies(core: Core) -> None:
+    plaintext = generate_api_key("nm")
+    key = _stored(core, plaintext)
+
+    assert core.api_keys.verify(plaintext) == key
+    assert plaintext not in str(core.scan("ApiKeysTable"))
+
+
+def test_a_key_that_is_well_formed_and_not_stored_does_not_verify(core: Core) -> None:
+    _stored(core, generate_api_key("nm"))
+
+    assert core.api_keys.verify(generate_api_key("nm")) is None
+
+
+@pytest.mark.parametrize("text", ["", "nm_short", "nm_" + "x" * 49, base64.b64encode(b"x" * 36)])
+def test_a_made_up_key_costs_no_read(core: Core, text: str | bytes) -> None:
+    assert core.api_keys.verify(str(text)) is None
+    assert core.calls == []
+
+
+def test_a_key_that_was_removed_does_not_verify(core: Core) -> None:
+    plaintext = generate_api_key("nm")
+    key = _stored(core, plaintext)
+
+    core.api_keys.remove(key.digest)
+    core.api_keys.remove(key.digest)
+
+    assert core.api_keys.verify(plaintext) is None
+
+
+def test_the_keys_of_a_project_are_its_own(core: Core) -> None:
+    keys = [_stored(core, generate_api_key("nm")) for _ in range(3)]
+    _stored(core, generate_api_key("nm"), project_id="another")
+
+    assert {key.digest for key in core.api_keys.list_by_project("shop")} == {
+        key.digest for key in keys
+    }

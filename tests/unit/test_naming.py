@@ -1,0 +1,123 @@
+"""The names of a project's resources: every service takes them, and no two projects share one."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from provisioner.provisioning.naming import Naming, ResourceNames, resource_names
+
+PREFIXES = st.from_regex(r"[a-z][a-z0-9]{1,9}", fullmatch=True)
+PROJECT_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{1,62}[A-Za-z0-9]", fullmatch=True)
+NAMESPACES = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,127}-[0-9]{12}", fullmatch=True)
+
+
+def _all(names: ResourceNames) -> set[str]:
+    return {
+        names.user_pool,
+        names.user_pool_client,
+        names.event_api,
+        names.bucket,
+        names.database_secret,
+        names.api_keys_secret,
+        names.tenant.database,
+        names.tenant.owner_role,
+        names.tenant.app_role,
+    }
+
+
+@given(PREFIXES, NAMESPACES, PROJECT_IDS)
+def test_every_service_takes_the_names(prefix: str, namespace: str, project_id: str) -> None:
+    names = resource_names(prefix, namespace, project_id)
+
+    for name in (names.user_pool, names.user_pool_client):
+        assert re.fullmatch(r"[\w\s+=,.@-]{1,128}", name, re.ASCII)
+    assert re.fullmatch(r"[A-Za-z0-9_\- ]{1,50}", names.event_api)
+    assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,48}[A-Za-z0-9])?", names.channel_namespace)
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", names.bucket)
+    assert not names.bucket.startswith(("xn--", "amzn-s3-demo-bucket"))
+    assert not names.bucket.endswith(("-s3alias", "--ol-s3", "--x-s3", "--table-s3"))
+    for name in (names.database_secret, names.api_keys_secret):
+        assert re.fullmatch(r"[A-Za-z0-9/_+=.@-]{1,512}", name)
+        # Secrets Manager takes a hyphen and six characters at the end for its own suffix.
+        assert not re.search(r"-[A-Za-z0-9]{6}$", name)
+    tenant = names.tenant
+    for name in (tenant.database, tenant.schema, tenant.owner_role, tenant.app_role):
+        assert re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name)
+        assert not name.startswith("pg_")
+
+
+@given(PREFIXES, NAMESPACES, PROJECT_IDS)
+def test_names_begin_with_the_prefix_that_the_policies_allow(
+    prefix: str, namespace: str, project_id: str
+) -> None:
+    names = resource_names(prefix, namespace, project_id)
+
+    assert all(name.startswith(prefix) for name in _all(names))
+    assert names.bucket.startswith(f"{prefix}-")
+    assert names.database_secret.startswith(f"{prefix}/")
+    assert names.database_secret.endswith("/database")
+    assert names.api_keys_secret.endswith("/api-keys")
+
+
+@given(PREFIXES, NAMESPACES, PROJECT_IDS)
+def test_names_are_the_same_every_time_and_differ_from_one_another(
+    prefix: str, namespace: str, project_id: str
+) -> None:
+    names = resource_names(prefix, namespace, project_id)
+
+    assert resource_names(prefix, namespace, project_id) == names
+    assert Naming(prefix, namespace).names(project_id) == names
+    assert len({names.database_secret, names.api_keys_secret}) == 2
+    assert len({names.tenant.owner_role, names.tenant.app_role}) == 2
+
+
+@given(NAMESPACES, PROJECT_IDS, PROJECT_IDS)
+def test_projects_share_no_name(namespace: str, one: str, other: str) -> None:
+    assume(one != other)
+
+    assert not _all(resource_names("nm", namespace, one)) & _all(
+        resource_names("nm", namespace, other)
+    )
+
+
+@given(NAMESPACES, PROJECT_IDS)
+def test_ids_that_look_alike_share_no_name(namespace: str, project_id: str) -> None:
+    alike = {
+        project_id,
+        project_id.swapcase(),
+        project_id.lower(),
+        project_id.replace("-", "_"),
+        project_id.replace("_", "-"),
+        project_id[:-1] + ("a" if project_id[-1] != "a" else "b"),
+    }
+
+    names = [resource_names("nm", namespace, alike_id) for alike_id in sorted(alike)]
+
+    assert len({name.bucket for name in names}) == len(alike)
+    assert len({name.tenant.database for name in names}) == len(alike)
+
+
+@given(NAMESPACES, NAMESPACES, PROJECT_IDS)
+def test_deployments_share_no_name(one: str, other: str, project_id: str) -> None:
+    assume(one != other)
+
+    assert not _all(resource_names("nm", one, project_id)) & _all(
+        resource_names("nm", other, project_id)
+    )
+
+
+def test_a_name_shows_the_start_of_the_project_id() -> None:
+    names = resource_names("nm", "stack-123456789012", "My_Shop-" + "x" * 40)
+
+    assert names.bucket.startswith("nm-my-shop-xxxxxxxxxxxxxxxx-")
+    assert names.tenant.database.startswith("nm_my_shop_xxxxxxxxxxxxxxxx_")
+
+
+def test_names_never_change_since_they_are_how_resources_are_found_again() -> None:
+    names = resource_names("nm", "provisioner-123456789012", "shop")
+
+    assert names.bucket == "nm-shop-fba3c6727d"
+    assert names.tenant.database == "nm_shop_fba3c6727d"
+    assert names.database_secret == "nm/nm-shop-fba3c6727d/database"
