@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aws_lambda_powertools.utilities.batch import process_partial_response
-from provisioner import job_handlers
 from provisioner.composition import dispatcher as composition
 from provisioner.errors import ErrorType
 from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
@@ -446,25 +443,10 @@ ENVIRONMENT = {
     "REQUIRED_JOB_TYPES": "provision_project",
 }
 
-OWN_HANDLER = """
-from provisioner.api import JobHandler, register_job_handler
-from pydantic import BaseModel
-
-
-class Report(BaseModel):
-    title: str
-
-
-register_job_handler(
-    "write_report",
-    JobHandler(payload_model=Report, stages=("WRITING",), run=lambda report: report.title),
-)
-"""
-
 
 @pytest.fixture
 def environment(core: Core, monkeypatch: pytest.MonkeyPatch) -> Core:
-    """Set what the dispatcher's function reads, and give it handlers of its own to load."""
+    """Set what the dispatcher's function reads."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DEAD_LETTER_QUEUE_URL", core.dead_letter_url)
@@ -475,27 +457,6 @@ def environment(core: Core, monkeypatch: pytest.MonkeyPatch) -> Core:
     monkeypatch.setattr(REGISTRY, "_handlers", dict(REGISTRY._handlers))
     aws.reset()
     return core
-
-
-def test_a_job_type_of_ones_own_takes_one_file(
-    environment: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "write_report.py").write_text(OWN_HANDLER)
-    monkeypatch.setattr(job_handlers, "__path__", [*job_handlers.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "provisioner.job_handlers.write_report", raising=False)
-    monkeypatch.setenv("REQUIRED_JOB_TYPES", "provision_project, write_report")
-    environment.make_state_machine("write_report")
-    message = record({"job_type": "write_report", "payload": {"title": "sales"}}, "message-1")
-
-    dispatch_batch = composition.build()
-    response = dispatch_batch({"Records": [message, good()]}, None)
-    monkeypatch.delitem(sys.modules, "provisioner.job_handlers.write_report")
-
-    assert response == {"batchItemFailures": []}
-    (execution,) = environment.executions("write_report")
-    assert json.loads(execution["input"])["job"]["payload"] == {"title": "sales"}
-    assert environment.jobs.get("message-1").stages[0].stage == "WRITING"
-    assert len(environment.executions()) == 1
 
 
 def test_the_dispatcher_does_not_start_without_its_required_handlers(

@@ -20,6 +20,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ReadTimeoutError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
 
@@ -166,7 +167,7 @@ def _client_error_type(code: str, status: int, final: ErrorType) -> ErrorType:
 def _transport_error_type(error: Exception, final: ErrorType) -> ErrorType:
     if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
         return ErrorType.TIMEOUT
-    if isinstance(error, HTTPClientError):
+    if isinstance(error, HTTPClientError | BotoConnectionError):
         return ErrorType.NETWORK_ERROR
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return ErrorType.INSUFFICIENT_PERMISSIONS

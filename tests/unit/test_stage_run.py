@@ -1,0 +1,431 @@
+"""One attempt of one stage: what is recorded, what is raised, what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
+from provisioner.drivers import dynamodb
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.models import JobStatus, StageRecord, StageStatus, StoredError
+from provisioner.jobs.stage_run import (
+    Completion,
+    JobInput,
+    StageFunction,
+    StageOutcome,
+    StageRunner,
+)
+from provisioner.runtime.observability import metrics
+from support.core import Core, LogLines, aws_error
+
+STAGE = "CREATING_DATABASE"
+SECRET = "correct-horse-battery-staple"
+OWN_ERRORS = {STAGE: ErrorType.DATABASE_CREATION_FAILED}
+
+
+@pytest.fixture(autouse=True)
+def _no_metrics_of_others() -> None:
+    metrics.clear_metrics()
+
+
+def event(stage: str = STAGE, retry_count: int = 0, job_id: str = "job-1") -> dict[str, Any]:
+    """Return what the state machine hands over."""
+    return {
+        "job": {
+            "job_id": job_id,
+            "job_type": "provision_project",
+            "payload": {"project_id": "shop"},
+        },
+        "stage": stage,
+        "retry_count": retry_count,
+    }
+
+
+def run(core: Core, function: StageFunction, **of_event: Any) -> dict[str, Any]:
+    """Run an attempt."""
+    stages = {STAGE: function, "FINALIZING": function}
+    runner = StageRunner(core.jobs, stages, own_errors=OWN_ERRORS)
+    return runner(event(**of_event))
+
+
+def raised_by(core: Core, function: StageFunction, **of_event: Any) -> ProvisioningError:
+    """Run an attempt that fails, and return what it raises."""
+    with pytest.raises(ProvisioningError) as raised:
+        run(core, function, **of_event)
+    return raised.value
+
+
+def ends_well(_job: JobInput) -> StageOutcome:
+    """Make something."""
+    return StageOutcome(output={"host": "db"}, check="the database answers")
+
+
+def raising(error: Exception) -> StageFunction:
+    """Return a stage that raises."""
+
+    def stage(_job: JobInput) -> StageOutcome:
+        raise error
+
+    return stage
+
+
+def stored(core: Core, stage: str = STAGE) -> StageRecord:
+    """Return the stage as it is stored."""
+    record = core.jobs.stage("job-1", stage)
+    assert record is not None
+    return record
+
+
+def test_a_stage_is_running_while_it_runs_and_succeeded_once_it_has(core: Core) -> None:
+    core.new_job()
+    seen: list[tuple[StageStatus, JobStatus]] = []
+
+    def stage(job: JobInput) -> StageOutcome:
+        seen.append((stored(core).status, core.jobs.get(job.job_id).status))
+        core.clock.advance()
+        return ends_well(job)
+
+    began = core.clock.at
+    result = run(core, stage)
+
+    assert seen == [(StageStatus.RUNNING, JobStatus.RUNNING)]
+    assert result == {
+        "ok": True,
+        "stage": STAGE,
+        "status": "SUCCEEDED",
+        "output": {"host": "db"},
+    }
+    record = stored(core)
+    assert (record.attempt, record.started_at, record.finished_at, record.check) == (
+        1,
+        began,
+        core.clock.at,
+        "the database answers",
+    )
+
+
+def test_a_stage_that_is_not_asked_for_is_skipped(core: Core) -> None:
+    core.new_job()
+
+    result = run(core, lambda _job: StageOutcome(skipped=True, check="not asked for"))
+
+    assert (result["status"], result["output"]) == ("SKIPPED", {})
+    assert stored(core).status is StageStatus.SKIPPED
+
+
+def test_a_stage_that_has_ended_is_not_run_again(core: Core) -> None:
+    core.new_job()
+    first = run(core, ends_well)
+    before = core.jobs.get("job-1")
+
+    again = run(core, raising(AssertionError()), retry_count=1)
+
+    assert again == first
+    assert core.jobs.get("job-1") == before
+
+
+def test_a_stage_whose_function_died_after_its_effect_is_run_again(core: Core) -> None:
+    core.new_job()
+    head = core.jobs.get_head("job-1")
+    assert head is not None
+    core.jobs.start_stage(head, STAGE, 0)
+
+    run(core, ends_well, retry_count=1)
+
+    assert (stored(core).status, stored(core).attempt) == (StageStatus.SUCCEEDED, 2)
+
+
+def test_a_stage_that_has_failed_for_good_fails_again_with_the_same_error(core: Core) -> None:
+    core.new_job()
+    error = failure(ErrorType.CONFLICT, "Not ours.", "comment is empty")
+    raised_by(core, raising(error))
+    before = core.jobs.get("job-1")
+
+    again = raised_by(core, ends_well, retry_count=1)
+
+    assert (again.type, again.message, again.cause) == (error.type, error.message, error.cause)
+    assert core.jobs.get("job-1") == before
+
+
+def test_a_job_that_is_not_stored_is_not_begun(core: Core) -> None:
+    error = raised_by(core, raising(AssertionError()))
+
+    assert (error.type, error.message) == (
+        ErrorType.INVALID_PAYLOAD,
+        "job_id: no such job is stored; send the job through the queue.",
+    )
+    assert core.scan("JobsTable") == []
+
+
+@pytest.mark.parametrize("stage", [STAGE, "FINALIZING"])
+def test_no_stage_of_a_job_that_has_ended_is_begun(core: Core, stage: str) -> None:
+    core.new_job()
+    failed = StoredError(ErrorType.CONFLICT, "INITIALIZING", 1, "Not ours.", "")
+    core.jobs.fail("job-1", [failed], close={"INITIALIZING": failed})
+    before = core.jobs.get("job-1")
+
+    error = raised_by(core, raising(AssertionError()), stage=stage)
+
+    assert error.type is ErrorType.INVALID_PAYLOAD
+    assert core.jobs.get("job-1") == before
+
+
+def test_a_stage_that_ended_well_answers_even_after_its_job_has_ended(core: Core) -> None:
+    core.new_job()
+    first = run(core, ends_well)
+    failed = StoredError(ErrorType.CONFLICT, "FINALIZING", 1, "Not ours.", "")
+    core.jobs.fail("job-1", [failed], close={})
+
+    assert run(core, raising(AssertionError())) == first
+
+
+@pytest.mark.parametrize("error_type", ErrorType)
+def test_an_error_of_the_table_is_stored_and_raised_as_it_is(
+    core: Core, error_type: ErrorType
+) -> None:
+    core.new_job()
+
+    error = raised_by(core, raising(failure(error_type, "One sentence.", "a cause")))
+
+    retryable = error_type in {
+        ErrorType.NETWORK_ERROR,
+        ErrorType.TIMEOUT,
+        ErrorType.UNKNOWN_ERROR,
+    }
+    assert (error.type, error.message, error.cause) == (error_type, "One sentence.", "a cause")
+    assert stored(core).status is (StageStatus.RETRYING if retryable else StageStatus.FAILED)
+    assert stored(core).error == StoredError(error_type, STAGE, 1, "One sentence.", "a cause")
+    assert (stored(core).next_attempt_before is not None) == retryable
+
+
+def _everything(error: BaseException) -> str:
+    """Return the texts of an exception and of all that hangs on it."""
+    hanging = (error.__cause__, error.__context__)
+    return repr((error, vars(error))) + "".join(_everything(e) for e in hanging if e is not None)
+
+
+class _DriverError(Exception):
+    """Holds a secret, as the errors of a database driver do."""
+
+    password = SECRET
+
+    def __repr__(self) -> str:
+        return f"_DriverError({self.args}, {self.password})"
+
+
+def _drivers_own(_job: JobInput) -> StageOutcome:
+    raise _DriverError(f"cannot log in with {SECRET}")
+
+
+def _drivers_own_translated(_job: JobInput) -> StageOutcome:
+    try:
+        _drivers_own(_job)
+    except _DriverError:
+        raise failure(ErrorType.NETWORK_ERROR, "It did not answer.") from None
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("stage", "error_type"),
+    [
+        (_drivers_own, ErrorType.DATABASE_CREATION_FAILED),
+        (_drivers_own_translated, ErrorType.NETWORK_ERROR),
+    ],
+)
+def test_no_text_of_a_foreign_exception_goes_further(
+    core: Core, logged: LogLines, stage: StageFunction, error_type: ErrorType
+) -> None:
+    core.new_job()
+
+    error = raised_by(core, stage)
+
+    assert error.type is error_type
+    assert SECRET not in _everything(error)
+    assert SECRET not in str(core.scan("JobsTable"))
+    assert SECRET not in str(logged())
+    assert error.__context__ is None
+
+
+def test_an_unexpected_exception_is_the_stages_own_type_and_says_where_it_was(core: Core) -> None:
+    core.new_job()
+
+    error = raised_by(core, _drivers_own)
+
+    assert (error.type, error.message) == (
+        ErrorType.DATABASE_CREATION_FAILED,
+        "The stage met an error of its own code.",
+    )
+    assert error.cause.startswith("_DriverError at ")
+    assert "test_stage_run.py:" in error.cause
+    assert stored(core).error == StoredError(error.type, STAGE, 1, error.message, error.cause)
+
+
+def test_a_stage_without_a_type_of_its_own_meets_an_unknown_error(core: Core) -> None:
+    core.new_job()
+
+    assert raised_by(core, raising(KeyError("x")), stage="FINALIZING").type is (
+        ErrorType.UNKNOWN_ERROR
+    )
+
+
+def _database_is_down(core: Core) -> None:
+    core.answers["dynamodb.TransactWriteItems"] = aws_error("InternalServerError", 500)
+
+
+def test_an_error_is_raised_even_when_it_cannot_be_recorded(core: Core, logged: LogLines) -> None:
+    core.new_job()
+
+    def stage(_job: JobInput) -> StageOutcome:
+        _database_is_down(core)
+        raise failure(ErrorType.CONFLICT, "Not ours.")
+
+    error = raised_by(core, stage)
+
+    assert error.type is ErrorType.CONFLICT
+    assert stored(core).status is StageStatus.RUNNING
+    assert "failure not recorded" in {line["message"] for line in logged()}
+
+
+@pytest.mark.parametrize("operation", ["GetItem", "TransactWriteItems"])
+def test_a_stage_whose_start_cannot_be_recorded_is_to_be_tried_again(
+    core: Core, operation: str
+) -> None:
+    core.new_job()
+    core.answers[f"dynamodb.{operation}"] = aws_error("InternalServerError", 500)
+
+    error = raised_by(core, raising(AssertionError()))
+
+    assert error.type is ErrorType.NETWORK_ERROR
+    assert error.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("make", "error_type"),
+    [
+        (lambda: EndpointConnectionError(endpoint_url="x"), ErrorType.NETWORK_ERROR),
+        (lambda: ConnectTimeoutError(endpoint_url="x"), ErrorType.TIMEOUT),
+    ],
+)
+def test_an_exception_of_the_sdk_is_the_type_that_its_cause_has(
+    core: Core, make: Callable[[], Exception], error_type: ErrorType
+) -> None:
+    core.new_job()
+
+    assert raised_by(core, raising(make())).type is error_type
+
+
+def completes(
+    core: Core, *, condition: str = "attribute_exists(project_id)"
+) -> Callable[[JobInput], StageOutcome]:
+    """Return a stage that ends the job."""
+
+    def stage(_job: JobInput) -> StageOutcome:
+        also = dynamodb.update(
+            "ProjectsTable",
+            {"project_id": "shop"},
+            set_values={"status": "ACTIVE"},
+            condition=condition,
+        )
+        return StageOutcome(
+            output={"made": 1},
+            check="all answered",
+            completion=Completion(result={"project_id": "shop"}, also=[also]),
+        )
+
+    core.new_job()
+    core.new_project()
+    return stage
+
+
+def test_the_stage_that_ends_the_job_ends_it_with_all_that_belongs_to_it(core: Core) -> None:
+    result = run(core, completes(core), stage="FINALIZING")
+
+    assert (result["status"], result["output"]) == ("SUCCEEDED", {"made": 1})
+    job = core.jobs.get("job-1")
+    assert (job.status, job.result) == (JobStatus.COMPLETED, {"project_id": "shop"})
+    project = core.projects.get("shop")
+    assert project is not None
+    assert project.status == "ACTIVE"
+
+
+def test_the_stage_that_ends_the_job_may_run_twice(core: Core) -> None:
+    stage = completes(core)
+    first = run(core, stage, stage="FINALIZING")
+    before = core.jobs.get("job-1")
+
+    assert run(core, stage, stage="FINALIZING", retry_count=1) == first
+    assert core.jobs.get("job-1") == before
+
+
+def test_the_stage_that_ends_the_job_may_meet_one_that_has_just_ended_it(core: Core) -> None:
+    stage = completes(core)
+
+    def overtaken(job: JobInput) -> StageOutcome:
+        run(core, stage, stage="FINALIZING")
+        return stage_again(job)
+
+    def stage_again(_job: JobInput) -> StageOutcome:
+        return StageOutcome(output={"made": 2}, check="x", completion=Completion(result={}))
+
+    result = run(core, overtaken, stage="FINALIZING")
+
+    assert result["output"] == {"made": 1}
+    assert core.jobs.get("job-1").result == {"project_id": "shop"}
+
+
+def test_a_job_that_lost_its_project_is_not_completed(core: Core) -> None:
+    stage = completes(core, condition="locked_by = project_id")
+
+    error = raised_by(core, stage, stage="FINALIZING")
+
+    assert error.type is ErrorType.CONFLICT
+    assert core.jobs.get("job-1").status is JobStatus.RUNNING
+
+
+def test_a_stage_that_was_closed_while_it_ran_does_not_end_well(core: Core) -> None:
+    core.new_job()
+    closed = StoredError(ErrorType.TIMEOUT, STAGE, 1, "It did not end in time.", "")
+
+    def stage(job: JobInput) -> StageOutcome:
+        core.jobs.fail(job.job_id, [closed], close={STAGE: closed})
+        return ends_well(job)
+
+    assert raised_by(core, stage).type is ErrorType.TIMEOUT
+    assert stored(core).status is StageStatus.FAILED
+
+
+def test_every_line_holds_the_job_the_project_and_the_stage(core: Core, logged: LogLines) -> None:
+    core.new_job()
+    run(core, ends_well)
+    core.new_job("job-2")
+    raised_by(core, raising(failure(ErrorType.CONFLICT, "Not ours.", "a cause")), job_id="job-2")
+
+    ended, failed = logged()
+
+    assert (ended["job_id"], ended["project_id"], ended["stage"], ended["message"]) == (
+        "job-1",
+        "shop",
+        STAGE,
+        "stage ended",
+    )
+    assert (failed["job_id"], failed["error_type"], failed["cause"], failed["attempt"]) == (
+        "job-2",
+        "CONFLICT",
+        "a cause",
+        1,
+    )
+
+
+def test_how_long_a_stage_took_and_why_it_failed_is_measured(core: Core) -> None:
+    core.new_job()
+    run(core, ends_well)
+    assert set(metrics.metric_set) == {"StageDuration"}
+    assert metrics.dimension_set["stage"] == STAGE
+    core.new_job("job-2")
+
+    raised_by(core, raising(failure(ErrorType.CONFLICT, "Not ours.")), job_id="job-2")
+
+    assert "StageFailures" in metrics.metric_set
+    assert metrics.dimension_set["error_type"] == "CONFLICT"
