@@ -1,0 +1,411 @@
+"""Projects, quotas and clusters: what is counted is what is held, whatever meets or crashes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.provisioning.placement import ensure_placed
+from provisioner.provisioning.projects import (
+    Project,
+    ProjectBusyError,
+    ProjectExistsError,
+    ProjectStatus,
+    QuotaReachedError,
+    quota_of,
+)
+from support.core import Core, valid_payload
+
+QUOTA = "owner#ada"
+
+
+def project(core: Core, project_id: str = "shop") -> Project:
+    """Read a project that exists."""
+    found = core.projects.get(project_id)
+    assert found is not None
+    return found
+
+
+def lock(core: Core, project_id: str = "shop", job_id: str = "job-1", limit: int = 10) -> None:
+    """Give a project to a job."""
+    core.projects.lock(project(core, project_id), job_id, quota=QUOTA, default_limit=limit)
+
+
+def release(core: Core, project_id: str = "shop", job_id: str = "job-1") -> None:
+    """Give back what a failed job holds."""
+    items = core.projects.release_items(project_id, job_id)
+    if items:
+        dynamodb.transact(core.client("dynamodb"), items)
+
+
+def set_quota(core: Core, quota: str, **values: int) -> None:
+    """Write a quota, as an operator does."""
+    core.client("dynamodb").put_item(
+        TableName="QuotasTable", Item=dynamodb.to_item({"quota": quota} | values)
+    )
+
+
+def test_a_project_is_created_once(core: Core) -> None:
+    core.new_project(owner_id="ada")
+
+    with pytest.raises(ProjectExistsError, match="shop"):
+        core.new_project(owner_id="grace")
+
+    assert (project(core).status, project(core).owner_id) == (ProjectStatus.CREATED, "ada")
+
+
+@pytest.mark.parametrize(
+    ("owner_id", "organization_id", "quota"),
+    [
+        ("ada", None, "owner#ada"),
+        ("ada", "acme", "organization#acme"),
+        (None, "acme", "organization#acme"),
+        (None, None, None),
+    ],
+)
+def test_a_project_counts_against_its_organization_or_else_its_owner(
+    owner_id: str | None, organization_id: str | None, quota: str | None
+) -> None:
+    assert quota_of(owner_id, organization_id) == quota
+
+
+def test_a_lock_and_its_quota_are_taken_together(core: Core) -> None:
+    core.new_project()
+
+    lock(core)
+
+    held = project(core)
+    assert (held.status, held.locked_by, held.quota) == (
+        ProjectStatus.PROVISIONING,
+        "job-1",
+        QUOTA,
+    )
+    assert core.projects.used(QUOTA) == 1
+
+
+def test_a_project_without_owner_counts_against_nothing(core: Core) -> None:
+    core.new_project()
+
+    core.projects.lock(project(core), "job-1", quota=None, default_limit=0)
+
+    assert project(core).locked_by == "job-1"
+    assert core.scan("QuotasTable") == []
+
+
+def test_a_project_that_is_held_counts_once(core: Core) -> None:
+    core.new_project()
+    before = project(core)
+    lock(core)
+
+    for job_id in ("job-1", "job-2"):
+        with pytest.raises(ProjectBusyError):
+            core.projects.lock(before, job_id, quota=QUOTA, default_limit=10)
+
+    assert project(core).locked_by == "job-1"
+    assert core.projects.used(QUOTA) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "limit"),
+    [({}, 2), ({"limit": 3}, 3), ({"limit": 0}, 0), ({"limit": 1, "used": 0}, 1)],
+)
+def test_an_own_limit_goes_before_the_default(core: Core, own: dict[str, int], limit: int) -> None:
+    if own:
+        set_quota(core, QUOTA, **own)
+    for number in range(limit):
+        core.new_project(f"shop-{number}")
+        lock(core, f"shop-{number}", limit=2)
+    core.new_project("one-too-many")
+
+    with pytest.raises(QuotaReachedError) as raised:
+        lock(core, "one-too-many", limit=2)
+
+    assert raised.value.limit == limit
+    assert project(core, "one-too-many").locked_by is None
+    assert core.projects.used(QUOTA) == limit
+
+
+def test_a_default_limit_of_nothing_leaves_room_for_nothing(core: Core) -> None:
+    core.new_project()
+
+    with pytest.raises(QuotaReachedError):
+        lock(core, limit=0)
+
+    assert core.scan("QuotasTable") == []
+
+
+def test_many_at_once_take_exactly_what_the_quota_has(core: Core) -> None:
+    for number in range(20):
+        core.new_project(f"shop-{number}")
+    lock(core, "shop-0", limit=3)
+
+    def take(number: int) -> bool:
+        try:
+            lock(core, f"shop-{number}", job_id=f"job-{number}", limit=3)
+        except QuotaReachedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        taken = sum(pool.map(take, range(1, 20)))
+
+    assert taken == 2
+    assert core.projects.used(QUOTA) == 3
+    held = [project(core, f"shop-{number}").locked_by for number in range(20)]
+    assert sum(holder is not None for holder in held) == 3
+
+
+def test_many_jobs_at_once_for_one_project_are_one(core: Core) -> None:
+    core.new_project()
+
+    def take(number: int) -> bool:
+        try:
+            lock(core, job_id=f"job-{number}")
+        except ProjectBusyError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(take, range(20))) == 1
+    assert core.projects.used(QUOTA) == 1
+
+
+def test_a_failed_job_gives_back_its_project_and_its_quota_once(core: Core) -> None:
+    core.new_project()
+    core.new_project("other")
+    lock(core, "other", job_id="job-2")
+    lock(core)
+
+    release(core)
+    release(core)
+
+    freed = project(core)
+    assert (freed.status, freed.locked_by, freed.quota) == (ProjectStatus.FAILED, None, None)
+    assert core.projects.used(QUOTA) == 1
+
+
+def test_what_was_given_back_can_be_taken_again(core: Core) -> None:
+    core.new_project()
+    lock(core)
+    release(core)
+
+    lock(core, job_id="job-2", limit=1)
+
+    assert project(core).locked_by == "job-2"
+    assert core.projects.used(QUOTA) == 1
+
+
+def test_what_another_job_holds_is_not_given_back(core: Core) -> None:
+    core.new_project()
+    lock(core)
+    before = core.scan("ProjectsTable"), core.scan("QuotasTable")
+
+    release(core, job_id="job-2")
+    release(core, "none-such")
+
+    assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
+
+
+def test_what_is_released_by_two_at_once_is_given_back_once(core: Core) -> None:
+    core.new_project()
+    core.new_project("other")
+    lock(core, "other", job_id="job-2")
+    lock(core)
+    items = core.projects.release_items("shop", "job-1")
+    release(core)
+
+    with pytest.raises(ConditionFailedError):
+        dynamodb.transact(core.client("dynamodb"), items)
+
+    assert core.projects.used(QUOTA) == 1
+
+
+@pytest.mark.parametrize("used", [{"used": 0}, {}])
+def test_a_count_that_was_set_back_does_not_keep_a_project_held(
+    core: Core, used: dict[str, int]
+) -> None:
+    core.new_project()
+    lock(core)
+    set_quota(core, QUOTA, **used)
+
+    release(core)
+
+    assert project(core).locked_by is None
+    assert core.projects.used(QUOTA) == 0
+
+
+def test_a_project_becomes_active_only_by_the_job_that_holds_it(core: Core) -> None:
+    core.new_project()
+    lock(core)
+    client = core.client("dynamodb")
+
+    with pytest.raises(ConditionFailedError):
+        dynamodb.transact(client, core.projects.activate_items("shop", "job-2", {"made": "x"}))
+    assert project(core).status is ProjectStatus.PROVISIONING
+    dynamodb.transact(client, core.projects.activate_items("shop", "job-1", {"made": "x"}))
+
+    active = project(core)
+    assert (active.status, active.locked_by, active.result, active.quota) == (
+        ProjectStatus.ACTIVE,
+        None,
+        {"made": "x"},
+        QUOTA,
+    )
+    with pytest.raises(ProjectBusyError):
+        lock(core, job_id="job-2")
+
+
+def place(core: Core, project_id: str = "shop") -> str:
+    """Place a project on a cluster of its region."""
+    return ensure_placed(
+        valid_payload(project_id), projects=core.projects, catalogue=core.catalogue
+    ).cluster_id
+
+
+def tenants(core: Core, **of_cluster: int) -> None:
+    """Say how many tenants each cluster has."""
+    for cluster_id, used in of_cluster.items():
+        set_quota(core, f"cluster#{cluster_id}", used=used)
+
+
+def test_a_project_goes_to_the_emptiest_cluster_and_stays_there(core: Core) -> None:
+    core.describe_clusters(*({"cluster_id": name} for name in ("first", "second", "third")))
+    tenants(core, first=2, second=1, third=2)
+    core.new_project()
+
+    assert place(core) == "second"
+    tenants(core, first=0, second=50)
+    assert place(core) == "second"
+
+    assert project(core).cluster_id == "second"
+    assert core.projects.used("cluster#second") == 50
+
+
+def test_a_full_cluster_is_passed_over(core: Core) -> None:
+    core.describe_clusters(
+        {"cluster_id": "small", "max_tenants": 1}, {"cluster_id": "large", "max_tenants": 5}
+    )
+    tenants(core, small=1, large=4)
+    core.new_project()
+
+    assert place(core) == "large"
+
+
+def test_no_cluster_with_room_is_answered_with_the_limits(core: Core) -> None:
+    core.describe_clusters(
+        {"cluster_id": "small", "max_tenants": 1}, {"cluster_id": "none", "max_tenants": 0}
+    )
+    tenants(core, small=1)
+    core.new_project()
+
+    with pytest.raises(ProvisioningError) as raised:
+        place(core)
+
+    assert (raised.value.type, raised.value.message) == (
+        ErrorType.QUOTA_EXCEEDED,
+        (
+            "region: no database cluster of eu-central-1 has room (limits: 1 tenants on small, "
+            "0 tenants on none); add a cluster or raise a limit."
+        ),
+    )
+    assert project(core).cluster_id is None
+
+
+def test_many_at_once_fill_the_clusters_to_their_limits_and_no_further(core: Core) -> None:
+    core.describe_clusters(
+        {"cluster_id": "first", "max_tenants": 3}, {"cluster_id": "second", "max_tenants": 2}
+    )
+    for number in range(10):
+        core.new_project(f"shop-{number}")
+
+    def try_to_place(number: int) -> str | None:
+        try:
+            return place(core, f"shop-{number}")
+        except ProvisioningError as error:
+            assert error.type is ErrorType.QUOTA_EXCEEDED  # noqa: PT017  # others are placed
+            return None
+
+    with ThreadPoolExecutor(10) as pool:
+        placed = list(pool.map(try_to_place, range(10)))
+
+    assert [placed.count(name) for name in ("first", "second", None)] == [3, 2, 5]
+    assert (core.projects.used("cluster#first"), core.projects.used("cluster#second")) == (3, 2)
+    assert [project(core, f"shop-{number}").cluster_id for number in range(10)] == placed
+
+
+def test_two_runs_at_once_place_a_project_once(core: Core) -> None:
+    core.describe_clusters(*({"cluster_id": f"c-{number}"} for number in range(4)))
+    core.new_project()
+
+    with ThreadPoolExecutor(8) as pool:
+        placed = set(pool.map(lambda _: place(core), range(8)))
+
+    assert len(placed) == 1
+    assert sum(core.projects.used(f"cluster#c-{number}") for number in range(4)) == 1
+
+
+def test_a_project_whose_cluster_is_described_no_more_is_not_moved(core: Core) -> None:
+    core.new_project()
+    place(core)
+    core.describe_clusters({"cluster_id": "another"})
+
+    with pytest.raises(ProvisioningError) as raised:
+        place(core)
+
+    assert raised.value.type is ErrorType.DATABASE_CREATION_FAILED
+    assert "first" in raised.value.cause
+    assert project(core).cluster_id == "first"
+
+
+def test_a_project_that_is_gone_is_not_placed(core: Core) -> None:
+    with pytest.raises(ProvisioningError) as raised:
+        place(core)
+
+    assert raised.value.type is ErrorType.PROJECT_NOT_FOUND
+    assert core.projects.used("cluster#first") == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "not json",
+        "{}",
+        "[]",
+        '[{"cluster_id": "a"}]',
+        (
+            '[{"cluster_id": "A b", "host": "h", "port": 1, "admin_secret_arn": "x",'
+            ' "max_tenants": 1}]'
+        ),
+        (
+            '[{"cluster_id": "a", "host": "h", "port": 1, "admin_secret_arn": "x",'
+            ' "max_tenants": 1, "password": "correct-horse"}]'
+        ),
+    ],
+)
+def test_a_wrong_description_of_the_clusters_names_the_parameter(core: Core, value: str) -> None:
+    core.client("ssm").put_parameter(
+        Name="/test/clusters/eu-central-1/postgresql", Type="String", Value=value, Overwrite=True
+    )
+
+    with pytest.raises(ProvisioningError) as raised:
+        core.catalogue.clusters("eu-central-1", "postgresql")
+
+    assert raised.value.type is ErrorType.DATABASE_CREATION_FAILED
+    assert raised.value.cause.startswith("SSM parameter /test/clusters/eu-central-1/postgresql: ")
+    assert "correct-horse" not in raised.value.cause
+
+
+def test_a_region_without_a_description_has_no_cluster(core: Core) -> None:
+    assert core.catalogue.clusters("us-east-1", "postgresql") == []
+    assert core.catalogue.clusters("eu-central-1", "mysql") == []
+
+
+def test_a_project_is_read_as_it_was_written(core: Core) -> None:
+    created: Any = core.new_project(owner_id="ada", organization_id="acme")
+
+    assert project(core) == created
+    assert core.projects.get("none-such") is None
