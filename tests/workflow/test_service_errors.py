@@ -1,0 +1,103 @@
+"""Errors of the Lambda service itself, in place of an answer of the function."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
+from provisioner import api
+from provisioner.errors import ErrorType
+from provisioner.jobs.retries import SERVICE_RETRY
+from provisioner.provisioning.plan import RECORD_FAILURE, Stage
+from support.workflow import Workflow
+
+
+@pytest.fixture
+def lambda_says(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, int], str]], Any]:
+    """Let AWS Lambda answer an invocation with an error code, or with nothing to say."""
+    call = vars(BaseClient)["_make_api_call"]
+
+    def install(code_of: Callable[[str, int], str]) -> Counter[str]:
+        asked: Counter[str] = Counter()
+
+        def call_aws(client: BaseClient, operation: str, parameters: Mapping[str, Any]) -> Any:
+            if operation == "Invoke":
+                stage = json.loads(parameters["Payload"])["stage"]
+                asked[stage] += 1
+                code = code_of(stage, asked[stage])
+                if code:
+                    response: Any = {
+                        "Error": {"Code": code, "Message": "It is not well."},
+                        "ResponseMetadata": {"HTTPStatusCode": 500, "RequestId": "0"},
+                    }
+                    raise ClientError(response, operation)
+            return call(client, operation, parameters)
+
+        monkeypatch.setattr(BaseClient, "_make_api_call", call_aws)
+        return asked
+
+    return install
+
+
+def test_they_are_tried_again_within_seconds_and_are_no_attempts_of_a_stage(
+    workflow: Workflow, lambda_says: Callable[..., Counter[str]]
+) -> None:
+    codes = [name.removeprefix("Lambda.") for name in SERVICE_RETRY.error_names]
+
+    def code_of(stage: str, asked: int) -> str:
+        offset = list(Stage).index(Stage(stage))
+        return codes[(offset + asked) % len(codes)] if asked <= SERVICE_RETRY.max_attempts else ""
+
+    asked = lambda_says(code_of)
+    job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert workflow.snapshot(job) == workflow.reference()
+    assert {record.attempt for record in job.stages} == {1}
+    assert asked == dict.fromkeys(Stage, 1 + SERVICE_RETRY.max_attempts)
+    assert len(workflow.waits) == len(Stage) * SERVICE_RETRY.max_attempts
+    assert all(0 <= wait <= SERVICE_RETRY.max_delay_seconds for wait in workflow.waits)
+
+
+@pytest.mark.parametrize(
+    ("code", "asked_in_all"),
+    [
+        ("TooManyRequestsException", 1 + SERVICE_RETRY.max_attempts),
+        ("ResourceNotFoundException", 1),
+        ("AccessDeniedException", 1),
+    ],
+)
+def test_one_that_stays_fails_the_job(
+    workflow: Workflow, lambda_says: Callable[..., Counter[str]], code: str, asked_in_all: int
+) -> None:
+    asked = lambda_says(lambda stage, _: code if stage == Stage.REGISTERING_AUTH else "")
+    job = workflow.execute(workflow.new_job(workflow.new_project()))
+    assert asked[Stage.REGISTERING_AUTH] == asked_in_all
+    assert job.error is not None
+    assert (job.status, job.error.type, job.error.stage, job.error.attempt) == (
+        api.JobStatus.FAILED,
+        ErrorType.UNKNOWN_ERROR,
+        Stage.REGISTERING_AUTH,
+        0,
+    )
+    assert job.error.cause.startswith(f"Lambda.{code}: It is not well.")
+    assert "not well" not in job.error.message
+
+
+def test_a_failure_that_cannot_be_recorded_still_ends_the_execution(
+    workflow: Workflow, lambda_says: Callable[..., Counter[str]]
+) -> None:
+    """Both errors then stand in the history of the execution."""
+    failing = {
+        Stage.REGISTERING_AUTH: "AccessDeniedException",
+        RECORD_FAILURE: "KMSDisabledException",
+    }
+    lambda_says(lambda stage, _: failing.get(stage, ""))
+    job = workflow.new_job(workflow.new_project())
+    assert workflow.ended(workflow.start(job)) == "FAILED"
+    history = json.dumps(workflow.history(job), default=str)
+    assert all(f"Lambda.{code}" in history for code in failing.values())
+    assert workflow.history(job)[-1]["executionFailedEventDetails"]["error"] == "UNKNOWN_ERROR"
