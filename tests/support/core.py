@@ -28,7 +28,7 @@ from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.projects import Project, ProjectStore
 from provisioner.runtime import aws, platform
-from provisioner.runtime.observability import logger
+from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
 from support import project
 
@@ -250,6 +250,7 @@ def deployment() -> Iterator[Core]:
 def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
     """Return a deployment of its own."""
     _take_one_request_at_a_time(monkeypatch)
+    metrics.clear_metrics()
     with deployment() as made:
         queues = made.client("sqs")
         made.queue_url = queues.create_queue(QueueName="jobs")["QueueUrl"]

@@ -25,11 +25,6 @@ SECRET = "correct-horse-battery-staple"
 OWN_ERRORS = {STAGE: ErrorType.DATABASE_CREATION_FAILED}
 
 
-@pytest.fixture(autouse=True)
-def _no_metrics_of_others() -> None:
-    metrics.clear_metrics()
-
-
 def event(stage: str = STAGE, retry_count: int = 0, job_id: str = "job-1") -> dict[str, Any]:
     """Return what the state machine hands over."""
     return {
@@ -45,6 +40,7 @@ def event(stage: str = STAGE, retry_count: int = 0, job_id: str = "job-1") -> di
 
 def run(core: Core, function: StageFunction, **of_event: Any) -> dict[str, Any]:
     """Run an attempt."""
+    metrics.clear_metrics()  # as at the end of a function
     stages = {STAGE: function, "FINALIZING": function}
     runner = StageRunner(core.jobs, stages, own_errors=OWN_ERRORS)
     return runner(event(**of_event))

@@ -1,0 +1,336 @@
+"""The step that ends a job badly."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.failure import FailureRecorder, stage_errors
+from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
+from provisioner.jobs.store import JobNotFoundError
+from provisioner.provisioning.job import provision_project_handler
+from provisioner.provisioning.projects import ProjectStatus
+from provisioner.provisioning.stages.fail import released_by_failure
+from provisioner.runtime.observability import metrics
+from support.core import Core, LogLines, aws_error, times
+
+STAGES = provision_project_handler.stages
+
+
+def ended_badly(stage: str, name: str, cause: str = "") -> dict[str, Any]:
+    """Return a branch that caught an error."""
+    return {"ok": False, "stage": stage, "error": {"Error": name, "Cause": cause}}
+
+
+def ours(stage: str, error_type: ErrorType, message: str) -> dict[str, Any]:
+    """Return a branch that caught an error of ours, as AWS Lambda reports it."""
+    cause = {"errorType": error_type, "errorMessage": message, "stackTrace": []}
+    return ended_badly(stage, error_type, json.dumps(cause))
+
+
+def ended_well(stage: str) -> dict[str, Any]:
+    """Return a branch that ended well."""
+    return {"ok": True, "stage": stage, "status": "SUCCEEDED", "output": {}}
+
+
+def record_failure(core: Core, *branches: dict[str, Any], job_id: str = "job-1") -> dict[str, Any]:
+    """Run the step."""
+    metrics.clear_metrics()  # as at the end of a function
+    recorder = FailureRecorder(core.jobs, partial(released_by_failure, projects=core.projects))
+    return recorder(
+        {
+            "job": {
+                "job_id": job_id,
+                "job_type": "provision_project",
+                "payload": {"project_id": "shop"},
+            },
+            "stage": "FAILED",
+            "branches": list(branches),
+        }
+    )
+
+
+@pytest.fixture
+def running(core: Core) -> Job:
+    """Return a job that holds its project and has started two stages."""
+    project = core.new_project()
+    core.new_job()
+    core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
+    for stage in ("CREATING_DATABASE", "REGISTERING_AUTH"):
+        core.jobs.start_stage(core.jobs.get("job-1"), stage, 0)
+    return core.jobs.get("job-1")
+
+
+def the_error(core: Core) -> StoredError:
+    """Return the job's error."""
+    error = core.jobs.get("job-1").error
+    assert error is not None
+    return error
+
+
+@pytest.mark.usefixtures("running")
+def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(core: Core) -> None:
+    answer = record_failure(
+        core,
+        ours("GENERATING_API_KEYS", ErrorType.CONFLICT, "A secret is not ours."),
+        ended_well("REGISTERING_AUTH"),
+        ours("REGISTERING_STORAGE", ErrorType.QUOTA_EXCEEDED, "Too many buckets."),
+        ours("CREATING_DATABASE", ErrorType.NETWORK_ERROR, "It did not answer."),
+    )
+
+    job = core.jobs.get("job-1")
+    assert answer == {"error_type": "NETWORK_ERROR", "message": "It did not answer."}
+    assert job.status is JobStatus.FAILED
+    assert (the_error(core).stage, the_error(core).message, the_error(core).attempt) == (
+        "CREATING_DATABASE",
+        "It did not answer.",
+        1,
+    )
+    assert [(error.stage, error.type) for error in job.other_errors] == [
+        ("REGISTERING_STORAGE", ErrorType.QUOTA_EXCEEDED),
+        ("GENERATING_API_KEYS", ErrorType.CONFLICT),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "error_type", "message"),
+    [
+        ("States.Timeout", ErrorType.TIMEOUT, "The stage did not end in the time that it had."),
+        ("Sandbox.Timedout", ErrorType.TIMEOUT, "The stage did not end in the time that it had."),
+        ("Lambda.Unknown", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
+        ("Runtime.ExitError", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
+        ("States.TaskFailed", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
+        ("KeyError", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
+        ("", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
+    ],
+)
+@pytest.mark.usefixtures("running")
+def test_an_end_without_a_word_closes_the_stage_with_a_type_of_ours(
+    core: Core, name: str, error_type: ErrorType, message: str
+) -> None:
+    record_failure(core, ended_badly("CREATING_DATABASE", name, "Task timed out after 180.00 s"))
+
+    expected = StoredError(
+        error_type, "CREATING_DATABASE", 1, message, f"{name}: Task timed out after 180.00 s"
+    )
+    job = core.jobs.get("job-1")
+    assert job.error == expected
+    (closed,) = (record for record in job.stages if record.stage == "CREATING_DATABASE")
+    assert (closed.status, closed.error, closed.finished_at) == (
+        StageStatus.FAILED,
+        expected,
+        core.clock.at,
+    )
+
+
+@pytest.mark.usefixtures("running")
+def test_a_stage_that_never_started_is_closed_too(core: Core) -> None:
+    record_failure(core, ended_badly("REGISTERING_REALTIME", "Lambda.TooManyRequestsException"))
+
+    record = core.jobs.stage("job-1", "REGISTERING_REALTIME")
+    assert record is not None
+    assert (record.status, record.attempt, the_error(core).attempt) == (StageStatus.FAILED, 0, 0)
+
+
+@pytest.mark.usefixtures("running")
+def test_what_the_stage_said_itself_goes_before_what_the_state_machine_says(core: Core) -> None:
+    said = StoredError(ErrorType.CONFLICT, "CREATING_DATABASE", 1, "Not ours.", "comment is empty")
+    core.jobs.stage_failed("job-1", said, retry_count=0, retryable=False)
+    before = core.jobs.stage("job-1", "CREATING_DATABASE")
+
+    record_failure(core, ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours."))
+
+    assert the_error(core) == said
+    assert core.jobs.stage("job-1", "CREATING_DATABASE") == before
+
+
+def test_what_an_earlier_attempt_said_is_not_what_the_last_one_ended_with(
+    core: Core, running: Job
+) -> None:
+    early = StoredError(ErrorType.NETWORK_ERROR, "CREATING_DATABASE", 1, "No answer.", "refused")
+    core.jobs.stage_failed("job-1", early, retry_count=0, retryable=True)
+    core.jobs.start_stage(running, "CREATING_DATABASE", 1)
+
+    record_failure(
+        core, ours("CREATING_DATABASE", ErrorType.NETWORK_ERROR, "It closed the connection.")
+    )
+
+    assert (the_error(core).attempt, the_error(core).message) == (2, "It closed the connection.")
+
+
+@pytest.mark.usefixtures("running")
+def test_stages_without_an_error_stay_as_they_are(core: Core) -> None:
+    record_failure(core, ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours."))
+
+    statuses = {record.stage: record.status for record in core.jobs.get("job-1").stages}
+    assert statuses["REGISTERING_AUTH"] is StageStatus.RUNNING
+    assert statuses["FINALIZING"] is StageStatus.PENDING
+
+
+@pytest.mark.usefixtures("running")
+def test_the_project_and_its_quota_are_given_back_with_the_job_s_end(core: Core) -> None:
+    core.calls.clear()
+
+    record_failure(core, ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours."))
+
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (project.status, project.locked_by) == (ProjectStatus.FAILED, None)
+    assert core.projects.used("owner#ada") == 0
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 1
+
+
+@pytest.mark.usefixtures("running")
+def test_twice_is_as_good_as_once(core: Core) -> None:
+    branch = ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours.")
+    first = record_failure(core, branch)
+    before = core.jobs.get("job-1"), core.scan("ProjectsTable"), core.scan("QuotasTable")
+    core.clock.advance()
+
+    again = record_failure(core, ended_badly("CREATING_DATABASE", "States.Timeout"))
+
+    assert again == first
+    assert (
+        core.jobs.get("job-1"),
+        core.scan("ProjectsTable"),
+        core.scan("QuotasTable"),
+    ) == before
+
+
+@pytest.mark.usefixtures("running")
+def test_a_completed_job_stays_completed(core: Core) -> None:
+    core.jobs.start_stage(core.jobs.get("job-1"), "FINALIZING", 0)
+    core.jobs.complete("job-1", "FINALIZING", output={}, check="x", result={"made": "x"})
+    before = core.jobs.get("job-1"), core.scan("ProjectsTable"), core.scan("QuotasTable")
+
+    answer = record_failure(core, ended_badly("FINALIZING", "States.Timeout"))
+
+    assert answer["error_type"] == "TIMEOUT"
+    assert (
+        core.jobs.get("job-1"),
+        core.scan("ProjectsTable"),
+        core.scan("QuotasTable"),
+    ) == before
+
+
+@pytest.mark.usefixtures("running")
+def test_a_project_that_another_job_holds_is_left_to_it(core: Core) -> None:
+    core.new_job("job-2")
+    before = core.scan("ProjectsTable"), core.scan("QuotasTable")
+
+    record_failure(
+        core, ours("INITIALIZING", ErrorType.PROJECT_BUSY, "Another holds it."), job_id="job-2"
+    )
+
+    assert core.jobs.get("job-2").status is JobStatus.FAILED
+    assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
+
+
+@pytest.mark.usefixtures("running")
+def test_a_stage_that_changes_meanwhile_is_looked_at_again(core: Core) -> None:
+    def the_stage_ends(_call: Any) -> None:
+        core.answers.clear()
+        core.jobs.end_stage(
+            "job-1", "CREATING_DATABASE", StageStatus.SUCCEEDED, output={}, check="late"
+        )
+
+    core.answers["dynamodb.TransactWriteItems"] = the_stage_ends
+
+    record_failure(core, ended_badly("CREATING_DATABASE", "States.Timeout"))
+
+    job = core.jobs.get("job-1")
+    assert job.status is JobStatus.FAILED
+    assert job.stages[1].status is StageStatus.SUCCEEDED
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("operation", ["Query", "GetItem", "TransactWriteItems"])
+def test_a_table_that_does_not_answer_is_worth_another_attempt(core: Core, operation: str) -> None:
+    core.answers[f"dynamodb.{operation}"] = times(1, aws_error("InternalServerError", 500))
+    branch = ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours.")
+
+    with pytest.raises(ProvisioningError) as raised:
+        record_failure(core, branch)
+
+    assert raised.value.type is ErrorType.NETWORK_ERROR
+    assert record_failure(core, branch)["error_type"] == "CONFLICT"
+    assert core.jobs.get("job-1").status is JobStatus.FAILED
+
+
+@pytest.mark.usefixtures("running")
+def test_a_job_that_keeps_changing_is_worth_another_attempt(core: Core) -> None:
+    core.answers["dynamodb.TransactWriteItems"] = aws_error(
+        "TransactionCanceledException", reasons=("ConditionalCheckFailed",)
+    )
+
+    with pytest.raises(ProvisioningError) as raised:
+        record_failure(core, ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours."))
+
+    assert raised.value.type is ErrorType.TIMEOUT
+
+
+def test_a_job_that_is_not_stored_cannot_be_failed(core: Core) -> None:
+    with pytest.raises(JobNotFoundError):
+        record_failure(core, ended_badly("INITIALIZING", "INVALID_PAYLOAD"))
+
+
+@pytest.mark.usefixtures("running")
+def test_the_line_of_the_failure_holds_the_job_the_project_and_the_error(
+    core: Core, logged: LogLines
+) -> None:
+    record_failure(core, ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours."))
+
+    (line,) = logged()
+    assert (line["job_id"], line["project_id"], line["error_type"], line["level"]) == (
+        "job-1",
+        "shop",
+        "CONFLICT",
+        "ERROR",
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*STAGES, "NO_STAGE"]),
+            st.sampled_from([*ErrorType, "States.Timeout", "Lambda.Unknown", "", "x"]),
+            st.text(max_size=2000) | st.just('{"errorMessage": "A sentence."}') | st.just("[]"),
+            st.booleans(),
+        ),
+        max_size=6,
+    )
+)
+def test_any_ends_of_the_branches_give_errors_of_the_table_in_stage_order(
+    ends: list[tuple[str, str, str, bool]],
+) -> None:
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    job = Job(
+        job_id="job-1",
+        job_type="provision_project",
+        status=JobStatus.RUNNING,
+        payload={},
+        project_id="",
+        created_at=at,
+        updated_at=at,
+        stages=tuple(StageRecord(stage=stage) for stage in STAGES),
+    )
+    branches = [
+        ended_well(stage) if ok else ended_badly(stage, name, cause)
+        for stage, name, cause, ok in ends
+    ]
+
+    errors = stage_errors(job, branches)
+
+    order = [*STAGES, "NO_STAGE", ""]
+    assert [order.index(error.stage) for error in errors] == sorted(
+        order.index(error.stage) for error in errors
+    )
+    assert len(errors) == max(1, sum(not ok for *_, ok in ends))
+    assert all(error.message for error in errors)
+    assert all(len(error.cause) <= 1000 for error in errors)

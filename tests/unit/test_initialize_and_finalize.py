@@ -1,0 +1,367 @@
+"""The first and the last stage of provision_project, on the tables alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from provisioner.drivers import dynamodb
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.models import JobStatus, StageStatus
+from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
+from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.projects import ProjectStatus
+from provisioner.provisioning.result import ProvisionProjectResult
+from provisioner.provisioning.stages.finalize import ensure_active
+from provisioner.provisioning.stages.initialize import ensure_initialized
+from provisioner.runtime.observability import metrics
+from support.core import Core, valid_payload
+
+
+def job(job_id: str = "job-1", project_id: str = "shop", **payload: Any) -> JobInput:
+    """Return a job as the execution carries it."""
+    return JobInput(
+        job_id=job_id,
+        job_type="provision_project",
+        payload=valid_payload(project_id, **payload).model_dump(mode="json"),
+    )
+
+
+def initialize(core: Core, of: JobInput, limit: int = 10) -> StageOutcome:
+    """Run INITIALIZING."""
+    return ensure_initialized(
+        of, projects=core.projects, catalogue=core.catalogue, default_project_quota=limit
+    )
+
+
+def refused(core: Core, of: JobInput, limit: int = 10) -> ProvisioningError:
+    """Run INITIALIZING, which is to refuse the job and to leave everything as it is."""
+    before = core.scan("ProjectsTable"), core.scan("QuotasTable")
+    with pytest.raises(ProvisioningError) as raised:
+        initialize(core, of, limit)
+    assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
+    return raised.value
+
+
+def test_a_project_is_held_by_the_job_and_counted(core: Core) -> None:
+    core.new_project(owner_id="ada")
+
+    outcome = initialize(core, job())
+
+    assert (outcome.output, outcome.completion) == ({"already_provisioned": False}, None)
+    assert outcome.check
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (project.status, project.locked_by, project.quota) == (
+        ProjectStatus.PROVISIONING,
+        "job-1",
+        "owner#ada",
+    )
+    assert core.projects.used("owner#ada") == 1
+
+
+def test_it_may_run_twice(core: Core) -> None:
+    core.new_project(owner_id="ada")
+    initialize(core, job())
+    before = core.scan("ProjectsTable"), core.scan("QuotasTable")
+
+    again = initialize(core, job(), limit=1)
+
+    assert again.output == {"already_provisioned": False}
+    assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
+
+
+def test_two_runs_of_it_may_meet(core: Core) -> None:
+    core.new_project(owner_id="ada")
+
+    def another_run_locks(_call: Any) -> None:
+        core.answers.clear()
+        initialize(core, job())
+
+    core.answers["dynamodb.TransactWriteItems"] = another_run_locks
+
+    assert initialize(core, job()).output == {"already_provisioned": False}
+    assert core.projects.used("owner#ada") == 1
+
+
+def test_the_project_s_owner_goes_before_the_payload_s(core: Core) -> None:
+    core.new_project(organization_id="acme")
+
+    initialize(core, job(owner_id="ada"))
+
+    assert core.projects.used("organization#acme") == 1
+    assert core.projects.used("owner#ada") == 0
+
+
+@pytest.mark.parametrize(
+    ("database", "sentence"),
+    [
+        (
+            {"engine": "mysql"},
+            "database.engine: mysql is not supported yet; use postgresql.",
+        ),
+        *(
+            (
+                {field: value},
+                (
+                    f"database.{field}: cannot be chosen yet, since projects share a cluster; "
+                    "leave it out."
+                ),
+            )
+            for field, value in {"version": "18", "size": "small", "storage_gb": 10}.items()
+        ),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_its_name(
+    core: Core, database: dict[str, Any], sentence: str
+) -> None:
+    core.new_project()
+    core.calls.clear()
+
+    error = refused(core, job(database=database))
+
+    assert (error.type, error.message) == (ErrorType.INVALID_PAYLOAD, sentence)
+    assert {name for name, _ in core.calls} == {"dynamodb.Scan"}
+
+
+def test_a_payload_that_is_wrong_is_refused_before_anything_is_called(core: Core) -> None:
+    of = JobInput(job_id="job-1", job_type="x", payload={"project_id": "../x", "region": "a"})
+
+    with pytest.raises(ProvisioningError) as raised:
+        initialize(core, of)
+
+    assert raised.value.type is ErrorType.INVALID_PAYLOAD
+    assert core.calls == []
+
+
+def test_a_project_that_does_not_exist_is_not_found(core: Core) -> None:
+    error = refused(core, job())
+
+    assert (error.type, error.message) == (
+        ErrorType.PROJECT_NOT_FOUND,
+        "project_id: there is no project shop; create it first.",
+    )
+
+
+@pytest.mark.parametrize("field", ["owner_id", "organization_id"])
+def test_another_s_project_is_refused(core: Core, field: str) -> None:
+    core.new_project(**{field: "ada"})
+
+    error = refused(core, job(**{field: "eve"}))
+
+    assert (error.type, error.message) == (
+        ErrorType.INVALID_PAYLOAD,
+        f"{field}: is not the project's; leave it out or correct it.",
+    )
+
+
+def test_a_region_that_is_not_served_is_refused(core: Core) -> None:
+    core.new_project()
+
+    error = refused(core, job(region="us-east-1"))
+
+    assert (error.type, error.message) == (
+        ErrorType.INVALID_PAYLOAD,
+        (
+            "region: us-east-1 is not served for postgresql; "
+            "choose a region that has a database cluster."
+        ),
+    )
+
+
+def test_a_project_that_another_job_holds_is_busy(core: Core) -> None:
+    core.new_project(owner_id="ada")
+    initialize(core, job())
+
+    error = refused(core, job("job-2"))
+
+    assert (error.type, error.message) == (
+        ErrorType.PROJECT_BUSY,
+        "project_id: shop is being provisioned by job job-1; wait until that job has ended.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("party", "sentence"),
+    [
+        ({"owner_id": "ada"}, "owner_id: owner ada has reached its limit of 1 projects; "),
+        (
+            {"owner_id": "ada", "organization_id": "acme"},
+            "organization_id: organization acme has reached its limit of 1 projects; ",
+        ),
+    ],
+)
+def test_a_quota_that_is_reached_is_named_with_its_limit(
+    core: Core, party: dict[str, str], sentence: str
+) -> None:
+    core.new_project("first", **party)
+    initialize(core, job(project_id="first"), limit=1)
+    core.new_project(**party)
+
+    error = refused(core, job("job-2"), limit=1)
+
+    assert error.type is ErrorType.QUOTA_EXCEEDED
+    assert error.message.startswith(sentence)
+
+
+RESULT = {"project_id": "shop", "made": "before"}
+
+
+def test_a_project_that_is_provisioned_already_ends_the_job_with_its_result(core: Core) -> None:
+    core.new_project()
+    initialize(core, job())
+    items = core.projects.activate_items("shop", "job-1", RESULT)
+    dynamodb.transact(core.client("dynamodb"), items)
+    before = core.scan("ProjectsTable"), core.scan("QuotasTable")
+
+    outcome = initialize(core, job("job-2", region="us-east-1"))
+
+    assert outcome.output == {"already_provisioned": True}
+    assert outcome.completion is not None
+    assert (outcome.completion.result, outcome.completion.also) == (RESULT, ())
+    assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
+
+
+OUTPUTS: dict[str, dict[str, Any]] = {
+    Stage.INITIALIZING: {"already_provisioned": False},
+    Stage.CREATING_DATABASE: {
+        "cluster_id": "first",
+        "host": "db.example",
+        "port": 5432,
+        "database_name": "nm_shop",
+        "schema_name": "app",
+        "connection_string": "postgresql://nm_shop_app@db.example:5432/nm_shop",
+        "secret_arn": "arn:of:login",
+    },
+    Stage.CREATING_SCHEMA: {"schema_name": "app"},
+    Stage.REGISTERING_AUTH: {
+        "enabled": True,
+        "tenant_id": "pool",
+        "endpoint": "https://auth",
+        "client_id": "client",
+    },
+    Stage.REGISTERING_REALTIME: {"enabled": True, "tenant_id": "api", "endpoint": "https://rt"},
+    Stage.REGISTERING_STORAGE: {},
+    Stage.GENERATING_API_KEYS: {
+        "api_keys": [
+            {"key_id": "key_1", "key_prefix": "nm_abc", "created_at": "2026-01-31T10:00:00+00:00"}
+        ],
+        "secret_arn": "arn:of:keys",
+    },
+}
+
+
+def run_to_finalizing(core: Core, *, leave_out: str = "", without_check: str = "") -> None:
+    """Run every stage but the last, as far as the tables show."""
+    core.new_project(owner_id="ada")
+    stored = core.new_job()
+    initialize(core, job())
+    for stage, output in OUTPUTS.items():
+        if stage == leave_out:
+            continue
+        core.jobs.start_stage(stored, stage, 0)
+        status = StageStatus.SUCCEEDED if output else StageStatus.SKIPPED
+        check = "" if stage == without_check else "it answers"
+        core.jobs.end_stage("job-1", stage, status, output=output, check=check)
+        stored = core.jobs.get("job-1")
+
+
+def finalize(core: Core, retry_count: int = 0) -> dict[str, Any]:
+    """Run FINALIZING as its function does."""
+
+    metrics.clear_metrics()  # as at the end of a function
+
+    def stage(of: JobInput) -> StageOutcome:
+        return ensure_active(of, jobs=core.jobs, projects=core.projects)
+
+    return StageRunner(core.jobs, {Stage.FINALIZING: stage}, own_errors=OWN_ERRORS)(
+        {"job": job().model_dump(), "stage": "FINALIZING", "retry_count": retry_count}
+    )
+
+
+def test_project_and_job_end_in_one_transaction_with_the_result(core: Core) -> None:
+    run_to_finalizing(core)
+    core.clock.advance()
+    core.calls.clear()
+
+    finalize(core)
+
+    stored = core.jobs.get("job-1")
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (stored.status, project.status) == (JobStatus.COMPLETED, ProjectStatus.ACTIVE)
+    assert (project.locked_by, project.quota) == (None, "owner#ada")
+    # The start of the stage, and all of the end.
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 2
+    expected = {
+        "project_id": "shop",
+        "database": {
+            name: value
+            for name, value in OUTPUTS[Stage.CREATING_DATABASE].items()
+            if name != "cluster_id"
+        },
+        "services": {
+            "auth": {"enabled": True, "tenant_id": "pool", "endpoint": "https://auth"},
+            "realtime": {"enabled": True, "tenant_id": "api", "endpoint": "https://rt"},
+        },
+        "api_keys": [
+            {"key_id": "key_1", "key_prefix": "nm_abc", "created_at": "2026-01-31T10:00:00Z"}
+        ],
+        "api_keys_secret_arn": "arn:of:keys",
+        "metadata": {
+            "provisioned_at": "2026-01-31T10:00:01Z",
+            "region": "eu-central-1",
+            "owner_id": "ada",
+        },
+    }
+    assert stored.result == project.result == expected
+    assert ProvisionProjectResult.model_validate(stored.result)
+
+
+def test_the_end_may_come_twice(core: Core) -> None:
+    run_to_finalizing(core)
+    first = finalize(core)
+    before = core.jobs.get("job-1"), core.scan("ProjectsTable")
+    core.clock.advance()
+
+    assert finalize(core, retry_count=1) == first
+    assert (core.jobs.get("job-1"), core.scan("ProjectsTable")) == before
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+@pytest.mark.parametrize("how", ["leave_out", "without_check"])
+def test_no_job_completes_before_every_stage_has_reported_its_check(
+    core: Core, stage: str, how: str
+) -> None:
+    run_to_finalizing(core, **{how: stage})
+
+    with pytest.raises(ProvisioningError, match=f"Stage {stage} has not reported"):
+        finalize(core)
+
+    project = core.projects.get("shop")
+    assert project is not None
+    assert project.status is ProjectStatus.PROVISIONING
+    assert core.jobs.get("job-1").status is JobStatus.RUNNING
+
+
+def test_a_job_that_lost_its_project_does_not_end_well(core: Core) -> None:
+    run_to_finalizing(core)
+    dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
+
+    with pytest.raises(ProvisioningError) as raised:
+        finalize(core)
+
+    assert raised.value.type is ErrorType.CONFLICT
+    assert core.jobs.get("job-1").status is JobStatus.RUNNING
+
+
+def test_a_project_that_is_gone_does_not_end_well(core: Core) -> None:
+    run_to_finalizing(core)
+    core.client("dynamodb").delete_item(
+        TableName="ProjectsTable", Key=dynamodb.to_item({"project_id": "shop"})
+    )
+
+    with pytest.raises(ProvisioningError) as raised:
+        finalize(core)
+
+    assert raised.value.type is ErrorType.PROJECT_NOT_FOUND
