@@ -1,12 +1,15 @@
 """Draws state_machines/provision_project.asl.json as docs/state-machine.svg.
 
-The way of a job that succeeds stands in the middle, from the top down; what follows an error stands
-beside it, to the right. Run by `make state-machine-svg`.
+The way of a job that succeeds goes from the top down; what follows an error stands to its right.
+A Task shows the stage that it hands over and the function that it calls. Run by
+`make state-machine-svg`.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,121 +18,219 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFINITION = ROOT / "state_machines" / "provision_project.asl.json"
 PICTURE = ROOT / "docs" / "state-machine.svg"
 
-WIDTH, HEIGHT, GAP, MARGIN = 190, 40, 34, 32
+#: Pixels: a box, the way between two boxes across and down, the margin of the picture.
+WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 196, 48, 62, 34, 44
+#: Of the frame around the branches: the room for its title, and within it.
+TITLE, PADDING = 34, 16
+
 FILL = {
     "Task": "#dbeafe",
     "Choice": "#fef3c7",
-    "Pass": "#f3f4f6",
+    "Pass": "#f1f5f9",
     "Succeed": "#dcfce7",
     "Fail": "#fee2e2",
 }
+LINE, ERROR_LINE = "#475569", "#b91c1c"
+
+type States = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a state stands, in pixels."""
+
+    x: float
+    y: float
+    width: float = WIDTH
+    height: float = HEIGHT
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        return self.x + self.width / 2, self.y + self.height / 2
+
+    @property
+    def right(self) -> float:
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> float:
+        return self.y + self.height
+
+
+@dataclass(slots=True)
+class Picture:
+    """The elements that have been drawn."""
+
+    elements: list[str] = field(default_factory=list)
+
+    def box(self, name: str, state: dict[str, Any], place: Place) -> None:
+        x, y = place.middle
+        detail = _detail(state)
+        self.elements.append(
+            f'<rect x="{place.x:g}" y="{place.y:g}" width="{WIDTH}" height="{HEIGHT}" rx="7"'
+            f' fill="{FILL[state["Type"]]}" stroke="{LINE}"/>'
+        )
+        self.text(x, y + (-3 if detail else 5), name, anchor="middle")
+        if detail:
+            self.text(x, y + 14, detail, anchor="middle", size=10, fill=LINE)
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        anchor: str = "start",
+        size: int = 13,
+        fill: str = "#0f172a",
+    ) -> None:
+        self.elements.append(
+            f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}"'
+            f' fill="{fill}">{escape(text)}</text>'
+        )
+
+    def arrow(self, *points: tuple[float, float], label: str = "") -> None:
+        """Draw a line through points; its label stands where it begins."""
+        is_error = label == "error"
+        path = "L".join(f"{x:g} {y:g}" for x, y in points)
+        line = ERROR_LINE if is_error else LINE
+        self.elements.append(
+            f'<path d="M{path}" fill="none" stroke="{line}"'
+            f"{" stroke-dasharray='5 3'" if is_error else ''}"
+            f' marker-end="url(#{"error" if is_error else "tip"})"/>'
+        )
+        if not label:
+            return
+        (x1, y1), (x2, y2) = points[:2]
+        if len(points) == 4 and x1 < x2:  # noqa: PLR2004  # a step aside: beside another arrow
+            self.text(x2 + 3, points[-1][1] - 6, label, size=11, fill=line)
+        elif y1 == y2:
+            self.text(x1 + (9 if x2 > x1 else -30), y1 - 6, label, size=11, fill=line)
+        else:
+            self.text(x1 + 7, y1 + 20, label, size=11, fill=line)
 
 
 def draw(definition: dict[str, Any]) -> str:
-    """Return the picture of a state machine."""
-    parts: list[str] = []
-    places: dict[str, tuple[float, float, float]] = {}
-    bottom = _column(
-        definition["StartAt"], definition["States"], MARGIN, 20, parts=parts, places=places
-    )
-    right = max(x + width for x, _, width in places.values()) + 70
-    y = 20.0
-    for name, state in definition["States"].items():
-        if name not in places:
-            places[name] = (right, y, WIDTH)
-            parts.append(_box(name, state["Type"], right, y))
-            y += HEIGHT + GAP
-    for name, state in definition["States"].items():
+    """Return the picture of a state machine, as SVG."""
+    picture = Picture()
+    states: States = definition["States"]
+    way = _longest_way(definition["StartAt"], states)
+    widest = max(_size(states[name])[0] for name in way)
+    places: dict[str, Place] = {}
+    y = float(MARGIN)
+    for name in way:
+        width, height = _size(states[name])
+        places[name] = Place(MARGIN + (widest - width) / 2, y, width, height)
+        y += height + DOWN
+    aside = _aside(way, states)
+    first = MARGIN + widest / 2 + WIDTH / 2 + ACROSS
+    rows = {name: places[name].y for name in way}
+    for name, (column, row) in aside.items():
+        top = rows[way[row]] if row < len(way) else y + (row - len(way)) * (HEIGHT + DOWN)
+        places[name] = Place(first + column * (WIDTH + ACROSS), top)
+    for name, place in places.items():
+        if states[name]["Type"] == "Parallel":
+            _branches(picture, name, states[name], place)
+        else:
+            picture.box(name, states[name], place)
+    right = max(place.right for place in places.values())
+    for name, state in states.items():
         for target, label in _edges(state):
-            parts.append(_arrow(places[name], places[target], label))
-    width, height = right + WIDTH + 60, max(bottom, y) + 20
+            _connect(picture, places, name, target, label, right=right + MARGIN / 2)
+    bottom = max(place.bottom for place in places.values())
+    return _svg(picture, right + MARGIN, bottom + MARGIN)
+
+
+def _svg(picture: Picture, width: float, height: float) -> str:
+    tips = "".join(
+        f'<marker id="{name}" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7"'
+        f' markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="{fill}"/></marker>'
+        for name, fill in (("tip", LINE), ("error", ERROR_LINE))
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}"'
-        f' width="{width:g}" height="{height:g}" font-family="sans-serif" font-size="13">\n'
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7"'
-        ' markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#475569"/></marker></defs>\n'
-        f'<rect width="{width:g}" height="{height:g}" fill="white"/>\n' + "\n".join(parts) + "\n"
-        "</svg>\n"
+        f' width="{width:g}" height="{height:g}" font-family="Helvetica, Arial, sans-serif">\n'
+        f"<defs>{tips}</defs>\n"
+        f'<rect width="{width:g}" height="{height:g}" fill="white"/>\n'
+        + "\n".join(picture.elements)
+        + "\n</svg>\n"
     )
 
 
-def _column(
-    start: str,
-    states: dict[str, Any],
-    x: float,
-    y: float,
-    *,
-    parts: list[str],
-    places: dict[str, tuple[float, float, float]],
-) -> float:
-    """Draw the states that follow one another without an error; return where they end."""
-    widths = [_width(states[name]) for name in _way(start, states)]
-    widest = max(widths)
-    for name, width in zip(_way(start, states), widths, strict=True):
-        left = x + (widest - width) / 2
-        state = states[name]
-        if state["Type"] == "Parallel":
-            places[name] = (left, y, width)
-            end = _parallel(name, state, left, y, parts)
-            y = end + GAP
-        else:
-            places[name] = (left, y, width)
-            parts.append(_box(name, state["Type"], left, y))
-            y += HEIGHT + GAP
-    return y
+def _detail(state: dict[str, Any]) -> str:
+    """Return a Task's stage and function."""
+    if state["Type"] != "Task":
+        return ""
+    parameters = state["Parameters"]
+    function = re.sub(r"^\$\{|FunctionArn\}$", "", parameters["FunctionName"])
+    return f"{parameters['Payload']['stage']} · {function}"
 
 
-def _parallel(name: str, state: dict[str, Any], x: float, y: float, parts: list[str]) -> float:
-    inner: list[str] = []
-    end, left = y, x + 12
+def _size(state: dict[str, Any]) -> tuple[float, float]:
+    if state["Type"] != "Parallel":
+        return WIDTH, HEIGHT
+    columns = sum(len(_longest_way(b["StartAt"], b["States"])) for b in state["Branches"])
+    inner = columns * WIDTH + (len(state["Branches"]) - 1) * PADDING
+    inner += (columns - len(state["Branches"])) * DOWN
+    return inner + 2 * PADDING, TITLE + 2 * HEIGHT + DOWN + PADDING
+
+
+def _branches(picture: Picture, name: str, state: dict[str, Any], place: Place) -> None:
+    """Draw a Parallel state: each branch from left to right, its errors below."""
+    picture.elements.append(
+        f'<rect x="{place.x:g}" y="{place.y:g}" width="{place.width:g}"'
+        f' height="{place.height:g}" rx="9" fill="#fafafa" stroke="#94a3b8"/>'
+    )
+    picture.text(
+        place.x + PADDING,
+        place.y + 22,
+        f"{name}: {len(state['Branches'])} branches beside one another;"
+        " an error becomes the branch's result",
+        fill="#334155",
+    )
+    x = place.x + PADDING
     for branch in state["Branches"]:
-        places: dict[str, tuple[float, float, float]] = {}
-        last = _column(
-            branch["StartAt"], branch["States"], left, y + 34, parts=inner, places=places
-        )
-        for other, failed in branch["States"].items():
-            if other not in places:
-                places[other] = (left, last, WIDTH)
-                inner.append(_box(other, failed["Type"], left, last))
-                last += HEIGHT + 10
-        end = max(end, last)
-        for source, one in branch["States"].items():
+        places: dict[str, Place] = {}
+        for step in _longest_way(branch["StartAt"], branch["States"]):
+            places[step] = Place(x, place.y + TITLE)
+            for caught in branch["States"][step].get("Catch", []):
+                places[caught["Next"]] = Place(x, place.y + TITLE + HEIGHT + DOWN)
+            x += WIDTH + DOWN
+        x += PADDING - DOWN
+        for inner, at in places.items():
+            picture.box(inner, branch["States"][inner], at)
+        for inner, one in branch["States"].items():
             for target, label in _edges(one):
-                if target in places and not label:
-                    inner.append(_arrow(places[source], places[target], ""))
-        left += WIDTH + 12
-    width = _width(state)
-    parts.append(
-        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{end - y:g}" rx="8"'
-        ' fill="#f8fafc" stroke="#94a3b8" stroke-dasharray="5 4"/>'
-        f'<text x="{x + 12:g}" y="{y + 21:g}" fill="#334155">{escape(name)}: every branch'
-        " settles; an error becomes its result</text>"
+                _connect(picture, places, inner, target, label, right=0)
+
+
+def _longest_way(start: str, states: States) -> list[str]:
+    """Return the longest way to an end that is no failure, by way of no error."""
+    state = states[start]
+    if state["Type"] == "Fail":
+        return []
+    ways = [_longest_way(target, states) for target, label in _edges(state) if label != "error"]
+    return (
+        [start, *max((way for way in ways if way), key=len, default=[])]
+        if (not ways or any(ways))
+        else []
     )
-    parts.extend(inner)
-    return end
 
 
-def _width(state: dict[str, Any]) -> float:
-    return 12 + len(state["Branches"]) * (WIDTH + 12) if state["Type"] == "Parallel" else WIDTH
-
-
-def _way(start: str, states: dict[str, Any]) -> list[str]:
-    """Follow a state machine as long as nothing fails and nothing is there already."""
-    way = [start]
-    while True:
-        state = states[way[-1]]
-        if state["Type"] == "Choice":
-            ends = [state["Default"], *(choice["Next"] for choice in state["Choices"])]
-            following = next(
-                end
-                for end in ends
-                if states[end]["Type"] not in {"Succeed", "Fail"} and "Failure" not in end
-            )
-        elif "Next" in state:
-            following = state["Next"]
-        else:
-            return way
-        way.append(following)
+def _aside(way: list[str], states: States) -> dict[str, tuple[int, int]]:
+    """Return the column and the row of every state beside the way, in the row that leads to it."""
+    cells: dict[str, tuple[int, int]] = {}
+    queue = [(name, -1, row) for row, name in enumerate(way)]
+    for name, column, row in queue:
+        for target, _ in _edges(states[name]):
+            if target in way or target in cells:
+                continue
+            cell = (column + 1, row)
+            while cell in cells.values():
+                cell = (cell[0], cell[1] + 1)
+            cells[target] = cell
+            queue.append((target, *cell))
+    return cells
 
 
 def _edges(state: dict[str, Any]) -> list[tuple[str, str]]:
@@ -140,37 +241,43 @@ def _edges(state: dict[str, Any]) -> list[tuple[str, str]]:
     return found + [(catch["Next"], "error") for catch in state.get("Catch", [])]
 
 
-def _box(name: str, kind: str, x: float, y: float) -> str:
-    return (
-        f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="6"'
-        f' fill="{FILL[kind]}" stroke="#475569"/>'
-        f'<text x="{x + WIDTH / 2:g}" y="{y + 25:g}" text-anchor="middle" fill="#0f172a">'
-        f"{escape(name)}</text>"
-    )
+def _connect(
+    picture: Picture,
+    places: dict[str, Place],
+    source: str,
+    target: str,
+    label: str,
+    *,
+    right: float,
+) -> None:
+    """Draw the arrow from one state to another around what stands between.
 
-
-def _arrow(
-    source: tuple[float, float, float], target: tuple[float, float, float], label: str
-) -> str:
-    (x1, y1, w1), (x2, y2, w2) = source, target
-    if abs((x1 + w1 / 2) - (x2 + w2 / 2)) < 1 and y2 - y1 > 0:
-        points = f"M{x1 + w1 / 2:g} {y2 - GAP:g}L{x2 + w2 / 2:g} {y2:g}"
-        at = (x2 + w2 / 2 + 6, y2 - GAP / 2 + 4)
-        # Past what stands between; the Parallel state is wider than its neighbours.
-        side = MARGIN / 2 if label == "yes" else x1 - 24
-        if y2 - y1 > HEIGHT + GAP + 1 and w1 == WIDTH and w2 == WIDTH:
-            points = f"M{x1:g} {y1 + HEIGHT / 2:g}H{side:g}V{y2 + HEIGHT / 2:g}H{x2:g}"
-            at = (x1 - 30, y1 + HEIGHT / 2 - 6)
+    Args:
+        picture: where to.
+        places: of all states of the same machine or branch.
+        source: the state that it leaves.
+        target: the state that it reaches.
+        label: what stands beside it.
+        right: where there is room for a line beside everything.
+    """
+    a, b = places[source], places[target]
+    (ax, ay), (bx, by) = a.middle, b.middle
+    top, bottom = sorted((ay, by))
+    between = [p for p in places.values() if top < p.middle[1] < bottom and p.x <= bx <= p.right]
+    if ay == by:
+        picture.arrow((a.right, ay), (b.x, by), label=label)
+    elif ax == bx and not between:
+        points = ((ax, a.bottom), (bx, b.y)) if ay < by else ((ax, a.y), (bx, b.bottom))
+        picture.arrow(*points, label=label)
+    elif ax == bx and a.x == min(p.x for p in places.values() if p.width == WIDTH):
+        side = MARGIN / 2
+        picture.arrow((a.x, ay), (side, ay), (side, by), (b.x, by), label=label)
+    elif ax == bx:
+        turn = b.y - DOWN / 2
+        picture.arrow((a.right, ay), (right, ay), (right, turn), (bx, turn), (bx, b.y), label=label)
     else:
-        middle = x2 - 36
-        points = f"M{x1 + w1:g} {y1 + HEIGHT / 2:g}H{middle:g}V{y2 + HEIGHT / 2:g}H{x2:g}"
-        at = (x1 + w1 + 6, y1 + HEIGHT / 2 - 6)
-    text = (
-        f'<text x="{at[0]:g}" y="{at[1]:g}" font-size="11" fill="#475569">{label}</text>'
-        if label
-        else ""
-    )
-    return f'<path d="{points}" fill="none" stroke="#475569" marker-end="url(#tip)"/>{text}'
+        turn, start = b.x - ACROSS / 2, ay + HEIGHT / 4
+        picture.arrow((a.right, start), (turn, start), (turn, by), (b.x, by), label=label)
 
 
 if __name__ == "__main__":
