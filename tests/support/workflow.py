@@ -26,7 +26,8 @@ from moto import mock_aws
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from provisioner import api
-from provisioner.composition import api_keys, database, lifecycle, services
+from provisioner.composition import lifecycle
+from provisioner.composition.in_process import all_stages
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.retries import FOREIGN_ERRORS
@@ -107,15 +108,12 @@ class Workflow:
     _projects: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        stages = {
-            **lifecycle.stages(self.settings, self.jobs),
-            **database.stages(self.settings),
-            **services.stages(self.settings),
-            **api_keys.stages(self.settings),
-        }
         self.run_stage = StageRunner(
             self.jobs,
-            {stage: self._faulty(stage, function) for stage, function in stages.items()},
+            {
+                job_type: {stage: self._faulty(stage, run) for stage, run in stages.items()}
+                for job_type, stages in all_stages(self.settings, self.jobs).items()
+            },
             own_errors=OWN_ERRORS,
         )
         self.record_failure = lifecycle.failure_recorder(self.settings, self.jobs)
@@ -260,6 +258,7 @@ class Workflow:
                     stage,
                     output=outcome.output,
                     check=outcome.check,
+                    attempt=job.attempt,
                     result=outcome.completion.result,
                     also=outcome.completion.also,
                 )

@@ -106,7 +106,12 @@ def test_a_message_becomes_a_queued_job_and_an_execution_of_its_name(
     (execution,) = core.executions()
     assert execution["name"] == "message-1"
     assert json.loads(execution["input"]) == {
-        "job": {"job_id": "message-1", "job_type": "provision_project", "payload": job.payload}
+        "job": {
+            "job_id": "message-1",
+            "job_type": "provision_project",
+            "payload": job.payload,
+            "attempt": 1,
+        }
     }
     assert core.messages(core.dead_letter_url) == []
 

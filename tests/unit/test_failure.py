@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.failure import FailureRecorder, stage_errors
+from provisioner.jobs.failure import FailurePolicy, FailureRecorder, stage_errors
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.store import JobNotFoundError
 from provisioner.provisioning.job import provision_project_handler
@@ -42,8 +42,12 @@ def ended_well(stage: str) -> dict[str, Any]:
 def record_failure(core: Core, *branches: dict[str, Any], job_id: str = "job-1") -> dict[str, Any]:
     """Run the step."""
     metrics.clear_metrics()  # as at the end of a function
-    recorder = FailureRecorder(core.jobs, partial(released_by_failure, projects=core.projects))
-    return recorder(
+    policy = FailurePolicy(
+        release=partial(released_by_failure, projects=core.projects),
+        cleanup_stages=lambda _job: (),
+        left_over_of=lambda _job, _stage: (),
+    )
+    return FailureRecorder(core.jobs, {"provision_project": policy})(
         {
             "job": {
                 "job_id": job_id,
@@ -85,7 +89,11 @@ def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(c
     )
 
     job = core.jobs.get("job-1")
-    assert answer == {"error_type": "NETWORK_ERROR", "message": "It did not answer."}
+    assert answer == {
+        "error_type": "NETWORK_ERROR",
+        "message": "It did not answer.",
+        "cleanup": 0,
+    }
     assert job.status is JobStatus.FAILED
     assert (the_error(core).stage, the_error(core).message, the_error(core).attempt) == (
         "CREATING_DATABASE",

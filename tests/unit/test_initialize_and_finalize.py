@@ -8,7 +8,8 @@ import pytest
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import JobStatus, StageStatus
-from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
+from provisioner.jobs.stage_run import JobInput, JobStages, StageOutcome, StageRunner
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.plan import OWN_ERRORS, Stage
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.result import ProvisionProjectResult
@@ -274,7 +275,8 @@ def finalize(core: Core, retry_count: int = 0) -> dict[str, Any]:
     def stage(of: JobInput) -> StageOutcome:
         return ensure_active(of, jobs=core.jobs, projects=core.projects)
 
-    return StageRunner(core.jobs, {Stage.FINALIZING: stage}, own_errors=OWN_ERRORS)(
+    stages: JobStages = {JobType.PROVISION_PROJECT: {Stage.FINALIZING: stage}}
+    return StageRunner(core.jobs, stages, own_errors=OWN_ERRORS)(
         {"job": job().model_dump(), "stage": "FINALIZING", "retry_count": retry_count}
     )
 

@@ -41,7 +41,7 @@ def event(stage: str = STAGE, retry_count: int = 0, job_id: str = "job-1") -> di
 def run(core: Core, function: StageFunction, **of_event: Any) -> dict[str, Any]:
     """Run an attempt."""
     metrics.clear_metrics()  # as at the end of a function
-    stages = {STAGE: function, "FINALIZING": function}
+    stages = {"provision_project": {STAGE: function, "FINALIZING": function}}
     runner = StageRunner(core.jobs, stages, own_errors=OWN_ERRORS)
     return runner(event(**of_event))
 

@@ -89,6 +89,18 @@ def _fail_queued(core: Core, stage: str, _number: int) -> None:
     core.jobs.fail_queued("job", _error(stage))
 
 
+def _cancel_queued(core: Core, stage: str, _number: int) -> None:
+    core.jobs.cancel_queued(core.jobs.get("job"), _error(stage))
+
+
+def _request_cancel(core: Core, _stage: str, _number: int) -> None:
+    core.jobs.request_cancel(core.jobs.get("job"))
+
+
+def _cancel(core: Core, stage: str, _number: int) -> None:
+    core.jobs.fail("job", [_error(stage)], close={}, status=JobStatus.CANCELLED)
+
+
 def _create(core: Core, _stage: str, _number: int) -> None:
     core.new_job("job")
 
@@ -106,6 +118,9 @@ WRITES: list[Callable[[Core, str, int], None]] = [
     _complete,
     _fail,
     _fail_queued,
+    _cancel_queued,
+    _request_cancel,
+    _cancel,
     _create,
     _create_failed,
 ]
@@ -175,4 +190,6 @@ def _history_says_what_changed(before: Job, after: Job) -> None:
         for record in after.stages
         if record.attempt != attempts[record.stage]
     }
+    if after.cancel_requested_at != before.cancel_requested_at:
+        changed.add(("JOB", "CANCEL_REQUESTED"))
     assert added == changed

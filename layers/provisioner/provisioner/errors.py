@@ -38,6 +38,8 @@ class ErrorType(StrEnum):
     NETWORK_ERROR = "NETWORK_ERROR"
     #: Something did not end, or did not become free, in the time that it had.
     TIMEOUT = "TIMEOUT"
+    #: Someone asked for the job to be cancelled.
+    JOB_CANCELLED = "JOB_CANCELLED"
     #: The cause is in no table, or the process died before it could say one.
     UNKNOWN_ERROR = "UNKNOWN_ERROR"
 
@@ -90,6 +92,9 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
     ),
     ErrorType.TIMEOUT: ErrorRule(
         retryable=True, remedy="Retried; if it persists, look at what the stage was waiting for."
+    ),
+    ErrorType.JOB_CANCELLED: ErrorRule(
+        retryable=False, remedy="Nothing; `provision retry` runs the job again."
     ),
     ErrorType.UNKNOWN_ERROR: ErrorRule(
         retryable=True, remedy="Retried; if it persists, read the technical cause and the logs."

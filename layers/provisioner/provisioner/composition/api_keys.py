@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from provisioner.api_keys.store import ApiKeyStore
-from provisioner.jobs.stage_run import StageFunction, StageRunner
+from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore, utc_now
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.plan import OWN_ERRORS, Stage
 from provisioner.provisioning.stages.generate_api_keys import ensure_api_keys
@@ -14,16 +15,18 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import ApiKeysSettings
 
 
-def stages(settings: ApiKeysSettings) -> dict[str, StageFunction]:
+def stages(settings: ApiKeysSettings) -> JobStages:
     """Bind the stage to its clients."""
     return {
-        Stage.GENERATING_API_KEYS: partial(
-            ensure_api_keys,
-            secrets_manager=aws.client("secretsmanager"),
-            store=ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
-            naming=Naming(settings.resource_prefix, settings.resource_namespace),
-            clock=utc_now,
-        )
+        JobType.PROVISION_PROJECT: {
+            Stage.GENERATING_API_KEYS: partial(
+                ensure_api_keys,
+                secrets_manager=aws.client("secretsmanager"),
+                store=ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
+                naming=Naming(settings.resource_prefix, settings.resource_namespace),
+                clock=utc_now,
+            )
+        }
     }
 
 

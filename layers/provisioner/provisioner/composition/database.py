@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
-from provisioner.jobs.stage_run import StageFunction, StageRunner
+from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.plan import OWN_ERRORS, Stage
 from provisioner.provisioning.projects import ProjectStore
@@ -17,28 +18,30 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import DatabaseSettings
 
 
-def stages(settings: DatabaseSettings) -> dict[str, StageFunction]:
+def stages(settings: DatabaseSettings) -> JobStages:
     """Bind the stages to their clients."""
     projects = ProjectStore(aws.client("dynamodb"), settings.projects_table, settings.quotas_table)
     catalogue = ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix)
     naming = Naming(settings.resource_prefix, settings.resource_namespace)
     return {
-        Stage.CREATING_DATABASE: partial(
-            ensure_database,
-            projects=projects,
-            catalogue=catalogue,
-            secrets_manager=aws.client("secretsmanager"),
-            engine=PostgresqlEngine,
-            naming=naming,
-        ),
-        Stage.CREATING_SCHEMA: partial(
-            ensure_schema,
-            projects=projects,
-            catalogue=catalogue,
-            secrets_manager=aws.client("secretsmanager"),
-            engine=PostgresqlEngine,
-            naming=naming,
-        ),
+        JobType.PROVISION_PROJECT: {
+            Stage.CREATING_DATABASE: partial(
+                ensure_database,
+                projects=projects,
+                catalogue=catalogue,
+                secrets_manager=aws.client("secretsmanager"),
+                engine=PostgresqlEngine,
+                naming=naming,
+            ),
+            Stage.CREATING_SCHEMA: partial(
+                ensure_schema,
+                projects=projects,
+                catalogue=catalogue,
+                secrets_manager=aws.client("secretsmanager"),
+                engine=PostgresqlEngine,
+                naming=naming,
+            ),
+        }
     }
 
 

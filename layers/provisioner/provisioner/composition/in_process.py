@@ -9,7 +9,7 @@ from typing import Any
 from provisioner.composition import api_keys, database, lifecycle, services
 from provisioner.errors import failure
 from provisioner.jobs.models import Job
-from provisioner.jobs.stage_run import StageRunner
+from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner
 from provisioner.jobs.store import JobStore, NewJob
 from provisioner.provisioning.in_process import InProcessRun, Step
 from provisioner.provisioning.job import JobType, provision_project_handler
@@ -18,7 +18,7 @@ from provisioner.provisioning.plan import OWN_ERRORS
 from provisioner.provisioning.result import ProvisionProjectResult
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
-from provisioner.runtime.platform import current_settings
+from provisioner.runtime.platform import PlatformSettings, current_settings
 
 
 def provision_project(payload: ProvisionProjectPayload) -> ProvisionProjectResult:
@@ -43,17 +43,26 @@ def provision_project(payload: ProvisionProjectPayload) -> ProvisionProjectResul
     )
     run_stage = StageRunner(
         jobs,
-        {
-            **lifecycle.stages(settings, jobs),
-            **database.stages(settings),
-            **services.stages(settings),
-            **api_keys.stages(settings),
-        },
+        all_stages(settings, jobs),
         own_errors=OWN_ERRORS,
     )
     record_failure = lifecycle.failure_recorder(settings, jobs)
     InProcessRun(_unmeasured(run_stage), _unmeasured(record_failure))(stored)
     return result_of(jobs.get(stored.job_id))
+
+
+def all_stages(settings: PlatformSettings, jobs: JobStore) -> JobStages:
+    """Bind the stages of every function, as one process runs them."""
+    merged: dict[str, dict[str, StageFunction]] = {}
+    for stages in (
+        lifecycle.stages(settings, jobs),
+        database.stages(settings),
+        services.stages(settings),
+        api_keys.stages(settings),
+    ):
+        for job_type, of_type in stages.items():
+            merged.setdefault(job_type, {}).update(of_type)
+    return merged
 
 
 def _unmeasured(step: Step) -> Step:

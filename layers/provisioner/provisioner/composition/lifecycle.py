@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from provisioner.jobs.failure import FailureRecorder
-from provisioner.jobs.stage_run import StageFunction, StageRunner
+from provisioner.jobs.failure import FailurePolicy, FailureRecorder
+from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.plan import OWN_ERRORS, RECORD_FAILURE, Stage
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.fail import released_by_failure
@@ -19,23 +20,36 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import LifecycleSettings
 
 
-def stages(settings: LifecycleSettings, jobs: JobStore) -> dict[str, StageFunction]:
+def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
     """Bind the stages to their clients."""
     projects = _projects(settings)
     return {
-        Stage.INITIALIZING: partial(
-            ensure_initialized,
-            projects=projects,
-            catalogue=ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
-            default_project_quota=settings.default_project_quota,
-        ),
-        Stage.FINALIZING: partial(ensure_active, jobs=jobs, projects=projects),
+        JobType.PROVISION_PROJECT: {
+            Stage.INITIALIZING: partial(
+                ensure_initialized,
+                projects=projects,
+                catalogue=ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+                default_project_quota=settings.default_project_quota,
+            ),
+            Stage.FINALIZING: partial(ensure_active, jobs=jobs, projects=projects),
+        }
     }
 
 
 def failure_recorder(settings: LifecycleSettings, jobs: JobStore) -> FailureRecorder:
     """Bind the step that records a failure."""
-    return FailureRecorder(jobs, partial(released_by_failure, projects=_projects(settings)))
+    return FailureRecorder(jobs, failure_policies(settings))
+
+
+def failure_policies(settings: LifecycleSettings) -> dict[str, FailurePolicy]:
+    """Say what each job type does when a job of it fails."""
+    return {
+        JobType.PROVISION_PROJECT: FailurePolicy(
+            release=partial(released_by_failure, projects=_projects(settings)),
+            cleanup_stages=lambda _job: (),
+            left_over_of=lambda _job, _stage: (),
+        )
+    }
 
 
 def build() -> Callable[[Mapping[str, Any]], dict[str, Any]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from provisioner.jobs.stage_run import StageFunction, StageRunner
+from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.plan import OWN_ERRORS, Stage
 from provisioner.provisioning.stages.register_auth import ensure_auth
@@ -15,21 +16,23 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import ServicesSettings
 
 
-def stages(settings: ServicesSettings) -> dict[str, StageFunction]:
+def stages(settings: ServicesSettings) -> JobStages:
     """Bind the stages to their clients; those of other regions are made when a job names them."""
     for service in ("cognito-idp", "appsync", "s3"):
         aws.client(service, aws.session().region_name)
     naming = Naming(settings.resource_prefix, settings.resource_namespace)
     return {
-        Stage.REGISTERING_AUTH: partial(
-            ensure_auth, cognito=partial(aws.client, "cognito-idp"), naming=naming
-        ),
-        Stage.REGISTERING_REALTIME: partial(
-            ensure_realtime, appsync=partial(aws.client, "appsync"), naming=naming
-        ),
-        Stage.REGISTERING_STORAGE: partial(
-            ensure_storage, s3=partial(aws.client, "s3"), naming=naming
-        ),
+        JobType.PROVISION_PROJECT: {
+            Stage.REGISTERING_AUTH: partial(
+                ensure_auth, cognito=partial(aws.client, "cognito-idp"), naming=naming
+            ),
+            Stage.REGISTERING_REALTIME: partial(
+                ensure_realtime, appsync=partial(aws.client, "appsync"), naming=naming
+            ),
+            Stage.REGISTERING_STORAGE: partial(
+                ensure_storage, s3=partial(aws.client, "s3"), naming=naming
+            ),
+        }
     }
 
 

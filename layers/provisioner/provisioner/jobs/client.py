@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.models import Job, JobStatus
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore, NewJob, payload_digest
+from provisioner.jobs.transitions import RETRY_SOURCES
 
 #: Makes a job id of an idempotency key: the same key gives the same id, in every process.
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("6f0b6a34-5f0b-4a86-9d5c-0d7c5d1f8f0e")
@@ -24,6 +26,10 @@ _POLL_SECONDS = 0.5
 
 class IdempotencyConflictError(ValueError):
     """The idempotency key was used for another payload."""
+
+
+class JobStateError(ValueError):
+    """The job is in a status in which this cannot be done to it."""
 
 
 class JobWaitTimeoutError(TimeoutError):
@@ -86,6 +92,44 @@ class JobClient:
                 message_group=handler.message_group(valid),
                 delay_seconds=delay_seconds,
             )
+        return job
+
+    def retry(self, job_id: str) -> Job:
+        """Run a job that has failed, or was cancelled, again: its next attempt, history kept.
+
+        Doing it twice is as good as once: a call that stopped between the two writes is completed
+        by the next, and an attempt starts once however often its message is sent.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            JobStateError: it has neither failed nor been cancelled, its clean-up is under way, or
+                it was refused and keeps no payload.
+            UnknownJobTypeError: its job type has no handler any more.
+        """
+        job = self._store.get(job_id)
+        if job.status in RETRY_SOURCES:
+            if not job.stages:
+                raise JobStateError(f"job {job_id}: was refused as it came; send a new job.")
+            try:
+                self._store.retry(job)
+            except ConditionFailedError:
+                if self._store.get(job_id).attempt == job.attempt:
+                    raise JobStateError(
+                        f"job {job_id}: its clean-up is under way; retry it once that has ended."
+                    ) from None
+            job = self._store.get(job_id)
+        if job.status is not JobStatus.QUEUED or job.attempt == 1:
+            raise JobStateError(
+                f"job {job_id}: is {job.status}; only a failed or cancelled job is retried."
+            )
+        handler = self._registry.get(job.job_type)
+        self._queue.send(
+            job_id=job_id,
+            job_type=job.job_type,
+            payload=job.payload,
+            message_group=handler.message_group(handler.parse(job.payload)),
+            attempt=job.attempt,
+        )
         return job
 
 

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.execution import execution_input
+from provisioner.jobs.execution import execution_input, execution_name
 from provisioner.jobs.models import StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
@@ -106,13 +106,15 @@ class Dispatcher:
         )
         try:
             new = self._new_job(message, job_id)
-            input_text = execution_input(new)
+            input_text = execution_input(new, message.attempt)
         except ProvisioningError as error:
             self._refuse(body, message, job_id, error)
             return
         job = self._store.create(new)
-        if job.job_type != new.job_type or payload_digest(job.payload) != payload_digest(
-            new.payload
+        if (
+            job.job_type != new.job_type
+            or payload_digest(job.payload) != payload_digest(new.payload)
+            or message.attempt > job.attempt
         ):
             self._bury(
                 body,
@@ -123,10 +125,10 @@ class Dispatcher:
                 ),
             )
             return
-        if job.status.is_terminal:
-            logger.info("job has ended before", status=job.status)
+        if job.status.is_terminal or message.attempt < job.attempt:
+            logger.info("job has ended before", status=job.status, attempt=job.attempt)
             return
-        self._start(new, input_text)
+        self._start(new, message.attempt, input_text)
 
     def _new_job(self, message: JobMessage, job_id: str) -> NewJob:
         try:
@@ -136,11 +138,11 @@ class Dispatcher:
         payload = handler.parse(message.payload).model_dump(mode="json")
         return NewJob(job_id, message.job_type, payload, handler.stages)
 
-    def _start(self, new: NewJob, input_text: str) -> None:
+    def _start(self, new: NewJob, attempt: int, input_text: str) -> None:
         try:
             self._state_machines.start_execution(
                 stateMachineArn=f"{self._arn_prefix}{new.job_type}",
-                name=new.job_id,
+                name=execution_name(new.job_id, attempt),
                 input=input_text,
             )
         except self._state_machines.exceptions.ExecutionAlreadyExists:

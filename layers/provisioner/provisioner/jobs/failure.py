@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -11,9 +12,16 @@ from aws_lambda_powertools.metrics import MetricUnit
 from provisioner.drivers.aws_errors import translated
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.models import Job, StageRecord, StoredError
+from provisioner.jobs.models import (
+    CleanupStatus,
+    Job,
+    JobStatus,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
 from provisioner.jobs.retries import FOREIGN_ERRORS
-from provisioner.jobs.stage_run import StageEvent
+from provisioner.jobs.stage_run import CANCELLED, StageEvent
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
@@ -36,19 +44,32 @@ _FOREIGN_MESSAGES = {
 type Release = Callable[[Job], Sequence[TransactWriteItemTypeDef]]
 
 
-class FailureRecorder:
-    """The step of the state machine that records a failed job."""
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """What a job type does when a job of it fails."""
 
-    def __init__(self, store: JobStore, release: Release) -> None:
-        """Bind the recorder to the jobs and to what a failed job gives back."""
+    #: Given back with the job's end, or, where a clean-up follows, with the clean-up's.
+    release: Release
+    #: The stages, in order, of the clean-up that follows; none where what was made stays.
+    cleanup_stages: Callable[[Job], Sequence[str]]
+    #: The resources that a stage of the clean-up removes, as people know them.
+    left_over_of: Callable[[Job, str], Sequence[str]]
+
+
+class FailureRecorder:
+    """The step of the state machine that records a failed or cancelled job."""
+
+    def __init__(self, store: JobStore, policies: Mapping[str, FailurePolicy]) -> None:
+        """Bind the recorder to the jobs and to what follows a failure, by job type."""
         self._store = store
-        self._release = release
+        self._policies = policies
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the job FAILED with the first error in stage order; once is as good as twice.
+        """Write the job's end with the first error in stage order; once is as good as twice.
 
         Returns:
-            error_type and message, for the Fail state that ends the execution.
+            error_type and message, for the Fail state that ends the execution; and `cleanup`, the
+            run of the clean-up to be started, or 0.
 
         Raises:
             ProvisioningError: as `translated` says, so that what can pass is tried again.
@@ -63,31 +84,115 @@ class FailureRecorder:
     def _record(self, event: StageEvent) -> dict[str, Any]:
         for _ in range(_ATTEMPTS):
             job = self._store.get(event.job.job_id)
-            errors = stage_errors(job, event.branches)
-            if job.status.is_terminal:
-                error = job.error or errors[0]
-                return {"error_type": str(error.type), "message": error.message}
-            open_stages = {record.stage for record in job.stages if not record.status.is_terminal}
-            try:
-                self._store.fail(
-                    job.job_id,
-                    errors,
-                    close={error.stage: error for error in errors if error.stage in open_stages},
-                    also=self._release(job),
+            if job.attempt != event.job.attempt:
+                raise failure(
+                    ErrorType.INVALID_PAYLOAD, "job_id: a later attempt of this job has begun."
                 )
+            errors = stage_errors(job, event.branches)
+            if job.cancel_requested_at is not None:
+                errors = _cancelled_first(errors)
+            if not job.status.is_terminal and not self._fail(job, errors):
+                continue
+            ended = self._store.get(event.job.job_id)
+            error = ended.error or errors[0]
+            return {
+                "error_type": str(error.type),
+                "message": error.message,
+                "cleanup": 0 if ended.cleanup is None else ended.cleanup.run,
+            }
+        raise failure(ErrorType.TIMEOUT, "The job kept changing while its failure was recorded.")
+
+    def _fail(self, job: Job, errors: Sequence[StoredError]) -> bool:
+        """End the job; False where something has changed under the write."""
+        was_cancelled = job.cancel_requested_at is not None
+        open_stages = {
+            record.stage
+            for record in job.stages
+            # A stage that a cancelled job never started has not failed.
+            if not record.status.is_terminal and not (was_cancelled and record.attempt == 0)
+        }
+        policy = self._policies[job.job_type]
+        cleanup_stages = policy.cleanup_stages(job)
+        try:
+            self._store.fail(
+                job.job_id,
+                errors,
+                close={error.stage: error for error in errors if error.stage in open_stages},
+                attempt=job.attempt,
+                status=JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
+                cleanup=(job.cleanup_runs + 1, cleanup_stages) if cleanup_stages else None,
+                also=[] if cleanup_stages else policy.release(job),
+            )
+        except ConditionFailedError:
+            return False
+        metrics.add_dimension("error_type", errors[0].type)
+        metrics.add_metric("JobsCancelled" if was_cancelled else "JobsFailed", MetricUnit.Count, 1)
+        logger.error(
+            "job cancelled" if was_cancelled else "job failed",
+            stage=errors[0].stage,
+            error_type=errors[0].type,
+            error_message=errors[0].message,
+            cause=errors[0].cause,
+        )
+        return True
+
+
+class CleanupRecorder:
+    """The last step of a clean-up: records what is left, and gives back what the job held."""
+
+    def __init__(self, store: JobStore, policies: Mapping[str, FailurePolicy]) -> None:
+        """Bind the recorder to the jobs and to what follows a failure, by job type."""
+        self._store = store
+        self._policies = policies
+
+    def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """End the clean-up's run; once is as good as twice.
+
+        Returns:
+            ok, and what is left over.
+
+        Raises:
+            ProvisioningError: as `translated` says, so that what can pass is tried again.
+        """
+        parsed = StageEvent.model_validate(event)
+        logger.append_keys(
+            job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
+        )
+        with translated(ErrorType.UNKNOWN_ERROR, "record the end of the clean-up"):
+            return self._record(parsed)
+
+    def _record(self, event: StageEvent) -> dict[str, Any]:
+        for _ in range(_ATTEMPTS):
+            job = self._store.get(event.job.job_id)
+            if job.cleanup is None or job.cleanup.run != event.cleanup:
+                raise failure(
+                    ErrorType.INVALID_PAYLOAD, "cleanup: another run of the clean-up has begun."
+                )
+            if job.cleanup.status is not CleanupStatus.RUNNING:
+                left = job.cleanup.left_over
+                return {"ok": not left, "left_over": list(left)}
+            policy = self._policies[job.job_type]
+            left = tuple(
+                resource
+                for record in job.cleanup.stages
+                if record.status not in {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
+                for resource in policy.left_over_of(job, record.stage)
+            )
+            try:
+                self._store.end_cleanup(job.job_id, event.cleanup, left, also=policy.release(job))
             except ConditionFailedError:
                 continue
-            metrics.add_dimension("error_type", errors[0].type)
-            metrics.add_metric("JobsFailed", MetricUnit.Count, 1)
-            logger.error(
-                "job failed",
-                stage=errors[0].stage,
-                error_type=errors[0].type,
-                error_message=errors[0].message,
-                cause=errors[0].cause,
-            )
-            return {"error_type": str(errors[0].type), "message": errors[0].message}
-        raise failure(ErrorType.TIMEOUT, "The job kept changing while its failure was recorded.")
+            metrics.add_metric("CleanupsFailed" if left else "CleanupsDone", MetricUnit.Count, 1)
+            logger.info("clean-up ended", left_over=list(left))
+            return {"ok": not left, "left_over": list(left)}
+        raise failure(ErrorType.TIMEOUT, "The job kept changing while its clean-up was recorded.")
+
+
+def _cancelled_first(errors: Sequence[StoredError]) -> list[StoredError]:
+    """Let a cancelled job end with that as its error, whatever its stages met besides."""
+    said = [error for error in errors if error.type is ErrorType.JOB_CANCELLED]
+    others = [error for error in errors if error.type is not ErrorType.JOB_CANCELLED]
+    return [*(said or [StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")]), *others]
 
 
 def stage_errors(job: Job, branches: Sequence[Mapping[str, Any]]) -> list[StoredError]:

@@ -19,11 +19,13 @@ class JobStatus(StrEnum):
     COMPLETED = "COMPLETED"
     #: Terminal: the job's error says which stage failed and why.
     FAILED = "FAILED"
+    #: Terminal: someone cancelled it before it was completed.
+    CANCELLED = "CANCELLED"
 
     @property
     def is_terminal(self) -> bool:
-        """Whether no write may change it any more."""
-        return self in {JobStatus.COMPLETED, JobStatus.FAILED}
+        """Whether its attempt has ended: only a retry, which begins the next one, changes it."""
+        return self in {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
 
 
 class StageStatus(StrEnum):
@@ -49,6 +51,17 @@ class StageStatus(StrEnum):
         return self in {StageStatus.SUCCEEDED, StageStatus.SKIPPED, StageStatus.FAILED}
 
 
+class CleanupStatus(StrEnum):
+    """How far the removal of what a job made has come, beside the job's own status."""
+
+    #: The stages that remove are under way, or about to be.
+    RUNNING = "RUNNING"
+    #: Nothing that the job made is left.
+    DONE = "DONE"
+    #: Something is left, and named; the clean-up can be run again.
+    FAILED = "FAILED"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredError:
     """An error as the job keeps it."""
@@ -70,6 +83,8 @@ class StageRecord:
 
     stage: str
     status: StageStatus = StageStatus.PENDING
+    #: The job's attempt, or the clean-up's run, that the record belongs to; 0 where none has begun.
+    round: int = 0
     #: Attempts that have started.
     attempt: int = 0
     #: Attempts that the stage has in all.
@@ -93,11 +108,28 @@ class HistoryEntry:
     """One change of a job or a stage; entries are only ever added."""
 
     at: datetime
-    #: The stage, or `JOB`.
+    #: The stage, `JOB`, or `CLEANUP`.
     subject: str
     status: str
     attempt: int
     note: str
+    #: Why, where the change is a failure.
+    error_type: ErrorType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cleanup:
+    """The removal of what a job made."""
+
+    status: CleanupStatus
+    #: Counts the runs over the job's whole life, from 1.
+    run: int
+    started_at: datetime
+    finished_at: datetime | None = None
+    #: The resources that are left where it failed, one sentence part each.
+    left_over: tuple[str, ...] = ()
+    #: Every stage of it, in order.
+    stages: tuple[StageRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +145,20 @@ class Job:
     project_id: str
     created_at: datetime
     updated_at: datetime
+    #: Counted from 1; a retry begins the next one.
+    attempt: int = 1
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    #: When someone asked for the job to be cancelled; no stage starts from then on.
+    cancel_requested_at: datetime | None = None
     result: dict[str, Any] | None = None
     error: StoredError | None = None
     #: Errors of the other stages that failed, in stage order.
     other_errors: tuple[StoredError, ...] = ()
+    #: Where the job has failed and removes what it made.
+    cleanup: Cleanup | None = None
+    #: Runs of clean-ups over all attempts.
+    cleanup_runs: int = 0
     #: Every stage of the job type, in order.
     stages: tuple[StageRecord, ...] = ()
     history: tuple[HistoryEntry, ...] = ()

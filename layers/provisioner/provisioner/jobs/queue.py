@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageRequestTypeDef
 
-#: A job id is an execution's name too. Source: AWS Step Functions API Reference, StartExecution.
-JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+#: A job id is an execution's name too, of at most 80 characters with what says the attempt or the
+#: run of a clean-up. Source: AWS Step Functions API Reference, StartExecution.
+JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 #: Characters of a reason that a message attribute carries.
 _REASON_LENGTH = 1000
@@ -30,6 +31,8 @@ class JobMessage(BaseModel):
     payload: dict[str, Any]
     #: Left out of a message that people write: the message's id is the job's id then.
     job_id: JobId | None = None
+    #: The job's attempt; a message that people write begins a job, and so leaves it out.
+    attempt: Annotated[int, Field(ge=1, le=9999, strict=True)] = 1
 
 
 class JobQueue:
@@ -47,7 +50,8 @@ class JobQueue:
         job_type: str,
         payload: Mapping[str, Any],
         message_group: str | None,
-        delay_seconds: int,
+        delay_seconds: int = 0,
+        attempt: int = 1,
     ) -> None:
         """Send a job.
 
@@ -57,8 +61,10 @@ class JobQueue:
             payload: the valid payload.
             message_group: whose share of the queue the message takes (SQS fair queues), if any.
             delay_seconds: 0 to 900, the longest that SQS holds a message back.
+            attempt: the job's attempt.
         """
-        body = canonical_json({"job_id": job_id, "job_type": job_type, "payload": payload})
+        message = {"job_id": job_id, "job_type": job_type, "payload": payload}
+        body = canonical_json(message if attempt == 1 else message | {"attempt": attempt})
         request: SendMessageRequestTypeDef = {
             "QueueUrl": self._url,
             "MessageBody": body,

@@ -15,13 +15,17 @@ from pydantic import BaseModel, ConfigDict
 from provisioner.drivers.aws_errors import translate
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError, failure
-from provisioner.jobs.models import StageRecord, StageStatus, StoredError
+from provisioner.jobs.models import CleanupStatus, Job, StageRecord, StageStatus, StoredError
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
     from provisioner.jobs.store import JobStore
+
+
+#: What everyone is told of a job that someone cancelled.
+CANCELLED = "The job was cancelled."
 
 
 class JobInput(BaseModel):
@@ -32,6 +36,8 @@ class JobInput(BaseModel):
     job_id: str
     job_type: str
     payload: dict[str, Any]
+    #: The job's attempt, from 1.
+    attempt: int = 1
 
 
 class StageEvent(BaseModel):
@@ -43,8 +49,15 @@ class StageEvent(BaseModel):
     stage: str
     #: The state machine's `$$.State.RetryCount`: how often it has repeated the Task.
     retry_count: int = 0
+    #: The run of the clean-up that the stage belongs to; 0 for a stage of the job itself.
+    cleanup: int = 0
     #: Only for the step that records a failure: how each branch ended.
     branches: list[dict[str, Any]] = []
+
+    @property
+    def round(self) -> int:
+        """The job's attempt, or the clean-up's run, that the stage is run in."""
+        return self.cleanup or self.job.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,9 @@ class StageOutcome:
 #: A stage: takes the job, makes sure that its thing exists, and says what answered.
 type StageFunction = Callable[[JobInput], StageOutcome]
 
+#: Stages by job type, and by name.
+type JobStages = Mapping[str, Mapping[str, StageFunction]]
+
 
 class StageRunner:
     """Runs the stages that one function (or one process) has."""
@@ -80,7 +96,7 @@ class StageRunner:
     def __init__(
         self,
         store: JobStore,
-        stages: Mapping[str, StageFunction],
+        stages: JobStages,
         *,
         own_errors: Mapping[str, ErrorType],
     ) -> None:
@@ -88,7 +104,7 @@ class StageRunner:
 
         Args:
             store: where progress is kept.
-            stages: the stages by name.
+            stages: the stages of each job type by name.
             own_errors: the error type of each stage for causes of its own that stay.
         """
         self._store = store
@@ -144,29 +160,52 @@ class StageRunner:
         try:
             record = self._start(event)
             attempt = record.attempt
-            return record if record.status.is_terminal else self._run(event)
+            if record.status.is_terminal and record.round == event.round:
+                return record
+            # Read after the start is stored: who cancels a job stores that first and looks for
+            # running stages then, so that one of the two sees the other.
+            refusal = _refusal(self._head(event), event)
+            return self._run(event) if refusal is None else self._failed(event, attempt, refusal)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
             known = self._known(error, event.stage)
             known.__cause__ = known.__context__ = None
-            self._record_failure(event, attempt, known)
-            return known
+            return self._failed(event, attempt, self._unless_cancelled(event, known))
 
     def _start(self, event: StageEvent) -> StageRecord:
+        job = self._head(event)
+        refusal = _refusal(job, event)
+        if refusal is None:
+            return self._store.start_stage(job, event.stage, event.retry_count, round_=event.round)
+        record = self._store.stage(job.job_id, event.stage)
+        if record is None or record.round != event.round or not record.status.is_terminal:
+            raise refusal
+        return record
+
+    def _head(self, event: StageEvent) -> Job:
         job = self._store.get_head(event.job.job_id)
         if job is None:
             raise failure(
                 ErrorType.INVALID_PAYLOAD,
                 "job_id: no such job is stored; send the job through the queue.",
             )
-        if not job.status.is_terminal:
-            return self._store.start_stage(job, event.stage, event.retry_count)
-        record = self._store.stage(job.job_id, event.stage)
-        if record is None or not record.status.is_terminal:
-            raise failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
-        return record
+        return job
+
+    def _unless_cancelled(self, event: StageEvent, error: ProvisioningError) -> ProvisioningError:
+        """Let an error that would be waited out end a job that is cancelled."""
+        if event.cleanup or not ERROR_RULES[error.type].retryable:
+            return error
+        try:
+            job = self._store.get_head(event.job.job_id)
+        except (ClientError, BotoCoreError):
+            return error
+        if job is None or job.cancel_requested_at is None:
+            return error
+        return failure(
+            ErrorType.JOB_CANCELLED, CANCELLED, f"{error.type}: {error.message} {error.cause}"
+        )
 
     def _run(self, event: StageEvent) -> StageRecord:
-        outcome = self._stages[event.stage](event.job)
+        outcome = self._stages[event.job.job_type][event.stage](event.job)
         job_id, stage = event.job.job_id, event.stage
         if outcome.completion is None:
             return self._store.end_stage(
@@ -175,11 +214,13 @@ class StageRunner:
                 StageStatus.SKIPPED if outcome.skipped else StageStatus.SUCCEEDED,
                 output=outcome.output,
                 check=outcome.check,
+                round_=event.round,
             )
         try:
             self._store.complete(
                 job_id,
                 stage,
+                attempt=event.job.attempt,
                 output=outcome.output,
                 check=outcome.check,
                 result=outcome.completion.result,
@@ -212,7 +253,10 @@ class StageRunner:
             f"{type(error).__name__} at {where.filename}:{where.lineno}",
         )
 
-    def _record_failure(self, event: StageEvent, attempt: int, error: ProvisioningError) -> None:
+    def _failed(
+        self, event: StageEvent, attempt: int, error: ProvisioningError
+    ) -> ProvisioningError:
+        """Record how the attempt failed; return its error, to be raised."""
         retryable = ERROR_RULES[error.type].retryable
         metrics.add_dimension("error_type", error.type)
         metrics.add_metric("StageFailures", MetricUnit.Count, 1)
@@ -225,12 +269,34 @@ class StageRunner:
             retryable=retryable,
         )
         if attempt == 0:
-            return
+            return error
         stored = StoredError(error.type, event.stage, attempt, error.message, error.cause)
         try:
             self._store.stage_failed(
-                event.job.job_id, stored, retry_count=event.retry_count, retryable=retryable
+                event.job.job_id,
+                stored,
+                retry_count=event.retry_count,
+                retryable=retryable,
+                round_=event.round,
             )
         except (ClientError, BotoCoreError) as write_error:
             # The stage's own error says more than this one, and reaches the state machine.
             logger.warning("failure not recorded", cause=type(write_error).__name__)
+        return error
+
+
+def _refusal(job: Job, event: StageEvent) -> ProvisioningError | None:
+    """Say why the job takes no stage of the event's attempt, or of its clean-up's run, any more."""
+    if event.cleanup:
+        is_open = (
+            job.cleanup is not None
+            and job.cleanup.run == event.cleanup
+            and job.cleanup.status is CleanupStatus.RUNNING
+        )
+    else:
+        is_open = job.attempt == event.job.attempt and not job.status.is_terminal
+    if not is_open:
+        return failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
+    if not event.cleanup and job.cancel_requested_at is not None:
+        return failure(ErrorType.JOB_CANCELLED, CANCELLED)
+    return None

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
+    Cleanup,
+    CleanupStatus,
     HistoryEntry,
     Job,
     JobStatus,
@@ -25,7 +27,7 @@ from provisioner.jobs.models import (
     StoredError,
 )
 from provisioner.jobs.retries import STAGE_RETRY
-from provisioner.jobs.transitions import job_sources, stage_sources
+from provisioner.jobs.transitions import RETRY_SOURCES, job_sources, stage_sources
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _JOB = "JOB"
 _STAGE = "STAGE#"
 _HISTORY = "HISTORY#"
+_CLEANUP = "CLEANUP"
 
 #: Stage and history items live this much longer than the job's retention, counted from their own
 #: writing: more than an execution can last, so that no job outlives its parts.
@@ -185,7 +188,7 @@ class JobStore:
                 self._client,
                 [
                     self._put_job(new, JobStatus.QUEUED, {}),
-                    self._history(new.job_id, _JOB, JobStatus.QUEUED),
+                    self._history(new.job_id, _JOB, JobStatus.QUEUED, attempt=1),
                 ],
             )
         return self._existing(new.job_id)
@@ -206,7 +209,7 @@ class JobStore:
                             "expires_at": int((now + self._retention).timestamp()),
                         },
                     ),
-                    self._history(new.job_id, _JOB, JobStatus.FAILED, note=error.message),
+                    self._history(new.job_id, _JOB, JobStatus.FAILED, attempt=1, error=error),
                 ],
             )
 
@@ -218,11 +221,83 @@ class JobStore:
                 self._finish_items(job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error),
             )
 
+    def cancel_queued(self, job: Job, error: StoredError) -> None:
+        """Cancel a job that has not begun.
+
+        Raises:
+            ConditionFailedError: it has begun, or has ended.
+        """
+        dynamodb.transact(
+            self._client,
+            self._finish_items(
+                job.job_id,
+                JobStatus.CANCELLED,
+                (JobStatus.QUEUED,),
+                error=error,
+                attempt=job.attempt,
+            ),
+        )
+
+    def request_cancel(self, job: Job) -> None:
+        """Ask a job that has begun to stop: from now on none of its stages starts.
+
+        Raises:
+            ConditionFailedError: it has not begun, has ended, or was asked before.
+        """
+        now = self.now()
+        dynamodb.transact(
+            self._client,
+            [
+                self._update_job(
+                    job.job_id,
+                    {"cancel_requested_at": _text(now), "updated_at": _text(now)},
+                    (JobStatus.RUNNING,),
+                    attempt=job.attempt,
+                    condition="attribute_not_exists(cancel_requested_at)",
+                ),
+                self._history(job.job_id, _JOB, "CANCEL_REQUESTED", attempt=job.attempt),
+            ],
+        )
+
+    def retry(self, job: Job) -> None:
+        """Make a job that has failed, or was cancelled, QUEUED again, as its next attempt.
+
+        Raises:
+            ConditionFailedError: it is in another status, or its clean-up is under way.
+        """
+        now = self.now()
+        dynamodb.transact(
+            self._client,
+            [
+                self._update_job(
+                    job.job_id,
+                    {
+                        "status": JobStatus.QUEUED,
+                        "attempt": job.attempt + 1,
+                        "updated_at": _text(now),
+                    },
+                    RETRY_SOURCES,
+                    attempt=job.attempt,
+                    condition="(attribute_not_exists(cleanup_status)"
+                    " OR cleanup_status <> :cleaning)",
+                    values={"cleaning": CleanupStatus.RUNNING},
+                    remove=(
+                        *("started_at", "finished_at", "cancel_requested_at", "expires_at"),
+                        *("result", "error", "other_errors"),
+                        *("cleanup_status", "cleanup_started_at", "cleanup_finished_at"),
+                        *("cleanup_stages", "cleanup_left_over"),
+                    ),
+                ),
+                self._history(job.job_id, _JOB, JobStatus.QUEUED, attempt=job.attempt + 1),
+            ],
+        )
+
     def complete(
         self,
         job_id: str,
         stage: str,
         *,
+        attempt: int = 1,
         output: Mapping[str, Any],
         check: str,
         result: Mapping[str, Any],
@@ -241,9 +316,15 @@ class JobStore:
                     JobStatus.COMPLETED,
                     job_sources(JobStatus.COMPLETED),
                     result=dict(result),
+                    attempt=attempt,
                 ),
                 *self._end_stage_items(
-                    job_id, stage, StageStatus.SUCCEEDED, output=dict(output), check=check
+                    job_id,
+                    stage,
+                    StageStatus.SUCCEEDED,
+                    output=dict(output),
+                    check=check,
+                    round_=attempt,
                 ),
                 *also,
             ],
@@ -255,6 +336,9 @@ class JobStore:
         errors: Sequence[StoredError],
         *,
         close: Mapping[str, StoredError],
+        attempt: int = 1,
+        status: JobStatus = JobStatus.FAILED,
+        cleanup: tuple[int, Sequence[str]] | None = None,
         also: Sequence[TransactWriteItemTypeDef] = (),
     ) -> None:
         """End the job badly: the job, the stages that never said how they ended, and `also`.
@@ -263,6 +347,9 @@ class JobStore:
             job_id: the job.
             errors: the job's error first, then the others in stage order.
             close: the stages to close, with their errors.
+            attempt: the job's attempt that ends.
+            status: FAILED or CANCELLED.
+            cleanup: the run and the stages of the clean-up that follows; None where none does.
             also: further items of the same transaction.
 
         Raises:
@@ -273,25 +360,93 @@ class JobStore:
             [
                 *self._finish_items(
                     job_id,
-                    JobStatus.FAILED,
-                    job_sources(JobStatus.FAILED),
+                    status,
+                    job_sources(status),
                     error=errors[0],
                     other_errors=errors[1:],
+                    attempt=attempt,
+                    cleanup=cleanup,
                 ),
                 *(
                     item
                     for stage, error in close.items()
                     for item in self._end_stage_items(
-                        job_id, stage, StageStatus.FAILED, error=error
+                        job_id, stage, StageStatus.FAILED, error=error, round_=attempt
                     )
                 ),
                 *also,
             ],
         )
 
+    def end_cleanup(
+        self,
+        job_id: str,
+        run: int,
+        left_over: Sequence[str],
+        *,
+        also: Sequence[TransactWriteItemTypeDef] = (),
+    ) -> None:
+        """Record that a clean-up has ended: DONE, or FAILED where something is left.
+
+        Raises:
+            ConditionFailedError: this run has ended already, or a condition of `also` failed.
+        """
+        now = self.now()
+        status = CleanupStatus.FAILED if left_over else CleanupStatus.DONE
+        dynamodb.transact(
+            self._client,
+            [
+                dynamodb.update(
+                    self._table,
+                    {"job_id": job_id, "record": _JOB},
+                    set_values={
+                        "cleanup_status": status,
+                        "cleanup_finished_at": _text(now),
+                        "cleanup_left_over": list(left_over) or None,
+                        "updated_at": _text(now),
+                    },
+                    condition="cleanup_run = :run AND cleanup_status = :running",
+                    condition_values={"run": run, "running": CleanupStatus.RUNNING},
+                ),
+                self._history(job_id, _CLEANUP, status, attempt=run, note=", ".join(left_over)),
+                *also,
+            ],
+        )
+
+    def repeat_cleanup(self, job: Job, *, also: Sequence[TransactWriteItemTypeDef] = ()) -> None:
+        """Begin the next run of a clean-up that has failed.
+
+        Raises:
+            ConditionFailedError: it has not failed, or a condition of `also` did not hold.
+        """
+        now = self.now()
+        run = 0 if job.cleanup is None else job.cleanup.run
+        dynamodb.transact(
+            self._client,
+            [
+                dynamodb.update(
+                    self._table,
+                    {"job_id": job.job_id, "record": _JOB},
+                    set_values={
+                        "cleanup_status": CleanupStatus.RUNNING,
+                        "cleanup_run": run + 1,
+                        "cleanup_started_at": _text(now),
+                        "updated_at": _text(now),
+                    },
+                    remove=("cleanup_finished_at", "cleanup_left_over"),
+                    condition="cleanup_run = :run AND cleanup_status = :failed",
+                    condition_values={"run": run, "failed": CleanupStatus.FAILED},
+                ),
+                self._history(job.job_id, _CLEANUP, CleanupStatus.RUNNING, attempt=run + 1),
+                *also,
+            ],
+        )
+
     # Writing stages.
 
-    def start_stage(self, job: Job, stage: str, retry_count: int) -> StageRecord:
+    def start_stage(
+        self, job: Job, stage: str, retry_count: int, *, round_: int = 1
+    ) -> StageRecord:
         """Record that an attempt starts, and the job with it if it is the first; return the stage.
 
         A second start of the same attempt, a late one of an earlier attempt, and a start of a
@@ -301,15 +456,19 @@ class JobStore:
             job: the job, as `get_head` returned it.
             stage: the stage.
             retry_count: how often the state machine has repeated the stage, from 0.
+            round_: the job's attempt, or the clean-up's run; a new one begins the stage anew.
         """
         now = self.now()
         before = self.stage(job.job_id, stage) or StageRecord(stage=stage)
+        if before.round < round_:
+            before = StageRecord(stage=stage, round=before.round)
         items = [
             dynamodb.update(
                 self._table,
                 {"job_id": job.job_id, "record": f"{_STAGE}{stage}"},
                 set_values={
                     "stage": stage,
+                    "round": round_,
                     "status": StageStatus.RUNNING,
                     "started_at": _text(now),
                     "attempt": before.attempt + 1,
@@ -317,36 +476,39 @@ class JobStore:
                     "retry_count": retry_count,
                     "expires_at": self._parts_expire(now),
                 },
-                remove=("next_attempt_before",),
+                remove=(
+                    "next_attempt_before",
+                    # A stage that begins anew says nothing of the round before.
+                    *(() if before.attempt else ("finished_at", "output", "check", "error")),
+                ),
                 condition=(
-                    "attribute_not_exists(job_id) OR "
-                    f"({_any_of('status', stage_sources(StageStatus.RUNNING))}"
+                    "attribute_not_exists(job_id) OR #round < :round OR "
+                    f"(#round = :round AND {_any_of('status', stage_sources(StageStatus.RUNNING))}"
                     " AND #retry_count < :retry_count AND #attempt = :attempt)"
                 ),
                 condition_values={
                     **_statuses(stage_sources(StageStatus.RUNNING)),
                     "retry_count": retry_count,
                     "attempt": before.attempt,
+                    "round": round_,
                 },
-                names={"status": "status", "retry_count": "retry_count", "attempt": "attempt"},
+                names={name: name for name in ("status", "retry_count", "attempt", "round")},
             ),
             self._history(job.job_id, stage, StageStatus.RUNNING, attempt=before.attempt + 1),
         ]
         if job.status is JobStatus.QUEUED:
             items += [
-                dynamodb.update(
-                    self._table,
-                    {"job_id": job.job_id, "record": _JOB},
-                    set_values={
+                self._update_job(
+                    job.job_id,
+                    {
                         "status": JobStatus.RUNNING,
                         "started_at": _text(now),
                         "updated_at": _text(now),
                     },
-                    condition=_any_of("status", job_sources(JobStatus.RUNNING)),
-                    condition_values=_statuses(job_sources(JobStatus.RUNNING)),
-                    names={"status": "status"},
+                    job_sources(JobStatus.RUNNING),
+                    attempt=job.attempt,
                 ),
-                self._history(job.job_id, _JOB, JobStatus.RUNNING),
+                self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt),
             ]
         # The condition fails for a duplicate or late start: the stored record is the one truth.
         with contextlib.suppress(dynamodb.ConditionFailedError):
@@ -354,19 +516,34 @@ class JobStore:
         return self.stage(job.job_id, stage) or before
 
     def end_stage(
-        self, job_id: str, stage: str, status: StageStatus, *, output: Mapping[str, Any], check: str
+        self,
+        job_id: str,
+        stage: str,
+        status: StageStatus,
+        *,
+        output: Mapping[str, Any],
+        check: str,
+        round_: int = 1,
     ) -> StageRecord:
         """Record that a stage ended well; return it as it is stored, whoever ended it."""
         # The condition fails when another run has ended it: what that one stored is the one truth.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(
                 self._client,
-                self._end_stage_items(job_id, stage, status, output=dict(output), check=check),
+                self._end_stage_items(
+                    job_id, stage, status, output=dict(output), check=check, round_=round_
+                ),
             )
         return self.stage(job_id, stage) or StageRecord(stage=stage)
 
     def stage_failed(
-        self, job_id: str, error: StoredError, *, retry_count: int, retryable: bool
+        self,
+        job_id: str,
+        error: StoredError,
+        *,
+        retry_count: int,
+        retryable: bool,
+        round_: int = 1,
     ) -> None:
         """Record that an attempt failed: RETRYING if its error is retryable, else FAILED."""
         now = self.now()
@@ -377,6 +554,7 @@ class JobStore:
             error.stage,
             status,
             error=error,
+            round_=round_,
             retry_count=retry_count,
             next_attempt_before=None if delay is None else now + timedelta(seconds=delay),
         )
@@ -395,6 +573,7 @@ class JobStore:
             "record": _JOB,
             "job_type": new.job_type,
             "status": status,
+            "attempt": 1,
             "payload": canonical_json(new.payload),
             "project_id": new.project_id or None,
             "stages": list(new.stages),
@@ -403,6 +582,29 @@ class JobStore:
             **values,
         }
         return dynamodb.put_new(self._table, item, "job_id")
+
+    def _update_job(
+        self,
+        job_id: str,
+        set_values: Mapping[str, Any],
+        sources: Sequence[JobStatus],
+        *,
+        attempt: int,
+        condition: str = "",
+        values: Mapping[str, Any] | None = None,
+        remove: Sequence[str] = (),
+    ) -> TransactWriteItemTypeDef:
+        """Build a write of the job that holds only for one attempt, in one of these statuses."""
+        conditions = ["#attempt = :of_attempt", _any_of("status", sources), condition]
+        return dynamodb.update(
+            self._table,
+            {"job_id": job_id, "record": _JOB},
+            set_values=set_values,
+            condition=" AND ".join(part for part in conditions if part),
+            condition_values=_statuses(sources) | {"of_attempt": attempt} | dict(values or {}),
+            names={"status": "status", "attempt": "attempt"},
+            remove=remove,
+        )
 
     def _finish_items(
         self,
@@ -413,13 +615,15 @@ class JobStore:
         result: Mapping[str, Any] | None = None,
         error: StoredError | None = None,
         other_errors: Sequence[StoredError] = (),
+        attempt: int = 1,
+        cleanup: tuple[int, Sequence[str]] | None = None,
     ) -> list[TransactWriteItemTypeDef]:
         now = self.now()
+        run, stages = cleanup or (None, ())
         return [
-            dynamodb.update(
-                self._table,
-                {"job_id": job_id, "record": _JOB},
-                set_values={
+            self._update_job(
+                job_id,
+                {
                     "status": status,
                     "finished_at": _text(now),
                     "updated_at": _text(now),
@@ -427,12 +631,15 @@ class JobStore:
                     "error": None if error is None else asdict(error),
                     "other_errors": [asdict(other) for other in other_errors] or None,
                     "expires_at": int((now + self._retention).timestamp()),
+                    "cleanup_status": None if run is None else CleanupStatus.RUNNING,
+                    "cleanup_run": run,
+                    "cleanup_stages": list(stages) or None,
+                    "cleanup_started_at": None if run is None else _text(now),
                 },
-                condition=_any_of("status", sources),
-                condition_values=_statuses(sources),
-                names={"status": "status"},
+                sources,
+                attempt=attempt,
             ),
-            self._history(job_id, _JOB, status, note=error.message if error else ""),
+            self._history(job_id, _JOB, status, attempt=attempt, error=error),
         ]
 
     def _end_stage_items(
@@ -444,36 +651,42 @@ class JobStore:
         output: Mapping[str, Any] | None = None,
         check: str | None = None,
         error: StoredError | None = None,
+        round_: int = 1,
         retry_count: int | None = None,
         next_attempt_before: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
         now = self.now()
         sources = stage_sources(status)
-        condition = _any_of("status", sources)
-        names = {"status": "status"}
-        values = _statuses(sources)
-        if StageStatus.PENDING in sources:
-            condition = f"attribute_not_exists(job_id) OR {condition}"
+        condition = f"#round = :round AND {_any_of('status', sources)}"
+        names = {"status": "status", "round": "round"}
+        values = _statuses(sources) | {"round": round_}
         if retry_count is not None:
-            condition = f"({condition}) AND #retry_count = :retry_count"
+            condition += " AND #retry_count = :retry_count"
             names["retry_count"] = "retry_count"
             values["retry_count"] = retry_count
+        elif StageStatus.PENDING in sources:
+            condition = f"attribute_not_exists(job_id) OR #round < :round OR ({condition})"
         return [
             dynamodb.update(
                 self._table,
                 {"job_id": job_id, "record": f"{_STAGE}{stage}"},
                 set_values={
                     "stage": stage,
+                    "round": round_,
                     "status": status,
                     "finished_at": _text(now) if status.is_terminal else None,
                     "next_attempt_before": _text(next_attempt_before),
                     "output": output,
                     "check": check,
                     "error": None if error is None else asdict(error),
+                    # Closed without ever having started in this round.
+                    "attempt": 0 if error is not None and error.attempt == 0 else None,
                     "expires_at": self._parts_expire(now),
                 },
                 remove=(
                     *(() if next_attempt_before else ("next_attempt_before",)),
+                    *(() if output is not None else ("output",)),
+                    *(() if check is not None else ("check",)),
                     *(() if error else ("error",)),
                 ),
                 condition=condition,
@@ -485,12 +698,20 @@ class JobStore:
                 stage,
                 status,
                 attempt=error.attempt if error else 0,
-                note=error.message if error else check or "",
+                note=check or "",
+                error=error,
             ),
         ]
 
     def _history(
-        self, job_id: str, subject: str, status: str, *, attempt: int = 0, note: str = ""
+        self,
+        job_id: str,
+        subject: str,
+        status: str,
+        *,
+        attempt: int = 0,
+        note: str = "",
+        error: StoredError | None = None,
     ) -> TransactWriteItemTypeDef:
         now = self.now()
         return dynamodb.put_new(
@@ -502,7 +723,8 @@ class JobStore:
                 "subject": subject,
                 "status": status,
                 "attempt": attempt,
-                "note": note,
+                "note": note if error is None else error.message,
+                "error_type": None if error is None else error.type,
                 "expires_at": self._parts_expire(now),
             },
             "job_id",
@@ -551,6 +773,7 @@ def _to_stage(item: Mapping[str, Any]) -> StageRecord:
     return StageRecord(
         stage=item["stage"],
         status=StageStatus(item["status"]),
+        round=item["round"],
         attempt=item.get("attempt", 0),
         max_attempts=item.get("max_attempts", STAGE_RETRY.attempts_in_all),
         started_at=_time(item.get("started_at")),
@@ -569,6 +792,7 @@ def _to_history(item: Mapping[str, Any]) -> HistoryEntry:
         status=item["status"],
         attempt=item["attempt"],
         note=item["note"],
+        error_type=ErrorType(item["error_type"]) if "error_type" in item else None,
     )
 
 
@@ -583,16 +807,42 @@ def _to_job(
         project_id=item.get("project_id", ""),
         created_at=datetime.fromisoformat(item["created_at"]),
         updated_at=datetime.fromisoformat(item["updated_at"]),
+        attempt=item["attempt"],
         started_at=_time(item.get("started_at")),
         finished_at=_time(item.get("finished_at")),
+        cancel_requested_at=_time(item.get("cancel_requested_at")),
         result=item.get("result"),
         error=_to_error(item.get("error")),
         other_errors=tuple(
             error for error in map(_to_error, item.get("other_errors", [])) if error is not None
         ),
-        stages=tuple(
-            stages.get(name, StageRecord(stage=name, max_attempts=STAGE_RETRY.attempts_in_all))
-            for name in item["stages"]
-        ),
+        cleanup=_to_cleanup(item, stages),
+        cleanup_runs=item.get("cleanup_run", 0),
+        stages=_of_round(item["stages"], stages, item["attempt"]),
         history=tuple(history),
+    )
+
+
+def _to_cleanup(item: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> Cleanup | None:
+    if "cleanup_status" not in item:
+        return None
+    return Cleanup(
+        status=CleanupStatus(item["cleanup_status"]),
+        run=item["cleanup_run"],
+        started_at=datetime.fromisoformat(item["cleanup_started_at"]),
+        finished_at=_time(item.get("cleanup_finished_at")),
+        left_over=tuple(item.get("cleanup_left_over", ())),
+        stages=_of_round(item.get("cleanup_stages", ()), stages, item["cleanup_run"]),
+    )
+
+
+def _of_round(
+    names: Sequence[str], stages: Mapping[str, StageRecord], round_: int
+) -> tuple[StageRecord, ...]:
+    """Return the stages in order; what an earlier round says of one counts for nothing."""
+    return tuple(
+        stages[name]
+        if name in stages and stages[name].round == round_
+        else StageRecord(stage=name, max_attempts=STAGE_RETRY.attempts_in_all)
+        for name in names
     )

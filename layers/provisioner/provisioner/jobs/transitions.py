@@ -1,14 +1,28 @@
 """The status transitions that exist. Every write of a status is conditional on this table."""
 
-from provisioner.jobs.models import JobStatus, StageStatus
+from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
 
-#: From each status of a job, the statuses that may follow.
+#: From each status of a job, the statuses that may follow within one attempt of it.
 JOB_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
-    # FAILED without RUNNING: the dispatcher refused the job.
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED}),
-    JobStatus.RUNNING: frozenset({JobStatus.COMPLETED, JobStatus.FAILED}),
+    # FAILED without RUNNING: the dispatcher refused the job, or its message got lost.
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.RUNNING: frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}),
     JobStatus.COMPLETED: frozenset(),
     JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+
+#: From which statuses a retry makes a job QUEUED again. It is the only way out of a terminal
+#: status, and it counts the job's attempt: what an attempt before says from then on finds its
+#: condition false.
+RETRY_SOURCES: tuple[JobStatus, ...] = (JobStatus.FAILED, JobStatus.CANCELLED)
+
+#: From each status of a clean-up, the statuses that may follow. RUNNING follows FAILED when it is
+#: run again.
+CLEANUP_TRANSITIONS: dict[CleanupStatus, frozenset[CleanupStatus]] = {
+    CleanupStatus.RUNNING: frozenset({CleanupStatus.DONE, CleanupStatus.FAILED}),
+    CleanupStatus.DONE: frozenset(),
+    CleanupStatus.FAILED: frozenset({CleanupStatus.RUNNING}),
 }
 
 #: From each status of a stage, the statuses that may follow. RUNNING follows RUNNING when an

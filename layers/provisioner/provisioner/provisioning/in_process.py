@@ -99,7 +99,12 @@ class InProcessRun:
 
 def _event(job: Job, stage: str, **more: Any) -> dict[str, Any]:
     return {
-        "job": {"job_id": job.job_id, "job_type": job.job_type, "payload": job.payload},
+        "job": {
+            "job_id": job.job_id,
+            "job_type": job.job_type,
+            "payload": job.payload,
+            "attempt": job.attempt,
+        },
         "stage": str(stage),
         **more,
     }

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from provisioner.jobs.registry import JobHandler
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.plan import Stage
 from provisioner.provisioning.result import ProvisionProjectResult
-
-
-class JobType(StrEnum):
-    """The job types of this deployment."""
-
-    #: Gives a project its database, auth, realtime, storage and API keys.
-    PROVISION_PROJECT = "provision_project"
 
 
 def _run(payload: ProvisionProjectPayload) -> ProvisionProjectResult:
@@ -28,6 +20,8 @@ def _run(payload: ProvisionProjectPayload) -> ProvisionProjectResult:
 def _organization(payload: ProvisionProjectPayload) -> str | None:
     return payload.organization_id
 
+
+__all__ = ["JobType", "provision_project_handler"]
 
 provision_project_handler = JobHandler(
     payload_model=ProvisionProjectPayload,

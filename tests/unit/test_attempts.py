@@ -1,0 +1,289 @@
+"""A job's attempts: what cancels one, what begins the next, what a late word of one is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.client import JobClient, JobStateError
+from provisioner.jobs.models import CleanupStatus, Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.registry import REGISTRY
+from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
+from provisioner.jobs.store import NewJob
+from provisioner.runtime.observability import metrics
+from support.core import Core
+
+ERROR = StoredError(ErrorType.CONFLICT, "INITIALIZING", 1, "It is not ours.", "tags")
+
+
+def head(core: Core) -> Job:
+    found = core.jobs.get_head("job-1")
+    assert found is not None
+    return found
+
+
+def begun(core: Core) -> Job:
+    """Return a job of which one stage runs."""
+    core.new_job()
+    core.jobs.start_stage(head(core), "INITIALIZING", 0)
+    return core.jobs.get("job-1")
+
+
+def failed(core: Core, cleanup: tuple[int, tuple[str, ...]] | None = None) -> Job:
+    """Return a job that has failed."""
+    begun(core)
+    core.jobs.fail("job-1", [ERROR], close={"INITIALIZING": ERROR}, cleanup=cleanup)
+    return core.jobs.get("job-1")
+
+
+def client(core: Core) -> JobClient:
+    return JobClient(
+        registry=REGISTRY, store=core.jobs, queue=JobQueue(core.client("sqs"), core.queue_url)
+    )
+
+
+def run_stage(
+    core: Core, function: Callable[[JobInput], StageOutcome], *, attempt: int = 1, cleanup: int = 0
+) -> dict[str, Any]:
+    """Run INITIALIZING as a function does."""
+    metrics.clear_metrics()
+    job = core.jobs.get("job-1")
+    runner = StageRunner(
+        core.jobs, {job.job_type: {"INITIALIZING": function, "REMOVING": function}}, own_errors={}
+    )
+    return runner(
+        {
+            "job": {
+                "job_id": "job-1",
+                "job_type": job.job_type,
+                "payload": job.payload,
+                "attempt": attempt,
+            },
+            "stage": "REMOVING" if cleanup else "INITIALIZING",
+            "cleanup": cleanup,
+        }
+    )
+
+
+def error_type(core: Core, function: Callable[[JobInput], StageOutcome], **of: Any) -> ErrorType:
+    with pytest.raises(ProvisioningError) as raised:
+        run_stage(core, function, **of)
+    return raised.value.type
+
+
+def ends_well(_job: JobInput) -> StageOutcome:
+    return StageOutcome(output={"made": 1}, check="it answers")
+
+
+def must_not_run(_job: JobInput) -> StageOutcome:
+    raise AssertionError("the stage must not run")
+
+
+# --- Cancelling -----------------------------------------------------------------------------------
+
+
+def test_a_queued_job_is_cancelled_at_once_and_none_of_its_stages_starts(core: Core) -> None:
+    core.new_job()
+    core.jobs.cancel_queued(head(core), ERROR)
+    assert (head(core).status, head(core).error) == (JobStatus.CANCELLED, ERROR)
+    assert error_type(core, must_not_run) is ErrorType.INVALID_PAYLOAD
+    assert head(core).status is JobStatus.CANCELLED
+
+
+def test_a_job_that_has_begun_is_not_cancelled_as_if_it_had_not(core: Core) -> None:
+    begun(core)
+    with pytest.raises(ConditionFailedError):
+        core.jobs.cancel_queued(head(core), ERROR)
+
+
+def test_no_stage_starts_once_a_cancel_is_stored(core: Core) -> None:
+    core.new_job()
+    core.jobs.start_stage(head(core), "CREATING_DATABASE", 0)
+    core.jobs.request_cancel(head(core))
+    assert error_type(core, must_not_run) is ErrorType.JOB_CANCELLED
+    assert core.jobs.stage("job-1", "INITIALIZING") is None
+
+
+def test_a_stage_whose_start_crosses_a_cancel_does_not_run(core: Core) -> None:
+    core.new_job()
+    core.jobs.start_stage(head(core), "CREATING_DATABASE", 0)
+    start = core.jobs.start_stage
+
+    def start_and_be_cancelled(*arguments: Any, **options: Any) -> Any:
+        record = start(*arguments, **options)
+        core.jobs.request_cancel(head(core))
+        return record
+
+    core.jobs.start_stage = start_and_be_cancelled  # type: ignore[method-assign]  # to cross it
+    assert error_type(core, must_not_run) is ErrorType.JOB_CANCELLED
+    record = core.jobs.stage("job-1", "INITIALIZING")
+    assert record is not None
+    assert (record.status, record.attempt) == (StageStatus.FAILED, 1)
+
+
+def test_a_stage_that_runs_may_finish_after_a_cancel(core: Core) -> None:
+    core.new_job()
+
+    def cancelled_meanwhile(job: JobInput) -> StageOutcome:
+        core.jobs.request_cancel(head(core))
+        return ends_well(job)
+
+    assert run_stage(core, cancelled_meanwhile)["status"] == StageStatus.SUCCEEDED
+
+
+def test_an_error_that_would_be_waited_out_ends_a_cancelled_job(core: Core) -> None:
+    core.new_job()
+
+    def cancelled_meanwhile(_job: JobInput) -> StageOutcome:
+        core.jobs.request_cancel(head(core))
+        raise TimeoutError
+
+    assert error_type(core, cancelled_meanwhile) is ErrorType.JOB_CANCELLED
+    record = core.jobs.stage("job-1", "INITIALIZING")
+    assert record is not None
+    assert record.status is StageStatus.FAILED
+    assert record.error is not None
+    assert "UNKNOWN_ERROR" in record.error.cause
+
+
+def test_a_cancel_is_asked_for_once(core: Core) -> None:
+    asked = head_after_cancel(core)
+    with pytest.raises(ConditionFailedError):
+        core.jobs.request_cancel(head(core))
+    assert head(core) == asked
+
+
+def head_after_cancel(core: Core) -> Job:
+    begun(core)
+    core.jobs.request_cancel(head(core))
+    return head(core)
+
+
+# --- Retrying -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.CANCELLED])
+def test_a_retry_begins_the_next_attempt_and_keeps_the_history(
+    core: Core, status: JobStatus
+) -> None:
+    begun(core)
+    core.jobs.fail("job-1", [ERROR], close={"INITIALIZING": ERROR}, status=status)
+    before = core.jobs.get("job-1")
+    core.clock.advance()
+    job = client(core).retry("job-1")
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 2)
+    assert (job.error, job.finished_at, job.started_at, job.cleanup) == (None, None, None, None)
+    assert {record.status for record in job.stages} == {StageStatus.PENDING}
+    assert job.history[: len(before.history)] == before.history
+    assert (job.history[-1].status, job.history[-1].attempt) == (JobStatus.QUEUED, 2)
+    (item,) = [item for item in core.scan("JobsTable") if item["record"] == "JOB"]
+    assert "expires_at" not in item
+    (message,) = core.messages(core.queue_url)
+    assert '"attempt":2' in message["Body"]
+
+
+def test_a_retry_may_be_asked_for_twice(core: Core) -> None:
+    failed(core)
+    client(core).retry("job-1")
+    assert client(core).retry("job-1").attempt == 2
+    assert len(core.messages(core.queue_url)) == 2
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.COMPLETED])
+def test_only_a_failed_or_cancelled_job_is_retried(core: Core, status: JobStatus) -> None:
+    core.new_job()
+    if status is not JobStatus.QUEUED:
+        core.jobs.start_stage(head(core), "INITIALIZING", 0)
+    if status is JobStatus.COMPLETED:
+        core.jobs.complete("job-1", "INITIALIZING", output={}, check="x", result={})
+    with pytest.raises(JobStateError, match=f"job job-1: is {status}"):
+        client(core).retry("job-1")
+    assert core.messages(core.queue_url) == []
+
+
+def test_a_job_is_not_retried_while_its_cleanup_is_under_way(core: Core) -> None:
+    failed(core, cleanup=(1, ("REMOVING",)))
+    with pytest.raises(JobStateError, match="clean-up is under way"):
+        client(core).retry("job-1")
+    core.jobs.end_cleanup("job-1", 1, [])
+    assert client(core).retry("job-1").attempt == 2
+
+
+def test_a_job_that_was_refused_as_it_came_is_not_retried(core: Core) -> None:
+    core.jobs.create_failed(NewJob("refused", "provision_project", {}, ()), ERROR)
+    with pytest.raises(JobStateError, match="was refused"):
+        client(core).retry("refused")
+
+
+def test_the_next_attempt_runs_its_stages_anew(core: Core) -> None:
+    begun(core)
+    run_stage(core, ends_well)
+    core.jobs.fail("job-1", [ERROR], close={})
+    core.clock.advance()
+    client(core).retry("job-1")
+    ran = run_stage(core, lambda _job: StageOutcome(output={"made": 2}, check="yes"), attempt=2)
+    assert ran["output"] == {"made": 2}
+    record = core.jobs.get("job-1").stages[0]
+    assert (record.round, record.attempt, record.output) == (2, 1, {"made": 2})
+
+
+def test_a_late_word_of_an_attempt_changes_nothing_in_the_next(core: Core) -> None:
+    begun(core)
+    core.jobs.fail("job-1", [ERROR], close={})
+    core.clock.advance()
+    client(core).retry("job-1")
+    core.jobs.start_stage(head(core), "INITIALIZING", 0, round_=2)
+    before = core.jobs.get("job-1")
+    assert error_type(core, must_not_run, attempt=1) is ErrorType.INVALID_PAYLOAD
+    core.jobs.start_stage(before, "INITIALIZING", 1, round_=1)
+    core.jobs.end_stage("job-1", "INITIALIZING", StageStatus.SUCCEEDED, output={}, check="late")
+    core.jobs.stage_failed("job-1", ERROR, retry_count=0, retryable=False)
+    with pytest.raises(ConditionFailedError):
+        core.jobs.complete("job-1", "INITIALIZING", output={}, check="late", result={})
+    with pytest.raises(ConditionFailedError):
+        core.jobs.fail("job-1", [ERROR], close={})
+    assert core.jobs.get("job-1") == before
+
+
+# --- The clean-up ---------------------------------------------------------------------------------
+
+
+def test_a_failed_job_says_that_its_cleanup_is_under_way_and_how_it_ended(core: Core) -> None:
+    job = failed(core, cleanup=(1, ("REMOVING",)))
+    assert job.cleanup is not None
+    assert (job.status, job.cleanup.status) == (JobStatus.FAILED, CleanupStatus.RUNNING)
+    assert [record.stage for record in job.cleanup.stages] == ["REMOVING"]
+    run_stage(core, ends_well, cleanup=1)
+    core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
+    ended = core.jobs.get("job-1").cleanup
+    assert ended is not None
+    assert (ended.status, ended.left_over) == (CleanupStatus.FAILED, ("bucket nm-shop",))
+    assert ended.stages[0].status is StageStatus.SUCCEEDED
+
+
+def test_a_stage_of_a_cleanup_runs_only_in_the_run_that_is_under_way(core: Core) -> None:
+    failed(core, cleanup=(1, ("REMOVING",)))
+    assert error_type(core, must_not_run, cleanup=2) is ErrorType.INVALID_PAYLOAD
+    core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
+    assert error_type(core, must_not_run, cleanup=1) is ErrorType.INVALID_PAYLOAD
+
+
+def test_a_cleanup_that_failed_can_be_run_again(core: Core) -> None:
+    failed(core, cleanup=(1, ("REMOVING",)))
+    run_stage(core, ends_well, cleanup=1)
+    core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
+    core.jobs.repeat_cleanup(head(core))
+    again = core.jobs.get("job-1").cleanup
+    assert again is not None
+    assert (again.status, again.run, again.left_over) == (CleanupStatus.RUNNING, 2, ())
+    assert again.stages[0].status is StageStatus.PENDING
+    with pytest.raises(ConditionFailedError):
+        core.jobs.end_cleanup("job-1", 1, [])
+    core.jobs.end_cleanup("job-1", 2, [])
+    with pytest.raises(ConditionFailedError):
+        core.jobs.repeat_cleanup(head(core))
+    assert error_type(core, must_not_run, cleanup=2) is ErrorType.INVALID_PAYLOAD
