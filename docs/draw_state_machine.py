@@ -1,4 +1,4 @@
-"""Draws state_machines/provision_project.asl.json as docs/state-machine.svg.
+"""Draws every definition in state_machines/ as a picture of its name in docs/state-machines/.
 
 The way of a job that succeeds goes from the top down; what follows an error stands to its right.
 A Task shows the stage that it hands over and the function that it calls. Run by
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFINITION = ROOT / "state_machines" / "provision_project.asl.json"
-PICTURE = ROOT / "docs" / "state-machine.svg"
+DEFINITIONS = ROOT / "state_machines"
+PICTURES = ROOT / "docs" / "state-machines"
 
 #: Pixels: a box, the way between two boxes across and down, the margin of the picture.
 WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 196, 48, 62, 34, 44
@@ -162,6 +162,8 @@ def _detail(state: dict[str, Any]) -> str:
     if state["Type"] != "Task":
         return ""
     parameters = state["Parameters"]
+    if "FunctionName" not in parameters:
+        return f"starts {re.sub(r'^\$\{|StateMachineArn\}$', '', parameters['StateMachineArn'])}"
     function = re.sub(r"^\$\{|FunctionArn\}$", "", parameters["FunctionName"])
     return f"{parameters['Payload']['stage']} · {function}"
 
@@ -238,7 +240,12 @@ def _edges(state: dict[str, Any]) -> list[tuple[str, str]]:
     if state["Type"] == "Choice":
         found += [(choice["Next"], "yes") for choice in state["Choices"]]
         found.append((state["Default"], "no"))
-    return found + [(catch["Next"], "error") for catch in state.get("Catch", [])]
+    return found + [
+        (catch["Next"], "error")
+        for catch in state.get("Catch", [])
+        # Where the way goes on as without the error, one arrow says enough.
+        if catch["Next"] != state.get("Next")
+    ]
 
 
 def _connect(
@@ -281,4 +288,7 @@ def _connect(
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw(json.loads(DEFINITION.read_text())))
+    PICTURES.mkdir(exist_ok=True)
+    for path in sorted(DEFINITIONS.glob("*.asl.json")):
+        picture = PICTURES / f"{path.name.removesuffix('.asl.json')}.svg"
+        picture.write_text(draw(json.loads(path.read_text())))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from provisioner.jobs.stage_run import StageEvent
 from provisioner.provisioning.payload import ProvisionProjectPayload
-from provisioner.provisioning.plan import RECORD_FAILURE, Stage
-from support.project import events, functions, state_machine
+from provisioner.provisioning.plan import RECORD_CLEANUP, RECORD_FAILURE, CleanupStage, Stage
+from support.project import all_states, events, functions, state_machines
 
 STAGE_EVENTS = [path for path in events() if path.parent.name != "dispatcher"]
 BATCHES = [path for path in events() if path.parent.name == "dispatcher"]
@@ -23,7 +23,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_every_function_and_every_stage_has_an_event() -> None:
     assert {path.parent.name for path in events()} == set(functions())
-    assert {read(path)["stage"] for path in STAGE_EVENTS} == {*Stage, RECORD_FAILURE}
+    stages = {*Stage, *CleanupStage, RECORD_FAILURE, RECORD_CLEANUP}
+    assert {read(path)["stage"] for path in STAGE_EVENTS} == stages
 
 
 @pytest.mark.parametrize("path", STAGE_EVENTS, ids=lambda p: p.stem)
@@ -33,13 +34,11 @@ def test_stage_event_is_what_the_state_machine_hands_over(path: Path) -> None:
     payload = ProvisionProjectPayload.model_validate(event["job"]["payload"])
     # The dispatcher hands on the payload with every default filled in.
     assert payload.model_dump(mode="json") == event["job"]["payload"]
-    states = dict(state_machine()["States"])
-    for branch in states["ProvisionResources"]["Branches"]:
-        states |= branch["States"]
     (handed_over,) = (
         state["Parameters"]["Payload"]
-        for state in states.values()
-        if state["Type"] == "Task" and state["Parameters"]["Payload"]["stage"] == event["stage"]
+        for definition in state_machines().values()
+        for _, state in all_states(definition["States"])
+        if state.get("Parameters", {}).get("Payload", {}).get("stage") == event["stage"]
     )
     assert set(event) == {name.removesuffix(".$") for name in handed_over}
 

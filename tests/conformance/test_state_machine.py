@@ -1,45 +1,28 @@
-"""The house rules of the state machine."""
+"""The state machine of provision_project."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from provisioner.errors import RETRYABLE
-from provisioner.jobs.retries import FOREIGN_ERRORS, SERVICE_RETRY, STAGE_RETRY, RetryPolicy
-from provisioner.provisioning.plan import BRANCHES, RECORD_FAILURE, Stage
-from support.project import functions, state_machine
+from provisioner.jobs.execution import cleanup_execution_name
+from provisioner.jobs.retries import SERVICE_RETRY, STAGE_RETRY
+from provisioner.provisioning.plan import (
+    BRANCHES,
+    RECORD_CLEANUP,
+    RECORD_FAILURE,
+    CleanupStage,
+    Stage,
+)
+from support.project import state_machine
 
 ASL = state_machine()
 STATES = ASL["States"]
 PARALLEL = STATES["ProvisionResources"]
 
-#: How much longer than its function a Task may wait: AWS Lambda's own start and answer.
-LONGEST_MARGIN_SECONDS = 15
-
-
-def all_states(states: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, state in states.items():
-        yield name, state
-        for branch in state.get("Branches", []):
-            yield from all_states(branch["States"])
-
-
-EVERY_STATE = dict(all_states(STATES))
-TASKS = {name: state for name, state in EVERY_STATE.items() if state["Type"] == "Task"}
-each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-
 
 def stage_of(state: dict[str, Any]) -> str:
     return str(state["Parameters"]["Payload"]["stage"])
-
-
-def function_timeout(task: dict[str, Any]) -> int:
-    """Return the Timeout of the function that a Task calls."""
-    logical_id = task["Parameters"]["FunctionName"].removeprefix("${").removesuffix("Arn}")
-    (function,) = (f for f in functions().values() if f.logical_id == logical_id)
-    return int(function.properties["Timeout"])
 
 
 def path(states: dict[str, Any], start: str) -> list[dict[str, Any]]:
@@ -58,16 +41,6 @@ def path(states: dict[str, Any], start: str) -> list[dict[str, Any]]:
 SUCCESS = path(STATES, ASL["StartAt"])
 
 
-def test_it_is_written_in_jsonpath() -> None:
-    assert ASL["QueryLanguage"] == "JSONPath"
-    assert not any("QueryLanguage" in state for state in EVERY_STATE.values())
-
-
-def test_every_state_says_what_it_is_for() -> None:
-    said = {n for n, s in EVERY_STATE.items() if s.get("Comment")}
-    assert said == set(EVERY_STATE)
-
-
 def test_stages_are_there_in_order() -> None:
     assert [stage_of(s) for s in SUCCESS if s["Type"] == "Task"] == list(Stage)
 
@@ -83,57 +56,6 @@ def test_branches_are_those_of_the_plan() -> None:
 def test_success_takes_at_most_twelve_transitions() -> None:
     assert SUCCESS[-1]["Type"] == "Succeed"
     assert len(SUCCESS) <= 12
-
-
-@each_task
-def test_task_hands_the_untouched_job_its_stage_and_the_retry_count_to_a_function(
-    task: dict[str, Any],
-) -> None:
-    assert task["Resource"] == "arn:aws:states:::lambda:invoke"
-    payload = task["Parameters"]["Payload"]
-    assert payload["job.$"] == "$.job"
-    assert payload["retry_count.$"] == "$$.State.RetryCount"
-    assert payload["stage"] in {*Stage, RECORD_FAILURE}
-    assert "InputPath" not in task
-    assert task.get("ResultPath", "$") != "$.job"
-
-
-@each_task
-def test_task_waits_a_little_longer_than_its_function_runs(task: dict[str, Any]) -> None:
-    margin = task["TimeoutSeconds"] - function_timeout(task)
-    assert 0 < margin <= LONGEST_MARGIN_SECONDS
-
-
-@each_task
-@pytest.mark.parametrize(("position", "policy"), [(0, SERVICE_RETRY), (1, STAGE_RETRY)])
-def test_task_retries_as_the_code_says(
-    task: dict[str, Any], position: int, policy: RetryPolicy
-) -> None:
-    assert len(task["Retry"]) == 2
-    retrier = dict(task["Retry"][position])
-    assert retrier.pop("Comment")
-    assert tuple(retrier.pop("ErrorEquals")) == policy.error_names
-    assert retrier == {
-        "IntervalSeconds": policy.interval_seconds,
-        "BackoffRate": policy.backoff_rate,
-        "MaxAttempts": policy.max_attempts,
-        "MaxDelaySeconds": policy.max_delay_seconds,
-        "JitterStrategy": "FULL",
-    }
-
-
-def test_retried_are_the_retryable_types_and_the_names_that_are_not_ours() -> None:
-    assert STAGE_RETRY.error_names == (*RETRYABLE, *FOREIGN_ERRORS)
-    assert STAGE_RETRY.attempts_in_all == 3
-    assert STAGE_RETRY.interval_seconds == 300
-    assert STAGE_RETRY.backoff_rate == 2
-
-
-@each_task
-def test_task_catches_everything_and_keeps_its_input(task: dict[str, Any]) -> None:
-    (catch,) = task["Catch"]
-    assert catch["ErrorEquals"] == ["States.ALL"]
-    assert catch["ResultPath"] == "$.error"
 
 
 def test_no_branch_can_fail_the_parallel_state() -> None:
@@ -183,7 +105,14 @@ def test_failure_ends_with_the_jobs_own_error() -> None:
     record = STATES["RecordFailure"]
     assert record["Parameters"]["Payload"]["branches.$"] == "$.settled.branches"
     assert stage_of(record) == RECORD_FAILURE
-    failed = STATES[record["Next"]]
+    (cleanup,) = STATES[record["Next"]]["Choices"]
+    assert (cleanup["Variable"], cleanup["NumericGreaterThan"]) == ("$.failure.cleanup", 0)
+    start = STATES[cleanup["Next"]]
+    # Told whether the clean-up starts or not: what does not start is found and started later.
+    assert {start["Next"], start["Catch"][0]["Next"], STATES[record["Next"]]["Default"]} == {
+        "Failed"
+    }
+    failed = STATES[start["Next"]]
     assert failed["Type"] == "Fail"
     assert failed["ErrorPath"] == "$.failure.error_type"
     assert failed["CausePath"] == "$.failure.message"
@@ -206,3 +135,20 @@ def test_execution_has_the_time_that_every_retry_can_take() -> None:
         for branch in PARALLEL["Branches"]
     ]
     assert ASL["TimeoutSeconds"] >= sum(map(longest, outside)) + max(branches)
+
+
+def test_cleanup_removes_in_the_order_of_the_plan_and_goes_on_after_an_error() -> None:
+    states = state_machine("provision_project_cleanup")["States"]
+    name, order = "RemoveApiKeys", []
+    while stage_of(states[name]) != RECORD_CLEANUP:
+        order.append(stage_of(states[name]))
+        assert states[name]["Catch"][0]["Next"] == states[name]["Next"]
+        assert states[name]["Parameters"]["Payload"]["cleanup.$"] == "$.cleanup"
+        name = states[name]["Next"]
+    assert order == list(CleanupStage)
+
+
+def test_cleanup_is_named_as_the_code_names_it() -> None:
+    name = STATES["StartCleanup"]["Parameters"]["Name.$"]
+    assert name == "States.Format('{}-cleanup-{}', $.job.job_id, $.failure.cleanup)"
+    assert cleanup_execution_name("JOB", 7) == "JOB-cleanup-7"

@@ -12,7 +12,7 @@ from support.project import (
     LambdaFunction,
     functions,
     resources,
-    state_machine,
+    state_machines,
     template,
 )
 
@@ -274,34 +274,53 @@ def test_parameter_is_described_and_bounded_and_no_secret(name: str) -> None:
     assert not parameter.get("NoEcho")
 
 
-# --- The state machine's resource -----------------------------------------------------------------
+# --- The state machines' resources ----------------------------------------------------------------
+
+MACHINES = resources("AWS::Serverless::StateMachine")
+each_machine = pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 
 
-def test_state_machine_is_traced_and_logs_no_data() -> None:
-    (machine,) = resources("AWS::Serverless::StateMachine").values()
+def name_of(machine: dict[str, Any]) -> str:
+    """Return a state machine's name within the stack."""
+    return str(machine["Properties"]["Name"]["Fn::Sub"]).removeprefix("${AWS::StackName}-")
+
+
+def test_every_definition_has_a_state_machine_of_its_name() -> None:
+    assert {name_of(machine) for machine in MACHINES.values()} == set(state_machines())
+
+
+@each_machine
+def test_state_machine_is_traced_and_logs_no_data(machine: dict[str, Any]) -> None:
     properties = machine["Properties"]
     assert properties["Type"] == "STANDARD"
     assert properties["Tracing"] == {"Enabled": True}
     assert properties["Logging"]["Level"] in {"ERROR", "ALL"}
     assert properties["Logging"]["IncludeExecutionData"] is False
-    assert properties["DefinitionUri"] == "state_machines/provision_project.asl.json"
+    assert properties["DefinitionUri"] == f"state_machines/{name_of(machine)}.asl.json"
 
 
 def test_dispatcher_finds_the_state_machine_by_the_job_type() -> None:
-    (machine,) = resources("AWS::Serverless::StateMachine").values()
     prefix = FUNCTIONS["dispatcher"].environment["STATE_MACHINE_ARN_PREFIX"]["Fn::Sub"]
-    required = FUNCTIONS["dispatcher"].environment["REQUIRED_JOB_TYPES"]
-    assert f"{prefix}{required}".endswith(f":{machine['Properties']['Name']['Fn::Sub']}")
+    assert prefix.endswith(":stateMachine:${AWS::StackName}-")
+    required = FUNCTIONS["dispatcher"].environment["REQUIRED_JOB_TYPES"].split(",")
+    assert set(required) <= set(state_machines())
 
 
-def test_every_substitution_of_the_definition_is_made() -> None:
-    (machine,) = resources("AWS::Serverless::StateMachine").values()
+@each_machine
+def test_every_substitution_of_the_definition_is_made(machine: dict[str, Any]) -> None:
     made = machine["Properties"]["DefinitionSubstitutions"]
-    assert set(re.findall(r"\$\{(\w+)\}", str(state_machine()))) == set(made)
+    definition = state_machines()[name_of(machine)]
+    assert set(re.findall(r"\$\{(\w+)\}", str(definition))) == set(made)
 
 
-def test_state_machine_may_run_the_functions_of_its_stages_and_no_other() -> None:
-    (machine,) = resources("AWS::Serverless::StateMachine").values()
-    run = next(s for w, s in STATEMENTS if s["Sid"] == "RunStages")
-    used = machine["Properties"]["DefinitionSubstitutions"].values()
-    assert sorted(map(str, run["Resource"])) == sorted(map(str, used))
+@each_machine
+def test_state_machine_may_run_what_it_names_and_nothing_else(machine: dict[str, Any]) -> None:
+    role = ROLES[machine["Properties"]["Role"]["Fn::GetAtt"][0]]
+    allowed = {
+        str(resource)
+        for policy in policies(role)
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Sid"] in {"RunStages", "StartCleanup"}
+        for resource in as_list(statement["Resource"])
+    }
+    assert allowed == set(map(str, machine["Properties"]["DefinitionSubstitutions"].values()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provisioner.jobs.models import JobStatus, StageStatus
+from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
 from provisioner.jobs.store import JobStore, NewJob, utc_now
 from provisioner.provisioning.plan import Stage
 from provisioner.provisioning.projects import ProjectStore
@@ -63,12 +63,16 @@ def log_lines(invocation: Invocation) -> Iterator[dict[str, Any]]:
 
 
 def test_every_event_is_used_here() -> None:
-    used = {*stage_events(), *dispatcher_events(), EVENTS / "lifecycle" / "record_failure.json"}
-    assert used == set(events())
+    used = {*stage_events(), *dispatcher_events(), *cleanup_events()}
+    assert used | {EVENTS / "lifecycle" / "record_failure.json"} == set(events())
 
 
 def stage_events() -> list[Path]:
     return [path for path in events() if read(path).get("stage") in set(Stage)]
+
+
+def cleanup_events() -> list[Path]:
+    return [path for path in events() if "cleanup" in read(path)]
 
 
 def dispatcher_events() -> list[Path]:
@@ -94,11 +98,24 @@ def test_job_completes_stage_by_stage(
     assert len(job.result["api_keys"]) == 2
 
 
-def test_failure_is_recorded(sam_local: SamLocal, jobs: JobStore, projects: ProjectStore) -> None:
+def test_failure_is_recorded_and_what_the_job_made_is_removed(
+    sam_local: SamLocal, jobs: JobStore, projects: ProjectStore
+) -> None:
     path = EVENTS / "lifecycle" / "record_failure.json"
     job_id = stored_job(jobs, projects, path)
+    project = projects.get("sample-failing-project")
+    assert project is not None
+    projects.lock(project, job_id, quota=None, default_limit=1)
     invocation = invoke(sam_local, path)
-    assert invocation.result["error_type"] == "TIMEOUT"
+    assert (invocation.result["error_type"], invocation.result["cleanup"]) == ("TIMEOUT", 1)
+    for cleanup_path in cleanup_events():
+        assert invoke(sam_local, cleanup_path).result.get("ok"), cleanup_path
+    cleanup = jobs.get(job_id).cleanup
+    assert cleanup is not None
+    assert cleanup.status is CleanupStatus.DONE
+    project = projects.get("sample-failing-project")
+    assert project is not None
+    assert project.locked_by is None
     job = jobs.get(job_id)
     assert job.status is JobStatus.FAILED
     assert job.error is not None

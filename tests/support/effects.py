@@ -112,7 +112,8 @@ def effects(
         patch.setattr(psycopg.Connection, "execute", execute_sql)
         patch.setattr(CognitoIdpUserPoolClient, "to_json", _dated)
         patch.setattr(workflow, "run_stage", counted(workflow.run_stage))
-        patch.setattr(workflow, "record_failure", counted(workflow.record_failure))
+        for name, step in workflow.record.items():
+            patch.setitem(workflow.record, name, counted(step))
         yield attempts
 
 

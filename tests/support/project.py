@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package that noth
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "template.yaml"
-STATE_MACHINE = ROOT / "state_machines" / "provision_project.asl.json"
+STATE_MACHINES = ROOT / "state_machines"
 PACKAGE = ROOT / "layers" / "provisioner" / "provisioner"
 
 
@@ -82,9 +83,39 @@ def functions() -> dict[str, LambdaFunction]:
     return {function.folder.name: function for function in made}
 
 
-def state_machine() -> dict[str, Any]:
-    """Return the state machine of provision_project."""
-    return dict(json.loads(STATE_MACHINE.read_text()))
+def state_machines() -> dict[str, dict[str, Any]]:
+    """Return the definitions of the state machines by their names within a stack."""
+    return {
+        path.name.removesuffix(".asl.json"): dict(json.loads(path.read_text()))
+        for path in sorted(STATE_MACHINES.glob("*.asl.json"))
+    }
+
+
+def state_machine(name: str = "provision_project") -> dict[str, Any]:
+    """Return the definition of a state machine."""
+    return state_machines()[name]
+
+
+def all_states(states: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every state by name, those of branches included."""
+    for name, state in states.items():
+        yield name, state
+        for branch in state.get("Branches", []):
+            yield from all_states(branch["States"])
+
+
+def substituted_state_machine(name: str, placeholder: str) -> str:
+    """Return which state machine the template puts in a placeholder of another's definition."""
+    machines = resources("AWS::Serverless::StateMachine")
+    user = next(m for m in machines.values() if _name_of(m) == name)
+    reference = user["Properties"]["DefinitionSubstitutions"][placeholder]
+    return _name_of(machines[reference["Ref"]])
+
+
+def _name_of(state_machine_resource: dict[str, Any]) -> str:
+    """Return a state machine's name within the stack."""
+    name: str = state_machine_resource["Properties"]["Name"]["Fn::Sub"]
+    return name.removeprefix("${AWS::StackName}-")
 
 
 def events() -> list[Path]:
@@ -101,6 +132,12 @@ def events() -> list[Path]:
         "api_keys/generate_api_keys",
         "lifecycle/finalize",
         "lifecycle/record_failure",
+        "api_keys/remove_api_keys",
+        "services/remove_storage",
+        "services/remove_realtime",
+        "services/remove_auth",
+        "database/remove_database",
+        "lifecycle/record_cleanup",
     ]
     found = {
         str(path.relative_to(ROOT / "events").with_suffix("")): path

@@ -25,18 +25,25 @@ import pytest
 from moto import mock_aws
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (  # noqa: E501
+    StateTaskServiceSfn,
+)
 from provisioner import api
 from provisioner.composition import lifecycle
 from provisioner.composition.in_process import all_stages
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.execution import execution_input
+from provisioner.jobs.execution import (
+    cleanup_execution_name,
+    execution_input,
+    execution_name,
+)
 from provisioner.jobs.retries import FOREIGN_ERRORS
-from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner
+from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
 from provisioner.provisioning.in_process import InProcessRun
 from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.provisioning.naming import Naming, ResourceNames
-from provisioner.provisioning.plan import OWN_ERRORS, RECORD_FAILURE
+from provisioner.provisioning.plan import OWN_ERRORS
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
@@ -101,8 +108,10 @@ class Workflow:
     #: Called instead of waiting.
     on_wait: Callable[[], None] = lambda: None
     run_stage: Callable[[Mapping[str, Any]], dict[str, Any]] = field(init=False)
-    record_failure: Callable[[Mapping[str, Any]], dict[str, Any]] = field(init=False)
-    state_machine_arn: str = ""
+    #: The steps that are no stages, by name.
+    record: dict[str, Step] = field(init=False)
+    #: ARNs of the state machines by their names within the stack.
+    state_machines: dict[str, str] = field(default_factory=dict)
     #: A function runs one event at a time, as in AWS Lambda.
     _one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
     _projects: list[str] = field(default_factory=list)
@@ -116,7 +125,7 @@ class Workflow:
             },
             own_errors=OWN_ERRORS,
         )
-        self.record_failure = lifecycle.failure_recorder(self.settings, self.jobs)
+        self.record = lifecycle.steps(self.settings, self.jobs)
 
     def reference(self) -> dict[str, Any]:
         """Return the snapshot of a project that met no fault, as another deployment makes it."""
@@ -149,14 +158,25 @@ class Workflow:
         """Start the execution of a job and return its ARN."""
         new = NewJob(job.job_id, job.job_type, job.payload, ())
         arn: str = aws.client("stepfunctions").start_execution(
-            stateMachineArn=self.state_machine_arn, name=job.job_id, input=execution_input(new)
+            stateMachineArn=self.state_machines[job.job_type],
+            name=execution_name(job.job_id, job.attempt),
+            input=execution_input(new, job.attempt),
         )["executionArn"]
         return arn
 
     def execute(self, job: api.Job) -> api.Job:
-        """Run a job on the state machine to its end and return it as it is stored."""
+        """Run a job on the state machine to its end, and its clean-up; return what is stored."""
         self.ended(self.start(job))
+        ended = self.jobs.get(job.job_id)
+        if ended.cleanup is not None:
+            name = cleanup_execution_name(job.job_id, ended.cleanup.run)
+            self.ended(self.execution_arn(f"{job.job_type}_cleanup", name))
         return self.jobs.get(job.job_id)
+
+    def execution_arn(self, state_machine: str, name: str) -> str:
+        """Return the ARN of an execution."""
+        arn = self.state_machines[state_machine].replace(":stateMachine:", ":execution:")
+        return f"{arn}:{name}"
 
     def wait(self, seconds: float) -> None:
         """Stand in for every wait between two attempts: it is noted and costs nothing."""
@@ -176,20 +196,19 @@ class Workflow:
             except FunctionEnded as end:
                 raise failure(FOREIGN_ERRORS[end.name], "The function ended.") from None
 
-        InProcessRun(run_step, run_step, sleep=self.wait)(job)
+        InProcessRun(run_step, dict.fromkeys(self.record, run_step), sleep=self.wait)(job)
         return self.jobs.get(job.job_id)
 
     def time_out_after(self, task: str, seconds: int) -> None:
         """Give a Task of the state machine less time."""
         machines = aws.client("stepfunctions")
-        definition = machines.describe_state_machine(stateMachineArn=self.state_machine_arn)[
-            "definition"
-        ]
+        arn = self.state_machines[JobType.PROVISION_PROJECT]
+        definition = machines.describe_state_machine(stateMachineArn=arn)["definition"]
         changed = re.sub(
             rf'("{task}": {{[^{{}}]*"TimeoutSeconds": )\d+', rf"\g<1>{seconds}", definition
         )
         assert changed != definition
-        machines.update_state_machine(stateMachineArn=self.state_machine_arn, definition=changed)
+        machines.update_state_machine(stateMachineArn=arn, definition=changed)
 
     def ended(self, execution_arn: str) -> str:
         """Return the status of an execution once it has ended."""
@@ -205,7 +224,7 @@ class Workflow:
 
     def history(self, job: api.Job) -> list[dict[str, Any]]:
         """Return the execution history of a job."""
-        arn = self.state_machine_arn.replace(":stateMachine:", ":execution:") + f":{job.job_id}"
+        arn = self.execution_arn(job.job_type, execution_name(job.job_id, job.attempt))
         pages = aws.client("stepfunctions").get_paginator("get_execution_history")
         return [event for page in pages.paginate(executionArn=arn) for event in page["events"]]
 
@@ -215,8 +234,8 @@ class Workflow:
             # A job that runs within another's stage begins as a fresh function does.
             metrics.clear_metrics()
             try:
-                if event["stage"] == RECORD_FAILURE:
-                    return self.record_failure(event)
+                if event["stage"] in self.record:
+                    return self.record[event["stage"]](event)
                 fault = self.faults.get(event["stage"])
                 if fault is not None and fault.point is Point.INVOKED_TWICE:
                     del self.faults[event["stage"]]
@@ -480,8 +499,25 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
             return answer
 
         monkeypatch.setattr(LambdaSimpleBackend, "invoke", invoke)
-        made.state_machine_arn = _make_state_machine()
+        monkeypatch.setattr(StateTaskServiceSfn, "_eval_service_task", _start_execution)
+        made.state_machines = _make_state_machines()
         yield made
+
+
+def _start_execution(
+    _task: StateTaskServiceSfn,
+    *,
+    env: Any,
+    normalised_parameters: Mapping[str, Any],
+    **_more: Any,
+) -> None:
+    """Start an execution from a state; moto passes the names of the parameters on untranslated."""
+    started = aws.client("stepfunctions").start_execution(
+        **{name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()}
+    )
+    env.stack.append(
+        {"ExecutionArn": started["executionArn"], "StartDate": str(started["startDate"])}
+    )
 
 
 def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
@@ -526,13 +562,23 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
     )
 
 
-def _make_state_machine() -> str:
-    definition = project.STATE_MACHINE.read_text()
-    for name in set(re.findall(r"\$\{(\w+)\}", definition)):
-        arn = f"arn:aws:lambda:{REGION}:{_ACCOUNT}:function:{name}"
-        definition = definition.replace(f"${{{name}}}", arn)
+def _make_state_machines() -> dict[str, str]:
+    return {name: _make_state_machine(name) for name in project.state_machines()}
+
+
+def _make_state_machine(name: str) -> str:
+    """Make a state machine as the template does, with the ARNs that it substitutes."""
+    definition = json.dumps(project.state_machine(name))
+    for placeholder in set(re.findall(r"\$\{(\w+)\}", definition)):
+        kind = "function" if placeholder.endswith("FunctionArn") else "stateMachine"
+        target = placeholder
+        if kind == "stateMachine":
+            target = f"test-{project.substituted_state_machine(name, placeholder)}"
+        service = "lambda" if kind == "function" else "states"
+        arn = f"arn:aws:{service}:{REGION}:{_ACCOUNT}:{kind}:{target}"
+        definition = definition.replace(f"${{{placeholder}}}", arn)
     made: str = aws.client("stepfunctions").create_state_machine(
-        name="test-provision_project",
+        name=f"test-{name}",
         definition=definition,
         roleArn=f"arn:aws:iam::{_ACCOUNT}:role/test",
     )["stateMachineArn"]

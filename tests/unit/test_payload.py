@@ -40,6 +40,7 @@ def test_what_is_left_out_has_its_default() -> None:
         "api_keys": {"count": 2, "prefix": "nm"},
         "owner_id": None,
         "organization_id": None,
+        "on_failure": "rollback",
         "metadata": {},
     }
 

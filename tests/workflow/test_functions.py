@@ -112,8 +112,7 @@ class Functions:
         return answer
 
     def ended(self, job_id: str) -> api.Job:
-        arn = self.workflow.state_machine_arn.replace(":stateMachine:", ":execution:")
-        self.workflow.ended(f"{arn}:{job_id}")
+        self.workflow.ended(self.workflow.execution_arn("provision_project", job_id))
         return self.workflow.jobs.get(job_id)
 
 

@@ -36,7 +36,7 @@ class _Left:
 
     def traces(self) -> Iterator[Trace]:
         for execution in aws.client("stepfunctions").list_executions(
-            stateMachineArn=self.workflow.state_machine_arn
+            stateMachineArn=self.workflow.state_machines["provision_project"]
         )["executions"]:
             described = aws.client("stepfunctions").describe_execution(
                 executionArn=execution["executionArn"]
@@ -107,7 +107,7 @@ def test_jobs_that_meet_errors_leave_no_secret(left: _Left) -> None:
 
 PLACES: dict[str, Callable[[_Left, str], object]] = {
     "execution": lambda left, text: aws.client("stepfunctions").start_execution(
-        stateMachineArn=left.workflow.state_machine_arn,
+        stateMachineArn=left.workflow.state_machines["provision_project"],
         name="planted",
         input=json.dumps({"job": {}, "planted": text}),
     ),

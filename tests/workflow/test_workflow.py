@@ -235,7 +235,7 @@ def test_a_failed_job_gives_back_what_it_held_and_the_next_takes_up_what_is_ther
 ) -> None:
     project_id = workflow.new_project(owner_id="ada")
     workflow.faults[stage] = Fault(Point.AFTER, lambda: failure(ErrorType.CONFLICT, "Injected."))
-    failed = workflow.execute(workflow.new_job(project_id))
+    failed = workflow.execute(workflow.new_job(project_id, on_failure="keep"))
     if stage is Stage.FINALIZING:
         # Its effect is the end of the job, which nothing overwrites.
         assert failed.status is api.JobStatus.COMPLETED

@@ -30,6 +30,8 @@ class ErrorType(StrEnum):
     SERVICE_REGISTRATION_FAILED = "SERVICE_REGISTRATION_FAILED"
     #: The API keys could not be made, stored or found again, for a reason that stays.
     API_KEY_GENERATION_FAILED = "API_KEY_GENERATION_FAILED"
+    #: A resource could not be removed, for a reason that stays.
+    REMOVAL_FAILED = "REMOVAL_FAILED"
     #: A role, policy, login or grant does not allow what a stage does.
     INSUFFICIENT_PERMISSIONS = "INSUFFICIENT_PERMISSIONS"
     #: A limit is reached: of projects, of tenants on the clusters, of an AWS account, of a disk.
@@ -80,6 +82,9 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
     ),
     ErrorType.API_KEY_GENERATION_FAILED: ErrorRule(
         retryable=False, remedy="Read the technical cause; the secret or the table needs a look."
+    ),
+    ErrorType.REMOVAL_FAILED: ErrorRule(
+        retryable=False, remedy="Read the technical cause; run the clean-up again once it is gone."
     ),
     ErrorType.INSUFFICIENT_PERMISSIONS: ErrorRule(
         retryable=False, remedy="Grant the permission that the technical cause names."

@@ -10,10 +10,11 @@ from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, Stage
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.create_database import ensure_database
 from provisioner.provisioning.stages.create_schema import ensure_schema
+from provisioner.provisioning.stages.remove_database import remove_database
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DatabaseSettings
 
@@ -40,6 +41,15 @@ def stages(settings: DatabaseSettings) -> JobStages:
                 secrets_manager=aws.client("secretsmanager"),
                 engine=PostgresqlEngine,
                 naming=naming,
+            ),
+            CleanupStage.REMOVING_DATABASE: partial(
+                remove_database,
+                projects=projects,
+                catalogue=catalogue,
+                secrets_manager=aws.client("secretsmanager"),
+                engine=PostgresqlEngine,
+                naming=naming,
+                only_this_job=True,
             ),
         }
     }

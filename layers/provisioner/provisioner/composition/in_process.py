@@ -9,9 +9,9 @@ from typing import Any
 from provisioner.composition import api_keys, database, lifecycle, services
 from provisioner.errors import failure
 from provisioner.jobs.models import Job
-from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner
+from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
-from provisioner.provisioning.in_process import InProcessRun, Step
+from provisioner.provisioning.in_process import InProcessRun
 from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.plan import OWN_ERRORS
@@ -46,8 +46,10 @@ def provision_project(payload: ProvisionProjectPayload) -> ProvisionProjectResul
         all_stages(settings, jobs),
         own_errors=OWN_ERRORS,
     )
-    record_failure = lifecycle.failure_recorder(settings, jobs)
-    InProcessRun(_unmeasured(run_stage), _unmeasured(record_failure))(stored)
+    record = lifecycle.steps(settings, jobs)
+    InProcessRun(
+        _unmeasured(run_stage), {name: _unmeasured(step) for name, step in record.items()}
+    )(stored)
     return result_of(jobs.get(stored.job_id))
 
 

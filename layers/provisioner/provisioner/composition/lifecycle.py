@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from provisioner.jobs.failure import FailurePolicy, FailureRecorder
-from provisioner.jobs.stage_run import JobStages, StageRunner
+from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureRecorder
+from provisioner.jobs.stage_run import JobStages, StageRunner, Step
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import OWN_ERRORS, RECORD_FAILURE, Stage
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.plan import OWN_ERRORS, RECORD_CLEANUP, RECORD_FAILURE, Stage
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.fail import released_by_failure
+from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.provisioning.stages.finalize import ensure_active
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.runtime import aws
@@ -36,9 +37,13 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
     }
 
 
-def failure_recorder(settings: LifecycleSettings, jobs: JobStore) -> FailureRecorder:
-    """Bind the step that records a failure."""
-    return FailureRecorder(jobs, failure_policies(settings))
+def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
+    """Bind the steps that are no stages: they record how a job, or its clean-up, has ended."""
+    policies = failure_policies(settings)
+    return {
+        RECORD_FAILURE: FailureRecorder(jobs, policies),
+        RECORD_CLEANUP: CleanupRecorder(jobs, policies),
+    }
 
 
 def failure_policies(settings: LifecycleSettings) -> dict[str, FailurePolicy]:
@@ -46,13 +51,15 @@ def failure_policies(settings: LifecycleSettings) -> dict[str, FailurePolicy]:
     return {
         JobType.PROVISION_PROJECT: FailurePolicy(
             release=partial(released_by_failure, projects=_projects(settings)),
-            cleanup_stages=lambda _job: (),
-            left_over_of=lambda _job, _stage: (),
+            cleanup_stages=partial(cleanup_stages, projects=_projects(settings)),
+            left_over_of=partial(
+                left_over, naming=Naming(settings.resource_prefix, settings.resource_namespace)
+            ),
         )
     }
 
 
-def build() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def build() -> Step:
     """Put the function together from the environment.
 
     Raises:
@@ -63,10 +70,10 @@ def build() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
     run_stage = StageRunner(jobs, stages(settings, jobs), own_errors=OWN_ERRORS)
-    record_failure = failure_recorder(settings, jobs)
+    record = steps(settings, jobs)
 
     def run(event: Mapping[str, Any]) -> dict[str, Any]:
-        return record_failure(event) if event["stage"] == RECORD_FAILURE else run_stage(event)
+        return record.get(event["stage"], run_stage)(event)
 
     return run
 

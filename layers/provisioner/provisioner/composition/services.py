@@ -8,10 +8,13 @@ from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, Stage
 from provisioner.provisioning.stages.register_auth import ensure_auth
 from provisioner.provisioning.stages.register_realtime import ensure_realtime
 from provisioner.provisioning.stages.register_storage import ensure_storage
+from provisioner.provisioning.stages.remove_auth import remove_auth
+from provisioner.provisioning.stages.remove_realtime import remove_realtime
+from provisioner.provisioning.stages.remove_storage import remove_storage
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ServicesSettings
 
@@ -31,6 +34,21 @@ def stages(settings: ServicesSettings) -> JobStages:
             ),
             Stage.REGISTERING_STORAGE: partial(
                 ensure_storage, s3=partial(aws.client, "s3"), naming=naming
+            ),
+            CleanupStage.REMOVING_STORAGE: partial(
+                remove_storage, s3=partial(aws.client, "s3"), naming=naming, only_this_job=True
+            ),
+            CleanupStage.REMOVING_REALTIME: partial(
+                remove_realtime,
+                appsync=partial(aws.client, "appsync"),
+                naming=naming,
+                only_this_job=True,
+            ),
+            CleanupStage.REMOVING_AUTH: partial(
+                remove_auth,
+                cognito=partial(aws.client, "cognito-idp"),
+                naming=naming,
+                only_this_job=True,
             ),
         }
     }

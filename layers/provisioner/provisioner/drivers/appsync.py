@@ -7,12 +7,13 @@ Source: AWS AppSync API Reference.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType, failure
-from provisioner.ownership import Ownership
+from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_appsync.client import AppSyncClient
@@ -91,19 +92,45 @@ def check_event_api(client: AppSyncClient, api: EventApi, namespace: str) -> str
     return f"Event API {api.api_id} and its namespace {namespace} answered"
 
 
+def remove_event_api(client: AppSyncClient, *, name: str, claim: Claim) -> str:
+    """Delete the APIs of that name that are claimed, with their namespaces; say what is there.
+
+    Raises:
+        REMOVAL_FAILED: one is still there.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.REMOVAL_FAILED, "remove realtime"):
+        for api in _claimed_apis(client, name, claim):
+            with suppress(client.exceptions.NotFoundException):
+                client.delete_api(apiId=api["apiId"])
+        left = [api["apiId"] for api in _claimed_apis(client, name, claim)]
+    if left:
+        raise failure(
+            ErrorType.REMOVAL_FAILED,
+            "The Event API of the project is still there.",
+            f"APIs {', '.join(left)}: were deleted and are still listed",
+        )
+    return f"no Event API named {name} is left to remove"
+
+
+def _apis_of_name(client: AppSyncClient, name: str) -> list[ApiTypeDef]:
+    return [
+        api
+        for page in client.get_paginator("list_apis").paginate()
+        for api in page["apis"]
+        if api.get("name") == name
+    ]
+
+
+def _claimed_apis(client: AppSyncClient, name: str, claim: Claim) -> list[ApiTypeDef]:
+    return [api for api in _apis_of_name(client, name) if claim(api.get("tags", {}))]
+
+
 def _find_api(client: AppSyncClient, name: str, owner: Ownership) -> ApiTypeDef | None:
     """Return the oldest API of that name that is ours."""
-    ours: list[ApiTypeDef] = []
-    foreign = False
-    for page in client.get_paginator("list_apis").paginate():
-        for api in page["apis"]:
-            if api.get("name") != name:
-                continue
-            if owner.owns(api.get("tags", {})):
-                ours.append(api)
-            else:
-                foreign = True
-    if not ours and foreign:
+    apis = _apis_of_name(client, name)
+    ours = [api for api in apis if owner.owns(api.get("tags", {}))]
+    if apis and not ours:
         raise failure(
             ErrorType.CONFLICT,
             f"An AppSync API named {name} exists and is not this project's; remove or rename it.",

@@ -7,12 +7,14 @@ Source: Amazon Cognito User Pools API Reference.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType, failure
-from provisioner.ownership import Ownership
+from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
@@ -86,25 +88,54 @@ def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool) -> st
     return f"user pool {pool.pool_id} and its app client answered"
 
 
-def _find_pool(
-    client: CognitoIdentityProviderClient, name: str, owner: Ownership
-) -> UserPoolTypeTypeDef | None:
-    """Return the oldest pool of that name that is ours."""
-    ours: list[UserPoolTypeTypeDef] = []
-    foreign = False
+def remove_user_pool(client: CognitoIdentityProviderClient, *, name: str, claim: Claim) -> str:
+    """Delete the pools of that name that are claimed, with their app clients; say what is there.
+
+    Raises:
+        REMOVAL_FAILED: one is still there.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.REMOVAL_FAILED, "remove auth"):
+        for pool in _claimed_pools(client, name, claim):
+            with suppress(client.exceptions.ResourceNotFoundException):
+                client.delete_user_pool(UserPoolId=pool["Id"])
+        left = [pool["Id"] for pool in _claimed_pools(client, name, claim)]
+    if left:
+        raise failure(
+            ErrorType.REMOVAL_FAILED,
+            "The user pool of the project is still there.",
+            f"user pools {', '.join(left)}: were deleted and are still listed",
+        )
+    return f"no user pool named {name} is left to remove"
+
+
+def _pools_of_name(
+    client: CognitoIdentityProviderClient, name: str
+) -> Iterator[UserPoolTypeTypeDef]:
     pages = client.get_paginator("list_user_pools").paginate(
         PaginationConfig={"PageSize": _PAGE_SIZE}
     )
     for page in pages:
         for listed in page["UserPools"]:
-            if listed.get("Name") != name:
-                continue
-            pool = client.describe_user_pool(UserPoolId=listed["Id"])["UserPool"]
-            if owner.owns(pool.get("UserPoolTags", {})):
-                ours.append(pool)
-            else:
-                foreign = True
-    if not ours and foreign:
+            if listed.get("Name") == name:
+                # One that is deleted in this moment is listed and cannot be described.
+                with suppress(client.exceptions.ResourceNotFoundException):
+                    yield client.describe_user_pool(UserPoolId=listed["Id"])["UserPool"]
+
+
+def _claimed_pools(
+    client: CognitoIdentityProviderClient, name: str, claim: Claim
+) -> list[UserPoolTypeTypeDef]:
+    return [pool for pool in _pools_of_name(client, name) if claim(pool.get("UserPoolTags", {}))]
+
+
+def _find_pool(
+    client: CognitoIdentityProviderClient, name: str, owner: Ownership
+) -> UserPoolTypeTypeDef | None:
+    """Return the oldest pool of that name that is ours."""
+    pools = list(_pools_of_name(client, name))
+    ours = [pool for pool in pools if owner.owns(pool.get("UserPoolTags", {}))]
+    if pools and not ours:
         raise failure(
             ErrorType.CONFLICT,
             f"A user pool named {name} exists and is not this project's; remove or rename it.",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from provisioner.ownership import Ownership
+from provisioner.ownership import Claim, Ownership
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,15 @@ class DatabaseEngine(Protocol):
 
     def check_database(self, names: TenantNames, password: str) -> str:
         """Log in as the app role and say in one sentence what answered."""
+
+    def remove_database(self, names: TenantNames, claim: Claim) -> bool:
+        """Remove the database and the roles that are claimed, with all sessions in them.
+
+        Returns:
+            Whether a database of that name, which is not claimed, is still there.
+
+        Raises REMOVAL_FAILED when something that is claimed is still there.
+        """
 
     def check_schema(self, names: TenantNames, password: str) -> str:
         """As the app role, read the schema version and say in one sentence what answered."""

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType, failure
-from provisioner.ownership import Ownership
+from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -78,6 +78,36 @@ def check_bucket(client: S3Client, name: str, owner: Ownership) -> str:
             f"bucket {name}: {', '.join(wrong)}",
         )
     return f"bucket {name} answered: encrypted, private, TLS only, versioned, tagged"
+
+
+def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
+    """Delete the bucket, if it is claimed and empty; say what is there.
+
+    Raises:
+        REMOVAL_FAILED: it holds objects, or is still there.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.REMOVAL_FAILED, "remove storage"):
+        if not _exists(client, name) or not claim(_tags(client, name)):
+            return f"no bucket named {name} is left to remove"
+        try:
+            client.delete_bucket(Bucket=name)
+        except client.exceptions.NoSuchBucket:
+            pass
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "BucketNotEmpty":
+                raise
+            raise failure(
+                ErrorType.REMOVAL_FAILED,
+                f"The bucket {name} holds objects, so it stays; empty it first.",
+            ) from None
+        if _exists(client, name):
+            raise failure(
+                ErrorType.REMOVAL_FAILED,
+                "The bucket of the project is still there.",
+                f"bucket {name}: was deleted and still answers",
+            )
+    return f"no bucket named {name} is left to remove"
 
 
 def _ensure_exists(client: S3Client, name: str, region: str, owner: Ownership) -> None:

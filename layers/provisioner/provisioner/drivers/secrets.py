@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType, failure
-from provisioner.ownership import Ownership
+from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -135,6 +135,29 @@ def delete_secret(client: SecretsManagerClient, secret: Secret, *, final: ErrorT
     """
     with translated(final, "delete a secret of the project"):
         client.delete_secret(SecretId=secret.arn, ForceDeleteWithoutRecovery=True)
+
+
+def claimed_secret(
+    client: SecretsManagerClient, *, name: str, claim: Claim, final: ErrorType
+) -> Secret | None:
+    """Return the secret of that name with its value, if it is there and claimed.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with translated(final, "read a secret of the project"):
+        try:
+            described = client.describe_secret(SecretId=name)
+        except client.exceptions.ResourceNotFoundException:
+            return None
+        if described.get("DeletedDate") is not None or not claim(
+            {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
+        ):
+            return None
+        try:
+            return Secret(described["ARN"], _value(client, name))
+        except client.exceptions.ResourceNotFoundException:
+            return None
 
 
 def _value(client: SecretsManagerClient, secret_id: str) -> dict[str, Any]:

@@ -86,6 +86,9 @@ class StageOutcome:
 #: A stage: takes the job, makes sure that its thing exists, and says what answered.
 type StageFunction = Callable[[JobInput], StageOutcome]
 
+#: Runs one step for an event, as a function of a state machine does.
+type Step = Callable[[Mapping[str, Any]], dict[str, Any]]
+
 #: Stages by job type, and by name.
 type JobStages = Mapping[str, Mapping[str, StageFunction]]
 

@@ -11,15 +11,20 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from provisioner.errors import ERROR_RULES, ProvisioningError
 from provisioner.jobs.models import Job
 from provisioner.jobs.retries import STAGE_RETRY
-from provisioner.provisioning.plan import BRANCHES, RECORD_FAILURE, Stage
-
-#: Runs one step for an event, as a function of the state machine does.
-type Step = Callable[[Mapping[str, Any]], dict[str, Any]]
+from provisioner.jobs.stage_run import Step
+from provisioner.provisioning.plan import (
+    BRANCHES,
+    RECORD_CLEANUP,
+    RECORD_FAILURE,
+    CleanupStage,
+    Stage,
+)
 
 
 class InProcessRun:
@@ -28,7 +33,7 @@ class InProcessRun:
     def __init__(
         self,
         run_stage: Step,
-        record_failure: Step,
+        record: Mapping[str, Step],
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -36,11 +41,11 @@ class InProcessRun:
 
         Args:
             run_stage: runs one attempt of a stage, as `StageRunner` does.
-            record_failure: ends a job badly, as `FailureRecorder` does.
+            record: the steps that are no stages, by name, as the lifecycle function has them.
             sleep: waits between attempts, in seconds.
         """
         self._run_stage = run_stage
-        self._record_failure = record_failure
+        self._record = record
         self._sleep = sleep
 
     def __call__(self, job: Job) -> None:
@@ -82,7 +87,19 @@ class InProcessRun:
             }
 
     def _fail(self, job: Job, branches: Sequence[Mapping[str, Any]]) -> None:
-        self._repeat(self._record_failure, job, RECORD_FAILURE, branches=list(branches))
+        failed = self._repeat(
+            self._record[RECORD_FAILURE], job, RECORD_FAILURE, branches=list(branches)
+        )
+        if failed["cleanup"] > 0:
+            self._clean_up(job, failed["cleanup"])
+
+    def _clean_up(self, job: Job, run: int) -> None:
+        """Remove what the job made, as the clean-up's state machine does."""
+        for stage in CleanupStage:
+            # Its record says how it ended, and a stage that failed keeps no other from its work.
+            with suppress(ProvisioningError):
+                self._repeat(self._run_stage, job, stage, cleanup=run)
+        self._repeat(self._record[RECORD_CLEANUP], job, RECORD_CLEANUP, cleanup=run)
 
     def _repeat(self, step: Step, job: Job, stage: str, **more: Any) -> dict[str, Any]:
         """Run a step as often as a Task of the state machine does; raise its last error."""

@@ -86,6 +86,15 @@ class ApiKeysRequest(_Strict):
     prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")] = "nm"
 
 
+class OnFailure(StrEnum):
+    """What becomes of what a job has made when it fails."""
+
+    #: It is removed: nothing that the job made is left.
+    ROLLBACK = "rollback"
+    #: It stays; the next job of the project takes it up.
+    KEEP = "keep"
+
+
 class ProvisionProjectPayload(_Strict):
     """What a provision_project job is asked to do."""
 
@@ -96,6 +105,7 @@ class ProvisionProjectPayload(_Strict):
     api_keys: ApiKeysRequest = ApiKeysRequest()
     owner_id: PartyId | None = None
     organization_id: PartyId | None = None
+    on_failure: OnFailure = OnFailure.ROLLBACK
     #: Free-form; kept with the job, at most 16 KiB of JSON. Not a place for secrets.
     metadata: Annotated[dict[str, Any], AfterValidator(_bounded_metadata)] = {}
 

@@ -26,8 +26,27 @@ class Stage(StrEnum):
     FINALIZING = "FINALIZING"
 
 
+class CleanupStage(StrEnum):
+    """The stages that remove what a job has made, in this order: the reverse of the making."""
+
+    #: The API keys and the secret that hands them over.
+    REMOVING_API_KEYS = "REMOVING_API_KEYS"
+    #: The S3 bucket, if it is empty.
+    REMOVING_STORAGE = "REMOVING_STORAGE"
+    #: The AppSync Event API with its channel namespace.
+    REMOVING_REALTIME = "REMOVING_REALTIME"
+    #: The Cognito user pool with its app client.
+    REMOVING_AUTH = "REMOVING_AUTH"
+    #: The tenant database with its schema, its roles, the secret with the login, the place on the
+    #: cluster.
+    REMOVING_DATABASE = "REMOVING_DATABASE"
+
+
 #: The step of the state machine that records a failed job; it is no stage.
 RECORD_FAILURE = "FAILED"
+
+#: The step of the clean-up's state machine that records its end; it is no stage.
+RECORD_CLEANUP = "CLEANED_UP"
 
 #: What runs side by side once INITIALIZING has ended; each branch in sequence.
 BRANCHES: tuple[tuple[Stage, ...], ...] = (
@@ -46,4 +65,5 @@ OWN_ERRORS: dict[str, ErrorType] = {
     Stage.REGISTERING_REALTIME: ErrorType.SERVICE_REGISTRATION_FAILED,
     Stage.REGISTERING_STORAGE: ErrorType.SERVICE_REGISTRATION_FAILED,
     Stage.GENERATING_API_KEYS: ErrorType.API_KEY_GENERATION_FAILED,
+    **dict.fromkeys(CleanupStage, ErrorType.REMOVAL_FAILED),
 }

@@ -6,6 +6,7 @@ one without the other.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -185,19 +186,7 @@ class ProjectStore:
                 condition_values={"job": job_id},
             )
         ]
-        # A count that someone has set to zero must not keep the job from ending.
-        if project.quota is not None and self.used(project.quota) > 0:
-            items.append(
-                dynamodb.update(
-                    self._quotas,
-                    {"quota": project.quota},
-                    set_values={},
-                    extra_set=("used = used - :one",),
-                    condition="used >= :one",
-                    condition_values={"one": 1},
-                )
-            )
-        return items
+        return items + self._uncount(project.quota)
 
     def place(self, project_id: str, cluster_id: str, max_tenants: int) -> None:
         """Settle which cluster holds the project's database, and count it there, both or neither.
@@ -225,6 +214,23 @@ class ProjectStore:
                 raise ProjectBusyError from None
             raise QuotaReachedError(max_tenants) from None
 
+    def unplace(self, project_id: str, cluster_id: str) -> None:
+        """Give back the project's place on its cluster; one that was given back stays so."""
+        items = [
+            dynamodb.update(
+                self._projects,
+                {"project_id": project_id},
+                set_values={},
+                remove=("cluster_id",),
+                condition="cluster_id = :cluster",
+                condition_values={"cluster": cluster_id},
+            ),
+            *self._uncount(f"cluster#{cluster_id}"),
+        ]
+        # The condition fails where another run has just done it.
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(self._client, items)
+
     def used(self, quota: str) -> int:
         """Return how many projects count against a quota."""
         item = dynamodb.get(self._client, self._quotas, {"quota": quota})
@@ -247,6 +253,21 @@ class ProjectStore:
             condition_values={"zero": 0, "one": 1, "default": default_limit},
             names={"limit": "limit"},
         )
+
+    def _uncount(self, quota: str | None) -> list[TransactWriteItemTypeDef]:
+        """Count one less; a count that someone has set to zero keeps no job from ending."""
+        if quota is None or self.used(quota) == 0:
+            return []
+        return [
+            dynamodb.update(
+                self._quotas,
+                {"quota": quota},
+                set_values={},
+                extra_set=("used = used - :one",),
+                condition="used >= :one",
+                condition_values={"one": 1},
+            )
+        ]
 
     def _limit(self, quota: str, default_limit: int) -> int:
         item = dynamodb.get(self._client, self._quotas, {"quota": quota})

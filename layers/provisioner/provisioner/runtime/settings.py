@@ -87,7 +87,7 @@ class NamingSettings(Settings):
     resource_namespace: str
 
 
-class LifecycleSettings(ProjectSettings, ClusterSettings):
+class LifecycleSettings(ProjectSettings, ClusterSettings, NamingSettings):
     """The lifecycle function's."""
 
     #: Projects that an owner or organization may have, where its own limit is not set.

@@ -24,7 +24,7 @@ from psycopg.rows import tuple_row
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.postgresql.errors import is_contention, is_wrong_password, translate
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.ownership import Ownership
+from provisioner.ownership import Claim, Ownership, tags_of_comment
 
 type _Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -148,6 +148,30 @@ class PostgresqlEngine:
                         connection.execute(statement)
 
         _run(ensure, ErrorType.SCHEMA_CREATION_FAILED, "create the schema")
+
+    def remove_database(self, names: TenantNames, claim: Claim) -> bool:
+        """Remove the database and the roles that are claimed, with all sessions in them."""
+
+        def remove() -> bool:
+            with self._connect(_LOCK_DATABASE) as connection:
+                _lock(connection, names)
+                roles = _claimed_roles(connection, names, claim)
+                # A database that a crash left without its marker is known by its roles.
+                comment = _database_comment(connection, names)
+                is_claimed = claim(tags_of_comment(comment)) if comment else names.app_role in roles
+                if is_claimed:
+                    connection.execute(
+                        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
+                            sql.Identifier(names.database)
+                        )
+                    )
+                for role in roles:
+                    connection.execute(
+                        sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role))
+                    )
+                return _has_database(connection, names)
+
+        return _run(remove, ErrorType.REMOVAL_FAILED, "remove the database")
 
     def check_database(self, names: TenantNames, password: str) -> str:
         """Log in as the app role and say in one sentence what answered."""
@@ -273,6 +297,31 @@ def _look_for_roles(connection: _Connection, names: TenantNames, owner: Ownershi
         if not owner.owns_comment(comment):
             raise _conflict("role", role)
     return {role for role, _ in rows}
+
+
+def _claimed_roles(connection: _Connection, names: TenantNames, claim: Claim) -> list[str]:
+    """Return which of the tenant's roles are claimed, the app role first."""
+    rows = connection.execute(
+        "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles"
+        " WHERE rolname = ANY(%s) ORDER BY rolname",
+        ([names.owner_role, names.app_role],),
+    ).fetchall()
+    return [role for role, comment in rows if claim(tags_of_comment(comment))]
+
+
+def _database_comment(connection: _Connection, names: TenantNames) -> str | None:
+    row = connection.execute(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s",
+        (names.database,),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _has_database(connection: _Connection, names: TenantNames) -> bool:
+    row = connection.execute(
+        "SELECT FROM pg_database WHERE datname = %s", (names.database,)
+    ).fetchone()
+    return row is not None
 
 
 def _create_role(

@@ -1,4 +1,4 @@
-"""FAILED: what a failed job gives back. Its resources stay; their markers say whose they are."""
+"""FAILED: what a failed job gives back, and whether what it made is removed or stays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from provisioner.jobs.models import Job
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import OnFailure
+from provisioner.provisioning.plan import CleanupStage
 from provisioner.provisioning.projects import ProjectStore
 
 if TYPE_CHECKING:
@@ -14,5 +17,34 @@ if TYPE_CHECKING:
 
 def released_by_failure(job: Job, *, projects: ProjectStore) -> Sequence[TransactWriteItemTypeDef]:
     """Build the writes that give back the project's lock and the quota that it counts against."""
-    project_id = job.payload.get("project_id")
-    return projects.release_items(str(project_id), job.job_id) if project_id else []
+    return projects.release_items(job.project_id, job.job_id) if job.project_id else []
+
+
+def cleanup_stages(job: Job, *, projects: ProjectStore) -> Sequence[str]:
+    """Return the stages that remove what the job made: none where it made nothing, or keeps it.
+
+    A job makes something only while it holds its project.
+    """
+    if not job.project_id or job.payload.get("on_failure", OnFailure.ROLLBACK) == OnFailure.KEEP:
+        return ()
+    project = projects.get(job.project_id)
+    held = project is not None and project.locked_by == job.job_id
+    return tuple(CleanupStage) if held else ()
+
+
+def left_over(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
+    """Name what a stage of the clean-up that failed may have left."""
+    names = naming.names(job.project_id)
+    tenant = names.tenant
+    return {
+        CleanupStage.REMOVING_API_KEYS: (f"secret {names.api_keys_secret}",),
+        CleanupStage.REMOVING_STORAGE: (f"bucket {names.bucket}",),
+        CleanupStage.REMOVING_REALTIME: (f"Event API {names.event_api}",),
+        CleanupStage.REMOVING_AUTH: (f"user pool {names.user_pool}",),
+        CleanupStage.REMOVING_DATABASE: (
+            f"database {tenant.database}",
+            f"role {tenant.app_role}",
+            f"role {tenant.owner_role}",
+            f"secret {names.database_secret}",
+        ),
+    }[CleanupStage(stage)]

@@ -1,0 +1,54 @@
+"""REMOVING_API_KEYS: the digests of the API keys, and the secret that hands the keys over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.api_keys.key_format import digest
+from provisioner.api_keys.store import ApiKeyStore
+from provisioner.drivers.secrets import claimed_secret, delete_secret
+from provisioner.errors import ErrorType
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import ProvisionProjectPayload
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+
+def remove_api_keys(
+    job: JobInput,
+    *,
+    secrets_manager: SecretsManagerClient,
+    store: ApiKeyStore,
+    naming: Naming,
+    only_this_job: bool,
+) -> StageOutcome:
+    """Remove the digests first, so that no key verifies, then the secret.
+
+    The secret says which digests there are, so that none is missed that the index does not show
+    yet. Keys that are not there are as good as removed.
+
+    Raises:
+        REMOVAL_FAILED, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    owner = naming.owner(payload.project_id, job.job_id)
+    secret = claimed_secret(
+        secrets_manager,
+        name=naming.names(payload.project_id).api_keys_secret,
+        claim=owner.claim(only_this_job=only_this_job),
+        final=ErrorType.REMOVAL_FAILED,
+    )
+    listed = [
+        key.digest
+        for key in store.list_by_project(payload.project_id)
+        if not only_this_job or key.job_id == job.job_id
+    ]
+    handed_over = [] if secret is None else [digest(text) for text in secret.value["api_keys"]]
+    for key_digest in dict.fromkeys([*listed, *handed_over]):
+        store.remove(key_digest)
+    if secret is not None:
+        delete_secret(secrets_manager, secret, final=ErrorType.REMOVAL_FAILED)
+    return StageOutcome(check="no API key is left to remove")

@@ -1,0 +1,64 @@
+"""REMOVING_DATABASE: the tenant database, its roles, its secret, and its place on the cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.secrets import claimed_secret, delete_secret
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.create_database import EngineFactory, admin_connection
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+
+def remove_database(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    engine: EngineFactory,
+    naming: Naming,
+    only_this_job: bool,
+) -> StageOutcome:
+    """Remove the database and its roles, then the secret with its login, then give up the place.
+
+    The secret goes after what it opens: a crash in between leaves a secret without a database, and
+    never a database whose password nobody knows. What is not there is as good as removed.
+
+    Raises:
+        REMOVAL_FAILED: something is still there, or the project's cluster is described no more;
+            and what `DatabaseEngine` and `translated` raise.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    names = naming.names(payload.project_id)
+    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=only_this_job)
+    project = projects.get(payload.project_id)
+    cluster_id = None if project is None else project.cluster_id
+    is_still_there = False
+    if cluster_id is not None:
+        clusters = catalogue.clusters(payload.region, payload.database.engine)
+        cluster = next((c for c in clusters if c.cluster_id == cluster_id), None)
+        if cluster is None:
+            raise failure(
+                ErrorType.REMOVAL_FAILED,
+                "The database cluster that holds this project is not described any more.",
+                f"cluster {cluster_id}: not in the SSM parameter of the region",
+            )
+        database = engine(admin_connection(secrets_manager, cluster))
+        is_still_there = database.remove_database(names.tenant, claim)
+    secret = claimed_secret(
+        secrets_manager, name=names.database_secret, claim=claim, final=ErrorType.REMOVAL_FAILED
+    )
+    if secret is not None:
+        delete_secret(secrets_manager, secret, final=ErrorType.REMOVAL_FAILED)
+    if cluster_id is not None and not is_still_there:
+        projects.unplace(payload.project_id, cluster_id)
+    return StageOutcome(check=f"no database named {names.tenant.database} is left to remove")

@@ -1,0 +1,107 @@
+"""The house rules of every state machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from provisioner.errors import RETRYABLE
+from provisioner.jobs.retries import FOREIGN_ERRORS, SERVICE_RETRY, STAGE_RETRY, RetryPolicy
+from support.project import all_states, functions, state_machines
+
+MACHINES = state_machines()
+STATES = {
+    f"{machine}.{name}": state
+    for machine, definition in MACHINES.items()
+    for name, state in all_states(definition["States"])
+}
+TASKS = {name: state for name, state in STATES.items() if state["Type"] == "Task"}
+STAGES = {n: s for n, s in TASKS.items() if s["Resource"] == "arn:aws:states:::lambda:invoke"}
+
+#: How much longer than its function a Task may wait: AWS Lambda's own start and answer.
+LONGEST_MARGIN_SECONDS = 15
+
+each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+each_stage = pytest.mark.parametrize("task", STAGES.values(), ids=STAGES)
+
+
+def function_timeout(task: dict[str, Any]) -> int:
+    """Return the Timeout of the function that a Task calls."""
+    logical_id = task["Parameters"]["FunctionName"].removeprefix("${").removesuffix("Arn}")
+    (function,) = (f for f in functions().values() if f.logical_id == logical_id)
+    return int(function.properties["Timeout"])
+
+
+def test_they_are_written_in_jsonpath() -> None:
+    assert {definition["QueryLanguage"] for definition in MACHINES.values()} == {"JSONPath"}
+    assert not any("QueryLanguage" in state for state in STATES.values())
+
+
+def test_every_state_says_what_it_is_for() -> None:
+    assert {name for name, state in STATES.items() if not state.get("Comment")} == set()
+    assert all(definition["Comment"] for definition in MACHINES.values())
+
+
+@each_stage
+def test_task_hands_the_untouched_job_its_stage_and_the_retry_count_to_a_function(
+    task: dict[str, Any],
+) -> None:
+    payload = task["Parameters"]["Payload"]
+    assert payload["job.$"] == "$.job"
+    assert payload["retry_count.$"] == "$$.State.RetryCount"
+    assert payload["stage"]
+
+
+@each_task
+def test_task_keeps_its_input(task: dict[str, Any]) -> None:
+    assert "InputPath" not in task
+    assert task.get("ResultPath", "$") != "$.job"
+
+
+@each_stage
+def test_task_waits_a_little_longer_than_its_function_runs(task: dict[str, Any]) -> None:
+    margin = task["TimeoutSeconds"] - function_timeout(task)
+    assert 0 < margin <= LONGEST_MARGIN_SECONDS
+
+
+@each_stage
+@pytest.mark.parametrize(("position", "policy"), [(0, SERVICE_RETRY), (1, STAGE_RETRY)])
+def test_task_retries_as_the_code_says(
+    task: dict[str, Any], position: int, policy: RetryPolicy
+) -> None:
+    assert len(task["Retry"]) == 2
+    retrier = dict(task["Retry"][position])
+    assert retrier.pop("Comment")
+    assert tuple(retrier.pop("ErrorEquals")) == policy.error_names
+    assert retrier == {
+        "IntervalSeconds": policy.interval_seconds,
+        "BackoffRate": policy.backoff_rate,
+        "MaxAttempts": policy.max_attempts,
+        "MaxDelaySeconds": policy.max_delay_seconds,
+        "JitterStrategy": "FULL",
+    }
+
+
+def test_retried_are_the_retryable_types_and_the_names_that_are_not_ours() -> None:
+    assert STAGE_RETRY.error_names == (*RETRYABLE, *FOREIGN_ERRORS)
+    assert STAGE_RETRY.attempts_in_all == 3
+    assert STAGE_RETRY.interval_seconds == 300
+    assert STAGE_RETRY.backoff_rate == 2
+
+
+@each_task
+def test_task_has_a_time_out_and_retries_with_jitter_and_a_cap(task: dict[str, Any]) -> None:
+    assert task["TimeoutSeconds"] > 0
+    for retrier in task["Retry"]:
+        assert retrier["JitterStrategy"] == "FULL"
+        assert retrier["MaxDelaySeconds"] > 0
+
+
+@each_task
+def test_task_catches_everything_and_keeps_its_input_beside_the_error(
+    task: dict[str, Any],
+) -> None:
+    (catch,) = task["Catch"]
+    assert catch["ErrorEquals"] == ["States.ALL"]
+    assert catch["ResultPath"].startswith("$.")
+    assert catch["ResultPath"] != "$.job"
