@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import StageEvent
 from provisioner.provisioning.payload import ProvisionProjectPayload
-from provisioner.provisioning.plan import RECORD_CLEANUP, RECORD_FAILURE, CleanupStage, Stage
+from provisioner.provisioning.plan import CleanupStage, Stage
 from support.project import all_states, events, functions, state_machines
 
 STAGE_EVENTS = [path for path in events() if path.parent.name != "dispatcher"]

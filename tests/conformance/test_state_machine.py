@@ -6,14 +6,9 @@ from typing import Any
 
 import pytest
 from provisioner.jobs.execution import cleanup_execution_name
+from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.retries import SERVICE_RETRY, STAGE_RETRY
-from provisioner.provisioning.plan import (
-    BRANCHES,
-    RECORD_CLEANUP,
-    RECORD_FAILURE,
-    CleanupStage,
-    Stage,
-)
+from provisioner.provisioning.plan import BRANCHES, CleanupStage, Stage
 from support.project import state_machine
 
 ASL = state_machine()

@@ -37,13 +37,13 @@ from provisioner.jobs.execution import (
     execution_input,
     execution_name,
 )
+from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.retries import FOREIGN_ERRORS
 from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
-from provisioner.provisioning.in_process import InProcessRun
 from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.provisioning.naming import Naming, ResourceNames
-from provisioner.provisioning.plan import OWN_ERRORS
+from provisioner.provisioning.plan import OWN_ERRORS, PLANS
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
@@ -196,7 +196,9 @@ class Workflow:
             except FunctionEnded as end:
                 raise failure(FOREIGN_ERRORS[end.name], "The function ended.") from None
 
-        InProcessRun(run_step, dict.fromkeys(self.record, run_step), sleep=self.wait)(job)
+        InProcessRun(
+            PLANS[job.job_type], run_step, dict.fromkeys(self.record, run_step), sleep=self.wait
+        )(job)
         return self.jobs.get(job.job_id)
 
     def time_out_after(self, task: str, seconds: int) -> None:

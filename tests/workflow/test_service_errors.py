@@ -12,8 +12,9 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from provisioner import api
 from provisioner.errors import ErrorType
+from provisioner.jobs.plan import RECORD_FAILURE
 from provisioner.jobs.retries import SERVICE_RETRY
-from provisioner.provisioning.plan import RECORD_FAILURE, Stage
+from provisioner.provisioning.plan import Stage
 from support.workflow import Workflow
 
 

@@ -1,30 +1,30 @@
-"""Every stage in one process: what `provision_project_handler` runs when it is called."""
+"""Every stage in one process: what a job's handler runs when it is called."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import BaseModel
 
 from provisioner.composition import api_keys, database, lifecycle, services
 from provisioner.errors import failure
+from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job
 from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
-from provisioner.provisioning.in_process import InProcessRun
-from provisioner.provisioning.job import JobType, provision_project_handler
-from provisioner.provisioning.payload import ProvisionProjectPayload
-from provisioner.provisioning.plan import OWN_ERRORS
-from provisioner.provisioning.result import ProvisionProjectResult
+from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.plan import OWN_ERRORS, PLANS
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings, current_settings
 
 
-def provision_project(payload: ProvisionProjectPayload) -> ProvisionProjectResult:
-    """Provision a project in this process and return its result.
+def run_job(job_type: JobType, payload: BaseModel, stages: Sequence[str]) -> Job:
+    """Run a job in this process and return it as it has ended.
 
-    The job is stored like any other, so that its progress can be read while it runs.
+    It is stored like any other, so that its progress can be read while it runs.
 
     Raises:
         ProvisioningError: the error that the job ended with.
@@ -36,9 +36,9 @@ def provision_project(payload: ProvisionProjectPayload) -> ProvisionProjectResul
     stored = jobs.create(
         NewJob(
             job_id=str(uuid.uuid4()),
-            job_type=JobType.PROVISION_PROJECT,
+            job_type=job_type,
             payload=payload.model_dump(mode="json"),
-            stages=provision_project_handler.stages,
+            stages=stages,
         )
     )
     run_stage = StageRunner(
@@ -48,9 +48,14 @@ def provision_project(payload: ProvisionProjectPayload) -> ProvisionProjectResul
     )
     record = lifecycle.steps(settings, jobs)
     InProcessRun(
-        _unmeasured(run_stage), {name: _unmeasured(step) for name, step in record.items()}
+        PLANS[job_type],
+        _unmeasured(run_stage),
+        {name: _unmeasured(step) for name, step in record.items()},
     )(stored)
-    return result_of(jobs.get(stored.job_id))
+    ended = jobs.get(stored.job_id)
+    if ended.error is not None:
+        raise failure(ended.error.type, ended.error.message, ended.error.cause)
+    return ended
 
 
 def all_stages(settings: PlatformSettings, jobs: JobStore) -> JobStages:
@@ -77,14 +82,3 @@ def _unmeasured(step: Step) -> Step:
             metrics.clear_metrics()
 
     return run
-
-
-def result_of(job: Job) -> ProvisionProjectResult:
-    """Return the result of a job that has ended.
-
-    Raises:
-        ProvisioningError: the error that it ended with.
-    """
-    if job.error is not None:
-        raise failure(job.error.type, job.error.message, job.error.cause)
-    return ProvisionProjectResult.model_validate(job.result)

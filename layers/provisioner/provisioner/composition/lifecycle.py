@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureRecorder
+from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import JobStages, StageRunner, Step
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, RECORD_CLEANUP, RECORD_FAILURE, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, Stage
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.provisioning.stages.finalize import ensure_active

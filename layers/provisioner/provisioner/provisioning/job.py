@@ -12,9 +12,10 @@ from provisioner.provisioning.result import ProvisionProjectResult
 def _run(payload: ProvisionProjectPayload) -> ProvisionProjectResult:
     # The dispatcher registers this handler and never runs it: the stages, with the PostgreSQL
     # driver and the services' clients, would be most of its cold start.
-    from provisioner.composition.in_process import provision_project  # noqa: PLC0415
+    from provisioner.composition.in_process import run_job  # noqa: PLC0415
 
-    return provision_project(payload)
+    job = run_job(JobType.PROVISION_PROJECT, payload, tuple(Stage))
+    return ProvisionProjectResult.model_validate(job.result)
 
 
 def _organization(payload: ProvisionProjectPayload) -> str | None:

@@ -3,6 +3,8 @@
 from enum import StrEnum
 
 from provisioner.errors import ErrorType
+from provisioner.jobs.plan import Plan
+from provisioner.provisioning.job_type import JobType
 
 
 class Stage(StrEnum):
@@ -42,12 +44,6 @@ class CleanupStage(StrEnum):
     REMOVING_DATABASE = "REMOVING_DATABASE"
 
 
-#: The step of the state machine that records a failed job; it is no stage.
-RECORD_FAILURE = "FAILED"
-
-#: The step of the clean-up's state machine that records its end; it is no stage.
-RECORD_CLEANUP = "CLEANED_UP"
-
 #: What runs side by side once INITIALIZING has ended; each branch in sequence.
 BRANCHES: tuple[tuple[Stage, ...], ...] = (
     (Stage.CREATING_DATABASE, Stage.CREATING_SCHEMA),
@@ -56,6 +52,18 @@ BRANCHES: tuple[tuple[Stage, ...], ...] = (
     (Stage.REGISTERING_STORAGE,),
     (Stage.GENERATING_API_KEYS,),
 )
+
+#: The plan of provision_project.
+PROVISION_PROJECT = Plan(
+    first=Stage.INITIALIZING,
+    branches=BRANCHES,
+    last=Stage.FINALIZING,
+    cleanup=tuple(CleanupStage),
+    ends_with_first=lambda output: bool(output["already_provisioned"]),
+)
+
+#: The plans by job type.
+PLANS: dict[str, Plan] = {JobType.PROVISION_PROJECT: PROVISION_PROJECT}
 
 #: The error type of a stage for causes of its own that stay.
 OWN_ERRORS: dict[str, ErrorType] = {

@@ -1,6 +1,6 @@
-"""Runs provision_project in this process, with the retry table of the state machine.
+"""Runs a job in this process, with the retry table of the state machines.
 
-It is for scripts, and the reference that the state machine is tested against: branches run one
+It is for scripts, and the reference that the state machines are tested against: branches run one
 after the other, each settles, and only then is it decided how the job ends.
 """
 
@@ -16,15 +16,9 @@ from typing import Any
 
 from provisioner.errors import ERROR_RULES, ProvisioningError
 from provisioner.jobs.models import Job
+from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE, Plan
 from provisioner.jobs.retries import STAGE_RETRY
 from provisioner.jobs.stage_run import Step
-from provisioner.provisioning.plan import (
-    BRANCHES,
-    RECORD_CLEANUP,
-    RECORD_FAILURE,
-    CleanupStage,
-    Stage,
-)
 
 
 class InProcessRun:
@@ -32,6 +26,7 @@ class InProcessRun:
 
     def __init__(
         self,
+        plan: Plan,
         run_stage: Step,
         record: Mapping[str, Step],
         *,
@@ -40,10 +35,12 @@ class InProcessRun:
         """Bind the run.
 
         Args:
+            plan: the order of the stages.
             run_stage: runs one attempt of a stage, as `StageRunner` does.
             record: the steps that are no stages, by name, as the lifecycle function has them.
             sleep: waits between attempts, in seconds.
         """
+        self._plan = plan
         self._run_stage = run_stage
         self._record = record
         self._sleep = sleep
@@ -54,19 +51,19 @@ class InProcessRun:
         Raises:
             ProvisioningError: the failure of the job could not be recorded.
         """
-        initialized = self._attempts(job, Stage.INITIALIZING)
-        if not initialized["ok"]:
-            self._fail(job, [initialized])
+        first = self._attempts(job, self._plan.first)
+        if not first["ok"]:
+            self._fail(job, [first])
             return
-        if initialized["output"]["already_provisioned"]:
+        if self._plan.ends_with_first(first["output"]):
             return
-        settled = [self._branch(job, stages) for stages in BRANCHES]
+        settled = [self._branch(job, stages) for stages in self._plan.branches]
         if all(end["ok"] for end in settled):
-            settled = [self._attempts(job, Stage.FINALIZING)]
+            settled = [self._attempts(job, self._plan.last)]
         if not all(end["ok"] for end in settled):
             self._fail(job, settled)
 
-    def _branch(self, job: Job, stages: Sequence[Stage]) -> dict[str, Any]:
+    def _branch(self, job: Job, stages: Sequence[str]) -> dict[str, Any]:
         end: dict[str, Any] = {}
         for stage in stages:
             end = self._attempts(job, stage)
@@ -74,7 +71,7 @@ class InProcessRun:
                 break
         return end
 
-    def _attempts(self, job: Job, stage: Stage) -> dict[str, Any]:
+    def _attempts(self, job: Job, stage: str) -> dict[str, Any]:
         """Run a stage until it ends well or for good; an error becomes data, as in the branches."""
         try:
             return self._repeat(self._run_stage, job, stage)
@@ -95,7 +92,7 @@ class InProcessRun:
 
     def _clean_up(self, job: Job, run: int) -> None:
         """Remove what the job made, as the clean-up's state machine does."""
-        for stage in CleanupStage:
+        for stage in self._plan.cleanup:
             # Its record says how it ended, and a stage that failed keeps no other from its work.
             with suppress(ProvisioningError):
                 self._repeat(self._run_stage, job, stage, cleanup=run)
