@@ -79,7 +79,7 @@ class JobClient:
         )
         new = NewJob(job_id, str(job_type), valid.model_dump(mode="json"), handler.stages)
         execution_input(new)
-        job = self._store.create(new)
+        job = self._store.create(new, delay_seconds=delay_seconds)
         if payload_digest(job.payload) != payload_digest(new.payload):
             raise IdempotencyConflictError(
                 "idempotency_key: was used for a job with another payload; choose another key."

@@ -147,6 +147,10 @@ class Job:
     updated_at: datetime
     #: Counted from 1; a retry begins the next one.
     attempt: int = 1
+    #: Until when its message is held back, where it is.
+    held_until: datetime | None = None
+    #: When its message was sent again, because nothing had come of the first.
+    resent_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     #: When someone asked for the job to be cancelled; no stage starts from then on.

@@ -232,9 +232,13 @@ class StageRunner:
         except ConditionFailedError:
             ended = self._store.stage(job_id, stage)
             if ended is None or not ended.status.is_terminal:
-                raise failure(
-                    ErrorType.CONFLICT,
-                    "The project is no longer held by this job, so the job was not completed.",
+                refusal = _refusal(self._head(event), event)
+                raise (
+                    refusal
+                    or failure(
+                        ErrorType.CONFLICT,
+                        "The project is no longer held by this job, so the job was not completed.",
+                    )
                 ) from None
             return ended
         metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)
