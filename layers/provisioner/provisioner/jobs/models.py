@@ -7,6 +7,9 @@ from typing import Any
 
 from provisioner.errors import ErrorType
 
+#: What everyone is told of a job that someone cancelled.
+CANCELLED = "The job was cancelled."
+
 
 class JobStatus(StrEnum):
     """Where a job as a whole stands."""

@@ -384,8 +384,10 @@ class JobStore:
             also: further items of the same transaction.
 
         Raises:
-            ConditionFailedError: the job is terminal already, or a stage or `also` has changed.
+            ConditionFailedError: the job is terminal already, or is to be FAILED and is being
+                cancelled, or a stage or `also` has changed.
         """
+        not_cancelled = "attribute_not_exists(cancel_requested_at)"
         records = {record.stage: record for record in unstarted}
         dynamodb.transact(
             self._client,
@@ -398,6 +400,7 @@ class JobStore:
                     other_errors=errors[1:],
                     attempt=attempt,
                     cleanup=cleanup,
+                    condition=not_cancelled if status is JobStatus.FAILED else "",
                 ),
                 *(
                     item
