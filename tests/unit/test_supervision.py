@@ -141,6 +141,18 @@ def test_the_stage_that_failed_is_the_reason_where_its_record_was_lost(core: Cor
     assert job.other_errors == (NETWORK_ERROR,)
 
 
+def test_a_stage_that_failed_is_not_the_reason_of_another_end(core: Core) -> None:
+    waiting(core)
+    core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
+    failed = StoredError(ErrorType.CONFLICT, Stage.CREATING_DATABASE, 1, "Not ours.", "tags")
+    core.jobs.stage_failed("job-1", failed, retry_count=0, retryable=False)
+
+    job = examine(core, ended(core, ExecutionStatus.TIMED_OUT))
+
+    assert error_of(job).type is ErrorType.TIMEOUT
+    assert job.other_errors == (failed, NETWORK_ERROR)
+
+
 def test_a_stage_that_only_waits_is_not_the_reason_of_a_failure(core: Core) -> None:
     waiting(core)
 
@@ -568,6 +580,20 @@ def test_a_job_that_begins_while_it_is_sent_again_goes_on(core: Core) -> None:
     assert history(core, "REPAIRED") == []
 
 
+def test_a_job_that_is_sent_again_by_another_meanwhile_counts_once(core: Core) -> None:
+    core.new_job()
+    core.clock.advance(LIMIT_SECONDS)
+
+    def sent_by_another() -> None:
+        core.clock.advance()
+        examine(core)
+
+    meanwhile(core, sent_by_another)
+
+    assert not supervisor(core).examine("job-1").repair
+    assert len(history(core, "REPAIRED")) == 1
+
+
 def test_a_message_that_could_not_be_sent_again_is_sent_by_the_next(core: Core) -> None:
     core.new_job()
     core.clock.advance(LIMIT_SECONDS)
@@ -615,6 +641,18 @@ def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
 
     assert core.projects.holders() == ["job-1"]
     assert history(core, "REPAIRED") == []
+
+
+def test_what_a_cleanup_that_is_run_again_holds_is_not_given_back(core: Core) -> None:
+    running(core)
+    core.jobs.fail("job-1", [CONFLICT], close={}, cleanup=(1, tuple(CleanupStage)))
+    core.jobs.end_cleanup("job-1", 1, ["bucket"])
+    core.clock.advance()
+    meanwhile(core, lambda: core.jobs.repeat_cleanup(head(core)))
+
+    examine(core)
+
+    assert core.projects.holders() == ["job-1"]
 
 
 def test_a_job_that_was_refused_holds_nothing(core: Core) -> None:
