@@ -11,6 +11,7 @@ from support.project import (
     TEMPLATE,
     LambdaFunction,
     functions,
+    policies_of,
     resources,
     state_machine,
     template,
@@ -56,17 +57,12 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def policies(role: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a role's own policies, those with a condition included."""
-    return [p["Fn::If"][1] if "Fn::If" in p else p for p in role["Properties"]["Policies"]]
-
-
 def statements() -> list[tuple[str, dict[str, Any]]]:
     """Return every statement of every policy, with where it stands."""
     found = [
         (f"{role}.{policy['PolicyName']}", statement)
         for role, resource in ROLES.items()
-        for policy in policies(resource)
+        for policy in policies_of(resource)
         for statement in policy["PolicyDocument"]["Statement"]
     ]
     found += [

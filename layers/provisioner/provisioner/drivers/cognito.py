@@ -99,7 +99,10 @@ def _find_pool(
         for listed in page["UserPools"]:
             if listed.get("Name") != name:
                 continue
-            pool = client.describe_user_pool(UserPoolId=listed["Id"])["UserPool"]
+            try:
+                pool = client.describe_user_pool(UserPoolId=listed["Id"])["UserPool"]
+            except client.exceptions.ResourceNotFoundException:
+                continue  # another run made one too, and has just removed it
             if owner.owns(pool.get("UserPoolTags", {})):
                 ours.append(pool)
             else:
@@ -145,16 +148,21 @@ def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: st
 
 def _find_client(client: CognitoIdentityProviderClient, pool_id: str, name: str) -> str | None:
     """Return the oldest app client of that name; the pool is ours, so its clients are."""
-    found = [
-        client.describe_user_pool_client(UserPoolId=pool_id, ClientId=listed["ClientId"])[
-            "UserPoolClient"
-        ]
-        for page in client.get_paginator("list_user_pool_clients").paginate(
-            UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
-        )
-        for listed in page["UserPoolClients"]
-        if listed["ClientName"] == name
-    ]
+    found: list[UserPoolClientTypeTypeDef] = []
+    pages = client.get_paginator("list_user_pool_clients").paginate(
+        UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
+    )
+    for page in pages:
+        for listed in page["UserPoolClients"]:
+            if listed["ClientName"] != name:
+                continue
+            try:
+                described = client.describe_user_pool_client(
+                    UserPoolId=pool_id, ClientId=listed["ClientId"]
+                )
+            except client.exceptions.ResourceNotFoundException:
+                continue  # another run made one too, and has just removed it
+            found.append(described["UserPoolClient"])
     oldest = min(found, key=_age, default=None)
     return None if oldest is None else oldest["ClientId"]
 
