@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import boto3
 import pytest
 from provisioner.runtime import settings
 from support.project import (
+    PACKAGE,
     TEMPLATE,
     LambdaFunction,
+    allowed_actions,
     functions,
     policies_of,
     resources,
@@ -230,6 +233,40 @@ def test_statement_names_resources_where_the_service_has_them(
     for action in as_list(statement["Action"]):
         assert action in UNSCOPED_ACTIONS, f"{where}: {action} has a resource that can be named"
         assert conditions >= UNSCOPED_ACTIONS[action], f"{where}: {action}"
+
+
+#: Actions of S3 that are not named like their operations.
+S3_ACTIONS = {
+    "HeadBucket": "ListBucket",
+    "GetBucketEncryption": "GetEncryptionConfiguration",
+    "PutBucketEncryption": "PutEncryptionConfiguration",
+    "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
+    "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
+}
+
+#: Who claims the API keys deletes their secret; no function does.
+NOT_OF_A_FUNCTION = {"secretsmanager:DeleteSecret"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "service"),
+    [
+        ("cognito", "cognito-idp"),
+        ("appsync", "appsync"),
+        ("s3", "s3"),
+        ("secrets", "secretsmanager"),
+    ],
+)
+def test_roles_allow_what_the_drivers_call_and_no_more(driver: str, service: str) -> None:
+    client: Any = boto3.Session("testing", "testing", region_name="us-east-1").client(service)  # type: ignore[call-overload]  # its stubs list literal names
+    source = (PACKAGE / "drivers" / f"{driver}.py").read_text()
+    methods = re.findall(r"\bclient\.(?:get_paginator\(\"(\w+)\"|(\w+)\()", source)
+    names = client.meta.method_to_api_mapping
+    operations = {names[paged or called] for paged, called in methods if paged or called in names}
+    called = {f"{service}:{S3_ACTIONS.get(name, name)}" for name in operations}
+    allowed = {action for action in allowed_actions() if action.startswith(f"{service}:")}
+    # To make something with tags takes the right to tag.
+    assert allowed == called - NOT_OF_A_FUNCTION | {f"{service}:TagResource"}
 
 
 def comment_above(lines: list[str], number: int) -> str:

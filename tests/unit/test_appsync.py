@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -29,9 +30,9 @@ EVENT_CONFIG = {
 OPERATIONS = [
     "ListApis",
     "CreateApi",
+    "GetApi",
     "ListChannelNamespaces",
     "CreateChannelNamespace",
-    "GetApi",
 ]
 
 
@@ -75,8 +76,24 @@ def set_age(api_id: str, year: int) -> None:
     appsync_backends[ACCOUNT][REGION].events_apis[api_id].created = date
 
 
+def event_config(api_id: str) -> dict[str, Any]:
+    """Return where moto keeps the configuration of an API."""
+    found = appsync_backends[ACCOUNT][REGION].events_apis[api_id].event_config
+    assert found is not None
+    return found
+
+
+def update_api(parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Do what AppSync does and moto does not: the configuration is replaced whole."""
+    api = appsync_backends[ACCOUNT][REGION].events_apis[parameters["apiId"]]
+    api.name, api.owner_contact = parameters["name"], parameters.get("ownerContact")
+    api.event_config = dict(parameters["eventConfig"])
+    return 200, {"api": {"apiId": api.api_id}}
+
+
 @pytest.fixture
 def realtime(core: Core) -> Realtime:
+    core.answers["appsync.UpdateApi"] = update_api
     return Realtime(core)
 
 
@@ -108,7 +125,9 @@ def test_a_namespace_that_is_missing_is_made_in_the_api_that_is_there(realtime: 
     api = realtime.ensure()
     realtime.client.delete_channel_namespace(apiId=api.api_id, name="default")
     realtime.client.create_channel_namespace(apiId=api.api_id, name="of-the-customer")
-    assert refused(lambda: realtime.check(api)).type is ErrorType.SERVICE_REGISTRATION_FAILED
+    error = refused(lambda: realtime.check(api))
+    assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
+    assert error.cause == f"API {api.api_id}: no namespace default"
     realtime.core.calls.clear()
     assert realtime.ensure() == api
     assert realtime.core.changes() == ["appsync.CreateChannelNamespace"]
@@ -193,6 +212,41 @@ def test_a_namespace_that_is_refused_and_not_there_is_an_error(realtime: Realtim
     error = refused(realtime.ensure)
     assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
     assert error.cause == "CreateChannelNamespace: ConflictException: made by a test"
+
+
+@pytest.mark.parametrize("setting", EVENT_CONFIG)
+def test_a_setting_that_has_drifted_is_seen_and_put_right(realtime: Realtime, setting: str) -> None:
+    api = realtime.ensure()
+    of_the_customer = {"logLevel": "ERROR", "cloudWatchLogsRoleArn": "arn:aws:iam::1:role/logs"}
+    event_config(api.api_id)["logConfig"] = of_the_customer
+    before = realtime.apis()
+    event_config(api.api_id)[setting] = [*IAM, {"authType": "API_KEY"}]
+    error = refused(lambda: realtime.check(api))
+    assert (error.type, error.cause) == (
+        ErrorType.SERVICE_REGISTRATION_FAILED,
+        f"API {api.api_id}: {setting}",
+    )
+    realtime.core.calls.clear()
+    assert realtime.ensure(LATER) == api
+    assert realtime.core.changes() == ["appsync.UpdateApi"]
+    realtime.check(api)
+    assert realtime.apis() == before
+    realtime.core.calls.clear()
+    realtime.ensure()
+    assert realtime.core.changes() == []
+
+
+def test_an_error_of_a_repair_is_understood_and_the_next_run_goes_through(
+    realtime: Realtime,
+) -> None:
+    api = realtime.ensure()
+    event_config(api.api_id)["connectionAuthModes"] = []
+    for answer, expected in errors(ErrorType.SERVICE_REGISTRATION_FAILED).values():
+        realtime.core.answers["appsync.UpdateApi"] = answer
+        assert refused(realtime.ensure).type is expected
+    realtime.core.answers["appsync.UpdateApi"] = update_api
+    assert realtime.ensure() == api
+    realtime.check(api)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

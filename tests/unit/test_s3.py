@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 from provisioner.drivers import s3
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
-from support.core import REGION, Answer, Core, answer_lost, aws_error, meanwhile
+from support.core import REGION, Core, answer_lost, aws_error, meanwhile
 from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused, tag_list
 
 BUCKET = "nm-shop"
@@ -20,7 +23,6 @@ BUCKET = "nm-shop"
 OPERATIONS = [
     "HeadBucket",
     "CreateBucket",
-    "PutBucketTagging",
     "PutPublicAccessBlock",
     "PutBucketEncryption",
     "PutBucketVersioning",
@@ -32,24 +34,71 @@ OPERATIONS = [
     "GetBucketPolicy",
 ]
 
-#: How a setting of the bucket is lost.
-LOSSES: dict[str, Callable[[Any], object]] = {
-    "public access block": lambda client: client.put_public_access_block(
-        Bucket=BUCKET,
-        PublicAccessBlockConfiguration={
-            "BlockPublicAcls": True,
-            "IgnorePublicAcls": True,
-            "BlockPublicPolicy": False,
-            "RestrictPublicBuckets": True,
-        },
+#: How a setting of the bucket drifts.
+DRIFTS: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "opened": (
+        "public access block",
+        lambda client: client.put_public_access_block(
+            Bucket=BUCKET,
+            PublicAccessBlockConfiguration={
+                "BlockPublicAcls": True,
+                "IgnorePublicAcls": True,
+                "BlockPublicPolicy": False,
+                "RestrictPublicBuckets": True,
+            },
+        ),
     ),
-    "versioning": lambda client: client.put_bucket_versioning(
-        Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"}
+    "unblocked": (
+        "public access block",
+        lambda client: client.delete_public_access_block(Bucket=BUCKET),
     ),
-    "policy": lambda client: client.put_bucket_policy(
-        Bucket=BUCKET, Policy=json.dumps({"Version": "2012-10-17", "Statement": []})
+    "unencrypted": ("encryption", lambda client: client.delete_bucket_encryption(Bucket=BUCKET)),
+    "suspended": (
+        "versioning",
+        lambda client: client.put_bucket_versioning(
+            Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"}
+        ),
+    ),
+    "without_a_policy": ("policy", lambda client: client.delete_bucket_policy(Bucket=BUCKET)),
+    "with_a_weaker_policy": (
+        "policy",
+        lambda client: put_policy(
+            client,
+            {**TLS_ONLY, "Condition": {**TLS_ONLY["Condition"], "StringEquals": {"aws:x": "y"}}},
+        ),
     ),
 }
+
+#: The statement of ours in the bucket's policy.
+TLS_ONLY: dict[str, Any] = {
+    "Sid": "RefusePlainHttp",
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": "s3:*",
+    "Resource": [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"],
+    "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+}
+
+#: A statement of the customer's.
+THEIRS: dict[str, Any] = {
+    "Sid": "KeepObjects",
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": "s3:DeleteObject",
+    "Resource": f"arn:aws:s3:::{BUCKET}/*",
+}
+
+
+def put_policy(client: Any, *statements: dict[str, Any], one: bool = False) -> None:
+    """Write the bucket's policy; a statement that stands alone may stand outside of a list."""
+    policy = {"Version": "2012-10-17", "Statement": statements[0] if one else statements}
+    client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+
+
+@cache
+def plain_client(region: str) -> Any:
+    """Return a client whose calls are not counted and get no answer of a test."""
+    return boto3.Session("testing", "testing", region_name=region).client("s3")
 
 
 @dataclass
@@ -59,27 +108,35 @@ class Storage:
     core: Core
     region: str = REGION
 
+    def __post_init__(self) -> None:
+        self.core.answers["s3.CreateBucket"] = self.make_with_tags
+
     @property
     def client(self) -> Any:
-        return self.core.client("s3", self.region)
+        return plain_client(self.region)
 
     def ensure(self, owner: Ownership = OWNER) -> None:
-        s3.ensure_bucket(self.client, name=BUCKET, region=self.region, owner=owner)
+        client = self.core.client("s3", self.region)
+        s3.ensure_bucket(client, name=BUCKET, region=self.region, owner=owner)
 
     def check(self) -> str:
-        return s3.check_bucket(self.client, BUCKET, OWNER)
+        return s3.check_bucket(self.core.client("s3", self.region), BUCKET, OWNER)
 
     def make_bucket(self, tags: Mapping[str, str]) -> None:
-        self.client.create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
-        )
+        configuration = {"LocationConstraint": REGION}
+        self.client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=configuration)
         if tags:
             self.client.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": tag_list(tags)})
 
-    def made_with_its_tags(self, parameters: Mapping[str, Any]) -> None:
-        """Make a bucket as S3 does, where moto leaves out the tags."""
-        tags = parameters["CreateBucketConfiguration"]["Tags"]
-        self.make_bucket({tag["Key"]: tag["Value"] for tag in tags})
+    def make_with_tags(self, parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Make a bucket with its tags, as S3 does; moto leaves them out."""
+        configuration = dict(parameters["CreateBucketConfiguration"])
+        tags = configuration.pop("Tags")
+        self.client.create_bucket(
+            Bucket=BUCKET, **({"CreateBucketConfiguration": configuration} if configuration else {})
+        )
+        self.client.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": tags})
+        return 200, {"Location": f"/{BUCKET}"}
 
     def settings(self) -> dict[str, Any]:
         """Return everything that is set on the bucket; what is not set is left out."""
@@ -98,7 +155,7 @@ class Storage:
         for name, read in reads.items():
             try:
                 found[name] = read()
-            except self.client.exceptions.ClientError:
+            except ClientError:
                 continue
         return found
 
@@ -129,19 +186,7 @@ def test_a_project_gets_a_bucket_that_is_private_encrypted_and_versioned(storage
             }
         ],
         "versioning": "Enabled",
-        "policy": {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Sid": "RefusePlainHttp",
-                    "Effect": "Deny",
-                    "Principal": "*",
-                    "Action": "s3:*",
-                    "Resource": [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"],
-                    "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-                }
-            ],
-        },
+        "policy": {"Version": "2012-10-17", "Statement": [TLS_ONLY]},
     }
     assert storage.check() == (
         f"bucket {BUCKET} answered: encrypted, private, TLS only, versioned, tagged"
@@ -162,10 +207,13 @@ def test_a_bucket_is_made_in_the_region_of_the_payload_and_with_the_marker(
 
 
 @pytest.mark.parametrize("owner", [OWNER, LATER], ids=["again", "of_a_later_job"])
-def test_a_second_run_leaves_everything_as_it_is(storage: Storage, owner: Ownership) -> None:
+def test_a_second_run_only_looks(storage: Storage, owner: Ownership) -> None:
     storage.ensure()
     before = storage.settings()
+    storage.core.calls.clear()
     storage.ensure(owner)
+    storage.check()
+    assert storage.core.changes() == []
     assert storage.settings() == before
 
 
@@ -191,61 +239,130 @@ def test_a_bucket_of_another_account_is_a_conflict(storage: Storage) -> None:
     assert storage.core.changes() == []
 
 
-@pytest.mark.parametrize("code", ["BucketAlreadyOwnedByYou", "BucketAlreadyExists"])
 @pytest.mark.parametrize(
-    ("tags", "is_ours"), [(OWNER.tags(), True), *((tags, False) for tags in FOREIGN.values())]
+    ("code", "tags"),
+    [
+        (code, tags)
+        for code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists", "")
+        for tags in (OWNER.tags(), *FOREIGN.values())
+        if code or tags
+    ],
 )
 def test_a_bucket_that_comes_into_being_meanwhile_is_taken_only_if_it_is_ours(
-    storage: Storage, code: str, tags: dict[str, str], *, is_ours: bool
+    storage: Storage, code: str, tags: dict[str, str]
 ) -> None:
+    """In us-east-1 S3 says nothing where the account has the bucket already."""
+
     def come(_parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         storage.make_bucket(tags)
         storage.core.calls.clear()
-        return 409, {"Error": {"Code": code, "Message": "It exists."}}
+        return (409, {"Error": {"Code": code, "Message": "It exists."}}) if code else (200, {})
 
-    storage.core.answers["s3.CreateBucket"] = _once(come)
-    if is_ours:
+    storage.core.answers["s3.CreateBucket"] = come
+    if tags == OWNER.tags():
         storage.ensure(LATER)
         storage.check()
     else:
         assert refused(storage.ensure).type is ErrorType.CONFLICT
         assert storage.core.changes() == []
-        assert storage.settings().get("tags", []) == tag_list(tags)
+    assert storage.settings().get("tags", []) == tag_list(tags)
 
 
-def _once(answer: Answer) -> Answer:
-    left = [answer]
-    return lambda parameters: left.pop()(parameters) if left else None
+def test_a_bucket_of_another_account_that_comes_meanwhile_is_a_conflict(storage: Storage) -> None:
+    def come(_parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        storage.core.answers["s3.HeadBucket"] = aws_error("403", 403)
+        return 409, {"Error": {"Code": "BucketAlreadyExists", "Message": "It exists."}}
+
+    storage.core.answers["s3.CreateBucket"] = come
+    assert refused(storage.ensure).type is ErrorType.CONFLICT
 
 
-@pytest.mark.parametrize("setting", LOSSES)
-def test_a_setting_that_is_lost_is_seen_and_put_right(storage: Storage, setting: str) -> None:
+def test_a_bucket_that_is_made_without_its_tags_gets_them(storage: Storage) -> None:
+    """As an emulator makes it."""
+    del storage.core.answers["s3.CreateBucket"]
+    storage.ensure()
+    storage.check()
+    assert storage.settings()["tags"] == tag_list(OWNER.tags())
+
+
+@pytest.mark.parametrize(("setting", "drift"), DRIFTS.values(), ids=DRIFTS)
+def test_a_setting_that_has_drifted_is_seen_and_put_right_and_no_other_is_touched(
+    storage: Storage, setting: str, drift: Callable[[Any], object]
+) -> None:
     storage.ensure()
     before = storage.settings()
-    LOSSES[setting](storage.client)
+    drift(storage.client)
     error = refused(storage.check)
     assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
     assert error.cause == f"bucket {BUCKET}: {setting}"
-    storage.ensure()
+    storage.core.calls.clear()
+    storage.ensure(LATER)
+    assert len(storage.core.changes()) == 1
     storage.check()
     assert storage.settings() == before
 
 
-@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "PutBucketTagging"])
+def test_tags_that_are_lost_are_seen_by_the_check(storage: Storage) -> None:
+    storage.ensure()
+    storage.client.delete_bucket_tagging(Bucket=BUCKET)
+    assert refused(storage.check).cause == f"bucket {BUCKET}: tags"
+
+
+@pytest.mark.parametrize("one", [False, True], ids=["in_a_list", "alone"])
+def test_statements_of_the_customer_stay_beside_ours(storage: Storage, *, one: bool) -> None:
+    storage.ensure()
+    put_policy(storage.client, THEIRS, one=one)
+    storage.ensure()
+    assert storage.settings()["policy"]["Statement"] == [THEIRS, TLS_ONLY]
+
+
+def test_a_policy_that_s3_has_written_anew_is_no_drift(storage: Storage) -> None:
+    """It reorders lists, and unpacks those of one entry."""
+    storage.ensure()
+    rewritten = {
+        **TLS_ONLY,
+        "Action": ["s3:*"],
+        "Resource": TLS_ONLY["Resource"][::-1],
+        "Condition": {"Bool": {"aws:SecureTransport": ["false"]}},
+    }
+    put_policy(storage.client, THEIRS, rewritten)
+    storage.core.calls.clear()
+    storage.ensure()
+    storage.check()
+    assert storage.core.changes() == []
+
+
+def test_the_key_and_the_tags_of_the_customer_stay(storage: Storage) -> None:
+    storage.ensure()
+    by_key = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "alias/shop"}
+    storage.client.put_bucket_encryption(
+        Bucket=BUCKET,
+        ServerSideEncryptionConfiguration={
+            "Rules": [{"ApplyServerSideEncryptionByDefault": by_key}]
+        },
+    )
+    storage.client.put_bucket_tagging(
+        Bucket=BUCKET, Tagging={"TagSet": tag_list({**OWNER.tags(), "cost-centre": "7"})}
+    )
+    storage.core.calls.clear()
+    storage.ensure()
+    storage.check()
+    assert storage.core.changes() == []
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_error_of_any_call_is_understood_and_the_next_run_goes_through(
     storage: Storage, operation: str
 ) -> None:
-    """A bucket comes into being with its tags, so that each later run knows it."""
-    storage.core.answers["s3.CreateBucket"] = _once(storage.made_with_its_tags)
-
     def run() -> None:
         storage.ensure()
         storage.check()
 
+    as_s3_does = storage.core.answers.get(f"s3.{operation}", lambda _parameters: None)
     for answer, expected in errors(ErrorType.SERVICE_REGISTRATION_FAILED).values():
         storage.core.answers[f"s3.{operation}"] = answer
         assert refused(run).type is expected
-    del storage.core.answers[f"s3.{operation}"]
+    storage.core.answers[f"s3.{operation}"] = as_s3_does
     run()
     assert storage.names() == [BUCKET]
 
@@ -258,8 +375,9 @@ def test_a_first_run_calls_these_operations(storage: Storage) -> None:
 
 
 def test_a_run_whose_answer_is_lost_takes_the_bucket_up(storage: Storage) -> None:
+    """A bucket comes into being with its tags, so that the next run knows it."""
     storage.core.answers["s3.CreateBucket"] = answer_lost(
-        lambda **parameters: storage.made_with_its_tags(parameters)
+        lambda **parameters: storage.make_with_tags(parameters)
     )
     assert refused(storage.ensure).type is ErrorType.TIMEOUT
     storage.ensure()

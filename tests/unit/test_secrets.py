@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -153,8 +154,19 @@ def test_a_write_whose_answer_is_lost_is_the_truth(store: Secrets) -> None:
     assert len(store.made) == 1
 
 
+def test_every_run_of_a_job_writes_under_the_same_token_and_another_job_under_its_own(
+    store: Secrets,
+) -> None:
+    store.core.answers["secrets-manager.CreateSecret"] = aws_error("ThrottlingException")
+    for owner in (OWNER, OWNER, LATER):
+        refused(partial(store.ensure, owner))
+    first, again, later = [
+        call["ClientRequestToken"] for call in store.core.calls_of("secrets-manager.CreateSecret")
+    ]
+    assert first == again != later
+
+
 def test_a_write_that_the_sdk_repeats_is_one_write(store: Secrets) -> None:
-    """The token is the same for every run of a job, and the value for every repetition."""
     sent: list[Any] = []
 
     def arrive_twice(parameters: Any) -> None:
