@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import boto3
 import pytest
 from provisioner.runtime import settings
 from support.project import (
+    PACKAGE,
     TEMPLATE,
     LambdaFunction,
+    allowed_actions,
     functions,
+    policies_of,
     resources,
     state_machines,
     template,
@@ -56,17 +60,12 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def policies(role: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a role's own policies, those with a condition included."""
-    return [p["Fn::If"][1] if "Fn::If" in p else p for p in role["Properties"]["Policies"]]
-
-
 def statements() -> list[tuple[str, dict[str, Any]]]:
     """Return every statement of every policy, with where it stands."""
     found = [
         (f"{role}.{policy['PolicyName']}", statement)
         for role, resource in ROLES.items()
-        for policy in policies(resource)
+        for policy in policies_of(resource)
         for statement in policy["PolicyDocument"]["Statement"]
     ]
     found += [
@@ -236,6 +235,40 @@ def test_statement_names_resources_where_the_service_has_them(
         assert conditions >= UNSCOPED_ACTIONS[action], f"{where}: {action}"
 
 
+#: Actions of S3 that are not named like their operations.
+S3_ACTIONS = {
+    "HeadBucket": "ListBucket",
+    "GetBucketEncryption": "GetEncryptionConfiguration",
+    "PutBucketEncryption": "PutEncryptionConfiguration",
+    "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
+    "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
+}
+
+#: Who claims the API keys deletes their secret; no function does.
+NOT_OF_A_FUNCTION = {"secretsmanager:DeleteSecret"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "service"),
+    [
+        ("cognito", "cognito-idp"),
+        ("appsync", "appsync"),
+        ("s3", "s3"),
+        ("secrets", "secretsmanager"),
+    ],
+)
+def test_roles_allow_what_the_drivers_call_and_no_more(driver: str, service: str) -> None:
+    client: Any = boto3.Session("testing", "testing", region_name="us-east-1").client(service)  # type: ignore[call-overload]  # its stubs list literal names
+    source = (PACKAGE / "drivers" / f"{driver}.py").read_text()
+    methods = re.findall(r"\bclient\.(?:get_paginator\(\"(\w+)\"|(\w+)\()", source)
+    names = client.meta.method_to_api_mapping
+    operations = {names[paged or called] for paged, called in methods if paged or called in names}
+    called = {f"{service}:{S3_ACTIONS.get(name, name)}" for name in operations}
+    allowed = {action for action in allowed_actions() if action.startswith(f"{service}:")}
+    # To make something with tags takes the right to tag.
+    assert allowed == called - NOT_OF_A_FUNCTION | {f"{service}:TagResource"}
+
+
 def comment_above(lines: list[str], number: int) -> str:
     """Return the comment that ends right above a line."""
     first = number
@@ -318,7 +351,7 @@ def test_state_machine_may_run_what_it_names_and_nothing_else(machine: dict[str,
     role = ROLES[machine["Properties"]["Role"]["Fn::GetAtt"][0]]
     allowed = {
         str(resource)
-        for policy in policies(role)
+        for policy in policies_of(role)
         for statement in policy["PolicyDocument"]["Statement"]
         if statement["Sid"] in {"RunStages", "StartCleanup"}
         for resource in as_list(statement["Resource"])

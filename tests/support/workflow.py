@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import StringIO
@@ -43,7 +43,8 @@ from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, St
 from provisioner.jobs.store import JobStore, NewJob
 from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.provisioning.naming import Naming, ResourceNames
-from provisioner.provisioning.plan import OWN_ERRORS, PLANS
+from provisioner.provisioning.plan import OWN_ERRORS, PLANS, Stage
+from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
@@ -56,6 +57,21 @@ _ACCOUNT = "123456789012"
 
 #: Seconds that an execution may take here; its waits cost nothing.
 _DEADLINE = 60.0
+
+
+#: Stages that fail in one job, so that all are met in four: those of the branches settle.
+FAILING_TOGETHER = [
+    (Stage.INITIALIZING,),
+    (
+        Stage.CREATING_DATABASE,
+        Stage.REGISTERING_AUTH,
+        Stage.REGISTERING_REALTIME,
+        Stage.REGISTERING_STORAGE,
+        Stage.GENERATING_API_KEYS,
+    ),
+    (Stage.CREATING_SCHEMA,),
+    (Stage.FINALIZING,),
+]
 
 
 class Point(StrEnum):
@@ -126,6 +142,9 @@ class Workflow:
             own_errors=OWN_ERRORS,
         )
         self.record = lifecycle.steps(self.settings, self.jobs)
+        self.projects = ProjectStore(
+            aws.client("dynamodb"), self.settings.projects_table, self.settings.quotas_table
+        )
 
     def reference(self) -> dict[str, Any]:
         """Return the snapshot of a project that met no fault, as another deployment makes it."""
@@ -326,24 +345,31 @@ class Workflow:
         found: dict[str, Any] = json.loads(value)
         return found
 
-    def snapshot(self, job: api.Job) -> dict[str, Any]:
+    def snapshot(self, job: api.Job, *, attempts: bool = False) -> dict[str, Any]:
         """Return all that exists for a job's project, without what differs from run to run.
 
         It logs in with the login that the secret holds and verifies the keys that it hands over.
+
+        Args:
+            job: the job, which has ended.
+            attempts: whether it is to hold how often each stage was tried and what it met, too.
         """
         project_id = job.project_id
         names = self.names(project_id)
-        found = {
+        found: dict[str, Any] = {
             "job": (job.status, job.error, job.other_errors),
             "stages": [(s.stage, s.status, s.check, s.output) for s in job.stages],
             "result": job.result,
-            "project": api.get_project(project_id),
+            "project": self.projects.get(project_id),
             "quotas": self._scan(self.settings.quotas_table),
             "tenant": tenant_snapshot(self.cluster, names.tenant),
             "services": self._services(),
             "secrets": self._secrets(names),
             "api_keys": self._api_keys(names),
         }
+        if attempts:
+            found["attempts"] = [(s.stage, s.attempt, s.error) for s in job.stages]
+            found["waits"] = len(self.waits)
         # The names contain the project id, so that they come first.
         known = {
             names.bucket: "NAME",
@@ -440,6 +466,9 @@ def _anonymous(value: Any, known: Mapping[str, str]) -> str:
     return _VARYING.sub("*", text)
 
 
+#: Makes a deployment of its own.
+type Deploy = Callable[[], AbstractContextManager[Workflow]]
+
 #: The session whose clients talk to moto.
 _sessions: list[Any] = []
 
@@ -458,6 +487,19 @@ def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
     with _deployed(cluster, monkeypatch) as made:
         yield made
         made.remove_tenants()
+
+
+@pytest.fixture
+def deploy(cluster: PreparedCluster) -> Deploy:
+    """Return what makes a deployment, one at a time, and removes what it leaves."""
+
+    @contextmanager
+    def make() -> Iterator[Workflow]:
+        with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
+            yield made
+            made.remove_tenants()
+
+    return make
 
 
 @contextmanager
