@@ -17,6 +17,9 @@ ARCHITECTURE ?= $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 
 export SAM_CLI_TELEMETRY := 0
 
+# Tens of processes import the same packages: their byte code is kept, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup bench state-machine-svg lock lint test build validate deploy demo up down test-stack
 
 $(UV):

@@ -28,6 +28,7 @@ from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (  # noqa: E501
     StateTaskServiceSfn,
 )
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provisioner import api
 from provisioner.composition import lifecycle
 from provisioner.composition.in_process import all_stages
@@ -234,14 +235,12 @@ class Workflow:
     def ended(self, execution_arn: str) -> str:
         """Return the status of an execution once it has ended."""
         deadline = time.monotonic() + _DEADLINE
-        while True:
-            status: str = aws.client("stepfunctions").describe_execution(
-                executionArn=execution_arn
-            )["status"]
-            if status != "RUNNING":
-                return status
+        # Asked directly: an API call each time would cost more than the execution.
+        machines = stepfunctions_parser_backends[_ACCOUNT][REGION]
+        while (status := str(machines.describe_execution(execution_arn).status)) == "RUNNING":
             assert time.monotonic() < deadline, f"{execution_arn} still runs"
-            time.sleep(0.1)
+            time.sleep(0.01)
+        return status
 
     def history(self, job: api.Job) -> list[dict[str, Any]]:
         """Return the execution history of a job."""
@@ -265,6 +264,15 @@ class Workflow:
             finally:
                 logger.remove_keys(["job_id", "project_id", "stage"])
                 metrics.clear_metrics()
+
+    @contextmanager
+    def others_go_on(self) -> Iterator[None]:
+        """Let other events be handled while this one hangs."""
+        self._one_at_a_time.release()
+        try:
+            yield
+        finally:
+            self._one_at_a_time.acquire()
 
     def invoke(self, body: str) -> tuple[bytes, bool]:
         """Answer as AWS Lambda does: the result, or the error with the name of its class."""

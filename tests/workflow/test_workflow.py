@@ -184,7 +184,9 @@ def test_a_task_that_gets_no_answer_in_time_is_tried_three_times(workflow: Workf
 
     def hang(_job: JobInput, stage: str) -> None:
         if stage == Stage.REGISTERING_AUTH:
-            over.wait(2)
+            with workflow.others_go_on():
+                over.wait()
+            raise FunctionEnded("Sandbox.Timedout")
 
     workflow.observers.append(hang)
     try:
