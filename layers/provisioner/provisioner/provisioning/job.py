@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from provisioner.jobs.registry import JobHandler
 from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.plan import Stage
-from provisioner.provisioning.result import ProvisionProjectResult
+
+if TYPE_CHECKING:
+    from provisioner.provisioning.result import ProvisionProjectResult
 
 
 class JobType(StrEnum):
