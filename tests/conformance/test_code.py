@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.project import PACKAGE, ROOT, functions, makefile_variable, template
+from botocore import xform_name
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from support.project import PACKAGE, ROOT, functions, kept_operations, template
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HANDLERS = [function.folder / "handler.py" for function in functions().values()]
@@ -249,7 +252,43 @@ def test_function_makes_one_client_for_each_service_that_it_calls(
     assert start(function)["services"] == services
 
 
+def called_operations(service: str) -> set[str]:
+    """Return the operations of a service that the modules of its functions call."""
+    model = ServiceModel(Loader().load_service_model(service, "service-2"))
+    operations = {xform_name(name): name for name in model.operation_names}
+    modules = {
+        PACKAGE.parent / f"{module.replace('.', '/')}.py"
+        for function in functions()
+        if service in start(function)["services"]
+        for module in start(function)["modules"]
+        if module.startswith("provisioner.")
+    }
+    called = {
+        name
+        for module in modules
+        if module.exists()
+        for node in ast.walk(parsed(module))
+        for name in called_names(node)
+    }
+    return {operations[name] for name in called & operations.keys()}
+
+
+def called_names(node: ast.AST) -> Iterator[str]:
+    """Yield what could be an operation: a method that is called, or what is read in pages."""
+    match node:
+        case ast.Call(
+            func=ast.Attribute(attr="get_paginator"), args=[ast.Constant(value=str(name))]
+        ):
+            yield name
+        case ast.Call(func=ast.Attribute(attr=name)):
+            yield name
+
+
 def test_layer_keeps_the_services_that_the_functions_call() -> None:
-    kept = makefile_variable(ROOT / "layers" / "provisioner" / "Makefile", "AWS_SERVICES")
     called = {service for function in functions() for service in start(function)["services"]}
-    assert kept.split() == sorted(called)
+    assert list(kept_operations()) == sorted(called)
+
+
+@pytest.mark.parametrize("service", kept_operations())
+def test_layer_keeps_the_operations_that_the_functions_call(service: str) -> None:
+    assert kept_operations()[service] == sorted(called_operations(service))

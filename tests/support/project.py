@@ -160,6 +160,11 @@ def events() -> list[Path]:
     return [found[name] for name in order]
 
 
+def kept_operations() -> dict[str, list[str]]:
+    """Return the AWS operations that the layer keeps, by botocore's name of their service."""
+    return dict(json.loads((ROOT / "layers" / "provisioner" / "aws_operations.json").read_text()))
+
+
 def makefile_variable(makefile: Path, name: str) -> str:
     """Return what a makefile sets a variable to, as it is written there."""
     match = re.search(rf"^{name} *[:?]?= *(.*)$", makefile.read_text(), re.MULTILINE)

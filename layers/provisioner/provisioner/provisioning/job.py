@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from provisioner.jobs.registry import JobHandler
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.plan import Stage
-from provisioner.provisioning.result import ProvisionProjectResult
+
+if TYPE_CHECKING:
+    from provisioner.provisioning.result import ProvisionProjectResult
 
 
 def _run(payload: ProvisionProjectPayload) -> ProvisionProjectResult:
     # The dispatcher registers this handler and never runs it: the stages, with the PostgreSQL
     # driver and the services' clients, would be most of its cold start.
     from provisioner.composition.in_process import run_job  # noqa: PLC0415
+    from provisioner.provisioning.result import ProvisionProjectResult  # noqa: PLC0415
 
     job = run_job(JobType.PROVISION_PROJECT, payload, tuple(Stage))
     return ProvisionProjectResult.model_validate(job.result)

@@ -24,7 +24,8 @@ def _job_types(value: str) -> str:
 class Settings(BaseModel):
     """The base of all settings: field `jobs_table` is the variable `JOBS_TABLE`."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A process reads one class of settings: the validators of the others are never built.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
