@@ -17,7 +17,14 @@ from pathlib import Path
 BUILD = Path(__file__).resolve().parents[1] / ".aws-sam" / "build"
 
 #: The most that each function is meant to cost.
-AIMS = {"Dispatcher": 30, "Lifecycle": 30, "Services": 30, "ApiKeys": 30, "Database": 45}
+AIMS = {
+    "Dispatcher": 30,
+    "Lifecycle": 30,
+    "Services": 30,
+    "ApiKeys": 30,
+    "Supervisor": 30,
+    "Database": 45,
+}
 
 #: Values of the variables that the functions read; nothing is called with them.
 VARIABLES = dict.fromkeys(
@@ -26,6 +33,7 @@ VARIABLES = dict.fromkeys(
         "PROJECTS_TABLE",
         "API_KEYS_TABLE",
         "QUOTAS_TABLE",
+        "QUEUE_URL",
         "DEAD_LETTER_QUEUE_URL",
         "STATE_MACHINE_ARN_PREFIX",
         "CLUSTER_PARAMETER_PREFIX",

@@ -26,6 +26,7 @@ _STATUS_STYLES = {
     "RUNNING": "cyan",
     "PROVISIONING": "cyan",
     "RETRYING": "yellow",
+    "CANCELLED": "yellow",
     "FAILED": "bold red",
 }
 
@@ -111,7 +112,7 @@ def show_outcome(console: Console, job: api.Job) -> None:
     """Print a finished job's result.
 
     Raises:
-        CommandError: it failed; the sentence is its error.
+        CommandError: it failed, or was cancelled; the sentence is its error.
     """
     if job.error is not None:
         error = job.error
@@ -119,7 +120,7 @@ def show_outcome(console: Console, job: api.Job) -> None:
         others = "".join(f" Also {e.type} in {e.stage}: {e.message}" for e in job.other_errors)
         cause = f" Technical cause: {error.cause}" if error.cause else ""
         raise CommandError(
-            f"job {job.job_id} FAILED{where}: {error.type}: {error.message}{others}{cause}"
+            f"job {job.job_id} {job.status}{where}: {error.type}: {error.message}{others}{cause}"
         )
     show_json(console, job.result)
 

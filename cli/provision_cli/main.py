@@ -150,6 +150,29 @@ def watch(context: typer.Context, job_id: str) -> None:
 
 
 @app.command()
+def cancel(context: typer.Context, job_id: str) -> None:
+    """Cancel a job and remove what it made; a stage that runs ends first."""
+    _target(context).connect()
+    job = api.cancel_job(job_id)
+    display.line(Console(), f"job {job.job_id} is {job.status}.")
+    if not job.status.is_terminal:
+        display.line(
+            Console(stderr=True),
+            f"It is cancelled once the stages that run have ended; `provision watch {job.job_id}` "
+            "follows it.",
+        )
+
+
+@app.command()
+def retry(context: typer.Context, job_id: str) -> None:
+    """Run a job that has failed, or was cancelled, again: its next attempt."""
+    _target(context).connect()
+    job = api.retry_job(job_id)
+    display.line(Console(), f"job {job.job_id} is {job.status}, attempt {job.attempt}.")
+    display.line(Console(stderr=True), f"`provision watch {job.job_id}` follows it.")
+
+
+@app.command()
 def jobs(
     context: typer.Context,
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,

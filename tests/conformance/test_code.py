@@ -47,6 +47,7 @@ UNWANTED = {
     "database": set[str](),
     "services": {"psycopg", "provisioner.drivers.postgresql"},
     "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
+    "supervisor": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
 }
 
 
@@ -57,6 +58,7 @@ CLIENTS = {
     "database": ["dynamodb", "secretsmanager", "ssm"],
     "services": ["appsync", "cognito-idp", "dynamodb", "s3"],
     "api_keys": ["dynamodb", "secretsmanager"],
+    "supervisor": ["dynamodb", "sqs", "stepfunctions"],
 }
 
 

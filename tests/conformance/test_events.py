@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from provisioner.jobs.execution import job_id_of
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import StageEvent
 from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.plan import CleanupStage, Stage
 from support.project import all_states, events, functions, state_machines
 
-STAGE_EVENTS = [path for path in events() if path.parent.name != "dispatcher"]
+STAGE_EVENTS = [p for p in events() if p.parent.name not in {"dispatcher", "supervisor"}]
 BATCHES = [path for path in events() if path.parent.name == "dispatcher"]
 
 
@@ -50,3 +51,18 @@ def test_batch_is_what_sqs_delivers(path: Path) -> None:
         assert record["eventSource"] == "aws:sqs"
         assert record["md5OfBody"] == hashlib.md5(record["body"].encode()).hexdigest()
         assert {"messageId", "receiptHandle", "attributes", "messageAttributes"} <= set(record)
+
+
+def test_execution_event_is_what_the_supervisor_s_rule_passes_on() -> None:
+    (path,) = (path for path in events() if path.parent.name == "supervisor")
+    event = read(path)
+    pattern = functions()["supervisor"].properties["Events"]["ExecutionEnded"]["Properties"][
+        "Pattern"
+    ]
+    assert [event["source"]] == pattern["source"]
+    assert [event["detail-type"]] == pattern["detail-type"]
+    detail = event["detail"]
+    assert detail["status"] in pattern["detail"]["status"]
+    assert job_id_of(detail["input"]) == detail["name"]
+    payload = json.loads(detail["input"])["job"]["payload"]
+    assert ProvisionProjectPayload.model_validate(payload).model_dump(mode="json") == payload

@@ -7,11 +7,14 @@ from typing import Any
 
 import boto3
 import pytest
+from provisioner.jobs.execution import ExecutionStatus
+from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
 from provisioner.runtime import settings
 from support.project import (
     PACKAGE,
     TEMPLATE,
     LambdaFunction,
+    all_states,
     allowed_actions,
     functions,
     policies_of,
@@ -93,7 +96,9 @@ each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 
 def test_functions_are_cut_by_privilege() -> None:
-    assert set(FUNCTIONS) == {"dispatcher", "lifecycle", "database", "services", "api_keys"}
+    assert set(FUNCTIONS) == {
+        *("dispatcher", "lifecycle", "database", "services", "api_keys", "supervisor"),
+    }
 
 
 @each_function
@@ -179,6 +184,30 @@ def test_dispatcher_reports_the_messages_that_failed() -> None:
     assert event["Properties"]["ScalingConfig"]["MaximumConcurrency"] == {
         "Ref": "DispatcherMaximumConcurrency"
     }
+
+
+# --- Supervision ----------------------------------------------------------------------------------
+
+
+def test_supervisor_hears_of_every_end_of_the_stacks_executions_and_sweeps() -> None:
+    events = FUNCTIONS["supervisor"].properties["Events"]
+    detail = events["ExecutionEnded"]["Properties"]["Pattern"]["detail"]
+    assert set(detail["status"]) == set(ExecutionStatus) - {ExecutionStatus.RUNNING}
+    prefix = FUNCTIONS["supervisor"].environment["STATE_MACHINE_ARN_PREFIX"]
+    assert detail["stateMachineArn"] == [{"prefix": prefix}]
+    assert events["Sweep"]["Properties"]["Schedule"] == "rate(5 minutes)"
+
+
+def test_no_stage_runs_longer_than_the_supervisor_allows_for() -> None:
+    tasks = [
+        state["TimeoutSeconds"]
+        for definition in state_machines().values()
+        for _, state in all_states(definition["States"])
+        if state["Type"] == "Task"
+    ]
+    of_stages = [f for name, f in FUNCTIONS.items() if name not in {"dispatcher", "supervisor"}]
+    assert max(tasks) == LONGEST_RUN_SECONDS
+    assert max(f.properties["Timeout"] for f in of_stages) < LONGEST_RUN_SECONDS
 
 
 # --- Tables ---------------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ def events() -> list[Path]:
         "services/remove_auth",
         "database/remove_database",
         "lifecycle/record_cleanup",
+        "supervisor/execution_aborted",
     ]
     found = {
         str(path.relative_to(ROOT / "events").with_suffix("")): path

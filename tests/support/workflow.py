@@ -611,6 +611,7 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
         resource_prefix="nm",
         resource_namespace=f"test-{_ACCOUNT}",
         default_project_quota=10,
+        state_machine_arn_prefix=f"arn:aws:states:{REGION}:{_ACCOUNT}:stateMachine:test-",
     )
 
 

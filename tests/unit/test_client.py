@@ -31,7 +31,7 @@ from provisioner.runtime import aws, platform
 from provisioner.runtime.platform import PlatformSettings
 from provisioner.runtime.settings import SettingsError
 from pydantic import BaseModel
-from support.core import REGION, Core, aws_error, times
+from support.core import REGION, STATE_MACHINE_ARN_PREFIX, Core, aws_error, times
 
 PAYLOAD = {"project_id": "shop", "region": REGION}
 
@@ -339,6 +339,7 @@ OUTPUTS = {
     "ResourcePrefix": "nm",
     "ResourceNamespace": "stack-123456789012",
     "DefaultProjectQuota": "7",
+    "StateMachineArnPrefix": STATE_MACHINE_ARN_PREFIX,
 }
 
 

@@ -14,6 +14,7 @@ from provisioner.runtime.settings import (
     ServicesSettings,
     Settings,
     SettingsError,
+    SupervisorSettings,
 )
 
 ENVIRONMENT = {
@@ -30,6 +31,7 @@ ENVIRONMENT = {
     "RESOURCE_NAMESPACE": "stack-1",
     "DEFAULT_PROJECT_QUOTA": "10",
     "JOB_RETENTION_DAYS": "30",
+    "QUEUED_MINUTES": "20",
 }
 CLASSES: list[type[Settings]] = [
     ApiKeysSettings,
@@ -37,10 +39,11 @@ CLASSES: list[type[Settings]] = [
     DispatcherSettings,
     LifecycleSettings,
     ServicesSettings,
+    SupervisorSettings,
     PlatformSettings,
 ]
 #: The variables that may be left out.
-OPTIONAL = {"JOB_RETENTION_DAYS"}
+OPTIONAL = {"JOB_RETENTION_DAYS", "QUEUED_MINUTES"}
 
 MISSING = [
     (settings, name)

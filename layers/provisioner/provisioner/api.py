@@ -12,12 +12,14 @@ from typing import Any
 
 from provisioner import job_handlers
 from provisioner.api_keys.store import ApiKey, ApiKeyStore
+from provisioner.composition.supervisor import supervisor
 from provisioner.drivers.secrets import delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs import client
 from provisioner.jobs.client import (
     IdempotencyConflictError,
     JobClient,
+    JobStateError,
     JobWaitTimeoutError,
 )
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
@@ -64,6 +66,7 @@ __all__ = [
     "Job",
     "JobHandler",
     "JobNotFoundError",
+    "JobStateError",
     "JobStatus",
     "JobType",
     "JobWaitTimeoutError",
@@ -79,6 +82,7 @@ __all__ = [
     "StageStatus",
     "StoredError",
     "UnknownJobTypeError",
+    "cancel_job",
     "claim_api_keys",
     "connect",
     "connect_to_stack",
@@ -93,6 +97,7 @@ __all__ = [
     "list_jobs",
     "provision_project_handler",
     "register_job_handler",
+    "retry_job",
     "validate_required_handlers",
     "verify_api_key",
     "wait_for_job",
@@ -130,12 +135,45 @@ def enqueue_job(
         IdempotencyConflictError: the key was used for another payload.
         ValueError: `delay_seconds` is out of bounds.
     """
+    return _client(current_settings()).enqueue(
+        job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds
+    )
+
+
+def cancel_job(job_id: str) -> Job:
+    """Cancel a job; doing it twice is as good as once.
+
+    One that is QUEUED never starts. Of one that is RUNNING no further stage starts: it is CANCELLED
+    at once where it only waits for the next attempt of a stage, else when the stages that run have
+    ended, and what it made is removed as after a failure.
+
+    Returns:
+        the job: CANCELLED, or RUNNING with `cancel_requested_at`.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+        JobStateError: it has completed or failed.
+    """
     settings = current_settings()
-    return JobClient(
-        registry=REGISTRY,
-        store=_jobs(settings),
-        queue=JobQueue(aws.client("sqs"), settings.queue_url),
-    ).enqueue(job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds)
+    job = _client(settings).cancel(job_id)
+    if job.status.is_terminal:
+        return job
+    supervisor(settings).examine(job_id)
+    return _jobs(settings).get(job_id)
+
+
+def retry_job(job_id: str) -> Job:
+    """Run a job that has failed, or was cancelled, again; doing it twice is as good as once.
+
+    It is the job's next attempt, a new execution; its history is kept.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+        JobStateError: it has neither failed nor been cancelled, its clean-up is under way, or it
+            was refused and keeps no payload.
+        UnknownJobTypeError: its job type has no handler any more.
+    """
+    return _client(current_settings()).retry(job_id)
 
 
 def get_job(job_id: str) -> Job:
@@ -241,6 +279,14 @@ def verify_api_key(plaintext: str) -> ApiKey | None:
     """
     settings = current_settings()
     return ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table).verify(plaintext)
+
+
+def _client(settings: PlatformSettings) -> JobClient:
+    return JobClient(
+        registry=REGISTRY,
+        store=_jobs(settings),
+        queue=JobQueue(aws.client("sqs"), settings.queue_url),
+    )
 
 
 def _jobs(settings: PlatformSettings) -> JobStore:

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureRecorder
+from provisioner.composition.failure import failure_policies
+from provisioner.jobs.failure import CleanupRecorder, FailureRecorder
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import JobStages, StageRunner, Step
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.plan import OWN_ERRORS, Stage
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.provisioning.stages.finalize import ensure_active
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.runtime import aws
@@ -44,19 +43,6 @@ def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
     return {
         RECORD_FAILURE: FailureRecorder(jobs, policies),
         RECORD_CLEANUP: CleanupRecorder(jobs, policies),
-    }
-
-
-def failure_policies(settings: LifecycleSettings) -> dict[str, FailurePolicy]:
-    """Say what each job type does when a job of it fails."""
-    return {
-        JobType.PROVISION_PROJECT: FailurePolicy(
-            release=partial(released_by_failure, projects=_projects(settings)),
-            cleanup_stages=partial(cleanup_stages, projects=_projects(settings)),
-            left_over_of=partial(
-                left_over, naming=Naming(settings.resource_prefix, settings.resource_namespace)
-            ),
-        )
     }
 
 

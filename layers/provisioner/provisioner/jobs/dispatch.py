@@ -176,7 +176,7 @@ class Dispatcher:
         if existing is None:
             self._store.create_failed(NewJob(job_id, message.job_type, kept, ()), stored)
         elif is_own:
-            self._store.fail_queued(job_id, stored)
+            self._store.fail_queued(job_id, stored, attempt=message.attempt)
 
     def _bury(self, body: str, job_id: str, error: ProvisioningError) -> None:
         self._dead_letters.send(body, job_id=job_id, reason=error)

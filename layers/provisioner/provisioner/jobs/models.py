@@ -7,6 +7,9 @@ from typing import Any
 
 from provisioner.errors import ErrorType
 
+#: What everyone is told of a job that someone cancelled.
+CANCELLED = "The job was cancelled."
+
 
 class JobStatus(StrEnum):
     """Where a job as a whole stands."""
@@ -147,6 +150,10 @@ class Job:
     updated_at: datetime
     #: Counted from 1; a retry begins the next one.
     attempt: int = 1
+    #: Until when its message is held back, where it is.
+    held_until: datetime | None = None
+    #: When its message was sent again, because nothing had come of the first.
+    resent_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     #: When someone asked for the job to be cancelled; no stage starts from then on.

@@ -15,7 +15,14 @@ from pydantic import BaseModel, ConfigDict
 from provisioner.drivers.aws_errors import translate
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError, failure
-from provisioner.jobs.models import CleanupStatus, Job, StageRecord, StageStatus, StoredError
+from provisioner.jobs.models import (
+    CANCELLED,
+    CleanupStatus,
+    Job,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
@@ -24,8 +31,9 @@ if TYPE_CHECKING:
     from provisioner.jobs.store import JobStore
 
 
-#: What everyone is told of a job that someone cancelled.
-CANCELLED = "The job was cancelled."
+#: Seconds after its start in which a stage may still run: the longest time-out of a Task, which
+#: is longer than its function's own.
+LONGEST_RUN_SECONDS = 190
 
 
 class JobInput(BaseModel):
@@ -232,9 +240,13 @@ class StageRunner:
         except ConditionFailedError:
             ended = self._store.stage(job_id, stage)
             if ended is None or not ended.status.is_terminal:
-                raise failure(
-                    ErrorType.CONFLICT,
-                    "The project is no longer held by this job, so the job was not completed.",
+                refusal = _refusal(self._head(event), event)
+                raise (
+                    refusal
+                    or failure(
+                        ErrorType.CONFLICT,
+                        "The project is no longer held by this job, so the job was not completed.",
+                    )
                 ) from None
             return ended
         metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)

@@ -38,6 +38,9 @@ _STAGE = "STAGE#"
 _HISTORY = "HISTORY#"
 _CLEANUP = "CLEANUP"
 
+#: The attribute, and the sparse index, of jobs that someone has something left to do for.
+_UNFINISHED = "unfinished"
+
 #: Stage and history items live this much longer than the job's retention, counted from their own
 #: writing: more than an execution can last, so that no job outlives its parts.
 _PARTS_MARGIN = timedelta(days=2)
@@ -169,6 +172,20 @@ class JobStore:
         ]
         return sorted(jobs, key=lambda job: job.created_at, reverse=True)
 
+    def list_unfinished(self) -> list[str]:
+        """Read the ids of the jobs that have not ended, or whose clean-up has not, oldest first.
+
+        What was written a moment ago may be missing.
+        """
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            IndexName=_UNFINISHED,
+            KeyConditionExpression="#unfinished = :yes",
+            ExpressionAttributeNames={"#unfinished": _UNFINISHED},
+            ExpressionAttributeValues=dynamodb.to_item({":yes": "yes"}),
+        )
+        return [str(item["job_id"]["S"]) for page in pages for item in page["Items"]]
+
     def stage(self, job_id: str, stage: str) -> StageRecord | None:
         """Read one stage; None where it has not started."""
         key = {"job_id": job_id, "record": f"{_STAGE}{stage}"}
@@ -177,17 +194,24 @@ class JobStore:
 
     # Writing jobs.
 
-    def create(self, new: NewJob) -> Job:
-        """Store a job as QUEUED, or return the one that has its id already."""
+    def create(self, new: NewJob, *, delay_seconds: int = 0) -> Job:
+        """Store a job as QUEUED, or return the one that has its id already.
+
+        Args:
+            new: the job.
+            delay_seconds: how long its message is held back.
+        """
         existing = self.get_head(new.job_id)
         if existing is not None:
             return existing
+        held_until = self.now() + timedelta(seconds=delay_seconds) if delay_seconds else None
+        values = {_UNFINISHED: "yes", "held_until": _text(held_until)}
         # The condition fails when another delivery of the message stores the job in this moment.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(
                 self._client,
                 [
-                    self._put_job(new, JobStatus.QUEUED, {}),
+                    self._put_job(new, JobStatus.QUEUED, values),
                     self._history(new.job_id, _JOB, JobStatus.QUEUED, attempt=1),
                 ],
             )
@@ -213,12 +237,14 @@ class JobStore:
                 ],
             )
 
-    def fail_queued(self, job_id: str, error: StoredError) -> None:
+    def fail_queued(self, job_id: str, error: StoredError, *, attempt: int = 1) -> None:
         """Fail a job that no execution runs; one that has started stays as it is."""
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(
                 self._client,
-                self._finish_items(job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error),
+                self._finish_items(
+                    job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error, attempt=attempt
+                ),
             )
 
     def cancel_queued(self, job: Job, error: StoredError) -> None:
@@ -275,6 +301,7 @@ class JobStore:
                         "status": JobStatus.QUEUED,
                         "attempt": job.attempt + 1,
                         "updated_at": _text(now),
+                        _UNFINISHED: "yes",
                     },
                     RETRY_SOURCES,
                     attempt=job.attempt,
@@ -283,7 +310,7 @@ class JobStore:
                     values={"cleaning": CleanupStatus.RUNNING},
                     remove=(
                         *("started_at", "finished_at", "cancel_requested_at", "expires_at"),
-                        *("result", "error", "other_errors"),
+                        *("result", "error", "other_errors", "held_until", "resent_at"),
                         *("cleanup_status", "cleanup_started_at", "cleanup_finished_at"),
                         *("cleanup_stages", "cleanup_left_over"),
                     ),
@@ -306,7 +333,8 @@ class JobStore:
         """End the job well: its last stage, the job and `also`, in one transaction.
 
         Raises:
-            ConditionFailedError: the job is terminal already, or a condition of `also` failed.
+            ConditionFailedError: the job is terminal already, or is being cancelled, or a
+                condition of `also` failed.
         """
         dynamodb.transact(
             self._client,
@@ -317,6 +345,7 @@ class JobStore:
                     job_sources(JobStatus.COMPLETED),
                     result=dict(result),
                     attempt=attempt,
+                    condition="attribute_not_exists(cancel_requested_at)",
                 ),
                 *self._end_stage_items(
                     job_id,
@@ -339,6 +368,7 @@ class JobStore:
         attempt: int = 1,
         status: JobStatus = JobStatus.FAILED,
         cleanup: tuple[int, Sequence[str]] | None = None,
+        unstarted: Sequence[StageRecord] = (),
         also: Sequence[TransactWriteItemTypeDef] = (),
     ) -> None:
         """End the job badly: the job, the stages that never said how they ended, and `also`.
@@ -350,11 +380,15 @@ class JobStore:
             attempt: the job's attempt that ends.
             status: FAILED or CANCELLED.
             cleanup: the run and the stages of the clean-up that follows; None where none does.
+            unstarted: stages as they were read, of which none may have started since.
             also: further items of the same transaction.
 
         Raises:
-            ConditionFailedError: the job is terminal already, or a stage or `also` has changed.
+            ConditionFailedError: the job is terminal already, or is to be FAILED and is being
+                cancelled, or a stage or `also` has changed.
         """
+        not_cancelled = "attribute_not_exists(cancel_requested_at)"
+        records = {record.stage: record for record in unstarted}
         dynamodb.transact(
             self._client,
             [
@@ -366,13 +400,22 @@ class JobStore:
                     other_errors=errors[1:],
                     attempt=attempt,
                     cleanup=cleanup,
+                    condition=not_cancelled if status is JobStatus.FAILED else "",
                 ),
                 *(
                     item
                     for stage, error in close.items()
                     for item in self._end_stage_items(
-                        job_id, stage, StageStatus.FAILED, error=error, round_=attempt
+                        job_id,
+                        stage,
+                        StageStatus.FAILED,
+                        error=error,
+                        round_=attempt,
+                        unstarted=records.get(stage),
                     )
+                ),
+                *self._unstarted_items(
+                    job_id, [record for record in unstarted if record.stage not in close], attempt
                 ),
                 *also,
             ],
@@ -384,12 +427,21 @@ class JobStore:
         run: int,
         left_over: Sequence[str],
         *,
+        unstarted: Sequence[StageRecord] = (),
         also: Sequence[TransactWriteItemTypeDef] = (),
     ) -> None:
         """Record that a clean-up has ended: DONE, or FAILED where something is left.
 
+        Args:
+            job_id: the job.
+            run: the clean-up's run.
+            left_over: the resources that are left.
+            unstarted: stages as they were read, of which none may have started since.
+            also: further items of the same transaction.
+
         Raises:
-            ConditionFailedError: this run has ended already, or a condition of `also` failed.
+            ConditionFailedError: this run has ended already, a stage has started, or a condition
+                of `also` failed.
         """
         now = self.now()
         status = CleanupStatus.FAILED if left_over else CleanupStatus.DONE
@@ -407,8 +459,10 @@ class JobStore:
                     },
                     condition="cleanup_run = :run AND cleanup_status = :running",
                     condition_values={"run": run, "running": CleanupStatus.RUNNING},
+                    remove=(_UNFINISHED,),
                 ),
                 self._history(job_id, _CLEANUP, status, attempt=run, note=", ".join(left_over)),
+                *self._unstarted_items(job_id, unstarted, run),
                 *also,
             ],
         )
@@ -432,6 +486,7 @@ class JobStore:
                         "cleanup_run": run + 1,
                         "cleanup_started_at": _text(now),
                         "updated_at": _text(now),
+                        _UNFINISHED: "yes",
                     },
                     remove=("cleanup_finished_at", "cleanup_left_over"),
                     condition="cleanup_run = :run AND cleanup_status = :failed",
@@ -439,6 +494,59 @@ class JobStore:
                 ),
                 self._history(job.job_id, _CLEANUP, CleanupStatus.RUNNING, attempt=run + 1),
                 *also,
+            ],
+        )
+
+    # Writing repairs.
+
+    def repair(self, job: Job, note: str, *, also: Sequence[TransactWriteItemTypeDef] = ()) -> None:
+        """Write a repair into the history of a job that is still as it was read.
+
+        Raises:
+            ConditionFailedError: it has changed, or a condition of `also` failed.
+        """
+        dynamodb.transact(
+            self._client,
+            [
+                dynamodb.check(
+                    self._table,
+                    {"job_id": job.job_id, "record": _JOB},
+                    condition="#attempt = :attempt AND #status = :status"
+                    " AND updated_at = :updated_at",
+                    condition_values={
+                        "attempt": job.attempt,
+                        "status": job.status,
+                        "updated_at": _text(job.updated_at),
+                    },
+                    names={"attempt": "attempt", "status": "status"},
+                ),
+                self.repair_item(job, note),
+                *also,
+            ],
+        )
+
+    def repair_item(self, job: Job, note: str) -> TransactWriteItemTypeDef:
+        """Build the write of a repair into the history, beside what repairs."""
+        return self._history(job.job_id, _JOB, "REPAIRED", attempt=job.attempt, note=note)
+
+    def record_resend(self, job: Job, note: str) -> None:
+        """Record that the message of a job that has not begun was sent again.
+
+        Raises:
+            ConditionFailedError: it has begun, has ended, or was sent again before.
+        """
+        now = self.now()
+        dynamodb.transact(
+            self._client,
+            [
+                self._update_job(
+                    job.job_id,
+                    {"resent_at": _text(now), "updated_at": _text(now)},
+                    (JobStatus.QUEUED,),
+                    attempt=job.attempt,
+                    condition="attribute_not_exists(resent_at)",
+                ),
+                self.repair_item(job, note),
             ],
         )
 
@@ -617,6 +725,7 @@ class JobStore:
         other_errors: Sequence[StoredError] = (),
         attempt: int = 1,
         cleanup: tuple[int, Sequence[str]] | None = None,
+        condition: str = "",
     ) -> list[TransactWriteItemTypeDef]:
         now = self.now()
         run, stages = cleanup or (None, ())
@@ -638,6 +747,8 @@ class JobStore:
                 },
                 sources,
                 attempt=attempt,
+                condition=condition,
+                remove=(_UNFINISHED,) if run is None else (),
             ),
             self._history(job_id, _JOB, status, attempt=attempt, error=error),
         ]
@@ -654,6 +765,7 @@ class JobStore:
         round_: int = 1,
         retry_count: int | None = None,
         next_attempt_before: datetime | None = None,
+        unstarted: StageRecord | None = None,
     ) -> list[TransactWriteItemTypeDef]:
         now = self.now()
         sources = stage_sources(status)
@@ -666,6 +778,11 @@ class JobStore:
             values["retry_count"] = retry_count
         elif StageStatus.PENDING in sources:
             condition = f"attribute_not_exists(job_id) OR #round < :round OR ({condition})"
+        if unstarted is not None:
+            is_unstarted, of_attempt = _unstarted(unstarted)
+            condition = f"({condition}) AND ({is_unstarted})"
+            names |= {name: name for name in of_attempt}
+            values |= of_attempt
         return [
             dynamodb.update(
                 self._table,
@@ -702,6 +819,25 @@ class JobStore:
                 error=error,
             ),
         ]
+
+    def _unstarted_items(
+        self, job_id: str, records: Sequence[StageRecord], round_: int
+    ) -> list[TransactWriteItemTypeDef]:
+        """Build the conditions that none of these stages has started since it was read."""
+        items = []
+        for record in records:
+            condition, of_attempt = _unstarted(record)
+            values = {"round": round_} | of_attempt
+            items.append(
+                dynamodb.check(
+                    self._table,
+                    {"job_id": job_id, "record": f"{_STAGE}{record.stage}"},
+                    condition=condition,
+                    condition_values=values,
+                    names={name: name for name in values},
+                )
+            )
+        return items
 
     def _history(
         self,
@@ -757,6 +893,13 @@ def _statuses(statuses: Sequence[str]) -> dict[str, Any]:
     return {str(status): str(status) for status in statuses}
 
 
+def _unstarted(record: StageRecord) -> tuple[str, dict[str, int]]:
+    """Say, as a condition with its values, that a stage has not started since it was read."""
+    if record.attempt:
+        return "#round = :round AND #attempt = :attempt", {"attempt": record.attempt}
+    return "attribute_not_exists(job_id) OR #round < :round", {}
+
+
 def _to_error(item: Mapping[str, Any] | None) -> StoredError | None:
     if item is None:
         return None
@@ -807,6 +950,8 @@ def _to_job(
         project_id=item.get("project_id", ""),
         created_at=datetime.fromisoformat(item["created_at"]),
         updated_at=datetime.fromisoformat(item["updated_at"]),
+        held_until=_time(item.get("held_until")),
+        resent_at=_time(item.get("resent_at")),
         attempt=item["attempt"],
         started_at=_time(item.get("started_at")),
         finished_at=_time(item.get("finished_at")),

@@ -120,6 +120,16 @@ class ProjectStore:
         item = dynamodb.get(self._client, self._projects, {"project_id": project_id})
         return None if item is None else _to_project(item)
 
+    def holders(self) -> list[str]:
+        """Read the ids of the jobs that hold a project.
+
+        The index holds no other projects. What was written a moment ago may be missing.
+        """
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._projects, IndexName="held"
+        )
+        return [str(item["locked_by"]["S"]) for page in pages for item in page["Items"]]
+
     def lock(self, project: Project, job_id: str, *, quota: str | None, default_limit: int) -> None:
         """Give the project to a job and count it against a quota, both or neither.
 

@@ -12,6 +12,7 @@ from provisioner.runtime.settings import (
     DatabaseSettings,
     LifecycleSettings,
     ServicesSettings,
+    SupervisorSettings,
 )
 
 #: The stack's output of each setting.
@@ -25,13 +26,14 @@ _OUTPUTS = {
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
+    "STATE_MACHINE_ARN_PREFIX": "StateMachineArnPrefix",
 }
 
 
-class PlatformSettings(LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings):
-    """What a process outside AWS Lambda needs: all of it, and the queue."""
-
-    queue_url: str
+class PlatformSettings(
+    LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings, SupervisorSettings
+):
+    """What a process outside AWS Lambda needs: all of it."""
 
 
 _connected: list[PlatformSettings] = []

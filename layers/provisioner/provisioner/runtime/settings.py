@@ -88,14 +88,18 @@ class NamingSettings(Settings):
     resource_namespace: str
 
 
-class LifecycleSettings(ProjectSettings, ClusterSettings, NamingSettings):
+class FailureSettings(ProjectSettings, NamingSettings):
+    """What ends a job badly."""
+
+
+class LifecycleSettings(FailureSettings, ClusterSettings):
     """The lifecycle function's."""
 
     #: Projects that an owner or organization may have, where its own limit is not set.
     default_project_quota: Annotated[int, Field(ge=0)]
 
 
-class DatabaseSettings(ProjectSettings, ClusterSettings, NamingSettings):
+class DatabaseSettings(ProjectSettings, NamingSettings, ClusterSettings):
     """The database function's."""
 
 
@@ -107,3 +111,15 @@ class ApiKeysSettings(JobSettings, NamingSettings):
     """The API-keys function's."""
 
     api_keys_table: str
+
+
+class SupervisorSettings(FailureSettings):
+    """The supervisor's."""
+
+    #: The ARN of a state machine is this followed by its name.
+    state_machine_arn_prefix: str
+    #: Where jobs are sent.
+    queue_url: str
+    #: Minutes that a job may be QUEUED before its message is sent again, and then before it has
+    #: failed.
+    queued_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
