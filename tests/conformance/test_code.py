@@ -20,11 +20,14 @@ HANDLERS = [function.folder / "handler.py" for function in functions().values()]
 
 SERVICE_DRIVERS = {"drivers.cognito", "drivers.appsync", "drivers.s3"}
 
+#: What writes snapshots; no other function does.
+UPLOAD_DRIVER = "drivers.s3_upload"
+
 #: What a part of the package must not import: dependencies point one way.
 FORBIDDEN = {
     "jobs": {
         *("provisioning", "composition", "job_handlers", "api", "api_keys", "drivers.postgresql"),
-        *("drivers.database_engine", "drivers.secrets", *SERVICE_DRIVERS),
+        *("drivers.database_engine", "drivers.secrets", *SERVICE_DRIVERS, UPLOAD_DRIVER),
     },
     "drivers": {"jobs", "provisioning", "composition", "job_handlers", "api", "api_keys"},
     "api_keys": {"jobs", "provisioning", "composition", "job_handlers", "api"},
@@ -44,6 +47,7 @@ UNWANTED = {
     "database": set[str](),
     "services": {"psycopg", "provisioner.drivers.postgresql"},
     "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
+    "snapshot": set[str](),
 }
 
 
@@ -54,6 +58,7 @@ CLIENTS = {
     "database": ["dynamodb", "secretsmanager", "ssm"],
     "services": ["appsync", "cognito-idp", "dynamodb", "s3"],
     "api_keys": ["dynamodb", "secretsmanager"],
+    "snapshot": ["dynamodb", "s3", "secretsmanager", "ssm"],
 }
 
 
@@ -149,6 +154,8 @@ def test_function_starts_with_its_variables_and_loads_only_what_it_uses(function
     others = {f"provisioner.composition.{name}" for name in {*UNWANTED, "in_process"} - {function}}
     if function != "services":
         others |= {f"provisioner.{driver}" for driver in SERVICE_DRIVERS}
+    if function != "snapshot":
+        others.add(f"provisioner.{UPLOAD_DRIVER}")
     unwanted = UNWANTED[function] | others | {"provisioner.api", "moto", "IPython"}
     assert not unwanted & set(start(function)["modules"])
 

@@ -76,7 +76,8 @@ def statements() -> list[tuple[str, dict[str, Any]]]:
     ]
     found += [
         (name, statement)
-        for name, resource in resources("AWS::SQS::QueuePolicy").items()
+        for kind in ("AWS::SQS::QueuePolicy", "AWS::S3::BucketPolicy")
+        for name, resource in resources(kind).items()
         for statement in resource["Properties"]["PolicyDocument"]["Statement"]
     ]
     return found
@@ -94,7 +95,9 @@ each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 
 def test_functions_are_cut_by_privilege() -> None:
-    assert set(FUNCTIONS) == {"dispatcher", "lifecycle", "database", "services", "api_keys"}
+    assert set(FUNCTIONS) == {
+        *("dispatcher", "lifecycle", "database", "services", "api_keys", "snapshot")
+    }
 
 
 @each_function
@@ -141,12 +144,18 @@ def test_function_has_exactly_the_variables_that_it_reads(function: LambdaFuncti
 
 
 @each_function
-def test_only_the_database_function_has_the_driver_and_the_network(
+def test_only_what_reaches_the_clusters_has_the_driver_and_the_network(
     function: LambdaFunction,
 ) -> None:
-    is_database = function.folder.name == "database"
-    assert ({"Ref": "PostgresqlLayer"} in function.properties["Layers"]) == is_database
-    assert ("VpcConfig" in function.properties) == is_database
+    reaches_clusters = function.folder.name in {"database", "snapshot"}
+    assert ({"Ref": "PostgresqlLayer"} in function.properties["Layers"]) == reaches_clusters
+    assert ("VpcConfig" in function.properties) == reaches_clusters
+    has_programs = {"Ref": "PostgresqlProgramsLayer"} in function.properties["Layers"]
+    assert has_programs == (function.folder.name == "snapshot")
+
+
+def test_a_dump_has_the_longest_time_that_a_function_can_have() -> None:
+    assert FUNCTIONS["snapshot"].properties["Timeout"] == 900
 
 
 # --- Intake ---------------------------------------------------------------------------------------
@@ -205,6 +214,51 @@ def test_finished_jobs_expire() -> None:
         "AttributeName": "expires_at",
         "Enabled": True,
     }
+
+
+# --- Snapshots ------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_private_encrypted_versioned_and_stay() -> None:
+    (bucket,) = resources("AWS::S3::Bucket").values()
+    properties = bucket["Properties"]
+    assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+    assert properties["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    (rule,) = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule == {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert bucket["UpdateReplacePolicy"] == "Retain"
+
+
+def test_an_upload_that_was_left_half_way_is_given_up_and_no_snapshot_expires() -> None:
+    (bucket,) = resources("AWS::S3::Bucket").values()
+    rules = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert {"DaysAfterInitiation": 1} in [r.get("AbortIncompleteMultipartUpload") for r in rules]
+    assert {rule["Status"] for rule in rules} == {"Enabled"}
+    assert not any("ExpirationInDays" in rule or "ExpirationDate" in rule for rule in rules)
+
+
+def test_snapshots_travel_encrypted_only() -> None:
+    (policy,) = resources("AWS::S3::BucketPolicy").values()
+    (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert policy["Properties"]["Bucket"] == {"Ref": "SnapshotsBucket"}
+    assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_the_snapshot_function_reads_no_snapshot_and_no_tenants_secret() -> None:
+    (policy, _) = policies(ROLES["SnapshotRole"])
+    by_sid = {s["Sid"]: s for s in policy["PolicyDocument"]["Statement"]}
+    actions = {action for s in by_sid.values() for action in as_list(s["Action"])}
+    assert {a for a in actions if a.startswith("s3:")} == {
+        "s3:PutObject",
+        "s3:AbortMultipartUpload",
+    }
+    assert {a for a in actions if a.startswith("secretsmanager:")} == {
+        "secretsmanager:GetSecretValue"
+    }
+    assert by_sid["ReadAdminLogins"]["Resource"]["Fn::Sub"].endswith("/clusters/*")
 
 
 # --- Permissions ----------------------------------------------------------------------------------

@@ -296,6 +296,7 @@ def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformS
         resource_prefix="nm",
         resource_namespace=f"test-{ACCOUNT}",
         default_project_quota=10,
+        snapshots_bucket="snapshots",
     )
     monkeypatch.setattr(platform, "_connected", [settings])
     aws.reset()

@@ -14,6 +14,7 @@ from provisioner.runtime.settings import (
     ServicesSettings,
     Settings,
     SettingsError,
+    SnapshotSettings,
 )
 
 ENVIRONMENT = {
@@ -30,6 +31,7 @@ ENVIRONMENT = {
     "RESOURCE_NAMESPACE": "stack-1",
     "DEFAULT_PROJECT_QUOTA": "10",
     "JOB_RETENTION_DAYS": "30",
+    "SNAPSHOTS_BUCKET": "snapshots",
 }
 CLASSES: list[type[Settings]] = [
     ApiKeysSettings,
@@ -37,6 +39,7 @@ CLASSES: list[type[Settings]] = [
     DispatcherSettings,
     LifecycleSettings,
     ServicesSettings,
+    SnapshotSettings,
     PlatformSettings,
 ]
 #: The variables that may be left out.

@@ -9,14 +9,21 @@ from typing import Any
 from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureRecorder
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import JobStages, StageRunner, Step
-from provisioner.jobs.store import JobStore
+from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, DeprovisionStage, Stage
 from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
+from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.provisioning.stages.finalize import ensure_active
+from provisioner.provisioning.stages.give_up_removal import (
+    no_cleanup,
+    nothing_left_over,
+    released_by_failed_removal,
+)
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.runtime import aws
 from provisioner.runtime.settings import LifecycleSettings
@@ -34,7 +41,18 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
                 default_project_quota=settings.default_project_quota,
             ),
             Stage.FINALIZING: partial(ensure_active, jobs=jobs, projects=projects),
-        }
+        },
+        JobType.DEPROVISION_PROJECT: {
+            DeprovisionStage.INITIALIZING: partial(
+                ensure_removal_begun, projects=projects, clock=utc_now
+            ),
+            DeprovisionStage.FINALIZING: partial(
+                ensure_deprovisioned,
+                jobs=jobs,
+                projects=projects,
+                naming=Naming(settings.resource_prefix, settings.resource_namespace),
+            ),
+        },
     }
 
 
@@ -56,7 +74,12 @@ def failure_policies(settings: LifecycleSettings) -> dict[str, FailurePolicy]:
             left_over_of=partial(
                 left_over, naming=Naming(settings.resource_prefix, settings.resource_namespace)
             ),
-        )
+        ),
+        JobType.DEPROVISION_PROJECT: FailurePolicy(
+            release=partial(released_by_failed_removal, projects=_projects(settings)),
+            cleanup_stages=no_cleanup,
+            left_over_of=nothing_left_over,
+        ),
     }
 
 

@@ -12,6 +12,7 @@ from provisioner.runtime.settings import (
     DatabaseSettings,
     LifecycleSettings,
     ServicesSettings,
+    SnapshotSettings,
 )
 
 #: The stack's output of each setting.
@@ -25,10 +26,13 @@ _OUTPUTS = {
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
+    "SNAPSHOTS_BUCKET": "SnapshotsBucketName",
 }
 
 
-class PlatformSettings(LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings):
+class PlatformSettings(
+    LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings, SnapshotSettings
+):
     """What a process outside AWS Lambda needs: all of it, and the queue."""
 
     queue_url: str
