@@ -215,7 +215,9 @@ def _on_event(event_name: str, **details: Any) -> Any:
     kind, service, operation = event_name.split(".", 2)
     name = f"{service}.{operation}"
     if kind == "before-parameter-build":
-        details["context"]["parameters"] = copy.deepcopy(details["params"])
+        # A body may be a stream, which can be read once.
+        parameters = {n: value for n, value in details["params"].items() if n != "Body"}
+        details["context"]["parameters"] = copy.deepcopy(parameters)
         return None
     parameters = details["context"].get("parameters", {})
     core.calls.append((name, parameters))

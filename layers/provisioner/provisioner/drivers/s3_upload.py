@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from boto3.s3.transfer import TransferConfig
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+    from s3transfer.futures import TransferFuture
 
 #: Bytes of a part; with the 10,000 parts that an object may have, 160 GiB: more than a Lambda
 #: function can read in its time. The transfer keeps at most ten parts in memory.
@@ -58,11 +59,28 @@ def upload(
     Raises:
         ProvisioningError: as `translated` says.
     """
-    with translated(final, "store the snapshot"):
-        client.upload_fileobj(
-            source,  # type: ignore[arg-type]  # its stubs ask for more than is used: only read
+    stream = _UntilItFails(source)
+    with (
+        translated(final, "store the snapshot"),
+        create_transfer_manager(client, _CONFIG) as manager,
+    ):
+        stream.transfer = manager.upload(
+            stream,  # type: ignore[arg-type]  # the stubs ask for more than `read`, the only use
             bucket,
             key,
-            ExtraArgs={"Metadata": dict(metadata)},
-            Config=_CONFIG,
+            extra_args={"Metadata": dict(metadata)},
         )
+        stream.transfer.result()
+
+
+class _UntilItFails:
+    """Ends a source where its transfer has failed, which reads on to the end by itself."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self.transfer: TransferFuture | None = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self.transfer is not None and self.transfer.done():
+            return b""
+        return self._source.read(size)
