@@ -46,6 +46,7 @@ lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-provisioner --output-file layers/provisioner/requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-postgresql --output-file layers/postgresql/requirements.txt
+	$(COMPILE) --no-deps --python-platform x86_64-manylinux_2_28 --constraint requirements.txt --group layer-postgresql-programs --output-file layers/postgresql_programs/requirements.txt
 
 # SAM looks for python3.13 on PATH and takes no shim for it; the layers' makefiles look for uv.
 SAM_ENVIRONMENT = PATH="$$($(BIN)/python -c 'import sys; print(sys.base_prefix)')/bin:$$PATH" \

@@ -23,11 +23,14 @@ HANDLERS = [function.folder / "handler.py" for function in functions().values()]
 
 SERVICE_DRIVERS = {"drivers.cognito", "drivers.appsync", "drivers.s3"}
 
+#: What writes snapshots; no other function does.
+UPLOAD_DRIVER = "drivers.s3_upload"
+
 #: What a part of the package must not import: dependencies point one way.
 FORBIDDEN = {
     "jobs": {
         *("provisioning", "composition", "job_handlers", "api", "api_keys", "drivers.postgresql"),
-        *("drivers.database_engine", "drivers.secrets", *SERVICE_DRIVERS),
+        *("drivers.database_engine", "drivers.secrets", *SERVICE_DRIVERS, UPLOAD_DRIVER),
     },
     "drivers": {"jobs", "provisioning", "composition", "job_handlers", "api", "api_keys"},
     "api_keys": {"jobs", "provisioning", "composition", "job_handlers", "api"},
@@ -48,6 +51,7 @@ UNWANTED = {
     "services": {"psycopg", "provisioner.drivers.postgresql"},
     "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
     "supervisor": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
+    "snapshot": set[str](),
 }
 
 
@@ -59,6 +63,7 @@ CLIENTS = {
     "services": ["appsync", "cognito-idp", "dynamodb", "s3"],
     "api_keys": ["dynamodb", "secretsmanager"],
     "supervisor": ["dynamodb", "sqs", "stepfunctions"],
+    "snapshot": ["dynamodb", "s3", "secretsmanager", "ssm"],
 }
 
 
@@ -154,6 +159,8 @@ def test_function_starts_with_its_variables_and_loads_only_what_it_uses(function
     others = {f"provisioner.composition.{name}" for name in {*UNWANTED, "in_process"} - {function}}
     if function != "services":
         others |= {f"provisioner.{driver}" for driver in SERVICE_DRIVERS}
+    if function != "snapshot":
+        others.add(f"provisioner.{UPLOAD_DRIVER}")
     unwanted = UNWANTED[function] | others | {"provisioner.api", "moto", "IPython"}
     assert not unwanted & set(start(function)["modules"])
 
@@ -272,7 +279,27 @@ def called_operations(service: str) -> set[str]:
         for node in ast.walk(parsed(module))
         for name in called_names(node)
     }
+    if any(calls_by_transfer(module) for module in modules if module.exists()):
+        called |= TRANSFER
     return {operations[name] for name in called & operations.keys()}
+
+
+#: What a transfer of boto3 calls for us to upload.
+TRANSFER = {
+    "abort_multipart_upload",
+    "complete_multipart_upload",
+    "create_multipart_upload",
+    "put_object",
+    "upload_part",
+}
+
+
+def calls_by_transfer(module: Path) -> bool:
+    """Whether a module hands an upload to a transfer."""
+    return any(
+        isinstance(node, ast.ImportFrom) and (node.module or "") == "boto3.s3.transfer"
+        for node in ast.walk(parsed(module))
+    )
 
 
 def called_names(node: ast.AST) -> Iterator[str]:

@@ -78,7 +78,8 @@ def statements() -> list[tuple[str, dict[str, Any]]]:
     ]
     found += [
         (name, statement)
-        for name, resource in resources("AWS::SQS::QueuePolicy").items()
+        for kind in ("AWS::SQS::QueuePolicy", "AWS::S3::BucketPolicy")
+        for name, resource in resources(kind).items()
         for statement in resource["Properties"]["PolicyDocument"]["Statement"]
     ]
     return found
@@ -97,7 +98,7 @@ each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 def test_functions_are_cut_by_privilege() -> None:
     assert set(FUNCTIONS) == {
-        *("dispatcher", "lifecycle", "database", "services", "api_keys", "supervisor"),
+        *("dispatcher", "lifecycle", "database", "services", "api_keys", "supervisor", "snapshot"),
     }
 
 
@@ -145,12 +146,18 @@ def test_function_has_exactly_the_variables_that_it_reads(function: LambdaFuncti
 
 
 @each_function
-def test_only_the_database_function_has_the_driver_and_the_network(
+def test_only_what_reaches_the_clusters_has_the_driver_and_the_network(
     function: LambdaFunction,
 ) -> None:
-    is_database = function.folder.name == "database"
-    assert ({"Ref": "PostgresqlLayer"} in function.properties["Layers"]) == is_database
-    assert ("VpcConfig" in function.properties) == is_database
+    reaches_clusters = function.folder.name in {"database", "snapshot"}
+    assert ({"Ref": "PostgresqlLayer"} in function.properties["Layers"]) == reaches_clusters
+    assert ("VpcConfig" in function.properties) == reaches_clusters
+    has_programs = {"Ref": "PostgresqlProgramsLayer"} in function.properties["Layers"]
+    assert has_programs == (function.folder.name == "snapshot")
+
+
+def test_a_dump_has_the_longest_time_that_a_function_can_have() -> None:
+    assert FUNCTIONS["snapshot"].properties["Timeout"] == 900
 
 
 # --- Intake ---------------------------------------------------------------------------------------
@@ -235,6 +242,51 @@ def test_finished_jobs_expire() -> None:
     }
 
 
+# --- Snapshots ------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_private_encrypted_versioned_and_stay() -> None:
+    (bucket,) = resources("AWS::S3::Bucket").values()
+    properties = bucket["Properties"]
+    assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+    assert properties["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    (rule,) = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule == {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert bucket["UpdateReplacePolicy"] == "Retain"
+
+
+def test_an_upload_that_was_left_half_way_is_given_up_and_no_snapshot_expires() -> None:
+    (bucket,) = resources("AWS::S3::Bucket").values()
+    rules = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert {"DaysAfterInitiation": 1} in [r.get("AbortIncompleteMultipartUpload") for r in rules]
+    assert {rule["Status"] for rule in rules} == {"Enabled"}
+    assert not any("ExpirationInDays" in rule or "ExpirationDate" in rule for rule in rules)
+
+
+def test_snapshots_travel_encrypted_only() -> None:
+    (policy,) = resources("AWS::S3::BucketPolicy").values()
+    (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert policy["Properties"]["Bucket"] == {"Ref": "SnapshotsBucket"}
+    assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_the_snapshot_function_reads_no_snapshot_and_no_tenants_secret() -> None:
+    (policy, _) = policies_of(ROLES["SnapshotRole"])
+    by_sid = {s["Sid"]: s for s in policy["PolicyDocument"]["Statement"]}
+    actions = {action for s in by_sid.values() for action in as_list(s["Action"])}
+    assert {a for a in actions if a.startswith("s3:")} == {
+        "s3:PutObject",
+        "s3:AbortMultipartUpload",
+    }
+    assert {a for a in actions if a.startswith("secretsmanager:")} == {
+        "secretsmanager:GetSecretValue"
+    }
+    assert by_sid["ReadAdminLogins"]["Resource"]["Fn::Sub"].endswith("/clusters/*")
+
+
 # --- Permissions ----------------------------------------------------------------------------------
 
 
@@ -271,6 +323,18 @@ S3_ACTIONS = {
     "PutBucketEncryption": "PutEncryptionConfiguration",
     "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
     "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
+    "ListObjectVersions": "ListBucketVersions",
+    # A batch names versions, and objects of buckets that had no versions.
+    "DeleteObjects": "DeleteObjectVersion",
+}
+
+#: Actions that no operation of the drivers is named like: to tag, what a batch deletes, and what an
+#: upload in parts takes.
+BESIDES = {
+    "cognito-idp": {"TagResource"},
+    "appsync": {"TagResource"},
+    "secretsmanager": {"TagResource"},
+    "s3": {"TagResource", "DeleteObject", "PutObject", "AbortMultipartUpload"},
 }
 
 
@@ -291,8 +355,7 @@ def test_roles_allow_what_the_drivers_call_and_no_more(driver: str, service: str
     operations = {names[paged or called] for paged, called in methods if paged or called in names}
     called = {f"{service}:{S3_ACTIONS.get(name, name)}" for name in operations}
     allowed = {action for action in allowed_actions() if action.startswith(f"{service}:")}
-    # To make something with tags takes the right to tag.
-    assert allowed == called | {f"{service}:TagResource"}
+    assert allowed == called | {f"{service}:{action}" for action in BESIDES[service]}
 
 
 def comment_above(lines: list[str], number: int) -> str:

@@ -257,7 +257,9 @@ def _on_event(event_name: str, **details: Any) -> Any:
     kind, service, operation = event_name.split(".", 2)
     name = f"{service}.{operation}"
     if kind == "before-parameter-build":
-        details["context"]["parameters"] = copy.deepcopy(details["params"])
+        # A body may be a stream, which can be read once.
+        parameters = {n: value for n, value in details["params"].items() if n != "Body"}
+        details["context"]["parameters"] = copy.deepcopy(parameters)
         return None
     parameters = details["context"].get("parameters", {})
     core.calls.append((name, parameters))
@@ -339,6 +341,7 @@ def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformS
         resource_namespace=f"test-{ACCOUNT}",
         default_project_quota=10,
         state_machine_arn_prefix=STATE_MACHINE_ARN_PREFIX,
+        snapshots_bucket="snapshots",
     )
     monkeypatch.setattr(platform, "_connected", [settings])
     aws.reset()

@@ -152,6 +152,15 @@ def events() -> list[Path]:
         "database/remove_database",
         "lifecycle/record_cleanup",
         "supervisor/execution_aborted",
+        "lifecycle/deprovision_initialize",
+        "services/deprovision_check_data",
+        "snapshot/deprovision_take_snapshot",
+        "services/deprovision_remove_realtime",
+        "services/deprovision_remove_auth",
+        "services/deprovision_remove_storage",
+        "database/deprovision_remove_database",
+        "api_keys/deprovision_remove_api_keys",
+        "lifecycle/deprovision_finalize",
     ]
     found = {
         str(path.relative_to(ROOT / "events").with_suffix("")): path

@@ -42,7 +42,11 @@ from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.retries import FOREIGN_ERRORS
 from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
-from provisioner.provisioning.job import JobType, provision_project_handler
+from provisioner.provisioning.job import (
+    JobType,
+    deprovision_project_handler,
+    provision_project_handler,
+)
 from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.provisioning.plan import OWN_ERRORS, PLANS, Stage
 from provisioner.provisioning.projects import ProjectStore
@@ -55,6 +59,9 @@ from support.postgresql import PreparedCluster, tenant_snapshot
 
 REGION = "eu-central-1"
 _ACCOUNT = "123456789012"
+
+#: The deployment's bucket of snapshots.
+SNAPSHOTS_BUCKET = "snapshots"
 
 #: Seconds that an execution may take here; its waits cost nothing.
 _DEADLINE = 60.0
@@ -171,6 +178,20 @@ class Workflow:
                 JobType.PROVISION_PROJECT,
                 valid.model_dump(mode="json"),
                 provision_project_handler.stages,
+            )
+        )
+
+    def new_deprovision_job(self, project_id: str, **payload: Any) -> api.Job:
+        """Store a job that deprovisions a project, as the dispatcher does."""
+        valid = deprovision_project_handler.parse(
+            {"project_id": project_id, "confirm": project_id} | payload
+        )
+        return self.jobs.create(
+            NewJob(
+                str(uuid.uuid4()),
+                JobType.DEPROVISION_PROJECT,
+                valid.model_dump(mode="json"),
+                deprovision_project_handler.stages,
             )
         )
 
@@ -398,7 +419,11 @@ class Workflow:
             for pool in cognito.list_user_pools(MaxResults=60)["UserPools"]
         ]
         apis = appsync.list_apis()["apis"]
-        buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+        buckets = [
+            bucket["Name"]
+            for bucket in s3.list_buckets()["Buckets"]
+            if bucket["Name"] != SNAPSHOTS_BUCKET
+        ]
         return {
             "pools": [(pool["Name"], pool["UserPoolTags"], pool["Policies"]) for pool in pools],
             "clients": [
@@ -601,6 +626,9 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
             ]
         ),
     )
+    aws.client("s3").create_bucket(
+        Bucket=SNAPSHOTS_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
     return PlatformSettings(
         jobs_table="JobsTable",
         projects_table="ProjectsTable",
@@ -612,6 +640,7 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
         resource_namespace=f"test-{_ACCOUNT}",
         default_project_quota=10,
         state_machine_arn_prefix=f"arn:aws:states:{REGION}:{_ACCOUNT}:stateMachine:test-",
+        snapshots_bucket=SNAPSHOTS_BUCKET,
     )
 
 

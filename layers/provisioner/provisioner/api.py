@@ -38,16 +38,21 @@ from provisioner.jobs.registry import (
     validate_required_handlers,
 )
 from provisioner.jobs.store import JobNotFoundError, JobStore, utc_now
-from provisioner.provisioning.job import JobType, provision_project_handler
+from provisioner.provisioning.job import (
+    JobType,
+    deprovision_project_handler,
+    provision_project_handler,
+)
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import NewProject
 from provisioner.provisioning.projects import (
     Project,
     ProjectExistsError,
+    ProjectRemovedError,
     ProjectStatus,
     ProjectStore,
 )
-from provisioner.provisioning.result import ProvisionProjectResult
+from provisioner.provisioning.result import DeprovisionProjectResult, ProvisionProjectResult
 from provisioner.runtime import aws
 from provisioner.runtime.platform import (
     PlatformSettings,
@@ -60,6 +65,7 @@ from provisioner.runtime.settings import SettingsError
 __all__ = [
     "ApiKey",
     "ApiKeysNotClaimableError",
+    "DeprovisionProjectResult",
     "DuplicateJobHandlerError",
     "ErrorType",
     "IdempotencyConflictError",
@@ -74,6 +80,7 @@ __all__ = [
     "Project",
     "ProjectExistsError",
     "ProjectNotFoundError",
+    "ProjectRemovedError",
     "ProjectStatus",
     "ProvisionProjectResult",
     "ProvisioningError",
@@ -88,6 +95,7 @@ __all__ = [
     "connect_to_stack",
     "create_project",
     "current_settings",
+    "deprovision_project_handler",
     "enqueue_job",
     "get_job",
     "get_job_handler",
@@ -95,6 +103,7 @@ __all__ = [
     "get_registered_job_types",
     "has_job_handler",
     "list_jobs",
+    "protect_project",
     "provision_project_handler",
     "register_job_handler",
     "retry_job",
@@ -238,6 +247,22 @@ def get_project(project_id: str) -> Project:
     return project
 
 
+def protect_project(project_id: str, *, enabled: bool) -> Project:
+    """Protect a project against being deprovisioned, or end that.
+
+    Args:
+        project_id: the project.
+        enabled: whether it is protected from now on.
+
+    Raises:
+        ProjectNotFoundError: there is no such project.
+        ProjectRemovedError: it is being removed.
+    """
+    get_project(project_id)
+    _projects(current_settings()).protect(project_id, enabled=enabled)
+    return get_project(project_id)
+
+
 def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) -> None:
     """Hand over the plaintext of a project's API keys, then delete the secret that held it.
 
@@ -275,10 +300,15 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
 def verify_api_key(plaintext: str) -> ApiKey | None:
     """Find the API key that a caller presents; None where it is not one of ours.
 
-    The checksum is tried first, so that a made-up key costs no read.
+    The checksum is tried first, so that a made-up key costs no read. A key that is found costs a
+    second one, of its project: that says at once, and for every key, that it is being removed.
     """
     settings = current_settings()
-    return ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table).verify(plaintext)
+    key = ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table).verify(plaintext)
+    if key is None:
+        return None
+    project = _projects(settings).get(key.project_id)
+    return None if project is None or project.status.is_being_removed else key
 
 
 def _client(settings: PlatformSettings) -> JobClient:

@@ -6,6 +6,7 @@ Source: Amazon S3 API Reference; Amazon S3 User Guide, "Security best practices"
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,18 @@ from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import CreateBucketConfigurationTypeDef, TagTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CreateBucketConfigurationTypeDef,
+        ObjectIdentifierTypeDef,
+        TagTypeDef,
+    )
 
 #: The region whose buckets are made without naming a region.
 _DEFAULT_REGION = "us-east-1"
+
+
+#: Objects that one request lists or deletes. Source: Amazon S3 API Reference, DeleteObjects.
+_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +200,68 @@ def _drifted(client: S3Client, bucket: str) -> Iterator[tuple[str, Any]]:
         wanted = setting.wanted(bucket, found)
         if found != wanted:
             yield name, wanted
+
+
+def holds_objects(client: S3Client, *, name: str, claim: Claim) -> bool:
+    """Whether the bucket is there, is claimed, and holds any version of an object.
+
+    A delete marker counts too: it stands for an object that had versions.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.REMOVAL_FAILED, "look into storage"):
+        return bool(
+            _exists(client, name) and claim(_tags(client, name)) and _versions(client, name, 1)
+        )
+
+
+def empty_bucket(client: S3Client, *, name: str, claim: Claim, seconds: float) -> None:
+    """Delete every version of every object, if the bucket is there and claimed.
+
+    Args:
+        client: S3 in the bucket's region.
+        name: the bucket.
+        claim: says whether it may be emptied.
+        seconds: after this time no further batch is begun.
+
+    Raises:
+        TIMEOUT: there are objects left.
+        ProvisioningError: as `translated` says.
+    """
+    deadline = time.monotonic() + seconds
+    with translated(ErrorType.REMOVAL_FAILED, "delete the objects in storage"):
+        if not _exists(client, name) or not claim(_tags(client, name)):
+            return
+        while versions := _versions(client, name, _BATCH):
+            if time.monotonic() > deadline:
+                raise failure(
+                    ErrorType.TIMEOUT,
+                    "There was not the time to delete all objects of the bucket.",
+                    f"bucket {name}: objects are left after {seconds:g} seconds",
+                )
+            deleted = client.delete_objects(
+                Bucket=name, Delete={"Objects": versions, "Quiet": True}
+            )
+            for error in deleted.get("Errors", []):
+                raise ClientError(
+                    {
+                        "Error": {
+                            "Code": error.get("Code", ""),
+                            "Message": error.get("Message", ""),
+                        }
+                    },
+                    "DeleteObjects",
+                )
+
+
+def _versions(client: S3Client, name: str, limit: int) -> list[ObjectIdentifierTypeDef]:
+    """Return the first versions and delete markers of a bucket, at most `limit`."""
+    page = client.list_object_versions(Bucket=name, MaxKeys=limit)
+    return [
+        {"Key": found["Key"], "VersionId": found["VersionId"]}
+        for found in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
+    ]
 
 
 def _ensure_exists(client: S3Client, name: str, region: str, owner: Ownership) -> None:

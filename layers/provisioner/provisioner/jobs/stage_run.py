@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Seconds after its start in which a stage may still run: the longest time-out of a Task, which
 #: is longer than its function's own.
-LONGEST_RUN_SECONDS = 190
+LONGEST_RUN_SECONDS = 910
 
 
 class JobInput(BaseModel):

@@ -12,6 +12,7 @@ from provisioner.runtime.settings import (
     DatabaseSettings,
     LifecycleSettings,
     ServicesSettings,
+    SnapshotSettings,
     SupervisorSettings,
 )
 
@@ -27,11 +28,17 @@ _OUTPUTS = {
     "RESOURCE_NAMESPACE": "ResourceNamespace",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
     "STATE_MACHINE_ARN_PREFIX": "StateMachineArnPrefix",
+    "SNAPSHOTS_BUCKET": "SnapshotsBucketName",
 }
 
 
 class PlatformSettings(
-    LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings, SupervisorSettings
+    LifecycleSettings,
+    DatabaseSettings,
+    ServicesSettings,
+    ApiKeysSettings,
+    SnapshotSettings,
+    SupervisorSettings,
 ):
     """What a process outside AWS Lambda needs: all of it."""
 

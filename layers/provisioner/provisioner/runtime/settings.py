@@ -66,10 +66,15 @@ class DispatcherSettings(JobSettings):
     required_job_types: Annotated[str, AfterValidator(_job_types)]
 
 
-class ProjectSettings(JobSettings):
-    """What reads or writes projects and quotas."""
+class ProjectReaderSettings(JobSettings):
+    """What reads projects."""
 
     projects_table: str
+
+
+class ProjectSettings(ProjectReaderSettings):
+    """What reads or writes projects and quotas."""
+
     quotas_table: str
 
 
@@ -103,8 +108,14 @@ class DatabaseSettings(ProjectSettings, NamingSettings, ClusterSettings):
     """The database function's."""
 
 
-class ServicesSettings(JobSettings, NamingSettings):
+class ServicesSettings(ProjectReaderSettings, NamingSettings):
     """The services function's."""
+
+
+class SnapshotSettings(ProjectReaderSettings, NamingSettings, ClusterSettings):
+    """The snapshot function's."""
+
+    snapshots_bucket: str
 
 
 class ApiKeysSettings(JobSettings, NamingSettings):
