@@ -439,7 +439,7 @@ def test_every_line_of_a_batch_carries_its_own_job_and_project(
         ("message-2", "shop-2", "job started"),
     }
     (failed,) = (line for line in lines if line["job_id"] == "message-1")
-    assert failed["cause"] == "ClientError ThrottlingException"
+    assert failed["cause"] == "StartExecution: ThrottlingException"
 
 
 ENVIRONMENT = {

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
-from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
+from provisioner.drivers.aws_errors import short_cause
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import execution_input, execution_name
 from provisioner.jobs.models import StoredError
@@ -51,8 +51,8 @@ class ConcurrentBatchProcessor(BatchProcessor):
     def failure_handler(self, record: Any, exception: ExceptionInfo) -> FailureResponse:
         """Say why the queue is going to deliver a message again."""
         error = exception[1]
-        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-        logger.warning("message not dispatched", cause=f"{type(error).__name__} {code}".rstrip())
+        cause = "" if error is None else short_cause(error)
+        logger.warning("message not dispatched", cause=cause)
         return super().failure_handler(record, exception)
 
 

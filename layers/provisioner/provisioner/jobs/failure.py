@@ -22,7 +22,7 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.retries import FOREIGN_ERRORS
 from provisioner.jobs.stage_run import CANCELLED, StageEvent
-from provisioner.runtime.observability import logger, metrics
+from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -125,7 +125,7 @@ class FailureRecorder:
             )
         except ConditionFailedError:
             return False
-        metrics.add_dimension("error_type", errors[0].type)
+        measure_by(error_type=errors[0].type)
         metrics.add_metric("JobsCancelled" if was_cancelled else "JobsFailed", MetricUnit.Count, 1)
         logger.error(
             "job cancelled" if was_cancelled else "job failed",

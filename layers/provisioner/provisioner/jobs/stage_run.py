@@ -16,7 +16,8 @@ from provisioner.drivers.aws_errors import translate
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError, failure
 from provisioner.jobs.models import CleanupStatus, Job, StageRecord, StageStatus, StoredError
-from provisioner.runtime.observability import logger, metrics
+from provisioner.jobs.retries import STAGE_RETRY
+from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -134,7 +135,7 @@ class StageRunner:
             project_id=parsed.job.payload.get("project_id", ""),
             stage=parsed.stage,
         )
-        metrics.add_dimension("stage", parsed.stage)
+        measure_by(stage=parsed.stage)
         began = time.monotonic()
         ended = self._attempt(parsed)
         if isinstance(ended, ProvisioningError):
@@ -261,8 +262,10 @@ class StageRunner:
     ) -> ProvisioningError:
         """Record how the attempt failed; return its error, to be raised."""
         retryable = ERROR_RULES[error.type].retryable
-        metrics.add_dimension("error_type", error.type)
+        measure_by(error_type=error.type)
         metrics.add_metric("StageFailures", MetricUnit.Count, 1)
+        if retryable and STAGE_RETRY.longest_delay(attempt) is not None:
+            metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         logger.warning(
             "stage failed",
             error_type=error.type,

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
+    CLEANUP_SUBJECT,
+    JOB_SUBJECT,
     Cleanup,
     CleanupStatus,
     HistoryEntry,
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
-_JOB = "JOB"
+_JOB = JOB_SUBJECT
 _STAGE = "STAGE#"
 _HISTORY = "HISTORY#"
-_CLEANUP = "CLEANUP"
+_CLEANUP = CLEANUP_SUBJECT
 
 #: Stage and history items live this much longer than the job's retention, counted from their own
 #: writing: more than an execution can last, so that no job outlives its parts.
@@ -135,7 +137,7 @@ class JobStore:
         stages = {
             item["stage"]: _to_stage(item) for item in items if item["record"].startswith(_STAGE)
         }
-        history = [_to_history(item) for item in items if item["record"].startswith(_HISTORY)]
+        history = [history_entry(item) for item in items if item["record"].startswith(_HISTORY)]
         return _to_job(head, stages, history)
 
     def get_head(self, job_id: str) -> Job | None:
@@ -213,12 +215,14 @@ class JobStore:
                 ],
             )
 
-    def fail_queued(self, job_id: str, error: StoredError) -> None:
+    def fail_queued(self, job_id: str, error: StoredError, *, attempt: int = 1) -> None:
         """Fail a job that no execution runs; one that has started stays as it is."""
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(
                 self._client,
-                self._finish_items(job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error),
+                self._finish_items(
+                    job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error, attempt=attempt
+                ),
             )
 
     def cancel_queued(self, job: Job, error: StoredError) -> None:
@@ -308,6 +312,7 @@ class JobStore:
         Raises:
             ConditionFailedError: the job is terminal already, or a condition of `also` failed.
         """
+        now = self.now()
         dynamodb.transact(
             self._client,
             [
@@ -317,6 +322,7 @@ class JobStore:
                     job_sources(JobStatus.COMPLETED),
                     result=dict(result),
                     attempt=attempt,
+                    at=now,
                 ),
                 *self._end_stage_items(
                     job_id,
@@ -325,6 +331,7 @@ class JobStore:
                     output=dict(output),
                     check=check,
                     round_=attempt,
+                    at=now,
                 ),
                 *also,
             ],
@@ -355,6 +362,7 @@ class JobStore:
         Raises:
             ConditionFailedError: the job is terminal already, or a stage or `also` has changed.
         """
+        now = self.now()
         dynamodb.transact(
             self._client,
             [
@@ -366,12 +374,13 @@ class JobStore:
                     other_errors=errors[1:],
                     attempt=attempt,
                     cleanup=cleanup,
+                    at=now,
                 ),
                 *(
                     item
                     for stage, error in close.items()
                     for item in self._end_stage_items(
-                        job_id, stage, StageStatus.FAILED, error=error, round_=attempt
+                        job_id, stage, StageStatus.FAILED, error=error, round_=attempt, at=now
                     )
                 ),
                 *also,
@@ -494,7 +503,14 @@ class JobStore:
                 },
                 names={name: name for name in ("status", "retry_count", "attempt", "round")},
             ),
-            self._history(job.job_id, stage, StageStatus.RUNNING, attempt=before.attempt + 1),
+            self._history(
+                job.job_id,
+                stage,
+                StageStatus.RUNNING,
+                attempt=before.attempt + 1,
+                round_=round_,
+                at=now,
+            ),
         ]
         if job.status is JobStatus.QUEUED:
             items += [
@@ -508,7 +524,7 @@ class JobStore:
                     job_sources(JobStatus.RUNNING),
                     attempt=job.attempt,
                 ),
-                self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt),
+                self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt, at=now),
             ]
         # The condition fails for a duplicate or late start: the stored record is the one truth.
         with contextlib.suppress(dynamodb.ConditionFailedError):
@@ -617,8 +633,9 @@ class JobStore:
         other_errors: Sequence[StoredError] = (),
         attempt: int = 1,
         cleanup: tuple[int, Sequence[str]] | None = None,
+        at: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
-        now = self.now()
+        now = at or self.now()
         run, stages = cleanup or (None, ())
         return [
             self._update_job(
@@ -639,7 +656,7 @@ class JobStore:
                 sources,
                 attempt=attempt,
             ),
-            self._history(job_id, _JOB, status, attempt=attempt, error=error),
+            self._history(job_id, _JOB, status, attempt=attempt, error=error, at=now),
         ]
 
     def _end_stage_items(
@@ -654,8 +671,9 @@ class JobStore:
         round_: int = 1,
         retry_count: int | None = None,
         next_attempt_before: datetime | None = None,
+        at: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
-        now = self.now()
+        now = at or self.now()
         sources = stage_sources(status)
         condition = f"#round = :round AND {_any_of('status', sources)}"
         names = {"status": "status", "round": "round"}
@@ -700,6 +718,9 @@ class JobStore:
                 attempt=error.attempt if error else 0,
                 note=check or "",
                 error=error,
+                round_=round_,
+                next_attempt_before=next_attempt_before,
+                at=now,
             ),
         ]
 
@@ -712,8 +733,11 @@ class JobStore:
         attempt: int = 0,
         note: str = "",
         error: StoredError | None = None,
+        round_: int | None = None,
+        next_attempt_before: datetime | None = None,
+        at: datetime | None = None,
     ) -> TransactWriteItemTypeDef:
-        now = self.now()
+        now = at or self.now()
         return dynamodb.put_new(
             self._table,
             {
@@ -725,6 +749,10 @@ class JobStore:
                 "attempt": attempt,
                 "note": note if error is None else error.message,
                 "error_type": None if error is None else error.type,
+                "error_stage": None if error is None else error.stage or None,
+                "error_attempt": None if error is None else error.attempt or None,
+                "round": round_,
+                "next_attempt_before": _text(next_attempt_before),
                 "expires_at": self._parts_expire(now),
             },
             "job_id",
@@ -785,7 +813,8 @@ def _to_stage(item: Mapping[str, Any]) -> StageRecord:
     )
 
 
-def _to_history(item: Mapping[str, Any]) -> HistoryEntry:
+def history_entry(item: Mapping[str, Any]) -> HistoryEntry:
+    """Return the change that an item of the table holds."""
     return HistoryEntry(
         at=datetime.fromisoformat(item["at"]),
         subject=item["subject"],
@@ -793,6 +822,10 @@ def _to_history(item: Mapping[str, Any]) -> HistoryEntry:
         attempt=item["attempt"],
         note=item["note"],
         error_type=ErrorType(item["error_type"]) if "error_type" in item else None,
+        round=item.get("round", 0),
+        error_stage=item.get("error_stage", ""),
+        error_attempt=item.get("error_attempt", 0),
+        next_attempt_before=_time(item.get("next_attempt_before")),
     )
 
 

@@ -106,3 +106,9 @@ class ApiKeysSettings(JobSettings, NamingSettings):
     """The API-keys function's."""
 
     api_keys_table: str
+
+
+class EventsSettings(JobSettings):
+    """The events function's."""
+
+    event_bus_name: str
