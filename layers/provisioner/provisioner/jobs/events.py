@@ -82,7 +82,7 @@ class EventType(StrEnum):
 class JobEvent(BaseModel):
     """What every event says of its job."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     version: Annotated[Literal[1], Field(description="Of this schema; fields are only added.")]
     event_id: Annotated[
