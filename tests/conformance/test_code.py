@@ -44,6 +44,11 @@ UNWANTED = {
     "database": set[str](),
     "services": {"psycopg", "provisioner.drivers.postgresql"},
     "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
+    "dead_letters": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
+    "events": {
+        *("psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"),
+        *("provisioner.job_handlers", "provisioner.provisioning"),
+    },
 }
 
 
@@ -54,6 +59,8 @@ CLIENTS = {
     "database": ["dynamodb", "secretsmanager", "ssm"],
     "services": ["appsync", "cognito-idp", "dynamodb", "s3"],
     "api_keys": ["dynamodb", "secretsmanager"],
+    "dead_letters": ["dynamodb", "sqs"],
+    "events": ["dynamodb", "events"],
 }
 
 

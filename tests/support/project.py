@@ -138,6 +138,8 @@ def events() -> list[Path]:
         "services/remove_auth",
         "database/remove_database",
         "lifecycle/record_cleanup",
+        "dead_letters/batch",
+        "events/history",
     ]
     found = {
         str(path.relative_to(ROOT / "events").with_suffix("")): path

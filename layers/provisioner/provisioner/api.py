@@ -18,8 +18,10 @@ from provisioner.jobs import client
 from provisioner.jobs.client import (
     IdempotencyConflictError,
     JobClient,
+    JobStateError,
     JobWaitTimeoutError,
 )
+from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import (
@@ -58,12 +60,14 @@ from provisioner.runtime.settings import SettingsError
 __all__ = [
     "ApiKey",
     "ApiKeysNotClaimableError",
+    "DeadLetter",
     "DuplicateJobHandlerError",
     "ErrorType",
     "IdempotencyConflictError",
     "Job",
     "JobHandler",
     "JobNotFoundError",
+    "JobStateError",
     "JobStatus",
     "JobType",
     "JobWaitTimeoutError",
@@ -74,6 +78,7 @@ __all__ = [
     "ProjectStatus",
     "ProvisionProjectResult",
     "ProvisioningError",
+    "Redriven",
     "SettingsError",
     "StageRecord",
     "StageStatus",
@@ -90,8 +95,10 @@ __all__ = [
     "get_project",
     "get_registered_job_types",
     "has_job_handler",
+    "list_dead_letters",
     "list_jobs",
     "provision_project_handler",
+    "redrive_dead_letters",
     "register_job_handler",
     "validate_required_handlers",
     "verify_api_key",
@@ -130,12 +137,9 @@ def enqueue_job(
         IdempotencyConflictError: the key was used for another payload.
         ValueError: `delay_seconds` is out of bounds.
     """
-    settings = current_settings()
-    return JobClient(
-        registry=REGISTRY,
-        store=_jobs(settings),
-        queue=JobQueue(aws.client("sqs"), settings.queue_url),
-    ).enqueue(job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds)
+    return _job_client(current_settings()).enqueue(
+        job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds
+    )
 
 
 def get_job(job_id: str) -> Job:
@@ -241,6 +245,46 @@ def verify_api_key(plaintext: str) -> ApiKey | None:
     """
     settings = current_settings()
     return ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table).verify(plaintext)
+
+
+def list_dead_letters() -> list[DeadLetter]:
+    """Read the messages that can never work, or that the queue has given up on, oldest first.
+
+    They stay where they are.
+    """
+    return _dead_letters(current_settings()).read()
+
+
+def redrive_dead_letters(job_id: str | None = None, *, again: bool = False) -> list[Redriven]:
+    """Send dead letters back to the queue of jobs, each with its job's id.
+
+    Args:
+        job_id: only the letters of this job; all of them when left out.
+        again: run a job again that has failed or was cancelled, as its next attempt. Without it
+            the letter of such a job stays where it is.
+
+    Returns:
+        what became of each letter.
+    """
+    return _dead_letters(current_settings()).redrive(job_id, again=again)
+
+
+def _job_client(settings: PlatformSettings) -> JobClient:
+    return JobClient(
+        registry=REGISTRY,
+        store=_jobs(settings),
+        queue=JobQueue(aws.client("sqs"), settings.queue_url),
+    )
+
+
+def _dead_letters(settings: PlatformSettings) -> DeadLetters:
+    return DeadLetters(
+        aws.client("sqs"),
+        settings.dead_letter_queue_url,
+        store=_jobs(settings),
+        queue=JobQueue(aws.client("sqs"), settings.queue_url),
+        jobs=_job_client(settings),
+    )
 
 
 def _jobs(settings: PlatformSettings) -> JobStore:

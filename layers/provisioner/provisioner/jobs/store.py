@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _JOB = JOB_SUBJECT
 _STAGE = "STAGE#"
 _HISTORY = "HISTORY#"
+_DISPATCH = "DISPATCH"
 _CLEANUP = CLEANUP_SUBJECT
 
 #: Stage and history items live this much longer than the job's retention, counted from their own
@@ -316,14 +317,6 @@ class JobStore:
         dynamodb.transact(
             self._client,
             [
-                *self._finish_items(
-                    job_id,
-                    JobStatus.COMPLETED,
-                    job_sources(JobStatus.COMPLETED),
-                    result=dict(result),
-                    attempt=attempt,
-                    at=now,
-                ),
                 *self._end_stage_items(
                     job_id,
                     stage,
@@ -331,6 +324,14 @@ class JobStore:
                     output=dict(output),
                     check=check,
                     round_=attempt,
+                    at=now,
+                ),
+                *self._finish_items(
+                    job_id,
+                    JobStatus.COMPLETED,
+                    job_sources(JobStatus.COMPLETED),
+                    result=dict(result),
+                    attempt=attempt,
                     at=now,
                 ),
                 *also,
@@ -366,6 +367,13 @@ class JobStore:
         dynamodb.transact(
             self._client,
             [
+                *(
+                    item
+                    for stage, error in close.items()
+                    for item in self._end_stage_items(
+                        job_id, stage, StageStatus.FAILED, error=error, round_=attempt, at=now
+                    )
+                ),
                 *self._finish_items(
                     job_id,
                     status,
@@ -375,13 +383,6 @@ class JobStore:
                     attempt=attempt,
                     cleanup=cleanup,
                     at=now,
-                ),
-                *(
-                    item
-                    for stage, error in close.items()
-                    for item in self._end_stage_items(
-                        job_id, stage, StageStatus.FAILED, error=error, round_=attempt, at=now
-                    )
                 ),
                 *also,
             ],
@@ -513,7 +514,8 @@ class JobStore:
             ),
         ]
         if job.status is JobStatus.QUEUED:
-            items += [
+            # Before its first stage: as it is written, the stream mostly delivers it.
+            items[:0] = [
                 self._update_job(
                     job.job_id,
                     {
@@ -577,6 +579,26 @@ class JobStore:
         # The condition fails for the word of an attempt that another has overtaken.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, items)
+
+    # The dispatch of a message, whose job may not be stored.
+
+    def note_dispatch_failure(self, job_id: str, cause: str) -> None:
+        """Keep why the last dispatch of a job's message failed, for when the queue gives it up."""
+        now = self.now()
+        item = {
+            "job_id": job_id,
+            "record": _DISPATCH,
+            "at": _text(now),
+            "cause": cause,
+            "expires_at": self._parts_expire(now),
+        }
+        self._client.put_item(TableName=self._table, Item=dynamodb.to_item(item))
+
+    def dispatch_failure(self, job_id: str) -> str | None:
+        """Return why the last dispatch of a job's message failed; None where nothing was kept."""
+        key = {"job_id": job_id, "record": _DISPATCH}
+        item = dynamodb.get(self._client, self._table, key)
+        return None if item is None else str(item["cause"])
 
     # Items.
 

@@ -21,6 +21,7 @@ _OUTPUTS = {
     "API_KEYS_TABLE": "ApiKeysTableName",
     "QUOTAS_TABLE": "QuotasTableName",
     "QUEUE_URL": "QueueUrl",
+    "DEAD_LETTER_QUEUE_URL": "DeadLetterQueueUrl",
     "CLUSTER_PARAMETER_PREFIX": "ClusterParameterPrefix",
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
@@ -29,9 +30,10 @@ _OUTPUTS = {
 
 
 class PlatformSettings(LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings):
-    """What a process outside AWS Lambda needs: all of it, and the queue."""
+    """What a process outside AWS Lambda needs: all of it, and the queues."""
 
     queue_url: str
+    dead_letter_queue_url: str
 
 
 _connected: list[PlatformSettings] = []

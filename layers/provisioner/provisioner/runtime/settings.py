@@ -112,3 +112,9 @@ class EventsSettings(JobSettings):
     """The events function's."""
 
     event_bus_name: str
+
+
+class DeadLettersSettings(JobSettings):
+    """The dead_letters function's."""
+
+    dead_letter_queue_url: str
