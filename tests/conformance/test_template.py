@@ -165,14 +165,14 @@ def test_queue_hides_a_message_for_six_times_its_functions_time(queue: str, func
 
 
 @pytest.mark.parametrize(
-    ("queue", "next_queue"),
-    [("JobsQueue", "UndeliveredQueue"), ("UndeliveredQueue", "DeadLetterQueue")],
+    ("queue", "deliveries", "next_queue"),
+    [("JobsQueue", 5, "UndeliveredQueue"), ("UndeliveredQueue", 5 + 5, "DeadLetterQueue")],
 )
 def test_message_is_delivered_five_times_and_then_kept_longer_than_in_the_queue(
-    queue: str, next_queue: str
+    queue: str, deliveries: int, next_queue: str
 ) -> None:
     redrive = QUEUES[queue]["RedrivePolicy"]
-    assert redrive["maxReceiveCount"] == 5
+    assert redrive["maxReceiveCount"] == deliveries
     assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": [next_queue, "Arn"]}
     # A message keeps the age that it had in the queue before.
     assert (
