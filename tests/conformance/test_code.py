@@ -52,6 +52,11 @@ UNWANTED = {
     "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
     "supervisor": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
     "snapshot": set[str](),
+    "dead_letters": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
+    "events": {
+        *("psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"),
+        *("provisioner.job_handlers", "provisioner.provisioning"),
+    },
 }
 
 
@@ -64,6 +69,8 @@ CLIENTS = {
     "api_keys": ["dynamodb", "secretsmanager"],
     "supervisor": ["dynamodb", "sqs", "stepfunctions"],
     "snapshot": ["dynamodb", "s3", "secretsmanager", "ssm"],
+    "dead_letters": ["dynamodb", "sqs"],
+    "events": ["dynamodb", "events"],
 }
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from provisioner.drivers.dynamodb import from_item
 from provisioner.jobs.execution import job_id_of
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.registry import JobHandler
 from provisioner.jobs.stage_run import StageEvent
+from provisioner.jobs.store import history_entry
 from provisioner.provisioning.job import (
     JobType,
     deprovision_project_handler,
@@ -20,8 +22,10 @@ from provisioner.provisioning.job import (
 from provisioner.provisioning.plan import CleanupStage, DeprovisionStage, Stage
 from support.project import all_states, events, functions, state_machines
 
-STAGE_EVENTS = [p for p in events() if p.parent.name not in {"dispatcher", "supervisor"}]
-BATCHES = [path for path in events() if path.parent.name == "dispatcher"]
+OF_QUEUES, OF_STREAMS, OF_RULES = {"dispatcher", "dead_letters"}, {"events"}, {"supervisor"}
+STAGE_EVENTS = [p for p in events() if p.parent.name not in OF_QUEUES | OF_STREAMS | OF_RULES]
+BATCHES = [path for path in events() if path.parent.name in OF_QUEUES]
+STREAM_BATCHES = [path for path in events() if path.parent.name in OF_STREAMS]
 
 HANDLERS: dict[str, JobHandler[Any, Any]] = {
     JobType.PROVISION_PROJECT: provision_project_handler,
@@ -82,3 +86,20 @@ def test_execution_event_is_what_the_supervisor_s_rule_passes_on() -> None:
     assert job_id_of(detail["input"]) == detail["name"]
     payload = json.loads(detail["input"])["job"]["payload"]
     assert provision_project_handler.parse(payload).model_dump(mode="json") == payload
+
+
+@pytest.mark.parametrize("path", STREAM_BATCHES, ids=lambda p: p.stem)
+def test_stream_batch_is_what_the_table_s_stream_delivers(path: Path) -> None:
+    records = read(path)["Records"]
+    for record in records:
+        change = record["dynamodb"]
+        assert (record["eventName"], record["eventSource"]) == ("INSERT", "aws:dynamodb")
+        assert change["StreamViewType"] == "NEW_IMAGE"
+        item = from_item(change["NewImage"])
+        assert {name: item[name] for name in change["Keys"]} == from_item(change["Keys"])
+        entry = history_entry(item)
+        assert change["Keys"]["record"]["S"].split("#") == [
+            *("HISTORY", item["at"], entry.subject, entry.status, str(entry.attempt))
+        ]
+    numbers = [int(record["dynamodb"]["SequenceNumber"]) for record in records]
+    assert numbers == sorted(set(numbers))

@@ -336,6 +336,7 @@ def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformS
         api_keys_table="ApiKeysTable",
         quotas_table="QuotasTable",
         queue_url=core.queue_url,
+        dead_letter_queue_url=core.dead_letter_url,
         cluster_parameter_prefix=CLUSTER_PARAMETER_PREFIX,
         resource_prefix="nm",
         resource_namespace=f"test-{ACCOUNT}",

@@ -161,6 +161,8 @@ def events() -> list[Path]:
         "database/deprovision_remove_database",
         "api_keys/deprovision_remove_api_keys",
         "lifecycle/deprovision_finalize",
+        "dead_letters/batch",
+        "events/history",
     ]
     found = {
         str(path.relative_to(ROOT / "events").with_suffix("")): path

@@ -635,6 +635,7 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
         api_keys_table="ApiKeysTable",
         quotas_table="QuotasTable",
         queue_url=aws.client("sqs").create_queue(QueueName="jobs")["QueueUrl"],
+        dead_letter_queue_url=aws.client("sqs").create_queue(QueueName="dead-letters")["QueueUrl"],
         cluster_parameter_prefix="/test/clusters",
         resource_prefix="nm",
         resource_namespace=f"test-{_ACCOUNT}",

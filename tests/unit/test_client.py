@@ -336,6 +336,7 @@ OUTPUTS = {
     "ApiKeysTableName": "ApiKeysTable",
     "QuotasTableName": "QuotasTable",
     "QueueUrl": "https://queue",
+    "DeadLetterQueueUrl": "https://dead-letters",
     "ClusterParameterPrefix": "/stack/clusters",
     "ResourcePrefix": "nm",
     "ResourceNamespace": "stack-123456789012",

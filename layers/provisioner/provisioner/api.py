@@ -22,6 +22,7 @@ from provisioner.jobs.client import (
     JobStateError,
     JobWaitTimeoutError,
 )
+from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import (
@@ -65,6 +66,7 @@ from provisioner.runtime.settings import SettingsError
 __all__ = [
     "ApiKey",
     "ApiKeysNotClaimableError",
+    "DeadLetter",
     "DeprovisionProjectResult",
     "DuplicateJobHandlerError",
     "ErrorType",
@@ -84,6 +86,7 @@ __all__ = [
     "ProjectStatus",
     "ProvisionProjectResult",
     "ProvisioningError",
+    "Redriven",
     "SettingsError",
     "StageRecord",
     "StageStatus",
@@ -102,9 +105,11 @@ __all__ = [
     "get_project",
     "get_registered_job_types",
     "has_job_handler",
+    "list_dead_letters",
     "list_jobs",
     "protect_project",
     "provision_project_handler",
+    "redrive_dead_letters",
     "register_job_handler",
     "retry_job",
     "validate_required_handlers",
@@ -144,7 +149,7 @@ def enqueue_job(
         IdempotencyConflictError: the key was used for another payload.
         ValueError: `delay_seconds` is out of bounds.
     """
-    return _client(current_settings()).enqueue(
+    return _job_client(current_settings()).enqueue(
         job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds
     )
 
@@ -164,7 +169,7 @@ def cancel_job(job_id: str) -> Job:
         JobStateError: it has completed or failed.
     """
     settings = current_settings()
-    job = _client(settings).cancel(job_id)
+    job = _job_client(settings).cancel(job_id)
     if job.status.is_terminal:
         return job
     supervisor(settings).examine(job_id)
@@ -182,7 +187,7 @@ def retry_job(job_id: str) -> Job:
             was refused and keeps no payload.
         UnknownJobTypeError: its job type has no handler any more.
     """
-    return _client(current_settings()).retry(job_id)
+    return _job_client(current_settings()).retry(job_id)
 
 
 def get_job(job_id: str) -> Job:
@@ -311,11 +316,43 @@ def verify_api_key(plaintext: str) -> ApiKey | None:
     return None if project is None or project.status.is_being_removed else key
 
 
-def _client(settings: PlatformSettings) -> JobClient:
+def list_dead_letters() -> list[DeadLetter]:
+    """Read the messages that can never work, or that the queue has given up on, oldest first.
+
+    They stay where they are.
+    """
+    return _dead_letters(current_settings()).read()
+
+
+def redrive_dead_letters(job_id: str | None = None, *, again: bool = False) -> list[Redriven]:
+    """Send dead letters back to the queue of jobs, each with its job's id.
+
+    Args:
+        job_id: only the letters of this job; all of them when left out.
+        again: run a job again that has failed or was cancelled, as its next attempt. Without it
+            the letter of such a job stays where it is.
+
+    Returns:
+        what became of each letter.
+    """
+    return _dead_letters(current_settings()).redrive(job_id, again=again)
+
+
+def _job_client(settings: PlatformSettings) -> JobClient:
     return JobClient(
         registry=REGISTRY,
         store=_jobs(settings),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
+    )
+
+
+def _dead_letters(settings: PlatformSettings) -> DeadLetters:
+    return DeadLetters(
+        aws.client("sqs"),
+        settings.dead_letter_queue_url,
+        store=_jobs(settings),
+        queue=JobQueue(aws.client("sqs"), settings.queue_url),
+        jobs=_job_client(settings),
     )
 
 

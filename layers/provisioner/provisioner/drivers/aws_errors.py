@@ -181,6 +181,14 @@ def translate(error: Exception, final: ErrorType, doing: str) -> ProvisioningErr
     return _of_type(_transport_error_type(error, final), doing, type(error).__name__)
 
 
+def short_cause(error: BaseException) -> str:
+    """Name an exception, and what AWS called it; its text, which may hold anything, is left out."""
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        return f"{error.operation_name}: {code}"
+    return type(error).__name__
+
+
 def _client_error_type(code: str, status: int, final: ErrorType) -> ErrorType:
     rules = (
         (_UNAVAILABLE, ErrorType.NETWORK_ERROR),

@@ -10,6 +10,7 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import (
     ApiKeysSettings,
     DatabaseSettings,
+    DeadLettersSettings,
     LifecycleSettings,
     ServicesSettings,
     SnapshotSettings,
@@ -23,6 +24,7 @@ _OUTPUTS = {
     "API_KEYS_TABLE": "ApiKeysTableName",
     "QUOTAS_TABLE": "QuotasTableName",
     "QUEUE_URL": "QueueUrl",
+    "DEAD_LETTER_QUEUE_URL": "DeadLetterQueueUrl",
     "CLUSTER_PARAMETER_PREFIX": "ClusterParameterPrefix",
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
@@ -39,6 +41,7 @@ class PlatformSettings(
     ApiKeysSettings,
     SnapshotSettings,
     SupervisorSettings,
+    DeadLettersSettings,
 ):
     """What a process outside AWS Lambda needs: all of it."""
 

@@ -134,3 +134,15 @@ class SupervisorSettings(FailureSettings):
     #: Minutes that a job may be QUEUED before its message is sent again, and then before it has
     #: failed.
     queued_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
+
+
+class EventsSettings(JobSettings):
+    """The events function's."""
+
+    event_bus_name: str
+
+
+class DeadLettersSettings(JobSettings):
+    """The dead_letters function's."""
+
+    dead_letter_queue_url: str
