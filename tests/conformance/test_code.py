@@ -114,10 +114,14 @@ def test_dependencies_point_one_way(part: str) -> None:
 START = """
 import gc, json, sys
 import handler
+collects, set_aside = gc.isenabled(), gc.get_freeze_count()
+gc.unfreeze()
 from botocore.client import BaseClient
 # A weak proxy of a client claims to be one.
 clients = [o for o in gc.get_objects() if issubclass(type(o), BaseClient)]
 print(json.dumps({
+    "collects": collects,
+    "set_aside": set_aside,
     "modules": sorted(sys.modules),
     "services": sorted(client.meta.service_model.service_name for client in clients),
 }))
@@ -125,8 +129,8 @@ print(json.dumps({
 
 
 @cache
-def start(function: str) -> dict[str, list[str]]:
-    """Return the modules that a function has loaded at its start, and the clients it has made.
+def start(function: str) -> dict[str, Any]:
+    """Return what a function has loaded and made at its start, and what its collector does then.
 
     It starts with the variables of the template and no others, in a process of its own.
     """
@@ -328,3 +332,15 @@ def test_layer_keeps_the_services_that_the_functions_call() -> None:
 @pytest.mark.parametrize("service", kept_operations())
 def test_layer_keeps_the_operations_that_the_functions_call(service: str) -> None:
     assert kept_operations()[service] == sorted(called_operations(service))
+
+
+@pytest.mark.parametrize("function", UNWANTED)
+def test_function_collects_garbage_once_it_has_started(function: str) -> None:
+    assert start(function)["collects"]
+    # Everything that its imports made; a Python that has only started has made 5,000 objects.
+    assert start(function)["set_aside"] > 50_000
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda path: path.parent.name)
+def test_handler_switches_the_collector_off_before_it_imports_the_rest(handler: Path) -> None:
+    assert next(imports(handler)) == "cold_start"
