@@ -1,7 +1,7 @@
 """Lets moto work out once what it would work out the same each time: a pytest plugin.
 
 Nothing that moto answers changes. Half of a workflow's time went into parsing the one state
-machine, reading the one signing key, making one more client and looking up the names of a field.
+machine, reading the one signing key, making one more client and finding the fields of an answer.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ _cognito: Any = models
 _lambda_calls: Any = lambda_eval_utils
 _paths: Any = json_path
 _machines: Any = asl_parser.AmazonStateLanguageParser
+_json: Any = serialize.BaseJSONSerializer
 _pickers: tuple[Any, ...] = (serialize.AttributePicker, serialize.XFormedAttributePicker)
 
 _client_for = cache(_lambda_calls.boto_client_for)
+_write_structure = _json._serialize_type_structure
 _import_key = _cognito.jwk.RSAKey.import_key
 
 
@@ -50,6 +52,14 @@ def _remembered(names_of: Callable[[Any, Any], Iterable[str]]) -> Any:
     return names
 
 
+def _structure(writer: Any, target: Any, value: Any, shape: Any, key: str) -> None:
+    """Write an attribute of a DynamoDB item as it is: moto keeps it in the form of the answer."""
+    if shape.name == "AttributeValue" and type(value) is dict:
+        target[writer.get_serialized_name(shape, key)] = value
+    else:
+        _write_structure(writer, target, value, shape, key)
+
+
 # What the parsers return holds no state: an execution keeps its own in its environment.
 _machines.parse = cache(_machines.parse)
 _paths.parse = cache(_paths.parse)
@@ -57,5 +67,6 @@ _paths.parse = cache(_paths.parse)
 _lambda_calls.boto_client_for = _lambda_client
 # Every user pool signs with the key that moto comes with.
 _cognito.jwk = SimpleNamespace(RSAKey=SimpleNamespace(import_key=lambda _: _signing_key()))
+_json._serialize_type_structure = _structure
 for _picker in _pickers:
     _picker.get_possible_keys = _remembered(_picker.get_possible_keys)
