@@ -17,7 +17,10 @@ ARCHITECTURE ?= $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: setup bench state-machine-svg lock lint test build validate deploy demo up down test-stack
+# Tens of processes import the same packages: their byte code is kept, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup bench state-machine-svg event-schemas lock lint test build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -43,6 +46,7 @@ lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-provisioner --output-file layers/provisioner/requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-postgresql --output-file layers/postgresql/requirements.txt
+	$(COMPILE) --no-deps --python-platform x86_64-manylinux_2_28 --constraint requirements.txt --group layer-postgresql-programs --output-file layers/postgresql_programs/requirements.txt
 
 # SAM looks for python3.13 on PATH and takes no shim for it; the layers' makefiles look for uv.
 SAM_ENVIRONMENT = PATH="$$($(BIN)/python -c 'import sys; print(sys.base_prefix)')/bin:$$PATH" \
@@ -60,6 +64,9 @@ deploy: build ## build for AWS and deploy; the stack and its parameters stand in
 
 state-machine-svg: $(VENV)/.installed ## draw the state machine anew
 	$(BIN)/python docs/draw_state_machine.py
+
+event-schemas: $(VENV)/.installed ## write the JSON Schemas of the events anew
+	$(BIN)/python docs/write_event_schemas.py
 
 bench: build ## report what starts and jobs cost, as ratios to a floor; needs valgrind
 	$(BIN)/python bench/cold_start.py

@@ -18,11 +18,8 @@ BUILD = Path(__file__).resolve().parents[1] / ".aws-sam" / "build"
 
 #: The most that each function is meant to cost.
 AIMS = {
-    "Dispatcher": 30,
-    "Lifecycle": 30,
-    "Services": 30,
-    "ApiKeys": 30,
-    "Supervisor": 30,
+    **dict.fromkeys(["Dispatcher", "Lifecycle", "Services", "ApiKeys", "Supervisor"], 30),
+    **dict.fromkeys(["DeadLetters", "Events"], 30),
     "Database": 45,
 }
 
@@ -35,6 +32,7 @@ VARIABLES = dict.fromkeys(
         "QUOTAS_TABLE",
         "QUEUE_URL",
         "DEAD_LETTER_QUEUE_URL",
+        "EVENT_BUS_NAME",
         "STATE_MACHINE_ARN_PREFIX",
         "CLUSTER_PARAMETER_PREFIX",
         "RESOURCE_NAMESPACE",

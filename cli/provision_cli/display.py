@@ -141,6 +141,20 @@ def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
     ]
 
 
+def dead_letter_rows(letters: Sequence[api.DeadLetter]) -> list[list[str]]:
+    """Return what `provision dlq list` shows of each dead letter."""
+    return [
+        [
+            letter.message_id,
+            letter.job_id,
+            f"{letter.at:%Y-%m-%d %H:%M:%S}",
+            letter.error_type,
+            letter.reason or "nobody could say why",
+        ]
+        for letter in letters
+    ]
+
+
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,8 @@ project_app = typer.Typer(help="Create and show projects.")
 keys_app = typer.Typer(help="Hand over API keys.")
 app.add_typer(project_app, name="project")
 app.add_typer(keys_app, name="keys")
+dlq_app = typer.Typer(help="Look at dead letters, and send them on their way again.")
+app.add_typer(dlq_app, name="dlq")
 
 
 @app.callback()
@@ -198,6 +201,56 @@ def claim_keys(context: typer.Context, project_id: str) -> None:
             typer.echo(key)
 
     api.claim_api_keys(project_id, hand_over)
+
+
+@dlq_app.command("list")
+def list_dead_letters(context: typer.Context) -> None:
+    """List the messages that wait for people, oldest first; they stay where they are."""
+    _target(context).connect()
+    found = api.list_dead_letters()
+    console = Console()
+    if not found:
+        display.line(console, "There are no dead letters.")
+        return
+    headings = ["message", "job", "since (UTC)", "error", "reason"]
+    display.show_table(console, headings, display.dead_letter_rows(found))
+
+
+@dlq_app.command("show")
+def show_dead_letter(context: typer.Context, message_id: str) -> None:
+    """Show a dead letter, as it came and why it is here."""
+    _target(context).connect()
+    for letter in api.list_dead_letters():
+        if letter.message_id == message_id:
+            display.show_json(Console(), asdict(letter))
+            return
+    raise CommandError(f"message {message_id}: there is no such dead letter.")
+
+
+@dlq_app.command("redrive")
+def redrive_dead_letters(
+    context: typer.Context,
+    *,
+    job: Annotated[str | None, typer.Option(help="Only the letters of this job.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run jobs again that have failed or were cancelled.")
+    ] = False,
+) -> None:
+    """Send dead letters back with their jobs' ids; fails when one stays where it is."""
+    if (job is not None) == every:
+        raise CommandError("--job or --all: give one of the two.")
+    _target(context).connect()
+    redriven = api.redrive_dead_letters(job, again=again)
+    if job is not None and not redriven:
+        raise CommandError(f"--job: there is no dead letter of job {job}.")
+    console = Console()
+    for one in redriven:
+        display.line(console, f"{one.letter.message_id}  {one.note}")
+    left = sum(not one.is_sent for one in redriven)
+    if left:
+        hint = "" if again else "; --again runs jobs again that have failed or were cancelled"
+        raise CommandError(f"{left} of {len(redriven)} dead letters stay where they are{hint}.")
 
 
 def _target(context: typer.Context) -> Target:

@@ -14,6 +14,7 @@ from provisioner.provisioning.plan import Stage
 from provisioner.provisioning.projects import ProjectStore
 from support.project import ROOT, events, functions
 from support.sam import Invocation, SamLocal
+from support.stack_events import listening
 
 EVENTS = ROOT / "events"
 
@@ -64,7 +65,12 @@ def log_lines(invocation: Invocation) -> Iterator[dict[str, Any]]:
 
 def test_every_event_is_used_here() -> None:
     used = {*stage_events(), *dispatcher_events(), *cleanup_events()}
-    assert used | {EVENTS / "lifecycle" / "record_failure.json"} == set(events())
+    used |= {
+        EVENTS / "lifecycle" / "record_failure.json",
+        EVENTS / "dead_letters" / "batch.json",
+        EVENTS / "events" / "history.json",
+    }
+    assert used == set(events())
 
 
 def stage_events() -> list[Path]:
@@ -141,6 +147,35 @@ def test_batch_starts_jobs_and_buries_what_can_never_work(
         is_json = records[message_id].startswith("{")
         assert (head is not None and head.status is JobStatus.FAILED) == is_json
     assert dead_letters(sam_local, set(records)) == records.keys() - good
+
+
+def test_batch_that_the_queue_gave_up_on_fails_its_jobs_and_is_kept(
+    sam_local: SamLocal, jobs: JobStore
+) -> None:
+    path = EVENTS / "dead_letters" / "batch.json"
+    invocation = invoke(sam_local, path)
+    assert invocation.result == {"batchItemFailures": []}
+    first, second = (record["messageId"] for record in read(path)["Records"])
+    job = jobs.get(first)
+    assert (job.status, job.error and job.error.type) == (JobStatus.FAILED, "UNKNOWN_ERROR")
+    assert jobs.get_head(second) is None
+    assert dead_letters(sam_local, {first, second}) == {first, second}
+
+
+def test_history_is_published(sam_local: SamLocal, jobs: JobStore) -> None:
+    path = EVENTS / "events" / "history.json"
+    job_id = read(path)["Records"][0]["dynamodb"]["Keys"]["job_id"]["S"]
+    jobs.create(NewJob(job_id, "provision_project", {"project_id": "sample-told"}, tuple(Stage)))
+    with listening(sam_local.stack, job_id) as heard:
+        invocation = invoke(sam_local, path)
+        assert invocation.result == {"batchItemFailures": []}
+        told = [event["detail-type"] for event in heard(5)]
+    # The stack's own function tells of the stored job too, under the id of its own entry.
+    assert [one for one in told if one != "job.queued"] == [
+        "job.started",
+        "job.stage_changed",
+        "job.retrying",
+    ]
 
 
 def dead_letters(sam_local: SamLocal, job_ids: set[str]) -> set[str]:

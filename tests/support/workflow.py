@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import StringIO
@@ -28,6 +28,7 @@ from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (  # noqa: E501
     StateTaskServiceSfn,
 )
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provisioner import api
 from provisioner.composition import lifecycle
 from provisioner.composition.in_process import all_stages
@@ -41,9 +42,14 @@ from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.retries import FOREIGN_ERRORS
 from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
-from provisioner.provisioning.job import JobType, provision_project_handler
+from provisioner.provisioning.job import (
+    JobType,
+    deprovision_project_handler,
+    provision_project_handler,
+)
 from provisioner.provisioning.naming import Naming, ResourceNames
-from provisioner.provisioning.plan import OWN_ERRORS, PLANS
+from provisioner.provisioning.plan import OWN_ERRORS, PLANS, Stage
+from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
@@ -54,8 +60,26 @@ from support.postgresql import PreparedCluster, tenant_snapshot
 REGION = "eu-central-1"
 _ACCOUNT = "123456789012"
 
+#: The deployment's bucket of snapshots.
+SNAPSHOTS_BUCKET = "snapshots"
+
 #: Seconds that an execution may take here; its waits cost nothing.
 _DEADLINE = 60.0
+
+
+#: Stages that fail in one job, so that all are met in four: those of the branches settle.
+FAILING_TOGETHER = [
+    (Stage.INITIALIZING,),
+    (
+        Stage.CREATING_DATABASE,
+        Stage.REGISTERING_AUTH,
+        Stage.REGISTERING_REALTIME,
+        Stage.REGISTERING_STORAGE,
+        Stage.GENERATING_API_KEYS,
+    ),
+    (Stage.CREATING_SCHEMA,),
+    (Stage.FINALIZING,),
+]
 
 
 class Point(StrEnum):
@@ -126,6 +150,9 @@ class Workflow:
             own_errors=OWN_ERRORS,
         )
         self.record = lifecycle.steps(self.settings, self.jobs)
+        self.projects = ProjectStore(
+            aws.client("dynamodb"), self.settings.projects_table, self.settings.quotas_table
+        )
 
     def reference(self) -> dict[str, Any]:
         """Return the snapshot of a project that met no fault, as another deployment makes it."""
@@ -151,6 +178,20 @@ class Workflow:
                 JobType.PROVISION_PROJECT,
                 valid.model_dump(mode="json"),
                 provision_project_handler.stages,
+            )
+        )
+
+    def new_deprovision_job(self, project_id: str, **payload: Any) -> api.Job:
+        """Store a job that deprovisions a project, as the dispatcher does."""
+        valid = deprovision_project_handler.parse(
+            {"project_id": project_id, "confirm": project_id} | payload
+        )
+        return self.jobs.create(
+            NewJob(
+                str(uuid.uuid4()),
+                JobType.DEPROVISION_PROJECT,
+                valid.model_dump(mode="json"),
+                deprovision_project_handler.stages,
             )
         )
 
@@ -215,14 +256,12 @@ class Workflow:
     def ended(self, execution_arn: str) -> str:
         """Return the status of an execution once it has ended."""
         deadline = time.monotonic() + _DEADLINE
-        while True:
-            status: str = aws.client("stepfunctions").describe_execution(
-                executionArn=execution_arn
-            )["status"]
-            if status != "RUNNING":
-                return status
+        # Asked directly: an API call each time would cost more than the execution.
+        machines = stepfunctions_parser_backends[_ACCOUNT][REGION]
+        while (status := str(machines.describe_execution(execution_arn).status)) == "RUNNING":
             assert time.monotonic() < deadline, f"{execution_arn} still runs"
-            time.sleep(0.1)
+            time.sleep(0.01)
+        return status
 
     def history(self, job: api.Job) -> list[dict[str, Any]]:
         """Return the execution history of a job."""
@@ -246,6 +285,15 @@ class Workflow:
             finally:
                 logger.remove_keys(["job_id", "project_id", "stage"])
                 metrics.clear_metrics()
+
+    @contextmanager
+    def others_go_on(self) -> Iterator[None]:
+        """Let other events be handled while this one hangs."""
+        self._one_at_a_time.release()
+        try:
+            yield
+        finally:
+            self._one_at_a_time.acquire()
 
     def invoke(self, body: str) -> tuple[bytes, bool]:
         """Answer as AWS Lambda does: the result, or the error with the name of its class."""
@@ -326,24 +374,31 @@ class Workflow:
         found: dict[str, Any] = json.loads(value)
         return found
 
-    def snapshot(self, job: api.Job) -> dict[str, Any]:
+    def snapshot(self, job: api.Job, *, attempts: bool = False) -> dict[str, Any]:
         """Return all that exists for a job's project, without what differs from run to run.
 
         It logs in with the login that the secret holds and verifies the keys that it hands over.
+
+        Args:
+            job: the job, which has ended.
+            attempts: whether it is to hold how often each stage was tried and what it met, too.
         """
         project_id = job.project_id
         names = self.names(project_id)
-        found = {
+        found: dict[str, Any] = {
             "job": (job.status, job.error, job.other_errors),
             "stages": [(s.stage, s.status, s.check, s.output) for s in job.stages],
             "result": job.result,
-            "project": api.get_project(project_id),
+            "project": self.projects.get(project_id),
             "quotas": self._scan(self.settings.quotas_table),
             "tenant": tenant_snapshot(self.cluster, names.tenant),
             "services": self._services(),
             "secrets": self._secrets(names),
             "api_keys": self._api_keys(names),
         }
+        if attempts:
+            found["attempts"] = [(s.stage, s.attempt, s.error) for s in job.stages]
+            found["waits"] = len(self.waits)
         # The names contain the project id, so that they come first.
         known = {
             names.bucket: "NAME",
@@ -364,7 +419,11 @@ class Workflow:
             for pool in cognito.list_user_pools(MaxResults=60)["UserPools"]
         ]
         apis = appsync.list_apis()["apis"]
-        buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+        buckets = [
+            bucket["Name"]
+            for bucket in s3.list_buckets()["Buckets"]
+            if bucket["Name"] != SNAPSHOTS_BUCKET
+        ]
         return {
             "pools": [(pool["Name"], pool["UserPoolTags"], pool["Policies"]) for pool in pools],
             "clients": [
@@ -440,6 +499,9 @@ def _anonymous(value: Any, known: Mapping[str, str]) -> str:
     return _VARYING.sub("*", text)
 
 
+#: Makes a deployment of its own.
+type Deploy = Callable[[], AbstractContextManager[Workflow]]
+
 #: The session whose clients talk to moto.
 _sessions: list[Any] = []
 
@@ -458,6 +520,19 @@ def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
     with _deployed(cluster, monkeypatch) as made:
         yield made
         made.remove_tenants()
+
+
+@pytest.fixture
+def deploy(cluster: PreparedCluster) -> Deploy:
+    """Return what makes a deployment, one at a time, and removes what it leaves."""
+
+    @contextmanager
+    def make() -> Iterator[Workflow]:
+        with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
+            yield made
+            made.remove_tenants()
+
+    return make
 
 
 @contextmanager
@@ -551,17 +626,22 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
             ]
         ),
     )
+    aws.client("s3").create_bucket(
+        Bucket=SNAPSHOTS_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
     return PlatformSettings(
         jobs_table="JobsTable",
         projects_table="ProjectsTable",
         api_keys_table="ApiKeysTable",
         quotas_table="QuotasTable",
         queue_url=aws.client("sqs").create_queue(QueueName="jobs")["QueueUrl"],
+        dead_letter_queue_url=aws.client("sqs").create_queue(QueueName="dead-letters")["QueueUrl"],
         cluster_parameter_prefix="/test/clusters",
         resource_prefix="nm",
         resource_namespace=f"test-{_ACCOUNT}",
         default_project_quota=10,
         state_machine_arn_prefix=f"arn:aws:states:{REGION}:{_ACCOUNT}:stateMachine:test-",
+        snapshots_bucket=SNAPSHOTS_BUCKET,
     )
 
 

@@ -54,6 +54,9 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
         ("project", "create", "some-project"),
         ("project", "show", "some-project"),
         ("keys", "claim", "some-project"),
+        ("dlq", "list"),
+        ("dlq", "show", "some-message"),
+        ("dlq", "redrive", "--all"),
     ],
 )
 def test_every_command_says_that_the_local_stack_is_not_running(
@@ -73,7 +76,7 @@ def test_down_is_content_when_nothing_runs(capsys: pytest.CaptureFixture[str]) -
 def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("demo", "up", "down", "project", "enqueue", "watch", "jobs", "keys"):
+    for command in ("demo", "up", "down", "project", "enqueue", "watch", "jobs", "keys", "dlq"):
         assert command in shown
 
 

@@ -290,6 +290,7 @@ def test_the_public_api_verifies_keys(core: Core) -> None:
     key_digest = digest(plaintext)
     key = ApiKey(key_digest, key_id(key_digest), key_prefix(plaintext), "shop", "job-1", "now")
     core.api_keys.put(key)
+    core.new_project()
 
     assert api.verify_api_key(plaintext) == key
     assert api.verify_api_key(generate_api_key("nm")) is None
@@ -335,11 +336,13 @@ OUTPUTS = {
     "ApiKeysTableName": "ApiKeysTable",
     "QuotasTableName": "QuotasTable",
     "QueueUrl": "https://queue",
+    "DeadLetterQueueUrl": "https://dead-letters",
     "ClusterParameterPrefix": "/stack/clusters",
     "ResourcePrefix": "nm",
     "ResourceNamespace": "stack-123456789012",
     "DefaultProjectQuota": "7",
     "StateMachineArnPrefix": STATE_MACHINE_ARN_PREFIX,
+    "SnapshotsBucketName": "snapshots",
 }
 
 

@@ -14,6 +14,7 @@ from provisioner.runtime.settings import (
     ServicesSettings,
     Settings,
     SettingsError,
+    SnapshotSettings,
     SupervisorSettings,
 )
 
@@ -32,6 +33,7 @@ ENVIRONMENT = {
     "DEFAULT_PROJECT_QUOTA": "10",
     "JOB_RETENTION_DAYS": "30",
     "QUEUED_MINUTES": "20",
+    "SNAPSHOTS_BUCKET": "snapshots",
 }
 CLASSES: list[type[Settings]] = [
     ApiKeysSettings,
@@ -40,6 +42,7 @@ CLASSES: list[type[Settings]] = [
     LifecycleSettings,
     ServicesSettings,
     SupervisorSettings,
+    SnapshotSettings,
     PlatformSettings,
 ]
 #: The variables that may be left out.

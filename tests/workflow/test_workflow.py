@@ -18,7 +18,7 @@ from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.plan import BRANCHES, Stage
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws
-from support.workflow import Fault, FunctionEnded, Point, Workflow
+from support.workflow import FAILING_TOGETHER, Fault, FunctionEnded, Point, Workflow
 
 PERMANENT = [error_type for error_type, rule in ERROR_RULES.items() if not rule.retryable]
 
@@ -137,19 +137,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("point", list(Point), ids=lambda point: point.name.lower())
 
 
-#: Stages that fail in one execution, so that all are met in four: those of the branches settle.
-FAILING_TOGETHER = [
-    (Stage.INITIALIZING,),
-    (
-        Stage.CREATING_DATABASE,
-        Stage.REGISTERING_AUTH,
-        Stage.REGISTERING_REALTIME,
-        Stage.REGISTERING_STORAGE,
-        Stage.GENERATING_API_KEYS,
-    ),
-    (Stage.CREATING_SCHEMA,),
-    (Stage.FINALIZING,),
-]
 each_stage = pytest.mark.parametrize("stages", FAILING_TOGETHER, ids=lambda stages: stages[0])
 
 
@@ -197,7 +184,9 @@ def test_a_task_that_gets_no_answer_in_time_is_tried_three_times(workflow: Workf
 
     def hang(_job: JobInput, stage: str) -> None:
         if stage == Stage.REGISTERING_AUTH:
-            over.wait(2)
+            with workflow.others_go_on():
+                over.wait()
+            raise FunctionEnded("Sandbox.Timedout")
 
     workflow.observers.append(hang)
     try:

@@ -22,6 +22,7 @@ from provisioner.jobs.client import (
     JobStateError,
     JobWaitTimeoutError,
 )
+from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import (
@@ -38,16 +39,21 @@ from provisioner.jobs.registry import (
     validate_required_handlers,
 )
 from provisioner.jobs.store import JobNotFoundError, JobStore, utc_now
-from provisioner.provisioning.job import JobType, provision_project_handler
+from provisioner.provisioning.job import (
+    JobType,
+    deprovision_project_handler,
+    provision_project_handler,
+)
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import NewProject
 from provisioner.provisioning.projects import (
     Project,
     ProjectExistsError,
+    ProjectRemovedError,
     ProjectStatus,
     ProjectStore,
 )
-from provisioner.provisioning.result import ProvisionProjectResult
+from provisioner.provisioning.result import DeprovisionProjectResult, ProvisionProjectResult
 from provisioner.runtime import aws
 from provisioner.runtime.platform import (
     PlatformSettings,
@@ -60,6 +66,8 @@ from provisioner.runtime.settings import SettingsError
 __all__ = [
     "ApiKey",
     "ApiKeysNotClaimableError",
+    "DeadLetter",
+    "DeprovisionProjectResult",
     "DuplicateJobHandlerError",
     "ErrorType",
     "IdempotencyConflictError",
@@ -74,9 +82,11 @@ __all__ = [
     "Project",
     "ProjectExistsError",
     "ProjectNotFoundError",
+    "ProjectRemovedError",
     "ProjectStatus",
     "ProvisionProjectResult",
     "ProvisioningError",
+    "Redriven",
     "SettingsError",
     "StageRecord",
     "StageStatus",
@@ -88,14 +98,18 @@ __all__ = [
     "connect_to_stack",
     "create_project",
     "current_settings",
+    "deprovision_project_handler",
     "enqueue_job",
     "get_job",
     "get_job_handler",
     "get_project",
     "get_registered_job_types",
     "has_job_handler",
+    "list_dead_letters",
     "list_jobs",
+    "protect_project",
     "provision_project_handler",
+    "redrive_dead_letters",
     "register_job_handler",
     "retry_job",
     "validate_required_handlers",
@@ -135,7 +149,7 @@ def enqueue_job(
         IdempotencyConflictError: the key was used for another payload.
         ValueError: `delay_seconds` is out of bounds.
     """
-    return _client(current_settings()).enqueue(
+    return _job_client(current_settings()).enqueue(
         job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds
     )
 
@@ -155,7 +169,7 @@ def cancel_job(job_id: str) -> Job:
         JobStateError: it has completed or failed.
     """
     settings = current_settings()
-    job = _client(settings).cancel(job_id)
+    job = _job_client(settings).cancel(job_id)
     if job.status.is_terminal:
         return job
     supervisor(settings).examine(job_id)
@@ -173,7 +187,7 @@ def retry_job(job_id: str) -> Job:
             was refused and keeps no payload.
         UnknownJobTypeError: its job type has no handler any more.
     """
-    return _client(current_settings()).retry(job_id)
+    return _job_client(current_settings()).retry(job_id)
 
 
 def get_job(job_id: str) -> Job:
@@ -238,6 +252,22 @@ def get_project(project_id: str) -> Project:
     return project
 
 
+def protect_project(project_id: str, *, enabled: bool) -> Project:
+    """Protect a project against being deprovisioned, or end that.
+
+    Args:
+        project_id: the project.
+        enabled: whether it is protected from now on.
+
+    Raises:
+        ProjectNotFoundError: there is no such project.
+        ProjectRemovedError: it is being removed.
+    """
+    get_project(project_id)
+    _projects(current_settings()).protect(project_id, enabled=enabled)
+    return get_project(project_id)
+
+
 def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) -> None:
     """Hand over the plaintext of a project's API keys, then delete the secret that held it.
 
@@ -275,17 +305,54 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
 def verify_api_key(plaintext: str) -> ApiKey | None:
     """Find the API key that a caller presents; None where it is not one of ours.
 
-    The checksum is tried first, so that a made-up key costs no read.
+    The checksum is tried first, so that a made-up key costs no read. A key that is found costs a
+    second one, of its project: that says at once, and for every key, that it is being removed.
     """
     settings = current_settings()
-    return ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table).verify(plaintext)
+    key = ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table).verify(plaintext)
+    if key is None:
+        return None
+    project = _projects(settings).get(key.project_id)
+    return None if project is None or project.status.is_being_removed else key
 
 
-def _client(settings: PlatformSettings) -> JobClient:
+def list_dead_letters() -> list[DeadLetter]:
+    """Read the messages that can never work, or that the queue has given up on, oldest first.
+
+    They stay where they are.
+    """
+    return _dead_letters(current_settings()).read()
+
+
+def redrive_dead_letters(job_id: str | None = None, *, again: bool = False) -> list[Redriven]:
+    """Send dead letters back to the queue of jobs, each with its job's id.
+
+    Args:
+        job_id: only the letters of this job; all of them when left out.
+        again: run a job again that has failed or was cancelled, as its next attempt. Without it
+            the letter of such a job stays where it is.
+
+    Returns:
+        what became of each letter.
+    """
+    return _dead_letters(current_settings()).redrive(job_id, again=again)
+
+
+def _job_client(settings: PlatformSettings) -> JobClient:
     return JobClient(
         registry=REGISTRY,
         store=_jobs(settings),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
+    )
+
+
+def _dead_letters(settings: PlatformSettings) -> DeadLetters:
+    return DeadLetters(
+        aws.client("sqs"),
+        settings.dead_letter_queue_url,
+        store=_jobs(settings),
+        queue=JobQueue(aws.client("sqs"), settings.queue_url),
+        jobs=_job_client(settings),
     )
 
 

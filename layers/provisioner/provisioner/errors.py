@@ -32,6 +32,12 @@ class ErrorType(StrEnum):
     API_KEY_GENERATION_FAILED = "API_KEY_GENERATION_FAILED"
     #: A resource could not be removed, for a reason that stays.
     REMOVAL_FAILED = "REMOVAL_FAILED"
+    #: The project is protected against being deprovisioned.
+    PROJECT_PROTECTED = "PROJECT_PROTECTED"
+    #: The project's bucket holds data that the payload does not ask to be deleted.
+    DATA_NOT_EMPTY = "DATA_NOT_EMPTY"
+    #: The final snapshot of the database could not be taken, for a reason that stays.
+    SNAPSHOT_FAILED = "SNAPSHOT_FAILED"
     #: A role, policy, login or grant does not allow what a stage does.
     INSUFFICIENT_PERMISSIONS = "INSUFFICIENT_PERMISSIONS"
     #: A limit is reached: of projects, of tenants on the clusters, of an AWS account, of a disk.
@@ -85,6 +91,16 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
     ),
     ErrorType.REMOVAL_FAILED: ErrorRule(
         retryable=False, remedy="Read the technical cause; run the clean-up again once it is gone."
+    ),
+    ErrorType.PROJECT_PROTECTED: ErrorRule(
+        retryable=False, remedy="Run `provision project protect PROJECT --off`, then a new job."
+    ),
+    ErrorType.DATA_NOT_EMPTY: ErrorRule(
+        retryable=False, remedy="Empty the bucket, or send a new job with delete_data."
+    ),
+    ErrorType.SNAPSHOT_FAILED: ErrorRule(
+        retryable=False,
+        remedy="Read the technical cause; or dump it yourself and do without final_snapshot.",
     ),
     ErrorType.INSUFFICIENT_PERMISSIONS: ErrorRule(
         retryable=False, remedy="Grant the permission that the technical cause names."

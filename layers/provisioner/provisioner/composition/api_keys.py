@@ -9,7 +9,7 @@ from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, DeprovisionStage, Stage
 from provisioner.provisioning.stages.generate_api_keys import ensure_api_keys
 from provisioner.provisioning.stages.remove_api_keys import remove_api_keys
 from provisioner.runtime import aws
@@ -34,7 +34,16 @@ def stages(settings: ApiKeysSettings) -> JobStages:
                 naming=Naming(settings.resource_prefix, settings.resource_namespace),
                 only_this_job=True,
             ),
-        }
+        },
+        JobType.DEPROVISION_PROJECT: {
+            DeprovisionStage.REMOVING_API_KEYS: partial(
+                remove_api_keys,
+                secrets_manager=aws.client("secretsmanager"),
+                store=ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
+                naming=Naming(settings.resource_prefix, settings.resource_namespace),
+                only_this_job=False,
+            ),
+        },
     }
 
 

@@ -10,7 +10,7 @@ from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, DeprovisionStage, Stage
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.create_database import ensure_database
 from provisioner.provisioning.stages.create_schema import ensure_schema
@@ -51,7 +51,18 @@ def stages(settings: DatabaseSettings) -> JobStages:
                 naming=naming,
                 only_this_job=True,
             ),
-        }
+        },
+        JobType.DEPROVISION_PROJECT: {
+            DeprovisionStage.REMOVING_DATABASE: partial(
+                remove_database,
+                projects=projects,
+                catalogue=catalogue,
+                secrets_manager=aws.client("secretsmanager"),
+                engine=PostgresqlEngine,
+                naming=naming,
+                only_this_job=False,
+            ),
+        },
     }
 
 

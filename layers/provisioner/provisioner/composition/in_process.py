@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from provisioner.composition import api_keys, database, lifecycle, services
+from provisioner.composition import api_keys, database, lifecycle, services, snapshot
 from provisioner.errors import failure
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job
@@ -19,6 +19,9 @@ from provisioner.provisioning.plan import OWN_ERRORS, PLANS
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings, current_settings
+
+#: A process that is no Lambda function has the time that a dump takes: a day is more than enough.
+_SNAPSHOT_SECONDS = 86_400.0
 
 
 def run_job(job_type: JobType, payload: BaseModel, stages: Sequence[str]) -> Job:
@@ -66,6 +69,7 @@ def all_stages(settings: PlatformSettings, jobs: JobStore) -> JobStages:
         database.stages(settings),
         services.stages(settings),
         api_keys.stages(settings),
+        snapshot.stages(settings, lambda: _SNAPSHOT_SECONDS),
     ):
         for job_type, of_type in stages.items():
             merged.setdefault(job_type, {}).update(of_type)

@@ -10,11 +10,14 @@ from provisioner.composition.failure import failure_policies
 from provisioner.jobs.failure import CleanupRecorder, FailureRecorder
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import JobStages, StageRunner, Step
-from provisioner.jobs.store import JobStore
+from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.plan import OWN_ERRORS, DeprovisionStage, Stage
 from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
+from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
 from provisioner.provisioning.stages.finalize import ensure_active
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.runtime import aws
@@ -33,7 +36,18 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
                 default_project_quota=settings.default_project_quota,
             ),
             Stage.FINALIZING: partial(ensure_active, jobs=jobs, projects=projects),
-        }
+        },
+        JobType.DEPROVISION_PROJECT: {
+            DeprovisionStage.INITIALIZING: partial(
+                ensure_removal_begun, projects=projects, clock=utc_now
+            ),
+            DeprovisionStage.FINALIZING: partial(
+                ensure_deprovisioned,
+                jobs=jobs,
+                projects=projects,
+                naming=Naming(settings.resource_prefix, settings.resource_namespace),
+            ),
+        },
     }
 
 

@@ -8,15 +8,20 @@ from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, DeprovisionStage, Stage
+from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.stages.check_data import ensure_no_data_is_lost
 from provisioner.provisioning.stages.register_auth import ensure_auth
 from provisioner.provisioning.stages.register_realtime import ensure_realtime
 from provisioner.provisioning.stages.register_storage import ensure_storage
 from provisioner.provisioning.stages.remove_auth import remove_auth
 from provisioner.provisioning.stages.remove_realtime import remove_realtime
-from provisioner.provisioning.stages.remove_storage import remove_storage
+from provisioner.provisioning.stages.remove_storage import remove_storage, remove_storage_with_data
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ServicesSettings
+
+#: Seconds in which objects are deleted, of the 120 that the function has.
+_EMPTYING_SECONDS = 90.0
 
 
 def stages(settings: ServicesSettings) -> JobStages:
@@ -24,6 +29,7 @@ def stages(settings: ServicesSettings) -> JobStages:
     for service in ("cognito-idp", "appsync", "s3"):
         aws.client(service, aws.session().region_name)
     naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    projects = ProjectReader(aws.client("dynamodb"), settings.projects_table)
     return {
         JobType.PROVISION_PROJECT: {
             Stage.REGISTERING_AUTH: partial(
@@ -36,21 +42,56 @@ def stages(settings: ServicesSettings) -> JobStages:
                 ensure_storage, s3=partial(aws.client, "s3"), naming=naming
             ),
             CleanupStage.REMOVING_STORAGE: partial(
-                remove_storage, s3=partial(aws.client, "s3"), naming=naming, only_this_job=True
+                remove_storage,
+                s3=partial(aws.client, "s3"),
+                projects=projects,
+                naming=naming,
+                only_this_job=True,
             ),
             CleanupStage.REMOVING_REALTIME: partial(
                 remove_realtime,
                 appsync=partial(aws.client, "appsync"),
+                projects=projects,
                 naming=naming,
                 only_this_job=True,
             ),
             CleanupStage.REMOVING_AUTH: partial(
                 remove_auth,
                 cognito=partial(aws.client, "cognito-idp"),
+                projects=projects,
                 naming=naming,
                 only_this_job=True,
             ),
-        }
+        },
+        JobType.DEPROVISION_PROJECT: {
+            DeprovisionStage.CHECKING_DATA: partial(
+                ensure_no_data_is_lost,
+                s3=partial(aws.client, "s3"),
+                projects=projects,
+                naming=naming,
+            ),
+            DeprovisionStage.REMOVING_REALTIME: partial(
+                remove_realtime,
+                appsync=partial(aws.client, "appsync"),
+                projects=projects,
+                naming=naming,
+                only_this_job=False,
+            ),
+            DeprovisionStage.REMOVING_AUTH: partial(
+                remove_auth,
+                cognito=partial(aws.client, "cognito-idp"),
+                projects=projects,
+                naming=naming,
+                only_this_job=False,
+            ),
+            DeprovisionStage.REMOVING_STORAGE: partial(
+                remove_storage_with_data,
+                s3=partial(aws.client, "s3"),
+                projects=projects,
+                naming=naming,
+                seconds=_EMPTYING_SECONDS,
+            ),
+        },
     }
 
 

@@ -1,5 +1,6 @@
 """What the database stages ask of a database technology, whichever it is."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,3 +65,40 @@ class DatabaseEngine(Protocol):
 
     def check_schema(self, names: TenantNames, password: str) -> str:
         """As the app role, read the schema version and say in one sentence what answered."""
+
+
+class Dump(Protocol):
+    """A dump of a database while it is being made: read once, from its beginning to its end."""
+
+    @property
+    def server_version(self) -> str:
+        """The version of the server, such as 18.6."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that have been read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, fewer than `size` only at the end, and none after it.
+
+        The end is returned only where the dump is whole. Raises SNAPSHOT_FAILED, or what the
+        server's answer means, where it is not.
+        """
+
+
+class DatabaseDumper(Protocol):
+    """Dumps the databases of one technology; raises as `DatabaseEngine` does."""
+
+    def dump(
+        self, names: TenantNames, claim: Claim, seconds: float
+    ) -> AbstractContextManager[Dump | None]:
+        """Begin to dump a tenant's database; nothing of it is changed.
+
+        Args:
+            names: the tenant's.
+            claim: says whose database it may be.
+            seconds: a dump that has not ended by then is stopped, and raises SNAPSHOT_FAILED.
+
+        Returns:
+            None where there is no such database, or none that anyone has ever been let into.
+        """

@@ -160,6 +160,26 @@ def claimed_secret(
             return None
 
 
+def remove_secret(
+    client: SecretsManagerClient, *, name: str, claim: Claim, final: ErrorType
+) -> None:
+    """Delete the secret of that name, if it is there and claimed, and see that it is gone.
+
+    Raises:
+        ProvisioningError: it is still there, as `final`; and as `translated` says.
+    """
+    secret = claimed_secret(client, name=name, claim=claim, final=final)
+    if secret is None:
+        return
+    delete_secret(client, secret, final=final)
+    if claimed_secret(client, name=name, claim=claim, final=final) is not None:
+        raise failure(
+            final,
+            "A secret of the project is still there.",
+            f"secret {name}: was deleted and is still read",
+        )
+
+
 def _value(client: SecretsManagerClient, secret_id: str) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(client.get_secret_value(SecretId=secret_id)["SecretString"])
     return value

@@ -106,18 +106,35 @@ class StageRecord:
     error: StoredError | None = None
 
 
+#: The subject of a change of the job itself.
+JOB_SUBJECT = "JOB"
+
+#: The subject of a change of the job's clean-up as a whole.
+CLEANUP_SUBJECT = "CLEANUP"
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
     """One change of a job or a stage; entries are only ever added."""
 
+    #: Changes that were written together have the same time.
     at: datetime
     #: The stage, `JOB`, or `CLEANUP`.
     subject: str
     status: str
+    #: Of the subject; 0 where the one who wrote it does not know.
     attempt: int
     note: str
     #: Why, where the change is a failure.
     error_type: ErrorType | None = None
+    #: The job's attempt, or the clean-up's run, that a stage's change belongs to.
+    round: int = 0
+    #: The stage that raised the error, where one did.
+    error_stage: str = ""
+    #: The attempt of that stage.
+    error_attempt: int = 0
+    #: The latest time at which a stage's next attempt starts, where it waits for one.
+    next_attempt_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

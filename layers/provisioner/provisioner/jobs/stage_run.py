@@ -23,7 +23,8 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.runtime.observability import logger, metrics
+from provisioner.jobs.retries import STAGE_RETRY
+from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 #: Seconds after its start in which a stage may still run: the longest time-out of a Task, which
 #: is longer than its function's own.
-LONGEST_RUN_SECONDS = 190
+LONGEST_RUN_SECONDS = 910
 
 
 class JobInput(BaseModel):
@@ -142,7 +143,7 @@ class StageRunner:
             project_id=parsed.job.payload.get("project_id", ""),
             stage=parsed.stage,
         )
-        metrics.add_dimension("stage", parsed.stage)
+        measure_by(stage=parsed.stage)
         began = time.monotonic()
         ended = self._attempt(parsed)
         if isinstance(ended, ProvisioningError):
@@ -273,8 +274,10 @@ class StageRunner:
     ) -> ProvisioningError:
         """Record how the attempt failed; return its error, to be raised."""
         retryable = ERROR_RULES[error.type].retryable
-        metrics.add_dimension("error_type", error.type)
+        measure_by(error_type=error.type)
         metrics.add_metric("StageFailures", MetricUnit.Count, 1)
+        if retryable and STAGE_RETRY.longest_delay(attempt) is not None:
+            metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         logger.warning(
             "stage failed",
             error_type=error.type,

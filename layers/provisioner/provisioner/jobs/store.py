@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
+    CLEANUP_SUBJECT,
+    JOB_SUBJECT,
     Cleanup,
     CleanupStatus,
     HistoryEntry,
@@ -33,10 +35,11 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
-_JOB = "JOB"
+_JOB = JOB_SUBJECT
 _STAGE = "STAGE#"
 _HISTORY = "HISTORY#"
-_CLEANUP = "CLEANUP"
+_DISPATCH = "DISPATCH"
+_CLEANUP = CLEANUP_SUBJECT
 
 #: The attribute, and the sparse index, of jobs that someone has something left to do for.
 _UNFINISHED = "unfinished"
@@ -138,7 +141,7 @@ class JobStore:
         stages = {
             item["stage"]: _to_stage(item) for item in items if item["record"].startswith(_STAGE)
         }
-        history = [_to_history(item) for item in items if item["record"].startswith(_HISTORY)]
+        history = [history_entry(item) for item in items if item["record"].startswith(_HISTORY)]
         return _to_job(head, stages, history)
 
     def get_head(self, job_id: str) -> Job | None:
@@ -336,17 +339,10 @@ class JobStore:
             ConditionFailedError: the job is terminal already, or is being cancelled, or a
                 condition of `also` failed.
         """
+        now = self.now()
         dynamodb.transact(
             self._client,
             [
-                *self._finish_items(
-                    job_id,
-                    JobStatus.COMPLETED,
-                    job_sources(JobStatus.COMPLETED),
-                    result=dict(result),
-                    attempt=attempt,
-                    condition="attribute_not_exists(cancel_requested_at)",
-                ),
                 *self._end_stage_items(
                     job_id,
                     stage,
@@ -354,6 +350,16 @@ class JobStore:
                     output=dict(output),
                     check=check,
                     round_=attempt,
+                    at=now,
+                ),
+                *self._finish_items(
+                    job_id,
+                    JobStatus.COMPLETED,
+                    job_sources(JobStatus.COMPLETED),
+                    result=dict(result),
+                    attempt=attempt,
+                    condition="attribute_not_exists(cancel_requested_at)",
+                    at=now,
                 ),
                 *also,
             ],
@@ -389,19 +395,10 @@ class JobStore:
         """
         not_cancelled = "attribute_not_exists(cancel_requested_at)"
         records = {record.stage: record for record in unstarted}
+        now = self.now()
         dynamodb.transact(
             self._client,
             [
-                *self._finish_items(
-                    job_id,
-                    status,
-                    job_sources(status),
-                    error=errors[0],
-                    other_errors=errors[1:],
-                    attempt=attempt,
-                    cleanup=cleanup,
-                    condition=not_cancelled if status is JobStatus.FAILED else "",
-                ),
                 *(
                     item
                     for stage, error in close.items()
@@ -412,7 +409,19 @@ class JobStore:
                         error=error,
                         round_=attempt,
                         unstarted=records.get(stage),
+                        at=now,
                     )
+                ),
+                *self._finish_items(
+                    job_id,
+                    status,
+                    job_sources(status),
+                    error=errors[0],
+                    other_errors=errors[1:],
+                    attempt=attempt,
+                    cleanup=cleanup,
+                    condition=not_cancelled if status is JobStatus.FAILED else "",
+                    at=now,
                 ),
                 *self._unstarted_items(
                     job_id, [record for record in unstarted if record.stage not in close], attempt
@@ -602,10 +611,18 @@ class JobStore:
                 },
                 names={name: name for name in ("status", "retry_count", "attempt", "round")},
             ),
-            self._history(job.job_id, stage, StageStatus.RUNNING, attempt=before.attempt + 1),
+            self._history(
+                job.job_id,
+                stage,
+                StageStatus.RUNNING,
+                attempt=before.attempt + 1,
+                round_=round_,
+                at=now,
+            ),
         ]
         if job.status is JobStatus.QUEUED:
-            items += [
+            # Before its first stage: as it is written, the stream mostly delivers it.
+            items[:0] = [
                 self._update_job(
                     job.job_id,
                     {
@@ -616,7 +633,7 @@ class JobStore:
                     job_sources(JobStatus.RUNNING),
                     attempt=job.attempt,
                 ),
-                self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt),
+                self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt, at=now),
             ]
         # The condition fails for a duplicate or late start: the stored record is the one truth.
         with contextlib.suppress(dynamodb.ConditionFailedError):
@@ -669,6 +686,26 @@ class JobStore:
         # The condition fails for the word of an attempt that another has overtaken.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, items)
+
+    # The dispatch of a message, whose job may not be stored.
+
+    def note_dispatch_failure(self, job_id: str, cause: str) -> None:
+        """Keep why the last dispatch of a job's message failed, for when the queue gives it up."""
+        now = self.now()
+        item = {
+            "job_id": job_id,
+            "record": _DISPATCH,
+            "at": _text(now),
+            "cause": cause,
+            "expires_at": self._parts_expire(now),
+        }
+        self._client.put_item(TableName=self._table, Item=dynamodb.to_item(item))
+
+    def dispatch_failure(self, job_id: str) -> str | None:
+        """Return why the last dispatch of a job's message failed; None where nothing was kept."""
+        key = {"job_id": job_id, "record": _DISPATCH}
+        item = dynamodb.get(self._client, self._table, key)
+        return None if item is None else str(item["cause"])
 
     # Items.
 
@@ -726,8 +763,9 @@ class JobStore:
         attempt: int = 1,
         cleanup: tuple[int, Sequence[str]] | None = None,
         condition: str = "",
+        at: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
-        now = self.now()
+        now = at or self.now()
         run, stages = cleanup or (None, ())
         return [
             self._update_job(
@@ -750,7 +788,7 @@ class JobStore:
                 condition=condition,
                 remove=(_UNFINISHED,) if run is None else (),
             ),
-            self._history(job_id, _JOB, status, attempt=attempt, error=error),
+            self._history(job_id, _JOB, status, attempt=attempt, error=error, at=now),
         ]
 
     def _end_stage_items(
@@ -766,8 +804,9 @@ class JobStore:
         retry_count: int | None = None,
         next_attempt_before: datetime | None = None,
         unstarted: StageRecord | None = None,
+        at: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
-        now = self.now()
+        now = at or self.now()
         sources = stage_sources(status)
         condition = f"#round = :round AND {_any_of('status', sources)}"
         names = {"status": "status", "round": "round"}
@@ -817,6 +856,9 @@ class JobStore:
                 attempt=error.attempt if error else 0,
                 note=check or "",
                 error=error,
+                round_=round_,
+                next_attempt_before=next_attempt_before,
+                at=now,
             ),
         ]
 
@@ -848,8 +890,11 @@ class JobStore:
         attempt: int = 0,
         note: str = "",
         error: StoredError | None = None,
+        round_: int | None = None,
+        next_attempt_before: datetime | None = None,
+        at: datetime | None = None,
     ) -> TransactWriteItemTypeDef:
-        now = self.now()
+        now = at or self.now()
         return dynamodb.put_new(
             self._table,
             {
@@ -861,6 +906,10 @@ class JobStore:
                 "attempt": attempt,
                 "note": note if error is None else error.message,
                 "error_type": None if error is None else error.type,
+                "error_stage": None if error is None else error.stage or None,
+                "error_attempt": None if error is None else error.attempt or None,
+                "round": round_,
+                "next_attempt_before": _text(next_attempt_before),
                 "expires_at": self._parts_expire(now),
             },
             "job_id",
@@ -928,7 +977,8 @@ def _to_stage(item: Mapping[str, Any]) -> StageRecord:
     )
 
 
-def _to_history(item: Mapping[str, Any]) -> HistoryEntry:
+def history_entry(item: Mapping[str, Any]) -> HistoryEntry:
+    """Return the change that an item of the table holds."""
     return HistoryEntry(
         at=datetime.fromisoformat(item["at"]),
         subject=item["subject"],
@@ -936,6 +986,10 @@ def _to_history(item: Mapping[str, Any]) -> HistoryEntry:
         attempt=item["attempt"],
         note=item["note"],
         error_type=ErrorType(item["error_type"]) if "error_type" in item else None,
+        round=item.get("round", 0),
+        error_stage=item.get("error_stage", ""),
+        error_attempt=item.get("error_attempt", 0),
+        next_attempt_before=_time(item.get("next_attempt_before")),
     )
 
 

@@ -193,7 +193,7 @@ class Supervisor:
                 error_message=examined.error.message,
                 cause=examined.error.cause,
             )
-        elif examined.metric:
+        if examined.metric:
             metrics.add_metric(examined.metric, MetricUnit.Count, 1)
         if examined.repair:
             metrics.add_metric("Repairs", MetricUnit.Count, 1)

@@ -1,1 +1,1 @@
-"""The job type provision_project: its contract, its stages, and what they share."""
+"""The job types of projects: their contracts, their stages, and what they share."""

@@ -1,4 +1,4 @@
-"""The payload of provision_project: every field with its bounds."""
+"""The payloads of the job types: every field with its bounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import json
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 #: Bytes of metadata, as JSON in UTF-8.
 MAX_METADATA_BYTES = 16 * 1024
@@ -116,3 +123,31 @@ class NewProject(_Strict):
     project_id: ProjectId
     owner_id: PartyId | None = None
     organization_id: PartyId | None = None
+
+
+class DeprovisionProjectPayload(_Strict):
+    """What a deprovision_project job is asked to do."""
+
+    project_id: ProjectId
+    #: The project id again, so that nobody removes a project by a slip.
+    confirm: str
+    #: Whether the objects in the project's bucket are deleted; if not, the bucket must be empty.
+    delete_data: Annotated[bool, Field(strict=True)] = False
+    #: Whether a dump of the database is kept.
+    final_snapshot: Annotated[bool, Field(strict=True)] = True
+
+    @field_validator("confirm")
+    @classmethod
+    def _is_the_project_id(cls, confirm: str, info: ValidationInfo) -> str:
+        # Where project_id is wrong itself, that is what is said.
+        if confirm != info.data.get("project_id", confirm):
+            raise ValueError("must be the project_id again")
+        return confirm
+
+
+class ProjectReference(BaseModel):
+    """What the payloads of all job types have in common."""
+
+    model_config = ConfigDict(frozen=True)
+
+    project_id: ProjectId

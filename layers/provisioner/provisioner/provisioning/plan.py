@@ -1,4 +1,4 @@
-"""The stages of provision_project: their public names, their order, and what runs beside what."""
+"""The stages of each job type: their public names, their order, and what runs beside what."""
 
 from enum import StrEnum
 
@@ -44,6 +44,39 @@ class CleanupStage(StrEnum):
     REMOVING_DATABASE = "REMOVING_DATABASE"
 
 
+class DeprovisionStage(StrEnum):
+    """The progress of a deprovision_project job as everyone sees it, in this order."""
+
+    #: The project is not protected and is ours to remove; its API keys do not verify any more.
+    INITIALIZING = "INITIALIZING"
+    #: The bucket is empty, or the payload asks for its objects to be deleted.
+    CHECKING_DATA = "CHECKING_DATA"
+    #: A dump of the tenant database is in the bucket of snapshots.
+    TAKING_SNAPSHOT = "TAKING_SNAPSHOT"
+    #: The AppSync Event API with its channel namespace.
+    REMOVING_REALTIME = "REMOVING_REALTIME"
+    #: The Cognito user pool with its app client.
+    REMOVING_AUTH = "REMOVING_AUTH"
+    #: The S3 bucket, with its objects if the payload asks for that.
+    REMOVING_STORAGE = "REMOVING_STORAGE"
+    #: The tenant database, its roles, the secret with the login, the place on the cluster.
+    REMOVING_DATABASE = "REMOVING_DATABASE"
+    #: The API keys, and the secret that hands them over.
+    REMOVING_API_KEYS = "REMOVING_API_KEYS"
+    #: Nothing is left: the project is DEPROVISIONED and the job COMPLETED, in one transaction.
+    FINALIZING = "FINALIZING"
+
+
+#: The stages of deprovision_project that remove something. Once one has begun, the project can only
+#: be removed further.
+REMOVING: tuple[DeprovisionStage, ...] = (
+    DeprovisionStage.REMOVING_REALTIME,
+    DeprovisionStage.REMOVING_AUTH,
+    DeprovisionStage.REMOVING_STORAGE,
+    DeprovisionStage.REMOVING_DATABASE,
+    DeprovisionStage.REMOVING_API_KEYS,
+)
+
 #: What runs side by side once INITIALIZING has ended; each branch in sequence.
 BRANCHES: tuple[tuple[Stage, ...], ...] = (
     (Stage.CREATING_DATABASE, Stage.CREATING_SCHEMA),
@@ -62,8 +95,19 @@ PROVISION_PROJECT = Plan(
     ends_with_first=lambda output: bool(output["already_provisioned"]),
 )
 
+#: The plan of deprovision_project.
+DEPROVISION_PROJECT = Plan(
+    first=DeprovisionStage.INITIALIZING,
+    branches=((DeprovisionStage.CHECKING_DATA, DeprovisionStage.TAKING_SNAPSHOT, *REMOVING),),
+    last=DeprovisionStage.FINALIZING,
+    ends_with_first=lambda output: bool(output["already_deprovisioned"]),
+)
+
 #: The plans by job type.
-PLANS: dict[str, Plan] = {JobType.PROVISION_PROJECT: PROVISION_PROJECT}
+PLANS: dict[str, Plan] = {
+    JobType.PROVISION_PROJECT: PROVISION_PROJECT,
+    JobType.DEPROVISION_PROJECT: DEPROVISION_PROJECT,
+}
 
 #: The error type of a stage for causes of its own that stay.
 OWN_ERRORS: dict[str, ErrorType] = {
@@ -73,5 +117,8 @@ OWN_ERRORS: dict[str, ErrorType] = {
     Stage.REGISTERING_REALTIME: ErrorType.SERVICE_REGISTRATION_FAILED,
     Stage.REGISTERING_STORAGE: ErrorType.SERVICE_REGISTRATION_FAILED,
     Stage.GENERATING_API_KEYS: ErrorType.API_KEY_GENERATION_FAILED,
+    DeprovisionStage.CHECKING_DATA: ErrorType.REMOVAL_FAILED,
+    DeprovisionStage.TAKING_SNAPSHOT: ErrorType.SNAPSHOT_FAILED,
+    # The clean-up's and deprovision_project's are of the same names.
     **dict.fromkeys(CleanupStage, ErrorType.REMOVAL_FAILED),
 }

@@ -7,7 +7,7 @@ one without the other.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -31,6 +31,15 @@ class ProjectStatus(StrEnum):
     ACTIVE = "ACTIVE"
     #: The last job failed; what it made stays for the next.
     FAILED = "FAILED"
+    #: A job removes its resources, or one that failed has begun to; its API keys do not verify.
+    DEPROVISIONING = "DEPROVISIONING"
+    #: All that it had is removed; it can be provisioned again from nothing.
+    DEPROVISIONED = "DEPROVISIONED"
+
+    @property
+    def is_being_removed(self) -> bool:
+        """Whether nobody may use the project any more."""
+        return self in {ProjectStatus.DEPROVISIONING, ProjectStatus.DEPROVISIONED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +55,30 @@ class Project:
     locked_by: str | None = None
     #: The quota that the project counts against, while it does.
     quota: str | None = None
+    #: The region of its resources, from the first job that held it until they are removed.
+    region: str | None = None
+    #: The technology of its database, likewise.
+    engine: str | None = None
     #: The cluster that holds its database, once chosen.
     cluster_id: str | None = None
     #: The result of the job that made it ACTIVE.
     result: dict[str, Any] | None = None
+    #: Whether it is refused to be deprovisioned.
+    deletion_protection: bool = False
+    #: While it is DEPROVISIONING: what it becomes again where nothing has been removed.
+    status_before: ProjectStatus | None = None
+    #: Where the last final snapshot of its database is.
+    snapshot: dict[str, Any] | None = None
+    #: When it became DEPROVISIONED.
+    deprovisioned_at: str | None = None
 
 
 class ProjectExistsError(ValueError):
     """A project of that id exists."""
+
+
+class ProjectRemovedError(ValueError):
+    """The project is being removed, or is not there."""
 
 
 class ProjectBusyError(Exception):
@@ -69,6 +94,10 @@ class QuotaReachedError(Exception):
         self.limit = limit
 
 
+#: Of an update: the project is not protected.
+_UNPROTECTED = "(attribute_not_exists(deletion_protection) OR deletion_protection = :unprotected)"
+
+
 def quota_of(owner_id: str | None, organization_id: str | None) -> str | None:
     """Name the quota that a project counts against: its organization's, else its owner's."""
     if organization_id is not None:
@@ -78,13 +107,26 @@ def quota_of(owner_id: str | None, organization_id: str | None) -> str | None:
     return None
 
 
-class ProjectStore:
+class ProjectReader:
+    """Reads projects."""
+
+    def __init__(self, client: DynamoDBClient, projects_table: str) -> None:
+        """Bind the reader to its table."""
+        self._client = client
+        self._projects = projects_table
+
+    def get(self, project_id: str) -> Project | None:
+        """Read a project; None where there is none."""
+        item = dynamodb.get(self._client, self._projects, {"project_id": project_id})
+        return None if item is None else _to_project(item)
+
+
+class ProjectStore(ProjectReader):
     """Reads and writes projects and the quotas that they count against."""
 
     def __init__(self, client: DynamoDBClient, projects_table: str, quotas_table: str) -> None:
         """Bind the store to its tables."""
-        self._client = client
-        self._projects = projects_table
+        super().__init__(client, projects_table)
         self._quotas = quotas_table
 
     def create(
@@ -115,11 +157,6 @@ class ProjectStore:
             ) from None
         return _to_project(item)
 
-    def get(self, project_id: str) -> Project | None:
-        """Read a project; None where there is none."""
-        item = dynamodb.get(self._client, self._projects, {"project_id": project_id})
-        return None if item is None else _to_project(item)
-
     def holders(self) -> list[str]:
         """Read the ids of the jobs that hold a project.
 
@@ -130,8 +167,25 @@ class ProjectStore:
         )
         return [str(item["locked_by"]["S"]) for page in pages for item in page["Items"]]
 
-    def lock(self, project: Project, job_id: str, *, quota: str | None, default_limit: int) -> None:
+    def lock(
+        self,
+        project: Project,
+        job_id: str,
+        *,
+        quota: str | None,
+        default_limit: int,
+        region: str | None = None,
+        engine: str | None = None,
+    ) -> None:
         """Give the project to a job and count it against a quota, both or neither.
+
+        Args:
+            project: the project.
+            job_id: the job.
+            quota: what it counts against; None where it counts against nothing.
+            default_limit: the limit of a quota that has none of its own.
+            region: where the job makes the project's resources; left out, it stays as it is.
+            engine: the technology of the project's database; likewise.
 
         Raises:
             ProjectBusyError: the project has changed, or another job holds it.
@@ -145,11 +199,16 @@ class ProjectStore:
                     "status": ProjectStatus.PROVISIONING,
                     "locked_by": job_id,
                     "quota": quota,
+                    "region": region,
+                    "engine": engine,
                 },
-                condition="attribute_not_exists(locked_by) AND #status IN (:created, :failed)",
+                remove=("deprovisioned_at",),
+                condition="attribute_not_exists(locked_by)"
+                " AND #status IN (:created, :failed, :deprovisioned)",
                 condition_values={
                     "created": ProjectStatus.CREATED,
                     "failed": ProjectStatus.FAILED,
+                    "deprovisioned": ProjectStatus.DEPROVISIONED,
                 },
                 names={"status": "status"},
             )
@@ -197,6 +256,126 @@ class ProjectStore:
             )
         ]
         return items + self._uncount(project.quota)
+
+    # Deprovisioning.
+
+    def protect(self, project_id: str, *, enabled: bool) -> None:
+        """Protect the project against being deprovisioned, or end that.
+
+        Raises:
+            ProjectRemovedError: it is being removed, so that protection comes too late, or there
+                is no such project.
+        """
+        item = dynamodb.update(
+            self._projects,
+            {"project_id": project_id},
+            set_values={"deletion_protection": enabled},
+            condition="attribute_exists(project_id) AND #status <> :deprovisioning",
+            condition_values={"deprovisioning": ProjectStatus.DEPROVISIONING},
+            names={"status": "status"},
+        )
+        try:
+            dynamodb.transact(self._client, [item])
+        except dynamodb.ConditionFailedError:
+            raise ProjectRemovedError(
+                f"project {project_id}: is being removed, so it cannot be protected any more."
+            ) from None
+
+    def begin_removal(self, project: Project, job_id: str) -> None:
+        """Give the project to a job that removes it; its API keys do not verify from then on.
+
+        Raises:
+            ProjectBusyError: the project has changed, is protected, or another job holds it.
+        """
+        goes_on = project.status is ProjectStatus.DEPROVISIONING
+        item = dynamodb.update(
+            self._projects,
+            {"project_id": project.project_id},
+            set_values={
+                "status": ProjectStatus.DEPROVISIONING,
+                "status_before": project.status,
+                "locked_by": job_id,
+            },
+            # A removal that goes on keeps the snapshot that it began with.
+            remove=() if goes_on else ("snapshot",),
+            condition=f"attribute_not_exists(locked_by) AND #status = :status AND {_UNPROTECTED}",
+            condition_values={"status": project.status, "unprotected": False},
+            names={"status": "status"},
+        )
+        try:
+            dynamodb.transact(self._client, [item])
+        except dynamodb.ConditionFailedError:
+            raise ProjectBusyError from None
+
+    def end_removal_items(
+        self, project: Project, job_id: str, at: datetime, snapshot: Mapping[str, Any] | None
+    ) -> Sequence[TransactWriteItemTypeDef]:
+        """Build the writes that make a project DEPROVISIONED and give back its quota."""
+        item = dynamodb.update(
+            self._projects,
+            {"project_id": project.project_id},
+            set_values={
+                "status": ProjectStatus.DEPROVISIONED,
+                "deprovisioned_at": at.isoformat(timespec="microseconds"),
+                "snapshot": snapshot,
+            },
+            remove=("locked_by", "quota", "status_before", "result", "region", "engine"),
+            condition="locked_by = :job",
+            condition_values={"job": job_id},
+        )
+        return [item, *self._uncount(project.quota)]
+
+    def retire_items(self, project: Project, at: datetime) -> Sequence[TransactWriteItemTypeDef]:
+        """Build the write that makes a project DEPROVISIONED that never had anything."""
+        return [
+            dynamodb.update(
+                self._projects,
+                {"project_id": project.project_id},
+                set_values={
+                    "status": ProjectStatus.DEPROVISIONED,
+                    "deprovisioned_at": at.isoformat(timespec="microseconds"),
+                },
+                condition=f"attribute_not_exists(locked_by) AND #status = :created"
+                f" AND {_UNPROTECTED}",
+                condition_values={"created": ProjectStatus.CREATED, "unprotected": False},
+                names={"status": "status"},
+            )
+        ]
+
+    def give_up_removal_items(
+        self,
+        project_id: str,
+        job_id: str,
+        *,
+        has_removed: bool,
+        snapshot: Mapping[str, Any] | None,
+    ) -> Sequence[TransactWriteItemTypeDef]:
+        """Build the write that lets go of a project whose removal has failed.
+
+        Nothing is written where another job holds the project, or none does.
+
+        Args:
+            project_id: the project.
+            job_id: the job that failed.
+            has_removed: whether anything may be gone; if not, the project is again what it was.
+            snapshot: where the snapshot is that the job has taken, if it has.
+        """
+        project = self.get(project_id)
+        if project is None or project.locked_by != job_id:
+            return []
+        return [
+            dynamodb.update(
+                self._projects,
+                {"project_id": project_id},
+                set_values={
+                    "status": None if has_removed else project.status_before,
+                    "snapshot": snapshot,
+                },
+                remove=("locked_by",) if has_removed else ("locked_by", "status_before"),
+                condition="locked_by = :job",
+                condition_values={"job": job_id},
+            )
+        ]
 
     def place(self, project_id: str, cluster_id: str, max_tenants: int) -> None:
         """Settle which cluster holds the project's database, and count it there, both or neither.
@@ -293,6 +472,12 @@ def _to_project(item: dict[str, Any]) -> Project:
         organization_id=item.get("organization_id"),
         locked_by=item.get("locked_by"),
         quota=item.get("quota"),
+        region=item.get("region"),
+        engine=item.get("engine"),
         cluster_id=item.get("cluster_id"),
         result=item.get("result"),
+        deletion_protection=item.get("deletion_protection", False),
+        status_before=(ProjectStatus(item["status_before"]) if "status_before" in item else None),
+        snapshot=item.get("snapshot"),
+        deprovisioned_at=item.get("deprovisioned_at"),
     )

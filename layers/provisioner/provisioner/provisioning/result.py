@@ -1,4 +1,4 @@
-"""The result of provision_project. It holds no secret: secrets are named by their ARNs."""
+"""The results of the job types. They hold no secret: secrets are named by their ARNs."""
 
 from __future__ import annotations
 
@@ -73,3 +73,24 @@ class ProvisionProjectResult(_Result):
     #: The secret that hands over the keys once; claiming them deletes it.
     api_keys_secret_arn: str
     metadata: ResultMetadata
+
+
+class SnapshotResult(_Result):
+    """The final snapshot: an archive in pg_dump's custom format."""
+
+    bucket: str
+    key: str
+    size_bytes: int
+    #: The version of the server that it was taken of, such as 18.6.
+    server_version: str
+
+
+class DeprovisionProjectResult(_Result):
+    """What is left of a project once it is deprovisioned."""
+
+    project_id: str
+    #: Left out where none was asked for, or there was no database.
+    snapshot: SnapshotResult | None = None
+    #: What does not exist any more, one text a resource.
+    removed: list[str]
+    deprovisioned_at: datetime

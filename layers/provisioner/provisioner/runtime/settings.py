@@ -24,7 +24,8 @@ def _job_types(value: str) -> str:
 class Settings(BaseModel):
     """The base of all settings: field `jobs_table` is the variable `JOBS_TABLE`."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A process reads one class of settings: the validators of the others are never built.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -65,10 +66,15 @@ class DispatcherSettings(JobSettings):
     required_job_types: Annotated[str, AfterValidator(_job_types)]
 
 
-class ProjectSettings(JobSettings):
-    """What reads or writes projects and quotas."""
+class ProjectReaderSettings(JobSettings):
+    """What reads projects."""
 
     projects_table: str
+
+
+class ProjectSettings(ProjectReaderSettings):
+    """What reads or writes projects and quotas."""
+
     quotas_table: str
 
 
@@ -102,8 +108,14 @@ class DatabaseSettings(ProjectSettings, NamingSettings, ClusterSettings):
     """The database function's."""
 
 
-class ServicesSettings(JobSettings, NamingSettings):
+class ServicesSettings(ProjectReaderSettings, NamingSettings):
     """The services function's."""
+
+
+class SnapshotSettings(ProjectReaderSettings, NamingSettings, ClusterSettings):
+    """The snapshot function's."""
+
+    snapshots_bucket: str
 
 
 class ApiKeysSettings(JobSettings, NamingSettings):
@@ -122,3 +134,15 @@ class SupervisorSettings(FailureSettings):
     #: Minutes that a job may be QUEUED before its message is sent again, and then before it has
     #: failed.
     queued_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
+
+
+class EventsSettings(JobSettings):
+    """The events function's."""
+
+    event_bus_name: str
+
+
+class DeadLettersSettings(JobSettings):
+    """The dead_letters function's."""
+
+    dead_letter_queue_url: str

@@ -11,9 +11,12 @@ Sources: PostgreSQL documentation, "CREATE DATABASE", "CREATE ROLE", "GRANT", "A
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,9 +172,59 @@ class PostgresqlEngine:
                     connection.execute(
                         sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role))
                     )
-                return _has_database(connection, names)
+                is_there = _has_database(connection, names)
+                if (is_claimed and is_there) or _claimed_roles(connection, names, claim):
+                    raise failure(
+                        ErrorType.REMOVAL_FAILED,
+                        "The database of the project, or a role of it, is still there.",
+                        f"database {names.database}: was dropped and is still listed",
+                    )
+                return is_there
 
         return _run(remove, ErrorType.REMOVAL_FAILED, "remove the database")
+
+    @contextmanager
+    def open_for_reading(
+        self, names: TenantNames, claim: Claim, seconds: float
+    ) -> Iterator[int | None]:
+        """Let the platform role read all of the tenant's database while the context lasts.
+
+        It is made a member of the tenant's roles, under the tenant's lock, so that no other run
+        ends this meanwhile. What a killed process leaves of it, the next run takes away.
+
+        Args:
+            names: the tenant's.
+            claim: says whose database it may be.
+            seconds: how long the context may last.
+
+        Returns:
+            The server's version as PQserverVersion gives it; None where no database is claimed,
+            or it has never been opened to anyone.
+        """
+
+        def open_() -> tuple[_Connection, bool]:
+            # Its session does nothing all the while.
+            connection = self._connect(
+                _LOCK_DATABASE, f"-c idle_session_timeout={math.ceil(seconds) + 60}s"
+            )
+            try:
+                _lock(connection, names)
+                is_claimed = _is_open_and_claimed(connection, names, claim)
+                if is_claimed:
+                    _join_roles(connection, names, claim)
+            except BaseException:
+                connection.close()
+                raise
+            return connection, is_claimed
+
+        connection, is_claimed = _run(open_, ErrorType.SNAPSHOT_FAILED, "open the database to read")
+        with contextlib.closing(connection):
+            try:
+                yield connection.info.server_version if is_claimed else None
+            finally:
+                # Where the server is gone, so is the reader; see above for what is left.
+                with contextlib.suppress(psycopg.Error):
+                    _leave_roles(connection, names, claim)
 
     def check_database(self, names: TenantNames, password: str) -> str:
         """Log in as the app role and say in one sentence what answered."""
@@ -209,13 +262,13 @@ class PostgresqlEngine:
 
         return _run(check, ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
 
-    def _connect(self, database: str) -> _Connection:
+    def _connect(self, database: str, more_options: str = "") -> _Connection:
         return _connect(
             self._admin,
             database=database,
             user=self._admin.user,
             password=self._admin.password,
-            options=_SESSION_OPTIONS,
+            options=f"{_SESSION_OPTIONS} {more_options}",
         )
 
     def _connect_as_tenant(self, names: TenantNames, password: str) -> _Connection:
@@ -322,6 +375,37 @@ def _has_database(connection: _Connection, names: TenantNames) -> bool:
         "SELECT FROM pg_database WHERE datname = %s", (names.database,)
     ).fetchone()
     return row is not None
+
+
+def _is_open_and_claimed(connection: _Connection, names: TenantNames, claim: Claim) -> bool:
+    row = connection.execute(
+        "SELECT datallowconn, shobj_description(oid, 'pg_database')"
+        " FROM pg_database WHERE datname = %s",
+        (names.database,),
+    ).fetchone()
+    is_open, comment = row or (False, None)
+    return bool(is_open) and claim(tags_of_comment(comment))
+
+
+def _join_roles(connection: _Connection, names: TenantNames, claim: Claim) -> None:
+    """Let the platform role do what the tenant's roles may do."""
+    options = sql.SQL("WITH INHERIT TRUE, SET FALSE" if _is_16(connection) else "")
+    for role in _claimed_roles(connection, names, claim):
+        connection.execute(
+            sql.SQL("GRANT {} TO CURRENT_USER {}").format(sql.Identifier(role), options)
+        )
+
+
+def _leave_roles(connection: _Connection, names: TenantNames, claim: Claim) -> None:
+    options = sql.SQL("GRANTED BY CURRENT_USER" if _is_16(connection) else "")
+    for role in _claimed_roles(connection, names, claim):
+        connection.execute(
+            sql.SQL("REVOKE {} FROM CURRENT_USER {}").format(sql.Identifier(role), options)
+        )
+
+
+def _is_16(connection: _Connection) -> bool:
+    return connection.info.server_version >= _VERSION_16
 
 
 def _create_role(
@@ -465,7 +549,7 @@ def _schema_statements(
     platform, schema = sql.Identifier(_PLATFORM_SCHEMA), sql.Identifier(names.schema)
     version_table = sql.Identifier(_PLATFORM_SCHEMA, "schema_version")
     database = sql.Identifier(names.database)
-    is_16 = connection.info.server_version >= _VERSION_16
+    is_16 = _is_16(connection)
     grant_options = sql.SQL("WITH SET TRUE, INHERIT FALSE" if is_16 else "")
     revoke_options = sql.SQL("GRANTED BY CURRENT_USER" if is_16 else "")
 

@@ -83,6 +83,7 @@ _TEXTS: tuple[tuple[str, ErrorType | None], ...] = (
     ("does not support ssl", None),
     ("certificate verify failed", None),
     ("invalid sslmode", None),
+    ("lock timeout", ErrorType.TIMEOUT),  # pg_dump's, of --lock-wait-timeout
     ("timeout expired", ErrorType.TIMEOUT),
     ("timed out", ErrorType.TIMEOUT),
     ("connection refused", ErrorType.NETWORK_ERROR),
@@ -158,14 +159,24 @@ def _type_of(error: psycopg.Error) -> ErrorType | None:
     return None if state.startswith(_FINAL_STATES) else ErrorType.UNKNOWN_ERROR
 
 
+def type_of_text(text: str) -> ErrorType | None:
+    """Return what a text says that a program of PostgreSQL has left; None where no table says."""
+    row = _row_of_text(text)
+    return None if row is None else row[1]
+
+
 def _type_without_state(error: psycopg.Error) -> ErrorType | None:
     if isinstance(error, psycopg.errors.ConnectionTimeout):
         return ErrorType.TIMEOUT
-    text = str(error).lower()
-    for part, error_type in _TEXTS:
-        if part in text:
-            return error_type
+    row = _row_of_text(str(error))
+    if row is not None:
+        return row[1]
     return None if isinstance(error, _REFUSED_BY_DRIVER) else ErrorType.UNKNOWN_ERROR
+
+
+def _row_of_text(text: str) -> tuple[str, ErrorType | None] | None:
+    lower = text.lower()
+    return next((row for row in _TEXTS if row[0] in lower), None)
 
 
 def _cause(error: psycopg.Error) -> str:

@@ -30,8 +30,8 @@ def ensure_initialized(
 
     Raises:
         INVALID_PAYLOAD: the payload is wrong, asks for what is not supported, or names a region
-            that is not served or an owner that is not the project's.
-        PROJECT_NOT_FOUND: there is no such project.
+            that is not served, or an owner or a region that is not the project's.
+        PROJECT_NOT_FOUND: there is no such project, or its removal has begun.
         PROJECT_BUSY: another job holds the project.
         QUOTA_EXCEEDED: the owner or organization has as many projects as it may have.
     """
@@ -50,6 +50,9 @@ def ensure_initialized(
             check="the project is provisioned already",
             completion=Completion(result=project.result),
         )
+    if project.locked_by is None:
+        _refuse_removed(project)
+        _refuse_other_region(payload, project)
     served_by = catalogue.clusters(payload.region, payload.database.engine)
     if not served_by:
         raise failure(
@@ -90,6 +93,26 @@ def _refuse_other_owner(payload: ProvisionProjectPayload, project: Project) -> N
             )
 
 
+def _refuse_removed(project: Project) -> None:
+    """Refuse a project whose removal has begun and not ended."""
+    if project.status is ProjectStatus.DEPROVISIONING:
+        raise failure(
+            ErrorType.PROJECT_NOT_FOUND,
+            f"project_id: {project.project_id} is being removed; "
+            "send a deprovision_project job that ends this, then provision it again.",
+        )
+
+
+def _refuse_other_region(payload: ProvisionProjectPayload, project: Project) -> None:
+    """Refuse to leave behind what an earlier job has made in another region."""
+    if project.region is not None and project.region != payload.region:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"region: the project has been begun in {project.region}; "
+            "name that region, or deprovision the project first.",
+        )
+
+
 def _lock(
     job: JobInput,
     project: Project,
@@ -102,7 +125,14 @@ def _lock(
         project.organization_id or payload.organization_id,
     )
     try:
-        projects.lock(project, job.job_id, quota=quota, default_limit=default_project_quota)
+        projects.lock(
+            project,
+            job.job_id,
+            quota=quota,
+            default_limit=default_project_quota,
+            region=payload.region,
+            engine=payload.database.engine,
+        )
     except ProjectBusyError:
         holder = projects.get(project.project_id)
         if holder is not None and holder.locked_by == job.job_id:
@@ -110,8 +140,7 @@ def _lock(
         by = f"job {holder.locked_by}" if holder and holder.locked_by else "another job"
         raise failure(
             ErrorType.PROJECT_BUSY,
-            f"project_id: {project.project_id} is being provisioned by {by}; "
-            "wait until that job has ended.",
+            f"project_id: {project.project_id} is held by {by}; wait until that job has ended.",
         ) from None
     except QuotaReachedError as error:
         who, _, name = str(quota).partition("#")

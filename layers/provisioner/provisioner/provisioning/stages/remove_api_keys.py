@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from provisioner.api_keys.key_format import digest
 from provisioner.api_keys.store import ApiKeyStore
-from provisioner.drivers.secrets import claimed_secret, delete_secret
-from provisioner.errors import ErrorType
+from provisioner.drivers.secrets import claimed_secret, remove_secret
+from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.payload import ProjectReference
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -31,24 +31,24 @@ def remove_api_keys(
     yet. Keys that are not there are as good as removed.
 
     Raises:
-        REMOVAL_FAILED, and what `translated` raises.
+        REMOVAL_FAILED: something is still there; and what `translated` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
-    owner = naming.owner(payload.project_id, job.job_id)
-    secret = claimed_secret(
-        secrets_manager,
-        name=naming.names(payload.project_id).api_keys_secret,
-        claim=owner.claim(only_this_job=only_this_job),
-        final=ErrorType.REMOVAL_FAILED,
-    )
+    payload = validate_payload(ProjectReference, job.payload)
+    name = naming.names(payload.project_id).api_keys_secret
+    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=only_this_job)
+    secret = claimed_secret(secrets_manager, name=name, claim=claim, final=ErrorType.REMOVAL_FAILED)
     listed = [
         key.digest
         for key in store.list_by_project(payload.project_id)
         if not only_this_job or key.job_id == job.job_id
     ]
     handed_over = [] if secret is None else [digest(text) for text in secret.value["api_keys"]]
-    for key_digest in dict.fromkeys([*listed, *handed_over]):
+    digests = dict.fromkeys([*listed, *handed_over])
+    for key_digest in digests:
         store.remove(key_digest)
-    if secret is not None:
-        delete_secret(secrets_manager, secret, final=ErrorType.REMOVAL_FAILED)
+    remove_secret(secrets_manager, name=name, claim=claim, final=ErrorType.REMOVAL_FAILED)
+    if any(store.get(key_digest) is not None for key_digest in digests):
+        raise failure(
+            ErrorType.REMOVAL_FAILED, "An API key of the project is still there.", "digest found"
+        )
     return StageOutcome(check="no API key is left to remove")

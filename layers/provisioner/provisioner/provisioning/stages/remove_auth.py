@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.cognito import remove_user_pool
-from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.projects import ProjectReader
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
@@ -19,6 +19,7 @@ def remove_auth(
     job: JobInput,
     *,
     cognito: Callable[[str], CognitoIdentityProviderClient],
+    projects: ProjectReader,
     naming: Naming,
     only_this_job: bool,
 ) -> StageOutcome:
@@ -27,18 +28,19 @@ def remove_auth(
     Args:
         job: the job.
         cognito: gives the client of a region.
+        projects: says where the project is.
         naming: the deployment's names.
         only_this_job: whether what other jobs of the project made stays.
 
     Raises:
         REMOVAL_FAILED: it is still there; and what `translated` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
-    owner = naming.owner(payload.project_id, job.job_id)
+    location = location_of(job, projects)
+    owner = naming.owner(location.project_id, job.job_id)
     return StageOutcome(
         check=remove_user_pool(
-            cognito(payload.region),
-            name=naming.names(payload.project_id).user_pool,
+            cognito(location.region),
+            name=naming.names(location.project_id).user_pool,
             claim=owner.claim(only_this_job=only_this_job),
         )
     )

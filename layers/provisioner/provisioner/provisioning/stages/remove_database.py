@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.secrets import claimed_secret, delete_secret
-from provisioner.errors import ErrorType, failure
-from provisioner.jobs.registry import validate_payload
+from provisioner.drivers.secrets import remove_secret
+from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.location import cluster_at, location_of
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.create_database import EngineFactory, admin_connection
 
@@ -37,28 +36,18 @@ def remove_database(
         REMOVAL_FAILED: something is still there, or the project's cluster is described no more;
             and what `DatabaseEngine` and `translated` raise.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
-    names = naming.names(payload.project_id)
-    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=only_this_job)
-    project = projects.get(payload.project_id)
-    cluster_id = None if project is None else project.cluster_id
+    location = location_of(job, projects)
+    names = naming.names(location.project_id)
+    claim = naming.owner(location.project_id, job.job_id).claim(only_this_job=only_this_job)
+    cluster = cluster_at(location, catalogue, ErrorType.REMOVAL_FAILED)
     is_still_there = False
-    if cluster_id is not None:
-        clusters = catalogue.clusters(payload.region, payload.database.engine)
-        cluster = next((c for c in clusters if c.cluster_id == cluster_id), None)
-        if cluster is None:
-            raise failure(
-                ErrorType.REMOVAL_FAILED,
-                "The database cluster that holds this project is not described any more.",
-                f"cluster {cluster_id}: not in the SSM parameter of the region",
-            )
+    if cluster is not None:
         database = engine(admin_connection(secrets_manager, cluster))
         is_still_there = database.remove_database(names.tenant, claim)
-    secret = claimed_secret(
+    remove_secret(
         secrets_manager, name=names.database_secret, claim=claim, final=ErrorType.REMOVAL_FAILED
     )
-    if secret is not None:
-        delete_secret(secrets_manager, secret, final=ErrorType.REMOVAL_FAILED)
-    if cluster_id is not None and not is_still_there:
-        projects.unplace(payload.project_id, cluster_id)
+    # What another job of the project made keeps the place; what is not the project's never had it.
+    if cluster is not None and not (is_still_there and only_this_job):
+        projects.unplace(location.project_id, cluster.cluster_id)
     return StageOutcome(check=f"no database named {names.tenant.database} is left to remove")

