@@ -705,7 +705,7 @@ def test_an_event_of_an_execution_has_its_job_examined(
     assert handle(core, execution_event(core)) == {"examined": 1, "repaired": 1}
 
     assert error_of(head(core)).type is ErrorType.TIMEOUT
-    assert counted() == {"Repairs": [1.0]}
+    assert counted() == {"JobsFailed": [1.0], "Repairs": [1.0]}
     (emitted,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (emitted["JobsFailed"], emitted["error_type"]) == ([1.0], "TIMEOUT")
     failed, repaired = logged()
@@ -800,7 +800,7 @@ def test_a_sweep_examines_what_is_unfinished_or_held_and_nothing_else(
 
     assert handle(core, SWEEP) == {"examined": 3, "repaired": 2}
 
-    assert counted() == {"Repairs": [1.0, 1.0]}
+    assert counted() == {"JobsFailed": [1.0], "Repairs": [1.0, 1.0]}
     assert head(core).status is JobStatus.FAILED
     assert core.projects.holders() == ["job-1"]
     assert {line["job_id"] for line in logged()} == {"job-1", "holder"}
