@@ -165,8 +165,9 @@ def test_batch_that_the_queue_gave_up_on_fails_its_jobs_and_is_kept(
 def test_history_is_published(sam_local: SamLocal, jobs: JobStore) -> None:
     path = EVENTS / "events" / "history.json"
     job_id = read(path)["Records"][0]["dynamodb"]["Keys"]["job_id"]["S"]
-    jobs.create(NewJob(job_id, "provision_project", {"project_id": "sample-told"}, tuple(Stage)))
+    new = NewJob(job_id, "provision_project", {"project_id": "sample-told"}, tuple(Stage))
     with listening(sam_local.stack, job_id) as heard:
+        jobs.create(new)
         invocation = invoke(sam_local, path)
         assert invocation.result == {"batchItemFailures": []}
         told = [event["detail-type"] for event in heard(5)]
