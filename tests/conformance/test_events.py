@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from provisioner import api
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import StageEvent
-from provisioner.provisioning.payload import ProvisionProjectPayload
-from provisioner.provisioning.plan import CleanupStage, Stage
+from provisioner.provisioning.plan import PLANS, CleanupStage, Stage
 from support.project import all_states, events, functions, state_machines
 
 STAGE_EVENTS = [path for path in events() if path.parent.name != "dispatcher"]
@@ -25,6 +25,8 @@ def read(path: Path) -> dict[str, Any]:
 def test_every_function_and_every_stage_has_an_event() -> None:
     assert {path.parent.name for path in events()} == set(functions())
     stages = {*Stage, *CleanupStage, RECORD_FAILURE, RECORD_CLEANUP}
+    # What other job types begin and end with has the event of a stage of the same name.
+    stages |= {stage for plan in PLANS.values() for branch in plan.branches for stage in branch}
     assert {read(path)["stage"] for path in STAGE_EVENTS} == stages
 
 
@@ -32,12 +34,13 @@ def test_every_function_and_every_stage_has_an_event() -> None:
 def test_stage_event_is_what_the_state_machine_hands_over(path: Path) -> None:
     event = read(path)
     StageEvent.model_validate(event)
-    payload = ProvisionProjectPayload.model_validate(event["job"]["payload"])
+    job_type = event["job"]["job_type"]
+    payload = api.get_job_handler(job_type).parse(event["job"]["payload"])
     # The dispatcher hands on the payload with every default filled in.
     assert payload.model_dump(mode="json") == event["job"]["payload"]
+    definition = state_machines()[f"{job_type}_cleanup" if "cleanup" in event else job_type]
     (handed_over,) = (
         state["Parameters"]["Payload"]
-        for definition in state_machines().values()
         for _, state in all_states(definition["States"])
         if state.get("Parameters", {}).get("Payload", {}).get("stage") == event["stage"]
     )

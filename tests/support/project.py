@@ -151,6 +151,9 @@ def events() -> list[Path]:
         "services/remove_auth",
         "database/remove_database",
         "lifecycle/record_cleanup",
+        "api_keys/rotate_api_keys",
+        "api_keys/revoke_api_key",
+        "database/rotate_database_password",
     ]
     found = {
         str(path.relative_to(ROOT / "events").with_suffix("")): path

@@ -32,6 +32,8 @@ class ErrorType(StrEnum):
     API_KEY_GENERATION_FAILED = "API_KEY_GENERATION_FAILED"
     #: A resource could not be removed, for a reason that stays.
     REMOVAL_FAILED = "REMOVAL_FAILED"
+    #: A tenant database, or the login to it, could not be changed, for a reason that stays.
+    DATABASE_CHANGE_FAILED = "DATABASE_CHANGE_FAILED"
     #: A role, policy, login or grant does not allow what a stage does.
     INSUFFICIENT_PERMISSIONS = "INSUFFICIENT_PERMISSIONS"
     #: A limit is reached: of projects, of tenants on the clusters, of an AWS account, of a disk.
@@ -85,6 +87,9 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
     ),
     ErrorType.REMOVAL_FAILED: ErrorRule(
         retryable=False, remedy="Read the technical cause; run the clean-up again once it is gone."
+    ),
+    ErrorType.DATABASE_CHANGE_FAILED: ErrorRule(
+        retryable=False, remedy="Read the technical cause; the login or its secret needs a look."
     ),
     ErrorType.INSUFFICIENT_PERMISSIONS: ErrorRule(
         retryable=False, remedy="Grant the permission that the technical cause names."

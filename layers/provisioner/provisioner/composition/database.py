@@ -10,11 +10,17 @@ from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, Stage
+from provisioner.provisioning.plan import (
+    OWN_ERRORS,
+    CleanupStage,
+    RotateDatabasePasswordStage,
+    Stage,
+)
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.create_database import ensure_database
 from provisioner.provisioning.stages.create_schema import ensure_schema
 from provisioner.provisioning.stages.remove_database import remove_database
+from provisioner.provisioning.stages.rotate_database_password import ensure_password_rotated
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DatabaseSettings
 
@@ -51,7 +57,17 @@ def stages(settings: DatabaseSettings) -> JobStages:
                 naming=naming,
                 only_this_job=True,
             ),
-        }
+        },
+        JobType.ROTATE_DATABASE_PASSWORD: {
+            RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD: partial(
+                ensure_password_rotated,
+                projects=projects,
+                catalogue=catalogue,
+                secrets_manager=aws.client("secretsmanager"),
+                engine=PostgresqlEngine,
+                naming=naming,
+            ),
+        },
     }
 
 

@@ -13,13 +13,23 @@ from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, PLANS, Stage
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.provisioning.stages.finalize import ensure_active
+from provisioner.provisioning.stages.hold_project import ensure_held
 from provisioner.provisioning.stages.initialize import ensure_initialized
+from provisioner.provisioning.stages.let_go_of_project import (
+    ensure_let_go,
+    let_go_by_failure,
+    no_cleanup,
+    nothing_left_over,
+)
 from provisioner.runtime import aws
 from provisioner.runtime.settings import LifecycleSettings
+
+#: The job types that change a project that is there: they begin and end alike.
+_CHANGES = (JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD)
 
 
 def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
@@ -34,7 +44,14 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
                 default_project_quota=settings.default_project_quota,
             ),
             Stage.FINALIZING: partial(ensure_active, jobs=jobs, projects=projects),
-        }
+        },
+        **{
+            job_type: {
+                PLANS[job_type].first: partial(ensure_held, projects=projects),
+                PLANS[job_type].last: partial(ensure_let_go, jobs=jobs, projects=projects),
+            }
+            for job_type in _CHANGES
+        },
     }
 
 
@@ -56,7 +73,15 @@ def failure_policies(settings: LifecycleSettings) -> dict[str, FailurePolicy]:
             left_over_of=partial(
                 left_over, naming=Naming(settings.resource_prefix, settings.resource_namespace)
             ),
-        )
+        ),
+        **dict.fromkeys(
+            _CHANGES,
+            FailurePolicy(
+                release=partial(let_go_by_failure, projects=_projects(settings)),
+                cleanup_stages=no_cleanup,
+                left_over_of=nothing_left_over,
+            ),
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""The job type provision_project, as the registry knows it."""
+"""The job types, as the registry knows them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ from typing import TYPE_CHECKING
 
 from provisioner.jobs.registry import JobHandler
 from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.payload import ProvisionProjectPayload
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.payload import (
+    ProvisionProjectPayload,
+    RevokeApiKeyPayload,
+    RotateApiKeysPayload,
+    RotateDatabasePasswordPayload,
+)
+from provisioner.provisioning.plan import (
+    RevokeApiKeyStage,
+    RotateApiKeysStage,
+    RotateDatabasePasswordStage,
+    Stage,
+)
 
 if TYPE_CHECKING:
-    from provisioner.provisioning.result import ProvisionProjectResult
+    from provisioner.provisioning.result import (
+        ProvisionProjectResult,
+        RevokeApiKeyResult,
+        RotateApiKeysResult,
+        RotateDatabasePasswordResult,
+    )
 
 
 def _run(payload: ProvisionProjectPayload) -> ProvisionProjectResult:
@@ -27,11 +42,61 @@ def _organization(payload: ProvisionProjectPayload) -> str | None:
     return payload.organization_id
 
 
-__all__ = ["JobType", "provision_project_handler"]
+def _rotate_api_keys(payload: RotateApiKeysPayload) -> RotateApiKeysResult:
+    from provisioner.composition.in_process import run_job  # noqa: PLC0415  # as above
+    from provisioner.provisioning.result import RotateApiKeysResult  # noqa: PLC0415
+
+    job = run_job(JobType.ROTATE_API_KEYS, payload, tuple(RotateApiKeysStage))
+    return RotateApiKeysResult.model_validate(job.result)
+
+
+def _revoke_api_key(payload: RevokeApiKeyPayload) -> RevokeApiKeyResult:
+    from provisioner.composition.in_process import run_job  # noqa: PLC0415  # as above
+    from provisioner.provisioning.result import RevokeApiKeyResult  # noqa: PLC0415
+
+    job = run_job(JobType.REVOKE_API_KEY, payload, tuple(RevokeApiKeyStage))
+    return RevokeApiKeyResult.model_validate(job.result)
+
+
+def _rotate_database_password(
+    payload: RotateDatabasePasswordPayload,
+) -> RotateDatabasePasswordResult:
+    from provisioner.composition.in_process import run_job  # noqa: PLC0415  # as above
+    from provisioner.provisioning.result import RotateDatabasePasswordResult  # noqa: PLC0415
+
+    job = run_job(JobType.ROTATE_DATABASE_PASSWORD, payload, tuple(RotateDatabasePasswordStage))
+    return RotateDatabasePasswordResult.model_validate(job.result)
+
+
+__all__ = [
+    "JobType",
+    "provision_project_handler",
+    "revoke_api_key_handler",
+    "rotate_api_keys_handler",
+    "rotate_database_password_handler",
+]
 
 provision_project_handler = JobHandler(
     payload_model=ProvisionProjectPayload,
     stages=tuple(Stage),
     run=_run,
     message_group=_organization,
+)
+
+rotate_api_keys_handler = JobHandler(
+    payload_model=RotateApiKeysPayload,
+    stages=tuple(RotateApiKeysStage),
+    run=_rotate_api_keys,
+)
+
+revoke_api_key_handler = JobHandler(
+    payload_model=RevokeApiKeyPayload,
+    stages=tuple(RevokeApiKeyStage),
+    run=_revoke_api_key,
+)
+
+rotate_database_password_handler = JobHandler(
+    payload_model=RotateDatabasePasswordPayload,
+    stages=tuple(RotateDatabasePasswordStage),
+    run=_rotate_database_password,
 )

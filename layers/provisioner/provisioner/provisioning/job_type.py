@@ -8,3 +8,9 @@ class JobType(StrEnum):
 
     #: Gives a project its database, auth, realtime, storage and API keys.
     PROVISION_PROJECT = "provision_project"
+    #: Gives a project new API keys; its old ones verify until an overlap ends.
+    ROTATE_API_KEYS = "rotate_api_keys"
+    #: Lets one API key stop verifying at once.
+    REVOKE_API_KEY = "revoke_api_key"
+    #: Gives a project's database login a new password.
+    ROTATE_DATABASE_PASSWORD = "rotate_database_password"  # noqa: S105  # a name

@@ -1,4 +1,4 @@
-"""The payload of provision_project: every field with its bounds."""
+"""The payloads of the job types: every field with its bounds."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ Region = Annotated[
     str,
     Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$", max_length=32, description="An AWS region."),
 ]
+
+
+#: 2 to 10 lower-case letters and digits, first a letter.
+ApiKeyPrefix = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")]
+
+DEFAULT_API_KEY_PREFIX = "nm"
 
 
 def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -82,8 +88,7 @@ class ApiKeysRequest(_Strict):
     """Which API keys the project gets."""
 
     count: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
-    #: 2 to 10 lower-case letters and digits, first a letter.
-    prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")] = "nm"
+    prefix: ApiKeyPrefix = DEFAULT_API_KEY_PREFIX
 
 
 class OnFailure(StrEnum):
@@ -116,3 +121,36 @@ class NewProject(_Strict):
     project_id: ProjectId
     owner_id: PartyId | None = None
     organization_id: PartyId | None = None
+
+
+class ProjectReference(BaseModel):
+    """What the payloads of all job types have in common."""
+
+    model_config = ConfigDict(frozen=True)
+
+    project_id: ProjectId
+
+
+class RotateApiKeysPayload(_Strict):
+    """What a rotate_api_keys job is asked to do."""
+
+    project_id: ProjectId
+    #: New keys, 1 to 20.
+    count: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
+    #: Of the new keys; the newest key's that verifies where it is left out.
+    prefix: ApiKeyPrefix | None = None
+    #: Hours that the old keys verify beside the new ones, 0 to 720.
+    overlap_hours: Annotated[int, Field(ge=0, le=720, strict=True)] = 24
+
+
+class RevokeApiKeyPayload(_Strict):
+    """What a revoke_api_key job is asked to do."""
+
+    project_id: ProjectId
+    key_id: Annotated[str, Field(pattern=r"^key_[0-9a-f]{20}$")]
+
+
+class RotateDatabasePasswordPayload(_Strict):
+    """What a rotate_database_password job is asked to do."""
+
+    project_id: ProjectId
