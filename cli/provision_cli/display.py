@@ -28,6 +28,8 @@ _STATUS_STYLES = {
     "RETRYING": "yellow",
     "CANCELLED": "yellow",
     "FAILED": "bold red",
+    "EXPIRED": "dim",
+    "REVOKED": "dim",
 }
 
 
@@ -152,6 +154,24 @@ def dead_letter_rows(letters: Sequence[api.DeadLetter]) -> list[list[str]]:
             letter.reason or "nobody could say why",
         ]
         for letter in letters
+    ]
+
+
+def api_key_rows(keys: Sequence[api.ApiKey]) -> list[list[str]]:
+    """Return what `provision keys list` shows of each key."""
+    now = datetime.now(UTC)
+    return [
+        [
+            key.key_id,
+            key.key_prefix,
+            key.status
+            if key.status is not api.ApiKeyStatus.ACTIVE or key.verifies_at(now)
+            else "EXPIRED",
+            f"{datetime.fromisoformat(key.created_at):%Y-%m-%d %H:%M:%S}",
+            "" if not ended else f"{datetime.fromisoformat(ended):%Y-%m-%d %H:%M:%S}",
+        ]
+        for key in keys
+        for ended in [key.revoked_at or key.expires_at]
     ]
 
 

@@ -28,11 +28,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 project_app = typer.Typer(help="Create and show projects.")
-keys_app = typer.Typer(help="Hand over API keys.")
+keys_app = typer.Typer(help="Hand over, rotate, revoke and list API keys.")
+password_app = typer.Typer(help="Rotate passwords.")
 app.add_typer(project_app, name="project")
 app.add_typer(keys_app, name="keys")
 dlq_app = typer.Typer(help="Look at dead letters, and send them on their way again.")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(password_app, name="password")
 
 
 @app.callback()
@@ -251,6 +253,57 @@ def redrive_dead_letters(
     if left:
         hint = "" if again else "; --again runs jobs again that have failed or were cancelled"
         raise CommandError(f"{left} of {len(redriven)} dead letters stay where they are{hint}.")
+
+
+@keys_app.command("rotate")
+def rotate_keys(
+    context: typer.Context,
+    project_id: str,
+    count: Annotated[int, typer.Option(min=1, max=20, help="New keys.")] = 2,
+    overlap_hours: Annotated[
+        int, typer.Option(min=0, max=720, help="Hours that the old keys verify from now on.")
+    ] = 24,
+) -> None:
+    """Enqueue a job that makes new API keys, to be claimed; prints its id."""
+    _enqueue_change(
+        context,
+        api.JobType.ROTATE_API_KEYS,
+        {"project_id": project_id, "count": count, "overlap_hours": overlap_hours},
+    )
+
+
+@keys_app.command("revoke")
+def revoke_key(context: typer.Context, key_id: str) -> None:
+    """Let an API key stop verifying at once."""
+    _target(context).connect()
+    revoked = api.revoke_api_key(key_id)
+    display.line(Console(), f"{key_id} of project {revoked.project_id} is revoked.")
+
+
+@keys_app.command("list")
+def list_keys(context: typer.Context, project_id: str) -> None:
+    """List what is stored of a project's API keys, oldest first."""
+    _target(context).connect()
+    found = api.list_api_keys(project_id)
+    console = Console()
+    if not found:
+        display.line(console, "There are no API keys.")
+        return
+    headings = ["key", "begins with", "status", "created (UTC)", "ends (UTC)"]
+    display.show_table(console, headings, display.api_key_rows(found))
+
+
+@password_app.command("rotate")
+def rotate_password(context: typer.Context, project_id: str) -> None:
+    """Enqueue a job that gives the project's database login a new password; prints its id."""
+    _enqueue_change(context, api.JobType.ROTATE_DATABASE_PASSWORD, {"project_id": project_id})
+
+
+def _enqueue_change(context: typer.Context, job_type: api.JobType, payload: dict[str, Any]) -> None:
+    _target(context).connect()
+    job = api.enqueue_job(job_type, payload)
+    display.line(Console(), job.job_id)
+    display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
 
 
 def _target(context: typer.Context) -> Target:

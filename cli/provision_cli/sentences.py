@@ -16,6 +16,7 @@ class CommandError(Exception):
 _SELF_EXPLAINING = (
     CommandError,
     LocalStackError,
+    api.ApiKeyNotFoundError,
     api.ApiKeysNotClaimableError,
     api.DuplicateJobHandlerError,
     api.IdempotencyConflictError,

@@ -271,6 +271,14 @@ def test_finished_jobs_expire() -> None:
     }
 
 
+def test_api_keys_are_deleted_some_time_after_they_have_ended() -> None:
+    """Not when they expire: DynamoDB deletes late, and the code itself looks at the time."""
+    assert TABLES["ApiKeysTable"]["Properties"]["TimeToLiveSpecification"] == {
+        "AttributeName": "delete_after",
+        "Enabled": True,
+    }
+
+
 # --- Snapshots ------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from provisioner.api import get_job_handler
+from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
 from provisioner.jobs.store import JobStore, NewJob, utc_now
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.plan import Stage
 from provisioner.provisioning.projects import ProjectStore
 from support.project import ROOT, events, functions
@@ -64,7 +67,7 @@ def log_lines(invocation: Invocation) -> Iterator[dict[str, Any]]:
 
 
 def test_every_event_is_used_here() -> None:
-    used = {*stage_events(), *dispatcher_events(), *cleanup_events()}
+    used = {*stage_events(), *dispatcher_events(), *cleanup_events(), *change_events()}
     used |= {
         EVENTS / "lifecycle" / "record_failure.json",
         EVENTS / "dead_letters" / "batch.json",
@@ -79,6 +82,12 @@ def stage_events() -> list[Path]:
 
 def cleanup_events() -> list[Path]:
     return [path for path in events() if "cleanup" in read(path)]
+
+
+def change_events() -> list[Path]:
+    """Return the events of the stages that change a project that is there."""
+    changes = {JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD}
+    return [path for path in events() if read(path).get("job", {}).get("job_type") in changes]
 
 
 def dispatcher_events() -> list[Path]:
@@ -102,6 +111,23 @@ def test_job_completes_stage_by_stage(
     assert job.result is not None
     assert job.result["database"]["database_name"]
     assert len(job.result["api_keys"]) == 2
+    # The key that an event revokes.
+    keys = ApiKeyStore(
+        sam_local.stack.client("dynamodb"), sam_local.stack.outputs["ApiKeysTableName"]
+    )
+    revoked = "key_0123456789abcdef0123"
+    keys.put(
+        ApiKey("d" * 64, revoked, "nm_Sample", "sample-project", job_id, utc_now().isoformat())
+    )
+    for path in change_events():
+        event = read(path)["job"]
+        stages = get_job_handler(event["job_type"]).stages
+        jobs.create(NewJob(event["job_id"], event["job_type"], event["payload"], stages))
+        assert invoke(sam_local, path).result.get("ok"), path
+    assert len(keys.list_by_project("sample-project")) == 5
+    found = keys.find(revoked)
+    assert found is not None
+    assert found.status is ApiKeyStatus.REVOKED
 
 
 def test_failure_is_recorded_and_what_the_job_made_is_removed(

@@ -163,6 +163,9 @@ def events() -> list[Path]:
         "lifecycle/deprovision_finalize",
         "dead_letters/batch",
         "events/history",
+        "api_keys/rotate_api_keys",
+        "api_keys/revoke_api_key",
+        "database/rotate_database_password",
     ]
     found = {
         str(path.relative_to(ROOT / "events").with_suffix("")): path

@@ -195,6 +195,12 @@ class Workflow:
             )
         )
 
+    def new_change(self, job_type: JobType, project_id: str, **payload: Any) -> api.Job:
+        """Store a job that changes a project that is there, as the dispatcher does."""
+        handler = api.get_job_handler(job_type)
+        valid = handler.parse({"project_id": project_id} | payload).model_dump(mode="json")
+        return self.jobs.create(NewJob(str(uuid.uuid4()), job_type, valid, handler.stages))
+
     def start(self, job: api.Job) -> str:
         """Start the execution of a job and return its ARN."""
         new = NewJob(job.job_id, job.job_type, job.payload, ())
@@ -370,7 +376,9 @@ class Workflow:
 
     def secret(self, name: str) -> dict[str, Any]:
         """Read a secret."""
-        value = aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
+        value = aws.client("secretsmanager").get_secret_value(
+            SecretId=name, VersionStage="AWSCURRENT"
+        )["SecretString"]
         found: dict[str, Any] = json.loads(value)
         return found
 

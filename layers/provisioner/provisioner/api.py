@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner import job_handlers
-from provisioner.api_keys.store import ApiKey, ApiKeyStore
+from provisioner.api_keys.key_format import digest
+from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.composition.supervisor import supervisor
-from provisioner.drivers.secrets import delete_secret, find_secret
+from provisioner.drivers.secrets import Secret, delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs import client
 from provisioner.jobs.client import (
@@ -43,6 +44,9 @@ from provisioner.provisioning.job import (
     JobType,
     deprovision_project_handler,
     provision_project_handler,
+    revoke_api_key_handler,
+    rotate_api_keys_handler,
+    rotate_database_password_handler,
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import NewProject
@@ -53,7 +57,13 @@ from provisioner.provisioning.projects import (
     ProjectStatus,
     ProjectStore,
 )
-from provisioner.provisioning.result import DeprovisionProjectResult, ProvisionProjectResult
+from provisioner.provisioning.result import (
+    DeprovisionProjectResult,
+    ProvisionProjectResult,
+    RevokeApiKeyResult,
+    RotateApiKeysResult,
+    RotateDatabasePasswordResult,
+)
 from provisioner.runtime import aws
 from provisioner.runtime.platform import (
     PlatformSettings,
@@ -65,6 +75,8 @@ from provisioner.runtime.settings import SettingsError
 
 __all__ = [
     "ApiKey",
+    "ApiKeyNotFoundError",
+    "ApiKeyStatus",
     "ApiKeysNotClaimableError",
     "DeadLetter",
     "DeprovisionProjectResult",
@@ -87,6 +99,9 @@ __all__ = [
     "ProvisionProjectResult",
     "ProvisioningError",
     "Redriven",
+    "RevokeApiKeyResult",
+    "RotateApiKeysResult",
+    "RotateDatabasePasswordResult",
     "SettingsError",
     "StageRecord",
     "StageStatus",
@@ -105,6 +120,7 @@ __all__ = [
     "get_project",
     "get_registered_job_types",
     "has_job_handler",
+    "list_api_keys",
     "list_dead_letters",
     "list_jobs",
     "protect_project",
@@ -112,6 +128,10 @@ __all__ = [
     "redrive_dead_letters",
     "register_job_handler",
     "retry_job",
+    "revoke_api_key",
+    "revoke_api_key_handler",
+    "rotate_api_keys_handler",
+    "rotate_database_password_handler",
     "validate_required_handlers",
     "verify_api_key",
     "wait_for_job",
@@ -122,6 +142,10 @@ load_job_handlers(job_handlers)
 
 class ProjectNotFoundError(LookupError):
     """There is no project of that id."""
+
+
+class ApiKeyNotFoundError(LookupError):
+    """There is no API key of that id."""
 
 
 class ApiKeysNotClaimableError(RuntimeError):
@@ -269,7 +293,9 @@ def protect_project(project_id: str, *, enabled: bool) -> Project:
 
 
 def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) -> None:
-    """Hand over the plaintext of a project's API keys, then delete the secret that held it.
+    """Hand over the plaintext of a project's newest API keys, then delete the secret that held it.
+
+    A set that is replaced while it is handed over stays for the next claim.
 
     Args:
         project_id: the project; it must be ACTIVE.
@@ -277,39 +303,90 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
 
     Raises:
         ProjectNotFoundError: there is no such project.
-        ApiKeysNotClaimableError: the project is not ACTIVE, or its keys have been claimed.
+        ApiKeysNotClaimableError: the project is not ACTIVE, a job works at it or has failed to
+            store its keys, or its keys have been claimed.
     """
     settings = current_settings()
+    naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    manager = aws.client("secretsmanager")
+
+    def find() -> Secret | None:
+        return find_secret(
+            manager,
+            name=naming.names(project_id).api_keys_secret,
+            owner=naming.owner(project_id, job_id=""),
+            final=ErrorType.API_KEY_GENERATION_FAILED,
+        )
+
+    get_project(project_id)
+    secret = find()
+    # After the secret: a job that writes another set holds the project before it does.
     project = get_project(project_id)
     if project.status is not ProjectStatus.ACTIVE:
         raise ApiKeysNotClaimableError(
             f"project {project_id}: is {project.status}; its keys can be claimed once it is ACTIVE."
         )
-    naming = Naming(settings.resource_prefix, settings.resource_namespace)
-    manager = aws.client("secretsmanager")
-    secret = find_secret(
-        manager,
-        name=naming.names(project_id).api_keys_secret,
-        owner=naming.owner(project_id, job_id=""),
-        final=ErrorType.API_KEY_GENERATION_FAILED,
-    )
+    if project.locked_by is not None:
+        raise ApiKeysNotClaimableError(
+            f"project {project_id}: job {project.locked_by} works at it; "
+            "claim its keys once that has ended."
+        )
     if secret is None:
         raise ApiKeysNotClaimableError(
             f"project {project_id}: its API keys have been claimed before; "
             "they are handed over only once."
         )
-    hand_over([str(key) for key in secret.value["api_keys"]])
-    delete_secret(manager, secret, final=ErrorType.API_KEY_GENERATION_FAILED)
+    keys = [str(key) for key in secret.value["api_keys"]]
+    store = _api_keys(settings)
+    if any(store.get(digest(key)) is None for key in keys):
+        raise ApiKeysNotClaimableError(
+            f"project {project_id}: the job that made its newest keys has failed; "
+            "retry it, or rotate the keys again."
+        )
+    hand_over(keys)
+    if find() == secret:
+        delete_secret(manager, secret, final=ErrorType.API_KEY_GENERATION_FAILED)
+
+
+def list_api_keys(project_id: str) -> list[ApiKey]:
+    """Read what is stored of a project's API keys, oldest first.
+
+    Keys that have expired or were revoked are there for another 30 days.
+
+    Raises:
+        ProjectNotFoundError: there is no such project.
+    """
+    get_project(project_id)
+    found = _api_keys(current_settings()).list_by_project(project_id)
+    return sorted(found, key=lambda key: (key.created_at, key.key_id))
+
+
+def revoke_api_key(key_id: str) -> RevokeApiKeyResult:
+    """Let an API key stop verifying; it does not when this returns.
+
+    It is a job like any other, which runs in this process.
+
+    Raises:
+        ApiKeyNotFoundError: there is no such key.
+        ProvisioningError: the error that the job ended with.
+    """
+    key = _api_keys(current_settings()).find(key_id)
+    if key is None:
+        raise ApiKeyNotFoundError(f"API key {key_id}: there is no such key; list the project's.")
+    result: RevokeApiKeyResult = revoke_api_key_handler(
+        {"project_id": key.project_id, "key_id": key_id}
+    )
+    return result
 
 
 def verify_api_key(plaintext: str) -> ApiKey | None:
-    """Find the API key that a caller presents; None where it is not one of ours.
+    """Find the API key that a caller presents; None where it is not one of ours, or has ended.
 
     The checksum is tried first, so that a made-up key costs no read. A key that is found costs a
     second one, of its project: that says at once, and for every key, that it is being removed.
     """
     settings = current_settings()
-    key = ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table).verify(plaintext)
+    key = _api_keys(settings).verify(plaintext)
     if key is None:
         return None
     project = _projects(settings).get(key.project_id)
@@ -360,6 +437,10 @@ def _jobs(settings: PlatformSettings) -> JobStore:
     return JobStore(
         aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
+
+
+def _api_keys(settings: PlatformSettings) -> ApiKeyStore:
+    return ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table)
 
 
 def _projects(settings: PlatformSettings) -> ProjectStore:

@@ -9,13 +9,13 @@ from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
-from provisioner.provisioning.stages.give_up_removal import (
-    no_cleanup,
-    nothing_left_over,
-    released_by_failed_removal,
-)
+from provisioner.provisioning.stages.give_up_removal import released_by_failed_removal
+from provisioner.provisioning.stages.let_go_of_project import let_go_by_failure
 from provisioner.runtime import aws
 from provisioner.runtime.settings import FailureSettings
+
+#: The job types that change a project that is there: they begin and end alike.
+CHANGES = (JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD)
 
 
 def failure_policies(settings: FailureSettings) -> dict[str, FailurePolicy]:
@@ -31,7 +31,11 @@ def failure_policies(settings: FailureSettings) -> dict[str, FailurePolicy]:
         ),
         JobType.DEPROVISION_PROJECT: FailurePolicy(
             release=partial(released_by_failed_removal, projects=projects),
-            cleanup_stages=no_cleanup,
-            left_over_of=nothing_left_over,
+        ),
+        **dict.fromkeys(
+            CHANGES,
+            FailurePolicy(
+                release=partial(let_go_by_failure, projects=projects),
+            ),
         ),
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from provisioner.composition.failure import failure_policies
+from provisioner.composition.failure import CHANGES, failure_policies
 from provisioner.jobs.failure import CleanupRecorder, FailureRecorder
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import JobStages, StageRunner, Step
@@ -14,12 +14,14 @@ from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, DeprovisionStage, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, PLANS, DeprovisionStage, Stage
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
 from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
 from provisioner.provisioning.stages.finalize import ensure_active
+from provisioner.provisioning.stages.hold_project import ensure_held
 from provisioner.provisioning.stages.initialize import ensure_initialized
+from provisioner.provisioning.stages.let_go_of_project import ensure_let_go
 from provisioner.runtime import aws
 from provisioner.runtime.settings import LifecycleSettings
 
@@ -47,6 +49,13 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
                 projects=projects,
                 naming=Naming(settings.resource_prefix, settings.resource_namespace),
             ),
+        },
+        **{
+            job_type: {
+                PLANS[job_type].first: partial(ensure_held, projects=projects),
+                PLANS[job_type].last: partial(ensure_let_go, jobs=jobs, projects=projects),
+            }
+            for job_type in CHANGES
         },
     }
 

@@ -53,9 +53,9 @@ class FailurePolicy:
     #: Given back with the job's end, or, where a clean-up follows, with the clean-up's.
     release: Release
     #: The stages, in order, of the clean-up that follows; none where what was made stays.
-    cleanup_stages: Callable[[Job], Sequence[str]]
+    cleanup_stages: Callable[[Job], Sequence[str]] = lambda _job: ()
     #: The resources that a stage of the clean-up removes, as people know them.
-    left_over_of: Callable[[Job, str], Sequence[str]]
+    left_over_of: Callable[[Job, str], Sequence[str]] = lambda _job, _stage: ()
 
 
 class FailureRecorder:

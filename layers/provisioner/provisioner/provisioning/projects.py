@@ -257,6 +257,38 @@ class ProjectStore(ProjectReader):
         ]
         return items + self._uncount(project.quota)
 
+    def hold(self, project: Project, job_id: str) -> None:
+        """Give an ACTIVE project to a job that changes it; its status and quota stay.
+
+        Raises:
+            ProjectBusyError: the project is not ACTIVE any more, or another job holds it.
+        """
+        item = dynamodb.update(
+            self._projects,
+            {"project_id": project.project_id},
+            set_values={"locked_by": job_id},
+            condition="attribute_not_exists(locked_by) AND #status = :active",
+            condition_values={"active": ProjectStatus.ACTIVE},
+            names={"status": "status"},
+        )
+        try:
+            dynamodb.transact(self._client, [item])
+        except dynamodb.ConditionFailedError:
+            raise ProjectBusyError from None
+
+    def let_go_items(self, project_id: str, job_id: str) -> Sequence[TransactWriteItemTypeDef]:
+        """Build the write that lets go of a project that a job has held to change it."""
+        return [
+            dynamodb.update(
+                self._projects,
+                {"project_id": project_id},
+                set_values={},
+                remove=("locked_by",),
+                condition="locked_by = :job",
+                condition_values={"job": job_id},
+            )
+        ]
+
     # Deprovisioning.
 
     def protect(self, project_id: str, *, enabled: bool) -> None:
