@@ -293,7 +293,7 @@ def deployment() -> Iterator[Core]:
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
     """Return a deployment of its own."""
-    _take_one_request_at_a_time(monkeypatch)
+    take_one_request_at_a_time(monkeypatch)
     metrics.clear_metrics()
     with deployment() as made:
         queues = made.client("sqs")
@@ -350,7 +350,7 @@ def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformS
     aws.reset()
 
 
-def _take_one_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def take_one_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let moto's DynamoDB take each write whole, as DynamoDB does; moto itself has no lock."""
     lock = threading.RLock()
 

@@ -55,6 +55,7 @@ from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
 from support import project
+from support.core import take_one_request_at_a_time
 from support.postgresql import PreparedCluster, tenant_snapshot
 
 REGION = "eu-central-1"
@@ -560,6 +561,7 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
         "stepfunctions": {"execute_state_machine": True},
         "lambda": {"use_docker": False},
     }
+    take_one_request_at_a_time(monkeypatch)
     with mock_aws(config=configuration):
         # Clients cost more than all else here: a worker makes them once.
         if aws.session() not in _sessions:

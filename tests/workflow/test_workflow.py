@@ -38,6 +38,7 @@ def scheduled(history: list[dict[str, Any]]) -> Counter[str]:
         json.loads(event["taskScheduledEventDetails"]["parameters"])["Payload"]["stage"]
         for event in history
         if event["type"] == "TaskScheduled"
+        and event["taskScheduledEventDetails"]["resourceType"] == "lambda"
     )
 
 
