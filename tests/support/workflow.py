@@ -55,6 +55,7 @@ from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
 from support import project
+from support.core import take_one_request_at_a_time
 from support.postgresql import PreparedCluster, tenant_snapshot
 
 REGION = "eu-central-1"
@@ -548,6 +549,7 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    take_one_request_at_a_time(monkeypatch)
     configuration: Any = {
         "stepfunctions": {"execute_state_machine": True},
         "lambda": {"use_docker": False},
