@@ -20,7 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ReadTimeoutError
 from moto import mock_aws
-from moto.dynamodb.models import DynamoDBBackend
+from moto.dynamodb.responses import DynamoHandler
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.drivers import dynamodb
 from provisioner.jobs.models import Job
@@ -351,15 +351,12 @@ def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformS
 
 
 def take_one_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let moto's DynamoDB take each write whole, as DynamoDB does; moto itself has no lock."""
+    """Let moto's DynamoDB take each request whole, as DynamoDB does; moto itself has no lock."""
     lock = threading.RLock()
+    call_action = DynamoHandler.call_action
 
-    def locked(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            with lock:
-                return method(*arguments, **keywords)
+    def locked(handler: DynamoHandler) -> Any:
+        with lock:
+            return call_action(handler)
 
-        return call
-
-    for name in ("get_item", "put_item", "update_item", "query", "transact_write_items"):
-        monkeypatch.setattr(DynamoDBBackend, name, locked(getattr(DynamoDBBackend, name)))
+    monkeypatch.setattr(DynamoHandler, "call_action", locked)

@@ -557,6 +557,7 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    take_one_request_at_a_time(monkeypatch)
     configuration: Any = {
         "stepfunctions": {"execute_state_machine": True},
         "lambda": {"use_docker": False},

@@ -243,10 +243,12 @@ def _report(status: JobStatus, error: StoredError) -> None:
 
 
 def _cancelled_first(errors: Sequence[StoredError]) -> list[StoredError]:
-    """Let a cancelled job end with that as its error, whatever its stages met besides."""
-    said = [error for error in errors if error.type is ErrorType.JOB_CANCELLED]
-    others = [error for error in errors if error.type is not ErrorType.JOB_CANCELLED]
-    return [*(said or [StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")]), *others]
+    """Let a cancelled job end with that as its error, whatever its stages met besides.
+
+    Stages that it kept from starting have met nothing.
+    """
+    met = [error for error in errors if error.type is not ErrorType.JOB_CANCELLED or error.attempt]
+    return [StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, ""), *met]
 
 
 def stage_errors(job: Job, branches: Sequence[Mapping[str, Any]]) -> list[StoredError]:
