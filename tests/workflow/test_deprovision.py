@@ -1,0 +1,484 @@
+"""Whole projects that are removed, on the real state machine and in one process."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from botocore.exceptions import ClientError
+from provisioner import api
+from provisioner.drivers.postgresql import snapshot as snapshot_module
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.models import StageStatus
+from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.plan import REMOVING, DeprovisionStage, Stage
+from provisioner.runtime import aws
+from support.effects import SQL, Attempt, Effect, effects
+from support.postgresql import tenant_snapshot
+from support.workflow import REGION, SNAPSHOTS_BUCKET, Fault, FunctionEnded, Point, Workflow
+
+#: How a job is run: on the state machine, or by the handler.
+type Run = Callable[[Workflow, api.Job], api.Job]
+each_way = pytest.mark.parametrize(
+    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
+)
+
+#: What a job leaves that met no fault; a worker makes it once.
+_references: list[dict[str, Any]] = []
+
+
+def provisioned(workflow: Workflow) -> api.Job:
+    """Return the job of a project that is ACTIVE and has a table with rows."""
+    job = workflow.execute_in_process(workflow.new_job(workflow.new_project(owner_id="ada")))
+    assert job.status is api.JobStatus.COMPLETED, job.error
+    login = workflow.secret(workflow.names(job.project_id).database_secret)
+    with psycopg.connect(login["connection_string"]) as connection:
+        connection.execute("CREATE TABLE note AS SELECT generate_series(1, 100) AS id")
+    return job
+
+
+def keys_of(workflow: Workflow, project_id: str) -> list[str]:
+    keys: list[str] = workflow.secret(workflow.names(project_id).api_keys_secret)["api_keys"]
+    return keys
+
+
+def verifying(keys: list[str]) -> list[bool]:
+    return [api.verify_api_key(key) is not None for key in keys]
+
+
+def error_of(job: api.Job) -> api.StoredError:
+    assert job.error is not None
+    return job.error
+
+
+def statuses(job: api.Job) -> dict[str, StageStatus]:
+    return {record.stage: record.status for record in job.stages}
+
+
+def snapshots() -> list[str]:
+    """Return the keys of the snapshots that there are."""
+    found = aws.client("s3").list_objects_v2(Bucket=SNAPSHOTS_BUCKET)
+    assert "Uploads" not in aws.client("s3").list_multipart_uploads(Bucket=SNAPSHOTS_BUCKET)
+    return [stored["Key"] for stored in found.get("Contents", [])]
+
+
+def end_of(workflow: Workflow, job: api.Job) -> dict[str, Any]:
+    """Return all that a job has left, without the size of its snapshot."""
+    found = workflow.snapshot(job) | {"snapshots": len(snapshots())}
+    return {name: re.sub(r"'size_bytes': \d+", "", str(value)) for name, value in found.items()}
+
+
+@pytest.fixture
+def reference(workflow: Workflow) -> dict[str, Any]:
+    """Return what a job leaves that met no fault."""
+    if not _references:
+        project = provisioned(workflow).project_id
+        job = workflow.execute(workflow.new_deprovision_job(project))
+        assert job.status is api.JobStatus.COMPLETED, job.error
+        _references.append(end_of(workflow, job))
+        _forget_snapshots()
+        aws.client("dynamodb").delete_item(
+            TableName=workflow.settings.quotas_table, Key={"quota": {"S": "owner#ada"}}
+        )
+    return _references[0]
+
+
+def _forget_snapshots() -> None:
+    for key in snapshots():
+        aws.client("s3").delete_object(Bucket=SNAPSHOTS_BUCKET, Key=key)
+
+
+def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
+    workflow: Workflow,
+) -> None:
+    first = provisioned(workflow)
+    project_id, names = first.project_id, workflow.names(first.project_id)
+    keys = keys_of(workflow, project_id)
+    claimed: list[str] = []
+    api.claim_api_keys(project_id, claimed.extend)
+    assert verifying(keys) == [True, True]
+
+    job = workflow.execute(workflow.new_deprovision_job(project_id))
+
+    assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
+    assert statuses(job) == dict.fromkeys(DeprovisionStage, StageStatus.SUCCEEDED)
+    result = api.DeprovisionProjectResult.model_validate(job.result)
+    assert result.snapshot is not None
+    assert result.snapshot.key == f"{project_id}/{job.job_id}.dump"
+    assert snapshots() == [result.snapshot.key]
+    left = workflow.snapshot(job)
+    assert left["tenant"] == str({"roles": [], "databases": [], "members": [], "settings": []})
+    assert set(re.findall(r": (\[.*?\])", left["services"])) == {"[]"}
+    assert (left["secrets"], left["api_keys"]) == ("{}", "[]")
+    assert set(re.findall(r"'used': {'N': '(\d+)'}", left["quotas"])) == {"0"}
+    assert verifying(keys) == [False, False]
+    project = api.get_project(project_id)
+    assert (project.status, project.owner_id) == (api.ProjectStatus.DEPROVISIONED, "ada")
+    assert project.snapshot == result.snapshot.model_dump()
+
+    again = workflow.execute(workflow.new_job(project_id))
+
+    assert again.status is api.JobStatus.COMPLETED
+    same = ("tenant", "services", "secrets", "api_keys")
+    new = workflow.snapshot(again)
+    assert {n: new[n] for n in same} == {n: workflow.reference()[n] for n in same}
+    assert verifying(keys) == [False, False]
+    assert verifying(keys_of(workflow, project_id)) == [True, True]
+    with psycopg.connect(workflow.secret(names.database_secret)["connection_string"]) as c:
+        assert c.execute("SELECT to_regclass('app.note')").fetchone() == (None,)
+
+
+@each_way
+@pytest.mark.parametrize("point", list(Point), ids=lambda point: point.name.lower())
+def test_every_stage_may_meet_each_fault_and_the_end_is_the_same(
+    workflow: Workflow, reference: dict[str, Any], point: Point, run: Run
+) -> None:
+    project_id = provisioned(workflow).project_id
+    workflow.faults.update({stage: Fault(point) for stage in DeprovisionStage})
+    handed: Counter[str] = Counter()
+    workflow.observers.append(lambda _job, stage: handed.update([stage]))
+
+    job = run(workflow, workflow.new_deprovision_job(project_id))
+
+    assert not workflow.faults
+    assert end_of(workflow, job) == reference
+    repeats = point not in {Point.TWICE, Point.INVOKED_TWICE}
+    for record in job.stages:
+        ended_by_its_effect = record.stage == "FINALIZING" and point is not Point.BEFORE
+        assert record.attempt == (2 if repeats and not ended_by_its_effect else 1)
+    assert set(handed) == set(DeprovisionStage)
+
+
+#: No stage changes AWS more often in one attempt; the test below sees to it.
+MOST_CALLS = 6
+
+
+@pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
+def test_every_stage_may_meet_an_error_and_die_at_any_call(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, reference: dict[str, Any], number: int
+) -> None:
+    """At its n-th call or statement the first attempt meets an error; the second dies there."""
+    project_id = provisioned(workflow).project_id
+
+    def go_wrong(effect: Effect, _attempt: Attempt) -> None:
+        if effect.number != number:
+            return
+        if effect.retry_count == 0 and effect.name == SQL:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        if effect.retry_count == 0:
+            raise ClientError({"Error": {"Code": "ThrottlingException"}}, effect.name)
+        if effect.retry_count == 1:
+            raise FunctionEnded("Runtime.ExitError")
+
+    with effects(workflow, monkeypatch, go_wrong) as attempts:
+        job = workflow.execute(workflow.new_deprovision_job(project_id))
+
+    assert workflow.waits
+    assert end_of(workflow, job) == reference
+    assert max(len(attempt.calls) for attempt in attempts) <= MOST_CALLS
+
+
+def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on(
+    workflow: Workflow, reference: dict[str, Any]
+) -> None:
+    first = provisioned(workflow)
+    project_id = first.project_id
+    keys = keys_of(workflow, project_id)
+    before = workflow.snapshot(first)
+    for stage in DeprovisionStage:
+        workflow.faults[stage] = Fault(
+            Point.BEFORE if stage == "FINALIZING" else Point.AFTER,
+            lambda: failure(ErrorType.CONFLICT, "Injected."),
+        )
+
+        failed = workflow.execute(workflow.new_deprovision_job(project_id))
+
+        assert (failed.status, error_of(failed).stage) == (api.JobStatus.FAILED, stage)
+        assert failed.cleanup is None
+        project = api.get_project(project_id)
+        assert (project.locked_by, project.quota) == (None, "owner#ada")
+        if stage in {"INITIALIZING", "CHECKING_DATA", "TAKING_SNAPSHOT"}:
+            assert project.status is api.ProjectStatus.ACTIVE
+            assert verifying(keys) == [True, True]
+            assert workflow.snapshot(first) == before
+        else:
+            assert project.status is api.ProjectStatus.DEPROVISIONING
+            assert verifying(keys) == [False, False]
+
+    completed = workflow.execute(workflow.new_deprovision_job(project_id))
+
+    # The database was gone before it came: its snapshot is the one that the job before took.
+    assert statuses(completed)["TAKING_SNAPSHOT"] is StageStatus.SKIPPED
+    assert completed.result is not None
+    assert completed.result["snapshot"]["key"] in snapshots()
+    end = end_of(workflow, completed)
+    for name in ("quotas", "tenant", "services", "secrets", "api_keys"):
+        assert end[name] == reference[name], name
+
+
+def test_a_failed_job_is_run_again_as_its_second_attempt(workflow: Workflow) -> None:
+    job = workflow.new_deprovision_job(provisioned(workflow).project_id)
+    workflow.faults["REMOVING_DATABASE"] = Fault(
+        Point.AFTER, lambda: failure(ErrorType.CONFLICT, "Injected.")
+    )
+    failed = workflow.execute(job)
+    assert failed.status is api.JobStatus.FAILED
+
+    workflow.jobs.retry(failed)
+    completed = workflow.execute(workflow.jobs.get(job.job_id))
+
+    assert (completed.status, completed.attempt) == (api.JobStatus.COMPLETED, 2)
+    assert completed.result is not None
+    assert completed.result["snapshot"]["key"] == f"{job.project_id}/{job.job_id}.dump"
+    assert api.get_project(job.project_id).status is api.ProjectStatus.DEPROVISIONED
+
+
+def put_object(workflow: Workflow, project_id: str) -> None:
+    """Put an object into the project's bucket."""
+    s3, bucket = aws.client("s3", REGION), workflow.names(project_id).bucket
+    # moto refuses every request by this one, whatever its condition says.
+    policy = s3.get_bucket_policy(Bucket=bucket)["Policy"]
+    s3.delete_bucket_policy(Bucket=bucket)
+    s3.put_object(Bucket=bucket, Key="photo", Body=b"x")
+    s3.put_bucket_policy(Bucket=bucket, Policy=policy)
+
+
+def _hold_data(workflow: Workflow, project_id: str) -> None:
+    put_object(workflow, project_id)
+
+
+def _protect(_workflow: Workflow, project_id: str) -> None:
+    api.protect_project(project_id, enabled=True)
+
+
+@pytest.mark.parametrize(
+    ("prevent", "error_type"),
+    [(_hold_data, ErrorType.DATA_NOT_EMPTY), (_protect, ErrorType.PROJECT_PROTECTED)],
+    ids=["data", "protection"],
+)
+def test_what_is_refused_is_refused_before_anything_is_removed(
+    workflow: Workflow, prevent: Callable[[Workflow, str], None], error_type: ErrorType
+) -> None:
+    first = provisioned(workflow)
+    prevent(workflow, first.project_id)
+    before = workflow.snapshot(first)
+
+    job = workflow.execute(workflow.new_deprovision_job(first.project_id))
+
+    assert (job.status, error_of(job).type) == (api.JobStatus.FAILED, error_type)
+    assert workflow.snapshot(first) == before
+    assert verifying(keys_of(workflow, first.project_id)) == [True, True]
+    assert snapshots() == []
+
+
+def test_data_goes_where_the_payload_asks_for_it_and_no_snapshot_is_taken_where_it_does_not(
+    workflow: Workflow,
+) -> None:
+    project_id = provisioned(workflow).project_id
+    put_object(workflow, project_id)
+    aws.client("s3", REGION).delete_bucket_policy(Bucket=workflow.names(project_id).bucket)
+
+    job = workflow.execute(
+        workflow.new_deprovision_job(project_id, delete_data=True, final_snapshot=False)
+    )
+
+    assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
+    skipped = {s for s, status in statuses(job).items() if status is StageStatus.SKIPPED}
+    assert skipped == {"CHECKING_DATA", "TAKING_SNAPSHOT"}
+    assert job.result is not None
+    assert "snapshot" not in job.result
+    assert snapshots() == []
+    assert workflow.snapshot(job)["services"].count("[]") == 5
+
+
+def test_a_server_that_is_newer_ends_the_job_before_anything_is_removed(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = provisioned(workflow)
+    before = workflow.snapshot(first)
+    program = tmp_path / "pg_dump"
+    program.write_text('#!/bin/sh\necho "pg_dump (PostgreSQL) 14.1"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(snapshot_module, "_installed_program", lambda: program)
+
+    job = workflow.execute(workflow.new_deprovision_job(first.project_id))
+
+    assert (error_of(job).type, error_of(job).stage) == (
+        ErrorType.SNAPSHOT_FAILED,
+        "TAKING_SNAPSHOT",
+    )
+    assert "version 14" in error_of(job).message
+    assert workflow.snapshot(first) == before
+
+
+def test_a_cancelled_job_leaves_the_project_as_it_was(workflow: Workflow) -> None:
+    first = provisioned(workflow)
+    before = workflow.snapshot(first)
+    job = workflow.new_deprovision_job(first.project_id)
+
+    def cancel(running: JobInput, stage: str) -> None:
+        if stage == "TAKING_SNAPSHOT" and running.job_id == job.job_id:
+            workflow.jobs.request_cancel(workflow.jobs.get(job.job_id))
+
+    workflow.observers.append(cancel)
+    ended = workflow.execute(job)
+
+    assert (ended.status, error_of(ended).type) == (
+        api.JobStatus.CANCELLED,
+        ErrorType.JOB_CANCELLED,
+    )
+    # The stage that ran was let end, and what it took is kept.
+    assert statuses(ended)["TAKING_SNAPSHOT"] is StageStatus.SUCCEEDED
+    assert statuses(ended)["REMOVING_REALTIME"] is StageStatus.PENDING
+    project = api.get_project(first.project_id)
+    assert project.snapshot is not None
+    assert project.snapshot["key"] in snapshots()
+    after = workflow.snapshot(first)
+    del before["project"], after["project"]
+    assert after == before
+
+
+def test_a_project_that_is_being_provisioned_is_not_deprovisioned(workflow: Workflow) -> None:
+    first = workflow.new_job(workflow.new_project())
+    second = workflow.new_deprovision_job(first.project_id)
+    ran: list[api.Job] = []
+
+    def meanwhile(job: JobInput, stage: str) -> None:
+        if job.job_id == first.job_id and stage == Stage.REGISTERING_AUTH:
+            workflow.observers.clear()
+            ran.append(workflow.execute_in_process(second))
+
+    workflow.observers.append(meanwhile)
+    completed = workflow.execute(first)
+
+    assert error_of(ran[0]).type is ErrorType.PROJECT_BUSY
+    assert first.job_id in error_of(ran[0]).message
+    assert workflow.snapshot(completed) == workflow.reference()
+
+
+@pytest.mark.parametrize("stage", ["CHECKING_DATA", "REMOVING_DATABASE"])
+def test_a_project_that_is_being_deprovisioned_is_neither_provisioned_nor_removed_twice(
+    workflow: Workflow, reference: dict[str, Any], stage: str
+) -> None:
+    project_id = provisioned(workflow).project_id
+    first = workflow.new_deprovision_job(project_id)
+    others = [workflow.new_job(project_id), workflow.new_deprovision_job(project_id)]
+    ran: list[api.Job] = []
+
+    def meanwhile(job: JobInput, running: str) -> None:
+        if job.job_id == first.job_id and running == stage:
+            workflow.observers.clear()
+            ran.extend(workflow.execute_in_process(other) for other in others)
+
+    workflow.observers.append(meanwhile)
+    completed = workflow.execute(first)
+
+    assert [error_of(job).type for job in ran] == [ErrorType.PROJECT_BUSY] * 2
+    assert all(first.job_id in error_of(job).message for job in ran)
+    assert end_of(workflow, completed) == reference
+
+
+def test_two_jobs_at_once_remove_a_project_once(workflow: Workflow) -> None:
+    project_id = provisioned(workflow).project_id
+    jobs = [workflow.new_deprovision_job(project_id) for _ in range(2)]
+    runs = [threading.Thread(target=workflow.execute, args=(job,)) for job in jobs]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+
+    ended = [workflow.jobs.get(job.job_id) for job in jobs]
+
+    done = [job for job in ended if job.status is api.JobStatus.COMPLETED]
+    assert done
+    # The slower one found the project held, or removed already.
+    assert all(error_of(job).type is ErrorType.PROJECT_BUSY for job in ended if job not in done)
+    assert api.get_project(project_id).status is api.ProjectStatus.DEPROVISIONED
+    assert len(snapshots()) == 1
+
+
+def test_a_job_for_a_deprovisioned_project_completes_at_once(workflow: Workflow) -> None:
+    project_id = provisioned(workflow).project_id
+    first = workflow.execute_in_process(workflow.new_deprovision_job(project_id))
+
+    second = workflow.execute(workflow.new_deprovision_job(project_id))
+
+    assert second.status is api.JobStatus.COMPLETED
+    entered = [
+        event["stateEnteredEventDetails"]["name"]
+        for event in workflow.history(second)
+        if event["type"].endswith("StateEntered")
+    ]
+    assert entered == ["Initialize", "IsAlreadyDeprovisioned", "Completed"]
+    assert first.result is not None
+    assert second.result == first.result | {"removed": []}
+
+
+def test_a_failed_project_is_removed_with_whatever_it_has(workflow: Workflow) -> None:
+    project_id = workflow.new_project(owner_id="ada")
+    workflow.faults[Stage.CREATING_SCHEMA] = Fault(
+        Point.BEFORE, lambda: failure(ErrorType.CONFLICT, "Injected.")
+    )
+    failed = workflow.execute(workflow.new_job(project_id, on_failure="keep"))
+    assert failed.status is api.JobStatus.FAILED
+
+    job = workflow.execute(workflow.new_deprovision_job(project_id))
+
+    assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
+    assert tenant_snapshot(workflow.cluster, workflow.names(project_id).tenant) == {
+        name: [] for name in ("roles", "databases", "members", "settings")
+    }
+    assert workflow.snapshot(job)["services"].count("[]") == 5
+    assert len(snapshots()) == 1
+
+
+def test_the_handler_removes_a_project_in_this_process(workflow: Workflow) -> None:
+    project_id = provisioned(workflow).project_id
+
+    result = api.deprovision_project_handler({"project_id": project_id, "confirm": project_id})
+
+    assert result.project_id == project_id
+    assert result.snapshot is not None
+    assert snapshots() == [result.snapshot.key]
+    assert api.get_project(project_id).status is api.ProjectStatus.DEPROVISIONED
+    (job,) = (j for j in api.list_jobs(project_id) if j.job_type == "deprovision_project")
+    assert job.status is api.JobStatus.COMPLETED
+
+
+def test_nothing_that_a_job_leaves_holds_a_secret(workflow: Workflow) -> None:
+    first = provisioned(workflow)
+    names = workflow.names(first.project_id)
+    secrets = [
+        workflow.secret(names.database_secret)["password"],
+        workflow.secret("nm/clusters/test")["password"],
+        *keys_of(workflow, first.project_id),
+    ]
+    for stage in ("TAKING_SNAPSHOT", *REMOVING):
+        workflow.faults[stage] = Fault(Point.AFTER)
+
+    with workflow.logged() as log:
+        job = workflow.execute(workflow.new_deprovision_job(first.project_id))
+
+    assert job.status is api.JobStatus.COMPLETED
+    tables = [
+        workflow.settings.jobs_table,
+        workflow.settings.projects_table,
+        workflow.settings.api_keys_table,
+        workflow.settings.quotas_table,
+    ]
+    traces = [
+        json.dumps(workflow.history(job), default=str),
+        json.dumps([aws.client("dynamodb").scan(TableName=name) for name in tables]),
+        log.getvalue(),
+        workflow.cluster.server.log.read_text(),
+    ]
+    assert all(job.project_id in trace for trace in traces[:3])
+    for secret in secrets:
+        assert [secret in trace for trace in traces] == [False] * 4
