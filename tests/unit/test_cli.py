@@ -54,6 +54,10 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
         ("project", "create", "some-project"),
         ("project", "show", "some-project"),
         ("keys", "claim", "some-project"),
+        ("keys", "rotate", "some-project"),
+        ("keys", "revoke", "key_0"),
+        ("keys", "list", "some-project"),
+        ("password", "rotate", "some-project"),
     ],
 )
 def test_every_command_says_that_the_local_stack_is_not_running(

@@ -293,18 +293,18 @@ def test_a_run_that_was_given_up_may_go_on_beside_the_next(
             with aside():
                 workflow.run_stage({**attempt.event, "retry_count": 1})
 
-    while number < 50:
+    # From its third effect on, the run that changes a password holds the lock that keeps the other
+    # out.
+    most = 2 if job_type is JobType.ROTATE_DATABASE_PASSWORD else 50
+    while number < most:
         number += 1
         overtaken.clear()
-        # The SQL of the run that goes on holds the lock that the other would wait for.
         with effects(workflow, monkeypatch, be_overtaken):
-            if job_type is JobType.ROTATE_DATABASE_PASSWORD and number > 2:
-                break
             job = workflow.execute(new_change(workflow, job_type, project_id))
         if not overtaken:
             break
         check_changed(workflow, job)
-    assert number > 2
+    assert number >= 2
 
 
 def test_a_password_is_changed_in_secret_and_database_and_open_sessions_go_on(
