@@ -141,6 +141,12 @@ def _call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> 
         if parameters["name"] in {namespace["name"] for namespace in there}:
             error = {"Error": {"Code": "ConflictException", "Message": "It exists."}}
             raise client.exceptions.ConflictException(error, operation)
+    if operation == "PutSecretValue" and "ClientRequestToken" in parameters:
+        # A version is not written again with another value, whatever its label.
+        secret, version = {"SecretId": parameters["SecretId"]}, parameters["ClientRequestToken"]
+        if version in _call(client, "DescribeSecret", secret)["VersionIdsToStages"]:
+            error = {"Error": {"Code": "ResourceExistsException", "Message": "It exists."}}
+            raise client.exceptions.ResourceExistsException(error, operation)
     answer = _call(client, operation, parameters)
     if operation == "CreateBucket":
         # A bucket comes into being with its tags.

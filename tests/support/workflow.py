@@ -562,7 +562,6 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
         "stepfunctions": {"execute_state_machine": True},
         "lambda": {"use_docker": False},
     }
-    take_one_request_at_a_time(monkeypatch)
     with mock_aws(config=configuration):
         # Clients cost more than all else here: a worker makes them once.
         if aws.session() not in _sessions:

@@ -57,6 +57,10 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
         ("dlq", "list"),
         ("dlq", "show", "some-message"),
         ("dlq", "redrive", "--all"),
+        ("keys", "rotate", "some-project"),
+        ("keys", "revoke", "key_0"),
+        ("keys", "list", "some-project"),
+        ("password", "rotate", "some-project"),
     ],
 )
 def test_every_command_says_that_the_local_stack_is_not_running(

@@ -255,3 +255,53 @@ def test_operations_are_called_in_this_order(store: Secrets) -> None:
     store.ensure()
     called = [name.removeprefix("secrets-manager.") for name, _ in store.core.calls]
     assert called == [*WRITING, *READING]
+
+
+def pending(store: Secrets, secret: Secret, stage: str = "AWSPENDING") -> dict[str, Any]:
+    return secrets.ensure_version(
+        store.client, secret, version="v" * 32, stage=stage, make=store.make, final=FINAL
+    )
+
+
+def current(store: Secrets) -> dict[str, Any]:
+    return secrets.read_secret(store.client, NAME, final=FINAL)
+
+
+def test_a_version_is_written_once_and_not_read_until_it_is_current(store: Secrets) -> None:
+    secret = store.ensure()
+    value = pending(store, secret)
+    assert pending(store, secret) == value
+    assert len(store.made) == 2
+    assert current(store) == secret.value
+    store.core.calls.clear()
+    for _ in range(2):
+        secrets.make_current(store.client, secret, version="v" * 32, final=FINAL)
+        assert current(store) == value
+    assert store.core.changes() == ["secrets-manager.UpdateSecretVersionStage"]
+    assert store.described()["VersionIdsToStages"][secrets.version_id(NAME, "job-1")] == [
+        "AWSPREVIOUS"
+    ]
+
+
+def test_of_two_runs_that_write_a_version_at_once_the_first_is_the_truth(store: Secrets) -> None:
+    secret = store.ensure()
+    others: list[dict[str, Any]] = []
+    store.core.answers["secrets-manager.PutSecretValue"] = meanwhile(
+        lambda: others.append(pending(store, secret, "AWSCURRENT"))
+    )
+    assert [pending(store, secret, "AWSCURRENT")] == others == [current(store)]
+
+
+def test_a_label_that_has_moved_without_an_answer_has_moved(store: Secrets) -> None:
+    secret = store.ensure()
+    value = pending(store, secret)
+    operation = "secrets-manager.UpdateSecretVersionStage"
+    store.core.answers[operation] = aws_error("ThrottlingException")
+    error = refused(
+        lambda: secrets.make_current(store.client, secret, version="v" * 32, final=FINAL)
+    )
+    assert error.type is ErrorType.NETWORK_ERROR
+    assert current(store) == secret.value
+    store.core.answers[operation] = answer_lost(store.client.update_secret_version_stage)
+    secrets.make_current(store.client, secret, version="v" * 32, final=FINAL)
+    assert current(store) == value

@@ -54,7 +54,9 @@ def ensure_api_keys_rotated(
     expire_at = datetime.fromisoformat(created_at) + timedelta(hours=payload.overlap_hours)
     current = {key.digest for key in keys}
     # What is newer was made by a later job, beside which this run goes on after it was given up.
-    old = [key.digest for key in listed if key.created_at <= created_at]
+    old = [
+        key.digest for key in listed if key.created_at <= created_at and key.verifies_at(expire_at)
+    ]
     for key_digest in dict.fromkeys([*old, *secret.value["replaces"]]):
         if key_digest not in current:
             store.expire(key_digest, expire_at)
