@@ -18,6 +18,7 @@ from provisioner.provisioning.projects import ProjectStore
 from support.project import ROOT, events, functions
 from support.sam import Invocation, SamLocal
 from support.stack_events import listening
+from support.stack_jobs import eventually
 
 EVENTS = ROOT / "events"
 
@@ -72,6 +73,7 @@ def test_every_event_is_used_here() -> None:
         EVENTS / "lifecycle" / "record_failure.json",
         EVENTS / "dead_letters" / "batch.json",
         EVENTS / "events" / "history.json",
+        EVENTS / "supervisor" / "execution_aborted.json",
     }
     assert used == set(events())
 
@@ -216,3 +218,30 @@ def dead_letters(sam_local: SamLocal, job_ids: set[str]) -> set[str]:
     attributes = [message["MessageAttributes"] for message in received.get("Messages", [])]
     assert all(a["reason"]["StringValue"] for a in attributes)
     return {a["job_id"]["StringValue"] for a in attributes} & job_ids
+
+
+def test_supervisor_ends_a_job_whose_execution_was_stopped(
+    sam_local: SamLocal, jobs: JobStore, projects: ProjectStore
+) -> None:
+    path = EVENTS / "supervisor" / "execution_aborted.json"
+    job = json.loads(read(path)["detail"]["input"])["job"]
+    project_id = job["payload"]["project_id"]
+    project = projects.create(project_id, owner_id=None, organization_id=None, created_at=utc_now())
+    jobs.create(NewJob(job["job_id"], job["job_type"], job["payload"], tuple(Stage)))
+    projects.lock(project, job["job_id"], quota=None, default_limit=1)
+
+    invocation = invoke(sam_local, path)
+
+    assert invocation.result == {"examined": 1, "repaired": 1}, invocation
+    assert {line.get("job_id") for line in log_lines(invocation)} == {job["job_id"]}
+    ended = jobs.get(job["job_id"])
+    assert ended.status is JobStatus.FAILED
+    assert ended.error is not None
+    assert ended.error.type == "UNKNOWN_ERROR"
+
+    def is_cleaned_up() -> bool:
+        cleanup = jobs.get(job["job_id"]).cleanup
+        return cleanup is not None and cleanup.status is CleanupStatus.DONE
+
+    # The clean-up that it has started runs on the stack.
+    eventually(is_cleaned_up, within=120)

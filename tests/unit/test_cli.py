@@ -50,6 +50,8 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
     [
         ("jobs",),
         ("watch", "some-job"),
+        ("cancel", "some-job"),
+        ("retry", "some-job"),
         ("enqueue", "--project", "some-project"),
         ("project", "create", "some-project"),
         ("project", "show", "some-project"),
@@ -80,7 +82,19 @@ def test_down_is_content_when_nothing_runs(capsys: pytest.CaptureFixture[str]) -
 def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("demo", "up", "down", "project", "enqueue", "watch", "jobs", "keys", "dlq"):
+    for command in (
+        "demo",
+        "up",
+        "down",
+        "project",
+        "enqueue",
+        "watch",
+        "cancel",
+        "retry",
+        "jobs",
+        "keys",
+        "dlq",
+    ):
         assert command in shown
 
 
