@@ -133,6 +133,7 @@ def test_twice_is_as_good_as_once_for_the_job(core: Core, give_up: GiveUp) -> No
     give_up(message())
 
     assert core.jobs.get("message-1") == before
+    assert metrics.metric_set["JobsFailed"]["Value"] == [1]
     assert {letter["MessageAttributes"]["job_id"]["StringValue"] for letter in letters(core)} == {
         "message-1"
     }

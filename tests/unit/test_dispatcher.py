@@ -342,6 +342,21 @@ def test_a_job_that_was_enqueued_and_can_no_longer_work_is_failed(
     assert attributes(the_letter(core))["job_id"] == "job-1"
 
 
+def test_an_attempt_of_a_job_that_can_no_longer_work_is_failed(
+    core: Core, deliver: Deliver
+) -> None:
+    payload = {"project_id": "shop"}  # what an earlier release accepted
+    core.jobs.create(NewJob("job-1", "provision_project", payload, ("INITIALIZING",)))
+    core.jobs.fail_queued("job-1", StoredError(ErrorType.UNKNOWN_ERROR, "", 0, "Given up.", ""))
+    core.jobs.retry(core.jobs.get("job-1"))
+    body = {"job_type": "provision_project", "payload": payload, "job_id": "job-1", "attempt": 2}
+
+    assert deliver(record(body)) == []
+
+    job = core.jobs.get("job-1")
+    assert (job.status, job.attempt) == (JobStatus.FAILED, 2)
+
+
 @pytest.mark.parametrize("well", [True, False])
 def test_a_message_whose_job_has_ended_is_acknowledged_without_an_execution(
     core: Core, deliver: Deliver, *, well: bool
