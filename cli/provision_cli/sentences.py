@@ -20,6 +20,7 @@ _SELF_EXPLAINING = (
     api.DuplicateJobHandlerError,
     api.IdempotencyConflictError,
     api.JobNotFoundError,
+    api.JobStateError,
     api.JobWaitTimeoutError,
     api.ProjectExistsError,
     api.ProjectNotFoundError,

@@ -338,6 +338,7 @@ def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformS
         resource_prefix="nm",
         resource_namespace=f"test-{ACCOUNT}",
         default_project_quota=10,
+        state_machine_arn_prefix=STATE_MACHINE_ARN_PREFIX,
     )
     monkeypatch.setattr(platform, "_connected", [settings])
     aws.reset()

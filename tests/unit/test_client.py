@@ -339,6 +339,7 @@ OUTPUTS = {
     "ResourcePrefix": "nm",
     "ResourceNamespace": "stack-123456789012",
     "DefaultProjectQuota": "7",
+    "StateMachineArnPrefix": "arn:aws:states:eu-central-1:123456789012:stateMachine:stack-",
 }
 
 

@@ -12,15 +12,25 @@ from typing import Any
 
 from provisioner import job_handlers
 from provisioner.api_keys.store import ApiKey, ApiKeyStore
+from provisioner.composition.cleanup import repeater
 from provisioner.drivers.secrets import delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs import client
 from provisioner.jobs.client import (
     IdempotencyConflictError,
     JobClient,
+    JobStateError,
     JobWaitTimeoutError,
 )
-from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
+from provisioner.jobs.models import (
+    Cleanup,
+    CleanupStatus,
+    Job,
+    JobStatus,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import (
     REGISTRY,
@@ -58,12 +68,15 @@ from provisioner.runtime.settings import SettingsError
 __all__ = [
     "ApiKey",
     "ApiKeysNotClaimableError",
+    "Cleanup",
+    "CleanupStatus",
     "DuplicateJobHandlerError",
     "ErrorType",
     "IdempotencyConflictError",
     "Job",
     "JobHandler",
     "JobNotFoundError",
+    "JobStateError",
     "JobStatus",
     "JobType",
     "JobWaitTimeoutError",
@@ -93,6 +106,7 @@ __all__ = [
     "list_jobs",
     "provision_project_handler",
     "register_job_handler",
+    "repeat_cleanup",
     "validate_required_handlers",
     "verify_api_key",
     "wait_for_job",
@@ -136,6 +150,20 @@ def enqueue_job(
         store=_jobs(settings),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
     ).enqueue(job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds)
+
+
+def repeat_cleanup(job_id: str) -> Job:
+    """Run the clean-up of a job again that has left something; doing it twice is as good as once.
+
+    Returns:
+        the job, whose clean-up is RUNNING; `get_job` tells how it ends.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+        JobStateError: it has no clean-up, or one that has left nothing; or what was left has been
+            taken up by another job.
+    """
+    return repeater(current_settings())(job_id)
 
 
 def get_job(job_id: str) -> Job:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from provisioner.ownership import Claim, Ownership
+from provisioner.ownership import Ownership
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,18 @@ class DatabaseEngine(Protocol):
     def check_database(self, names: TenantNames, password: str) -> str:
         """Log in as the app role and say in one sentence what answered."""
 
-    def remove_database(self, names: TenantNames, claim: Claim) -> bool:
-        """Remove the database and the roles that are claimed, with all sessions in them.
+    def remove_database(self, names: TenantNames, owner: Ownership, *, only_this_job: bool) -> bool:
+        """Remove the project's database and roles, with all sessions in them.
+
+        Args:
+            names: the tenant's.
+            owner: whose they are to be; what is not the project's stays.
+            only_this_job: whether what other jobs of the project made stays too.
 
         Returns:
-            Whether a database of that name, which is not claimed, is still there.
+            Whether something that another job of the project made is still there.
 
-        Raises REMOVAL_FAILED when something that is claimed is still there.
+        Raises REMOVAL_FAILED when something that is to go is still there.
         """
 
     def check_schema(self, names: TenantNames, password: str) -> str:

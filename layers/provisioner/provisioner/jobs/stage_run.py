@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 #: What everyone is told of a job that someone cancelled.
 CANCELLED = "The job was cancelled."
 
+#: Seconds after its start in which a stage may still run: the longest time-out of a Task, which
+#: is longer than its function's own.
+LONGEST_RUN_SECONDS = 190
+
 
 class JobInput(BaseModel):
     """The job, as the execution carries it untouched."""

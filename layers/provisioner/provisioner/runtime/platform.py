@@ -25,13 +25,16 @@ _OUTPUTS = {
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
+    "STATE_MACHINE_ARN_PREFIX": "StateMachineArnPrefix",
 }
 
 
 class PlatformSettings(LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings):
-    """What a process outside AWS Lambda needs: all of it, and the queue."""
+    """What a process outside AWS Lambda needs: all of it, the queue and the state machines."""
 
     queue_url: str
+    #: The ARN of a state machine is this followed by its name.
+    state_machine_arn_prefix: str
 
 
 _connected: list[PlatformSettings] = []

@@ -28,27 +28,30 @@ def remove_api_keys(
     """Remove the digests first, so that no key verifies, then the secret.
 
     The secret says which digests there are, so that none is missed that the index does not show
-    yet. Keys that are not there are as good as removed.
+    yet; it says so too where another job of the project made it, and then stays itself. Keys that
+    are not there are as good as removed.
 
     Raises:
         REMOVAL_FAILED, and what `translated` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     owner = naming.owner(payload.project_id, job.job_id)
+    name = naming.names(payload.project_id).api_keys_secret
     secret = claimed_secret(
+        secrets_manager, name=name, claim=owner.owns, final=ErrorType.REMOVAL_FAILED
+    )
+    handed_over = [] if secret is None else [digest(text) for text in secret.value["api_keys"]]
+    listed = [key.digest for key in store.list_by_project(payload.project_id)]
+    for key_digest in dict.fromkeys([*listed, *handed_over]):
+        key = store.get(key_digest)
+        if key is not None and (not only_this_job or key.job_id == job.job_id):
+            store.remove(key_digest)
+    claimed = claimed_secret(
         secrets_manager,
-        name=naming.names(payload.project_id).api_keys_secret,
+        name=name,
         claim=owner.claim(only_this_job=only_this_job),
         final=ErrorType.REMOVAL_FAILED,
     )
-    listed = [
-        key.digest
-        for key in store.list_by_project(payload.project_id)
-        if not only_this_job or key.job_id == job.job_id
-    ]
-    handed_over = [] if secret is None else [digest(text) for text in secret.value["api_keys"]]
-    for key_digest in dict.fromkeys([*listed, *handed_over]):
-        store.remove(key_digest)
-    if secret is not None:
-        delete_secret(secrets_manager, secret, final=ErrorType.REMOVAL_FAILED)
+    if claimed is not None:
+        delete_secret(secrets_manager, claimed, final=ErrorType.REMOVAL_FAILED)
     return StageOutcome(check="no API key is left to remove")

@@ -31,34 +31,43 @@ def remove_database(
     """Remove the database and its roles, then the secret with its login, then give up the place.
 
     The secret goes after what it opens: a crash in between leaves a secret without a database, and
-    never a database whose password nobody knows. What is not there is as good as removed.
+    never a database whose password nobody knows. What is not there is as good as removed. A project
+    of which another job's part is left keeps its place, so that the next job finds it.
 
     Raises:
-        REMOVAL_FAILED: something is still there, or the project's cluster is described no more;
-            and what `DatabaseEngine` and `translated` raise.
+        REMOVAL_FAILED: something is still there, or nobody knows where the database is, since the
+            project is gone or its cluster is described no more; and what `DatabaseEngine` and
+            `translated` raise.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     names = naming.names(payload.project_id)
-    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=only_this_job)
+    owner = naming.owner(payload.project_id, job.job_id)
     project = projects.get(payload.project_id)
-    cluster_id = None if project is None else project.cluster_id
-    is_still_there = False
-    if cluster_id is not None:
+    if project is None:
+        raise failure(
+            ErrorType.REMOVAL_FAILED,
+            f"The project {payload.project_id} is gone, and with it where its database is.",
+        )
+    is_needed = False
+    if project.cluster_id is not None:
         clusters = catalogue.clusters(payload.region, payload.database.engine)
-        cluster = next((c for c in clusters if c.cluster_id == cluster_id), None)
+        cluster = next((c for c in clusters if c.cluster_id == project.cluster_id), None)
         if cluster is None:
             raise failure(
                 ErrorType.REMOVAL_FAILED,
                 "The database cluster that holds this project is not described any more.",
-                f"cluster {cluster_id}: not in the SSM parameter of the region",
+                f"cluster {project.cluster_id}: not in the SSM parameter of the region",
             )
         database = engine(admin_connection(secrets_manager, cluster))
-        is_still_there = database.remove_database(names.tenant, claim)
+        is_needed = database.remove_database(names.tenant, owner, only_this_job=only_this_job)
     secret = claimed_secret(
-        secrets_manager, name=names.database_secret, claim=claim, final=ErrorType.REMOVAL_FAILED
+        secrets_manager,
+        name=names.database_secret,
+        claim=owner.claim(only_this_job=only_this_job),
+        final=ErrorType.REMOVAL_FAILED,
     )
     if secret is not None:
         delete_secret(secrets_manager, secret, final=ErrorType.REMOVAL_FAILED)
-    if cluster_id is not None and not is_still_there:
-        projects.unplace(payload.project_id, cluster_id)
+    if project.cluster_id is not None and not is_needed:
+        projects.unplace(payload.project_id, project.cluster_id, job.job_id)
     return StageOutcome(check=f"no database named {names.tenant.database} is left to remove")
