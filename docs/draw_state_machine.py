@@ -26,6 +26,7 @@ TITLE, PADDING = 34, 16
 FILL = {
     "Task": "#dbeafe",
     "Choice": "#fef3c7",
+    "Wait": "#ede9fe",
     "Pass": "#f1f5f9",
     "Succeed": "#dcfce7",
     "Fail": "#fee2e2",

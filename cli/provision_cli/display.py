@@ -20,6 +20,7 @@ _POLL_SECONDS = 0.25
 
 _STATUS_STYLES = {
     "SUCCEEDED": "green",
+    "DONE": "green",
     "COMPLETED": "green",
     "ACTIVE": "green",
     "SKIPPED": "dim",
@@ -59,7 +60,7 @@ def show_table(console: Console, headings: Sequence[str], rows: Sequence[Sequenc
 
 
 def watch(console: Console, job_id: str, *, appears_within: float = 0.0) -> api.Job:
-    """Show a job's stages until it has ended, and return it.
+    """Show a job's stages until it has ended, and those of its clean-up; return the job.
 
     Args:
         console: where.
@@ -82,9 +83,15 @@ def watch(console: Console, job_id: str, *, appears_within: float = 0.0) -> api.
     return _watch_live(console, job) if console.is_terminal else _watch_plain(console, job)
 
 
+def _is_over(job: api.Job) -> bool:
+    """Whether nothing of the job is going to change."""
+    is_cleaning_up = job.cleanup is not None and job.cleanup.status is api.CleanupStatus.RUNNING
+    return job.status.is_terminal and not is_cleaning_up
+
+
 def _watch_live(console: Console, job: api.Job) -> api.Job:
     with Live(_stages(job), console=console, refresh_per_second=8) as live:
-        while not job.status.is_terminal:
+        while not _is_over(job):
             time.sleep(_POLL_SECONDS)
             job = api.get_job(job.job_id)
             live.update(_stages(job))
@@ -96,18 +103,28 @@ def _watch_plain(console: Console, job: api.Job) -> api.Job:
     if not job.status.is_terminal:
         line(console, f"job {job.job_id}  {job.status}")
     while True:
-        for record in job.stages:
-            words = [record.stage.ljust(20), record.status.ljust(9), _attempt(record).ljust(14)]
-            # A stage that runs shows when it started, one that ended how long it took.
-            words += [_clock(record.started_at), _took(record) if record.finished_at else ""]
-            text = "  ".join([*words, _note(record)]).rstrip()
-            if record.status is not api.StageStatus.PENDING and shown.get(record.stage) != text:
-                shown[record.stage] = text
-                line(console, text)
-        if job.status.is_terminal:
+        _show_new(console, job.stages, shown)
+        if job.cleanup is not None:
+            if "" not in shown:
+                shown[""] = f"job {job.job_id}  {job.status}; what it made is removed"
+                line(console, shown[""])
+            _show_new(console, job.cleanup.stages, shown)
+        if _is_over(job):
             return job
         time.sleep(_POLL_SECONDS)
         job = api.get_job(job.job_id)
+
+
+def _show_new(console: Console, records: Sequence[api.StageRecord], shown: dict[str, str]) -> None:
+    """Print a line for each stage that has changed since it was shown."""
+    for record in records:
+        words = [record.stage.ljust(20), record.status.ljust(9), _attempt(record).ljust(14)]
+        # A stage that runs shows when it started, one that ended how long it took.
+        words += [_clock(record.started_at), _took(record) if record.finished_at else ""]
+        text = "  ".join([*words, _note(record)]).rstrip()
+        if record.status is not api.StageStatus.PENDING and shown.get(record.stage) != text:
+            shown[record.stage] = text
+            line(console, text)
 
 
 def show_outcome(console: Console, job: api.Job) -> None:
@@ -123,8 +140,23 @@ def show_outcome(console: Console, job: api.Job) -> None:
         cause = f" Technical cause: {error.cause}" if error.cause else ""
         raise CommandError(
             f"job {job.job_id} {job.status}{where}: {error.type}: {error.message}{others}{cause}"
+            f"{_cleanup(job)}"
         )
     show_json(console, job.result)
+
+
+def _cleanup(job: api.Job) -> str:
+    """Say what has become of what a job made that has failed; nothing where it stays."""
+    if job.cleanup is None:
+        return ""
+    match job.cleanup.status:
+        case api.CleanupStatus.RUNNING:
+            return " What it made is being removed."
+        case api.CleanupStatus.DONE:
+            return " What it made has been removed."
+        case api.CleanupStatus.FAILED:
+            left = ", ".join(job.cleanup.left_over)
+            return f" Left over: {left}; `provision cleanup {job.job_id}` tries again to remove it."
 
 
 def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
@@ -138,6 +170,7 @@ def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
             f"{job.created_at:%Y-%m-%d %H:%M:%S}",
             _duration(job.created_at, job.finished_at) if job.finished_at else "",
             job.error.type if job.error is not None else "",
+            job.cleanup.status if job.cleanup is not None else "",
         ]
         for job in jobs
     ]
@@ -185,7 +218,22 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _stages(job: api.Job) -> Group:
-    rows = [
+    rows = _rows(job.stages)
+    if job.cleanup is not None:
+        rows += _rows(job.cleanup.stages)
+    summary = Text(
+        f"job {job.job_id}  {job.status}  {job.percent_done} %  "
+        f"{_duration(job.created_at, job.finished_at)}",
+        _STATUS_STYLES.get(job.status, ""),
+    )
+    if job.cleanup is not None:
+        status = job.cleanup.status
+        summary.append(f"  clean-up {status}", _STATUS_STYLES.get(status, ""))
+    return Group(_table(["stage", "status", "attempt", "started", "took", ""], rows), summary)
+
+
+def _rows(records: Sequence[api.StageRecord]) -> list[list[str]]:
+    return [
         [
             record.stage,
             record.status,
@@ -194,14 +242,8 @@ def _stages(job: api.Job) -> Group:
             _took(record),
             _note(record),
         ]
-        for record in job.stages
+        for record in records
     ]
-    summary = Text(
-        f"job {job.job_id}  {job.status}  {job.percent_done} %  "
-        f"{_duration(job.created_at, job.finished_at)}",
-        _STATUS_STYLES.get(job.status, ""),
-    )
-    return Group(_table(["stage", "status", "attempt", "started", "took", ""], rows), summary)
 
 
 def _attempt(record: api.StageRecord) -> str:

@@ -148,7 +148,7 @@ def enqueue(  # noqa: PLR0917 - Typer passes them by name
 
 @app.command()
 def watch(context: typer.Context, job_id: str) -> None:
-    """Show a job's stages until it ends; fails when the job does."""
+    """Show a job's stages, and those of its clean-up, until it ends; fails when the job does."""
     _target(context).connect()
     console = Console()
     display.show_outcome(console, display.watch(console, job_id))
@@ -174,6 +174,15 @@ def retry(context: typer.Context, job_id: str) -> None:
     _target(context).connect()
     job = api.retry_job(job_id)
     display.line(Console(), f"job {job.job_id} is {job.status}, attempt {job.attempt}.")
+
+
+@app.command()
+def cleanup(context: typer.Context, job_id: str) -> None:
+    """Remove again what a failed job has left, where its clean-up could not."""
+    _target(context).connect()
+    job = api.repeat_cleanup(job_id)
+    run = job.cleanup.run if job.cleanup is not None else 0
+    display.line(Console(), f"job {job.job_id}: run {run} of its clean-up is under way.")
     display.line(Console(stderr=True), f"`provision watch {job.job_id}` follows it.")
 
 
@@ -189,7 +198,7 @@ def jobs(
     if not found:
         display.line(console, "There are no jobs.")
         return
-    headings = ["job", "type", "project", "status", "created (UTC)", "took", "error"]
+    headings = ["job", "type", "project", "status", "created (UTC)", "took", "error", "clean-up"]
     display.show_table(console, headings, display.job_rows(found))
 
 

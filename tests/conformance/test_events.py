@@ -11,7 +11,7 @@ import pytest
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
 from provisioner.jobs.execution import job_id_of
-from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
+from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import StageEvent
 from provisioner.jobs.store import history_entry
 from provisioner.provisioning.job import JobType, provision_project_handler
@@ -31,7 +31,13 @@ def read(path: Path) -> dict[str, Any]:
 def test_every_function_and_every_stage_has_an_event() -> None:
     assert {path.parent.name for path in events()} == set(functions())
     wanted: dict[str, set[str]] = {
-        JobType.PROVISION_PROJECT: {*Stage, *CleanupStage, RECORD_FAILURE, RECORD_CLEANUP},
+        JobType.PROVISION_PROJECT: {
+            *Stage,
+            *CleanupStage,
+            RECORD_FAILURE,
+            AWAIT_QUIET,
+            RECORD_CLEANUP,
+        },
         JobType.DEPROVISION_PROJECT: set(DeprovisionStage),
     }
     for job_type, plan in PLANS.items():
@@ -51,12 +57,14 @@ def test_stage_event_is_what_the_state_machine_hands_over(path: Path) -> None:
     # The dispatcher hands on the payload with every default filled in.
     assert payload.model_dump(mode="json") == event["job"]["payload"]
     definition = state_machines()[f"{job_type}_cleanup" if "cleanup" in event else job_type]
-    (handed_over,) = (
+    handed_over = [
         state["Parameters"]["Payload"]
         for _, state in all_states(definition["States"])
         if state.get("Parameters", {}).get("Payload", {}).get("stage") == event["stage"]
-    )
-    assert set(event) == {name.removesuffix(".$") for name in handed_over}
+    ]
+    assert handed_over
+    for payload_of_state in handed_over:
+        assert set(event) == {name.removesuffix(".$") for name in payload_of_state}
 
 
 @pytest.mark.parametrize("path", BATCHES, ids=lambda p: p.stem)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from provisioner.jobs.execution import cleanup_execution_name
-from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
+from provisioner.jobs.plan import AWAIT_QUIET, RECORD_FAILURE
 from provisioner.jobs.retries import SERVICE_RETRY, STAGE_RETRY
+from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS
 from provisioner.provisioning.plan import BRANCHES, CleanupStage, Stage
-from support.project import state_machine
+from support.project import all_states, state_machine
 
 ASL = state_machine()
 STATES = ASL["States"]
@@ -114,16 +115,18 @@ def test_failure_ends_with_the_jobs_own_error() -> None:
     assert STATES[record["Catch"][0]["Next"]]["Type"] == "Fail"
 
 
-def test_execution_has_the_time_that_every_retry_can_take() -> None:
-    def longest(task: dict[str, Any]) -> float:
-        waits = sum(
-            policy.longest_delay(attempt) or 0
-            for policy in (SERVICE_RETRY, STAGE_RETRY)
-            for attempt in range(1, policy.attempts_in_all)
-        )
-        attempts = SERVICE_RETRY.max_attempts + STAGE_RETRY.attempts_in_all
-        return float(attempts * task["TimeoutSeconds"] + waits)
+def longest(task: dict[str, Any]) -> float:
+    """Return the seconds that a Task takes with every retry."""
+    waits = sum(
+        policy.longest_delay(attempt) or 0
+        for policy in (SERVICE_RETRY, STAGE_RETRY)
+        for attempt in range(1, policy.attempts_in_all)
+    )
+    attempts = SERVICE_RETRY.max_attempts + STAGE_RETRY.attempts_in_all
+    return float(attempts * task["TimeoutSeconds"] + waits)
 
+
+def test_execution_has_the_time_that_every_retry_can_take() -> None:
     outside = [STATES[name] for name in ("Initialize", "Finalize", "RecordFailure")]
     branches = [
         sum(longest(s) for s in branch["States"].values() if s["Type"] == "Task")
@@ -132,10 +135,12 @@ def test_execution_has_the_time_that_every_retry_can_take() -> None:
     assert ASL["TimeoutSeconds"] >= sum(map(longest, outside)) + max(branches)
 
 
+CLEANUP = state_machine("provision_project_cleanup")
+
+
 def test_cleanup_removes_in_the_order_of_the_plan_and_goes_on_after_an_error() -> None:
-    states = state_machine("provision_project_cleanup")["States"]
-    name, order = "RemoveApiKeys", []
-    while stage_of(states[name]) != RECORD_CLEANUP:
+    states, name, order = CLEANUP["States"], "RemoveApiKeys", []
+    while stage_of(states[name]) != AWAIT_QUIET:
         order.append(stage_of(states[name]))
         assert states[name]["Catch"][0]["Next"] == states[name]["Next"]
         assert states[name]["Parameters"]["Payload"]["cleanup.$"] == "$.cleanup"
@@ -143,7 +148,40 @@ def test_cleanup_removes_in_the_order_of_the_plan_and_goes_on_after_an_error() -
     assert order == list(CleanupStage)
 
 
+@pytest.mark.parametrize(
+    ("name", "following"), [("AwaitStages", "RemoveApiKeys"), ("AwaitRemovals", "RecordCleanup")]
+)
+def test_cleanup_begins_and_ends_when_nothing_is_at_work(name: str, following: str) -> None:
+    states = CLEANUP["States"]
+    asks = states[name]
+    wait = states[asks["Next"]]
+    assert stage_of(asks) == AWAIT_QUIET
+    assert asks["ResultSelector"] == {"seconds.$": "$.Payload.seconds"}
+    assert wait["Type"] == "Wait"
+    assert wait["SecondsPath"] == f"{asks['ResultPath']}.seconds"
+    assert wait["Next"] == following
+    # Where nobody can say whether anything is, all is left over.
+    assert asks["Catch"][0]["Next"] == "RecordCleanup"
+
+
+def test_cleanup_has_the_time_that_every_retry_can_take() -> None:
+    tasks = [state for state in CLEANUP["States"].values() if state["Type"] == "Task"]
+    waits = [state for state in CLEANUP["States"].values() if state["Type"] == "Wait"]
+    needed = sum(map(longest, tasks)) + len(waits) * LONGEST_CLEANED_RUN_SECONDS
+    assert CLEANUP["TimeoutSeconds"] >= needed
+
+
 def test_cleanup_is_named_as_the_code_names_it() -> None:
     name = STATES["StartCleanup"]["Parameters"]["Name.$"]
     assert name == "States.Format('{}-cleanup-{}', $.job.job_id, $.failure.cleanup)"
     assert cleanup_execution_name("JOB", 7) == "JOB-cleanup-7"
+
+
+def test_cleanup_waits_as_long_as_a_stage_can_run() -> None:
+    tasks = [
+        state["TimeoutSeconds"]
+        for name in ("provision_project", "provision_project_cleanup")
+        for _, state in all_states(state_machine(name)["States"])
+        if state["Type"] == "Task"
+    ]
+    assert max(tasks) == LONGEST_CLEANED_RUN_SECONDS

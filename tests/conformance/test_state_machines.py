@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from provisioner.errors import RETRYABLE
 from provisioner.jobs.retries import FOREIGN_ERRORS, SERVICE_RETRY, STAGE_RETRY, RetryPolicy
+from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
 from support.project import all_states, functions, state_machines
 
 MACHINES = state_machines()
@@ -30,6 +31,10 @@ def function_timeout(task: dict[str, Any]) -> int:
     logical_id = task["Parameters"]["FunctionName"].removeprefix("${").removesuffix("Arn}")
     (function,) = (f for f in functions().values() if f.logical_id == logical_id)
     return int(function.properties["Timeout"])
+
+
+def test_no_stage_runs_longer_than_the_code_takes_for_its_longest() -> None:
+    assert max(task["TimeoutSeconds"] for task in STAGES.values()) == LONGEST_RUN_SECONDS
 
 
 def test_they_are_written_in_jsonpath() -> None:

@@ -145,6 +145,7 @@ def events() -> list[Path]:
         "api_keys/generate_api_keys",
         "lifecycle/finalize",
         "lifecycle/record_failure",
+        "lifecycle/await_quiet",
         "api_keys/remove_api_keys",
         "services/remove_storage",
         "services/remove_realtime",

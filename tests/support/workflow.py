@@ -28,10 +28,17 @@ from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (  # noqa: E501
     StateTaskServiceSfn,
 )
+from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_function import (
+    WaitFunction,
+)
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provisioner import api
 from provisioner.composition import lifecycle
 from provisioner.composition.in_process import all_stages
+from provisioner.drivers.appsync import ensure_event_api
+from provisioner.drivers.cognito import ensure_user_pool
+from provisioner.drivers.s3 import ensure_bucket
+from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import (
     cleanup_execution_name,
@@ -42,6 +49,7 @@ from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.retries import FOREIGN_ERRORS
 from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
+from provisioner.ownership import Ownership
 from provisioner.provisioning.job import (
     JobType,
     deprovision_project_handler,
@@ -59,7 +67,7 @@ from support.core import take_one_request_at_a_time
 from support.postgresql import PreparedCluster, tenant_snapshot
 
 REGION = "eu-central-1"
-_ACCOUNT = "123456789012"
+ACCOUNT = "123456789012"
 
 #: The deployment's bucket of snapshots.
 SNAPSHOTS_BUCKET = "snapshots"
@@ -130,6 +138,10 @@ class Workflow:
     observers: list[Callable[[JobInput, str], None]] = field(default_factory=list)
     #: Every wait that a retrier has drawn, in seconds.
     waits: list[float] = field(default_factory=list)
+    #: Every pause of a Wait state that was any, in seconds.
+    pauses: list[float] = field(default_factory=list)
+    #: Called instead of pausing.
+    on_pause: Callable[[], None] = lambda: None
     #: Called instead of waiting.
     on_wait: Callable[[], None] = lambda: None
     run_stage: Callable[[Mapping[str, Any]], dict[str, Any]] = field(init=False)
@@ -264,7 +276,7 @@ class Workflow:
         """Return the status of an execution once it has ended."""
         deadline = time.monotonic() + _DEADLINE
         # Asked directly: an API call each time would cost more than the execution.
-        machines = stepfunctions_parser_backends[_ACCOUNT][REGION]
+        machines = stepfunctions_parser_backends[ACCOUNT][REGION]
         while (status := str(machines.describe_execution(execution_arn).status)) == "RUNNING":
             assert time.monotonic() < deadline, f"{execution_arn} still runs"
             time.sleep(0.01)
@@ -348,6 +360,31 @@ class Workflow:
             project_id
         )
 
+    def take_names(self, project_id: str, owner: Ownership) -> None:
+        """Let someone have made everything in AWS under the names of a project."""
+        names = self.names(project_id)
+        for name in (names.database_secret, names.api_keys_secret):
+            ensure_secret(
+                aws.client("secretsmanager"),
+                name=name,
+                owner=owner,
+                make=lambda: {"api_keys": []},
+                final=ErrorType.UNKNOWN_ERROR,
+            )
+        ensure_user_pool(
+            aws.client("cognito-idp", REGION),
+            name=names.user_pool,
+            client_name=names.user_pool_client,
+            owner=owner,
+        )
+        ensure_event_api(
+            aws.client("appsync", REGION),
+            name=names.event_api,
+            namespace=names.channel_namespace,
+            owner=owner,
+        )
+        ensure_bucket(aws.client("s3", REGION), name=names.bucket, region=REGION, owner=owner)
+
     def remove_tenants(self) -> None:
         """Remove the databases and roles of the projects, which outlive moto's AWS."""
         with self.cluster.connect() as connection:
@@ -418,6 +455,22 @@ class Workflow:
         anonymous: dict[str, Any] = {k: _anonymous(v, known) for k, v in found.items()}
         return anonymous
 
+    def remains(self, project_id: str) -> dict[str, Any]:
+        """Return what there is of a project beside its record, and all that counts it.
+
+        It is empty where there is nothing: the deployment has no other project.
+        """
+        names = self.names(project_id)
+        counts = self._scan(self.settings.quotas_table)
+        found = {
+            **tenant_snapshot(self.cluster, names.tenant),
+            **self._services(),
+            "secrets": self._secrets(names),
+            "api_keys": self._scan(self.settings.api_keys_table),
+            "counts": [count for count in counts if count.get("used") not in {None, "0"}],
+        }
+        return {kind: there for kind, there in found.items() if there}
+
     def _scan(self, table: str) -> list[Any]:
         return sorted(aws.client("dynamodb").scan(TableName=table)["Items"], key=str)
 
@@ -473,10 +526,11 @@ class Workflow:
             "databases"
         ):
             login = self.secret(names.database_secret)
-            with psycopg.connect(login["connection_string"]) as connection:
-                found["login"] = connection.execute(
-                    "SELECT current_database(), session_user, current_schema()"
-                ).fetchone()
+            if "connection_string" in login:  # not of someone else
+                with psycopg.connect(login["connection_string"]) as connection:
+                    found["login"] = connection.execute(
+                        "SELECT current_database(), session_user, current_schema()"
+                    ).fetchone()
         return found
 
     def _api_keys(self, names: ResourceNames) -> list[Any]:
@@ -572,6 +626,14 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
         made = Workflow(cluster, settings, JobStore(aws.client("dynamodb"), settings.jobs_table))
         monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=made.wait))
 
+        def pause(_state: WaitFunction, env: Any, wait_seconds: int) -> None:
+            del env
+            if wait_seconds > 0:
+                made.pauses.append(wait_seconds)
+                made.on_pause()
+
+        monkeypatch.setattr(WaitFunction, "_wait_interval", pause)
+
         def invoke(
             _backend: LambdaSimpleBackend,
             _name: str,
@@ -648,9 +710,9 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
         dead_letter_queue_url=aws.client("sqs").create_queue(QueueName="dead-letters")["QueueUrl"],
         cluster_parameter_prefix="/test/clusters",
         resource_prefix="nm",
-        resource_namespace=f"test-{_ACCOUNT}",
+        resource_namespace=f"test-{ACCOUNT}",
         default_project_quota=10,
-        state_machine_arn_prefix=f"arn:aws:states:{REGION}:{_ACCOUNT}:stateMachine:test-",
+        state_machine_arn_prefix=f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:test-",
         snapshots_bucket=SNAPSHOTS_BUCKET,
     )
 
@@ -668,11 +730,11 @@ def _make_state_machine(name: str) -> str:
         if kind == "stateMachine":
             target = f"test-{project.substituted_state_machine(name, placeholder)}"
         service = "lambda" if kind == "function" else "states"
-        arn = f"arn:aws:{service}:{REGION}:{_ACCOUNT}:{kind}:{target}"
+        arn = f"arn:aws:{service}:{REGION}:{ACCOUNT}:{kind}:{target}"
         definition = definition.replace(f"${{{placeholder}}}", arn)
     made: str = aws.client("stepfunctions").create_state_machine(
         name=f"test-{name}",
         definition=definition,
-        roleArn=f"arn:aws:iam::{_ACCOUNT}:role/test",
+        roleArn=f"arn:aws:iam::{ACCOUNT}:role/test",
     )["stateMachineArn"]
     return made

@@ -429,6 +429,7 @@ def provision(core: Core, **fields: Any) -> StageOutcome:
             job_type=JobType.PROVISION_PROJECT,
             payload=valid.model_dump(mode="json"),
         ),
+        jobs=core.jobs,
         projects=core.projects,
         catalogue=core.catalogue,
         default_project_quota=5,

@@ -31,7 +31,11 @@ def job(job_id: str = "job-1", project_id: str = "shop", **payload: Any) -> JobI
 def initialize(core: Core, of: JobInput, limit: int = 10) -> StageOutcome:
     """Run INITIALIZING."""
     return ensure_initialized(
-        of, projects=core.projects, catalogue=core.catalogue, default_project_quota=limit
+        of,
+        jobs=core.jobs,
+        projects=core.projects,
+        catalogue=core.catalogue,
+        default_project_quota=limit,
     )
 
 

@@ -96,7 +96,7 @@ def tenant(cluster: PreparedCluster) -> Iterator[Tenant]:
         for statement in CONTENTS:
             connection.execute(statement)
     yield made
-    engine.remove_database(names, made.claim)
+    engine.remove_database(names, owner, only_this_job=False)
 
 
 @pytest.fixture

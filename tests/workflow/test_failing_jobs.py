@@ -8,17 +8,13 @@ from typing import Any
 
 import pytest
 from provisioner import api
-from provisioner.drivers.appsync import ensure_event_api
-from provisioner.drivers.cognito import ensure_user_pool
-from provisioner.drivers.s3 import ensure_bucket
-from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Ownership
 from provisioner.provisioning.plan import OWN_ERRORS, Stage
 from provisioner.runtime import aws
 from psycopg import sql
-from support.workflow import FAILING_TOGETHER, REGION, Deploy, Fault, Point, Workflow
+from support.workflow import FAILING_TOGETHER, Deploy, Fault, Point, Workflow
 
 #: Prepares what fails and returns the job.
 type Case = Callable[[Workflow], api.Job]
@@ -85,28 +81,7 @@ def test_by_an_error_that_lasts_through_all_attempts(
 def names_taken(workflow: Workflow) -> api.Job:
     """Let another deployment have made everything under the project's names."""
     project_id = workflow.new_project()
-    names, owner = workflow.names(project_id), Ownership("other", project_id, "job-1")
-    for name in (names.database_secret, names.api_keys_secret):
-        ensure_secret(
-            aws.client("secretsmanager"),
-            name=name,
-            owner=owner,
-            make=lambda: {"api_keys": []},
-            final=ErrorType.UNKNOWN_ERROR,
-        )
-    ensure_user_pool(
-        aws.client("cognito-idp", REGION),
-        name=names.user_pool,
-        client_name=names.user_pool_client,
-        owner=owner,
-    )
-    ensure_event_api(
-        aws.client("appsync", REGION),
-        name=names.event_api,
-        namespace=names.channel_namespace,
-        owner=owner,
-    )
-    ensure_bucket(aws.client("s3", REGION), name=names.bucket, region=REGION, owner=owner)
+    workflow.take_names(project_id, Ownership("other", project_id, "job-1"))
     return workflow.new_job(project_id)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from provisioner import job_handlers
 from provisioner.api_keys.key_format import digest
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
+from provisioner.composition.cleanup import repeater
 from provisioner.composition.supervisor import supervisor
 from provisioner.drivers.secrets import Secret, delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
@@ -24,7 +25,15 @@ from provisioner.jobs.client import (
     JobWaitTimeoutError,
 )
 from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
-from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
+from provisioner.jobs.models import (
+    Cleanup,
+    CleanupStatus,
+    Job,
+    JobStatus,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import (
     REGISTRY,
@@ -78,6 +87,8 @@ __all__ = [
     "ApiKeyNotFoundError",
     "ApiKeyStatus",
     "ApiKeysNotClaimableError",
+    "Cleanup",
+    "CleanupStatus",
     "DeadLetter",
     "DeprovisionProjectResult",
     "DuplicateJobHandlerError",
@@ -127,6 +138,7 @@ __all__ = [
     "provision_project_handler",
     "redrive_dead_letters",
     "register_job_handler",
+    "repeat_cleanup",
     "retry_job",
     "revoke_api_key",
     "revoke_api_key_handler",
@@ -212,6 +224,20 @@ def retry_job(job_id: str) -> Job:
         UnknownJobTypeError: its job type has no handler any more.
     """
     return _job_client(current_settings()).retry(job_id)
+
+
+def repeat_cleanup(job_id: str) -> Job:
+    """Run the clean-up of a job again that has left something; doing it twice is as good as once.
+
+    Returns:
+        the job, whose clean-up is RUNNING; `get_job` tells how it ends.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+        JobStateError: it has no clean-up, or one that has left nothing; or what was left has been
+            taken up by another job.
+    """
+    return repeater(current_settings())(job_id)
 
 
 def get_job(job_id: str) -> Job:

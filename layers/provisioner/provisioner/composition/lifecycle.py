@@ -8,7 +8,8 @@ from typing import Any
 
 from provisioner.composition.failure import CHANGES, failure_policies
 from provisioner.jobs.failure import CleanupRecorder, FailureRecorder
-from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
+from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
+from provisioner.jobs.quiet import QuietStep
 from provisioner.jobs.stage_run import JobStages, StageRunner, Step
 from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
@@ -33,6 +34,7 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
         JobType.PROVISION_PROJECT: {
             Stage.INITIALIZING: partial(
                 ensure_initialized,
+                jobs=jobs,
                 projects=projects,
                 catalogue=ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
                 default_project_quota=settings.default_project_quota,
@@ -61,10 +63,11 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
 
 
 def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
-    """Bind the steps that are no stages: they record how a job, or its clean-up, has ended."""
+    """Bind the steps that are no stages: they look at, or record, how what there was has ended."""
     policies = failure_policies(settings)
     return {
         RECORD_FAILURE: FailureRecorder(jobs, policies),
+        AWAIT_QUIET: QuietStep(jobs),
         RECORD_CLEANUP: CleanupRecorder(jobs, policies),
     }
 

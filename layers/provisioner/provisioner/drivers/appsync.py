@@ -108,7 +108,7 @@ def remove_event_api(client: AppSyncClient, *, name: str, claim: Claim) -> str:
     """Delete the APIs of that name that are claimed, with their namespaces; say what is there.
 
     Raises:
-        REMOVAL_FAILED: one is still there.
+        TIMEOUT: one was deleted and is still listed.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.REMOVAL_FAILED, "remove realtime"):
@@ -118,7 +118,7 @@ def remove_event_api(client: AppSyncClient, *, name: str, claim: Claim) -> str:
         left = [api["apiId"] for api in _claimed_apis(client, name, claim)]
     if left:
         raise failure(
-            ErrorType.REMOVAL_FAILED,
+            ErrorType.TIMEOUT,
             "The Event API of the project is still there.",
             f"APIs {', '.join(left)}: were deleted and are still listed",
         )

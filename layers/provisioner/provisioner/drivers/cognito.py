@@ -121,7 +121,7 @@ def remove_user_pool(client: CognitoIdentityProviderClient, *, name: str, claim:
     """Delete the pools of that name that are claimed, with their app clients; say what is there.
 
     Raises:
-        REMOVAL_FAILED: one is still there.
+        TIMEOUT: one was deleted and is still listed.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.REMOVAL_FAILED, "remove auth"):
@@ -131,7 +131,7 @@ def remove_user_pool(client: CognitoIdentityProviderClient, *, name: str, claim:
         left = [pool["Id"] for pool in _claimed_pools(client, name, claim)]
     if left:
         raise failure(
-            ErrorType.REMOVAL_FAILED,
+            ErrorType.TIMEOUT,
             "The user pool of the project is still there.",
             f"user pools {', '.join(left)}: were deleted and are still listed",
         )

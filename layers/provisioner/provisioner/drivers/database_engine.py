@@ -79,13 +79,18 @@ class DatabaseEngine(Protocol):
     def check_password(self, names: TenantNames, password: str) -> str:
         """See whether the server takes a login with the password; say so in one sentence."""
 
-    def remove_database(self, names: TenantNames, claim: Claim) -> bool:
-        """Remove the database and the roles that are claimed, with all sessions in them.
+    def remove_database(self, names: TenantNames, owner: Ownership, *, only_this_job: bool) -> bool:
+        """Remove the project's database and roles, with all sessions in them.
+
+        Args:
+            names: the tenant's.
+            owner: whose they are to be; what is not the project's stays.
+            only_this_job: whether what other jobs of the project made stays too.
 
         Returns:
-            Whether a database of that name, which is not claimed, is still there.
+            Whether something that another job of the project made is still there.
 
-        Raises REMOVAL_FAILED when something that is claimed is still there.
+        Raises REMOVAL_FAILED when something that is to go is still there.
         """
 
     def check_schema(self, names: TenantNames, password: str) -> str:

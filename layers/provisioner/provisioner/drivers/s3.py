@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -161,12 +162,15 @@ def check_bucket(client: S3Client, name: str, owner: Ownership) -> str:
 def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
     """Delete the bucket, if it is claimed and empty; say what is there.
 
+    A bucket that another account has under that name is none of ours.
+
     Raises:
-        REMOVAL_FAILED: it holds objects, or is still there.
+        REMOVAL_FAILED: it holds objects.
+        TIMEOUT: it was deleted and still answers.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.REMOVAL_FAILED, "remove storage"):
-        if not _exists(client, name) or not claim(_tags(client, name)):
+        if _head(client, name) is not HTTPStatus.OK or not claim(_tags(client, name)):
             return f"no bucket named {name} is left to remove"
         try:
             client.delete_bucket(Bucket=name)
@@ -179,9 +183,9 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
                 ErrorType.REMOVAL_FAILED,
                 f"The bucket {name} holds objects, so it stays; empty it first.",
             ) from None
-        if _exists(client, name):
+        if _head(client, name) is HTTPStatus.OK:
             raise failure(
-                ErrorType.REMOVAL_FAILED,
+                ErrorType.TIMEOUT,
                 "The bucket of the project is still there.",
                 f"bucket {name}: was deleted and still answers",
             )
@@ -293,16 +297,23 @@ def _tag_set(owner: Ownership) -> list[TagTypeDef]:
 
 
 def _exists(client: S3Client, name: str) -> bool:
+    """Whether the account has the bucket; raises CONFLICT where another account has it."""
+    status = _head(client, name)
+    if status is HTTPStatus.FORBIDDEN:
+        raise _conflict(name)
+    return status is HTTPStatus.OK
+
+
+def _head(client: S3Client, name: str) -> HTTPStatus:
+    """Return OK for a bucket of this account, FORBIDDEN for another's, or NOT_FOUND."""
     try:
         client.head_bucket(Bucket=name)
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if status == 404:  # noqa: PLR2004  # HTTP: not found
-            return False
-        if status == 403:  # noqa: PLR2004  # HTTP: another account's
-            raise _conflict(name) from None
-        raise
-    return True
+        if status not in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+            raise
+        return HTTPStatus(status)
+    return HTTPStatus.OK
 
 
 def _tags(client: S3Client, name: str) -> dict[str, str]:

@@ -7,6 +7,9 @@ from typing import Any
 #: The step of every state machine that records a failed job; it is no stage.
 RECORD_FAILURE = "FAILED"
 
+#: The step of every clean-up that says for how long a stage may still be at work; it is no stage.
+AWAIT_QUIET = "QUIET"
+
 #: The step of every clean-up that records its end; it is no stage.
 RECORD_CLEANUP = "CLEANED_UP"
 

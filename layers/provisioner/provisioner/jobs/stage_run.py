@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 #: is longer than its function's own.
 LONGEST_RUN_SECONDS = 910
 
+#: The same of the job types that have a clean-up, which waits for so long.
+LONGEST_CLEANED_RUN_SECONDS = 190
+
 
 class JobInput(BaseModel):
     """The job, as the execution carries it untouched."""

@@ -25,11 +25,11 @@ class ProjectStatus(StrEnum):
 
     #: It exists and has no resources that anyone may use.
     CREATED = "CREATED"
-    #: A job holds it and makes its resources.
+    #: A job holds it and makes its resources, or has failed and removes them.
     PROVISIONING = "PROVISIONING"
     #: It is usable.
     ACTIVE = "ACTIVE"
-    #: The last job failed; what it made stays for the next.
+    #: The last job failed; what it has kept or left, the next takes up.
     FAILED = "FAILED"
     #: A job removes its resources, or one that failed has begun to; its API keys do not verify.
     DEPROVISIONING = "DEPROVISIONING"
@@ -257,6 +257,25 @@ class ProjectStore(ProjectReader):
         ]
         return items + self._uncount(project.quota)
 
+    def hold_items(self, project_id: str, job_id: str) -> Sequence[TransactWriteItemTypeDef]:
+        """Build the write that gives a project that has failed to the clean-up of a job again.
+
+        It counts against no quota: none of it is usable, and none of it is to be.
+        """
+        return [
+            dynamodb.update(
+                self._projects,
+                {"project_id": project_id},
+                set_values={"locked_by": job_id},
+                condition="attribute_not_exists(locked_by) AND #status IN (:created, :failed)",
+                condition_values={
+                    "created": ProjectStatus.CREATED,
+                    "failed": ProjectStatus.FAILED,
+                },
+                names={"status": "status"},
+            )
+        ]
+
     def hold(self, project: Project, job_id: str) -> None:
         """Give an ACTIVE project to a job that changes it; its status and quota stay.
 
@@ -435,20 +454,23 @@ class ProjectStore(ProjectReader):
                 raise ProjectBusyError from None
             raise QuotaReachedError(max_tenants) from None
 
-    def unplace(self, project_id: str, cluster_id: str) -> None:
-        """Give back the project's place on its cluster; one that was given back stays so."""
+    def unplace(self, project_id: str, cluster_id: str, job_id: str) -> None:
+        """Give back the place on a cluster of a project that a job holds, once.
+
+        Nothing is given back where the job does not hold it any more: the place may be another's.
+        """
         items = [
             dynamodb.update(
                 self._projects,
                 {"project_id": project_id},
                 set_values={},
                 remove=("cluster_id",),
-                condition="cluster_id = :cluster",
-                condition_values={"cluster": cluster_id},
+                condition="cluster_id = :cluster AND locked_by = :job",
+                condition_values={"cluster": cluster_id, "job": job_id},
             ),
             *self._uncount(f"cluster#{cluster_id}"),
         ]
-        # The condition fails where another run has just done it.
+        # The condition fails where another run has done it.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, items)
 

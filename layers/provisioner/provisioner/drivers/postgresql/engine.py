@@ -197,17 +197,15 @@ class PostgresqlEngine:
 
         return _run(check, ErrorType.DATABASE_CHANGE_FAILED, "log in with the new password")
 
-    def remove_database(self, names: TenantNames, claim: Claim) -> bool:
-        """Remove the database and the roles that are claimed, with all sessions in them."""
+    def remove_database(self, names: TenantNames, owner: Ownership, *, only_this_job: bool) -> bool:
+        """Remove the project's database and roles, with all sessions in them."""
+        claim = owner.claim(only_this_job=only_this_job)
 
         def remove() -> bool:
             with self._connect(_LOCK_DATABASE) as connection:
                 _lock(connection, names)
                 roles = _claimed_roles(connection, names, claim)
-                # A database that a crash left without its marker is known by its roles.
-                comment = _database_comment(connection, names)
-                is_claimed = claim(tags_of_comment(comment)) if comment else names.app_role in roles
-                if is_claimed:
+                if _is_database_claimed(connection, names, claim, roles):
                     connection.execute(
                         sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
                             sql.Identifier(names.database)
@@ -217,14 +215,17 @@ class PostgresqlEngine:
                     connection.execute(
                         sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role))
                     )
-                is_there = _has_database(connection, names)
-                if (is_claimed and is_there) or _claimed_roles(connection, names, claim):
+                if _is_database_claimed(connection, names, claim, []) or _claimed_roles(
+                    connection, names, claim
+                ):
                     raise failure(
                         ErrorType.REMOVAL_FAILED,
                         "The database of the project, or a role of it, is still there.",
                         f"database {names.database}: was dropped and is still listed",
                     )
-                return is_there
+                return bool(_claimed_roles(connection, names, owner.owns)) or _is_database_claimed(
+                    connection, names, owner.owns, []
+                )
 
         return _run(remove, ErrorType.REMOVAL_FAILED, "remove the database")
 
@@ -411,19 +412,29 @@ def _claimed_roles(connection: _Connection, names: TenantNames, claim: Claim) ->
     return [role for role, comment in rows if claim(tags_of_comment(comment))]
 
 
-def _database_comment(connection: _Connection, names: TenantNames) -> str | None:
+def _is_database_claimed(
+    connection: _Connection, names: TenantNames, claim: Claim, roles: list[str]
+) -> bool:
+    """Whether the tenant's database is there and claimed.
+
+    One that a crash left without its marker is known by its roles, as `_look_for_database` says.
+
+    Args:
+        connection: the session that holds the tenant's lock.
+        names: the tenant's.
+        claim: says by a marker whether it is claimed.
+        roles: the tenant's roles that are.
+    """
     row = connection.execute(
-        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s",
+        "SELECT shobj_description(oid, 'pg_database'),"
+        " pg_get_userbyid(datdba) = current_user AND NOT datallowconn"
+        " FROM pg_database WHERE datname = %s",
         (names.database,),
     ).fetchone()
-    return None if row is None else row[0]
-
-
-def _has_database(connection: _Connection, names: TenantNames) -> bool:
-    row = connection.execute(
-        "SELECT FROM pg_database WHERE datname = %s", (names.database,)
-    ).fetchone()
-    return row is not None
+    comment, may_be_unmarked_yet = row or (None, False)
+    if comment is not None:
+        return claim(tags_of_comment(comment))
+    return bool(may_be_unmarked_yet) and set(roles) == {names.owner_role, names.app_role}
 
 
 def _is_open_and_claimed(connection: _Connection, names: TenantNames, claim: Claim) -> bool:

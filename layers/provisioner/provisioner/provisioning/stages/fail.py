@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from provisioner.jobs.models import Job
+from provisioner.jobs.models import Job, StageStatus
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import OnFailure
-from provisioner.provisioning.plan import CleanupStage
+from provisioner.provisioning.plan import CleanupStage, Stage
 from provisioner.provisioning.projects import ProjectStore
 
 if TYPE_CHECKING:
@@ -23,13 +23,20 @@ def released_by_failure(job: Job, *, projects: ProjectStore) -> Sequence[Transac
 def cleanup_stages(job: Job, *, projects: ProjectStore) -> Sequence[str]:
     """Return the stages that remove what the job made: none where it made nothing, or keeps it.
 
-    A job makes something only while it holds its project.
+    A job makes something only while it holds its project: from the end of its first stage on,
+    where the project is gone and cannot say.
     """
     if not job.project_id or job.payload.get("on_failure", OnFailure.ROLLBACK) == OnFailure.KEEP:
         return ()
     project = projects.get(job.project_id)
-    held = project is not None and project.locked_by == job.job_id
-    return tuple(CleanupStage) if held else ()
+    if project is None:
+        has_held = any(
+            record.stage == Stage.INITIALIZING and record.status is StageStatus.SUCCEEDED
+            for record in job.stages
+        )
+    else:
+        has_held = project.locked_by == job.job_id
+    return tuple(CleanupStage) if has_held else ()
 
 
 def left_over(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
@@ -37,7 +44,10 @@ def left_over(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
     names = naming.names(job.project_id)
     tenant = names.tenant
     return {
-        CleanupStage.REMOVING_API_KEYS: (f"secret {names.api_keys_secret}",),
+        CleanupStage.REMOVING_API_KEYS: (
+            f"API keys of project {job.project_id}",
+            f"secret {names.api_keys_secret}",
+        ),
         CleanupStage.REMOVING_STORAGE: (f"bucket {names.bucket}",),
         CleanupStage.REMOVING_REALTIME: (f"Event API {names.event_api}",),
         CleanupStage.REMOVING_AUTH: (f"user pool {names.user_pool}",),

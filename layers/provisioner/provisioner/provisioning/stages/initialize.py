@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.payload import Engine, ProvisionProjectPayload
 from provisioner.provisioning.projects import (
@@ -20,6 +21,7 @@ from provisioner.provisioning.projects import (
 def ensure_initialized(
     job: JobInput,
     *,
+    jobs: JobStore,
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     default_project_quota: int,
@@ -32,7 +34,7 @@ def ensure_initialized(
         INVALID_PAYLOAD: the payload is wrong, asks for what is not supported, or names a region
             that is not served, or an owner or a region that is not the project's.
         PROJECT_NOT_FOUND: there is no such project, or its removal has begun.
-        PROJECT_BUSY: another job holds the project.
+        PROJECT_BUSY: another job holds the project, or its clean-up does.
         QUOTA_EXCEEDED: the owner or organization has as many projects as it may have.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
@@ -61,7 +63,14 @@ def ensure_initialized(
             "choose a region that has a database cluster.",
         )
     if project.locked_by != job.job_id:
-        _lock(job, project, payload, projects, default_project_quota)
+        _lock(
+            job,
+            project,
+            payload,
+            jobs=jobs,
+            projects=projects,
+            default_project_quota=default_project_quota,
+        )
     return StageOutcome(
         output={"already_provisioned": False},
         check="the project is held by this job and its quota is reserved",
@@ -117,6 +126,8 @@ def _lock(
     job: JobInput,
     project: Project,
     payload: ProvisionProjectPayload,
+    *,
+    jobs: JobStore,
     projects: ProjectStore,
     default_project_quota: int,
 ) -> None:
@@ -137,11 +148,7 @@ def _lock(
         holder = projects.get(project.project_id)
         if holder is not None and holder.locked_by == job.job_id:
             return
-        by = f"job {holder.locked_by}" if holder and holder.locked_by else "another job"
-        raise failure(
-            ErrorType.PROJECT_BUSY,
-            f"project_id: {project.project_id} is held by {by}; wait until that job has ended.",
-        ) from None
+        raise _busy(project.project_id, holder, jobs) from None
     except QuotaReachedError as error:
         who, _, name = str(quota).partition("#")
         raise failure(
@@ -149,3 +156,20 @@ def _lock(
             f"{who}_id: {who} {name} has reached its limit of {error.limit} projects; "
             "remove one or ask for a higher limit.",
         ) from None
+
+
+def _busy(project_id: str, project: Project | None, jobs: JobStore) -> ProvisioningError:
+    """Say who holds the project: a job, or the clean-up of one that has ended."""
+    holder = None if project is None else project.locked_by
+    job = None if holder is None else jobs.get_head(holder)
+    if job is not None and job.status.is_terminal:
+        return failure(
+            ErrorType.PROJECT_BUSY,
+            f"project_id: what job {holder} made of {project_id} is being removed; "
+            "wait until its clean-up has ended.",
+        )
+    by = "another job" if holder is None else f"job {holder}"
+    return failure(
+        ErrorType.PROJECT_BUSY,
+        f"project_id: {project_id} is being provisioned by {by}; wait until that job has ended.",
+    )

@@ -28,26 +28,32 @@ def remove_api_keys(
     """Remove the digests first, so that no key verifies, then the secret.
 
     The secret says which digests there are, so that none is missed that the index does not show
-    yet. Keys that are not there are as good as removed.
+    yet; it says so too where another job of the project made it, and then stays itself. Keys that
+    are not there are as good as removed.
 
     Raises:
         REMOVAL_FAILED: something is still there; and what `translated` raises.
     """
     payload = validate_payload(ProjectReference, job.payload)
+    owner = naming.owner(payload.project_id, job.job_id)
     name = naming.names(payload.project_id).api_keys_secret
-    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=only_this_job)
-    secret = claimed_secret(secrets_manager, name=name, claim=claim, final=ErrorType.REMOVAL_FAILED)
-    listed = [
-        key.digest
-        for key in store.list_by_project(payload.project_id)
-        if not only_this_job or key.job_id == job.job_id
-    ]
+    secret = claimed_secret(
+        secrets_manager, name=name, claim=owner.owns, final=ErrorType.REMOVAL_FAILED
+    )
     handed_over = [] if secret is None else [digest(text) for text in secret.value["api_keys"]]
+    listed = [key.digest for key in store.list_by_project(payload.project_id)]
     digests = dict.fromkeys([*listed, *handed_over])
+
+    def is_to_go(key_digest: str) -> bool:
+        key = store.get(key_digest)
+        return key is not None and (not only_this_job or key.job_id == job.job_id)
+
     for key_digest in digests:
-        store.remove(key_digest)
+        if is_to_go(key_digest):
+            store.remove(key_digest)
+    claim = owner.claim(only_this_job=only_this_job)
     remove_secret(secrets_manager, name=name, claim=claim, final=ErrorType.REMOVAL_FAILED)
-    if any(store.get(key_digest) is not None for key_digest in digests):
+    if any(map(is_to_go, digests)):
         raise failure(
             ErrorType.REMOVAL_FAILED, "An API key of the project is still there.", "digest found"
         )

@@ -30,24 +30,28 @@ def remove_database(
     """Remove the database and its roles, then the secret with its login, then give up the place.
 
     The secret goes after what it opens: a crash in between leaves a secret without a database, and
-    never a database whose password nobody knows. What is not there is as good as removed.
+    never a database whose password nobody knows. What is not there is as good as removed. A project
+    of which another job's part is left keeps its place, so that the next job finds it.
 
     Raises:
-        REMOVAL_FAILED: something is still there, or the project's cluster is described no more;
-            and what `DatabaseEngine` and `translated` raise.
+        REMOVAL_FAILED: something is still there, or nobody knows where the database is, since the
+            project is gone or its cluster is described no more; and what `DatabaseEngine` and
+            `translated` raise.
     """
     location = location_of(job, projects)
     names = naming.names(location.project_id)
-    claim = naming.owner(location.project_id, job.job_id).claim(only_this_job=only_this_job)
+    owner = naming.owner(location.project_id, job.job_id)
     cluster = cluster_at(location, catalogue, ErrorType.REMOVAL_FAILED)
-    is_still_there = False
+    is_needed = False
     if cluster is not None:
         database = engine(admin_connection(secrets_manager, cluster))
-        is_still_there = database.remove_database(names.tenant, claim)
+        is_needed = database.remove_database(names.tenant, owner, only_this_job=only_this_job)
     remove_secret(
-        secrets_manager, name=names.database_secret, claim=claim, final=ErrorType.REMOVAL_FAILED
+        secrets_manager,
+        name=names.database_secret,
+        claim=owner.claim(only_this_job=only_this_job),
+        final=ErrorType.REMOVAL_FAILED,
     )
-    # What another job of the project made keeps the place; what is not the project's never had it.
-    if cluster is not None and not (is_still_there and only_this_job):
-        projects.unplace(location.project_id, cluster.cluster_id)
+    if cluster is not None and not is_needed:
+        projects.unplace(location.project_id, cluster.cluster_id, job.job_id)
     return StageOutcome(check=f"no database named {names.tenant.database} is left to remove")

@@ -1,0 +1,25 @@
+"""The parts of what runs a clean-up again, in whoever's process asks for it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from provisioner.jobs.cleanup import CleanupRepeater
+from provisioner.jobs.execution import Executions
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.cleanup import held_again
+from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.runtime import aws
+from provisioner.runtime.platform import PlatformSettings
+
+
+def repeater(settings: PlatformSettings) -> CleanupRepeater:
+    """Bind the repeater to a deployment."""
+    tables = aws.client("dynamodb")
+    projects = ProjectStore(tables, settings.projects_table, settings.quotas_table)
+    return CleanupRepeater(
+        JobStore(tables, settings.jobs_table, retention_days=settings.job_retention_days),
+        Executions(aws.client("stepfunctions"), settings.state_machine_arn_prefix),
+        {JobType.PROVISION_PROJECT: partial(held_again, projects=projects)},
+    )

@@ -1,0 +1,86 @@
+"""When nothing of a job is at work any more: what its clean-up waits for, and ends with.
+
+An attempt whose answer got lost on the way goes on beside the next one, and beside all that
+follows. Its function ends it in the end: AWS Lambda lets none run longer than its time-out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from provisioner.drivers.aws_errors import translated
+from provisioner.errors import ErrorType
+from provisioner.jobs.models import HistoryEntry, Job, StageStatus
+from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS, StageEvent
+from provisioner.runtime.observability import logger
+
+if TYPE_CHECKING:
+    from provisioner.jobs.store import JobStore
+
+
+def seconds_until_quiet(job: Job, now: datetime) -> int:
+    """Return for how many seconds more an attempt may be at work that never said how it ended.
+
+    Args:
+        job: a job that has ended, with its history.
+        now: the time.
+    """
+    since = max((entry.at for entries in _unended(job).values() for entry in entries), default=None)
+    if since is None:
+        return 0
+    until = since + timedelta(seconds=LONGEST_CLEANED_RUN_SECONDS)
+    return max(0, math.ceil((until - now).total_seconds()))
+
+
+def _unended(job: Job) -> dict[str, list[HistoryEntry]]:
+    """Return, by stage, the starts of the attempts that never said how they ended."""
+    of_job = {record.stage for record in job.stages}
+    of_cleanup = {record.stage for record in job.cleanup.stages} if job.cleanup else set()
+    unended: dict[str, list[HistoryEntry]] = {}
+    for entry in job.history:
+        if entry.status == StageStatus.RUNNING and entry.subject in of_job | of_cleanup:
+            unended.setdefault(entry.subject, []).append(entry)
+    for entry in job.history:
+        # With the end of the job others speak for the stages that never did.
+        is_own_word = entry.subject in of_cleanup or (
+            job.finished_at is not None and entry.at < job.finished_at
+        )
+        starts = [
+            start
+            for start in unended.get(entry.subject, [])
+            if start.at <= entry.at and entry.attempt in {0, start.attempt}
+        ]
+        if is_own_word and entry.status != StageStatus.RUNNING and starts:
+            # An end without a number may be any one's: the last is taken to be at work still.
+            unended[entry.subject].remove(starts[-1] if entry.attempt else starts[0])
+    return unended
+
+
+class QuietStep:
+    """The step of a clean-up that says for how long something may still be at work."""
+
+    def __init__(self, store: JobStore) -> None:
+        """Bind the step to the jobs."""
+        self._store = store
+
+    def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Look at what the stages of the job, and of its clean-up, have said.
+
+        Returns:
+            ok, and the seconds: 0 where nothing is at work.
+
+        Raises:
+            ProvisioningError: as `translated` says, so that what can pass is tried again.
+        """
+        parsed = StageEvent.model_validate(event)
+        logger.append_keys(
+            job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
+        )
+        with translated(ErrorType.UNKNOWN_ERROR, "see whether a stage is still at work"):
+            seconds = seconds_until_quiet(self._store.get(parsed.job.job_id), self._store.now())
+        if seconds > 0:
+            logger.warning("a stage may still be at work", seconds=seconds)
+        return {"ok": True, "seconds": seconds}

@@ -1,0 +1,584 @@
+"""What a failed job made is removed, and nothing else, whatever happens on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from moto.s3.models import s3_backends
+from provisioner import api
+from provisioner.composition.in_process import all_stages
+from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.execution import cleanup_execution_name
+from provisioner.jobs.models import StageStatus
+from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP
+from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS, JobInput
+from provisioner.ownership import Ownership
+from provisioner.provisioning.plan import CleanupStage, Stage
+from provisioner.runtime import aws
+from support.effects import SQL, Attempt, Effect, aside, effects
+from support.workflow import ACCOUNT, Fault, FunctionEnded, Point, Workflow
+
+#: How a job is run: on the state machine, or by the handler.
+type Run = Callable[[Workflow, api.Job], api.Job]
+each_way = pytest.mark.parametrize(
+    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
+)
+each_point = pytest.mark.parametrize("point", list(Point), ids=lambda point: point.name.lower())
+
+#: No removal changes AWS, or PostgreSQL, more often in one attempt; a test below sees to it.
+MOST_CALLS, MOST_STATEMENTS = 5, 3
+
+OWNER = {"owner_id": "ada"}
+
+CLEANUP = "provision_project_cleanup"
+
+
+def fail(workflow: Workflow, stage: Stage = Stage.FINALIZING) -> None:
+    """Let a stage fail for good after its effect; that of FINALIZING would be the job's end."""
+    point = Point.BEFORE if stage is Stage.FINALIZING else Point.AFTER
+    workflow.faults[stage] = Fault(point, lambda: failure(ErrorType.CONFLICT, "Injected."))
+
+
+def run_failing(
+    workflow: Workflow, run: Run = Workflow.execute, project_id: str | None = None, **payload: Any
+) -> api.Job:
+    """Run a job that has made everything when it fails."""
+    fail(workflow)
+    return run(workflow, workflow.new_job(project_id or workflow.new_project(**OWNER), **payload))
+
+
+def cleanup_of(job: api.Job) -> api.Cleanup:
+    assert job.cleanup is not None
+    return job.cleanup
+
+
+def attempts_of(job: api.Job) -> dict[str, int]:
+    """Return how often each stage of the clean-up was tried."""
+    return {record.stage: record.attempt for record in cleanup_of(job).stages}
+
+
+def assert_undone(workflow: Workflow, job: api.Job, stage: Stage = Stage.FINALIZING) -> None:
+    """See that a job has failed in a stage, and that it has left nothing, held or counted."""
+    assert job.error is not None
+    assert (job.status, job.error.stage, job.error.type, job.other_errors) == (
+        api.JobStatus.FAILED,
+        stage,
+        ErrorType.CONFLICT,
+        (),
+    )
+    cleanup = cleanup_of(job)
+    assert (cleanup.status, cleanup.left_over) == (api.CleanupStatus.DONE, ())
+    assert {record.status for record in cleanup.stages} == {StageStatus.SUCCEEDED}
+    assert workflow.remains(job.project_id) == {}
+    project = api.get_project(job.project_id)
+    assert (project.status, project.locked_by, project.quota, project.cluster_id) == (
+        api.ProjectStatus.FAILED,
+        None,
+        None,
+        None,
+    )
+
+
+@each_way
+@pytest.mark.parametrize("stage", list(Stage), ids=str)
+def test_a_job_that_fails_leaves_nothing(workflow: Workflow, stage: Stage, run: Run) -> None:
+    fail(workflow, stage)
+    seen: list[dict[str, Any]] = []
+
+    def look(job: JobInput, of: str) -> None:
+        if of == CleanupStage.REMOVING_API_KEYS:
+            seen.append(workflow.remains(job.payload["project_id"]))
+
+    workflow.observers.append(look)
+    job = run(workflow, workflow.new_job(workflow.new_project(**OWNER)))
+    assert_undone(workflow, job, stage)
+    # The failing stage had had its effect, and its siblings had settled.
+    expected = {"counts"} if stage is Stage.INITIALIZING else {"pools", "apis", "buckets"}
+    assert expected <= set(seen[0])
+    # All had said how they ended.
+    assert workflow.pauses == []
+
+
+def test_the_job_has_failed_before_anything_is_removed(workflow: Workflow) -> None:
+    seen: list[api.Job] = []
+    workflow.observers.append(
+        lambda job, stage: (
+            seen.append(workflow.jobs.get(job.job_id))
+            if stage == CleanupStage.REMOVING_API_KEYS
+            else None
+        )
+    )
+    job = run_failing(workflow)
+    assert (seen[0].status, seen[0].error, cleanup_of(seen[0]).status) == (
+        api.JobStatus.FAILED,
+        job.error,
+        api.CleanupStatus.RUNNING,
+    )
+    assert workflow.history(job)[-1]["executionFailedEventDetails"] == {
+        "error": "CONFLICT",
+        "cause": "Injected.",
+    }
+    ended = workflow.execution_arn(CLEANUP, cleanup_execution_name(job.job_id, 1))
+    assert workflow.ended(ended) == "SUCCEEDED"
+
+
+def test_a_cancelled_job_leaves_nothing_either(workflow: Workflow) -> None:
+    def cancel(job: JobInput, stage: str) -> None:
+        if stage == Stage.CREATING_DATABASE:
+            workflow.jobs.request_cancel(workflow.jobs.get(job.job_id))
+
+    workflow.observers.append(cancel)
+    job = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
+    assert job.status is api.JobStatus.CANCELLED
+    assert cleanup_of(job).status is api.CleanupStatus.DONE
+    assert workflow.remains(job.project_id) == {}
+
+
+# Faults of the removals.
+
+
+def repeated(point: Point) -> bool:
+    """Whether a stage that meets a fault there is tried a second time."""
+    return point not in {Point.TWICE, Point.INVOKED_TWICE}
+
+
+def is_silent(point: Point) -> bool:
+    """Whether the function says nothing of its end there."""
+    return point in {Point.TIMED_OUT, Point.DIED}
+
+
+@each_point
+@pytest.mark.parametrize("stage", list(CleanupStage), ids=str)
+def test_each_removal_may_meet_each_fault(
+    workflow: Workflow, stage: CleanupStage, point: Point
+) -> None:
+    workflow.faults[stage] = Fault(point)
+    job = run_failing(workflow, Workflow.execute_in_process)
+    assert not workflow.faults
+    assert_undone(workflow, job)
+    assert attempts_of(job) == {
+        other: 2 if other == stage and repeated(point) else 1 for other in CleanupStage
+    }
+
+
+@each_point
+def test_all_removals_may_meet_a_fault_on_the_state_machine(
+    workflow: Workflow, point: Point
+) -> None:
+    workflow.faults |= {stage: Fault(point) for stage in CleanupStage}
+    job = run_failing(workflow)
+    assert not workflow.faults
+    assert_undone(workflow, job)
+    assert set(attempts_of(job).values()) == {2 if repeated(point) else 1}
+    # What may be at work still must not meet what the next job makes.
+    assert [pause > LONGEST_CLEANED_RUN_SECONDS - 60 for pause in workflow.pauses] == (
+        [True] if is_silent(point) else []
+    )
+
+
+@each_way
+def test_the_tests_below_go_through_every_call(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    with effects(workflow, monkeypatch, lambda _effect, _attempt: None) as attempts:
+        job = run_failing(workflow, run)
+    assert_undone(workflow, job)
+    removals = [attempt for attempt in attempts if attempt.stage in set(CleanupStage)]
+    assert [attempt.stage for attempt in removals] == list(CleanupStage)
+    assert max(len(attempt.calls) for attempt in removals) == MOST_CALLS
+    assert max(len(a.effects) - len(a.calls) for a in removals) == MOST_STATEMENTS
+    # At the least, a stage records its start and its end.
+    assert min(len(attempt.calls) for attempt in removals) >= 2
+
+
+#: What AWS and the way to it raise, and what passes.
+ERRORS: tuple[Callable[[str], Exception], ...] = (
+    lambda _: EndpointConnectionError(endpoint_url="https://aws.invalid"),
+    lambda _: ReadTimeoutError(endpoint_url="https://aws.invalid"),
+    lambda operation: ClientError({"Error": {"Code": "ThrottlingException"}}, operation),
+    lambda operation: ClientError({"Error": {"Code": "InternalFailure"}}, operation),
+)
+
+
+@each_way
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *(("AWS", number) for number in range(1, MOST_CALLS + 1)),
+        *((SQL, number) for number in range(1, MOST_STATEMENTS + 1)),
+    ],
+)
+def test_every_removal_may_meet_an_error_and_die_at_any_call(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, name: str, number: int, run: Run
+) -> None:
+    """At its n-th call the first attempt meets an error; the second dies at its own n-th."""
+    met: set[tuple[str, int]] = set()
+
+    def go_wrong(effect: Effect, _attempt: Attempt) -> None:
+        here = effect.stage in {*CleanupStage, AWAIT_QUIET, RECORD_CLEANUP}
+        if not here or effect.number != number or (effect.name == SQL) != (name == SQL):
+            return
+        met.add((effect.stage, effect.retry_count))
+        if effect.retry_count == 0 and name == SQL:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        if effect.retry_count == 0:
+            raise ERRORS[number % 4](effect.name)
+        if effect.retry_count == 1:
+            raise FunctionEnded("Runtime.ExitError")
+
+    with effects(workflow, monkeypatch, go_wrong):
+        job = run_failing(workflow, run)
+    assert {retry_count for _, retry_count in met} >= {0}
+    assert_undone(workflow, job)
+
+
+@pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
+def test_a_removal_that_was_given_up_may_go_on_beside_the_next(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Before its n-th call, every removal is overtaken by its repetition."""
+    overtaken: set[str] = set()
+
+    def be_overtaken(effect: Effect, attempt: Attempt) -> None:
+        here = effect.stage in set(CleanupStage) and effect.name != SQL
+        if not here or effect.number != number or effect.stage in overtaken:
+            return
+        overtaken.add(effect.stage)
+        with aside():
+            workflow.run_stage({**attempt.event, "retry_count": 1})
+
+    with effects(workflow, monkeypatch, be_overtaken):
+        job = run_failing(workflow)
+    assert overtaken
+    assert_undone(workflow, job)
+
+
+@pytest.mark.parametrize(
+    "stage", [stage for stage in Stage if stage not in {Stage.INITIALIZING, Stage.FINALIZING}]
+)
+def test_what_a_stage_makes_late_is_removed_too(workflow: Workflow, stage: Stage) -> None:
+    """The answers of a stage got lost; the last of its functions goes on for as long as it may."""
+    workflow.faults[stage] = Fault(Point.BEFORE, lambda: FunctionEnded("Lambda.Unknown"), times=3)
+    job = workflow.new_job(workflow.new_project(**OWNER))
+    function = all_stages(workflow.settings, workflow.jobs)[job.job_type][stage]
+
+    def go_on() -> None:
+        function(JobInput(job_id=job.job_id, job_type=job.job_type, payload=job.payload))
+
+    workflow.on_pause = go_on
+    ended = workflow.execute(job)
+    assert ended.error is not None
+    assert ended.error.stage == stage
+    assert len(workflow.pauses) == 1
+    assert 0 < workflow.pauses[0] <= LONGEST_CLEANED_RUN_SECONDS
+    assert cleanup_of(ended).status is api.CleanupStatus.DONE
+    assert workflow.remains(job.project_id) == {}
+
+
+# What stays.
+
+
+@each_way
+def test_what_an_earlier_job_keeps_stays(workflow: Workflow, run: Run) -> None:
+    kept = run_failing(workflow, run, on_failure="keep")
+    assert kept.cleanup is None
+    before = workflow.remains(kept.project_id)
+    assert {"databases", "roles", "pools", "apis", "buckets", "secrets", "api_keys"} <= set(before)
+    place = api.get_project(kept.project_id).cluster_id
+
+    job = run_failing(workflow, run, project_id=kept.project_id)
+    assert cleanup_of(job).status is api.CleanupStatus.DONE
+    assert workflow.remains(kept.project_id) == before
+    project = api.get_project(kept.project_id)
+    assert (project.status, project.locked_by, project.quota, project.cluster_id) == (
+        api.ProjectStatus.FAILED,
+        None,
+        None,
+        place,
+    )
+
+
+@each_way
+@pytest.mark.parametrize("later", [Stage.CREATING_SCHEMA, Stage.FINALIZING], ids=str)
+def test_only_the_part_that_the_job_made_is_removed(
+    workflow: Workflow, later: Stage, run: Run
+) -> None:
+    """An earlier job made its database and one key; the later makes the services and two keys."""
+    off = {"auth": False, "realtime": False, "storage": False}
+    one = {"count": 1}
+    kept = run_failing(workflow, run, on_failure="keep", services=off, api_keys=one)
+    before = workflow.remains(kept.project_id)
+
+    fail(workflow, later)
+    job = run(workflow, workflow.new_job(kept.project_id))
+    assert cleanup_of(job).status is api.CleanupStatus.DONE
+    after = workflow.remains(kept.project_id)
+    # The one key of the earlier job had been replaced by two; nobody was ever given either.
+    assert before.pop("api_keys")
+    assert after == before
+
+
+def take_names(workflow: Workflow, project_id: str, owner: Ownership) -> None:
+    """Make everything under the project's names, databases and roles too."""
+    workflow.take_names(project_id, owner)
+    tenant = workflow.names(project_id).tenant
+    engine = PostgresqlEngine(workflow.cluster.admin)
+    engine.ensure_database(tenant, "correct-horse", owner)
+    engine.ensure_schema(tenant, owner)
+
+
+@each_way
+@pytest.mark.parametrize("whose", ["of_another_deployment", "of_another_project"])
+def test_what_is_not_the_projects_stays(workflow: Workflow, whose: str, run: Run) -> None:
+    project_id = workflow.new_project()
+    foreign = {
+        "of_another_deployment": Ownership("other", project_id, "job-1"),
+        "of_another_project": Ownership(workflow.settings.resource_namespace, "other", "job-1"),
+    }[whose]
+    take_names(workflow, project_id, foreign)
+    before = workflow.remains(project_id)
+
+    job = run(workflow, workflow.new_job(project_id))
+    assert job.error is not None
+    assert [e.type for e in (job.error, *job.other_errors)] == [ErrorType.CONFLICT] * 5
+    assert cleanup_of(job).status is api.CleanupStatus.DONE
+    assert workflow.remains(project_id) == before
+    assert api.get_project(project_id).cluster_id is None
+
+
+@each_way
+def test_a_provisioned_project_is_not_touched_by_a_job_that_fails(
+    workflow: Workflow, run: Run
+) -> None:
+    first = workflow.execute(workflow.new_job(workflow.new_project()))
+    workflow.faults[Stage.INITIALIZING] = Fault(
+        Point.BEFORE, lambda: failure(ErrorType.CONFLICT, "Injected.")
+    )
+    second = run(workflow, workflow.new_job(first.project_id))
+    assert (second.status, second.cleanup) == (api.JobStatus.FAILED, None)
+    assert workflow.snapshot(first) == workflow.reference()
+
+
+# The project meanwhile, and afterwards.
+
+
+@each_way
+def test_a_project_is_held_until_all_is_removed(workflow: Workflow, run: Run) -> None:
+    project_id = workflow.new_project()
+    meanwhile = workflow.new_job(project_id)
+
+    def come(_job: JobInput, stage: str) -> None:
+        if stage == CleanupStage.REMOVING_DATABASE:
+            workflow.observers.clear()
+            workflow.execute_in_process(meanwhile)
+
+    workflow.observers.append(come)
+    first = run_failing(workflow, run, project_id=project_id)
+    refused = workflow.jobs.get(meanwhile.job_id)
+    assert refused.error is not None
+    assert (refused.error.type, refused.error.message, refused.cleanup) == (
+        ErrorType.PROJECT_BUSY,
+        (
+            f"project_id: what job {first.job_id} made of {project_id} is being removed; "
+            "wait until its clean-up has ended."
+        ),
+        None,
+    )
+    assert workflow.remains(project_id) == {}
+
+    afterwards = run(workflow, workflow.new_job(project_id))
+    assert workflow.snapshot(afterwards) == workflow.reference()
+
+
+@each_way
+def test_a_job_that_left_nothing_can_be_retried(workflow: Workflow, run: Run) -> None:
+    job = run_failing(workflow, run, project_id=workflow.new_project())
+    workflow.jobs.retry(job)
+    again = run(workflow, workflow.jobs.get(job.job_id))
+    assert (again.status, again.attempt, again.cleanup) == (api.JobStatus.COMPLETED, 2, None)
+    assert workflow.snapshot(again) == workflow.reference()
+
+
+# What could not be removed.
+
+
+def put_object(workflow: Workflow, project_id: str) -> None:
+    """Let someone put an object into the bucket; moto takes the policy's condition for met."""
+    s3_backends[ACCOUNT]["aws"].put_object(
+        workflow.names(project_id).bucket, "theirs.txt", b"theirs"
+    )
+
+
+def run_leaving_a_bucket(workflow: Workflow, run: Run = Workflow.execute) -> api.Job:
+    """Run a job that fails and leaves its bucket, since someone has put an object into it."""
+
+    def put(job: JobInput, stage: str) -> None:
+        if stage == CleanupStage.REMOVING_STORAGE:
+            workflow.observers.clear()
+            put_object(workflow, job.payload["project_id"])
+
+    workflow.observers.append(put)
+    return run_failing(workflow, run)
+
+
+def empty_bucket(workflow: Workflow, project_id: str) -> None:
+    s3_backends[ACCOUNT]["aws"].get_bucket(workflow.names(project_id).bucket).keys.clear()
+
+
+@each_way
+def test_a_bucket_that_holds_an_object_stays_and_is_named(workflow: Workflow, run: Run) -> None:
+    job = run_leaving_a_bucket(workflow, run)
+    bucket = workflow.names(job.project_id).bucket
+    cleanup = cleanup_of(job)
+    assert (job.status, cleanup.status, cleanup.left_over) == (
+        api.JobStatus.FAILED,
+        api.CleanupStatus.FAILED,
+        (f"bucket {bucket}",),
+    )
+    (record,) = (r for r in cleanup.stages if r.status is not StageStatus.SUCCEEDED)
+    assert record.error is not None
+    assert (record.stage, record.status, record.error.type, record.error.message) == (
+        CleanupStage.REMOVING_STORAGE,
+        StageStatus.FAILED,
+        ErrorType.REMOVAL_FAILED,
+        f"The bucket {bucket} holds objects, so it stays; empty it first.",
+    )
+    assert set(workflow.remains(job.project_id)) == {"buckets"}
+    assert api.get_project(job.project_id).locked_by is None
+
+
+@each_way
+def test_what_cannot_be_removed_at_all_is_named_and_the_project_is_free(
+    workflow: Workflow, run: Run
+) -> None:
+    gone_wrong = [CleanupStage.REMOVING_API_KEYS, CleanupStage.REMOVING_DATABASE]
+    for stage in gone_wrong:
+        workflow.faults[stage] = Fault(Point.BEFORE, times=3)
+    job = run_failing(workflow, run)
+    names = workflow.names(job.project_id)
+    assert cleanup_of(job).left_over == (
+        f"API keys of project {job.project_id}",
+        f"secret {names.api_keys_secret}",
+        f"database {names.tenant.database}",
+        f"role {names.tenant.app_role}",
+        f"role {names.tenant.owner_role}",
+        f"secret {names.database_secret}",
+    )
+    assert len(workflow.waits) == 4
+    assert {"databases", "roles", "secrets", "api_keys"} <= set(workflow.remains(job.project_id))
+    # The next job takes it up, and then the clean-up of the first has nothing more to say.
+    completed = run(workflow, workflow.new_job(job.project_id))
+    assert completed.status is api.JobStatus.COMPLETED
+    with pytest.raises(api.JobStateError, match="is ACTIVE; what was left has been taken up"):
+        api.repeat_cleanup(job.job_id)
+
+
+def repeated_to_its_end(workflow: Workflow, job: api.Job, run: int) -> api.Job:
+    """Run the clean-up of a job again, by two calls, and return the job."""
+    assert cleanup_of(api.repeat_cleanup(job.job_id)).run == run
+    name = cleanup_execution_name(job.job_id, run)
+    workflow.ended(workflow.execution_arn(CLEANUP, name))
+    return workflow.jobs.get(job.job_id)
+
+
+def test_a_cleanup_is_run_again_until_nothing_is_left(workflow: Workflow) -> None:
+    job = run_leaving_a_bucket(workflow)
+
+    still = repeated_to_its_end(workflow, job, 2)
+    assert cleanup_of(still).left_over == cleanup_of(job).left_over
+    empty_bucket(workflow, job.project_id)
+    done = repeated_to_its_end(workflow, job, 3)
+
+    assert_undone(workflow, done)
+    assert [(e.status, e.attempt) for e in done.history if e.subject == "CLEANUP"] == [
+        ("FAILED", 1),
+        ("RUNNING", 2),
+        ("FAILED", 2),
+        ("RUNNING", 3),
+        ("DONE", 3),
+    ]
+    with pytest.raises(api.JobStateError, match="has left nothing"):
+        api.repeat_cleanup(job.job_id)
+
+
+def test_no_job_begins_while_a_cleanup_is_run_again(workflow: Workflow) -> None:
+    job = run_leaving_a_bucket(workflow)
+    empty_bucket(workflow, job.project_id)
+    meanwhile = workflow.new_job(job.project_id)
+    seen: list[api.Job] = []
+
+    def come(_job: JobInput, stage: str) -> None:
+        if stage == CleanupStage.REMOVING_AUTH:
+            workflow.observers.clear()
+            seen.append(api.repeat_cleanup(job.job_id))
+            workflow.execute_in_process(meanwhile)
+
+    workflow.observers.append(come)
+    assert_undone(workflow, repeated_to_its_end(workflow, job, 2))
+    # Asked again meanwhile, it is the run that is under way.
+    assert cleanup_of(seen[0]).run == 2
+    refused = workflow.jobs.get(meanwhile.job_id).error
+    assert refused is not None
+    assert refused.type is ErrorType.PROJECT_BUSY
+    assert f"what job {job.job_id} made" in refused.message
+
+
+def test_what_another_job_holds_is_not_removed(workflow: Workflow) -> None:
+    job = run_leaving_a_bucket(workflow)
+    other = workflow.new_job(job.project_id)
+    refused: list[str] = []
+
+    def repeat(running: JobInput, stage: str) -> None:
+        if running.job_id == other.job_id and stage == Stage.REGISTERING_AUTH:
+            with pytest.raises(api.JobStateError) as raised:
+                api.repeat_cleanup(job.job_id)
+            refused.append(str(raised.value))
+
+    workflow.observers.append(repeat)
+    completed = workflow.execute(other)
+    assert completed.status is api.JobStatus.COMPLETED
+    assert f"is held by job {other.job_id}" in refused[0]
+    assert cleanup_of(workflow.jobs.get(job.job_id)).status is api.CleanupStatus.FAILED
+
+
+def test_a_cleanup_that_could_not_be_started_is_started_by_command(workflow: Workflow) -> None:
+    machines, arn = aws.client("stepfunctions"), workflow.state_machines[CLEANUP]
+    described = machines.describe_state_machine(stateMachineArn=arn)
+    machines.delete_state_machine(stateMachineArn=arn)
+    fail(workflow)
+    job = workflow.new_job(workflow.new_project(**OWNER))
+    assert workflow.ended(workflow.start(job)) == "FAILED"
+    assert workflow.history(job)[-1]["executionFailedEventDetails"]["error"] == "CONFLICT"
+    failed = workflow.jobs.get(job.job_id)
+    assert cleanup_of(failed).status is api.CleanupStatus.RUNNING
+
+    machines.create_state_machine(
+        **{key: described[key] for key in ("name", "definition", "roleArn")}
+    )
+    assert_undone(workflow, repeated_to_its_end(workflow, failed, 1))
+
+
+def test_a_project_that_is_gone_keeps_no_resource_from_being_named(workflow: Workflow) -> None:
+    project_id = workflow.new_project(**OWNER)
+
+    def remove(_job: JobInput, stage: str) -> None:
+        if stage == Stage.FINALIZING:
+            aws.client("dynamodb").delete_item(
+                TableName=workflow.settings.projects_table, Key={"project_id": {"S": project_id}}
+            )
+
+    workflow.observers.append(remove)
+    job = workflow.execute(workflow.new_job(project_id))
+    tenant = workflow.names(project_id).tenant
+    assert job.error is not None
+    assert job.error.type is ErrorType.PROJECT_NOT_FOUND
+    assert f"database {tenant.database}" in cleanup_of(job).left_over
+    # What can be found without the project is removed.
+    assert not {"pools", "apis", "buckets", "api_keys"} & set(workflow.remains(project_id))
+    with pytest.raises(api.JobStateError, match="is gone"):
+        api.repeat_cleanup(job.job_id)
