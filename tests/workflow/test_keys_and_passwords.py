@@ -76,7 +76,9 @@ def logs_in(workflow: Workflow, project_id: str) -> bool:
 
 def new_change(workflow: Workflow, job_type: JobType, project_id: str) -> api.Job:
     """Store a job; one that revokes takes the next key that is in force."""
-    if job_type is not JobType.REVOKE_API_KEY:
+    if job_type is JobType.ROTATE_API_KEYS:
+        return workflow.new_change(job_type, project_id, count=1)
+    if job_type is JobType.ROTATE_DATABASE_PASSWORD:
         return workflow.new_change(job_type, project_id)
     active = [k for k in api.list_api_keys(project_id) if k.status is ApiKeyStatus.ACTIVE]
     return workflow.new_change(job_type, project_id, key_id=active[0].key_id)
@@ -107,7 +109,7 @@ def check_changed(workflow: Workflow, job: api.Job) -> None:
 
 def ended(job: api.Job) -> Any:
     """Return how a job has ended, without what differs from run to run."""
-    stages = [(s.stage, s.status, s.check.partition(" ")[2]) for s in job.stages]
+    stages = [(s.stage, s.status, bool(s.check), sorted(s.output)) for s in job.stages]
     return job.status, stages, sorted(job.result or {})
 
 
@@ -225,12 +227,14 @@ def test_keys_that_a_failed_job_did_not_store_are_not_handed_over(workflow: Work
 def test_each_stage_may_meet_each_fault_and_both_ways_end_the_same(
     workflow: Workflow, job_type: JobType
 ) -> None:
-    project_id = provisioned(workflow, keys=20)
-    more = provisioned(workflow, keys=20)
+    project_id = provisioned(workflow, keys=8)
+    more = provisioned(workflow, keys=8)
     plan = PLANS[job_type]
     ((work,),) = plan.branches
     expected = ended(workflow.execute(new_change(workflow, job_type, project_id)))
-    for stage, point in itertools.product((plan.first, work, plan.last), Point):
+    # They all begin and end with the same functions.
+    stages = (plan.first, work, plan.last) if job_type is JobType.ROTATE_API_KEYS else (work,)
+    for stage, point in itertools.product(stages, Point):
         for run, of in ((Workflow.execute, project_id), (Workflow.execute_in_process, more)):
             workflow.faults[stage] = Fault(point)
             job = run(workflow, new_change(workflow, job_type, of))
