@@ -17,7 +17,10 @@ ARCHITECTURE ?= $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
 
 export SAM_CLI_TELEMETRY := 0
 
-.PHONY: setup bench state-machine-svg lock lint test build validate deploy demo up down test-stack
+# Tens of processes import the same packages: their byte code is kept, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup bench state-machine-svg event-schemas lock lint test build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -61,6 +64,9 @@ deploy: build ## build for AWS and deploy; the stack and its parameters stand in
 
 state-machine-svg: $(VENV)/.installed ## draw the state machine anew
 	$(BIN)/python docs/draw_state_machine.py
+
+event-schemas: $(VENV)/.installed ## write the JSON Schemas of the events anew
+	$(BIN)/python docs/write_event_schemas.py
 
 bench: build ## report what starts and jobs cost, as ratios to a floor; needs valgrind
 	$(BIN)/python bench/cold_start.py

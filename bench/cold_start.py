@@ -17,7 +17,11 @@ from pathlib import Path
 BUILD = Path(__file__).resolve().parents[1] / ".aws-sam" / "build"
 
 #: The most that each function is meant to cost.
-AIMS = {"Dispatcher": 30, "Lifecycle": 30, "Services": 30, "ApiKeys": 30, "Database": 45}
+AIMS = {
+    **dict.fromkeys(["Dispatcher", "Lifecycle", "Services", "ApiKeys", "Supervisor"], 30),
+    **dict.fromkeys(["DeadLetters", "Events"], 30),
+    "Database": 45,
+}
 
 #: Values of the variables that the functions read; nothing is called with them.
 VARIABLES = dict.fromkeys(
@@ -26,7 +30,9 @@ VARIABLES = dict.fromkeys(
         "PROJECTS_TABLE",
         "API_KEYS_TABLE",
         "QUOTAS_TABLE",
+        "QUEUE_URL",
         "DEAD_LETTER_QUEUE_URL",
+        "EVENT_BUS_NAME",
         "STATE_MACHINE_ARN_PREFIX",
         "CLUSTER_PARAMETER_PREFIX",
         "RESOURCE_NAMESPACE",

@@ -1,3 +1,9 @@
 """The plugins of every test."""
 
-pytest_plugins = ["support.core", "support.local_stack", "support.postgresql", "support.workflow"]
+pytest_plugins = [
+    "support.quick_moto",
+    "support.core",
+    "support.local_stack",
+    "support.postgresql",
+    "support.workflow",
+]

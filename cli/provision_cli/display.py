@@ -26,7 +26,10 @@ _STATUS_STYLES = {
     "RUNNING": "cyan",
     "PROVISIONING": "cyan",
     "RETRYING": "yellow",
+    "CANCELLED": "yellow",
     "FAILED": "bold red",
+    "EXPIRED": "dim",
+    "REVOKED": "dim",
 }
 
 
@@ -111,7 +114,7 @@ def show_outcome(console: Console, job: api.Job) -> None:
     """Print a finished job's result.
 
     Raises:
-        CommandError: it failed; the sentence is its error.
+        CommandError: it failed, or was cancelled; the sentence is its error.
     """
     if job.error is not None:
         error = job.error
@@ -119,7 +122,7 @@ def show_outcome(console: Console, job: api.Job) -> None:
         others = "".join(f" Also {e.type} in {e.stage}: {e.message}" for e in job.other_errors)
         cause = f" Technical cause: {error.cause}" if error.cause else ""
         raise CommandError(
-            f"job {job.job_id} FAILED{where}: {error.type}: {error.message}{others}{cause}"
+            f"job {job.job_id} {job.status}{where}: {error.type}: {error.message}{others}{cause}"
         )
     show_json(console, job.result)
 
@@ -137,6 +140,38 @@ def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
             job.error.type if job.error is not None else "",
         ]
         for job in jobs
+    ]
+
+
+def dead_letter_rows(letters: Sequence[api.DeadLetter]) -> list[list[str]]:
+    """Return what `provision dlq list` shows of each dead letter."""
+    return [
+        [
+            letter.message_id,
+            letter.job_id,
+            f"{letter.at:%Y-%m-%d %H:%M:%S}",
+            letter.error_type,
+            letter.reason or "nobody could say why",
+        ]
+        for letter in letters
+    ]
+
+
+def api_key_rows(keys: Sequence[api.ApiKey]) -> list[list[str]]:
+    """Return what `provision keys list` shows of each key."""
+    now = datetime.now(UTC)
+    return [
+        [
+            key.key_id,
+            key.key_prefix,
+            key.status
+            if key.status is not api.ApiKeyStatus.ACTIVE or key.verifies_at(now)
+            else "EXPIRED",
+            f"{datetime.fromisoformat(key.created_at):%Y-%m-%d %H:%M:%S}",
+            "" if not ended else f"{datetime.fromisoformat(ended):%Y-%m-%d %H:%M:%S}",
+        ]
+        for key in keys
+        for ended in [key.revoked_at or key.expires_at]
     ]
 
 

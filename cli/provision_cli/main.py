@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,9 +28,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 project_app = typer.Typer(help="Create and show projects.")
-keys_app = typer.Typer(help="Hand over API keys.")
+keys_app = typer.Typer(help="Hand over, rotate, revoke and list API keys.")
+password_app = typer.Typer(help="Rotate passwords.")
 app.add_typer(project_app, name="project")
 app.add_typer(keys_app, name="keys")
+dlq_app = typer.Typer(help="Look at dead letters, and send them on their way again.")
+app.add_typer(dlq_app, name="dlq")
+app.add_typer(password_app, name="password")
 
 
 @app.callback()
@@ -150,6 +155,29 @@ def watch(context: typer.Context, job_id: str) -> None:
 
 
 @app.command()
+def cancel(context: typer.Context, job_id: str) -> None:
+    """Cancel a job and remove what it made; a stage that runs ends first."""
+    _target(context).connect()
+    job = api.cancel_job(job_id)
+    display.line(Console(), f"job {job.job_id} is {job.status}.")
+    if not job.status.is_terminal:
+        display.line(
+            Console(stderr=True),
+            f"It is cancelled once the stages that run have ended; `provision watch {job.job_id}` "
+            "follows it.",
+        )
+
+
+@app.command()
+def retry(context: typer.Context, job_id: str) -> None:
+    """Run a job that has failed, or was cancelled, again: its next attempt."""
+    _target(context).connect()
+    job = api.retry_job(job_id)
+    display.line(Console(), f"job {job.job_id} is {job.status}, attempt {job.attempt}.")
+    display.line(Console(stderr=True), f"`provision watch {job.job_id}` follows it.")
+
+
+@app.command()
 def jobs(
     context: typer.Context,
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
@@ -175,6 +203,107 @@ def claim_keys(context: typer.Context, project_id: str) -> None:
             typer.echo(key)
 
     api.claim_api_keys(project_id, hand_over)
+
+
+@dlq_app.command("list")
+def list_dead_letters(context: typer.Context) -> None:
+    """List the messages that wait for people, oldest first; they stay where they are."""
+    _target(context).connect()
+    found = api.list_dead_letters()
+    console = Console()
+    if not found:
+        display.line(console, "There are no dead letters.")
+        return
+    headings = ["message", "job", "since (UTC)", "error", "reason"]
+    display.show_table(console, headings, display.dead_letter_rows(found))
+
+
+@dlq_app.command("show")
+def show_dead_letter(context: typer.Context, message_id: str) -> None:
+    """Show a dead letter, as it came and why it is here."""
+    _target(context).connect()
+    for letter in api.list_dead_letters():
+        if letter.message_id == message_id:
+            display.show_json(Console(), asdict(letter))
+            return
+    raise CommandError(f"message {message_id}: there is no such dead letter.")
+
+
+@dlq_app.command("redrive")
+def redrive_dead_letters(
+    context: typer.Context,
+    *,
+    job: Annotated[str | None, typer.Option(help="Only the letters of this job.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run jobs again that have failed or were cancelled.")
+    ] = False,
+) -> None:
+    """Send dead letters back with their jobs' ids; fails when one stays where it is."""
+    if (job is not None) == every:
+        raise CommandError("--job or --all: give one of the two.")
+    _target(context).connect()
+    redriven = api.redrive_dead_letters(job, again=again)
+    if job is not None and not redriven:
+        raise CommandError(f"--job: there is no dead letter of job {job}.")
+    console = Console()
+    for one in redriven:
+        display.line(console, f"{one.letter.message_id}  {one.note}")
+    left = sum(not one.is_sent for one in redriven)
+    if left:
+        hint = "" if again else "; --again runs jobs again that have failed or were cancelled"
+        raise CommandError(f"{left} of {len(redriven)} dead letters stay where they are{hint}.")
+
+
+@keys_app.command("rotate")
+def rotate_keys(
+    context: typer.Context,
+    project_id: str,
+    count: Annotated[int, typer.Option(min=1, max=20, help="New keys.")] = 2,
+    overlap_hours: Annotated[
+        int, typer.Option(min=0, max=720, help="Hours that the old keys verify from now on.")
+    ] = 24,
+) -> None:
+    """Enqueue a job that makes new API keys, to be claimed; prints its id."""
+    _enqueue_change(
+        context,
+        api.JobType.ROTATE_API_KEYS,
+        {"project_id": project_id, "count": count, "overlap_hours": overlap_hours},
+    )
+
+
+@keys_app.command("revoke")
+def revoke_key(context: typer.Context, key_id: str) -> None:
+    """Let an API key stop verifying at once."""
+    _target(context).connect()
+    revoked = api.revoke_api_key(key_id)
+    display.line(Console(), f"{key_id} of project {revoked.project_id} is revoked.")
+
+
+@keys_app.command("list")
+def list_keys(context: typer.Context, project_id: str) -> None:
+    """List what is stored of a project's API keys, oldest first."""
+    _target(context).connect()
+    found = api.list_api_keys(project_id)
+    console = Console()
+    if not found:
+        display.line(console, "There are no API keys.")
+        return
+    headings = ["key", "begins with", "status", "created (UTC)", "ends (UTC)"]
+    display.show_table(console, headings, display.api_key_rows(found))
+
+
+@password_app.command("rotate")
+def rotate_password(context: typer.Context, project_id: str) -> None:
+    """Enqueue a job that gives the project's database login a new password; prints its id."""
+    _enqueue_change(context, api.JobType.ROTATE_DATABASE_PASSWORD, {"project_id": project_id})
+
+
+def _enqueue_change(context: typer.Context, job_type: api.JobType, payload: dict[str, Any]) -> None:
+    _target(context).connect()
+    job = api.enqueue_job(job_type, payload)
+    display.line(Console(), job.job_id)
+    display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
 
 
 def _target(context: typer.Context) -> Target:

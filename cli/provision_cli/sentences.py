@@ -16,10 +16,12 @@ class CommandError(Exception):
 _SELF_EXPLAINING = (
     CommandError,
     LocalStackError,
+    api.ApiKeyNotFoundError,
     api.ApiKeysNotClaimableError,
     api.DuplicateJobHandlerError,
     api.IdempotencyConflictError,
     api.JobNotFoundError,
+    api.JobStateError,
     api.JobWaitTimeoutError,
     api.ProjectExistsError,
     api.ProjectNotFoundError,

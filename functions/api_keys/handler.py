@@ -3,10 +3,12 @@
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from provisioner import cold_start
 from provisioner.composition import api_keys
 from provisioner.runtime.observability import logger, metrics, tracer
 
 RUN = api_keys.build()
+cold_start.end()
 
 
 @tracer.capture_lambda_handler(capture_response=False)

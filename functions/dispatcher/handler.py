@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from provisioner import cold_start
 from provisioner.composition import dispatcher
 from provisioner.runtime.observability import logger, metrics, tracer
 
 DISPATCH = dispatcher.build()
+cold_start.end()
 
 
 @tracer.capture_lambda_handler(capture_response=False)

@@ -3,10 +3,12 @@
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from provisioner import cold_start
 from provisioner.composition import lifecycle
 from provisioner.runtime.observability import logger, metrics, tracer
 
 RUN = lifecycle.build()
+cold_start.end()
 
 
 @tracer.capture_lambda_handler(capture_response=False)

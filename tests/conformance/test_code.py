@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.project import PACKAGE, ROOT, functions, makefile_variable, template
+from botocore import xform_name
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from support.project import PACKAGE, ROOT, functions, kept_operations, template
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HANDLERS = [function.folder / "handler.py" for function in functions().values()]
@@ -47,7 +50,13 @@ UNWANTED = {
     "database": set[str](),
     "services": {"psycopg", "provisioner.drivers.postgresql"},
     "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
+    "supervisor": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
     "snapshot": set[str](),
+    "dead_letters": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
+    "events": {
+        *("psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"),
+        *("provisioner.job_handlers", "provisioner.provisioning"),
+    },
 }
 
 
@@ -58,7 +67,10 @@ CLIENTS = {
     "database": ["dynamodb", "secretsmanager", "ssm"],
     "services": ["appsync", "cognito-idp", "dynamodb", "s3"],
     "api_keys": ["dynamodb", "secretsmanager"],
+    "supervisor": ["dynamodb", "sqs", "stepfunctions"],
     "snapshot": ["dynamodb", "s3", "secretsmanager", "ssm"],
+    "dead_letters": ["dynamodb", "sqs"],
+    "events": ["dynamodb", "events"],
 }
 
 
@@ -102,10 +114,14 @@ def test_dependencies_point_one_way(part: str) -> None:
 START = """
 import gc, json, sys
 import handler
+collects, set_aside = gc.isenabled(), gc.get_freeze_count()
+gc.unfreeze()
 from botocore.client import BaseClient
 # A weak proxy of a client claims to be one.
 clients = [o for o in gc.get_objects() if issubclass(type(o), BaseClient)]
 print(json.dumps({
+    "collects": collects,
+    "set_aside": set_aside,
     "modules": sorted(sys.modules),
     "services": sorted(client.meta.service_model.service_name for client in clients),
 }))
@@ -113,8 +129,8 @@ print(json.dumps({
 
 
 @cache
-def start(function: str) -> dict[str, list[str]]:
-    """Return the modules that a function has loaded at its start, and the clients it has made.
+def start(function: str) -> dict[str, Any]:
+    """Return what a function has loaded and made at its start, and what its collector does then.
 
     It starts with the variables of the template and no others, in a process of its own.
     """
@@ -256,7 +272,75 @@ def test_function_makes_one_client_for_each_service_that_it_calls(
     assert start(function)["services"] == services
 
 
+def called_operations(service: str) -> set[str]:
+    """Return the operations of a service that the modules of its functions call."""
+    model = ServiceModel(Loader().load_service_model(service, "service-2"))
+    operations = {xform_name(name): name for name in model.operation_names}
+    modules = {
+        PACKAGE.parent / f"{module.replace('.', '/')}.py"
+        for function in functions()
+        if service in start(function)["services"]
+        for module in start(function)["modules"]
+        if module.startswith("provisioner.")
+    }
+    called = {
+        name
+        for module in modules
+        if module.exists()
+        for node in ast.walk(parsed(module))
+        for name in called_names(node)
+    }
+    if any(calls_by_transfer(module) for module in modules if module.exists()):
+        called |= TRANSFER
+    return {operations[name] for name in called & operations.keys()}
+
+
+#: What a transfer of boto3 calls for us to upload.
+TRANSFER = {
+    "abort_multipart_upload",
+    "complete_multipart_upload",
+    "create_multipart_upload",
+    "put_object",
+    "upload_part",
+}
+
+
+def calls_by_transfer(module: Path) -> bool:
+    """Whether a module hands an upload to a transfer."""
+    return any(
+        isinstance(node, ast.ImportFrom) and (node.module or "") == "boto3.s3.transfer"
+        for node in ast.walk(parsed(module))
+    )
+
+
+def called_names(node: ast.AST) -> Iterator[str]:
+    """Yield what could be an operation: a method that is called, or what is read in pages."""
+    match node:
+        case ast.Call(
+            func=ast.Attribute(attr="get_paginator"), args=[ast.Constant(value=str(name))]
+        ):
+            yield name
+        case ast.Call(func=ast.Attribute(attr=name)):
+            yield name
+
+
 def test_layer_keeps_the_services_that_the_functions_call() -> None:
-    kept = makefile_variable(ROOT / "layers" / "provisioner" / "Makefile", "AWS_SERVICES")
     called = {service for function in functions() for service in start(function)["services"]}
-    assert kept.split() == sorted(called)
+    assert list(kept_operations()) == sorted(called)
+
+
+@pytest.mark.parametrize("service", kept_operations())
+def test_layer_keeps_the_operations_that_the_functions_call(service: str) -> None:
+    assert kept_operations()[service] == sorted(called_operations(service))
+
+
+@pytest.mark.parametrize("function", UNWANTED)
+def test_function_collects_garbage_once_it_has_started(function: str) -> None:
+    assert start(function)["collects"]
+    # Everything that its imports made; a Python that has only started has made 5,000 objects.
+    assert start(function)["set_aside"] > 50_000
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda path: path.parent.name)
+def test_handler_switches_the_collector_off_before_it_imports_the_rest(handler: Path) -> None:
+    assert next(imports(handler)) == "cold_start"

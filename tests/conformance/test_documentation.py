@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from provisioner.api_keys.key_format import LEAK_PATTERN
+from provisioner.composition.events import COMPLETIONS
 from provisioner.errors import ERROR_RULES
+from provisioner.jobs.events import DETAILS, EventType
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.retries import FOREIGN_ERRORS
 from provisioner.provisioning.payload import ProvisionProjectPayload
@@ -77,3 +79,34 @@ def test_the_pictures_are_of_these_state_machines(tmp_path: Path) -> None:
         for root in (tmp_path, ROOT)
     )
     assert drawn == kept, "make state-machine-svg"
+
+
+def test_the_schemas_of_the_events_are_of_these_models(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docs" / "write_event_schemas.py", tmp_path / "write.py")
+    subprocess.run([sys.executable, tmp_path / "write.py"], check=True)
+    written, kept = (
+        {path.name: path.read_text() for path in (folder / "events").iterdir()}
+        for folder in (tmp_path, ROOT / "docs")
+    )
+    assert written == kept, "make event-schemas"
+    assert {name.removesuffix(".schema.json") for name in kept} == {
+        *EventType,
+        *COMPLETIONS.values(),
+    }
+
+
+def test_the_page_of_events_names_every_type_and_field() -> None:
+    page = (ROOT / "docs" / "events.md").read_text()
+    for detail_type in (*EventType, *COMPLETIONS.values()):
+        assert f"[`{detail_type}`](events/{detail_type}.schema.json)" in page
+    for model in DETAILS.values():
+        for field in model.model_fields:
+            assert f"| `{field}` |" in page, field
+
+
+def test_the_example_of_an_event_is_one() -> None:
+    page = (ROOT / "docs" / "events.md").read_text()
+    (example,) = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    model = DETAILS[EventType(example["detail-type"])]
+    shown = model.model_validate(example["detail"])
+    assert shown.model_dump(mode="json", exclude_none=True) == example["detail"]

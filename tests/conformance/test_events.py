@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from provisioner import api
+from provisioner.drivers.dynamodb import from_item
+from provisioner.jobs.execution import job_id_of
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
-from provisioner.jobs.registry import JobHandler
 from provisioner.jobs.stage_run import StageEvent
-from provisioner.provisioning.job import (
-    JobType,
-    deprovision_project_handler,
-    provision_project_handler,
-)
-from provisioner.provisioning.plan import CleanupStage, DeprovisionStage, Stage
+from provisioner.jobs.store import history_entry
+from provisioner.provisioning.job import JobType, provision_project_handler
+from provisioner.provisioning.plan import PLANS, CleanupStage, DeprovisionStage, Stage
 from support.project import all_states, events, functions, state_machines
 
-STAGE_EVENTS = [path for path in events() if path.parent.name != "dispatcher"]
-BATCHES = [path for path in events() if path.parent.name == "dispatcher"]
-
-HANDLERS: dict[str, JobHandler[Any, Any]] = {
-    JobType.PROVISION_PROJECT: provision_project_handler,
-    JobType.DEPROVISION_PROJECT: deprovision_project_handler,
-}
+OF_QUEUES, OF_STREAMS, OF_RULES = {"dispatcher", "dead_letters"}, {"events"}, {"supervisor"}
+STAGE_EVENTS = [p for p in events() if p.parent.name not in OF_QUEUES | OF_STREAMS | OF_RULES]
+BATCHES = [path for path in events() if path.parent.name in OF_QUEUES]
+STREAM_BATCHES = [path for path in events() if path.parent.name in OF_STREAMS]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -34,10 +30,13 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_every_function_and_every_stage_has_an_event() -> None:
     assert {path.parent.name for path in events()} == set(functions())
-    wanted = {
+    wanted: dict[str, set[str]] = {
         JobType.PROVISION_PROJECT: {*Stage, *CleanupStage, RECORD_FAILURE, RECORD_CLEANUP},
         JobType.DEPROVISION_PROJECT: set(DeprovisionStage),
     }
+    for job_type, plan in PLANS.items():
+        # What the other job types begin and end with has the events of these two.
+        wanted.setdefault(job_type, {stage for branch in plan.branches for stage in branch})
     for job_type, stages in wanted.items():
         found = [read(path) for path in STAGE_EVENTS]
         assert {e["stage"] for e in found if e["job"]["job_type"] == job_type} == stages
@@ -48,7 +47,7 @@ def test_stage_event_is_what_the_state_machine_hands_over(path: Path) -> None:
     event = read(path)
     StageEvent.model_validate(event)
     job_type = event["job"]["job_type"]
-    payload = HANDLERS[job_type].parse(event["job"]["payload"])
+    payload = api.get_job_handler(job_type).parse(event["job"]["payload"])
     # The dispatcher hands on the payload with every default filled in.
     assert payload.model_dump(mode="json") == event["job"]["payload"]
     definition = state_machines()[f"{job_type}_cleanup" if "cleanup" in event else job_type]
@@ -66,3 +65,35 @@ def test_batch_is_what_sqs_delivers(path: Path) -> None:
         assert record["eventSource"] == "aws:sqs"
         assert record["md5OfBody"] == hashlib.md5(record["body"].encode()).hexdigest()
         assert {"messageId", "receiptHandle", "attributes", "messageAttributes"} <= set(record)
+
+
+def test_execution_event_is_what_the_supervisor_s_rule_passes_on() -> None:
+    (path,) = (path for path in events() if path.parent.name == "supervisor")
+    event = read(path)
+    pattern = functions()["supervisor"].properties["Events"]["ExecutionEnded"]["Properties"][
+        "Pattern"
+    ]
+    assert [event["source"]] == pattern["source"]
+    assert [event["detail-type"]] == pattern["detail-type"]
+    detail = event["detail"]
+    assert detail["status"] in pattern["detail"]["status"]
+    assert job_id_of(detail["input"]) == detail["name"]
+    payload = json.loads(detail["input"])["job"]["payload"]
+    assert provision_project_handler.parse(payload).model_dump(mode="json") == payload
+
+
+@pytest.mark.parametrize("path", STREAM_BATCHES, ids=lambda p: p.stem)
+def test_stream_batch_is_what_the_table_s_stream_delivers(path: Path) -> None:
+    records = read(path)["Records"]
+    for record in records:
+        change = record["dynamodb"]
+        assert (record["eventName"], record["eventSource"]) == ("INSERT", "aws:dynamodb")
+        assert change["StreamViewType"] == "NEW_IMAGE"
+        item = from_item(change["NewImage"])
+        assert {name: item[name] for name in change["Keys"]} == from_item(change["Keys"])
+        entry = history_entry(item)
+        assert change["Keys"]["record"]["S"].split("#") == [
+            *("HISTORY", item["at"], entry.subject, entry.status, str(entry.attempt))
+        ]
+    numbers = [int(record["dynamodb"]["SequenceNumber"]) for record in records]
+    assert numbers == sorted(set(numbers))

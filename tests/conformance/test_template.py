@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from typing import Any
 
+import boto3
 import pytest
+from provisioner.jobs.execution import ExecutionStatus
+from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
 from provisioner.runtime import settings
 from support.project import (
+    PACKAGE,
     TEMPLATE,
     LambdaFunction,
+    all_states,
+    allowed_actions,
     functions,
+    policies_of,
     resources,
     state_machines,
     template,
@@ -56,17 +65,12 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def policies(role: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a role's own policies, those with a condition included."""
-    return [p["Fn::If"][1] if "Fn::If" in p else p for p in role["Properties"]["Policies"]]
-
-
 def statements() -> list[tuple[str, dict[str, Any]]]:
     """Return every statement of every policy, with where it stands."""
     found = [
         (f"{role}.{policy['PolicyName']}", statement)
         for role, resource in ROLES.items()
-        for policy in policies(resource)
+        for policy in policies_of(resource)
         for statement in policy["PolicyDocument"]["Statement"]
     ]
     found += [
@@ -95,9 +99,8 @@ each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 
 def test_functions_are_cut_by_privilege() -> None:
-    assert set(FUNCTIONS) == {
-        *("dispatcher", "lifecycle", "database", "services", "api_keys", "snapshot")
-    }
+    stages = {"lifecycle", "database", "services", "api_keys", "snapshot"}
+    assert set(FUNCTIONS) == stages | {"dispatcher", "dead_letters", "events", "supervisor"}
 
 
 @each_function
@@ -161,19 +164,42 @@ def test_a_dump_has_the_longest_time_that_a_function_can_have() -> None:
 # --- Intake ---------------------------------------------------------------------------------------
 
 
-def test_queue_hides_a_message_for_six_times_the_dispatchers_time() -> None:
-    timeout = FUNCTIONS["dispatcher"].properties["Timeout"]
-    assert QUEUES["JobsQueue"]["VisibilityTimeout"] >= 6 * timeout
+@pytest.mark.parametrize(
+    ("queue", "function"), [("JobsQueue", "dispatcher"), ("UndeliveredQueue", "dead_letters")]
+)
+def test_queue_hides_a_message_for_six_times_its_functions_time(queue: str, function: str) -> None:
+    timeout = FUNCTIONS[function].properties["Timeout"]
+    assert QUEUES[queue]["VisibilityTimeout"] >= 6 * timeout
 
 
-def test_message_is_delivered_five_times_and_then_kept_longer_than_in_the_queue() -> None:
-    redrive = QUEUES["JobsQueue"]["RedrivePolicy"]
-    assert redrive["maxReceiveCount"] == 5
-    assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
+@pytest.mark.parametrize(
+    ("queue", "deliveries", "next_queue"),
+    [("JobsQueue", 5, "UndeliveredQueue"), ("UndeliveredQueue", 5 + 5, "DeadLetterQueue")],
+)
+def test_message_is_delivered_five_times_and_then_kept_longer_than_in_the_queue(
+    queue: str, deliveries: int, next_queue: str
+) -> None:
+    redrive = QUEUES[queue]["RedrivePolicy"]
+    assert redrive["maxReceiveCount"] == deliveries
+    assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": [next_queue, "Arn"]}
+    # A message keeps the age that it had in the queue before.
     assert (
-        QUEUES["DeadLetterQueue"]["MessageRetentionPeriod"]
-        > QUEUES["JobsQueue"]["MessageRetentionPeriod"]
+        QUEUES[next_queue]["MessageRetentionPeriod"] > QUEUES["JobsQueue"]["MessageRetentionPeriod"]
     )
+
+
+def test_nothing_takes_dead_letters_from_people() -> None:
+    assert "RedrivePolicy" not in QUEUES["DeadLetterQueue"]
+    taken = [
+        event["Properties"]["Queue"]
+        for function in FUNCTIONS.values()
+        for event in function.properties.get("Events", {}).values()
+        if event["Type"] == "SQS"
+    ]
+    assert taken == [
+        {"Fn::GetAtt": ["JobsQueue", "Arn"]},
+        {"Fn::GetAtt": ["UndeliveredQueue", "Arn"]},
+    ]
 
 
 @pytest.mark.parametrize("queue", QUEUES.values(), ids=QUEUES)
@@ -181,14 +207,43 @@ def test_queue_is_encrypted(queue: dict[str, Any]) -> None:
     assert queue["SqsManagedSseEnabled"] is True
 
 
-def test_dispatcher_reports_the_messages_that_failed() -> None:
+@pytest.mark.parametrize("function", ["dispatcher", "dead_letters", "events"])
+def test_function_of_batches_reports_what_failed(function: str) -> None:
+    (event,) = FUNCTIONS[function].properties["Events"].values()
+    assert event["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_dispatcher_takes_as_many_messages_at_once_as_it_works_on() -> None:
     (event,) = FUNCTIONS["dispatcher"].properties["Events"].values()
     assert event["Type"] == "SQS"
-    assert event["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert event["Properties"]["BatchSize"] == 10
     assert event["Properties"]["ScalingConfig"]["MaximumConcurrency"] == {
         "Ref": "DispatcherMaximumConcurrency"
     }
+
+
+# --- Supervision ----------------------------------------------------------------------------------
+
+
+def test_supervisor_hears_of_every_end_of_the_stacks_executions_and_sweeps() -> None:
+    events = FUNCTIONS["supervisor"].properties["Events"]
+    detail = events["ExecutionEnded"]["Properties"]["Pattern"]["detail"]
+    assert set(detail["status"]) == set(ExecutionStatus) - {ExecutionStatus.RUNNING}
+    prefix = FUNCTIONS["supervisor"].environment["STATE_MACHINE_ARN_PREFIX"]
+    assert detail["stateMachineArn"] == [{"prefix": prefix}]
+    assert events["Sweep"]["Properties"]["Schedule"] == "rate(5 minutes)"
+
+
+def test_no_stage_runs_longer_than_the_supervisor_allows_for() -> None:
+    tasks = [
+        state["TimeoutSeconds"]
+        for definition in state_machines().values()
+        for _, state in all_states(definition["States"])
+        if state["Type"] == "Task"
+    ]
+    of_stages = [f for name, f in FUNCTIONS.items() if name not in {"dispatcher", "supervisor"}]
+    assert max(tasks) == LONGEST_RUN_SECONDS
+    assert max(f.properties["Timeout"] for f in of_stages) < LONGEST_RUN_SECONDS
 
 
 # --- Tables ---------------------------------------------------------------------------------------
@@ -212,6 +267,14 @@ def test_tables_are_protected_unless_someone_says_otherwise() -> None:
 def test_finished_jobs_expire() -> None:
     assert TABLES["JobsTable"]["Properties"]["TimeToLiveSpecification"] == {
         "AttributeName": "expires_at",
+        "Enabled": True,
+    }
+
+
+def test_api_keys_are_deleted_some_time_after_they_have_ended() -> None:
+    """Not when they expire: DynamoDB deletes late, and the code itself looks at the time."""
+    assert TABLES["ApiKeysTable"]["Properties"]["TimeToLiveSpecification"] == {
+        "AttributeName": "delete_after",
         "Enabled": True,
     }
 
@@ -248,7 +311,7 @@ def test_snapshots_travel_encrypted_only() -> None:
 
 
 def test_the_snapshot_function_reads_no_snapshot_and_no_tenants_secret() -> None:
-    (policy, _) = policies(ROLES["SnapshotRole"])
+    (policy, _) = policies_of(ROLES["SnapshotRole"])
     by_sid = {s["Sid"]: s for s in policy["PolicyDocument"]["Statement"]}
     actions = {action for s in by_sid.values() for action in as_list(s["Action"])}
     assert {a for a in actions if a.startswith("s3:")} == {
@@ -259,6 +322,143 @@ def test_the_snapshot_function_reads_no_snapshot_and_no_tenants_secret() -> None
         "secretsmanager:GetSecretValue"
     }
     assert by_sid["ReadAdminLogins"]["Resource"]["Fn::Sub"].endswith("/clusters/*")
+
+
+# --- Events ---------------------------------------------------------------------------------------
+
+
+def test_history_reaches_the_bus_in_order_and_is_not_given_up_silently() -> None:
+    stream = TABLES["JobsTable"]["Properties"]["StreamSpecification"]
+    assert stream["StreamViewType"] == "NEW_IMAGE"
+    (event,) = FUNCTIONS["events"].properties["Events"].values()
+    properties = event["Properties"]
+    assert event["Type"] == "DynamoDB"
+    assert properties["Stream"] == {"Fn::GetAtt": ["JobsTable", "StreamArn"]}
+    # From the first record on, one batch of a shard at a time.
+    assert properties["StartingPosition"] == "TRIM_HORIZON"
+    assert properties["ParallelizationFactor"] == 1
+    (pattern,) = properties["FilterCriteria"]["Filters"]
+    assert json.loads(pattern["Pattern"]) == {
+        "eventName": ["INSERT"],
+        "dynamodb": {"Keys": {"record": {"S": [{"prefix": "HISTORY#"}]}}},
+    }
+    assert properties["BisectBatchOnFunctionError"] is True
+    # A DynamoDB stream keeps its records for 24 hours.
+    assert 3600 <= properties["MaximumRecordAgeInSeconds"] < 24 * 3600
+    assert properties["DestinationConfig"]["OnFailure"]["Destination"] == {
+        "Fn::GetAtt": ["UnpublishedEventsQueue", "Arn"]
+    }
+
+
+# --- Alarms and the dashboard ---------------------------------------------------------------------
+
+ALARMS = {n: r["Properties"] for n, r in resources("AWS::CloudWatch::Alarm").items()}
+each_alarm = pytest.mark.parametrize("alarm", ALARMS.values(), ids=ALARMS)
+
+#: Metrics of AWS, and the dimension by which each is found. Source: the pages on CloudWatch metrics
+#: of the developer guides of Amazon SQS, AWS Lambda and AWS Step Functions.
+AWS_METRICS = {
+    ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): "QueueName",
+    ("AWS/SQS", "ApproximateAgeOfOldestMessage"): "QueueName",
+    ("AWS/Lambda", "Duration"): "FunctionName",
+    ("AWS/Lambda", "IteratorAge"): "FunctionName",
+    ("AWS/States", "ExecutionsTimedOut"): "StateMachineArn",
+    ("AWS/States", "ExecutionsFailed"): "StateMachineArn",
+    ("AWS/States", "ConsumedCapacity"): "ServiceMetric",
+}
+
+
+def own_metrics() -> set[str]:
+    """Return the names of the metrics that the code emits."""
+    return {
+        str(name.value)
+        for path in PACKAGE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "add_metric"
+        for name in ast.walk(call.args[0])
+        if isinstance(name, ast.Constant)
+    }
+
+
+def assert_metric_exists(namespace: str, name: str, dimension: str) -> None:
+    """Fail where neither the code nor AWS emits a metric."""
+    function = template()["Globals"]["Function"]["Environment"]["Variables"]
+    if namespace == function["POWERTOOLS_METRICS_NAMESPACE"]:
+        assert name in own_metrics()
+        assert dimension == "service"
+    else:
+        assert AWS_METRICS[namespace, name] == dimension
+
+
+@each_alarm
+def test_alarm_says_what_it_means_and_tells_the_topic(alarm: dict[str, Any]) -> None:
+    assert len(alarm["AlarmDescription"].split()) >= 8
+    assert alarm["AlarmDescription"].endswith(".")
+    topic = {"Fn::If": ["HasAlarmTopic", {"Ref": "AlarmTopicArn"}, {"Ref": "AWS::NoValue"}]}
+    assert alarm["AlarmActions"] == alarm["OKActions"] == [topic]
+    # Nothing is counted while nothing happens.
+    assert alarm["TreatMissingData"] == "notBreaching"
+
+
+@each_alarm
+def test_alarm_watches_a_metric_that_is_emitted(alarm: dict[str, Any]) -> None:
+    (dimension,) = alarm["Dimensions"]
+    assert_metric_exists(alarm["Namespace"], alarm["MetricName"], dimension["Name"])
+    if dimension["Name"] == "service":
+        # What Powertools puts there: the metrics of another stack are not this one's.
+        variables = template()["Globals"]["Function"]["Environment"]["Variables"]
+        assert dimension["Value"] == variables["POWERTOOLS_SERVICE_NAME"]
+        assert dimension["Value"] == {"Ref": "AWS::StackName"}
+
+
+@pytest.mark.parametrize("metric", ["ExecutionsTimedOut", "ExecutionsFailed"])
+def test_every_state_machine_has_its_alarms(metric: str) -> None:
+    watched = [
+        alarm["Dimensions"][0]["Value"]["Ref"]
+        for alarm in ALARMS.values()
+        if alarm["MetricName"] == metric
+    ]
+    assert sorted(watched) == sorted(resources("AWS::Serverless::StateMachine"))
+
+
+def dashboard_metrics() -> list[list[Any]]:
+    """Return the metrics of every widget of the dashboard."""
+    (dashboard,) = resources("AWS::CloudWatch::Dashboard").values()
+    body = json.loads(dashboard["Properties"]["DashboardBody"]["Fn::Sub"])
+    for widget in body["widgets"]:
+        assert widget["properties"]["title"]
+        assert widget["properties"]["region"] == "${AWS::Region}"
+    return [metric for widget in body["widgets"] for metric in widget["properties"]["metrics"]]
+
+
+def test_dashboard_names_what_the_template_makes() -> None:
+    (dashboard,) = resources("AWS::CloudWatch::Dashboard").values()
+    names = re.findall(r"\$\{([\w:]+)[.}]", dashboard["Properties"]["DashboardBody"]["Fn::Sub"])
+    made = {*template()["Resources"], "AWS::StackName", "AWS::Region"}
+    assert names
+    assert set(names) <= made
+
+
+def test_dashboard_shows_metrics_that_are_emitted() -> None:
+    shown = dashboard_metrics()
+    for metric in shown:
+        match metric:
+            case [{"expression": expression}]:
+                found = re.fullmatch(
+                    r"SEARCH\('\{(\w+),service,(stage|error_type)\} MetricName=\"(\w+)\" "
+                    r"service=\"\$\{AWS::StackName\}\"', '(Sum|p50|p95)', 300\)",
+                    expression,
+                )
+                assert found is not None, expression
+                assert_metric_exists(found[1], found[3], "service")
+            case [namespace, name, dimension, _, *_]:
+                assert_metric_exists(namespace, name, dimension)
+            case _:
+                pytest.fail(f"{metric} is no metric")
+    durations = {metric[3] for metric in shown if metric[:2] == ["AWS/Lambda", "Duration"]}
+    assert durations == {f"${{{function.logical_id}}}" for function in FUNCTIONS.values()}
 
 
 # --- Permissions ----------------------------------------------------------------------------------
@@ -288,6 +488,48 @@ def test_statement_names_resources_where_the_service_has_them(
     for action in as_list(statement["Action"]):
         assert action in UNSCOPED_ACTIONS, f"{where}: {action} has a resource that can be named"
         assert conditions >= UNSCOPED_ACTIONS[action], f"{where}: {action}"
+
+
+#: Actions of S3 that are not named like their operations.
+S3_ACTIONS = {
+    "HeadBucket": "ListBucket",
+    "GetBucketEncryption": "GetEncryptionConfiguration",
+    "PutBucketEncryption": "PutEncryptionConfiguration",
+    "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
+    "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
+    "ListObjectVersions": "ListBucketVersions",
+    # A batch names versions, and objects of buckets that had no versions.
+    "DeleteObjects": "DeleteObjectVersion",
+}
+
+#: Actions that no operation of the drivers is named like: to tag, what a batch deletes, and what an
+#: upload in parts takes.
+BESIDES = {
+    "cognito-idp": {"TagResource"},
+    "appsync": {"TagResource"},
+    "secretsmanager": {"TagResource"},
+    "s3": {"TagResource", "DeleteObject", "PutObject", "AbortMultipartUpload"},
+}
+
+
+@pytest.mark.parametrize(
+    ("driver", "service"),
+    [
+        ("cognito", "cognito-idp"),
+        ("appsync", "appsync"),
+        ("s3", "s3"),
+        ("secrets", "secretsmanager"),
+    ],
+)
+def test_roles_allow_what_the_drivers_call_and_no_more(driver: str, service: str) -> None:
+    client: Any = boto3.Session("testing", "testing", region_name="us-east-1").client(service)  # type: ignore[call-overload]  # its stubs list literal names
+    source = (PACKAGE / "drivers" / f"{driver}.py").read_text()
+    methods = re.findall(r"\bclient\.(?:get_paginator\(\"(\w+)\"|(\w+)\()", source)
+    names = client.meta.method_to_api_mapping
+    operations = {names[paged or called] for paged, called in methods if paged or called in names}
+    called = {f"{service}:{S3_ACTIONS.get(name, name)}" for name in operations}
+    allowed = {action for action in allowed_actions() if action.startswith(f"{service}:")}
+    assert allowed == called | {f"{service}:{action}" for action in BESIDES[service]}
 
 
 def comment_above(lines: list[str], number: int) -> str:
@@ -372,7 +614,7 @@ def test_state_machine_may_run_what_it_names_and_nothing_else(machine: dict[str,
     role = ROLES[machine["Properties"]["Role"]["Fn::GetAtt"][0]]
     allowed = {
         str(resource)
-        for policy in policies(role)
+        for policy in policies_of(role)
         for statement in policy["PolicyDocument"]["Statement"]
         if statement["Sid"] in {"RunStages", "StartCleanup"}
         for resource in as_list(statement["Resource"])

@@ -84,7 +84,7 @@ def _template_with_endpoint(built: Path) -> Path:
     this one.
     """
     text, changed = re.subn(
-        r"^( +)(POWERTOOLS_SERVICE_NAME: .*)$",
+        r"^( +)(POWERTOOLS_METRICS_NAMESPACE: .*)$",
         r"\1\2\n\1AWS_ENDPOINT_URL: replaced",
         (built / "template.yaml").read_text(),
         count=1,

@@ -8,9 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.project import ROOT, functions, makefile_variable
+from botocore.loaders import Loader
+from botocore.model import ListShape, MapShape, Shape, StructureShape
+from botocore.session import Session
+from support.project import ROOT, functions, kept_operations
 from support.sam import run_make
 
 LAYERS = {"ProvisionerLayer": "provisioner", "PostgresqlLayer": "postgresql"}
@@ -71,10 +75,93 @@ def test_only_the_postgresql_layer_holds_the_driver(built: Path) -> None:
     assert not (built / "PostgresqlLayer" / "python" / "provisioner").exists()
 
 
-def test_layer_knows_only_the_services_that_are_called(built: Path) -> None:
-    data = built / "ProvisionerLayer" / "python" / "botocore" / "data"
-    kept = makefile_variable(ROOT / "layers" / "provisioner" / "Makefile", "AWS_SERVICES")
-    assert sorted(p.name for p in data.iterdir() if p.is_dir()) == kept.split()
+def aws_session(data: Path | None = None) -> Session:
+    """Return a session that reads the packaged data, or those of a layer."""
+    session = Session()
+    session.set_credentials("test", "test")
+    if data is not None:
+        loader = Loader(extra_search_paths=[str(data)], include_default_search_paths=False)
+        session.register_component("data_loader", loader)
+    return session
+
+
+def described(shape: Shape | None, above: tuple[str, ...] = ()) -> Any:
+    """Return all that botocore reads of a shape; a shape within itself is named and left."""
+    if shape is None or shape.name in above:
+        return shape and shape.name
+    within = (*above, shape.name)
+    match shape:
+        case StructureShape():
+            parts = {name: described(part, within) for name, part in shape.members.items()}
+        case ListShape():
+            parts = {"member": described(shape.member, within)}
+        case MapShape():
+            parts = {"key": described(shape.key, within), "value": described(shape.value, within)}
+        case _:
+            parts = {}
+    return [shape.name, shape.type_name, shape.serialization, shape.metadata, parts]
+
+
+def called(session: Session, service: str, operation: str) -> list[Any]:
+    """Return all that botocore reads of an operation and its service."""
+    service_model = session.get_service_model(service)
+    model = service_model.operation_model(operation)
+    return [
+        service_model.metadata,
+        service_model.client_context_parameters,
+        model.http,
+        model.auth,
+        model.endpoint,
+        model.context_parameters,
+        model.static_context_parameters,
+        model.operation_context_parameters,
+        model.http_checksum,
+        model.idempotent_members,
+        described(model.input_shape),
+        described(model.output_shape),
+        [described(shape) for shape in model.error_shapes],
+    ]
+
+
+@pytest.fixture(scope="session")
+def aws_data(built: Path) -> Path:
+    return built / "ProvisionerLayer" / "python" / "botocore" / "data"
+
+
+def test_layer_knows_only_the_services_that_are_called(aws_data: Path) -> None:
+    assert sorted(p.name for p in aws_data.iterdir() if p.is_dir()) == list(kept_operations())
+
+
+@pytest.mark.parametrize("service", kept_operations())
+def test_layer_knows_only_the_operations_that_are_called(aws_data: Path, service: str) -> None:
+    model = aws_session(aws_data).get_service_model(service)
+    assert sorted(model.operation_names) == kept_operations()[service]
+
+
+@pytest.mark.parametrize(
+    ("service", "operation"),
+    [(service, name) for service, names in kept_operations().items() for name in names],
+)
+def test_layer_describes_an_operation_as_botocore_does(
+    aws_data: Path, service: str, operation: str
+) -> None:
+    assert called(aws_session(aws_data), service, operation) == called(
+        aws_session(), service, operation
+    )
+
+
+@pytest.mark.parametrize("service", kept_operations())
+def test_layer_finds_a_service_where_botocore_does(aws_data: Path, service: str) -> None:
+    ours, whole = aws_session(aws_data), aws_session()
+    for partition in whole.get_available_partitions():
+        regions = whole.get_available_regions(service, partition)
+        assert ours.get_available_regions(service, partition) == regions
+        for region in regions[:1]:
+            clients: list[Any] = [
+                session.create_client(service, region_name=region) for session in (ours, whole)
+            ]
+            assert len({client.meta.endpoint_url for client in clients}) == 1
+            assert len({client.meta.config.signature_version for client in clients}) == 1
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from provisioner.api import get_job_handler
+from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
 from provisioner.jobs.store import JobStore, NewJob, utc_now
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.plan import Stage
 from provisioner.provisioning.projects import ProjectStore
 from support.project import ROOT, events, functions
 from support.sam import Invocation, SamLocal
+from support.stack_events import listening
+from support.stack_jobs import eventually
 
 EVENTS = ROOT / "events"
 
@@ -63,8 +68,14 @@ def log_lines(invocation: Invocation) -> Iterator[dict[str, Any]]:
 
 
 def test_every_event_is_used_here() -> None:
-    used = {*stage_events(), *dispatcher_events(), *cleanup_events()}
-    assert used | {EVENTS / "lifecycle" / "record_failure.json"} == set(events())
+    used = {*stage_events(), *dispatcher_events(), *cleanup_events(), *change_events()}
+    used |= {
+        EVENTS / "lifecycle" / "record_failure.json",
+        EVENTS / "dead_letters" / "batch.json",
+        EVENTS / "events" / "history.json",
+        EVENTS / "supervisor" / "execution_aborted.json",
+    }
+    assert used == set(events())
 
 
 def stage_events() -> list[Path]:
@@ -73,6 +84,12 @@ def stage_events() -> list[Path]:
 
 def cleanup_events() -> list[Path]:
     return [path for path in events() if "cleanup" in read(path)]
+
+
+def change_events() -> list[Path]:
+    """Return the events of the stages that change a project that is there."""
+    changes = {JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD}
+    return [path for path in events() if read(path).get("job", {}).get("job_type") in changes]
 
 
 def dispatcher_events() -> list[Path]:
@@ -96,6 +113,23 @@ def test_job_completes_stage_by_stage(
     assert job.result is not None
     assert job.result["database"]["database_name"]
     assert len(job.result["api_keys"]) == 2
+    # The key that an event revokes.
+    keys = ApiKeyStore(
+        sam_local.stack.client("dynamodb"), sam_local.stack.outputs["ApiKeysTableName"]
+    )
+    revoked = "key_0123456789abcdef0123"
+    keys.put(
+        ApiKey("d" * 64, revoked, "nm_Sample", "sample-project", job_id, utc_now().isoformat())
+    )
+    for path in change_events():
+        event = read(path)["job"]
+        stages = get_job_handler(event["job_type"]).stages
+        jobs.create(NewJob(event["job_id"], event["job_type"], event["payload"], stages))
+        assert invoke(sam_local, path).result.get("ok"), path
+    assert len(keys.list_by_project("sample-project")) == 5
+    found = keys.find(revoked)
+    assert found is not None
+    assert found.status is ApiKeyStatus.REVOKED
 
 
 def test_failure_is_recorded_and_what_the_job_made_is_removed(
@@ -143,6 +177,36 @@ def test_batch_starts_jobs_and_buries_what_can_never_work(
     assert dead_letters(sam_local, set(records)) == records.keys() - good
 
 
+def test_batch_that_the_queue_gave_up_on_fails_its_jobs_and_is_kept(
+    sam_local: SamLocal, jobs: JobStore
+) -> None:
+    path = EVENTS / "dead_letters" / "batch.json"
+    invocation = invoke(sam_local, path)
+    assert invocation.result == {"batchItemFailures": []}
+    first, second = (record["messageId"] for record in read(path)["Records"])
+    job = jobs.get(first)
+    assert (job.status, job.error and job.error.type) == (JobStatus.FAILED, "UNKNOWN_ERROR")
+    assert jobs.get_head(second) is None
+    assert dead_letters(sam_local, {first, second}) == {first, second}
+
+
+def test_history_is_published(sam_local: SamLocal, jobs: JobStore) -> None:
+    path = EVENTS / "events" / "history.json"
+    job_id = read(path)["Records"][0]["dynamodb"]["Keys"]["job_id"]["S"]
+    new = NewJob(job_id, "provision_project", {"project_id": "sample-told"}, tuple(Stage))
+    with listening(sam_local.stack, job_id) as heard:
+        jobs.create(new)
+        invocation = invoke(sam_local, path)
+        assert invocation.result == {"batchItemFailures": []}
+        told = [event["detail-type"] for event in heard(5)]
+    # The stack's own function tells of the stored job too, under the id of its own entry.
+    assert [one for one in told if one != "job.queued"] == [
+        "job.started",
+        "job.stage_changed",
+        "job.retrying",
+    ]
+
+
 def dead_letters(sam_local: SamLocal, job_ids: set[str]) -> set[str]:
     """Return the jobs of the dead letters among these; each says its reason."""
     received = sam_local.stack.client("sqs").receive_message(
@@ -154,3 +218,30 @@ def dead_letters(sam_local: SamLocal, job_ids: set[str]) -> set[str]:
     attributes = [message["MessageAttributes"] for message in received.get("Messages", [])]
     assert all(a["reason"]["StringValue"] for a in attributes)
     return {a["job_id"]["StringValue"] for a in attributes} & job_ids
+
+
+def test_supervisor_ends_a_job_whose_execution_was_stopped(
+    sam_local: SamLocal, jobs: JobStore, projects: ProjectStore
+) -> None:
+    path = EVENTS / "supervisor" / "execution_aborted.json"
+    job = json.loads(read(path)["detail"]["input"])["job"]
+    project_id = job["payload"]["project_id"]
+    project = projects.create(project_id, owner_id=None, organization_id=None, created_at=utc_now())
+    jobs.create(NewJob(job["job_id"], job["job_type"], job["payload"], tuple(Stage)))
+    projects.lock(project, job["job_id"], quota=None, default_limit=1)
+
+    invocation = invoke(sam_local, path)
+
+    assert invocation.result == {"examined": 1, "repaired": 1}, invocation
+    assert {line.get("job_id") for line in log_lines(invocation)} == {job["job_id"]}
+    ended = jobs.get(job["job_id"])
+    assert ended.status is JobStatus.FAILED
+    assert ended.error is not None
+    assert ended.error.type == "UNKNOWN_ERROR"
+
+    def is_cleaned_up() -> bool:
+        cleanup = jobs.get(job["job_id"]).cleanup
+        return cleanup is not None and cleanup.status is CleanupStatus.DONE
+
+    # The clean-up that it has started runs on the stack.
+    eventually(is_cleaned_up, within=120)

@@ -118,6 +118,8 @@ def test_a_region_that_is_not_served_is_a_sentence(program: Program) -> None:
     ("arguments", "said"),
     [
         (("watch", "no-such-job"), "no-such-job"),
+        (("cancel", "no-such-job"), "job no-such-job: no such job is stored"),
+        (("retry", "no-such-job"), "job no-such-job: no such job is stored"),
         (("project", "show", "no-such-project"), "project no-such-project: there is no such"),
         (("keys", "claim", "no-such-project"), "project no-such-project: there is no such"),
         (("project", "create", "no/slashes"), "INVALID_PAYLOAD: project_id"),

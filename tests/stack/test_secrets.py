@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 from provision_cli.local.stack import RunningStack
@@ -74,25 +74,25 @@ def _in_history(stack: RunningStack, text: str) -> Iterator[None]:
     machines.delete_state_machine(stateMachineArn=arn)
 
 
-@pytest.mark.parametrize(
-    ("plant", "place"),
-    [
-        (_in_table, "table"),
-        (_in_log, "log"),
-        (_in_queue, "queue"),
-        (_in_history, "history"),
-    ],
-)
-def test_a_planted_secret_is_found(
-    deployment: RunningStack,
-    plant: Callable[[RunningStack, str], object],
-    place: str,
-) -> None:
-    planted = f"nm_planted{place}"
-    with plant(deployment, f"here is {planted} in clear"):  # type: ignore[attr-defined]  # contextmanager
-        found = leaks([planted], traces(deployment, deployment.directory))
+#: By the beginning of what `traces` calls the place.
+PLACES: dict[str, Callable[[RunningStack, str], AbstractContextManager[None]]] = {
+    "table": _in_table,
+    "log": _in_log,
+    "queue": _in_queue,
+    "history": _in_history,
+}
 
-    assert [where for where in found if where.startswith(place)]
+
+def test_a_planted_secret_is_found_wherever_it_stands(deployment: RunningStack) -> None:
+    planted = {place: f"nm_planted{place}" for place in PLACES}
+    with ExitStack() as planting:
+        for place, plant in PLACES.items():
+            planting.enter_context(plant(deployment, f"here is {planted[place]} in clear"))
+        found = list(traces(deployment, deployment.directory))
+
+    for place, secret_text in planted.items():
+        assert [at for at in leaks([secret_text], found) if at.startswith(place)], place
+    assert leaks(["nm_never_planted"], found) == []
 
 
 def test_looking_for_nothing_is_refused() -> None:

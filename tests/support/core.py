@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import logging
 import threading
@@ -17,8 +18,9 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ReadTimeoutError
 from moto import mock_aws
-from moto.dynamodb.models import DynamoDBBackend
+from moto.dynamodb.responses import DynamoHandler
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.drivers import dynamodb
 from provisioner.jobs.models import Job
@@ -36,6 +38,9 @@ REGION = "eu-central-1"
 ACCOUNT = "123456789012"
 STATE_MACHINE_ARN_PREFIX = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:test-"
 CLUSTER_PARAMETER_PREFIX = "/test/clusters"
+
+#: What the names of operations begin with that change nothing.
+READING = ("BatchGet", "Describe", "Get", "Head", "List", "Query", "Scan")
 
 #: AWS's answer to a call: its error code, HTTP status, and the reasons of a cancelled transaction.
 type Answer = Callable[[Mapping[str, Any]], tuple[int, dict[str, Any]] | None]
@@ -72,13 +77,18 @@ class Core:
         self.api_keys = ApiKeyStore(self.client("dynamodb"), "ApiKeysTable")
         self.catalogue = ClusterCatalogue(self.client("ssm"), CLUSTER_PARAMETER_PREFIX)
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, region: str = REGION) -> Any:
         """Return the deployment's client of a service; the process makes each once."""
-        return _client(service)
+        return _client(service, region)
 
     def calls_of(self, operation: str) -> list[Mapping[str, Any]]:
         """Return the parameters of each call of `service.Operation`."""
         return [parameters for name, parameters in self.calls if name == operation]
+
+    def changes(self) -> list[str]:
+        """Return the calls, as `service.Operation`, that change something."""
+        names = [name for name, _ in self.calls]
+        return [name for name in names if not name.partition(".")[2].startswith(READING)]
 
     def scan(self, table: str) -> list[dict[str, Any]]:
         """Read a whole table."""
@@ -179,6 +189,38 @@ def aws_error(code: str, status: int = 400, reasons: tuple[str, ...] = ()) -> An
     return answer
 
 
+def meanwhile(act: Callable[[], object], *, before: int = 1) -> Answer:
+    """Answer as AWS does, and let something happen just before the n-th call.
+
+    Args:
+        act: what happens; its own calls are answered as AWS does.
+        before: n, counted from 1.
+    """
+    calls = itertools.count(1)
+
+    def act_once(_parameters: Mapping[str, Any]) -> None:
+        if next(calls) == before:
+            act()
+
+    return act_once
+
+
+def answer_lost(call: Callable[..., object]) -> Answer:
+    """Let the first call take effect, and its answer be lost on the way.
+
+    Args:
+        call: the client's method, such as `core.client("s3").create_bucket`.
+    """
+    left = [call]
+
+    def lose(parameters: Mapping[str, Any]) -> None:
+        if left:
+            left.pop()(**parameters)
+            raise ReadTimeoutError(endpoint_url="https://aws.invalid")
+
+    return lose
+
+
 def times(number: int, answer: Answer) -> Answer:
     """Answer so the first times, then as AWS does."""
     left = iter(range(number))
@@ -193,8 +235,8 @@ def times(number: int, answer: Answer) -> Answer:
 
 
 @cache
-def _client(service: str) -> Any:
-    session = boto3.Session("testing", "testing", region_name=REGION)
+def _client(service: str, region: str) -> Any:
+    session = boto3.Session("testing", "testing", region_name=region)
     client: Any = session.client(  # type: ignore[call-overload]  # its stubs list literal names
         service, config=Config(retries={"mode": "standard", "total_max_attempts": 1})
     )
@@ -251,7 +293,7 @@ def deployment() -> Iterator[Core]:
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
     """Return a deployment of its own."""
-    _take_one_request_at_a_time(monkeypatch)
+    take_one_request_at_a_time(monkeypatch)
     metrics.clear_metrics()
     with deployment() as made:
         queues = made.client("sqs")
@@ -294,10 +336,12 @@ def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformS
         api_keys_table="ApiKeysTable",
         quotas_table="QuotasTable",
         queue_url=core.queue_url,
+        dead_letter_queue_url=core.dead_letter_url,
         cluster_parameter_prefix=CLUSTER_PARAMETER_PREFIX,
         resource_prefix="nm",
         resource_namespace=f"test-{ACCOUNT}",
         default_project_quota=10,
+        state_machine_arn_prefix=STATE_MACHINE_ARN_PREFIX,
         snapshots_bucket="snapshots",
     )
     monkeypatch.setattr(platform, "_connected", [settings])
@@ -306,16 +350,13 @@ def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformS
     aws.reset()
 
 
-def _take_one_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let moto's DynamoDB take each write whole, as DynamoDB does; moto itself has no lock."""
+def take_one_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let moto's DynamoDB take each request whole, as DynamoDB does; moto itself has no lock."""
     lock = threading.RLock()
+    call_action = DynamoHandler.call_action
 
-    def locked(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            with lock:
-                return method(*arguments, **keywords)
+    def locked(handler: DynamoHandler) -> Any:
+        with lock:
+            return call_action(handler)
 
-        return call
-
-    for name in ("get_item", "put_item", "update_item", "query", "transact_write_items"):
-        monkeypatch.setattr(DynamoDBBackend, name, locked(getattr(DynamoDBBackend, name)))
+    monkeypatch.setattr(DynamoHandler, "call_action", locked)

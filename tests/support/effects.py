@@ -18,9 +18,9 @@ import pytest
 from botocore.client import BaseClient
 from moto.cognitoidp.models import CognitoIdpUserPoolClient
 from psycopg import sql
+from support.core import READING
 from support.workflow import Workflow
 
-_READING = ("BatchGet", "Describe", "Get", "Head", "List", "Query", "Scan")
 #: What changes nothing on PostgreSQL; advisory locks go with their session.
 _READING_STATEMENTS = ("SELECT", "SHOW")
 
@@ -95,7 +95,7 @@ def effects(
     execute = psycopg.Connection.execute
 
     def call_aws(client: BaseClient, operation: str, parameters: Mapping[str, Any]) -> Any:
-        if not operation.startswith(_READING):
+        if not operation.startswith(READING):
             meet(operation)
         return _call_as_aws(client, operation, parameters)
 
@@ -110,7 +110,7 @@ def effects(
     with monkeypatch.context() as patch:
         patch.setattr(BaseClient, "_make_api_call", call_aws)
         patch.setattr(psycopg.Connection, "execute", execute_sql)
-        patch.setattr(CognitoIdpUserPoolClient, "to_json", _dated)
+        patch.setattr(CognitoIdpUserPoolClient, "to_json", dated)
         patch.setattr(workflow, "run_stage", counted(workflow.run_stage))
         for name, step in workflow.record.items():
             patch.setitem(workflow.record, name, counted(step))
@@ -141,6 +141,12 @@ def _call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> 
         if parameters["name"] in {namespace["name"] for namespace in there}:
             error = {"Error": {"Code": "ConflictException", "Message": "It exists."}}
             raise client.exceptions.ConflictException(error, operation)
+    if operation == "PutSecretValue" and "ClientRequestToken" in parameters:
+        # A version is not written again with another value, whatever its label.
+        secret, version = {"SecretId": parameters["SecretId"]}, parameters["ClientRequestToken"]
+        if version in _call(client, "DescribeSecret", secret)["VersionIdsToStages"]:
+            error = {"Error": {"Code": "ResourceExistsException", "Message": "It exists."}}
+            raise client.exceptions.ResourceExistsException(error, operation)
     answer = _call(client, operation, parameters)
     if operation == "CreateBucket":
         # A bucket comes into being with its tags.
@@ -149,7 +155,7 @@ def _call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> 
     return answer
 
 
-def _dated(client: CognitoIdpUserPoolClient, **options: Any) -> dict[str, Any]:
+def dated(client: CognitoIdpUserPoolClient, **options: Any) -> dict[str, Any]:
     # An app client has a date.
     date = client.extended_config.setdefault("CreationDate", time.time())
     return _client_to_json(client, **options) | {"CreationDate": date}

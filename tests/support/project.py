@@ -72,6 +72,19 @@ def resources(resource_type: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def allowed_actions() -> set[str]:
+    """Return every action, as `service:Action`, that a role of the template allows."""
+    policies = [p for role in resources("AWS::IAM::Role").values() for p in policies_of(role)]
+    statements = [s for policy in policies for s in policy["PolicyDocument"]["Statement"]]
+    allowed = [s["Action"] for s in statements if s["Effect"] == "Allow"]
+    return {a for action in allowed for a in ([action] if isinstance(action, str) else action)}
+
+
+def policies_of(role: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a role's own policies, those with a condition included."""
+    return [p["Fn::If"][1] if "Fn::If" in p else p for p in role["Properties"]["Policies"]]
+
+
 def functions() -> dict[str, LambdaFunction]:
     """Return the functions by the name of their folder."""
     made = [
@@ -138,6 +151,7 @@ def events() -> list[Path]:
         "services/remove_auth",
         "database/remove_database",
         "lifecycle/record_cleanup",
+        "supervisor/execution_aborted",
         "lifecycle/deprovision_initialize",
         "services/deprovision_check_data",
         "snapshot/deprovision_take_snapshot",
@@ -147,6 +161,11 @@ def events() -> list[Path]:
         "database/deprovision_remove_database",
         "api_keys/deprovision_remove_api_keys",
         "lifecycle/deprovision_finalize",
+        "dead_letters/batch",
+        "events/history",
+        "api_keys/rotate_api_keys",
+        "api_keys/revoke_api_key",
+        "database/rotate_database_password",
     ]
     found = {
         str(path.relative_to(ROOT / "events").with_suffix("")): path
@@ -154,6 +173,11 @@ def events() -> list[Path]:
     }
     assert set(found) == set(order), "events/ and this list differ"
     return [found[name] for name in order]
+
+
+def kept_operations() -> dict[str, list[str]]:
+    """Return the AWS operations that the layer keeps, by botocore's name of their service."""
+    return dict(json.loads((ROOT / "layers" / "provisioner" / "aws_operations.json").read_text()))
 
 
 def makefile_variable(makefile: Path, name: str) -> str:

@@ -69,6 +69,8 @@ class SamLocal:
                 "AWS_ACCESS_KEY_ID": "test",
                 "AWS_SECRET_ACCESS_KEY": "test",
                 "AWS_DEFAULT_REGION": self.stack.region,
+                # SAM asks whose account it is, and waits for an answer.
+                "AWS_ENDPOINT_URL_STS": self.stack.endpoint_url,
                 # A call that finds no network gives up at once.
                 "AWS_MAX_ATTEMPTS": "1",
                 "SAM_CLI_TELEMETRY": "0",

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import StringIO
@@ -28,6 +28,7 @@ from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (  # noqa: E501
     StateTaskServiceSfn,
 )
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provisioner import api
 from provisioner.composition import lifecycle
 from provisioner.composition.in_process import all_stages
@@ -47,12 +48,14 @@ from provisioner.provisioning.job import (
     provision_project_handler,
 )
 from provisioner.provisioning.naming import Naming, ResourceNames
-from provisioner.provisioning.plan import OWN_ERRORS, PLANS
+from provisioner.provisioning.plan import OWN_ERRORS, PLANS, Stage
+from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
 from support import project
+from support.core import take_one_request_at_a_time
 from support.postgresql import PreparedCluster, tenant_snapshot
 
 REGION = "eu-central-1"
@@ -63,6 +66,21 @@ SNAPSHOTS_BUCKET = "snapshots"
 
 #: Seconds that an execution may take here; its waits cost nothing.
 _DEADLINE = 60.0
+
+
+#: Stages that fail in one job, so that all are met in four: those of the branches settle.
+FAILING_TOGETHER = [
+    (Stage.INITIALIZING,),
+    (
+        Stage.CREATING_DATABASE,
+        Stage.REGISTERING_AUTH,
+        Stage.REGISTERING_REALTIME,
+        Stage.REGISTERING_STORAGE,
+        Stage.GENERATING_API_KEYS,
+    ),
+    (Stage.CREATING_SCHEMA,),
+    (Stage.FINALIZING,),
+]
 
 
 class Point(StrEnum):
@@ -133,6 +151,9 @@ class Workflow:
             own_errors=OWN_ERRORS,
         )
         self.record = lifecycle.steps(self.settings, self.jobs)
+        self.projects = ProjectStore(
+            aws.client("dynamodb"), self.settings.projects_table, self.settings.quotas_table
+        )
 
     def reference(self) -> dict[str, Any]:
         """Return the snapshot of a project that met no fault, as another deployment makes it."""
@@ -174,6 +195,12 @@ class Workflow:
                 deprovision_project_handler.stages,
             )
         )
+
+    def new_change(self, job_type: JobType, project_id: str, **payload: Any) -> api.Job:
+        """Store a job that changes a project that is there, as the dispatcher does."""
+        handler = api.get_job_handler(job_type)
+        valid = handler.parse({"project_id": project_id} | payload).model_dump(mode="json")
+        return self.jobs.create(NewJob(str(uuid.uuid4()), job_type, valid, handler.stages))
 
     def start(self, job: api.Job) -> str:
         """Start the execution of a job and return its ARN."""
@@ -236,14 +263,12 @@ class Workflow:
     def ended(self, execution_arn: str) -> str:
         """Return the status of an execution once it has ended."""
         deadline = time.monotonic() + _DEADLINE
-        while True:
-            status: str = aws.client("stepfunctions").describe_execution(
-                executionArn=execution_arn
-            )["status"]
-            if status != "RUNNING":
-                return status
+        # Asked directly: an API call each time would cost more than the execution.
+        machines = stepfunctions_parser_backends[_ACCOUNT][REGION]
+        while (status := str(machines.describe_execution(execution_arn).status)) == "RUNNING":
             assert time.monotonic() < deadline, f"{execution_arn} still runs"
-            time.sleep(0.1)
+            time.sleep(0.01)
+        return status
 
     def history(self, job: api.Job) -> list[dict[str, Any]]:
         """Return the execution history of a job."""
@@ -267,6 +292,15 @@ class Workflow:
             finally:
                 logger.remove_keys(["job_id", "project_id", "stage"])
                 metrics.clear_metrics()
+
+    @contextmanager
+    def others_go_on(self) -> Iterator[None]:
+        """Let other events be handled while this one hangs."""
+        self._one_at_a_time.release()
+        try:
+            yield
+        finally:
+            self._one_at_a_time.acquire()
 
     def invoke(self, body: str) -> tuple[bytes, bool]:
         """Answer as AWS Lambda does: the result, or the error with the name of its class."""
@@ -343,28 +377,37 @@ class Workflow:
 
     def secret(self, name: str) -> dict[str, Any]:
         """Read a secret."""
-        value = aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
+        value = aws.client("secretsmanager").get_secret_value(
+            SecretId=name, VersionStage="AWSCURRENT"
+        )["SecretString"]
         found: dict[str, Any] = json.loads(value)
         return found
 
-    def snapshot(self, job: api.Job) -> dict[str, Any]:
+    def snapshot(self, job: api.Job, *, attempts: bool = False) -> dict[str, Any]:
         """Return all that exists for a job's project, without what differs from run to run.
 
         It logs in with the login that the secret holds and verifies the keys that it hands over.
+
+        Args:
+            job: the job, which has ended.
+            attempts: whether it is to hold how often each stage was tried and what it met, too.
         """
         project_id = job.project_id
         names = self.names(project_id)
-        found = {
+        found: dict[str, Any] = {
             "job": (job.status, job.error, job.other_errors),
             "stages": [(s.stage, s.status, s.check, s.output) for s in job.stages],
             "result": job.result,
-            "project": api.get_project(project_id),
+            "project": self.projects.get(project_id),
             "quotas": self._scan(self.settings.quotas_table),
             "tenant": tenant_snapshot(self.cluster, names.tenant),
             "services": self._services(),
             "secrets": self._secrets(names),
             "api_keys": self._api_keys(names),
         }
+        if attempts:
+            found["attempts"] = [(s.stage, s.attempt, s.error) for s in job.stages]
+            found["waits"] = len(self.waits)
         # The names contain the project id, so that they come first.
         known = {
             names.bucket: "NAME",
@@ -465,6 +508,9 @@ def _anonymous(value: Any, known: Mapping[str, str]) -> str:
     return _VARYING.sub("*", text)
 
 
+#: Makes a deployment of its own.
+type Deploy = Callable[[], AbstractContextManager[Workflow]]
+
 #: The session whose clients talk to moto.
 _sessions: list[Any] = []
 
@@ -485,6 +531,19 @@ def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
         made.remove_tenants()
 
 
+@pytest.fixture
+def deploy(cluster: PreparedCluster) -> Deploy:
+    """Return what makes a deployment, one at a time, and removes what it leaves."""
+
+    @contextmanager
+    def make() -> Iterator[Workflow]:
+        with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
+            yield made
+            made.remove_tenants()
+
+    return make
+
+
 @contextmanager
 def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
     environment = {
@@ -498,6 +557,7 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    take_one_request_at_a_time(monkeypatch)
     configuration: Any = {
         "stepfunctions": {"execute_state_machine": True},
         "lambda": {"use_docker": False},
@@ -585,10 +645,12 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
         api_keys_table="ApiKeysTable",
         quotas_table="QuotasTable",
         queue_url=aws.client("sqs").create_queue(QueueName="jobs")["QueueUrl"],
+        dead_letter_queue_url=aws.client("sqs").create_queue(QueueName="dead-letters")["QueueUrl"],
         cluster_parameter_prefix="/test/clusters",
         resource_prefix="nm",
         resource_namespace=f"test-{_ACCOUNT}",
         default_project_quota=10,
+        state_machine_arn_prefix=f"arn:aws:states:{REGION}:{_ACCOUNT}:stateMachine:test-",
         snapshots_bucket=SNAPSHOTS_BUCKET,
     )
 

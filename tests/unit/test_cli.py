@@ -50,10 +50,19 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
     [
         ("jobs",),
         ("watch", "some-job"),
+        ("cancel", "some-job"),
+        ("retry", "some-job"),
         ("enqueue", "--project", "some-project"),
         ("project", "create", "some-project"),
         ("project", "show", "some-project"),
         ("keys", "claim", "some-project"),
+        ("dlq", "list"),
+        ("dlq", "show", "some-message"),
+        ("dlq", "redrive", "--all"),
+        ("keys", "rotate", "some-project"),
+        ("keys", "revoke", "key_0"),
+        ("keys", "list", "some-project"),
+        ("password", "rotate", "some-project"),
     ],
 )
 def test_every_command_says_that_the_local_stack_is_not_running(
@@ -73,7 +82,19 @@ def test_down_is_content_when_nothing_runs(capsys: pytest.CaptureFixture[str]) -
 def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("demo", "up", "down", "project", "enqueue", "watch", "jobs", "keys"):
+    for command in (
+        "demo",
+        "up",
+        "down",
+        "project",
+        "enqueue",
+        "watch",
+        "cancel",
+        "retry",
+        "jobs",
+        "keys",
+        "dlq",
+    ):
         assert command in shown
 
 

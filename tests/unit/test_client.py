@@ -27,11 +27,12 @@ from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, Unknown
 from provisioner.jobs.store import JobNotFoundError
 from provisioner.provisioning.job import JobType
 from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.stages.generate_api_keys import new_key
 from provisioner.runtime import aws, platform
 from provisioner.runtime.platform import PlatformSettings
 from provisioner.runtime.settings import SettingsError
 from pydantic import BaseModel
-from support.core import REGION, Core, aws_error, times
+from support.core import REGION, STATE_MACHINE_ARN_PREFIX, Core, aws_error, times
 
 PAYLOAD = {"project_id": "shop", "region": REGION}
 
@@ -307,10 +308,13 @@ def test_keys_are_handed_over_once_and_only_by_a_project_that_is_active(
     core.projects.lock(project, "job-1", quota=None, default_limit=1)
     items = core.projects.activate_items("shop", "job-1", {"made": "x"})
     dynamodb.transact(core.client("dynamodb"), items)
+    keys = [generate_api_key("nm"), generate_api_key("nm")]
+    for text in keys:
+        core.api_keys.put(new_key(text, "2026-01-31T10:00:00+00:00", "shop", "job-1"))
     naming = Naming(connected.resource_prefix, connected.resource_namespace)
     core.client("secretsmanager").create_secret(
         Name=naming.names("shop").api_keys_secret,
-        SecretString=json.dumps({"api_keys": ["nm_first", "nm_second"]}),
+        SecretString=json.dumps({"api_keys": keys}),
         Tags=[
             {"Key": key, "Value": value} for key, value in naming.owner("shop", "x").tags().items()
         ],
@@ -323,7 +327,7 @@ def test_keys_are_handed_over_once_and_only_by_a_project_that_is_active(
         api.claim_api_keys("shop", interrupted)
     api.claim_api_keys("shop", handed.append)
 
-    assert handed == [["nm_first", "nm_second"]]
+    assert handed == [keys]
     with pytest.raises(api.ApiKeysNotClaimableError, match="claimed before"):
         api.claim_api_keys("shop", handed.append)
     with pytest.raises(api.ProjectNotFoundError):
@@ -336,10 +340,12 @@ OUTPUTS = {
     "ApiKeysTableName": "ApiKeysTable",
     "QuotasTableName": "QuotasTable",
     "QueueUrl": "https://queue",
+    "DeadLetterQueueUrl": "https://dead-letters",
     "ClusterParameterPrefix": "/stack/clusters",
     "ResourcePrefix": "nm",
     "ResourceNamespace": "stack-123456789012",
     "DefaultProjectQuota": "7",
+    "StateMachineArnPrefix": STATE_MACHINE_ARN_PREFIX,
     "SnapshotsBucketName": "snapshots",
 }
 

@@ -74,7 +74,7 @@ def deliver(core: Core) -> Deliver:
         response = process_partial_response(
             event={"Records": list(records)},
             record_handler=dispatcher.dispatch,
-            processor=ConcurrentBatchProcessor(),
+            processor=ConcurrentBatchProcessor(dispatcher.note_failure),
         )
         return [str(failed["itemIdentifier"]) for failed in response["batchItemFailures"]]
 
@@ -342,6 +342,21 @@ def test_a_job_that_was_enqueued_and_can_no_longer_work_is_failed(
     assert attributes(the_letter(core))["job_id"] == "job-1"
 
 
+def test_an_attempt_of_a_job_that_can_no_longer_work_is_failed(
+    core: Core, deliver: Deliver
+) -> None:
+    payload = {"project_id": "shop"}  # what an earlier release accepted
+    core.jobs.create(NewJob("job-1", "provision_project", payload, ("INITIALIZING",)))
+    core.jobs.fail_queued("job-1", StoredError(ErrorType.UNKNOWN_ERROR, "", 0, "Given up.", ""))
+    core.jobs.retry(core.jobs.get("job-1"))
+    body = {"job_type": "provision_project", "payload": payload, "job_id": "job-1", "attempt": 2}
+
+    assert deliver(record(body)) == []
+
+    job = core.jobs.get("job-1")
+    assert (job.status, job.attempt) == (JobStatus.FAILED, 2)
+
+
 @pytest.mark.parametrize("well", [True, False])
 def test_a_message_whose_job_has_ended_is_acknowledged_without_an_execution(
     core: Core, deliver: Deliver, *, well: bool
@@ -439,7 +454,36 @@ def test_every_line_of_a_batch_carries_its_own_job_and_project(
         ("message-2", "shop-2", "job started"),
     }
     (failed,) = (line for line in lines if line["job_id"] == "message-1")
-    assert failed["cause"] == "ClientError ThrottlingException"
+    assert failed["cause"] == "StartExecution: ThrottlingException"
+
+
+@pytest.mark.parametrize(
+    ("message", "job_id"),
+    [
+        (good(message_id="message-1"), "message-1"),
+        (good(message_id="message-1", job_id="job-1"), "job-1"),
+    ],
+)
+def test_why_the_last_dispatch_failed_is_kept_under_the_job(
+    core: Core, deliver: Deliver, message: Record, job_id: str
+) -> None:
+    core.answers["sfn.StartExecution"] = times(1, aws_error("AccessDeniedException"))
+    deliver(message)
+    core.answers["sfn.StartExecution"] = times(1, aws_error("ThrottlingException"))
+    deliver(message)
+
+    assert core.jobs.dispatch_failure(job_id) == "StartExecution: ThrottlingException"
+    (kept,) = (item for item in core.scan("JobsTable") if item["record"] == "DISPATCH")
+    assert kept["expires_at"] > core.clock.at.timestamp()
+    # It is no part of the job.
+    assert len(core.jobs.get(job_id).history) == 1
+
+
+def test_a_cause_that_cannot_be_kept_changes_nothing(core: Core, deliver: Deliver) -> None:
+    core.answers["sfn.StartExecution"] = aws_error("ThrottlingException")
+    core.answers["dynamodb.PutItem"] = aws_error("InternalServerError", 500)
+
+    assert deliver(good(message_id="message-1")) == ["message-1"]
 
 
 ENVIRONMENT = {

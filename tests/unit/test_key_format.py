@@ -7,6 +7,7 @@ import hashlib
 import re
 import string
 import zlib
+from datetime import timedelta
 
 import pytest
 from hypothesis import assume, given
@@ -21,7 +22,7 @@ from provisioner.api_keys.key_format import (
     key_id,
     key_prefix,
 )
-from provisioner.api_keys.store import ApiKey
+from provisioner.api_keys.store import ApiKey, ApiKeyStore
 from support.core import Core
 
 PREFIXES = st.from_regex(r"[a-z][a-z0-9]{1,9}", fullmatch=True)
@@ -153,3 +154,40 @@ def test_the_keys_of_a_project_are_its_own(core: Core) -> None:
     assert {key.digest for key in core.api_keys.list_by_project("shop")} == {
         key.digest for key in keys
     }
+
+
+def test_a_key_verifies_until_it_expires_and_an_end_is_not_put_off(core: Core) -> None:
+    plaintext = generate_api_key("nm")
+    key = _stored(core, plaintext)
+    store = ApiKeyStore(core.client("dynamodb"), "ApiKeysTable", clock=core.clock)
+
+    store.expire(key.digest, core.clock.at + timedelta(hours=1))
+    store.expire(key.digest, core.clock.at + timedelta(hours=2))
+
+    core.clock.advance(3599)
+    assert store.verify(plaintext) is not None
+    core.clock.advance(1)
+    assert store.verify(plaintext) is None
+
+
+def test_a_key_that_was_revoked_stays_so(core: Core) -> None:
+    plaintext = generate_api_key("nm")
+    key = _stored(core, plaintext)
+    store = ApiKeyStore(core.client("dynamodb"), "ApiKeysTable", clock=core.clock)
+
+    store.revoke(key.digest)
+    (before,) = core.scan("ApiKeysTable")
+    core.clock.advance(60)
+    store.revoke(key.digest)
+    store.expire(key.digest, core.clock.at)
+    store.put(key)
+    store.revoke("none-such")
+
+    assert core.scan("ApiKeysTable") == [before]
+    assert before["delete_after"] == int(
+        (core.clock.at + timedelta(days=30, minutes=-1)).timestamp()
+    )
+    assert store.verify(plaintext) is None
+    found = store.find(key.key_id)
+    assert found is not None
+    assert found.revoked_at == before["revoked_at"]

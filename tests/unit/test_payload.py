@@ -114,6 +114,32 @@ def test_what_is_accepted_is_within_every_bound(fields: dict[str, Any]) -> None:
     assert provision_project_handler.parse(json.loads(text)) == payload
 
 
+@given(
+    st.fixed_dictionaries(
+        {
+            "project_id": st.from_regex(
+                r"[A-Za-z0-9][A-Za-z0-9_-]{1,62}[A-Za-z0-9]", fullmatch=True
+            ),
+            "region": st.sampled_from(["eu-central-1", "us-gov-west-1"]),
+        },
+        optional={
+            "metadata": st.dictionaries(st.text(max_size=9), st.integers() | st.booleans()),
+            "api_keys": st.fixed_dictionaries(
+                {
+                    "count": st.integers(1, 20),
+                    "prefix": st.from_regex(r"[a-z][a-z0-9]{1,9}", fullmatch=True),
+                }
+            ),
+        },
+    )
+)
+def test_what_is_valid_is_accepted_and_comes_back_as_itself(fields: dict[str, Any]) -> None:
+    payload = provision_project_handler.parse(fields)
+    dumped = payload.model_dump(mode="json")
+    assert fields.items() <= dumped.items()
+    assert provision_project_handler.parse(json.loads(json.dumps(dumped))) == payload
+
+
 HOSTILE = [
     "",
     "ab",
@@ -142,6 +168,7 @@ HOSTILE = [
     "#status",
     ":value",
     "shop#1",
+    "shop%2fother",
     "shöp",
     "ｓｈｏｐ",  # noqa: RUF001  # full-width letters, on purpose
     "shop\u200b",
@@ -178,6 +205,7 @@ def test_an_id_within_the_pattern_is_accepted(project_id: str) -> None:
         ({"region": "EU-CENTRAL-1"}, "region"),
         ({"owner_id": ""}, "owner_id"),
         ({"owner_id": "two words"}, "owner_id"),
+        ({"organization_id": ""}, "organization_id"),
         ({"organization_id": "x" * 129}, "organization_id"),
         ({"api_keys": {"count": 0}}, "api_keys.count"),
         ({"api_keys": {"count": 21}}, "api_keys.count"),

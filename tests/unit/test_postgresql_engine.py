@@ -649,3 +649,42 @@ def test_an_admin_without_rights_is_told_so(tenant: Tenant) -> None:
             c.execute(sql.SQL("REVOKE CONNECT ON DATABASE postgres FROM {}").format(other))
             c.execute(sql.SQL("DROP ROLE {}").format(other))
     assert "42501" in error.cause
+
+
+OTHER_PASSWORD = "OtherPassword0123456789abcdefghijklmnopqrst"
+
+
+def change_password(tenant: Tenant, before_commit: Callable[[], None] = lambda: None) -> None:
+    tenant.engine.change_password(
+        tenant.names, OTHER_PASSWORD, tenant.owner, before_commit=before_commit
+    )
+
+
+def test_a_password_is_changed_only_with_the_commit(tenant: Tenant) -> None:
+    tenant.ensure_database()
+
+    def fail() -> None:
+        # Nobody else sees the change yet.
+        tenant.login().close()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        change_password(tenant, fail)
+    tenant.login().close()
+    for _ in range(2):
+        change_password(tenant)
+        assert tenant.names.app_role in tenant.engine.check_password(tenant.names, OTHER_PASSWORD)
+    refused(
+        ErrorType.INSUFFICIENT_PERMISSIONS,
+        lambda: tenant.engine.check_password(tenant.names, PASSWORD),
+    )
+
+
+def test_the_password_of_a_role_that_is_missing_or_not_ours_is_not_changed(
+    tenant: Tenant,
+) -> None:
+    refused(ErrorType.DATABASE_CHANGE_FAILED, lambda: change_password(tenant))
+    tenant.ensure_database()
+    theirs = replace(tenant, owner=replace(tenant.owner, project_id="another"))
+    refused(ErrorType.CONFLICT, lambda: change_password(theirs))
+    tenant.login().close()

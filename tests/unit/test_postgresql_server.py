@@ -52,6 +52,7 @@ def test_a_server_is_started_prepared_found_and_stopped(tmp_path: Path) -> None:
         unfinished = server._data.with_suffix(".unfinished")
         unfinished.mkdir(parents=True)
         (unfinished / "PG_VERSION").write_text("18\n")
+        server._home.mkdir(parents=True, exist_ok=True)
         server._password_file.write_text("half")
 
         server.start()
@@ -147,6 +148,20 @@ def test_another_process_with_the_id_of_the_server_is_left_alone(tmp_path: Path)
     assert not server._home.exists()
 
 
+def test_the_data_are_kept_below_the_folder_that_is_named_and_go_with_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "named"
+    monkeypatch.setenv(postgresql_server.DATA_VARIABLE, str(named))
+    server = PostgresqlServer(tmp_path / "server", 1)
+    server._data.mkdir(parents=True)
+    (kept,) = named.iterdir()
+
+    server.stop()
+
+    assert not kept.exists()
+
+
 def test_a_folder_that_someone_else_made_is_not_root_s(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
     (tmp_path / "file").touch()
@@ -213,10 +228,11 @@ print(server._home.exists())
     package = postgresql_server._programs().parent.parent
     postgresql_server._copy_for_all(package, programs)
     chosen = programs / postgresql_server._programs().relative_to(package.parent)
+    environment = {n: v for n, v in os.environ.items() if n != postgresql_server.DATA_VARIABLE}
     try:
         output = subprocess.run(
             [sys.executable, "-c", script, str(folder), str(_free_port())],
-            env={**os.environ, postgresql_server.PROGRAMS_VARIABLE: str(chosen)},
+            env=environment | {postgresql_server.PROGRAMS_VARIABLE: str(chosen)},
             capture_output=True,
             text=True,
             check=False,

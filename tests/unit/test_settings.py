@@ -15,6 +15,7 @@ from provisioner.runtime.settings import (
     Settings,
     SettingsError,
     SnapshotSettings,
+    SupervisorSettings,
 )
 
 ENVIRONMENT = {
@@ -31,6 +32,7 @@ ENVIRONMENT = {
     "RESOURCE_NAMESPACE": "stack-1",
     "DEFAULT_PROJECT_QUOTA": "10",
     "JOB_RETENTION_DAYS": "30",
+    "QUEUED_MINUTES": "20",
     "SNAPSHOTS_BUCKET": "snapshots",
 }
 CLASSES: list[type[Settings]] = [
@@ -39,11 +41,12 @@ CLASSES: list[type[Settings]] = [
     DispatcherSettings,
     LifecycleSettings,
     ServicesSettings,
+    SupervisorSettings,
     SnapshotSettings,
     PlatformSettings,
 ]
 #: The variables that may be left out.
-OPTIONAL = {"JOB_RETENTION_DAYS"}
+OPTIONAL = {"JOB_RETENTION_DAYS", "QUEUED_MINUTES"}
 
 MISSING = [
     (settings, name)

@@ -414,14 +414,31 @@ def test_every_line_holds_the_job_the_project_and_the_stage(core: Core, logged: 
     )
 
 
-def test_how_long_a_stage_took_and_why_it_failed_is_measured(core: Core) -> None:
+def measured_by() -> list[set[str]]:
+    """Return the dimensions by which the metrics can be found."""
+    emitted = metrics.provider.serialize_metric_set()
+    (directive,) = emitted["_aws"]["CloudWatchMetrics"]
+    return [set(dimensions) for dimensions in directive["Dimensions"]]
+
+
+def test_how_long_a_stage_took_and_why_it_failed_is_measured(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics.provider, "namespace", "ProjectProvisioner")
+    monkeypatch.setattr(metrics.provider, "service", "project-provisioner")
     core.new_job()
     run(core, ends_well)
     assert set(metrics.metric_set) == {"StageDuration"}
-    assert metrics.dimension_set["stage"] == STAGE
+    # Over all for the alarms, and by stage for the dashboard.
+    assert measured_by() == [{"service"}, {"service", "stage"}]
     core.new_job("job-2")
 
     raised_by(core, raising(failure(ErrorType.CONFLICT, "Not ours.")), job_id="job-2")
 
-    assert "StageFailures" in metrics.metric_set
-    assert metrics.dimension_set["error_type"] == "CONFLICT"
+    assert set(metrics.metric_set) == {"StageFailures"}
+    assert measured_by() == [{"service"}, {"service", "stage"}, {"service", "error_type"}]
+    core.new_job("job-3")
+
+    raised_by(core, raising(failure(ErrorType.TIMEOUT, "Too slow.")), job_id="job-3")
+
+    assert set(metrics.metric_set) == {"StageFailures", "StageRetries"}

@@ -17,7 +17,7 @@ from support.effects import SQL, Attempt, Effect, aside, effects
 from support.workflow import FunctionEnded, Workflow
 
 #: No stage changes AWS more often in one attempt; a test below sees to it.
-MOST_CALLS = 8
+MOST_CALLS = 7
 
 each_call = pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
 

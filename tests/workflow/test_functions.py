@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from provisioner import api
+from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import StageStatus
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
@@ -113,6 +114,10 @@ class Functions:
 
     def ended(self, job_id: str) -> api.Job:
         self.workflow.ended(self.workflow.execution_arn("provision_project", job_id))
+        job = self.workflow.jobs.get(job_id)
+        if job.cleanup is not None:
+            name = cleanup_execution_name(job_id, job.cleanup.run)
+            self.workflow.ended(self.workflow.execution_arn("provision_project_cleanup", name))
         return self.workflow.jobs.get(job_id)
 
 

@@ -85,7 +85,8 @@ def left(
         workflow.faults[Stage.CREATING_SCHEMA] = Fault(
             Point.AFTER, lambda: psycopg.errors.InsufficientPrivilege("permission denied"), times=3
         )
-        left.jobs.append(workflow.execute(workflow.new_job(workflow.new_project())))
+        failing = workflow.new_job(workflow.new_project(), on_failure="keep")
+        left.jobs.append(workflow.execute(failing))
     assert [job.status for job in left.jobs] == [api.JobStatus.COMPLETED, api.JobStatus.FAILED]
     printed: list[str] = []
 
@@ -132,7 +133,7 @@ def test_an_error_that_tells_a_secret_is_not_passed_on(
     workflow: Workflow, capfd: pytest.CaptureFixture[str]
 ) -> None:
     left = _Left(workflow)
-    job = workflow.new_job(workflow.new_project())
+    job = workflow.new_job(workflow.new_project(), on_failure="keep")
     left.jobs.append(job)
     names = workflow.names(job.project_id)
 

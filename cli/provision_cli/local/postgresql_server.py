@@ -36,6 +36,9 @@ SUPERUSER = "postgres"
 #: Names the folder of the programs, to run a version that is not the package's.
 PROGRAMS_VARIABLE = "POSTGRESQL_BIN"
 
+#: Names a folder to keep the data below, such as one in memory; unset, they are with the rest.
+DATA_VARIABLE = "POSTGRESQL_DATA"
+
 #: The account that runs the server where root starts it.
 _UNPRIVILEGED = "nobody"
 
@@ -71,13 +74,13 @@ class PostgresqlServer:
             LocalStackError: its programs are not installed.
         """
         directory = directory.resolve()
+        name = f"project-provisioner-{hashlib.sha256(str(directory).encode()).hexdigest()[:12]}"
         self._programs = _programs()
         self._copied_from: Path | None = None
         self._account: pwd.struct_passwd | None = None
         if os.geteuid() == 0:
             self._account = pwd.getpwnam(_UNPRIVILEGED)
-            name = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
-            directory = _FOLDER_FOR_ROOT / f"project-provisioner-{name}"
+            directory = _FOLDER_FOR_ROOT / name
             if not _is_open_to_all(self._programs / "postgres"):
                 self._copied_from = self._programs.parent.parent
                 self._programs = (
@@ -87,6 +90,8 @@ class PostgresqlServer:
         self._password_file = directory / "password"
         #: What the account that runs the server may write to.
         self._server = directory / "server"
+        if chosen := os.environ.get(DATA_VARIABLE):
+            self._server = Path(chosen).resolve() / name
         self._data = self._server / "data"
         self._log = self._server / "postgresql.log"
         self._port = port
@@ -153,6 +158,8 @@ class PostgresqlServer:
                 )
         if self._account is None or _is_roots_folder(self._home):
             shutil.rmtree(self._home, ignore_errors=True)
+        if not self._server.is_relative_to(self._home):
+            shutil.rmtree(self._server, ignore_errors=True)
 
     def is_running(self) -> bool:
         """Whether the server of this data runs."""

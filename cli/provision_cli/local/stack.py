@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ class LocalStackNotRunningError(LocalStackError):
     """The local stack is not running."""
 
 
+@cache
+def _client(service: str, endpoint_url: str, region: str) -> Any:
+    make: Any = boto3.Session(
+        aws_access_key_id=_ANYONE, aws_secret_access_key=_ANYONE, region_name=region
+    ).client  # its stubs list the literal name of every service
+    return make(service, endpoint_url=endpoint_url)
+
+
 @dataclass(frozen=True, slots=True)
 class RunningStack:
     """A local stack that runs and is deployed."""
@@ -97,10 +106,7 @@ class RunningStack:
 
     def client(self, service: str) -> Any:
         """Return a client of a service, whatever the environment of this process says."""
-        make: Any = boto3.Session(
-            aws_access_key_id=_ANYONE, aws_secret_access_key=_ANYONE, region_name=self.region
-        ).client  # its stubs list the literal name of every service
-        return make(service, endpoint_url=self.endpoint_url)
+        return _client(service, self.endpoint_url, self.region)
 
 
 @dataclass(frozen=True, slots=True)

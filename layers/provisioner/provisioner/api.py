@@ -11,15 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner import job_handlers
-from provisioner.api_keys.store import ApiKey, ApiKeyStore
-from provisioner.drivers.secrets import delete_secret, find_secret
+from provisioner.api_keys.key_format import digest
+from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
+from provisioner.composition.supervisor import supervisor
+from provisioner.drivers.secrets import Secret, delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs import client
 from provisioner.jobs.client import (
     IdempotencyConflictError,
     JobClient,
+    JobStateError,
     JobWaitTimeoutError,
 )
+from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import (
@@ -40,6 +44,9 @@ from provisioner.provisioning.job import (
     JobType,
     deprovision_project_handler,
     provision_project_handler,
+    revoke_api_key_handler,
+    rotate_api_keys_handler,
+    rotate_database_password_handler,
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import NewProject
@@ -50,7 +57,13 @@ from provisioner.provisioning.projects import (
     ProjectStatus,
     ProjectStore,
 )
-from provisioner.provisioning.result import DeprovisionProjectResult, ProvisionProjectResult
+from provisioner.provisioning.result import (
+    DeprovisionProjectResult,
+    ProvisionProjectResult,
+    RevokeApiKeyResult,
+    RotateApiKeysResult,
+    RotateDatabasePasswordResult,
+)
 from provisioner.runtime import aws
 from provisioner.runtime.platform import (
     PlatformSettings,
@@ -62,7 +75,10 @@ from provisioner.runtime.settings import SettingsError
 
 __all__ = [
     "ApiKey",
+    "ApiKeyNotFoundError",
+    "ApiKeyStatus",
     "ApiKeysNotClaimableError",
+    "DeadLetter",
     "DeprovisionProjectResult",
     "DuplicateJobHandlerError",
     "ErrorType",
@@ -70,6 +86,7 @@ __all__ = [
     "Job",
     "JobHandler",
     "JobNotFoundError",
+    "JobStateError",
     "JobStatus",
     "JobType",
     "JobWaitTimeoutError",
@@ -81,11 +98,16 @@ __all__ = [
     "ProjectStatus",
     "ProvisionProjectResult",
     "ProvisioningError",
+    "Redriven",
+    "RevokeApiKeyResult",
+    "RotateApiKeysResult",
+    "RotateDatabasePasswordResult",
     "SettingsError",
     "StageRecord",
     "StageStatus",
     "StoredError",
     "UnknownJobTypeError",
+    "cancel_job",
     "claim_api_keys",
     "connect",
     "connect_to_stack",
@@ -98,10 +120,18 @@ __all__ = [
     "get_project",
     "get_registered_job_types",
     "has_job_handler",
+    "list_api_keys",
+    "list_dead_letters",
     "list_jobs",
     "protect_project",
     "provision_project_handler",
+    "redrive_dead_letters",
     "register_job_handler",
+    "retry_job",
+    "revoke_api_key",
+    "revoke_api_key_handler",
+    "rotate_api_keys_handler",
+    "rotate_database_password_handler",
     "validate_required_handlers",
     "verify_api_key",
     "wait_for_job",
@@ -112,6 +142,10 @@ load_job_handlers(job_handlers)
 
 class ProjectNotFoundError(LookupError):
     """There is no project of that id."""
+
+
+class ApiKeyNotFoundError(LookupError):
+    """There is no API key of that id."""
 
 
 class ApiKeysNotClaimableError(RuntimeError):
@@ -139,12 +173,45 @@ def enqueue_job(
         IdempotencyConflictError: the key was used for another payload.
         ValueError: `delay_seconds` is out of bounds.
     """
+    return _job_client(current_settings()).enqueue(
+        job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds
+    )
+
+
+def cancel_job(job_id: str) -> Job:
+    """Cancel a job; doing it twice is as good as once.
+
+    One that is QUEUED never starts. Of one that is RUNNING no further stage starts: it is CANCELLED
+    at once where it only waits for the next attempt of a stage, else when the stages that run have
+    ended, and what it made is removed as after a failure.
+
+    Returns:
+        the job: CANCELLED, or RUNNING with `cancel_requested_at`.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+        JobStateError: it has completed or failed.
+    """
     settings = current_settings()
-    return JobClient(
-        registry=REGISTRY,
-        store=_jobs(settings),
-        queue=JobQueue(aws.client("sqs"), settings.queue_url),
-    ).enqueue(job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds)
+    job = _job_client(settings).cancel(job_id)
+    if job.status.is_terminal:
+        return job
+    supervisor(settings).examine(job_id)
+    return _jobs(settings).get(job_id)
+
+
+def retry_job(job_id: str) -> Job:
+    """Run a job that has failed, or was cancelled, again; doing it twice is as good as once.
+
+    It is the job's next attempt, a new execution; its history is kept.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+        JobStateError: it has neither failed nor been cancelled, its clean-up is under way, or it
+            was refused and keeps no payload.
+        UnknownJobTypeError: its job type has no handler any more.
+    """
+    return _job_client(current_settings()).retry(job_id)
 
 
 def get_job(job_id: str) -> Job:
@@ -226,7 +293,9 @@ def protect_project(project_id: str, *, enabled: bool) -> Project:
 
 
 def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) -> None:
-    """Hand over the plaintext of a project's API keys, then delete the secret that held it.
+    """Hand over the plaintext of a project's newest API keys, then delete the secret that held it.
+
+    A set that is replaced while it is handed over stays for the next claim.
 
     Args:
         project_id: the project; it must be ACTIVE.
@@ -234,49 +303,144 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
 
     Raises:
         ProjectNotFoundError: there is no such project.
-        ApiKeysNotClaimableError: the project is not ACTIVE, or its keys have been claimed.
+        ApiKeysNotClaimableError: the project is not ACTIVE, a job works at it or has failed to
+            store its keys, or its keys have been claimed.
     """
     settings = current_settings()
+    naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    manager = aws.client("secretsmanager")
+
+    def find() -> Secret | None:
+        return find_secret(
+            manager,
+            name=naming.names(project_id).api_keys_secret,
+            owner=naming.owner(project_id, job_id=""),
+            final=ErrorType.API_KEY_GENERATION_FAILED,
+        )
+
+    get_project(project_id)
+    secret = find()
+    # After the secret: a job that writes another set holds the project before it does.
     project = get_project(project_id)
     if project.status is not ProjectStatus.ACTIVE:
         raise ApiKeysNotClaimableError(
             f"project {project_id}: is {project.status}; its keys can be claimed once it is ACTIVE."
         )
-    naming = Naming(settings.resource_prefix, settings.resource_namespace)
-    manager = aws.client("secretsmanager")
-    secret = find_secret(
-        manager,
-        name=naming.names(project_id).api_keys_secret,
-        owner=naming.owner(project_id, job_id=""),
-        final=ErrorType.API_KEY_GENERATION_FAILED,
-    )
+    if project.locked_by is not None:
+        raise ApiKeysNotClaimableError(
+            f"project {project_id}: job {project.locked_by} works at it; "
+            "claim its keys once that has ended."
+        )
     if secret is None:
         raise ApiKeysNotClaimableError(
             f"project {project_id}: its API keys have been claimed before; "
             "they are handed over only once."
         )
-    hand_over([str(key) for key in secret.value["api_keys"]])
-    delete_secret(manager, secret, final=ErrorType.API_KEY_GENERATION_FAILED)
+    keys = [str(key) for key in secret.value["api_keys"]]
+    store = _api_keys(settings)
+    if any(store.get(digest(key)) is None for key in keys):
+        raise ApiKeysNotClaimableError(
+            f"project {project_id}: the job that made its newest keys has failed; "
+            "retry it, or rotate the keys again."
+        )
+    hand_over(keys)
+    if find() == secret:
+        delete_secret(manager, secret, final=ErrorType.API_KEY_GENERATION_FAILED)
+
+
+def list_api_keys(project_id: str) -> list[ApiKey]:
+    """Read what is stored of a project's API keys, oldest first.
+
+    Keys that have expired or were revoked are there for another 30 days.
+
+    Raises:
+        ProjectNotFoundError: there is no such project.
+    """
+    get_project(project_id)
+    found = _api_keys(current_settings()).list_by_project(project_id)
+    return sorted(found, key=lambda key: (key.created_at, key.key_id))
+
+
+def revoke_api_key(key_id: str) -> RevokeApiKeyResult:
+    """Let an API key stop verifying; it does not when this returns.
+
+    It is a job like any other, which runs in this process.
+
+    Raises:
+        ApiKeyNotFoundError: there is no such key.
+        ProvisioningError: the error that the job ended with.
+    """
+    key = _api_keys(current_settings()).find(key_id)
+    if key is None:
+        raise ApiKeyNotFoundError(f"API key {key_id}: there is no such key; list the project's.")
+    result: RevokeApiKeyResult = revoke_api_key_handler(
+        {"project_id": key.project_id, "key_id": key_id}
+    )
+    return result
 
 
 def verify_api_key(plaintext: str) -> ApiKey | None:
-    """Find the API key that a caller presents; None where it is not one of ours.
+    """Find the API key that a caller presents; None where it is not one of ours, or has ended.
 
     The checksum is tried first, so that a made-up key costs no read. A key that is found costs a
     second one, of its project: that says at once, and for every key, that it is being removed.
     """
     settings = current_settings()
-    key = ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table).verify(plaintext)
+    key = _api_keys(settings).verify(plaintext)
     if key is None:
         return None
     project = _projects(settings).get(key.project_id)
     return None if project is None or project.status.is_being_removed else key
 
 
+def list_dead_letters() -> list[DeadLetter]:
+    """Read the messages that can never work, or that the queue has given up on, oldest first.
+
+    They stay where they are.
+    """
+    return _dead_letters(current_settings()).read()
+
+
+def redrive_dead_letters(job_id: str | None = None, *, again: bool = False) -> list[Redriven]:
+    """Send dead letters back to the queue of jobs, each with its job's id.
+
+    Args:
+        job_id: only the letters of this job; all of them when left out.
+        again: run a job again that has failed or was cancelled, as its next attempt. Without it
+            the letter of such a job stays where it is.
+
+    Returns:
+        what became of each letter.
+    """
+    return _dead_letters(current_settings()).redrive(job_id, again=again)
+
+
+def _job_client(settings: PlatformSettings) -> JobClient:
+    return JobClient(
+        registry=REGISTRY,
+        store=_jobs(settings),
+        queue=JobQueue(aws.client("sqs"), settings.queue_url),
+    )
+
+
+def _dead_letters(settings: PlatformSettings) -> DeadLetters:
+    return DeadLetters(
+        aws.client("sqs"),
+        settings.dead_letter_queue_url,
+        store=_jobs(settings),
+        queue=JobQueue(aws.client("sqs"), settings.queue_url),
+        jobs=_job_client(settings),
+    )
+
+
 def _jobs(settings: PlatformSettings) -> JobStore:
     return JobStore(
         aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
+
+
+def _api_keys(settings: PlatformSettings) -> ApiKeyStore:
+    return ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table)
 
 
 def _projects(settings: PlatformSettings) -> ProjectStore:

@@ -38,6 +38,8 @@ class ErrorType(StrEnum):
     DATA_NOT_EMPTY = "DATA_NOT_EMPTY"
     #: The final snapshot of the database could not be taken, for a reason that stays.
     SNAPSHOT_FAILED = "SNAPSHOT_FAILED"
+    #: A tenant database, or the login to it, could not be changed, for a reason that stays.
+    DATABASE_CHANGE_FAILED = "DATABASE_CHANGE_FAILED"
     #: A role, policy, login or grant does not allow what a stage does.
     INSUFFICIENT_PERMISSIONS = "INSUFFICIENT_PERMISSIONS"
     #: A limit is reached: of projects, of tenants on the clusters, of an AWS account, of a disk.
@@ -101,6 +103,9 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
     ErrorType.SNAPSHOT_FAILED: ErrorRule(
         retryable=False,
         remedy="Read the technical cause; or dump it yourself and do without final_snapshot.",
+    ),
+    ErrorType.DATABASE_CHANGE_FAILED: ErrorRule(
+        retryable=False, remedy="Read the technical cause; the login or its secret needs a look."
     ),
     ErrorType.INSUFFICIENT_PERMISSIONS: ErrorRule(
         retryable=False, remedy="Grant the permission that the technical cause names."

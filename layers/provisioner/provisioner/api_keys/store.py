@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,18 @@ if TYPE_CHECKING:
 class ApiKeyStatus(StrEnum):
     """Whether a key verifies."""
 
-    #: It does.
+    #: It does, until it expires.
     ACTIVE = "ACTIVE"
+    #: It does not any more: someone has revoked it.
+    REVOKED = "REVOKED"
+
+
+#: How long a key that does not verify any more can still be looked up.
+_RETENTION = timedelta(days=30)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +47,84 @@ class ApiKey:
     job_id: str
     created_at: str
     status: ApiKeyStatus = ApiKeyStatus.ACTIVE
+    #: When it stops verifying; None where nothing ends it.
+    expires_at: str | None = None
+    #: When it was revoked.
+    revoked_at: str | None = None
+
+    def verifies_at(self, moment: datetime) -> bool:
+        """Whether the key verifies at a moment."""
+        if self.status is not ApiKeyStatus.ACTIVE:
+            return False
+        return self.expires_at is None or moment < datetime.fromisoformat(self.expires_at)
 
 
 class ApiKeyStore:
     """Reads and writes API keys."""
 
-    def __init__(self, client: DynamoDBClient, table: str) -> None:
-        """Bind the store to its table."""
+    def __init__(
+        self, client: DynamoDBClient, table: str, *, clock: Callable[[], datetime] = _utc_now
+    ) -> None:
+        """Bind the store to its table, and to where the time comes from."""
         self._client = client
         self._table = table
+        self._clock = clock
 
     def get(self, key_digest: str) -> ApiKey | None:
         """Find a key by its digest; None where there is none."""
         item = dynamodb.get(self._client, self._table, {"digest": key_digest})
         return None if item is None else _to_key(item)
 
+    def find(self, key_id: str) -> ApiKey | None:
+        """Find a key by its id; the index may lag behind the table by moments."""
+        items = self._client.query(
+            TableName=self._table,
+            IndexName="by_key_id",
+            KeyConditionExpression="key_id = :key_id",
+            ExpressionAttributeValues=dynamodb.to_item({":key_id": key_id}),
+        )["Items"]
+        return self.get(dynamodb.from_item(items[0])["digest"]) if items else None
+
     def put(self, key: ApiKey) -> None:
-        """Store a key; one of the same digest is the same key."""
-        self._client.put_item(TableName=self._table, Item=dynamodb.to_item(asdict(key)))
+        """Store a key; one of the same digest is the same key, and stays as it is."""
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(self._client, [dynamodb.put_new(self._table, asdict(key), "digest")])
+
+    def expire(self, key_digest: str, at: datetime) -> None:
+        """Let a key verify until then and no longer; one that ends earlier stays as it is."""
+        self._end(
+            key_digest,
+            {"expires_at": _text(at)},
+            at,
+            condition="attribute_not_exists(expires_at) OR expires_at > :at",
+            condition_values={"at": _text(at)},
+        )
+
+    def revoke(self, key_digest: str) -> None:
+        """Let a key stop verifying at once; one that was revoked before stays as it is."""
+        now = self._clock()
+        self._end(key_digest, {"status": ApiKeyStatus.REVOKED, "revoked_at": _text(now)}, now)
+
+    def _end(
+        self,
+        key_digest: str,
+        values: Mapping[str, Any],
+        at: datetime,
+        *,
+        condition: str = "attribute_exists(digest)",
+        condition_values: Mapping[str, Any] | None = None,
+    ) -> None:
+        item = dynamodb.update(
+            self._table,
+            {"digest": key_digest},
+            # DynamoDB deletes the item some time after this second.
+            set_values={**values, "delete_after": int((at + _RETENTION).timestamp())},
+            condition=f"#status = :active AND ({condition})",
+            condition_values={"active": ApiKeyStatus.ACTIVE, **(condition_values or {})},
+            names={"status": "status"},
+        )
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(self._client, [item])
 
     def remove(self, key_digest: str) -> None:
         """Remove a key; one that is not there is as good as removed."""
@@ -78,7 +150,12 @@ class ApiKeyStore:
         if not is_well_formed(plaintext):
             return None
         key = self.get(digest(plaintext))
-        return key if key is not None and key.status is ApiKeyStatus.ACTIVE else None
+        return key if key is not None and key.verifies_at(self._clock()) else None
+
+
+def _text(moment: datetime) -> str:
+    """Write a time so that texts compare as times do."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _to_key(item: Mapping[str, Any]) -> ApiKey:
@@ -90,4 +167,6 @@ def _to_key(item: Mapping[str, Any]) -> ApiKey:
         job_id=item["job_id"],
         created_at=item["created_at"],
         status=ApiKeyStatus(item["status"]),
+        expires_at=item.get("expires_at"),
+        revoked_at=item.get("revoked_at"),
     )

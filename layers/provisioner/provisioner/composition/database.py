@@ -10,11 +10,18 @@ from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, DeprovisionStage, Stage
+from provisioner.provisioning.plan import (
+    OWN_ERRORS,
+    CleanupStage,
+    DeprovisionStage,
+    RotateDatabasePasswordStage,
+    Stage,
+)
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.create_database import ensure_database
 from provisioner.provisioning.stages.create_schema import ensure_schema
 from provisioner.provisioning.stages.remove_database import remove_database
+from provisioner.provisioning.stages.rotate_database_password import ensure_password_rotated
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DatabaseSettings
 
@@ -61,6 +68,16 @@ def stages(settings: DatabaseSettings) -> JobStages:
                 engine=PostgresqlEngine,
                 naming=naming,
                 only_this_job=False,
+            ),
+        },
+        JobType.ROTATE_DATABASE_PASSWORD: {
+            RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD: partial(
+                ensure_password_rotated,
+                projects=projects,
+                catalogue=catalogue,
+                secrets_manager=aws.client("secretsmanager"),
+                engine=PostgresqlEngine,
+                naming=naming,
             ),
         },
     }

@@ -48,7 +48,7 @@ def build() -> BatchFunction:
         return process_partial_response(
             event=dict(event),
             record_handler=dispatch,
-            processor=ConcurrentBatchProcessor(),
+            processor=ConcurrentBatchProcessor(dispatcher.note_failure),
             context=context,
         )
 

@@ -6,25 +6,22 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureRecorder
+from provisioner.composition.failure import CHANGES, failure_policies
+from provisioner.jobs.failure import CleanupRecorder, FailureRecorder
 from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.stage_run import JobStages, StageRunner, Step
 from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, DeprovisionStage, Stage
+from provisioner.provisioning.plan import OWN_ERRORS, PLANS, DeprovisionStage, Stage
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
 from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
-from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.provisioning.stages.finalize import ensure_active
-from provisioner.provisioning.stages.give_up_removal import (
-    no_cleanup,
-    nothing_left_over,
-    released_by_failed_removal,
-)
+from provisioner.provisioning.stages.hold_project import ensure_held
 from provisioner.provisioning.stages.initialize import ensure_initialized
+from provisioner.provisioning.stages.let_go_of_project import ensure_let_go
 from provisioner.runtime import aws
 from provisioner.runtime.settings import LifecycleSettings
 
@@ -53,6 +50,13 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
                 naming=Naming(settings.resource_prefix, settings.resource_namespace),
             ),
         },
+        **{
+            job_type: {
+                PLANS[job_type].first: partial(ensure_held, projects=projects),
+                PLANS[job_type].last: partial(ensure_let_go, jobs=jobs, projects=projects),
+            }
+            for job_type in CHANGES
+        },
     }
 
 
@@ -62,24 +66,6 @@ def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
     return {
         RECORD_FAILURE: FailureRecorder(jobs, policies),
         RECORD_CLEANUP: CleanupRecorder(jobs, policies),
-    }
-
-
-def failure_policies(settings: LifecycleSettings) -> dict[str, FailurePolicy]:
-    """Say what each job type does when a job of it fails."""
-    return {
-        JobType.PROVISION_PROJECT: FailurePolicy(
-            release=partial(released_by_failure, projects=_projects(settings)),
-            cleanup_stages=partial(cleanup_stages, projects=_projects(settings)),
-            left_over_of=partial(
-                left_over, naming=Naming(settings.resource_prefix, settings.resource_namespace)
-            ),
-        ),
-        JobType.DEPROVISION_PROJECT: FailurePolicy(
-            release=partial(released_by_failed_removal, projects=_projects(settings)),
-            cleanup_stages=no_cleanup,
-            left_over_of=nothing_left_over,
-        ),
     }
 
 

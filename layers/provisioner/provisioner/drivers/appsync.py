@@ -9,15 +9,28 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.drift import drifted, update_input
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_appsync.client import AppSyncClient
-    from mypy_boto3_appsync.type_defs import ApiTypeDef
+    from mypy_boto3_appsync.type_defs import ApiTypeDef, EventConfigTypeDef
+
+
+#: Requests are signed, so that no key comes into being that would have to be kept.
+_SIGNED: Any = [{"authType": "AWS_IAM"}]
+
+#: What every API of ours has, and gets back where it has drifted.
+_EVENT_CONFIG: EventConfigTypeDef = {
+    "authProviders": _SIGNED,
+    "connectionAuthModes": _SIGNED,
+    "defaultPublishAuthModes": _SIGNED,
+    "defaultSubscribeAuthModes": _SIGNED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +46,9 @@ class EventApi:
 def ensure_event_api(
     client: AppSyncClient, *, name: str, namespace: str, owner: Ownership
 ) -> EventApi:
-    """Return the project's Event API with its channel namespace; make what is missing.
+    """Return the project's Event API with its channel namespace.
 
-    Requests to it are signed (AWS_IAM), so that no key comes into being that would have to be kept.
+    What is missing is made, and what has drifted is put right.
 
     Raises:
         CONFLICT: an API of that name is not the project's.
@@ -44,20 +57,16 @@ def ensure_event_api(
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register realtime"):
         api = _find_api(client, name, owner)
         if api is None:
-            made = client.create_api(
-                name=name,
-                tags=owner.tags(),
-                eventConfig={
-                    "authProviders": [{"authType": "AWS_IAM"}],
-                    "connectionAuthModes": [{"authType": "AWS_IAM"}],
-                    "defaultPublishAuthModes": [{"authType": "AWS_IAM"}],
-                    "defaultSubscribeAuthModes": [{"authType": "AWS_IAM"}],
-                },
-            )["api"]
+            made = client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG)["api"]
             api = _find_api(client, name, owner) or made
             if api["apiId"] != made["apiId"]:
                 # Another run made one too: every run keeps the oldest and removes only its own.
                 client.delete_api(apiId=made["apiId"])
+        api = client.get_api(apiId=api["apiId"])["api"]
+        if drifted(api.get("eventConfig", {}), _EVENT_CONFIG, untold=True):
+            client.update_api(
+                **update_input(client, "UpdateApi", api, {"eventConfig": _EVENT_CONFIG})
+            )
         if namespace not in _namespaces(client, api["apiId"]):
             try:
                 client.create_channel_namespace(
@@ -78,17 +87,20 @@ def check_event_api(client: AppSyncClient, api: EventApi, namespace: str) -> str
     """Read the API and its namespace, and say what answered.
 
     Raises:
-        SERVICE_REGISTRATION_FAILED: the namespace is not there.
+        SERVICE_REGISTRATION_FAILED: the namespace is not there, or a setting not what it must be.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check realtime"):
-        client.get_api(apiId=api.api_id)
+        found = client.get_api(apiId=api.api_id)["api"]
+        wrong = drifted(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
         if namespace not in _namespaces(client, api.api_id):
-            raise failure(
-                ErrorType.SERVICE_REGISTRATION_FAILED,
-                "The channel namespace of the project was not found again.",
-                f"API {api.api_id}: no namespace {namespace}",
-            )
+            wrong.append(f"no namespace {namespace}")
+    if wrong:
+        raise failure(
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+            "The Event API of the project does not have what it must have.",
+            f"API {api.api_id}: {', '.join(wrong)}",
+        )
     return f"Event API {api.api_id} and its namespace {namespace} answered"
 
 

@@ -36,6 +36,7 @@ _UNAVAILABLE = frozenset(
         "InternalServiceErrorException",
         "PriorRequestNotComplete",
         "ProvisionedThroughputExceededException",
+        "RequestAbortedException",
         "RequestLimitExceeded",
         "RequestThrottled",
         "RequestThrottledException",
@@ -50,13 +51,18 @@ _UNAVAILABLE = frozenset(
     }
 )
 
-#: Another request works at the same thing: it ends soon.
+#: Another request works at the same thing, or this one took too long to arrive: it ends soon.
 _CONTENTION = frozenset(
     {
         "ConcurrentModificationException",
         "OperationAborted",
+        "ReplicatedWriteConflictException",
+        "RequestTimeout",
+        "RequestTimeoutException",
         "TransactionConflict",
+        "TransactionConflictException",
         "TransactionInProgressException",
+        "UserImportInProgressException",
     }
 )
 
@@ -67,9 +73,17 @@ _FORBIDDEN = frozenset(
         "AccessDeniedException",
         "ExpiredToken",
         "ExpiredTokenException",
+        "IncompleteSignature",
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
+        "InvalidEmailRoleAccessPolicyException",
+        "InvalidSmsRoleAccessPolicyException",
+        "InvalidSmsRoleTrustRelationshipException",
+        "MissingAuthenticationToken",
+        "NotAuthorized",
         "NotAuthorizedException",
+        "OptInRequired",
+        "RequestExpired",
         "SignatureDoesNotMatch",
         "UnauthorizedException",
         "UnauthorizedOperation",
@@ -91,22 +105,43 @@ _QUOTA = frozenset(
 #: The request is wrong, or meets something that stays as it is.
 _PERMANENT = frozenset(
     {
+        "AuthorizationHeaderMalformed",
         "BadRequestException",
         "ConditionalCheckFailedException",
         "ConflictException",
         "DecryptionFailure",
         "EncryptionFailure",
+        "FeatureUnavailableInTierException",
+        "IdempotentParameterMismatchException",
         "IllegalLocationConstraintException",
+        "InvalidArgument",
         "InvalidBucketName",
+        "InvalidKeyId",
+        "InvalidOAuthFlowException",
         "InvalidParameterException",
+        "InvalidRequest",
         "InvalidRequestException",
+        "InvalidTag",
+        "ItemCollectionSizeLimitExceededException",
+        "MalformedHttpRequestException",
         "MalformedPolicy",
         "MalformedPolicyDocumentException",
+        "MalformedXML",
+        "MethodNotAllowed",
         "NoSuchBucket",
         "NotFoundException",
+        "OperationNotEnabledException",
         "ParameterNotFound",
+        "ParameterVersionNotFound",
+        "PermanentRedirect",
+        "PreconditionNotMetException",
+        "RequestEntityTooLargeException",
         "ResourceExistsException",
         "ResourceNotFoundException",
+        "ScopeDoesNotExistException",
+        "TierChangeNotAllowedException",
+        "UnknownOperationException",
+        "UserPoolTaggingException",
         "ValidationError",
         "ValidationException",
     }
@@ -144,6 +179,14 @@ def translate(error: Exception, final: ErrorType, doing: str) -> ProvisioningErr
         cause = f"{error.operation_name}: {code}: {message}"[:_CAUSE_LENGTH]
         return _of_type(_client_error_type(code, status, final), doing, cause)
     return _of_type(_transport_error_type(error, final), doing, type(error).__name__)
+
+
+def short_cause(error: BaseException) -> str:
+    """Name an exception, and what AWS called it; its text, which may hold anything, is left out."""
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        return f"{error.operation_name}: {code}"
+    return type(error).__name__
 
 
 def _client_error_type(code: str, status: int, final: ErrorType) -> ErrorType:

@@ -2,7 +2,8 @@
 
 CreateUserPool has no client token and pool names need not be unique, so a pool of ours is looked
 for by name and marker before one is made, and afterwards, in case two runs made one each.
-Source: Amazon Cognito User Pools API Reference.
+Source: Amazon Cognito User Pools API Reference; Amazon Cognito Developer Guide, "Updating user pool
+and app client configuration".
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.drift import drifted, update_input
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -22,6 +24,32 @@ if TYPE_CHECKING:
 
 #: The most that ListUserPools and ListUserPoolClients return at once.
 _PAGE_SIZE = 60
+
+#: What a pool is made with; Cognito never changes it afterwards.
+_LASTING_POOL_SETTINGS: dict[str, Any] = {"UsernameAttributes": ["email"]}
+
+#: What every pool of ours has, and gets back where it has drifted.
+_POOL_SETTINGS: dict[str, Any] = {
+    "AutoVerifiedAttributes": ["email"],
+    "Policies": {
+        "PasswordPolicy": {
+            "MinimumLength": 12,
+            "RequireLowercase": True,
+            "RequireUppercase": True,
+            "RequireNumbers": True,
+            "RequireSymbols": False,
+            "TemporaryPasswordValidityDays": 7,
+        }
+    },
+    "AccountRecoverySetting": {"RecoveryMechanisms": [{"Priority": 1, "Name": "verified_email"}]},
+}
+
+#: What every app client of ours has, and gets back where it has drifted.
+_CLIENT_SETTINGS: dict[str, Any] = {
+    "ExplicitAuthFlows": ["ALLOW_USER_SRP_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"],
+    "PreventUserExistenceErrors": "ENABLED",
+    "EnableTokenRevocation": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +66,7 @@ class UserPool:
 def ensure_user_pool(
     client: CognitoIdentityProviderClient, *, name: str, client_name: str, owner: Ownership
 ) -> UserPool:
-    """Return the project's user pool and app client; make what is missing.
+    """Return the project's user pool and app client; make what is missing, right what has drifted.
 
     Raises:
         CONFLICT: a pool of that name is not the project's.
@@ -50,23 +78,11 @@ def ensure_user_pool(
             made = client.create_user_pool(
                 PoolName=name,
                 UserPoolTags=owner.tags(),
-                UsernameAttributes=["email"],
-                AutoVerifiedAttributes=["email"],
-                Policies={
-                    "PasswordPolicy": {
-                        "MinimumLength": 12,
-                        "RequireLowercase": True,
-                        "RequireUppercase": True,
-                        "RequireNumbers": True,
-                        "RequireSymbols": False,
-                        "TemporaryPasswordValidityDays": 7,
-                    }
-                },
-                AccountRecoverySetting={
-                    "RecoveryMechanisms": [{"Priority": 1, "Name": "verified_email"}]
-                },
+                **_LASTING_POOL_SETTINGS,
+                **_POOL_SETTINGS,
             )["UserPool"]["Id"]
             pool = _settle(client, name, owner, made)
+        _repair_pool(client, pool)
         pool_id = pool["Id"]
         return UserPool(
             pool_id=pool_id,
@@ -80,11 +96,24 @@ def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool) -> st
     """Describe the pool and its client, and say what answered.
 
     Raises:
+        SERVICE_REGISTRATION_FAILED: a setting is not what it must be.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check auth"):
-        client.describe_user_pool(UserPoolId=pool.pool_id)
-        client.describe_user_pool_client(UserPoolId=pool.pool_id, ClientId=pool.client_id)
+        found_pool = client.describe_user_pool(UserPoolId=pool.pool_id)["UserPool"]
+        found_client = client.describe_user_pool_client(
+            UserPoolId=pool.pool_id, ClientId=pool.client_id
+        )["UserPoolClient"]
+    wrong = [
+        *drifted(found_pool, _LASTING_POOL_SETTINGS | _POOL_SETTINGS, untold=False),
+        *drifted(found_client, _CLIENT_SETTINGS, untold=False),
+    ]
+    if wrong:
+        raise failure(
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+            "The user pool of the project does not have the settings that it must have.",
+            f"user pool {pool.pool_id}: {', '.join(wrong)}",
+        )
     return f"user pool {pool.pool_id} and its app client answered"
 
 
@@ -155,39 +184,52 @@ def _settle(
     return pool
 
 
+def _repair_pool(client: CognitoIdentityProviderClient, pool: UserPoolTypeTypeDef) -> None:
+    if not drifted(pool, _POOL_SETTINGS, untold=True):
+        return
+    update = update_input(client, "UpdateUserPool", pool, _POOL_SETTINGS)
+    # It is told by every pool, and refused beside the password policy's own number of days.
+    update.get("AdminCreateUserConfig", {}).pop("UnusedAccountValidityDays", None)
+    client.update_user_pool(UserPoolId=pool["Id"], PoolName=pool["Name"], **update)
+
+
 def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: str) -> str:
     found = _find_client(client, pool_id, name)
-    if found is not None:
-        return found
-    made = client.create_user_pool_client(
-        UserPoolId=pool_id,
-        ClientName=name,
-        GenerateSecret=False,
-        ExplicitAuthFlows=["ALLOW_USER_SRP_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"],
-        PreventUserExistenceErrors="ENABLED",
-        EnableTokenRevocation=True,
-    )["UserPoolClient"]["ClientId"]
-    kept = _find_client(client, pool_id, name) or made
-    if kept != made:
-        # Another run made one too: every run keeps the oldest and removes only its own.
-        client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made)
-    return kept
-
-
-def _find_client(client: CognitoIdentityProviderClient, pool_id: str, name: str) -> str | None:
-    """Return the oldest app client of that name; the pool is ours, so its clients are."""
-    found = [
-        client.describe_user_pool_client(UserPoolId=pool_id, ClientId=listed["ClientId"])[
-            "UserPoolClient"
-        ]
-        for page in client.get_paginator("list_user_pool_clients").paginate(
-            UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
+    if found is None:
+        made = client.create_user_pool_client(
+            UserPoolId=pool_id, ClientName=name, GenerateSecret=False, **_CLIENT_SETTINGS
+        )["UserPoolClient"]
+        found = _find_client(client, pool_id, name) or made
+        if found["ClientId"] != made["ClientId"]:
+            # Another run made one too: every run keeps the oldest and removes only its own.
+            client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made["ClientId"])
+    if drifted(found, _CLIENT_SETTINGS, untold=True):
+        client.update_user_pool_client(
+            **update_input(client, "UpdateUserPoolClient", found, _CLIENT_SETTINGS)
         )
-        for listed in page["UserPoolClients"]
-        if listed["ClientName"] == name
-    ]
-    oldest = min(found, key=_age, default=None)
-    return None if oldest is None else oldest["ClientId"]
+    return found["ClientId"]
+
+
+def _find_client(
+    client: CognitoIdentityProviderClient, pool_id: str, name: str
+) -> UserPoolClientTypeTypeDef | None:
+    """Return the oldest app client of that name; the pool is ours, so its clients are."""
+    found: list[UserPoolClientTypeTypeDef] = []
+    pages = client.get_paginator("list_user_pool_clients").paginate(
+        UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
+    )
+    for page in pages:
+        for listed in page["UserPoolClients"]:
+            if listed["ClientName"] != name:
+                continue
+            try:
+                described = client.describe_user_pool_client(
+                    UserPoolId=pool_id, ClientId=listed["ClientId"]
+                )
+            except client.exceptions.ResourceNotFoundException:
+                continue  # another run made one too, and has just removed it
+            found.append(described["UserPoolClient"])
+    return min(found, key=_age, default=None)
 
 
 def _age(client: UserPoolClientTypeTypeDef) -> tuple[float, str]:

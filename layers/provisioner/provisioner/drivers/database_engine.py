@@ -1,5 +1,6 @@
 """What the database stages ask of a database technology, whichever it is."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -53,6 +54,30 @@ class DatabaseEngine(Protocol):
 
     def check_database(self, names: TenantNames, password: str) -> str:
         """Log in as the app role and say in one sentence what answered."""
+
+    def change_password(
+        self,
+        names: TenantNames,
+        password: str,
+        owner: Ownership,
+        *,
+        before_commit: Callable[[], None],
+    ) -> None:
+        """Change the app role's password; sessions that are open go on.
+
+        Args:
+            names: the tenant's names.
+            password: the new password.
+            owner: whose the role must be.
+            before_commit: called when only the commit is left; what it raises leaves the old
+                password in force.
+
+        Raises CONFLICT when the role is not this project's, and DATABASE_CHANGE_FAILED when there
+        is none.
+        """
+
+    def check_password(self, names: TenantNames, password: str) -> str:
+        """See whether the server takes a login with the password; say so in one sentence."""
 
     def remove_database(self, names: TenantNames, claim: Claim) -> bool:
         """Remove the database and the roles that are claimed, with all sessions in them.

@@ -146,6 +146,28 @@ def put_new(table: str, item: Mapping[str, Any], key_attribute: str) -> Transact
     }
 
 
+def check(
+    table: str,
+    key: Mapping[str, Any],
+    *,
+    condition: str,
+    condition_values: Mapping[str, Any],
+    names: Mapping[str, str],
+) -> TransactWriteItemTypeDef:
+    """Build a condition on an item that the transaction does not write; see `update`."""
+    return {
+        "ConditionCheck": {
+            "TableName": table,
+            "Key": to_item(key),
+            "ConditionExpression": condition,
+            "ExpressionAttributeNames": {f"#{name}": of for name, of in names.items()},
+            "ExpressionAttributeValues": to_item(
+                {f":{name}": value for name, value in condition_values.items()}
+            ),
+        }
+    }
+
+
 def transact(client: DynamoDBClient, items: Sequence[TransactWriteItemTypeDef]) -> None:
     """Write all items or none.
 

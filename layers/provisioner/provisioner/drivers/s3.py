@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
@@ -17,7 +19,11 @@ from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CreateBucketConfigurationTypeDef,
+        ObjectIdentifierTypeDef,
+        TagTypeDef,
+    )
 
 #: The region whose buckets are made without naming a region.
 _DEFAULT_REGION = "us-east-1"
@@ -27,8 +33,100 @@ _DEFAULT_REGION = "us-east-1"
 _BATCH = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """One setting of a bucket."""
+
+    #: Reads it from the bucket of that name.
+    read: Callable[[S3Client, str], Any]
+    #: What it is to be, from the bucket's name and what it is: the same where it is right.
+    wanted: Callable[[str, Any], Any]
+    write: Callable[[S3Client, str, Any], object]
+    #: S3's error code where it is not set; it then is read as {}.
+    unset: str | None = None
+
+
+def _with_tls_only(bucket: str, policy: dict[str, Any]) -> dict[str, Any]:
+    """Add our statement to a policy; the statements of others stay."""
+    ours = {
+        "Sid": "RefusePlainHttp",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+    there = policy.get("Statement", [])
+    statements = [there] if isinstance(there, dict) else there
+    if any(_canonical(statement) == _canonical(ours) for statement in statements):
+        return policy
+    others = [statement for statement in statements if statement.get("Sid") != ours["Sid"]]
+    return {"Version": "2012-10-17", **policy, "Statement": [*others, ours]}
+
+
+def _canonical(part: Any) -> Any:
+    """Write a part of a policy in one way: S3 reorders lists, and unpacks those of one entry."""
+    match part:
+        case dict():
+            return {name: _canonical(value) for name, value in part.items()}
+        case [only]:
+            return _canonical(only)
+        case list():
+            return sorted(map(_canonical, part), key=str)
+        case _:
+            return part
+
+
+#: What every bucket of ours has, and gets back where it has drifted. All else is the customer's,
+#: the key of its encryption too.
+_SETTINGS: dict[str, _Setting] = {
+    "public access block": _Setting(
+        read=lambda client, bucket: client.get_public_access_block(Bucket=bucket)[
+            "PublicAccessBlockConfiguration"
+        ],
+        unset="NoSuchPublicAccessBlockConfiguration",
+        wanted=lambda _bucket, _found: {
+            "BlockPublicAcls": True,
+            "IgnorePublicAcls": True,
+            "BlockPublicPolicy": True,
+            "RestrictPublicBuckets": True,
+        },
+        write=lambda client, bucket, value: client.put_public_access_block(
+            Bucket=bucket, PublicAccessBlockConfiguration=value
+        ),
+    ),
+    "encryption": _Setting(
+        read=lambda client, bucket: client.get_bucket_encryption(Bucket=bucket)[
+            "ServerSideEncryptionConfiguration"
+        ],
+        unset="ServerSideEncryptionConfigurationNotFoundError",
+        wanted=lambda _bucket, found: (
+            found or {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
+        ),
+        write=lambda client, bucket, value: client.put_bucket_encryption(
+            Bucket=bucket, ServerSideEncryptionConfiguration=value
+        ),
+    ),
+    "versioning": _Setting(
+        read=lambda client, bucket: client.get_bucket_versioning(Bucket=bucket).get("Status"),
+        wanted=lambda _bucket, _found: "Enabled",
+        write=lambda client, bucket, value: client.put_bucket_versioning(
+            Bucket=bucket, VersioningConfiguration={"Status": value}
+        ),
+    ),
+    "policy": _Setting(
+        read=lambda client, bucket: json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"]),
+        unset="NoSuchBucketPolicy",
+        wanted=_with_tls_only,
+        write=lambda client, bucket, value: client.put_bucket_policy(
+            Bucket=bucket, Policy=json.dumps(value)
+        ),
+    ),
+}
+
+
 def ensure_bucket(client: S3Client, *, name: str, region: str, owner: Ownership) -> None:
-    """Make the project's bucket, and every setting that it must have.
+    """Make the project's bucket where it is missing, and put right what has drifted.
 
     Raises:
         CONFLICT: a bucket of that name is not the project's.
@@ -36,23 +134,8 @@ def ensure_bucket(client: S3Client, *, name: str, region: str, owner: Ownership)
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register storage"):
         _ensure_exists(client, name, region, owner)
-        client.put_public_access_block(
-            Bucket=name,
-            PublicAccessBlockConfiguration={
-                "BlockPublicAcls": True,
-                "IgnorePublicAcls": True,
-                "BlockPublicPolicy": True,
-                "RestrictPublicBuckets": True,
-            },
-        )
-        client.put_bucket_encryption(
-            Bucket=name,
-            ServerSideEncryptionConfiguration={
-                "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
-            },
-        )
-        client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-        client.put_bucket_policy(Bucket=name, Policy=_tls_only(name))
+        for setting, value in _drifted(client, name):
+            _SETTINGS[setting].write(client, name, value)
 
 
 def check_bucket(client: S3Client, name: str, owner: Ownership) -> str:
@@ -63,20 +146,9 @@ def check_bucket(client: S3Client, name: str, owner: Ownership) -> str:
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check storage"):
-        right = {
-            "tags": owner.owns(_tags(client, name)),
-            "public access block": all(
-                client.get_public_access_block(Bucket=name)[
-                    "PublicAccessBlockConfiguration"
-                ].values()
-            ),
-            "encryption": bool(
-                client.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]
-            ),
-            "versioning": client.get_bucket_versioning(Bucket=name).get("Status") == "Enabled",
-            "policy": "aws:SecureTransport" in client.get_bucket_policy(Bucket=name)["Policy"],
-        }
-    wrong = [setting for setting, is_right in right.items() if not is_right]
+        wrong = [setting for setting, _ in _drifted(client, name)]
+        if not owner.owns(_tags(client, name)):
+            wrong.append("tags")
     if wrong:
         raise failure(
             ErrorType.SERVICE_REGISTRATION_FAILED,
@@ -114,6 +186,20 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
                 f"bucket {name}: was deleted and still answers",
             )
     return f"no bucket named {name} is left to remove"
+
+
+def _drifted(client: S3Client, bucket: str) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that are not what they must be, each with what it must be."""
+    for name, setting in _SETTINGS.items():
+        try:
+            found = setting.read(client, bucket)
+        except ClientError as error:
+            if _code(error) != setting.unset:
+                raise
+            found = {}
+        wanted = setting.wanted(bucket, found)
+        if found != wanted:
+            yield name, wanted
 
 
 def holds_objects(client: S3Client, *, name: str, claim: Claim) -> bool:
@@ -179,20 +265,31 @@ def _versions(client: S3Client, name: str, limit: int) -> list[ObjectIdentifierT
 
 
 def _ensure_exists(client: S3Client, name: str, region: str, owner: Ownership) -> None:
-    if _exists(client, name):
-        if not owner.owns(_tags(client, name)):
-            raise _conflict(name)
-        return
-    tags = [{"Key": key, "Value": value} for key, value in owner.tags().items()]
-    configuration: dict[str, object] = {"Tags": tags}
+    is_new = not _exists(client, name) and _make(client, name, region, owner)
+    tags = _tags(client, name)
+    if is_new and not tags:
+        # A bucket comes into being with its tags; an emulator may leave them out.
+        client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": _tag_set(owner)})
+    elif not owner.owns(tags):
+        raise _conflict(name)
+
+
+def _make(client: S3Client, name: str, region: str, owner: Ownership) -> bool:
+    """Make the bucket; False where one has come into being meanwhile."""
+    configuration: CreateBucketConfigurationTypeDef = {"Tags": _tag_set(owner)}
     if region != _DEFAULT_REGION:
-        configuration["LocationConstraint"] = region
+        configuration["LocationConstraint"] = region  # type: ignore[typeddict-item]  # its stubs list literal names
     try:
-        client.create_bucket(Bucket=name, CreateBucketConfiguration=configuration)  # type: ignore[arg-type]  # built by parts
+        client.create_bucket(Bucket=name, CreateBucketConfiguration=configuration)
     except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
-        if not _exists(client, name) or not owner.owns(_tags(client, name)):
+        if not _exists(client, name):
             raise _conflict(name) from None
-    client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tags})  # type: ignore[typeddict-item]  # as above
+        return False
+    return True
+
+
+def _tag_set(owner: Ownership) -> list[TagTypeDef]:
+    return [{"Key": key, "Value": value} for key, value in owner.tags().items()]
 
 
 def _exists(client: S3Client, name: str) -> bool:
@@ -212,32 +309,18 @@ def _tags(client: S3Client, name: str) -> dict[str, str]:
     try:
         tags = client.get_bucket_tagging(Bucket=name)["TagSet"]
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") == "NoSuchTagSet":
+        if _code(error) == "NoSuchTagSet":
             return {}
         raise
     return {tag["Key"]: tag["Value"] for tag in tags}
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _conflict(name: str) -> Exception:
     return failure(
         ErrorType.CONFLICT,
         f"A bucket named {name} exists and is not this project's; remove or rename it.",
-    )
-
-
-def _tls_only(name: str) -> str:
-    return json.dumps(
-        {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Sid": "RefusePlainHttp",
-                    "Effect": "Deny",
-                    "Principal": "*",
-                    "Action": "s3:*",
-                    "Resource": [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"],
-                    "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-                }
-            ],
-        }
     )

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 
 #: Makes the token of a secret's first version: the same for every run of the same job.
 _TOKEN_NAMESPACE = uuid.UUID("0f0c9ad5-30f1-4f0c-a3f1-5ac7a2f1b9f4")
+
+
+#: The staging label of the version that everyone reads. Source: AWS Secrets Manager User Guide,
+#: "What's in a secret".
+_CURRENT = "AWSCURRENT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ def ensure_secret(
             created = client.create_secret(
                 Name=name,
                 SecretString=value,
-                ClientRequestToken=str(uuid.uuid5(_TOKEN_NAMESPACE, f"{name}/{owner.job_id}")),
+                ClientRequestToken=version_id(name, owner.job_id),
                 Tags=[{"Key": key, "Value": text} for key, text in owner.tags().items()],
             )
         except client.exceptions.ResourceExistsException:
@@ -74,6 +81,16 @@ def ensure_secret(
             ErrorType.TIMEOUT, "A secret of the project changed while it was written.", name
         )
     return found
+
+
+def version_id(name: str, writer: str) -> str:
+    """Return the id of the version of a secret that a job writes: every run of it, the same.
+
+    Args:
+        name: the secret's name.
+        writer: the job, or the attempt of it.
+    """
+    return str(uuid.uuid5(_TOKEN_NAMESPACE, f"{name}/{writer}"))
 
 
 def find_secret(
@@ -125,6 +142,75 @@ def replace_secret_value(
     """
     with translated(final, "write a secret of the project"):
         client.put_secret_value(SecretId=secret.arn, SecretString=json.dumps(dict(value)))
+
+
+def ensure_version(
+    client: SecretsManagerClient,
+    secret: Secret,
+    *,
+    version: str,
+    stage: str,
+    make: Callable[[], Mapping[str, Any]],
+    final: ErrorType,
+) -> dict[str, Any]:
+    """Return the value of a version of a secret; write it if there is none.
+
+    Of two runs that write it at once, the first is the truth for both.
+
+    Args:
+        client: Secrets Manager.
+        secret: the secret.
+        version: the version's id, as `version_id` makes it.
+        stage: the staging label that a version gets when it is written: `AWSCURRENT`, or
+            `AWSPENDING` for one that is not to be read yet.
+        make: makes the value of a version that does not exist; called at most once.
+        final: the error type of causes that stay.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with translated(final, "write a secret of the project"):
+        try:
+            return _value(client, secret.arn, VersionId=version)
+        except client.exceptions.ResourceNotFoundException:
+            value = dict(make())
+        try:
+            client.put_secret_value(
+                SecretId=secret.arn,
+                ClientRequestToken=version,
+                SecretString=json.dumps(value),
+                VersionStages=[stage],
+            )
+        except client.exceptions.ResourceExistsException:
+            return _value(client, secret.arn, VersionId=version)
+        return value
+
+
+def make_current(
+    client: SecretsManagerClient, secret: Secret, *, version: str, final: ErrorType
+) -> None:
+    """Let everyone read a version of a secret from now on; the one before is `AWSPREVIOUS` then.
+
+    An error whose request has reached its aim all the same is none.
+
+    Raises:
+        ProvisioningError: as `translated` says; the version is not current then, as far as anyone
+            can tell.
+    """
+    with translated(final, "put a new secret of the project to use"):
+        current = _current_version(client, secret)
+        if current == version:
+            return
+        try:
+            client.update_secret_version_stage(
+                SecretId=secret.arn,
+                VersionStage=_CURRENT,
+                MoveToVersionId=version,
+                RemoveFromVersionId=current,
+            )
+        except (ClientError, BotoCoreError):
+            if _current_version(client, secret) != version:
+                raise
 
 
 def delete_secret(client: SecretsManagerClient, secret: Secret, *, final: ErrorType) -> None:
@@ -180,6 +266,13 @@ def remove_secret(
         )
 
 
-def _value(client: SecretsManagerClient, secret_id: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(client.get_secret_value(SecretId=secret_id)["SecretString"])
+def _value(client: SecretsManagerClient, secret_id: str, **version: str) -> dict[str, Any]:
+    which = version or {"VersionStage": _CURRENT}
+    found = client.get_secret_value(SecretId=secret_id, **which)
+    value: dict[str, Any] = json.loads(found["SecretString"])
     return value
+
+
+def _current_version(client: SecretsManagerClient, secret: Secret) -> str:
+    versions = client.describe_secret(SecretId=secret.arn)["VersionIdsToStages"]
+    return next(version for version, stages in versions.items() if _CURRENT in stages)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ErrorType
 from provisioner.jobs.execution import execution_input
-from provisioner.jobs.models import Job, JobStatus
+from provisioner.jobs.models import CANCELLED, Job, JobStatus, StoredError
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore, NewJob, payload_digest
@@ -79,7 +81,7 @@ class JobClient:
         )
         new = NewJob(job_id, str(job_type), valid.model_dump(mode="json"), handler.stages)
         execution_input(new)
-        job = self._store.create(new)
+        job = self._store.create(new, delay_seconds=delay_seconds)
         if payload_digest(job.payload) != payload_digest(new.payload):
             raise IdempotencyConflictError(
                 "idempotency_key: was used for a job with another payload; choose another key."
@@ -93,6 +95,34 @@ class JobClient:
                 delay_seconds=delay_seconds,
             )
         return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job that has not begun, or ask one that runs to stop before its next stage.
+
+        Doing it twice is as good as once.
+
+        Returns:
+            the job: CANCELLED, or RUNNING with `cancel_requested_at`.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            JobStateError: it has completed or failed.
+        """
+        while True:
+            job = self._store.get(job_id)
+            if job.status in {JobStatus.COMPLETED, JobStatus.FAILED}:
+                raise JobStateError(
+                    f"job {job_id}: is {job.status}; only a job that has not ended is cancelled."
+                )
+            if job.status is JobStatus.CANCELLED or job.cancel_requested_at is not None:
+                return job
+            # The condition fails where the job has begun or ended meanwhile.
+            with suppress(ConditionFailedError):
+                if job.status is JobStatus.QUEUED:
+                    error = StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")
+                    self._store.cancel_queued(job, error)
+                else:
+                    self._store.request_cancel(job)
 
     def retry(self, job_id: str) -> Job:
         """Run a job that has failed, or was cancelled, again: its next attempt, history kept.

@@ -1,9 +1,20 @@
-"""The name and the input of a job's execution."""
+"""A job's executions: their names, their inputs, and how they stand."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.models import Job
 from provisioner.jobs.store import NewJob, canonical_json
+
+if TYPE_CHECKING:
+    from mypy_boto3_stepfunctions.client import SFNClient
 
 #: Bytes of a state machine's input. Source: AWS Step Functions Developer Guide, "Quotas".
 MAX_INPUT_BYTES = 262_144
@@ -22,6 +33,11 @@ def cleanup_execution_name(job_id: str, run: int) -> str:
     return f"{job_id}-cleanup-{run}"
 
 
+def cleanup_state_machine(job_type: str) -> str:
+    """Name the state machine of a job type's clean-up, as the part after the stack's name."""
+    return f"{job_type}_cleanup"
+
+
 def execution_input(new: NewJob, attempt: int = 1) -> str:
     """Serialize the input of an execution; equal jobs give equal bytes.
 
@@ -32,16 +48,7 @@ def execution_input(new: NewJob, attempt: int = 1) -> str:
         INVALID_PAYLOAD: JSON cannot hold it, or it is larger than an execution's input may be.
     """
     try:
-        text = canonical_json(
-            {
-                "job": {
-                    "job_id": new.job_id,
-                    "job_type": new.job_type,
-                    "payload": new.payload,
-                    "attempt": attempt,
-                }
-            }
-        )
+        text = canonical_json({"job": _job_input(new, attempt)})
         size = len(text.encode())
     except ValueError:
         raise failure(
@@ -54,3 +61,129 @@ def execution_input(new: NewJob, attempt: int = 1) -> str:
             f"payload: larger than the {MAX_INPUT_BYTES} bytes of an execution; shorten it.",
         )
     return text
+
+
+class _InputJob(BaseModel):
+    """The part of an execution's input that names its job."""
+
+    job_id: str
+
+
+class _Input(BaseModel):
+    """The input of an execution, of a job or of a clean-up."""
+
+    job: _InputJob
+
+
+def job_id_of(input_text: str) -> str | None:
+    """Read the job's id out of the input of an execution; None where it is of no job.
+
+    The execution's name would not do: a job id may itself end like the name of a later attempt.
+    """
+    try:
+        return _Input.model_validate_json(input_text).job.job_id
+    except ValidationError:
+        return None
+
+
+class ExecutionStatus(StrEnum):
+    """Where an execution stands. Source: AWS Step Functions API Reference, DescribeExecution."""
+
+    #: Under way.
+    RUNNING = "RUNNING"
+    #: It ended in a Succeed state.
+    SUCCEEDED = "SUCCEEDED"
+    #: It ended in a Fail state, or by an error that nothing catches.
+    FAILED = "FAILED"
+    #: It took longer than the state machine allows.
+    TIMED_OUT = "TIMED_OUT"
+    #: Someone stopped it.
+    ABORTED = "ABORTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """An execution, as Step Functions tells of it."""
+
+    arn: str
+    status: ExecutionStatus
+    error: str = ""
+    cause: str = ""
+
+
+class Executions:
+    """Looks at, stops and starts the executions of stored jobs."""
+
+    def __init__(self, client: SFNClient, state_machine_arn_prefix: str) -> None:
+        """Bind to Step Functions.
+
+        Args:
+            client: Step Functions.
+            state_machine_arn_prefix: what the name of a state machine is appended to.
+        """
+        self._client = client
+        self._state_machines = state_machine_arn_prefix
+        self._executions = state_machine_arn_prefix.replace(":stateMachine:", ":execution:")
+
+    def arn(self, job: Job) -> str:
+        """Return the ARN of the execution of the job's attempt."""
+        return f"{self._executions}{job.job_type}:{execution_name(job.job_id, job.attempt)}"
+
+    def cleanup_arn(self, job: Job, run: int) -> str:
+        """Return the ARN of the execution of a run of the job's clean-up."""
+        machine = cleanup_state_machine(job.job_type)
+        return f"{self._executions}{machine}:{cleanup_execution_name(job.job_id, run)}"
+
+    def find(self, arn: str) -> Execution | None:
+        """Look at an execution; None where there is none, or it is too new to be seen."""
+        described = self._describe(arn)
+        if described is None:
+            return None
+        return Execution(
+            arn=arn,
+            status=ExecutionStatus(described["status"]),
+            error=described.get("error", ""),
+            cause=described.get("cause", ""),
+        )
+
+    def input_of(self, arn: str) -> str:
+        """Return the input of an execution; nothing where there is none."""
+        described = self._describe(arn)
+        return "" if described is None else str(described.get("input", ""))
+
+    def stop(self, arn: str, cause: str) -> None:
+        """Stop an execution; one that has ended, or never was, stays as it is."""
+        gone = (
+            self._client.exceptions.ExecutionDoesNotExist,
+            # Its status does not allow it.
+            self._client.exceptions.ValidationException,
+        )
+        with suppress(*gone):
+            self._client.stop_execution(executionArn=arn, cause=cause)
+
+    def start_cleanup(self, job: Job, run: int) -> bool:
+        """Start the execution of a run of the job's clean-up; False where it was started before."""
+        try:
+            self._client.start_execution(
+                stateMachineArn=f"{self._state_machines}{cleanup_state_machine(job.job_type)}",
+                name=cleanup_execution_name(job.job_id, run),
+                input=canonical_json({"job": _job_input(job, job.attempt), "cleanup": run}),
+            )
+        except self._client.exceptions.ExecutionAlreadyExists:
+            return False
+        return True
+
+    def _describe(self, arn: str) -> dict[str, Any] | None:
+        try:
+            return dict(self._client.describe_execution(executionArn=arn))
+        except self._client.exceptions.ExecutionDoesNotExist:
+            return None
+
+
+def _job_input(job: NewJob | Job, attempt: int) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id,
+        "job_type": job.job_type,
+        "payload": job.payload,
+        "attempt": attempt,
+    }

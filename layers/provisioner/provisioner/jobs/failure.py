@@ -13,6 +13,8 @@ from provisioner.drivers.aws_errors import translated
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import (
+    CANCELLED,
+    Cleanup,
     CleanupStatus,
     Job,
     JobStatus,
@@ -21,7 +23,7 @@ from provisioner.jobs.models import (
     StoredError,
 )
 from provisioner.jobs.retries import FOREIGN_ERRORS
-from provisioner.jobs.stage_run import CANCELLED, StageEvent
+from provisioner.jobs.stage_run import StageEvent
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
@@ -51,9 +53,9 @@ class FailurePolicy:
     #: Given back with the job's end, or, where a clean-up follows, with the clean-up's.
     release: Release
     #: The stages, in order, of the clean-up that follows; none where what was made stays.
-    cleanup_stages: Callable[[Job], Sequence[str]]
+    cleanup_stages: Callable[[Job], Sequence[str]] = lambda _job: ()
     #: The resources that a stage of the clean-up removes, as people know them.
-    left_over_of: Callable[[Job, str], Sequence[str]]
+    left_over_of: Callable[[Job, str], Sequence[str]] = lambda _job, _stage: ()
 
 
 class FailureRecorder:
@@ -89,12 +91,15 @@ class FailureRecorder:
                     ErrorType.INVALID_PAYLOAD, "job_id: a later attempt of this job has begun."
                 )
             errors = stage_errors(job, event.branches)
-            if job.cancel_requested_at is not None:
-                errors = _cancelled_first(errors)
-            if not job.status.is_terminal and not self._fail(job, errors):
-                continue
+            if not job.status.is_terminal:
+                try:
+                    self.end(job, errors)
+                except ConditionFailedError:
+                    continue
             ended = self._store.get(event.job.job_id)
             error = ended.error or errors[0]
+            if not job.status.is_terminal:
+                _report(ended.status, error)
             return {
                 "error_type": str(error.type),
                 "message": error.message,
@@ -102,9 +107,28 @@ class FailureRecorder:
             }
         raise failure(ErrorType.TIMEOUT, "The job kept changing while its failure was recorded.")
 
-    def _fail(self, job: Job, errors: Sequence[StoredError]) -> bool:
-        """End the job; False where something has changed under the write."""
+    def end(
+        self,
+        job: Job,
+        errors: Sequence[StoredError],
+        *,
+        unstarted: Sequence[StageRecord] = (),
+        also: Sequence[TransactWriteItemTypeDef] = (),
+    ) -> None:
+        """End a job that has not ended: FAILED, or CANCELLED where someone has asked for that.
+
+        Args:
+            job: the job as it was read.
+            errors: the job's error first, then the others in stage order.
+            unstarted: stages of which none may have started since they were read.
+            also: further writes of the same transaction.
+
+        Raises:
+            ConditionFailedError: something has changed under the write.
+        """
         was_cancelled = job.cancel_requested_at is not None
+        if was_cancelled:
+            errors = _cancelled_first(errors)
         open_stages = {
             record.stage
             for record in job.stages
@@ -113,28 +137,16 @@ class FailureRecorder:
         }
         policy = self._policies[job.job_type]
         cleanup_stages = policy.cleanup_stages(job)
-        try:
-            self._store.fail(
-                job.job_id,
-                errors,
-                close={error.stage: error for error in errors if error.stage in open_stages},
-                attempt=job.attempt,
-                status=JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
-                cleanup=(job.cleanup_runs + 1, cleanup_stages) if cleanup_stages else None,
-                also=[] if cleanup_stages else policy.release(job),
-            )
-        except ConditionFailedError:
-            return False
-        metrics.add_dimension("error_type", errors[0].type)
-        metrics.add_metric("JobsCancelled" if was_cancelled else "JobsFailed", MetricUnit.Count, 1)
-        logger.error(
-            "job cancelled" if was_cancelled else "job failed",
-            stage=errors[0].stage,
-            error_type=errors[0].type,
-            error_message=errors[0].message,
-            cause=errors[0].cause,
+        self._store.fail(
+            job.job_id,
+            errors,
+            close={error.stage: error for error in errors if error.stage in open_stages},
+            attempt=job.attempt,
+            status=JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
+            cleanup=(job.cleanup_runs + 1, cleanup_stages) if cleanup_stages else None,
+            unstarted=unstarted,
+            also=[*also, *([] if cleanup_stages else policy.release(job))],
         )
-        return True
 
 
 class CleanupRecorder:
@@ -171,15 +183,8 @@ class CleanupRecorder:
             if job.cleanup.status is not CleanupStatus.RUNNING:
                 left = job.cleanup.left_over
                 return {"ok": not left, "left_over": list(left)}
-            policy = self._policies[job.job_type]
-            left = tuple(
-                resource
-                for record in job.cleanup.stages
-                if record.status not in {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
-                for resource in policy.left_over_of(job, record.stage)
-            )
             try:
-                self._store.end_cleanup(job.job_id, event.cleanup, left, also=policy.release(job))
+                left = self.end(job, job.cleanup)
             except ConditionFailedError:
                 continue
             metrics.add_metric("CleanupsFailed" if left else "CleanupsDone", MetricUnit.Count, 1)
@@ -187,12 +192,63 @@ class CleanupRecorder:
             return {"ok": not left, "left_over": list(left)}
         raise failure(ErrorType.TIMEOUT, "The job kept changing while its clean-up was recorded.")
 
+    def end(
+        self,
+        job: Job,
+        cleanup: Cleanup,
+        *,
+        unstarted: Sequence[StageRecord] = (),
+        also: Sequence[TransactWriteItemTypeDef] = (),
+    ) -> tuple[str, ...]:
+        """End a run of a clean-up that has not ended; returns what is left over.
+
+        Args:
+            job: the job as it was read.
+            cleanup: its clean-up.
+            unstarted: stages of which none may have started since they were read.
+            also: further writes of the same transaction.
+
+        Raises:
+            ConditionFailedError: something has changed under the write.
+        """
+        policy = self._policies[job.job_type]
+        left = tuple(
+            resource
+            for record in cleanup.stages
+            if record.status not in {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
+            for resource in policy.left_over_of(job, record.stage)
+        )
+        self._store.end_cleanup(
+            job.job_id,
+            cleanup.run,
+            left,
+            unstarted=unstarted,
+            also=[*also, *policy.release(job)],
+        )
+        return left
+
+
+def _report(status: JobStatus, error: StoredError) -> None:
+    """Count and log the end of a job."""
+    was_cancelled = status is JobStatus.CANCELLED
+    metrics.add_dimension("error_type", error.type)
+    metrics.add_metric("JobsCancelled" if was_cancelled else "JobsFailed", MetricUnit.Count, 1)
+    logger.error(
+        "job cancelled" if was_cancelled else "job failed",
+        stage=error.stage,
+        error_type=error.type,
+        error_message=error.message,
+        cause=error.cause,
+    )
+
 
 def _cancelled_first(errors: Sequence[StoredError]) -> list[StoredError]:
-    """Let a cancelled job end with that as its error, whatever its stages met besides."""
-    said = [error for error in errors if error.type is ErrorType.JOB_CANCELLED]
-    others = [error for error in errors if error.type is not ErrorType.JOB_CANCELLED]
-    return [*(said or [StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")]), *others]
+    """Let a cancelled job end with that as its error, whatever its stages met besides.
+
+    Stages that it kept from starting have met nothing.
+    """
+    met = [error for error in errors if error.type is not ErrorType.JOB_CANCELLED or error.attempt]
+    return [StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, ""), *met]
 
 
 def stage_errors(job: Job, branches: Sequence[Mapping[str, Any]]) -> list[StoredError]:

@@ -7,6 +7,9 @@ from typing import Any
 
 from provisioner.errors import ErrorType
 
+#: What everyone is told of a job that someone cancelled.
+CANCELLED = "The job was cancelled."
+
 
 class JobStatus(StrEnum):
     """Where a job as a whole stands."""
@@ -103,18 +106,35 @@ class StageRecord:
     error: StoredError | None = None
 
 
+#: The subject of a change of the job itself.
+JOB_SUBJECT = "JOB"
+
+#: The subject of a change of the job's clean-up as a whole.
+CLEANUP_SUBJECT = "CLEANUP"
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
     """One change of a job or a stage; entries are only ever added."""
 
+    #: Changes that were written together have the same time.
     at: datetime
     #: The stage, `JOB`, or `CLEANUP`.
     subject: str
     status: str
+    #: Of the subject; 0 where the one who wrote it does not know.
     attempt: int
     note: str
     #: Why, where the change is a failure.
     error_type: ErrorType | None = None
+    #: The job's attempt, or the clean-up's run, that a stage's change belongs to.
+    round: int = 0
+    #: The stage that raised the error, where one did.
+    error_stage: str = ""
+    #: The attempt of that stage.
+    error_attempt: int = 0
+    #: The latest time at which a stage's next attempt starts, where it waits for one.
+    next_attempt_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +167,10 @@ class Job:
     updated_at: datetime
     #: Counted from 1; a retry begins the next one.
     attempt: int = 1
+    #: Until when its message is held back, where it is.
+    held_until: datetime | None = None
+    #: When its message was sent again, because nothing had come of the first.
+    resent_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     #: When someone asked for the job to be cancelled; no stage starts from then on.

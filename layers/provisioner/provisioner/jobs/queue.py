@@ -74,6 +74,13 @@ class JobQueue:
             request["MessageGroupId"] = message_group
         self._client.send_message(**request)
 
+    def send_back(self, body: str, *, message_group: str | None) -> None:
+        """Send a message that was here before, as it is."""
+        request: SendMessageRequestTypeDef = {"QueueUrl": self._url, "MessageBody": body}
+        if message_group is not None:
+            request["MessageGroupId"] = message_group
+        self._client.send_message(**request)
+
 
 class DeadLetterQueue:
     """Takes the messages that can never work, with the reason beside them."""
@@ -83,17 +90,30 @@ class DeadLetterQueue:
         self._client = client
         self._url = url
 
-    def send(self, body: str, *, job_id: str, reason: ProvisioningError) -> None:
+    def send(
+        self,
+        body: str,
+        *,
+        job_id: str,
+        reason: ProvisioningError,
+        message_group: str | None = None,
+    ) -> None:
         """Send a message as it came; the attributes say why it is here."""
-        self._client.send_message(
-            QueueUrl=self._url,
-            MessageBody=body,
-            MessageAttributes={
-                "job_id": {"DataType": "String", "StringValue": job_id},
-                "error_type": {"DataType": "String", "StringValue": reason.type},
-                "reason": {
-                    "DataType": "String",
-                    "StringValue": reason.message[:_REASON_LENGTH],
-                },
+        attributes = {
+            "job_id": job_id,
+            "error_type": str(reason.type),
+            "reason": reason.message[:_REASON_LENGTH],
+            "cause": reason.cause[:_REASON_LENGTH],
+        }
+        request: SendMessageRequestTypeDef = {
+            "QueueUrl": self._url,
+            "MessageBody": body,
+            "MessageAttributes": {
+                name: {"DataType": "String", "StringValue": value}
+                for name, value in attributes.items()
+                if value
             },
-        )
+        }
+        if message_group is not None:
+            request["MessageGroupId"] = message_group
+        self._client.send_message(**request)

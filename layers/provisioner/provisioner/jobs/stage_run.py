@@ -15,8 +15,16 @@ from pydantic import BaseModel, ConfigDict
 from provisioner.drivers.aws_errors import translate
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError, failure
-from provisioner.jobs.models import CleanupStatus, Job, StageRecord, StageStatus, StoredError
-from provisioner.runtime.observability import logger, metrics
+from provisioner.jobs.models import (
+    CANCELLED,
+    CleanupStatus,
+    Job,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
+from provisioner.jobs.retries import STAGE_RETRY
+from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -24,8 +32,9 @@ if TYPE_CHECKING:
     from provisioner.jobs.store import JobStore
 
 
-#: What everyone is told of a job that someone cancelled.
-CANCELLED = "The job was cancelled."
+#: Seconds after its start in which a stage may still run: the longest time-out of a Task, which
+#: is longer than its function's own.
+LONGEST_RUN_SECONDS = 910
 
 
 class JobInput(BaseModel):
@@ -134,7 +143,7 @@ class StageRunner:
             project_id=parsed.job.payload.get("project_id", ""),
             stage=parsed.stage,
         )
-        metrics.add_dimension("stage", parsed.stage)
+        measure_by(stage=parsed.stage)
         began = time.monotonic()
         ended = self._attempt(parsed)
         if isinstance(ended, ProvisioningError):
@@ -232,9 +241,13 @@ class StageRunner:
         except ConditionFailedError:
             ended = self._store.stage(job_id, stage)
             if ended is None or not ended.status.is_terminal:
-                raise failure(
-                    ErrorType.CONFLICT,
-                    "The project is no longer held by this job, so the job was not completed.",
+                refusal = _refusal(self._head(event), event)
+                raise (
+                    refusal
+                    or failure(
+                        ErrorType.CONFLICT,
+                        "The project is no longer held by this job, so the job was not completed.",
+                    )
                 ) from None
             return ended
         metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)
@@ -261,8 +274,10 @@ class StageRunner:
     ) -> ProvisioningError:
         """Record how the attempt failed; return its error, to be raised."""
         retryable = ERROR_RULES[error.type].retryable
-        metrics.add_dimension("error_type", error.type)
+        measure_by(error_type=error.type)
         metrics.add_metric("StageFailures", MetricUnit.Count, 1)
+        if retryable and STAGE_RETRY.longest_delay(attempt) is not None:
+            metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         logger.warning(
             "stage failed",
             error_type=error.type,

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
+    CLEANUP_SUBJECT,
+    JOB_SUBJECT,
     Cleanup,
     CleanupStatus,
     HistoryEntry,
@@ -33,10 +35,14 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
-_JOB = "JOB"
+_JOB = JOB_SUBJECT
 _STAGE = "STAGE#"
 _HISTORY = "HISTORY#"
-_CLEANUP = "CLEANUP"
+_DISPATCH = "DISPATCH"
+_CLEANUP = CLEANUP_SUBJECT
+
+#: The attribute, and the sparse index, of jobs that someone has something left to do for.
+_UNFINISHED = "unfinished"
 
 #: Stage and history items live this much longer than the job's retention, counted from their own
 #: writing: more than an execution can last, so that no job outlives its parts.
@@ -135,7 +141,7 @@ class JobStore:
         stages = {
             item["stage"]: _to_stage(item) for item in items if item["record"].startswith(_STAGE)
         }
-        history = [_to_history(item) for item in items if item["record"].startswith(_HISTORY)]
+        history = [history_entry(item) for item in items if item["record"].startswith(_HISTORY)]
         return _to_job(head, stages, history)
 
     def get_head(self, job_id: str) -> Job | None:
@@ -169,6 +175,20 @@ class JobStore:
         ]
         return sorted(jobs, key=lambda job: job.created_at, reverse=True)
 
+    def list_unfinished(self) -> list[str]:
+        """Read the ids of the jobs that have not ended, or whose clean-up has not, oldest first.
+
+        What was written a moment ago may be missing.
+        """
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            IndexName=_UNFINISHED,
+            KeyConditionExpression="#unfinished = :yes",
+            ExpressionAttributeNames={"#unfinished": _UNFINISHED},
+            ExpressionAttributeValues=dynamodb.to_item({":yes": "yes"}),
+        )
+        return [str(item["job_id"]["S"]) for page in pages for item in page["Items"]]
+
     def stage(self, job_id: str, stage: str) -> StageRecord | None:
         """Read one stage; None where it has not started."""
         key = {"job_id": job_id, "record": f"{_STAGE}{stage}"}
@@ -177,17 +197,24 @@ class JobStore:
 
     # Writing jobs.
 
-    def create(self, new: NewJob) -> Job:
-        """Store a job as QUEUED, or return the one that has its id already."""
+    def create(self, new: NewJob, *, delay_seconds: int = 0) -> Job:
+        """Store a job as QUEUED, or return the one that has its id already.
+
+        Args:
+            new: the job.
+            delay_seconds: how long its message is held back.
+        """
         existing = self.get_head(new.job_id)
         if existing is not None:
             return existing
+        held_until = self.now() + timedelta(seconds=delay_seconds) if delay_seconds else None
+        values = {_UNFINISHED: "yes", "held_until": _text(held_until)}
         # The condition fails when another delivery of the message stores the job in this moment.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(
                 self._client,
                 [
-                    self._put_job(new, JobStatus.QUEUED, {}),
+                    self._put_job(new, JobStatus.QUEUED, values),
                     self._history(new.job_id, _JOB, JobStatus.QUEUED, attempt=1),
                 ],
             )
@@ -213,12 +240,14 @@ class JobStore:
                 ],
             )
 
-    def fail_queued(self, job_id: str, error: StoredError) -> None:
+    def fail_queued(self, job_id: str, error: StoredError, *, attempt: int = 1) -> None:
         """Fail a job that no execution runs; one that has started stays as it is."""
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(
                 self._client,
-                self._finish_items(job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error),
+                self._finish_items(
+                    job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error, attempt=attempt
+                ),
             )
 
     def cancel_queued(self, job: Job, error: StoredError) -> None:
@@ -275,6 +304,7 @@ class JobStore:
                         "status": JobStatus.QUEUED,
                         "attempt": job.attempt + 1,
                         "updated_at": _text(now),
+                        _UNFINISHED: "yes",
                     },
                     RETRY_SOURCES,
                     attempt=job.attempt,
@@ -283,7 +313,7 @@ class JobStore:
                     values={"cleaning": CleanupStatus.RUNNING},
                     remove=(
                         *("started_at", "finished_at", "cancel_requested_at", "expires_at"),
-                        *("result", "error", "other_errors"),
+                        *("result", "error", "other_errors", "held_until", "resent_at"),
                         *("cleanup_status", "cleanup_started_at", "cleanup_finished_at"),
                         *("cleanup_stages", "cleanup_left_over"),
                     ),
@@ -306,18 +336,13 @@ class JobStore:
         """End the job well: its last stage, the job and `also`, in one transaction.
 
         Raises:
-            ConditionFailedError: the job is terminal already, or a condition of `also` failed.
+            ConditionFailedError: the job is terminal already, or is being cancelled, or a
+                condition of `also` failed.
         """
+        now = self.now()
         dynamodb.transact(
             self._client,
             [
-                *self._finish_items(
-                    job_id,
-                    JobStatus.COMPLETED,
-                    job_sources(JobStatus.COMPLETED),
-                    result=dict(result),
-                    attempt=attempt,
-                ),
                 *self._end_stage_items(
                     job_id,
                     stage,
@@ -325,6 +350,16 @@ class JobStore:
                     output=dict(output),
                     check=check,
                     round_=attempt,
+                    at=now,
+                ),
+                *self._finish_items(
+                    job_id,
+                    JobStatus.COMPLETED,
+                    job_sources(JobStatus.COMPLETED),
+                    result=dict(result),
+                    attempt=attempt,
+                    condition="attribute_not_exists(cancel_requested_at)",
+                    at=now,
                 ),
                 *also,
             ],
@@ -339,6 +374,7 @@ class JobStore:
         attempt: int = 1,
         status: JobStatus = JobStatus.FAILED,
         cleanup: tuple[int, Sequence[str]] | None = None,
+        unstarted: Sequence[StageRecord] = (),
         also: Sequence[TransactWriteItemTypeDef] = (),
     ) -> None:
         """End the job badly: the job, the stages that never said how they ended, and `also`.
@@ -350,14 +386,32 @@ class JobStore:
             attempt: the job's attempt that ends.
             status: FAILED or CANCELLED.
             cleanup: the run and the stages of the clean-up that follows; None where none does.
+            unstarted: stages as they were read, of which none may have started since.
             also: further items of the same transaction.
 
         Raises:
-            ConditionFailedError: the job is terminal already, or a stage or `also` has changed.
+            ConditionFailedError: the job is terminal already, or is to be FAILED and is being
+                cancelled, or a stage or `also` has changed.
         """
+        not_cancelled = "attribute_not_exists(cancel_requested_at)"
+        records = {record.stage: record for record in unstarted}
+        now = self.now()
         dynamodb.transact(
             self._client,
             [
+                *(
+                    item
+                    for stage, error in close.items()
+                    for item in self._end_stage_items(
+                        job_id,
+                        stage,
+                        StageStatus.FAILED,
+                        error=error,
+                        round_=attempt,
+                        unstarted=records.get(stage),
+                        at=now,
+                    )
+                ),
                 *self._finish_items(
                     job_id,
                     status,
@@ -366,13 +420,11 @@ class JobStore:
                     other_errors=errors[1:],
                     attempt=attempt,
                     cleanup=cleanup,
+                    condition=not_cancelled if status is JobStatus.FAILED else "",
+                    at=now,
                 ),
-                *(
-                    item
-                    for stage, error in close.items()
-                    for item in self._end_stage_items(
-                        job_id, stage, StageStatus.FAILED, error=error, round_=attempt
-                    )
+                *self._unstarted_items(
+                    job_id, [record for record in unstarted if record.stage not in close], attempt
                 ),
                 *also,
             ],
@@ -384,12 +436,21 @@ class JobStore:
         run: int,
         left_over: Sequence[str],
         *,
+        unstarted: Sequence[StageRecord] = (),
         also: Sequence[TransactWriteItemTypeDef] = (),
     ) -> None:
         """Record that a clean-up has ended: DONE, or FAILED where something is left.
 
+        Args:
+            job_id: the job.
+            run: the clean-up's run.
+            left_over: the resources that are left.
+            unstarted: stages as they were read, of which none may have started since.
+            also: further items of the same transaction.
+
         Raises:
-            ConditionFailedError: this run has ended already, or a condition of `also` failed.
+            ConditionFailedError: this run has ended already, a stage has started, or a condition
+                of `also` failed.
         """
         now = self.now()
         status = CleanupStatus.FAILED if left_over else CleanupStatus.DONE
@@ -407,8 +468,10 @@ class JobStore:
                     },
                     condition="cleanup_run = :run AND cleanup_status = :running",
                     condition_values={"run": run, "running": CleanupStatus.RUNNING},
+                    remove=(_UNFINISHED,),
                 ),
                 self._history(job_id, _CLEANUP, status, attempt=run, note=", ".join(left_over)),
+                *self._unstarted_items(job_id, unstarted, run),
                 *also,
             ],
         )
@@ -432,6 +495,7 @@ class JobStore:
                         "cleanup_run": run + 1,
                         "cleanup_started_at": _text(now),
                         "updated_at": _text(now),
+                        _UNFINISHED: "yes",
                     },
                     remove=("cleanup_finished_at", "cleanup_left_over"),
                     condition="cleanup_run = :run AND cleanup_status = :failed",
@@ -439,6 +503,59 @@ class JobStore:
                 ),
                 self._history(job.job_id, _CLEANUP, CleanupStatus.RUNNING, attempt=run + 1),
                 *also,
+            ],
+        )
+
+    # Writing repairs.
+
+    def repair(self, job: Job, note: str, *, also: Sequence[TransactWriteItemTypeDef] = ()) -> None:
+        """Write a repair into the history of a job that is still as it was read.
+
+        Raises:
+            ConditionFailedError: it has changed, or a condition of `also` failed.
+        """
+        dynamodb.transact(
+            self._client,
+            [
+                dynamodb.check(
+                    self._table,
+                    {"job_id": job.job_id, "record": _JOB},
+                    condition="#attempt = :attempt AND #status = :status"
+                    " AND updated_at = :updated_at",
+                    condition_values={
+                        "attempt": job.attempt,
+                        "status": job.status,
+                        "updated_at": _text(job.updated_at),
+                    },
+                    names={"attempt": "attempt", "status": "status"},
+                ),
+                self.repair_item(job, note),
+                *also,
+            ],
+        )
+
+    def repair_item(self, job: Job, note: str) -> TransactWriteItemTypeDef:
+        """Build the write of a repair into the history, beside what repairs."""
+        return self._history(job.job_id, _JOB, "REPAIRED", attempt=job.attempt, note=note)
+
+    def record_resend(self, job: Job, note: str) -> None:
+        """Record that the message of a job that has not begun was sent again.
+
+        Raises:
+            ConditionFailedError: it has begun, has ended, or was sent again before.
+        """
+        now = self.now()
+        dynamodb.transact(
+            self._client,
+            [
+                self._update_job(
+                    job.job_id,
+                    {"resent_at": _text(now), "updated_at": _text(now)},
+                    (JobStatus.QUEUED,),
+                    attempt=job.attempt,
+                    condition="attribute_not_exists(resent_at)",
+                ),
+                self.repair_item(job, note),
             ],
         )
 
@@ -494,10 +611,18 @@ class JobStore:
                 },
                 names={name: name for name in ("status", "retry_count", "attempt", "round")},
             ),
-            self._history(job.job_id, stage, StageStatus.RUNNING, attempt=before.attempt + 1),
+            self._history(
+                job.job_id,
+                stage,
+                StageStatus.RUNNING,
+                attempt=before.attempt + 1,
+                round_=round_,
+                at=now,
+            ),
         ]
         if job.status is JobStatus.QUEUED:
-            items += [
+            # Before its first stage: as it is written, the stream mostly delivers it.
+            items[:0] = [
                 self._update_job(
                     job.job_id,
                     {
@@ -508,7 +633,7 @@ class JobStore:
                     job_sources(JobStatus.RUNNING),
                     attempt=job.attempt,
                 ),
-                self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt),
+                self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt, at=now),
             ]
         # The condition fails for a duplicate or late start: the stored record is the one truth.
         with contextlib.suppress(dynamodb.ConditionFailedError):
@@ -561,6 +686,26 @@ class JobStore:
         # The condition fails for the word of an attempt that another has overtaken.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, items)
+
+    # The dispatch of a message, whose job may not be stored.
+
+    def note_dispatch_failure(self, job_id: str, cause: str) -> None:
+        """Keep why the last dispatch of a job's message failed, for when the queue gives it up."""
+        now = self.now()
+        item = {
+            "job_id": job_id,
+            "record": _DISPATCH,
+            "at": _text(now),
+            "cause": cause,
+            "expires_at": self._parts_expire(now),
+        }
+        self._client.put_item(TableName=self._table, Item=dynamodb.to_item(item))
+
+    def dispatch_failure(self, job_id: str) -> str | None:
+        """Return why the last dispatch of a job's message failed; None where nothing was kept."""
+        key = {"job_id": job_id, "record": _DISPATCH}
+        item = dynamodb.get(self._client, self._table, key)
+        return None if item is None else str(item["cause"])
 
     # Items.
 
@@ -617,8 +762,10 @@ class JobStore:
         other_errors: Sequence[StoredError] = (),
         attempt: int = 1,
         cleanup: tuple[int, Sequence[str]] | None = None,
+        condition: str = "",
+        at: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
-        now = self.now()
+        now = at or self.now()
         run, stages = cleanup or (None, ())
         return [
             self._update_job(
@@ -638,8 +785,10 @@ class JobStore:
                 },
                 sources,
                 attempt=attempt,
+                condition=condition,
+                remove=(_UNFINISHED,) if run is None else (),
             ),
-            self._history(job_id, _JOB, status, attempt=attempt, error=error),
+            self._history(job_id, _JOB, status, attempt=attempt, error=error, at=now),
         ]
 
     def _end_stage_items(
@@ -654,8 +803,10 @@ class JobStore:
         round_: int = 1,
         retry_count: int | None = None,
         next_attempt_before: datetime | None = None,
+        unstarted: StageRecord | None = None,
+        at: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
-        now = self.now()
+        now = at or self.now()
         sources = stage_sources(status)
         condition = f"#round = :round AND {_any_of('status', sources)}"
         names = {"status": "status", "round": "round"}
@@ -666,6 +817,11 @@ class JobStore:
             values["retry_count"] = retry_count
         elif StageStatus.PENDING in sources:
             condition = f"attribute_not_exists(job_id) OR #round < :round OR ({condition})"
+        if unstarted is not None:
+            is_unstarted, of_attempt = _unstarted(unstarted)
+            condition = f"({condition}) AND ({is_unstarted})"
+            names |= {name: name for name in of_attempt}
+            values |= of_attempt
         return [
             dynamodb.update(
                 self._table,
@@ -700,8 +856,30 @@ class JobStore:
                 attempt=error.attempt if error else 0,
                 note=check or "",
                 error=error,
+                round_=round_,
+                next_attempt_before=next_attempt_before,
+                at=now,
             ),
         ]
+
+    def _unstarted_items(
+        self, job_id: str, records: Sequence[StageRecord], round_: int
+    ) -> list[TransactWriteItemTypeDef]:
+        """Build the conditions that none of these stages has started since it was read."""
+        items = []
+        for record in records:
+            condition, of_attempt = _unstarted(record)
+            values = {"round": round_} | of_attempt
+            items.append(
+                dynamodb.check(
+                    self._table,
+                    {"job_id": job_id, "record": f"{_STAGE}{record.stage}"},
+                    condition=condition,
+                    condition_values=values,
+                    names={name: name for name in values},
+                )
+            )
+        return items
 
     def _history(
         self,
@@ -712,8 +890,11 @@ class JobStore:
         attempt: int = 0,
         note: str = "",
         error: StoredError | None = None,
+        round_: int | None = None,
+        next_attempt_before: datetime | None = None,
+        at: datetime | None = None,
     ) -> TransactWriteItemTypeDef:
-        now = self.now()
+        now = at or self.now()
         return dynamodb.put_new(
             self._table,
             {
@@ -725,6 +906,10 @@ class JobStore:
                 "attempt": attempt,
                 "note": note if error is None else error.message,
                 "error_type": None if error is None else error.type,
+                "error_stage": None if error is None else error.stage or None,
+                "error_attempt": None if error is None else error.attempt or None,
+                "round": round_,
+                "next_attempt_before": _text(next_attempt_before),
                 "expires_at": self._parts_expire(now),
             },
             "job_id",
@@ -757,6 +942,13 @@ def _statuses(statuses: Sequence[str]) -> dict[str, Any]:
     return {str(status): str(status) for status in statuses}
 
 
+def _unstarted(record: StageRecord) -> tuple[str, dict[str, int]]:
+    """Say, as a condition with its values, that a stage has not started since it was read."""
+    if record.attempt:
+        return "#round = :round AND #attempt = :attempt", {"attempt": record.attempt}
+    return "attribute_not_exists(job_id) OR #round < :round", {}
+
+
 def _to_error(item: Mapping[str, Any] | None) -> StoredError | None:
     if item is None:
         return None
@@ -785,7 +977,8 @@ def _to_stage(item: Mapping[str, Any]) -> StageRecord:
     )
 
 
-def _to_history(item: Mapping[str, Any]) -> HistoryEntry:
+def history_entry(item: Mapping[str, Any]) -> HistoryEntry:
+    """Return the change that an item of the table holds."""
     return HistoryEntry(
         at=datetime.fromisoformat(item["at"]),
         subject=item["subject"],
@@ -793,6 +986,10 @@ def _to_history(item: Mapping[str, Any]) -> HistoryEntry:
         attempt=item["attempt"],
         note=item["note"],
         error_type=ErrorType(item["error_type"]) if "error_type" in item else None,
+        round=item.get("round", 0),
+        error_stage=item.get("error_stage", ""),
+        error_attempt=item.get("error_attempt", 0),
+        next_attempt_before=_time(item.get("next_attempt_before")),
     )
 
 
@@ -807,6 +1004,8 @@ def _to_job(
         project_id=item.get("project_id", ""),
         created_at=datetime.fromisoformat(item["created_at"]),
         updated_at=datetime.fromisoformat(item["updated_at"]),
+        held_until=_time(item.get("held_until")),
+        resent_at=_time(item.get("resent_at")),
         attempt=item["attempt"],
         started_at=_time(item.get("started_at")),
         finished_at=_time(item.get("finished_at")),

@@ -39,6 +39,12 @@ Region = Annotated[
 ]
 
 
+#: 2 to 10 lower-case letters and digits, first a letter.
+ApiKeyPrefix = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")]
+
+DEFAULT_API_KEY_PREFIX = "nm"
+
+
 def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     try:
         size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
@@ -89,8 +95,7 @@ class ApiKeysRequest(_Strict):
     """Which API keys the project gets."""
 
     count: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
-    #: 2 to 10 lower-case letters and digits, first a letter.
-    prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")] = "nm"
+    prefix: ApiKeyPrefix = DEFAULT_API_KEY_PREFIX
 
 
 class OnFailure(StrEnum):
@@ -149,5 +154,30 @@ class ProjectReference(BaseModel):
     """What the payloads of all job types have in common."""
 
     model_config = ConfigDict(frozen=True)
+
+    project_id: ProjectId
+
+
+class RotateApiKeysPayload(_Strict):
+    """What a rotate_api_keys job is asked to do."""
+
+    project_id: ProjectId
+    #: New keys, 1 to 20.
+    count: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
+    #: Of the new keys; the newest key's that verifies where it is left out.
+    prefix: ApiKeyPrefix | None = None
+    #: Hours that the old keys verify beside the new ones, 0 to 720.
+    overlap_hours: Annotated[int, Field(ge=0, le=720, strict=True)] = 24
+
+
+class RevokeApiKeyPayload(_Strict):
+    """What a revoke_api_key job is asked to do."""
+
+    project_id: ProjectId
+    key_id: Annotated[str, Field(pattern=r"^key_[0-9a-f]{20}$")]
+
+
+class RotateDatabasePasswordPayload(_Strict):
+    """What a rotate_database_password job is asked to do."""
 
     project_id: ProjectId

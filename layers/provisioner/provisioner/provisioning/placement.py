@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
-from provisioner.provisioning.payload import ProvisionProjectPayload
-from provisioner.provisioning.projects import ProjectBusyError, ProjectStore, QuotaReachedError
+from provisioner.provisioning.payload import Engine, ProvisionProjectPayload
+from provisioner.provisioning.projects import (
+    Project,
+    ProjectBusyError,
+    ProjectStore,
+    QuotaReachedError,
+)
 
 
 def ensure_placed(
@@ -42,6 +47,26 @@ def ensure_placed(
         ErrorType.QUOTA_EXCEEDED,
         f"region: no database cluster of {payload.region} has room (limits: {limits}); "
         "add a cluster or raise a limit.",
+    )
+
+
+def cluster_of(project: Project, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster:
+    """Return the cluster that holds the database of a project that is provisioned.
+
+    Args:
+        project: the project.
+        catalogue: the clusters.
+        final: the error type of a cluster that is described no more.
+    """
+    region = str((project.result or {}).get("metadata", {}).get("region", ""))
+    clusters = catalogue.clusters(region, Engine.POSTGRESQL) if region else []
+    for cluster in clusters:
+        if cluster.cluster_id == project.cluster_id:
+            return cluster
+    raise failure(
+        final,
+        "The database cluster that holds this project is not described any more.",
+        f"cluster {project.cluster_id}: not in the SSM parameter of region {region or 'unknown'}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The stages of each job type: their public names, their order, and what runs beside what."""
+"""The stages of the job types: their public names, their order, and what runs beside what."""
 
 from enum import StrEnum
 
@@ -77,6 +77,40 @@ REMOVING: tuple[DeprovisionStage, ...] = (
     DeprovisionStage.REMOVING_API_KEYS,
 )
 
+
+class RotateApiKeysStage(StrEnum):
+    """The progress of a rotate_api_keys job as everyone sees it, in this order."""
+
+    #: The project is ACTIVE and ours to change.
+    INITIALIZING = "INITIALIZING"
+    #: The new API keys, the secret that hands them over once, and the end of the old ones.
+    ROTATING_API_KEYS = "ROTATING_API_KEYS"
+    #: The project is let go of and the job COMPLETED, in one transaction.
+    FINALIZING = "FINALIZING"
+
+
+class RevokeApiKeyStage(StrEnum):
+    """The progress of a revoke_api_key job as everyone sees it, in this order."""
+
+    #: The project is ACTIVE and ours to change.
+    INITIALIZING = "INITIALIZING"
+    #: The API key stops verifying.
+    REVOKING_API_KEY = "REVOKING_API_KEY"
+    #: The project is let go of and the job COMPLETED, in one transaction.
+    FINALIZING = "FINALIZING"
+
+
+class RotateDatabasePasswordStage(StrEnum):
+    """The progress of a rotate_database_password job as everyone sees it, in this order."""
+
+    #: The project is ACTIVE and ours to change.
+    INITIALIZING = "INITIALIZING"
+    #: The new password of the app role, in the secret and in the database.
+    ROTATING_DATABASE_PASSWORD = "ROTATING_DATABASE_PASSWORD"  # noqa: S105  # a stage's name
+    #: The project is let go of and the job COMPLETED, in one transaction.
+    FINALIZING = "FINALIZING"
+
+
 #: What runs side by side once INITIALIZING has ended; each branch in sequence.
 BRANCHES: tuple[tuple[Stage, ...], ...] = (
     (Stage.CREATING_DATABASE, Stage.CREATING_SCHEMA),
@@ -107,6 +141,21 @@ DEPROVISION_PROJECT = Plan(
 PLANS: dict[str, Plan] = {
     JobType.PROVISION_PROJECT: PROVISION_PROJECT,
     JobType.DEPROVISION_PROJECT: DEPROVISION_PROJECT,
+    JobType.ROTATE_API_KEYS: Plan(
+        first=RotateApiKeysStage.INITIALIZING,
+        branches=((RotateApiKeysStage.ROTATING_API_KEYS,),),
+        last=RotateApiKeysStage.FINALIZING,
+    ),
+    JobType.REVOKE_API_KEY: Plan(
+        first=RevokeApiKeyStage.INITIALIZING,
+        branches=((RevokeApiKeyStage.REVOKING_API_KEY,),),
+        last=RevokeApiKeyStage.FINALIZING,
+    ),
+    JobType.ROTATE_DATABASE_PASSWORD: Plan(
+        first=RotateDatabasePasswordStage.INITIALIZING,
+        branches=((RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD,),),
+        last=RotateDatabasePasswordStage.FINALIZING,
+    ),
 }
 
 #: The error type of a stage for causes of its own that stay.
@@ -121,4 +170,7 @@ OWN_ERRORS: dict[str, ErrorType] = {
     DeprovisionStage.TAKING_SNAPSHOT: ErrorType.SNAPSHOT_FAILED,
     # The clean-up's and deprovision_project's are of the same names.
     **dict.fromkeys(CleanupStage, ErrorType.REMOVAL_FAILED),
+    RotateApiKeysStage.ROTATING_API_KEYS: ErrorType.API_KEY_GENERATION_FAILED,
+    RevokeApiKeyStage.REVOKING_API_KEY: ErrorType.API_KEY_GENERATION_FAILED,
+    RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD: ErrorType.DATABASE_CHANGE_FAILED,
 }

@@ -157,6 +157,16 @@ class ProjectStore(ProjectReader):
             ) from None
         return _to_project(item)
 
+    def holders(self) -> list[str]:
+        """Read the ids of the jobs that hold a project.
+
+        The index holds no other projects. What was written a moment ago may be missing.
+        """
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._projects, IndexName="held"
+        )
+        return [str(item["locked_by"]["S"]) for page in pages for item in page["Items"]]
+
     def lock(
         self,
         project: Project,
@@ -246,6 +256,38 @@ class ProjectStore(ProjectReader):
             )
         ]
         return items + self._uncount(project.quota)
+
+    def hold(self, project: Project, job_id: str) -> None:
+        """Give an ACTIVE project to a job that changes it; its status and quota stay.
+
+        Raises:
+            ProjectBusyError: the project is not ACTIVE any more, or another job holds it.
+        """
+        item = dynamodb.update(
+            self._projects,
+            {"project_id": project.project_id},
+            set_values={"locked_by": job_id},
+            condition="attribute_not_exists(locked_by) AND #status = :active",
+            condition_values={"active": ProjectStatus.ACTIVE},
+            names={"status": "status"},
+        )
+        try:
+            dynamodb.transact(self._client, [item])
+        except dynamodb.ConditionFailedError:
+            raise ProjectBusyError from None
+
+    def let_go_items(self, project_id: str, job_id: str) -> Sequence[TransactWriteItemTypeDef]:
+        """Build the write that lets go of a project that a job has held to change it."""
+        return [
+            dynamodb.update(
+                self._projects,
+                {"project_id": project_id},
+                set_values={},
+                remove=("locked_by",),
+                condition="locked_by = :job",
+                condition_values={"job": job_id},
+            )
+        ]
 
     # Deprovisioning.
 

@@ -94,3 +94,32 @@ class DeprovisionProjectResult(_Result):
     #: What does not exist any more, one text a resource.
     removed: list[str]
     deprovisioned_at: datetime
+
+
+class RotateApiKeysResult(_Result):
+    """The new API keys of a project."""
+
+    project_id: str
+    api_keys: list[ApiKeyResult]
+    #: The secret that hands over the keys once; claiming them deletes it.
+    api_keys_secret_arn: str
+    #: Until when the old keys verify.
+    old_keys_expire_at: datetime
+
+
+class RevokeApiKeyResult(_Result):
+    """The API key that does not verify any more."""
+
+    project_id: str
+    key_id: str
+    revoked_at: datetime
+
+
+class RotateDatabasePasswordResult(_Result):
+    """Where the new password of a project's database login is."""
+
+    project_id: str
+    #: The secret with the login.
+    secret_arn: str
+    #: The version of the secret that holds the new password.
+    secret_version_id: str

@@ -14,3 +14,12 @@ logging.getLogger("botocore").setLevel(logging.WARNING)
 logger = Logger(log_uncaught_exceptions=False)
 metrics = Metrics()
 tracer = Tracer(auto_patch=False)
+
+
+def measure_by(**dimensions: str) -> None:
+    """Let the metrics of this invocation be found by these dimensions too, beside over all.
+
+    An alarm over all needs the metric without them: to CloudWatch a metric with other dimensions
+    is another one. Source: Amazon CloudWatch User Guide, "Dimensions".
+    """
+    metrics.add_dimensions(service=str(metrics.service), **dimensions)

@@ -10,9 +10,11 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import (
     ApiKeysSettings,
     DatabaseSettings,
+    DeadLettersSettings,
     LifecycleSettings,
     ServicesSettings,
     SnapshotSettings,
+    SupervisorSettings,
 )
 
 #: The stack's output of each setting.
@@ -22,20 +24,26 @@ _OUTPUTS = {
     "API_KEYS_TABLE": "ApiKeysTableName",
     "QUOTAS_TABLE": "QuotasTableName",
     "QUEUE_URL": "QueueUrl",
+    "DEAD_LETTER_QUEUE_URL": "DeadLetterQueueUrl",
     "CLUSTER_PARAMETER_PREFIX": "ClusterParameterPrefix",
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
+    "STATE_MACHINE_ARN_PREFIX": "StateMachineArnPrefix",
     "SNAPSHOTS_BUCKET": "SnapshotsBucketName",
 }
 
 
 class PlatformSettings(
-    LifecycleSettings, DatabaseSettings, ServicesSettings, ApiKeysSettings, SnapshotSettings
+    LifecycleSettings,
+    DatabaseSettings,
+    ServicesSettings,
+    ApiKeysSettings,
+    SnapshotSettings,
+    SupervisorSettings,
+    DeadLettersSettings,
 ):
-    """What a process outside AWS Lambda needs: all of it, and the queue."""
-
-    queue_url: str
+    """What a process outside AWS Lambda needs: all of it."""
 
 
 _connected: list[PlatformSettings] = []

@@ -24,7 +24,8 @@ def _job_types(value: str) -> str:
 class Settings(BaseModel):
     """The base of all settings: field `jobs_table` is the variable `JOBS_TABLE`."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A process reads one class of settings: the validators of the others are never built.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -92,14 +93,18 @@ class NamingSettings(Settings):
     resource_namespace: str
 
 
-class LifecycleSettings(ProjectSettings, ClusterSettings, NamingSettings):
+class FailureSettings(ProjectSettings, NamingSettings):
+    """What ends a job badly."""
+
+
+class LifecycleSettings(FailureSettings, ClusterSettings):
     """The lifecycle function's."""
 
     #: Projects that an owner or organization may have, where its own limit is not set.
     default_project_quota: Annotated[int, Field(ge=0)]
 
 
-class DatabaseSettings(ProjectSettings, ClusterSettings, NamingSettings):
+class DatabaseSettings(ProjectSettings, NamingSettings, ClusterSettings):
     """The database function's."""
 
 
@@ -107,7 +112,7 @@ class ServicesSettings(ProjectReaderSettings, NamingSettings):
     """The services function's."""
 
 
-class SnapshotSettings(ProjectReaderSettings, ClusterSettings, NamingSettings):
+class SnapshotSettings(ProjectReaderSettings, NamingSettings, ClusterSettings):
     """The snapshot function's."""
 
     snapshots_bucket: str
@@ -117,3 +122,27 @@ class ApiKeysSettings(JobSettings, NamingSettings):
     """The API-keys function's."""
 
     api_keys_table: str
+
+
+class SupervisorSettings(FailureSettings):
+    """The supervisor's."""
+
+    #: The ARN of a state machine is this followed by its name.
+    state_machine_arn_prefix: str
+    #: Where jobs are sent.
+    queue_url: str
+    #: Minutes that a job may be QUEUED before its message is sent again, and then before it has
+    #: failed.
+    queued_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
+
+
+class EventsSettings(JobSettings):
+    """The events function's."""
+
+    event_bus_name: str
+
+
+class DeadLettersSettings(JobSettings):
+    """The dead_letters function's."""
+
+    dead_letter_queue_url: str

@@ -25,7 +25,12 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.postgresql.errors import is_contention, is_wrong_password, translate
+from provisioner.drivers.postgresql.errors import (
+    is_connection_limit,
+    is_contention,
+    is_wrong_password,
+    translate,
+)
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership, tags_of_comment
 
@@ -151,6 +156,46 @@ class PostgresqlEngine:
                         connection.execute(statement)
 
         _run(ensure, ErrorType.SCHEMA_CREATION_FAILED, "create the schema")
+
+    def change_password(
+        self,
+        names: TenantNames,
+        password: str,
+        owner: Ownership,
+        *,
+        before_commit: Callable[[], None],
+    ) -> None:
+        """Change the app role's password; sessions that are open go on."""
+
+        def change() -> None:
+            with self._connect(_LOCK_DATABASE) as connection:
+                _lock(connection, names)
+                if names.app_role not in _look_for_roles(connection, names, owner):
+                    raise failure(
+                        ErrorType.DATABASE_CHANGE_FAILED,
+                        "The database login of the project is not there.",
+                        f"role {names.app_role}: no such role",
+                    )
+                with connection.transaction():
+                    _set_password(connection, names, password)
+                    before_commit()
+
+        _run(change, ErrorType.DATABASE_CHANGE_FAILED, "change the password")
+
+    def check_password(self, names: TenantNames, password: str) -> str:
+        """See whether the server takes a login with the password; say so in one sentence."""
+
+        def check() -> str:
+            try:
+                self._connect_as_tenant(names, password).close()
+            except psycopg.OperationalError as error:
+                # The limit is looked at once the password has been found right: a tenant who uses
+                # all of his connections has a right password all the same.
+                if not is_connection_limit(error):
+                    raise
+            return f"the server took the new password of {names.app_role}"
+
+        return _run(check, ErrorType.DATABASE_CHANGE_FAILED, "log in with the new password")
 
     def remove_database(self, names: TenantNames, claim: Claim) -> bool:
         """Remove the database and the roles that are claimed, with all sessions in them."""
@@ -327,12 +372,16 @@ class PostgresqlEngine:
                 raise
         else:
             return
-        connection.execute(
-            sql.SQL("ALTER ROLE {} PASSWORD {}").format(
-                sql.Identifier(names.app_role),
-                sql.Literal(_verifier(connection, names.app_role, password)),
-            )
+        _set_password(connection, names, password)
+
+
+def _set_password(connection: _Connection, names: TenantNames, password: str) -> None:
+    connection.execute(
+        sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+            sql.Identifier(names.app_role),
+            sql.Literal(_verifier(connection, names.app_role, password)),
         )
+    )
 
 
 def _look_for_roles(connection: _Connection, names: TenantNames, owner: Ownership) -> set[str]:

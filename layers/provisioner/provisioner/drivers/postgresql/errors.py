@@ -118,6 +118,16 @@ def is_wrong_password(error: psycopg.Error) -> bool:
     return "password authentication failed" in str(error)
 
 
+def is_connection_limit(error: psycopg.Error) -> bool:
+    """Whether a login failed because its role or its database has no connection left.
+
+    The server looks at these limits after the password. Source: PostgreSQL source,
+    `InitializeSessionUserId` and `CheckMyDatabase`.
+    """
+    text = str(error)
+    return "too many connections for role" in text or "too many connections for database" in text
+
+
 def translate(error: psycopg.Error, final: ErrorType, doing: str) -> ProvisioningError:
     """Turn an exception of the driver into an error of the table.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.database_engine import AdminConnection, DatabaseEngine, TenantNames
@@ -73,15 +74,19 @@ def ensure_database(
     )
 
 
-def admin_connection(secrets_manager: SecretsManagerClient, cluster: Cluster) -> AdminConnection:
+def admin_connection(
+    secrets_manager: SecretsManagerClient,
+    cluster: Cluster,
+    final: ErrorType = ErrorType.DATABASE_CREATION_FAILED,
+) -> AdminConnection:
     """Read how the platform reaches a cluster.
 
-    Raises:
-        DATABASE_CREATION_FAILED: the admin secret is not there, or not what it must be.
+    Args:
+        secrets_manager: Secrets Manager.
+        cluster: the cluster.
+        final: the error type of an admin secret that is not there, or not what it must be.
     """
-    value = read_secret(
-        secrets_manager, cluster.admin_secret_arn, final=ErrorType.DATABASE_CREATION_FAILED
-    )
+    value = read_secret(secrets_manager, cluster.admin_secret_arn, final=final)
     return AdminConnection(
         host=cluster.host,
         port=cluster.port,
@@ -103,6 +108,25 @@ def connection_string(cluster: Cluster, tenant: TenantNames, password: str | Non
     )
 
 
+def new_password() -> str:
+    """Make a password from the operating system's cryptographic generator."""
+    return "".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(_PASSWORD_LENGTH))
+
+
+def login_secret(cluster: Cluster, tenant: TenantNames, password: str) -> dict[str, Any]:
+    """Return what the secret with the app role's login holds."""
+    return {
+        "engine": "postgresql",
+        "host": cluster.host,
+        "port": cluster.port,
+        "dbname": tenant.database,
+        "schema": tenant.schema,
+        "username": tenant.app_role,
+        "password": password,
+        "connection_string": connection_string(cluster, tenant, password),
+    }
+
+
 def _ensure_login(
     secrets_manager: SecretsManagerClient,
     name: str,
@@ -110,25 +134,12 @@ def _ensure_login(
     cluster: Cluster,
     owner: Ownership,
 ) -> tuple[str, str]:
-    def login(password: str) -> dict[str, Any]:
-        return {
-            "engine": "postgresql",
-            "host": cluster.host,
-            "port": cluster.port,
-            "dbname": tenant.database,
-            "schema": tenant.schema,
-            "username": tenant.app_role,
-            "password": password,
-            "connection_string": connection_string(cluster, tenant, password),
-        }
-
+    login = partial(login_secret, cluster, tenant)
     secret = ensure_secret(
         secrets_manager,
         name=name,
         owner=owner,
-        make=lambda: login(
-            "".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(_PASSWORD_LENGTH))
-        ),
+        make=lambda: login(new_password()),
         final=ErrorType.DATABASE_CREATION_FAILED,
     )
     password = str(secret.value["password"])

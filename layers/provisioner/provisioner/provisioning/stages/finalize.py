@@ -33,7 +33,7 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     stored = jobs.get(job.job_id)
-    outputs = {record.stage: _checked(record).output for record in _before_last(stored)}
+    outputs = {record.stage: checked(record).output for record in _before_last(stored)}
     project = projects.get(payload.project_id)
     if project is None:
         raise failure(
@@ -55,7 +55,12 @@ def _before_last(job: Job) -> tuple[StageRecord, ...]:
     return tuple(record for record in job.stages if record.stage != Stage.FINALIZING)
 
 
-def _checked(record: StageRecord) -> StageRecord:
+def checked(record: StageRecord) -> StageRecord:
+    """Return a stage that has ended well.
+
+    Raises:
+        UNKNOWN_ERROR: it has not reported its check.
+    """
     if record.status in {StageStatus.SUCCEEDED, StageStatus.SKIPPED} and record.check:
         return record
     raise failure(

@@ -67,21 +67,16 @@ def ensure_api_keys(
         replace_secret_value(
             secrets_manager, secret, value, final=ErrorType.API_KEY_GENERATION_FAILED
         )
-    keys = [_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]]
+    keys = [
+        new_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]
+    ]
     _store(keys, store, project_id)
     return StageOutcome(
         output={
-            "api_keys": [
-                {
-                    "key_id": key.key_id,
-                    "key_prefix": key.key_prefix,
-                    "created_at": key.created_at,
-                }
-                for key in keys
-            ],
+            "api_keys": shown(keys),
             "secret_arn": secret.arn,
         },
-        check=_check(keys, store),
+        check=check_stored(keys, store),
     )
 
 
@@ -91,7 +86,8 @@ def _answers(api_keys: list[str], request: ApiKeysRequest) -> bool:
     )
 
 
-def _key(plaintext: str, created_at: str, project_id: str, job_id: str) -> ApiKey:
+def new_key(plaintext: str, created_at: str, project_id: str, job_id: str) -> ApiKey:
+    """Return what is stored of a key that a job has made."""
     key_digest = digest(plaintext)
     return ApiKey(
         digest=key_digest,
@@ -113,7 +109,20 @@ def _store(keys: list[ApiKey], store: ApiKeyStore, project_id: str) -> None:
             store.remove(stale.digest)
 
 
-def _check(keys: list[ApiKey], store: ApiKeyStore) -> str:
+def shown(keys: list[ApiKey]) -> list[dict[str, str]]:
+    """Return what may be shown of keys."""
+    return [
+        {"key_id": key.key_id, "key_prefix": key.key_prefix, "created_at": key.created_at}
+        for key in keys
+    ]
+
+
+def check_stored(keys: list[ApiKey], store: ApiKeyStore) -> str:
+    """Find each key by its digest and say so in one sentence.
+
+    Raises:
+        API_KEY_GENERATION_FAILED: one is not found.
+    """
     for key in keys:
         if store.get(key.digest) is None:
             raise failure(

@@ -34,13 +34,3 @@ def released_by_failed_removal(
         ),
         snapshot=snapshot_of(job),
     )
-
-
-def no_cleanup(_job: Job) -> Sequence[str]:
-    """Return no stages: what is removed stays removed."""
-    return ()
-
-
-def nothing_left_over(_job: Job, _stage: str) -> Sequence[str]:
-    """Return no resources: there is no clean-up that could leave any."""
-    return ()

@@ -1,0 +1,19 @@
+"""AWS Lambda's way into the supervisor: jobs that went silent, and cancels that need not wait."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from provisioner import cold_start
+from provisioner.composition import supervisor
+from provisioner.runtime.observability import logger, metrics, tracer
+
+RUN = supervisor.build()
+cold_start.end()
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(clear_state=True)
+@metrics.log_metrics(capture_cold_start_metric=True)
+def handle(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Examine the job that the event is about, or every one that is unfinished."""
+    return RUN(event)

@@ -1,0 +1,55 @@
+"""The dead_letters function's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools.utilities.batch import (
+    BatchProcessor,
+    EventType,
+    process_partial_response,
+)
+
+from provisioner import job_handlers
+from provisioner.jobs.queue import DeadLetterQueue
+from provisioner.jobs.registry import REGISTRY, load_job_handlers
+from provisioner.jobs.store import JobStore
+from provisioner.jobs.undelivered import UndeliveredRecorder
+from provisioner.runtime import aws
+from provisioner.runtime.settings import DeadLettersSettings
+
+if TYPE_CHECKING:
+    from provisioner.composition.dispatcher import BatchFunction
+
+
+def build() -> BatchFunction:
+    """Put the function together from the environment.
+
+    Raises:
+        SettingsError: an environment variable is missing or wrong.
+    """
+    settings = DeadLettersSettings.from_environment()
+    load_job_handlers(job_handlers)
+    recorder = UndeliveredRecorder(
+        registry=REGISTRY,
+        store=JobStore(
+            aws.client("dynamodb"),
+            settings.jobs_table,
+            retention_days=settings.job_retention_days,
+        ),
+        dead_letters=DeadLetterQueue(aws.client("sqs"), settings.dead_letter_queue_url),
+    )
+
+    def record_one(record: Mapping[str, Any]) -> None:
+        recorder.record(record)
+
+    def record_batch(event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
+        return process_partial_response(
+            event=dict(event),
+            record_handler=record_one,
+            processor=BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False),
+            context=context,
+        )
+
+    return record_batch

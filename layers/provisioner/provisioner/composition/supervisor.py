@@ -1,0 +1,36 @@
+"""The supervisor's parts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from provisioner.composition.failure import failure_policies
+from provisioner.jobs.execution import Executions
+from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.store import JobStore
+from provisioner.jobs.supervision import Supervisor
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.runtime import aws
+from provisioner.runtime.settings import SupervisorSettings
+
+
+def supervisor(settings: SupervisorSettings) -> Supervisor:
+    """Bind the supervisor to a deployment."""
+    dynamodb = aws.client("dynamodb")
+    return Supervisor(
+        store=JobStore(dynamodb, settings.jobs_table, retention_days=settings.job_retention_days),
+        queue=JobQueue(aws.client("sqs"), settings.queue_url),
+        executions=Executions(aws.client("stepfunctions"), settings.state_machine_arn_prefix),
+        policies=failure_policies(settings),
+        holders=ProjectStore(dynamodb, settings.projects_table, settings.quotas_table).holders,
+        queued_limit=timedelta(minutes=settings.queued_minutes),
+    )
+
+
+def build() -> Supervisor:
+    """Put the function together from the environment.
+
+    Raises:
+        SettingsError: an environment variable is missing or wrong.
+    """
+    return supervisor(SupervisorSettings.from_environment())

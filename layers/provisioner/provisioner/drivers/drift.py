@@ -1,0 +1,67 @@
+"""Settings that are no longer what we set: which they are, and the update that puts them right.
+
+Only what we set is compared. All else in a resource is its owner's, and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+
+def drifted(found: Mapping[str, Any], wanted: Mapping[str, Any], *, untold: bool) -> list[str]:
+    """Name the members that are not as they are wanted; lists have no order.
+
+    Args:
+        found: what the service tells of the resource.
+        wanted: what we set.
+        untold: whether what the service does not tell of has drifted. It has where an update
+            follows, since it may never have been set. It has not in a check after that: a service
+            (or an emulator) that took the update and tells nothing would fail it for ever.
+    """
+    return [name for name, value in wanted.items() if not _holds(found.get(name), value, untold)]
+
+
+def update_input(
+    client: BaseClient, operation: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the parameters of an update that changes what has drifted and nothing else.
+
+    An update resets what it does not name: so all that is set and that the operation takes is
+    passed on, with what is wanted put over it. Empty members are left out: they say the same as
+    missing ones, and some are refused.
+    """
+    takes = client.meta.service_model.operation_model(operation).input_shape
+    passed = {
+        name: found[name]
+        for name in takes.members  # type: ignore[union-attr]  # an update takes something
+        if found.get(name) not in (None, "", [], {})
+    }
+    return _overlaid(passed, wanted)
+
+
+def _holds(found: Any, wanted: Any, untold: bool) -> bool:  # noqa: FBT001  # as in `drifted`
+    if found is None:
+        return not untold
+    match wanted:
+        case dict():
+            return all(_holds(found.get(name), value, untold) for name, value in wanted.items())
+        case list():
+            return len(found) == len(wanted) and all(
+                any(_holds(entry, value, untold) for entry in found) for value in wanted
+            )
+        case _:
+            return bool(found == wanted)
+
+
+def _overlaid(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **found,
+        **{
+            name: _overlaid(found.get(name, {}), value) if isinstance(value, dict) else value
+            for name, value in wanted.items()
+        },
+    }

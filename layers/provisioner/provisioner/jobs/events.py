@@ -1,0 +1,420 @@
+"""Tells the world what happens to jobs: each entry of a job's history becomes an event on a bus.
+
+The history is the outbox: an entry is written in one transaction with the status that it tells of,
+and the table's stream hands it over until it is published. So no event goes before its status, and
+none is lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from aws_lambda_powertools.metrics import MetricUnit
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from provisioner.drivers import dynamodb
+from provisioner.drivers.aws_errors import short_cause
+from provisioner.errors import ErrorType
+from provisioner.jobs.models import (
+    CLEANUP_SUBJECT,
+    JOB_SUBJECT,
+    CleanupStatus,
+    HistoryEntry,
+    Job,
+    JobStatus,
+    StageStatus,
+)
+from provisioner.jobs.store import JobStore, history_entry
+from provisioner.runtime.observability import logger, metrics
+
+if TYPE_CHECKING:
+    from mypy_boto3_events.client import EventBridgeClient
+    from mypy_boto3_events.type_defs import PutEventsRequestEntryTypeDef
+
+#: Who the events say that they are from.
+SOURCE = "project-provisioner"
+
+#: Makes an event's id of the history entry that it tells of: the same entry gives the same id.
+_ID_NAMESPACE = uuid.UUID("a2f8b1f0-5a3e-4d0c-9a55-0a6a4f6f3c11")
+
+#: Entries of one call. Source: Amazon EventBridge API Reference, PutEvents.
+_MAX_ENTRIES = 10
+
+#: An event that the bus did not take is sent again after up to 0.2, 0.4 and 0.8 seconds; what it
+#: does not take then, the stream delivers again.
+_ATTEMPTS = 4
+_FIRST_SECONDS = 0.1
+
+#: Why the bus did not take an event, where it may take it later. Source: Amazon EventBridge API
+#: Reference, PutEventsResultEntry.
+_PASSING = frozenset({"InternalFailure", "InternalException", "ThrottlingException"})
+
+
+class EventType(StrEnum):
+    """What has happened: the detail type of an event."""
+
+    #: The job is stored, or begins its next attempt; its message is on the way.
+    QUEUED = "job.queued"
+    #: Its first stage has started.
+    STARTED = "job.started"
+    #: A stage of the job, or of its clean-up, has started or ended.
+    STAGE_CHANGED = "job.stage_changed"
+    #: An attempt of a stage has failed, and the next one is going to start.
+    RETRYING = "job.retrying"
+    #: Everything that the job makes answers.
+    COMPLETED = "job.completed"
+    #: The job has failed.
+    FAILED = "job.failed"
+    #: The job was cancelled, and has ended.
+    CANCELLED = "job.cancelled"
+    #: The clean-up of a job has ended, or begins once more.
+    CLEANUP_CHANGED = "job.cleanup_changed"
+
+
+class JobEvent(BaseModel):
+    """What every event says of its job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Annotated[Literal[1], Field(description="Of this schema; fields are only added.")]
+    event_id: Annotated[
+        str, Field(description="The same however often the event is delivered: drop duplicates.")
+    ]
+    job_id: str
+    job_type: str
+    job_attempt: Annotated[int, Field(ge=1, description="Counted from 1; a retry begins the next.")]
+    project_id: Annotated[str, Field(description="Empty where the job's payload names none.")]
+    cancelling: Annotated[
+        bool, Field(description="Someone has asked to cancel the job, and it has not ended yet.")
+    ]
+    at: Annotated[AwareDatetime, Field(description="When it happened.")]
+
+
+class JobEndedEvent(JobEvent):
+    """Says why a job has ended otherwise than well."""
+
+    error_type: Annotated[ErrorType, Field(description="Why; docs/errors.md says what each means.")]
+    message: Annotated[str, Field(description="The real cause, safe to show a customer.")]
+    stage: Annotated[
+        str | None, Field(description="The stage that failed; left out where none had started.")
+    ] = None
+    attempt: Annotated[int | None, Field(ge=1, description="The attempt of that stage.")] = None
+
+
+class StageChangedEvent(JobEvent):
+    """Says how a stage stands."""
+
+    stage: str
+    stage_status: StageStatus
+    attempt: Annotated[
+        int | None, Field(ge=1, description="Of the stage; left out where it ended well.")
+    ] = None
+    cleanup_run: Annotated[
+        int | None, Field(ge=1, description="The clean-up's run, where the stage is one of it.")
+    ] = None
+    error_type: Annotated[ErrorType | None, Field(description="Why the attempt failed.")] = None
+    message: Annotated[
+        str | None, Field(description="The real cause, safe to show a customer.")
+    ] = None
+
+
+class RetryingEvent(StageChangedEvent):
+    """Says when a stage is tried again."""
+
+    next_attempt_before: Annotated[
+        AwareDatetime, Field(description="The latest time at which the next attempt starts.")
+    ]
+
+
+class CleanupEvent(JobEvent):
+    """Says how the removal of what a job made stands."""
+
+    cleanup_run: Annotated[int, Field(ge=1)]
+    cleanup_status: CleanupStatus
+    message: Annotated[
+        str | None, Field(description="What is left; left out where nothing is.")
+    ] = None
+
+
+#: What the detail of each type looks like.
+DETAILS: dict[EventType, type[JobEvent]] = {
+    EventType.QUEUED: JobEvent,
+    EventType.STARTED: JobEvent,
+    EventType.STAGE_CHANGED: StageChangedEvent,
+    EventType.RETRYING: RetryingEvent,
+    EventType.COMPLETED: JobEvent,
+    EventType.FAILED: JobEndedEvent,
+    EventType.CANCELLED: JobEndedEvent,
+    EventType.CLEANUP_CHANGED: CleanupEvent,
+}
+
+_JOB_TYPES = {
+    JobStatus.QUEUED: EventType.QUEUED,
+    JobStatus.RUNNING: EventType.STARTED,
+    JobStatus.COMPLETED: EventType.COMPLETED,
+    JobStatus.FAILED: EventType.FAILED,
+    JobStatus.CANCELLED: EventType.CANCELLED,
+}
+
+
+def event_type(entry: HistoryEntry) -> EventType | None:
+    """Return what a change is told as; None where it is told to nobody."""
+    if entry.subject == JOB_SUBJECT:
+        return _JOB_TYPES[JobStatus(entry.status)] if entry.status in JobStatus else None
+    if entry.subject == CLEANUP_SUBJECT:
+        return EventType.CLEANUP_CHANGED
+    if entry.next_attempt_before is not None:
+        return EventType.RETRYING
+    return EventType.STAGE_CHANGED if entry.status in StageStatus else None
+
+
+def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> JobEvent:
+    """Say what has changed; the technical cause of an error is no part of it."""
+    said: dict[str, Any] = {
+        "version": 1,
+        "event_id": event_id,
+        "job_id": job.job_id,
+        "job_type": job.job_type,
+        "job_attempt": entry.attempt if entry.subject == JOB_SUBJECT else job.attempt,
+        "project_id": job.project_id,
+        "cancelling": job.cancel_requested_at is not None and not job.status.is_terminal,
+        "at": entry.at,
+    }
+    if told in {EventType.FAILED, EventType.CANCELLED}:
+        said |= {
+            "error_type": entry.error_type,
+            "message": entry.note,
+            "stage": entry.error_stage or None,
+            "attempt": entry.error_attempt or None,
+        }
+    elif told is EventType.CLEANUP_CHANGED:
+        said |= {
+            "cleanup_run": entry.attempt,
+            "cleanup_status": entry.status,
+            "message": entry.note or None,
+        }
+    elif told in {EventType.STAGE_CHANGED, EventType.RETRYING}:
+        is_of_job = entry.subject in {record.stage for record in job.stages}
+        said |= {
+            "job_attempt": entry.round if is_of_job else job.attempt,
+            "cleanup_run": None if is_of_job else entry.round,
+            "stage": entry.subject,
+            "stage_status": entry.status,
+            "attempt": entry.attempt or None,
+            "error_type": entry.error_type,
+            "message": entry.note if entry.error_type is not None else None,
+        }
+        if told is EventType.RETRYING:
+            said["next_attempt_before"] = entry.next_attempt_before
+    return DETAILS[told].model_validate(said)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A history entry as the stream delivers it, not read yet."""
+
+    #: Where the record stands in its stream; the numbers of a stream only grow.
+    sequence_number: str
+    job_id: str
+    #: The entry's sort key: `HISTORY#<time>#<subject>#<status>#<attempt>`.
+    record: str
+    image: Mapping[str, Any]
+
+    @property
+    def at(self) -> str:
+        """When it happened."""
+        return self.record.split("#", 3)[1]
+
+    @property
+    def place(self) -> int:
+        """Where it belongs among the changes of one transaction.
+
+        The stream does not keep the order of these: a job starts before its first stage, and ends
+        after its last one.
+        """
+        subject, status = self.record.split("#", 4)[2:4]
+        if subject != JOB_SUBJECT:
+            return 1
+        return 2 if status in JobStatus and JobStatus(status).is_terminal else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """An event that waits to be published."""
+
+    #: The position of its change in the batch.
+    position: int
+    job_id: str
+    entry: PutEventsRequestEntryTypeDef
+
+
+class EventsNotPublishedError(Exception):
+    """The bus did not take an event."""
+
+    def __init__(self, codes: Iterable[str], position: int) -> None:
+        """Keep the bus's reasons, and the position of the first change that it did not take."""
+        super().__init__(", ".join(sorted(codes)))
+        self.position = position
+
+
+class EventPublisher:
+    """Publishes what a batch of the jobs table's stream says, in order for each job."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        client: EventBridgeClient,
+        bus_name: str,
+        *,
+        completions: Mapping[str, str],
+    ) -> None:
+        """Bind the publisher.
+
+        Args:
+            store: the jobs.
+            client: EventBridge.
+            bus_name: the bus.
+            completions: the detail type of the further event that a completed job of a type is
+                told as, by job type.
+        """
+        self._store = store
+        self._client = client
+        self._bus_name = bus_name
+        self._completions = completions
+
+    def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Publish a batch up to the first change that cannot be published.
+
+        A record after that one may be of the same job, so that none is tried: the stream goes on
+        from the record that is named. What was published before it may come a second time.
+
+        Returns:
+            AWS Lambda's partial batch response, with the record of the lowest sequence number
+            that is left. Source: AWS Lambda Developer Guide, "Configuring partial batch response
+            with DynamoDB and Lambda".
+        """
+        changes = _arranged([_change(record) for record in event["Records"]])
+        outgoing, readable = self._read(changes)
+        published = self._publish(outgoing, readable)
+        left = changes[published:]
+        metrics.add_metric("EventsNotPublished", MetricUnit.Count, len(left))
+        if not left:
+            return {"batchItemFailures": []}
+        first = min(left, key=lambda change: int(change.sequence_number))
+        return {"batchItemFailures": [{"itemIdentifier": first.sequence_number}]}
+
+    def _read(self, changes: Sequence[_Change]) -> tuple[list[_Outgoing], int]:
+        """Return the events of the changes that can be read, and how many of them can."""
+        # Read after the batch was handed over: what a job says is at least as new as its changes.
+        jobs: dict[str, Job | None] = {}
+        outgoing: list[_Outgoing] = []
+        for position, change in enumerate(changes):
+            try:
+                if change.job_id not in jobs:
+                    jobs[change.job_id] = self._store.get_head(change.job_id)
+                entries = list(self._entries(change, jobs[change.job_id]))
+            except Exception as error:  # noqa: BLE001  # whatever it is, the stream goes on from here
+                _report(change.job_id, error)
+                return outgoing, position
+            outgoing += [_Outgoing(position, change.job_id, entry) for entry in entries]
+        return outgoing, len(changes)
+
+    def _entries(self, change: _Change, job: Job | None) -> Iterator[PutEventsRequestEntryTypeDef]:
+        entry = history_entry(dynamodb.from_item(change.image))
+        told = event_type(entry)
+        if told is None or job is None:
+            return
+        types = [str(told)]
+        if told is EventType.COMPLETED and job.job_type in self._completions:
+            types.append(self._completions[job.job_type])
+        for detail_type in types:
+            event_id = str(
+                uuid.uuid5(_ID_NAMESPACE, f"{change.job_id}/{change.record}/{detail_type}")
+            )
+            yield {
+                "EventBusName": self._bus_name,
+                "Source": SOURCE,
+                "DetailType": detail_type,
+                "Time": entry.at,
+                "Detail": detail(told, job, entry, event_id).model_dump_json(exclude_none=True),
+            }
+
+    def _publish(self, outgoing: Sequence[_Outgoing], readable: int) -> int:
+        """Publish events; return how many of the readable changes are published."""
+        for group in _groups(outgoing):
+            try:
+                self._put(group)
+            except EventsNotPublishedError as error:
+                _report(group[0].job_id, error)
+                return error.position
+            except (ClientError, BotoCoreError) as error:
+                _report(group[0].job_id, error)
+                return group[0].position
+            metrics.add_metric("EventsPublished", MetricUnit.Count, len(group))
+        return readable
+
+    def _put(self, group: Sequence[_Outgoing]) -> None:
+        """Publish events of different jobs.
+
+        Raises:
+            EventsNotPublishedError: the bus took not all of them, however often it was asked.
+        """
+        left = list(group)
+        for attempt in itertools.count(1):
+            # Events that failed are told by their entries: the call itself has succeeded.
+            results = self._client.put_events(Entries=[one.entry for one in left])["Entries"]
+            left = [one for one, result in zip(left, results, strict=True) if "ErrorCode" in result]
+            if not left:
+                return
+            codes = {result["ErrorCode"] for result in results if "ErrorCode" in result}
+            if attempt == _ATTEMPTS or not codes <= _PASSING:
+                raise EventsNotPublishedError(codes, left[0].position)
+            longest = _FIRST_SECONDS * 2**attempt
+            time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret
+
+
+def _change(record: Mapping[str, Any]) -> _Change:
+    change = record["dynamodb"]
+    return _Change(
+        sequence_number=change["SequenceNumber"],
+        job_id=change["Keys"]["job_id"]["S"],
+        record=change["Keys"]["record"]["S"],
+        image=change["NewImage"],
+    )
+
+
+def _arranged(changes: Iterable[_Change]) -> list[_Change]:
+    """Put the changes of one transaction in order, as far as they stand together."""
+    return [
+        change
+        for _, together in itertools.groupby(changes, key=lambda change: (change.job_id, change.at))
+        for change in sorted(together, key=lambda change: change.place)
+    ]
+
+
+def _groups(outgoing: Iterable[_Outgoing]) -> Iterator[list[_Outgoing]]:
+    """Cut events into calls of which each has at most one of a job.
+
+    The bus may take one event of a call and not another: of one job, the later one might get ahead.
+    """
+    group: list[_Outgoing] = []
+    for one in outgoing:
+        if len(group) == _MAX_ENTRIES or one.job_id in {other.job_id for other in group}:
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
+
+
+def _report(job_id: str, error: Exception) -> None:
+    cause = str(error) if isinstance(error, EventsNotPublishedError) else short_cause(error)
+    logger.warning("events not published", job_id=job_id, cause=cause)

@@ -1,0 +1,103 @@
+"""What the job of a message is, and how it ends where the message can never work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.models import Job, StoredError
+from provisioner.jobs.queue import JobMessage
+from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
+from provisioner.jobs.store import JobStore, NewJob, payload_digest
+
+
+def parse_message(body: str) -> JobMessage:
+    """Read the body of a message.
+
+    Raises:
+        INVALID_PAYLOAD: it is none.
+    """
+    try:
+        return JobMessage.model_validate_json(body)
+    except ValidationError as error:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"{first_problem(error, 'message')}; send a JSON object with job_type and payload.",
+        ) from None
+
+
+def job_id_of(body: str, message_id: str) -> str:
+    """Return the id of a message's job: its own where it names none, or cannot be read."""
+    try:
+        return parse_message(body).job_id or message_id
+    except ProvisioningError:
+        return message_id
+
+
+def new_job(registry: JobRegistry, message: JobMessage, job_id: str) -> NewJob:
+    """Make a job of a message.
+
+    Raises:
+        INVALID_PAYLOAD: it can never work.
+    """
+    try:
+        handler = registry.get(message.job_type)
+    except UnknownJobTypeError as error:
+        raise failure(ErrorType.INVALID_PAYLOAD, str(error)) from None
+    payload = handler.parse(message.payload).model_dump(mode="json")
+    return NewJob(job_id, message.job_type, payload, handler.stages)
+
+
+def is_own(job: Job, new: NewJob, attempt: int) -> bool:
+    """Whether the job that is stored is this message's."""
+    return (
+        job.job_type == new.job_type
+        and payload_digest(job.payload) == payload_digest(new.payload)
+        and attempt <= job.attempt
+    )
+
+
+def another_job() -> ProvisioningError:
+    """Say that a message names the job of another."""
+    return failure(
+        ErrorType.INVALID_PAYLOAD,
+        "job_id: another job has this id; leave job_id out of the message.",
+    )
+
+
+def end_refused(
+    store: JobStore, message: JobMessage, job_id: str, error: ProvisioningError
+) -> None:
+    """Write the job FAILED of a message that can never work; one that is not its own stays."""
+    existing = store.get_head(job_id)
+    if existing is None:
+        new = NewJob(job_id, message.job_type, _kept_of(message), ())
+        store.create_failed(new, stored_error(error))
+    elif is_of(existing, message):
+        store.fail_queued(job_id, stored_error(error), attempt=message.attempt)
+
+
+def stored_error(error: ProvisioningError) -> StoredError:
+    """Return an error of no stage as the job keeps it."""
+    return StoredError(error.type, "", 0, error.message, error.cause)
+
+
+def is_of(job: Job, message: JobMessage) -> bool:
+    """Whether a job that is stored is that of a message which is refused.
+
+    It is another one, unless it is of the message's type and its payload is the message's, or what
+    is kept of it when it is refused.
+    """
+    return job.job_type == message.job_type and job.payload in (message.payload, _kept_of(message))
+
+
+def _kept_of(message: JobMessage) -> dict[str, Any]:
+    """Return what is kept of the payload of a message that is refused."""
+    project_id = message.payload.get("project_id")
+    return {"project_id": project_id} if _is_short_text(project_id) else {}
+
+
+def _is_short_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 64  # noqa: PLR2004  # a project id's length

@@ -1,0 +1,348 @@
+"""Looks after jobs that went silent: does for them what whoever should have done it did not.
+
+It compares what is stored of a job with the execution that should be at it. An event only says
+where to look: one that comes late, or twice, finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
+from botocore.exceptions import BotoCoreError, ClientError
+
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
+from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureRecorder
+from provisioner.jobs.models import (
+    CANCELLED,
+    Cleanup,
+    CleanupStatus,
+    Job,
+    JobStatus,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
+from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
+from provisioner.jobs.store import JobNotFoundError, JobStore
+from provisioner.runtime.observability import logger, metrics
+
+#: How often a job is looked at anew after it has changed under a write.
+_ATTEMPTS = 3
+
+#: What starts a clean-up right after a failure is stored has this long to do it.
+_CLEANUP_STARTS_WITHIN = timedelta(minutes=1)
+
+#: A job that runs without an execution runs in someone's process. After this long without a word
+#: that process is gone: it is longer than any wait between two attempts.
+_PROCESS_IS_GONE_AFTER = timedelta(hours=1)
+
+#: Characters of an execution's own cause that are kept.
+_CAUSE_LENGTH = 1000
+
+_ENDS: dict[ExecutionStatus | None, tuple[ErrorType, str]] = {
+    ExecutionStatus.TIMED_OUT: (
+        ErrorType.TIMEOUT,
+        "The job did not end in the time that it had.",
+    ),
+    ExecutionStatus.ABORTED: (
+        ErrorType.UNKNOWN_ERROR,
+        "The job was stopped by hand before it had ended.",
+    ),
+    ExecutionStatus.FAILED: (ErrorType.UNKNOWN_ERROR, "The job ended without saying why."),
+    ExecutionStatus.SUCCEEDED: (ErrorType.UNKNOWN_ERROR, "The job ended without a result."),
+    None: (ErrorType.UNKNOWN_ERROR, "The process that ran the job is gone."),
+}
+
+_STAGE_SILENT = "The stage ended without saying why."
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was done for a job."""
+
+    #: What had gone wrong and was put right, as the job's history has it; empty where nothing had.
+    repair: str = ""
+    #: The metric that counts the end of the job, or of its clean-up, where that was written.
+    metric: str = ""
+    #: The error that the job was ended with.
+    error: StoredError | None = None
+
+
+_NOTHING = Examined()
+
+
+class Supervisor:
+    """Examines jobs. Doing it twice, or beside whoever it stands in for, is as good as once."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        queue: JobQueue,
+        executions: Executions,
+        policies: Mapping[str, FailurePolicy],
+        holders: Callable[[], Sequence[str]],
+        queued_limit: timedelta,
+    ) -> None:
+        """Bind the supervisor.
+
+        Args:
+            store: the jobs.
+            queue: where a message is sent again.
+            executions: the executions of the jobs.
+            policies: what follows a failure, by job type.
+            holders: returns the ids of the jobs that hold something that only one job may hold.
+            queued_limit: how long a job may be QUEUED before its message is sent again, and then
+                before it has failed.
+        """
+        self._store = store
+        self._queue = queue
+        self._executions = executions
+        self._policies = policies
+        self._failures = FailureRecorder(store, policies)
+        self._cleanups = CleanupRecorder(store, policies)
+        self._holders = holders
+        self._queued_limit = queued_limit
+
+    def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Examine the job that an event of EventBridge is about, or, on schedule, all that are due.
+
+        Returns:
+            examined and repaired, how many jobs that was.
+
+        Raises:
+            Exception: whatever may pass by waiting, where the event is about one job; AWS Lambda
+                then hands it over again.
+        """
+        told: Execution | None = None
+        job_id: str | None = None
+        match event:
+            case {"detail-type": "Scheduled Event"}:
+                return self._sweep()
+            case {"source": "aws.states", "detail": {"executionArn": arn, "status": status}}:
+                detail = event["detail"]
+                # Left out of the event where it is long.
+                job_id = job_id_of(detail.get("input") or self._executions.input_of(arn))
+                told = Execution(
+                    arn,
+                    ExecutionStatus(status),
+                    detail.get("error") or "",
+                    detail.get("cause") or "",
+                )
+            case {"detail": {"job_id": str(of_job)}}:
+                job_id = of_job
+        if job_id is None:
+            logger.warning("event is about no job")
+            return {"examined": 0, "repaired": 0}
+        return {"examined": 1, "repaired": int(self._examine_and_report(job_id, told))}
+
+    def examine(self, job_id: str, told: Execution | None = None) -> Examined:
+        """Compare a job with its execution, and do what is left to be done for it.
+
+        Args:
+            job_id: the job.
+            told: an execution of which an event says that it has ended: Step Functions' own answer
+                may be older.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            TIMEOUT: the job kept changing.
+        """
+        for _ in range(_ATTEMPTS):
+            job = self._store.get(job_id)
+            try:
+                if job.status.is_terminal:
+                    return self._examine_ended(job, told)
+                return self._examine_open(job, told)
+            except ConditionFailedError:
+                continue
+        raise failure(ErrorType.TIMEOUT, "The job kept changing while it was examined.")
+
+    def _sweep(self) -> dict[str, Any]:
+        """Examine every job that is unfinished, or holds what only one may hold."""
+        job_ids = list(dict.fromkeys([*self._store.list_unfinished(), *self._holders()]))
+        repaired = 0
+        for job_id in job_ids:
+            try:
+                repaired += self._examine_and_report(job_id, None)
+            except (ClientError, BotoCoreError, ProvisioningError) as error:
+                # The others are examined all the same, and this one again by the next sweep.
+                logger.warning("job not examined", cause=f"{type(error).__name__}: {error}")
+        return {"examined": len(job_ids), "repaired": repaired}
+
+    def _examine_and_report(self, job_id: str, told: Execution | None) -> bool:
+        logger.append_keys(job_id=job_id)
+        try:
+            examined = self.examine(job_id, told)
+        except JobNotFoundError:
+            logger.warning("no such job is stored")
+            return False
+        if examined.error is not None:
+            with single_metric(name=examined.metric, unit=MetricUnit.Count, value=1) as metric:
+                metric.add_dimension("error_type", examined.error.type)
+            logger.error(
+                "job ended by the supervisor",
+                error_type=examined.error.type,
+                error_message=examined.error.message,
+                cause=examined.error.cause,
+            )
+        if examined.metric:
+            metrics.add_metric(examined.metric, MetricUnit.Count, 1)
+        if examined.repair:
+            metrics.add_metric("Repairs", MetricUnit.Count, 1)
+            logger.warning("job repaired", repair=examined.repair)
+        return bool(examined.repair)
+
+    # Jobs that have not ended.
+
+    def _examine_open(self, job: Job, told: Execution | None) -> Examined:
+        arn = self._executions.arn(job)
+        execution = self._find(arn, told)
+        if execution is None and job.status is JobStatus.QUEUED:
+            return self._examine_unstarted(job)
+        if self._may_run(job.stages):
+            return _NOTHING
+        if execution is None:
+            last_word = max((entry.at for entry in job.history), default=job.updated_at)
+            is_over = self._store.now() - last_word > _PROCESS_IS_GONE_AFTER
+        else:
+            is_over = execution.status is not ExecutionStatus.RUNNING
+        was_cancelled = job.cancel_requested_at is not None
+        if is_over and not was_cancelled:
+            how = "gone" if execution is None else execution.status
+            repair = f"Nobody had told of its end: its execution was {how}."
+            return self._end(job, _errors(job, execution), repair)
+        if is_over or (was_cancelled and any(map(_is_open, job.stages))):
+            # Ended first: should this process stop here, the execution finds that after its wait.
+            examined = self._end(job, [*_failed_stages(job), *_open_stages(job)])
+            self._executions.stop(arn, CANCELLED)
+            return examined
+        return _NOTHING
+
+    def _end(self, job: Job, errors: Sequence[StoredError], repair: str = "") -> Examined:
+        """End a job that nobody is at any more, and start its clean-up."""
+        self._failures.end(
+            job,
+            errors,
+            unstarted=[record for record in job.stages if not record.status.is_terminal],
+            also=[self._store.repair_item(job, repair)] if repair else [],
+        )
+        ended = self._store.get(job.job_id)
+        if ended.cleanup is not None:
+            self._executions.start_cleanup(ended, ended.cleanup.run)
+        is_cancelled = job.cancel_requested_at is not None
+        return Examined(repair, "JobsCancelled" if is_cancelled else "JobsFailed", ended.error)
+
+    def _examine_unstarted(self, job: Job) -> Examined:
+        """Send a message again that nothing has come of for long, and then give up on it."""
+        since = max(job.updated_at, job.held_until or job.updated_at)
+        if self._store.now() - since < self._queued_limit:
+            return _NOTHING
+        if job.resent_at is None:
+            self._queue.send(
+                job_id=job.job_id,
+                job_type=job.job_type,
+                payload=job.payload,
+                message_group=None,
+                attempt=job.attempt,
+            )
+            repair = "It had not begun for long: its message was sent again."
+            self._store.record_resend(job, repair)
+            return Examined(repair)
+        repair = "It had not begun, though its message was sent again."
+        error = StoredError(
+            ErrorType.TIMEOUT, "", 0, "The job did not begin in the time that it had.", ""
+        )
+        return self._end(job, [error], repair)
+
+    # Jobs that have ended.
+
+    def _examine_ended(self, job: Job, told: Execution | None) -> Examined:
+        if job.cleanup is not None and job.cleanup.status is CleanupStatus.RUNNING:
+            return self._examine_cleanup(job, job.cleanup, told)
+        policy = self._policies.get(job.job_type)
+        held = [] if policy is None else policy.release(job)
+        if not held:
+            return _NOTHING
+        repair = "It still held what it should have given back."
+        self._store.repair(job, repair, also=held)
+        return Examined(repair)
+
+    def _examine_cleanup(self, job: Job, cleanup: Cleanup, told: Execution | None) -> Examined:
+        execution = self._find(self._executions.cleanup_arn(job, cleanup.run), told)
+        if execution is None:
+            is_due = self._store.now() - cleanup.started_at > _CLEANUP_STARTS_WITHIN
+            if not is_due or not self._executions.start_cleanup(job, cleanup.run):
+                return _NOTHING
+            repair = "Its clean-up had not been started."
+            self._store.repair(job, repair)
+            return Examined(repair)
+        if execution.status is ExecutionStatus.RUNNING or self._may_run(cleanup.stages):
+            return _NOTHING
+        repair = f"Nobody had told of its clean-up's end: its execution was {execution.status}."
+        left = self._cleanups.end(
+            job,
+            cleanup,
+            unstarted=[record for record in cleanup.stages if not record.status.is_terminal],
+            also=[self._store.repair_item(job, repair)],
+        )
+        return Examined(repair, "CleanupsFailed" if left else "CleanupsDone")
+
+    def _find(self, arn: str, told: Execution | None) -> Execution | None:
+        return told if told is not None and told.arn == arn else self._executions.find(arn)
+
+    def _may_run(self, stages: Sequence[StageRecord]) -> bool:
+        """Whether a stage may be at work in a Lambda, which no end of an execution stops."""
+        return any(
+            record.status is StageStatus.RUNNING
+            and record.started_at is not None
+            and self._store.now() - record.started_at < timedelta(seconds=LONGEST_RUN_SECONDS)
+            for record in stages
+        )
+
+
+def _is_open(record: StageRecord) -> bool:
+    """Whether a stage waits for its next attempt, or has died without a word."""
+    return record.status is StageStatus.RUNNING or (
+        record.status is StageStatus.RETRYING and record.next_attempt_before is not None
+    )
+
+
+def _errors(job: Job, execution: Execution | None) -> list[StoredError]:
+    """Return the errors of a job whose execution has ended without telling, the reason first."""
+    failed, opened = _failed_stages(job), _open_stages(job)
+    status = None if execution is None else execution.status
+    if status is ExecutionStatus.FAILED and failed:
+        # It ended because of them, and could not say so.
+        return [*failed, *opened]
+    error_type, message = _ENDS[status]
+    cause = "" if execution is None else f"{status}: {execution.error}: {execution.cause}"
+    return [StoredError(error_type, "", 0, message, cause[:_CAUSE_LENGTH]), *failed, *opened]
+
+
+def _failed_stages(job: Job) -> list[StoredError]:
+    """Return the errors of the stages that have no attempt left."""
+    return [
+        _stage_error(record)
+        for record in job.stages
+        if record.status in {StageStatus.FAILED, StageStatus.RETRYING} and not _is_open(record)
+    ]
+
+
+def _open_stages(job: Job) -> list[StoredError]:
+    """Return the errors of the stages that wait for their next attempt, or have died."""
+    return [_stage_error(record) for record in job.stages if _is_open(record)]
+
+
+def _stage_error(record: StageRecord) -> StoredError:
+    """Return what the last attempt said, or say that it said nothing."""
+    if record.error is not None and record.error.attempt == record.attempt:
+        return record.error
+    return StoredError(ErrorType.UNKNOWN_ERROR, record.stage, record.attempt, _STAGE_SILENT, "")

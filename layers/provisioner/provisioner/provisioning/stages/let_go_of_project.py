@@ -1,0 +1,43 @@
+"""FINALIZING of the job types that change a project, and what such a job gives back if it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from provisioner.jobs.models import Job
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.payload import ProjectReference
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.finalize import checked
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
+
+def ensure_let_go(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:
+    """Let go of the project and end the job with what the stages before have put out.
+
+    Raises:
+        UNKNOWN_ERROR: a stage has not reported its check.
+    """
+    project_id = validate_payload(ProjectReference, job.payload).project_id
+    *before, _ = jobs.get(job.job_id).stages
+    result = {"project_id": project_id}
+    for record in before:
+        result |= checked(record).output
+    return StageOutcome(
+        output={"result": result},
+        check="every stage has reported its check",
+        completion=Completion(result, projects.let_go_items(project_id, job.job_id)),
+    )
+
+
+def let_go_by_failure(job: Job, *, projects: ProjectStore) -> Sequence[TransactWriteItemTypeDef]:
+    """Build the write that lets go of the project; none where the job does not hold it."""
+    project = projects.get(job.project_id) if job.project_id else None
+    if project is None or project.locked_by != job.job_id:
+        return []
+    return projects.let_go_items(job.project_id, job.job_id)

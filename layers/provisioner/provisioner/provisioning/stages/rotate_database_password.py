@@ -1,0 +1,89 @@
+"""ROTATING_DATABASE_PASSWORD: a new password of the app role, in the secret and in the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.secrets import ensure_version, find_secret, make_current, version_id
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import RotateDatabasePasswordPayload
+from provisioner.provisioning.placement import cluster_of
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.create_database import (
+    EngineFactory,
+    admin_connection,
+    login_secret,
+    new_password,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+_FINAL = ErrorType.DATABASE_CHANGE_FAILED
+
+
+def ensure_password_rotated(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    engine: EngineFactory,
+    naming: Naming,
+) -> StageOutcome:
+    """Keep the new login as a version that nobody reads, then let secret and database change.
+
+    The secret's label moves within the transaction that changes the password, as its last step: an
+    error before the commit leaves the old password in force, and until the label has moved, in the
+    secret too. Only between the two, for the one statement that commits, does the secret hold what
+    the server does not take yet. A second run finds the version that the first has written, and
+    ends what it began.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: the secret or the role is not the project's.
+        DATABASE_CHANGE_FAILED: the secret or the role is not there; and what `DatabaseEngine` and
+            `translated` raise.
+    """
+    payload = validate_payload(RotateDatabasePasswordPayload, job.payload)
+    project = projects.get(payload.project_id)
+    if project is None:
+        raise failure(
+            ErrorType.PROJECT_NOT_FOUND,
+            f"project_id: there is no project {payload.project_id} any more.",
+        )
+    cluster = cluster_of(project, catalogue, _FINAL)
+    names = naming.names(payload.project_id)
+    owner = naming.owner(payload.project_id, job.job_id)
+    secret = find_secret(secrets_manager, name=names.database_secret, owner=owner, final=_FINAL)
+    if secret is None:
+        raise failure(
+            _FINAL,
+            "The secret with the database login of the project is not there.",
+            f"secret {names.database_secret}: no such secret",
+        )
+    version = version_id(names.database_secret, f"{job.job_id}/{job.attempt}")
+    login = ensure_version(
+        secrets_manager,
+        secret,
+        version=version,
+        stage="AWSPENDING",
+        make=lambda: login_secret(cluster, names.tenant, new_password()),
+        final=_FINAL,
+    )
+    password = str(login["password"])
+    database = engine(admin_connection(secrets_manager, cluster, _FINAL))
+    database.change_password(
+        names.tenant,
+        password,
+        owner,
+        before_commit=lambda: make_current(secrets_manager, secret, version=version, final=_FINAL),
+    )
+    return StageOutcome(
+        output={"secret_arn": secret.arn, "secret_version_id": version},
+        check=database.check_password(names.tenant, password),
+    )

@@ -1,0 +1,159 @@
+"""Jobs that only wait, on the deployed template: stopped by hand, cancelled, retried."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from provision_cli.local.stack import RunningStack
+from provision_cli.main import main
+from provisioner import api
+from provisioner.errors import ErrorType
+from provisioner.jobs.models import CleanupStatus
+from provisioner.provisioning.plan import BRANCHES, Stage
+from support.stack_jobs import eventually, finished
+
+#: Where the cluster cannot be reached, until a test lets it.
+REGION = "eu-west-3"
+
+#: Where nobody listens.
+_CLOSED_PORT = 1
+
+
+@pytest.fixture
+def describe_cluster(deployment: RunningStack) -> Callable[[int], None]:
+    """Return what says at which port the region's cluster is."""
+    ssm, prefix = deployment.client("ssm"), deployment.outputs["ClusterParameterPrefix"]
+    own = ssm.get_parameter(Name=f"{prefix}/{deployment.region}/postgresql")["Parameter"]["Value"]
+    (cluster,) = json.loads(own)
+
+    def describe(port: int) -> None:
+        ssm.put_parameter(
+            Name=f"{prefix}/{REGION}/postgresql",
+            Value=json.dumps([cluster | {"cluster_id": "far-1", "port": port}]),
+            Type="String",
+            Overwrite=True,
+        )
+
+    return describe
+
+
+@contextmanager
+def slow_retries(stack: RunningStack) -> Iterator[None]:
+    """Let the waits that begin meanwhile last half a minute; else they last half a second here."""
+    for_all_that_begin = "stepfunctions._SFN_WAIT_SCALE"
+
+    def scale(factor: float) -> None:
+        request = urllib.request.Request(
+            f"{stack.endpoint_url}/_ministack/config",
+            data=json.dumps({for_all_that_begin: factor}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            assert response.status == 200
+
+    scale(0.5)
+    try:
+        yield
+    finally:
+        scale(0.01)
+
+
+@pytest.fixture
+def waiting(deployment: RunningStack, describe_cluster: Callable[[int], None]) -> api.Job:
+    """Return a job that waits for its database alone, which could be reached again by now."""
+    describe_cluster(_CLOSED_PORT)
+    project = f"waiting-{uuid.uuid4().hex[:12]}"
+    api.create_project(project, owner_id=project)
+    with slow_retries(deployment):
+        job = api.enqueue_job(
+            api.JobType.PROVISION_PROJECT,
+            {
+                "project_id": project,
+                "region": REGION,
+                "services": {"auth": False, "realtime": False},
+            },
+        )
+
+        def waits_for_its_database_alone() -> bool:
+            found = {record.stage: record.status for record in api.get_job(job.job_id).stages}
+            others = [stage for branch in BRANCHES[1:] for stage in branch]
+            return found[Stage.CREATING_DATABASE] is api.StageStatus.RETRYING and all(
+                found[stage].is_terminal for stage in others
+            )
+
+        eventually(waits_for_its_database_alone, within=120)
+    describe_cluster(deployment.postgresql_port)
+    return job
+
+
+def cleaned_up(job_id: str) -> api.Job:
+    """Return a job once its clean-up has ended."""
+    eventually(lambda: api.get_job(job_id).cleanup, within=60)
+
+    def has_ended() -> bool:
+        cleanup = api.get_job(job_id).cleanup
+        assert cleanup is not None
+        return cleanup.status is not CleanupStatus.RUNNING
+
+    eventually(has_ended, within=120)
+    return api.get_job(job_id)
+
+
+def assert_is_undone(stack: RunningStack, job: api.Job) -> None:
+    assert job.cleanup is not None
+    assert (job.cleanup.status, job.cleanup.left_over) == (CleanupStatus.DONE, ())
+    project = api.get_project(job.project_id)
+    assert (project.locked_by, project.quota) == (None, None)
+    buckets = [bucket["Name"] for bucket in stack.client("s3").list_buckets()["Buckets"]]
+    assert not [name for name in buckets if job.project_id in name]
+
+
+def test_a_job_whose_execution_is_stopped_by_hand_is_failed_and_undone(
+    deployment: RunningStack, waiting: api.Job
+) -> None:
+    machine = deployment.outputs["StateMachineArn"].replace(":stateMachine:", ":execution:")
+    deployment.client("stepfunctions").stop_execution(executionArn=f"{machine}:{waiting.job_id}")
+
+    job = finished(waiting.job_id)
+
+    assert job.status is api.JobStatus.FAILED
+    assert job.error is not None
+    assert (job.error.type, job.error.message) == (
+        ErrorType.UNKNOWN_ERROR,
+        "The job was stopped by hand before it had ended.",
+    )
+    assert [error.stage for error in job.other_errors] == [Stage.CREATING_DATABASE]
+    assert [entry.note for entry in job.history if entry.status == "REPAIRED"] == [
+        "Nobody had told of its end: its execution was ABORTED."
+    ]
+    assert_is_undone(deployment, cleaned_up(job.job_id))
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_its_retry_completes(
+    deployment: RunningStack,
+    waiting: api.Job,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PROVISION_LOCAL_DIRECTORY", str(deployment.directory))
+
+    for _ in range(2):
+        assert main(["cancel", waiting.job_id]) == 0
+        assert capsys.readouterr().out == f"job {waiting.job_id} is CANCELLED.\n"
+
+    cancelled = cleaned_up(waiting.job_id)
+    assert_is_undone(deployment, cancelled)
+    assert main(["watch", waiting.job_id]) == 1
+    assert f"job {waiting.job_id} CANCELLED: JOB_CANCELLED" in capsys.readouterr().err
+    assert main(["retry", waiting.job_id]) == 0
+    assert capsys.readouterr().out == f"job {waiting.job_id} is QUEUED, attempt 2.\n"
+    job = finished(waiting.job_id)
+    assert (job.status, job.attempt) == (api.JobStatus.COMPLETED, 2)
+    assert job.history[: len(cancelled.history)] == cancelled.history
+    assert main(["cancel", waiting.job_id]) == 1
+    assert "is COMPLETED" in capsys.readouterr().err

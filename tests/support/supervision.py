@@ -1,0 +1,117 @@
+"""A supervisor of the deployment on moto, and jobs to be examined by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+
+from provisioner.errors import ErrorType
+from provisioner.jobs.client import JobClient
+from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, execution_input
+from provisioner.jobs.failure import FailurePolicy
+from provisioner.jobs.models import Job, StoredError
+from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.registry import REGISTRY
+from provisioner.jobs.store import JobStore, NewJob
+from provisioner.jobs.supervision import Supervisor
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
+from support.core import STATE_MACHINE_ARN_PREFIX, Core
+
+#: How long a job may be QUEUED here.
+QUEUED_LIMIT = timedelta(minutes=15)
+
+NETWORK_ERROR = StoredError(ErrorType.NETWORK_ERROR, Stage.INITIALIZING, 1, "No answer.", "refused")
+
+
+def client(core: Core) -> JobClient:
+    return JobClient(
+        registry=REGISTRY, store=core.jobs, queue=JobQueue(core.client("sqs"), core.queue_url)
+    )
+
+
+def executions(core: Core) -> Executions:
+    return Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX)
+
+
+def supervisor(core: Core, store: JobStore | None = None) -> Supervisor:
+    policy = FailurePolicy(
+        release=partial(released_by_failure, projects=core.projects),
+        cleanup_stages=partial(cleanup_stages, projects=core.projects),
+        left_over_of=partial(left_over, naming=Naming("nm", "test")),
+    )
+    return Supervisor(
+        store=store or core.jobs,
+        queue=JobQueue(core.client("sqs"), core.queue_url),
+        executions=executions(core),
+        policies={"provision_project": policy},
+        holders=core.projects.holders,
+        queued_limit=QUEUED_LIMIT,
+    )
+
+
+def head(core: Core) -> Job:
+    found = core.jobs.get_head("job-1")
+    assert found is not None
+    return found
+
+
+def start_execution(core: Core) -> str:
+    """Start the execution of the job's attempt; it runs until a test ends it."""
+    job = head(core)
+    arn: str = core.client("stepfunctions").start_execution(
+        stateMachineArn=f"{STATE_MACHINE_ARN_PREFIX}provision_project",
+        name=executions(core).arn(job).rpartition(":")[2],
+        input=execution_input(NewJob(job.job_id, job.job_type, job.payload, ()), job.attempt),
+    )["executionArn"]
+    return arn
+
+
+def running(core: Core) -> Job:
+    """Return a job that holds its project, with an execution, of which the first stage runs."""
+    project = core.new_project()
+    core.new_job()
+    start_execution(core)
+    core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    core.clock.advance()
+    return core.jobs.get("job-1")
+
+
+def waiting(core: Core) -> Job:
+    """Return a job as `running` does, of which the first stage waits for its next attempt."""
+    running(core)
+    core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True)
+    core.clock.advance()
+    return core.jobs.get("job-1")
+
+
+def ended(
+    core: Core, status: ExecutionStatus = ExecutionStatus.ABORTED, error: str = "", cause: str = ""
+) -> Execution:
+    """Return what an event says of the execution of the job's attempt."""
+    return Execution(executions(core).arn(head(core)), status, error, cause)
+
+
+def cleanup_executions(core: Core) -> list[str]:
+    return [execution["name"] for execution in core.executions("provision_project_cleanup")]
+
+
+def history(core: Core, status: str) -> list[str]:
+    """Return the notes of the job's history that have a status."""
+    return [entry.note for entry in core.jobs.get("job-1").history if entry.status == status]
+
+
+@contextmanager
+def unchanged(core: Core) -> Iterator[None]:
+    """Make sure that nothing is written, sent, started or stopped."""
+    tables = ("JobsTable", "ProjectsTable", "QuotasTable")
+    before = [core.scan(table) for table in tables]
+    core.calls.clear()
+    yield
+    assert [core.scan(table) for table in tables] == before
+    done = {"sqs.SendMessage", "sfn.StartExecution", "sfn.StopExecution"}
+    assert not done & {name for name, _ in core.calls}

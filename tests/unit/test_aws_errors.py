@@ -1,0 +1,237 @@
+"""What an error of AWS, or of the way to it, is for the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+from provisioner.drivers.aws_errors import translate, translated
+from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError
+from support.core import REGION
+from support.drivers import refused, text_of
+from support.project import allowed_actions
+
+FINAL = ErrorType.SERVICE_REGISTRATION_FAILED
+
+CODES = {
+    ErrorType.NETWORK_ERROR: [
+        *("InternalError", "InternalErrorException", "InternalFailure"),
+        *("InternalFailureException", "InternalServerError", "InternalServiceError"),
+        *("InternalServiceErrorException", "PriorRequestNotComplete"),
+        *("ProvisionedThroughputExceededException", "RequestAbortedException"),
+        *("RequestLimitExceeded", "RequestThrottled", "RequestThrottledException"),
+        *("ServiceUnavailable", "ServiceUnavailableException", "SlowDown", "ThrottledException"),
+        *("Throttling", "ThrottlingError", "ThrottlingException", "TooManyRequestsException"),
+    ],
+    ErrorType.TIMEOUT: [
+        *("ConcurrentModificationException", "OperationAborted", "RequestTimeout"),
+        *("ReplicatedWriteConflictException", "RequestTimeoutException", "TransactionConflict"),
+        *("TransactionConflictException", "TransactionInProgressException"),
+        "UserImportInProgressException",
+    ],
+    ErrorType.INSUFFICIENT_PERMISSIONS: [
+        *("AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException"),
+        *("IncompleteSignature", "InvalidAccessKeyId", "InvalidClientTokenId"),
+        *("InvalidEmailRoleAccessPolicyException", "InvalidSmsRoleAccessPolicyException"),
+        *("InvalidSmsRoleTrustRelationshipException", "MissingAuthenticationToken"),
+        *("NotAuthorized", "NotAuthorizedException", "OptInRequired", "RequestExpired"),
+        *("SignatureDoesNotMatch", "UnauthorizedException", "UnauthorizedOperation"),
+        "UnrecognizedClientException",
+    ],
+    ErrorType.QUOTA_EXCEEDED: [
+        *("ApiKeyLimitExceededException", "ApiLimitExceededException", "LimitExceededException"),
+        *("ServiceQuotaExceededException", "TooManyBuckets"),
+    ],
+    FINAL: [
+        *("AuthorizationHeaderMalformed", "BadRequestException", "ConflictException"),
+        *("ConditionalCheckFailedException", "DecryptionFailure", "EncryptionFailure"),
+        *("FeatureUnavailableInTierException", "IdempotentParameterMismatchException"),
+        *("IllegalLocationConstraintException", "InvalidArgument", "InvalidBucketName"),
+        *("InvalidKeyId", "InvalidOAuthFlowException", "InvalidParameterException"),
+        *("InvalidRequest", "InvalidRequestException", "InvalidTag", "MalformedXML"),
+        *("ItemCollectionSizeLimitExceededException", "MalformedHttpRequestException"),
+        *("MalformedPolicy", "MalformedPolicyDocumentException", "MethodNotAllowed"),
+        *("NoSuchBucket", "NotFoundException", "OperationNotEnabledException"),
+        *("ParameterNotFound", "ParameterVersionNotFound", "PermanentRedirect"),
+        *("PreconditionNotMetException", "RequestEntityTooLargeException"),
+        *("ResourceExistsException", "ResourceNotFoundException", "ScopeDoesNotExistException"),
+        *("TierChangeNotAllowedException", "UnknownOperationException"),
+        *("UserPoolTaggingException", "ValidationError", "ValidationException"),
+    ],
+    ErrorType.UNKNOWN_ERROR: ["Unheard", "TransactionCanceledException", ""],
+}
+
+#: What a status means where the code is in no table.
+STATUSES = {
+    400: ErrorType.UNKNOWN_ERROR,
+    403: ErrorType.INSUFFICIENT_PERMISSIONS,
+    404: ErrorType.UNKNOWN_ERROR,
+    409: ErrorType.UNKNOWN_ERROR,
+    429: ErrorType.NETWORK_ERROR,
+    500: ErrorType.NETWORK_ERROR,
+    502: ErrorType.NETWORK_ERROR,
+    503: ErrorType.NETWORK_ERROR,
+    504: ErrorType.NETWORK_ERROR,
+}
+
+#: What botocore raises where there is no answer of AWS.
+TRANSPORT: dict[str, tuple[dict[str, Any], ErrorType]] = {
+    "ReadTimeoutError": ({"endpoint_url": "x"}, ErrorType.TIMEOUT),
+    "ConnectTimeoutError": ({"endpoint_url": "x"}, ErrorType.TIMEOUT),
+    "EndpointConnectionError": ({"endpoint_url": "x"}, ErrorType.NETWORK_ERROR),
+    "ConnectionClosedError": ({"endpoint_url": "x"}, ErrorType.NETWORK_ERROR),
+    "ConnectionError": ({"error": "x"}, ErrorType.NETWORK_ERROR),
+    "HTTPClientError": ({"error": "x"}, ErrorType.NETWORK_ERROR),
+    "ProxyConnectionError": ({"proxy_url": "x"}, ErrorType.NETWORK_ERROR),
+    "ResponseStreamingError": ({"error": "x"}, ErrorType.NETWORK_ERROR),
+    "SSLError": ({"endpoint_url": "x", "error": "x"}, ErrorType.NETWORK_ERROR),
+    "NoCredentialsError": ({}, ErrorType.INSUFFICIENT_PERMISSIONS),
+    "PartialCredentialsError": (
+        {"provider": "x", "cred_var": "x"},
+        ErrorType.INSUFFICIENT_PERMISSIONS,
+    ),
+    "ParamValidationError": ({"report": "x"}, FINAL),
+    "CredentialRetrievalError": ({"provider": "x", "error_msg": "x"}, ErrorType.UNKNOWN_ERROR),
+    "BotoCoreError": ({}, ErrorType.UNKNOWN_ERROR),
+}
+
+#: The services that a stage calls.
+SERVICES = {"appsync", "cognito-idp", "dynamodb", "s3", "secretsmanager", "ssm"}
+
+#: Errors that the drivers themselves know what to do about.
+HANDLED = {"BucketAlreadyExists", "BucketAlreadyOwnedByYou", "TransactionCanceledException"}
+
+
+def client_error(code: str, status: int = 400, message: str = "the message") -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(response, "TheOperation")
+
+
+def known(error: Exception) -> ProvisioningError:
+    return translate(error, FINAL, "make the thing")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(code, error_type) for error_type, codes in CODES.items() for code in codes],
+)
+def test_a_code_has_its_type_whatever_the_status(code: str, expected: ErrorType) -> None:
+    error = known(client_error(code))
+    assert error.type is expected
+    assert error.cause == f"TheOperation: {code}: the message"
+    if expected is not ErrorType.UNKNOWN_ERROR:
+        assert {known(client_error(code, status)).type for status in (403, 503)} == {expected}
+
+
+@pytest.mark.parametrize(("status", "expected"), STATUSES.items())
+def test_a_code_that_is_in_no_table_is_known_by_its_status(
+    status: int, expected: ErrorType
+) -> None:
+    assert known(client_error("Unheard", status)).type is expected
+
+
+def test_an_answer_without_anything_is_unknown() -> None:
+    assert known(ClientError({}, "TheOperation")).type is ErrorType.UNKNOWN_ERROR
+
+
+@pytest.mark.parametrize("name", TRANSPORT)
+def test_what_is_no_answer_has_its_type_and_is_named_alone(name: str) -> None:
+    arguments, expected = TRANSPORT[name]
+    error = known(getattr(botocore.exceptions, name)(**arguments))
+    assert (error.type, error.cause) == (expected, name)
+
+
+def documented_errors() -> list[tuple[str, str, int]]:
+    """Return every error of AWS's own models for what the roles may call: action, code, status."""
+    session = boto3.Session("testing", "testing", region_name=REGION)
+    found = []
+    for action in sorted({*allowed_actions(), "dynamodb:TransactWriteItems"}):
+        service, operation = action.split(":")
+        if service not in SERVICES:
+            continue
+        model = session.client(service).meta.service_model  # type: ignore[call-overload]  # its stubs list literal names
+        # Some permissions of S3 are not named like the operations that they are for.
+        if operation in model.operation_names:
+            for shape in model.operation_model(operation).error_shapes:
+                about = shape.metadata.get("error", {})
+                found.append(
+                    (action, about.get("code", shape.name), about.get("httpStatusCode", 400))
+                )
+    return found
+
+
+def test_every_error_that_aws_documents_for_what_we_call_is_known() -> None:
+    documented = documented_errors()
+    assert {action.partition(":")[0] for action, _, _ in documented} == SERVICES
+    unknown = {
+        (action, code)
+        for action, code, status in documented
+        if known(client_error(code, status)).type is ErrorType.UNKNOWN_ERROR
+    }
+    assert {code for _, code in unknown} == HANDLED
+
+
+def test_only_what_passes_by_waiting_is_retried() -> None:
+    """The codes of these two lists, and what is in no table: nothing else is tried again."""
+    retried = {error_type for error_type, rule in ERROR_RULES.items() if rule.retryable}
+    assert retried == {ErrorType.NETWORK_ERROR, ErrorType.TIMEOUT, ErrorType.UNKNOWN_ERROR}
+    passing = {*CODES[ErrorType.NETWORK_ERROR], *CODES[ErrorType.TIMEOUT]}
+    for _, code, status in documented_errors():
+        if code not in HANDLED:
+            assert (known(client_error(code, status)).type in retried) == (code in passing), code
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("SlowDown", "AWS did not answer while we tried to make the thing."),
+        ("OperationAborted", "It took too long to make the thing."),
+        ("AccessDenied", "The platform may not make the thing."),
+        (
+            "TooManyBuckets",
+            "A limit of the AWS account is reached: it could not make the thing.",
+        ),
+        ("BadRequestException", "AWS refused to make the thing."),
+        ("Unheard", "AWS gave an answer we do not know while we tried to make the thing."),
+    ],
+)
+def test_people_read_a_sentence_without_what_aws_says(code: str, sentence: str) -> None:
+    error = known(client_error(code, message="arn:aws:iam::123456789012:role/x at 10.0.0.1"))
+    assert (error.message, str(error)) == (sentence, sentence)
+    assert "arn:aws:iam" in error.cause
+
+
+def test_the_cause_is_bounded() -> None:
+    assert len(known(client_error("Unheard", message="x" * 10_000)).cause) == 500
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        botocore.exceptions.ParamValidationError(report="Invalid value hunter2"),
+        botocore.exceptions.HTTPClientError(error="hunter2"),
+        botocore.exceptions.EndpointConnectionError(endpoint_url="https://hunter2@aws.invalid"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_quotes_the_request_is_not_passed_on(error: BotoCoreError) -> None:
+    def fail() -> None:
+        with translated(FINAL, "make the thing"):
+            raise error
+
+    assert "hunter2" in str(error)
+    assert "hunter2" not in text_of(refused(fail))
+
+
+def test_errors_of_the_table_and_of_the_code_pass_as_they_are() -> None:
+    ours = known(client_error("AccessDenied"))
+    for error in (ours, KeyError("x")):
+        with pytest.raises(type(error)) as raised, translated(ErrorType.UNKNOWN_ERROR, "x"):
+            raise error
+        assert raised.value is error

@@ -1,0 +1,406 @@
+"""Cancelling a job: what is cancelled at once, what is asked to stop, and who wins a race."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from provisioner import api
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.client import JobStateError
+from provisioner.jobs.failure import FailureRecorder
+from provisioner.jobs.models import (
+    CANCELLED,
+    CleanupStatus,
+    Job,
+    JobStatus,
+    StageStatus,
+    StoredError,
+)
+from provisioner.jobs.stage_run import (
+    LONGEST_RUN_SECONDS,
+    Completion,
+    JobInput,
+    StageOutcome,
+    StageRunner,
+)
+from provisioner.jobs.store import JobNotFoundError
+from provisioner.provisioning.plan import Stage
+from provisioner.runtime.observability import metrics
+from provisioner.runtime.platform import PlatformSettings
+from support.core import Core, aws_error
+from support.supervision import (
+    NETWORK_ERROR,
+    cleanup_executions,
+    client,
+    executions,
+    head,
+    history,
+    running,
+    start_execution,
+    supervisor,
+    unchanged,
+    waiting,
+)
+
+
+@pytest.fixture(autouse=True)
+def _cleanup_machine(core: Core) -> None:
+    core.make_state_machine("provision_project_cleanup")
+
+
+def cancel(core: Core) -> Job:
+    """Cancel the job as the public API does."""
+    job = client(core).cancel("job-1")
+    if not job.status.is_terminal:
+        supervisor(core).examine("job-1")
+    return core.jobs.get("job-1")
+
+
+def stopped(core: Core) -> list[str]:
+    return [call["executionArn"] for call in core.calls_of("sfn.StopExecution")]
+
+
+def run_stage(core: Core, function: Callable[[JobInput], StageOutcome]) -> dict[str, Any]:
+    """Run INITIALIZING as a function does."""
+    metrics.clear_metrics()
+    job = core.jobs.get("job-1")
+    runner = StageRunner(core.jobs, {job.job_type: {Stage.INITIALIZING: function}}, own_errors={})
+    of_job = {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload}
+    return runner({"job": of_job, "stage": Stage.INITIALIZING})
+
+
+# --- What is cancelled at once --------------------------------------------------------------------
+
+
+def test_a_queued_job_is_cancelled_at_once(core: Core) -> None:
+    core.new_job()
+
+    job = cancel(core)
+
+    assert job.status is JobStatus.CANCELLED
+    assert job.error is not None
+    assert (job.error.type, job.error.message) == (ErrorType.JOB_CANCELLED, CANCELLED)
+    assert core.jobs.list_unfinished() == []
+
+
+def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(core: Core) -> None:
+    arn = executions(core).arn(waiting(core))
+
+    job = cancel(core)
+
+    assert job.status is JobStatus.CANCELLED
+    assert job.error is not None
+    assert job.error.type is ErrorType.JOB_CANCELLED
+    assert job.other_errors == (NETWORK_ERROR,)
+    assert (job.stages[0].status, job.stages[0].error) == (StageStatus.FAILED, NETWORK_ERROR)
+    assert {record.status for record in job.stages[1:]} == {StageStatus.PENDING}
+    assert stopped(core) == [arn]
+    assert job.cleanup is not None
+    assert job.cleanup.status is CleanupStatus.RUNNING
+    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    assert history(core, "REPAIRED") == []
+
+
+def test_a_stage_that_died_without_a_word_is_waited_for_no_longer_than_it_can_run(
+    core: Core,
+) -> None:
+    running(core)
+    assert cancel(core).status is JobStatus.RUNNING
+    core.clock.advance(LONGEST_RUN_SECONDS - 2)
+    with unchanged(core):
+        supervisor(core).examine("job-1")
+    core.clock.advance(1)
+
+    supervisor(core).examine("job-1")
+
+    job = core.jobs.get("job-1")
+    assert job.status is JobStatus.CANCELLED
+    (died,) = job.other_errors
+    assert (died.type, died.stage, died.attempt) == (
+        ErrorType.UNKNOWN_ERROR,
+        Stage.INITIALIZING,
+        1,
+    )
+
+
+def test_a_stage_that_died_in_a_later_attempt_says_nothing_of_the_one_before(core: Core) -> None:
+    waiting(core)
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 1)
+    core.clock.advance(LONGEST_RUN_SECONDS)
+
+    (died,) = cancel(core).other_errors
+
+    assert (died.type, died.attempt) == (ErrorType.UNKNOWN_ERROR, 2)
+
+
+# --- What is asked to stop ------------------------------------------------------------------------
+
+
+def test_a_stage_that_runs_may_finish_and_none_starts_after_it(core: Core) -> None:
+    running(core)
+
+    job = cancel(core)
+
+    assert job.status is JobStatus.RUNNING
+    assert job.cancel_requested_at == core.clock.at
+    assert stopped(core) == []
+    assert history(core, "CANCEL_REQUESTED") == [""]
+
+
+def test_a_stage_that_runs_beside_one_that_waits_may_finish(core: Core) -> None:
+    waiting(core)
+    core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
+
+    assert cancel(core).status is JobStatus.RUNNING
+    assert stopped(core) == []
+
+    core.jobs.end_stage(
+        "job-1", Stage.CREATING_DATABASE, StageStatus.SUCCEEDED, output={}, check="x"
+    )
+    supervisor(core).examine("job-1")
+    assert head(core).status is JobStatus.CANCELLED
+
+
+def test_between_two_stages_the_state_machine_comes_to_the_boundary_itself(core: Core) -> None:
+    running(core)
+    core.jobs.end_stage("job-1", Stage.INITIALIZING, StageStatus.SUCCEEDED, output={}, check="x")
+
+    assert cancel(core).status is JobStatus.RUNNING
+    assert stopped(core) == []
+
+
+def test_a_stage_without_an_attempt_left_is_the_state_machine_s_to_close(core: Core) -> None:
+    running(core)
+    for retry_count in (1, 2):
+        core.jobs.start_stage(head(core), Stage.INITIALIZING, retry_count)
+    error = StoredError(ErrorType.NETWORK_ERROR, Stage.INITIALIZING, 3, "No.", "")
+    core.jobs.stage_failed("job-1", error, retry_count=2, retryable=True)
+
+    assert cancel(core).status is JobStatus.RUNNING
+    assert stopped(core) == []
+
+
+# --- Twice, and too late --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Core.new_job, waiting], ids=["queued", "waiting"])
+def test_a_cancelled_job_is_returned_as_it_is(core: Core, make: Callable[[Core], Job]) -> None:
+    make(core)
+    first = cancel(core)
+    core.clock.advance()
+
+    with unchanged(core):
+        assert cancel(core) == first
+
+
+def test_a_cancel_that_was_asked_for_is_not_asked_for_again(core: Core) -> None:
+    running(core)
+    first = cancel(core)
+    core.clock.advance()
+
+    with unchanged(core):
+        assert cancel(core) == first
+
+
+@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED])
+def test_a_job_that_has_ended_is_not_cancelled(core: Core, status: JobStatus) -> None:
+    running(core)
+    if status is JobStatus.COMPLETED:
+        core.jobs.complete("job-1", Stage.INITIALIZING, output={}, check="x", result={})
+    else:
+        core.jobs.fail("job-1", [NETWORK_ERROR], close={})
+    with unchanged(core), pytest.raises(JobStateError, match=f"job job-1: is {status};"):
+        cancel(core)
+
+
+def test_a_job_that_is_not_there_is_not_cancelled(core: Core) -> None:
+    with pytest.raises(JobNotFoundError, match="job-1"):
+        cancel(core)
+
+
+# --- Races ----------------------------------------------------------------------------------------
+
+
+def test_a_job_that_begins_while_it_is_cancelled_is_asked_to_stop(core: Core) -> None:
+    core.new_job()
+
+    def begins(_call: Any) -> None:
+        core.answers.clear()
+        core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+
+    core.answers["dynamodb.TransactWriteItems"] = begins
+
+    job = client(core).cancel("job-1")
+
+    assert job.status is JobStatus.RUNNING
+    assert job.cancel_requested_at is not None
+
+
+def test_a_job_that_completes_while_it_is_cancelled_is_completed(core: Core) -> None:
+    running(core)
+
+    def completes(_call: Any) -> None:
+        core.answers.clear()
+        core.jobs.complete("job-1", Stage.INITIALIZING, output={}, check="x", result={})
+
+    core.answers["dynamodb.TransactWriteItems"] = completes
+
+    with pytest.raises(JobStateError, match="is COMPLETED"):
+        client(core).cancel("job-1")
+
+
+def test_a_job_whose_cancel_is_stored_never_completes(core: Core) -> None:
+    core.new_job()
+
+    def cancelled_meanwhile(_job: JobInput) -> StageOutcome:
+        client(core).cancel("job-1")
+        return StageOutcome(completion=Completion(result={"made": "x"}))
+
+    with pytest.raises(ProvisioningError) as raised:
+        run_stage(core, cancelled_meanwhile)
+
+    assert raised.value.type is ErrorType.JOB_CANCELLED
+    assert (head(core).status, head(core).result) == (JobStatus.RUNNING, None)
+
+
+def test_a_cancel_that_crosses_the_record_of_a_failure_goes_before_it(core: Core) -> None:
+    running(core)
+
+    def cancelled_meanwhile(_call: Any) -> None:
+        core.answers.clear()
+        core.jobs.request_cancel(head(core))
+
+    core.answers["dynamodb.TransactWriteItems"] = cancelled_meanwhile
+    failures = FailureRecorder(core.jobs, supervisor(core)._policies)
+    branch = {"ok": False, "stage": Stage.INITIALIZING, "error": {"Error": "CONFLICT"}}
+    job = head(core)
+
+    failures(
+        {
+            "job": {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload},
+            "stage": "FAILED",
+            "branches": [branch],
+        }
+    )
+
+    job = core.jobs.get("job-1")
+    assert job.status is JobStatus.CANCELLED
+    assert [error.type for error in job.other_errors] == [ErrorType.CONFLICT]
+
+
+def test_a_stage_that_starts_under_the_end_of_its_job_keeps_it_from_ending(core: Core) -> None:
+    waiting(core)
+    client(core).cancel("job-1")
+
+    def starts(_call: Any) -> None:
+        core.answers.clear()
+        core.jobs.start_stage(head(core), Stage.INITIALIZING, 1)
+
+    core.answers["dynamodb.TransactWriteItems"] = starts
+
+    supervisor(core).examine("job-1")
+
+    assert head(core).status is JobStatus.RUNNING
+    assert stopped(core) == []
+
+
+def test_a_first_start_under_the_end_of_its_job_keeps_it_from_ending(core: Core) -> None:
+    waiting(core)
+    client(core).cancel("job-1")
+
+    def starts(_call: Any) -> None:
+        core.answers.clear()
+        core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
+
+    core.answers["dynamodb.TransactWriteItems"] = starts
+
+    supervisor(core).examine("job-1")
+
+    assert head(core).status is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize("code", ["ValidationException", "ExecutionDoesNotExist"])
+def test_an_execution_that_has_just_ended_is_not_stopped_and_that_is_well(
+    core: Core, code: str
+) -> None:
+    waiting(core)
+    core.answers["sfn.StopExecution"] = aws_error(code)
+
+    assert cancel(core).status is JobStatus.CANCELLED
+    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+
+
+def test_an_execution_that_could_not_be_stopped_finds_its_job_ended(core: Core) -> None:
+    waiting(core)
+    core.answers["sfn.StopExecution"] = aws_error("ThrottlingException")
+
+    with pytest.raises(ClientError):
+        cancel(core)
+
+    before = core.jobs.get("job-1")
+    assert before.status is JobStatus.CANCELLED
+    with pytest.raises(ProvisioningError):
+        run_stage(core, lambda _job: pytest.fail("the stage must not run"))
+    assert core.jobs.get("job-1") == before
+
+
+# --- Retrying what was cancelled ------------------------------------------------------------------
+
+
+def test_a_cancelled_job_is_retried_once_its_cleanup_has_ended(core: Core) -> None:
+    waiting(core)
+    cancel(core)
+    with unchanged(core), pytest.raises(JobStateError, match="clean-up is under way"):
+        client(core).retry("job-1")
+    core.jobs.end_cleanup("job-1", 1, [])
+
+    job = client(core).retry("job-1")
+
+    assert (job.status, job.attempt, job.cancel_requested_at) == (JobStatus.QUEUED, 2, None)
+    assert core.jobs.list_unfinished() == ["job-1"]
+    arn = start_execution(core)
+    assert arn.endswith(":job-1-2")
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=2)
+    assert cancel(core).cancel_requested_at is not None
+
+
+# --- The public API -------------------------------------------------------------------------------
+
+
+def test_the_public_api_cancels_and_retries(core: Core, connected: PlatformSettings) -> None:
+    assert connected.queue_url == core.queue_url
+    waiting(core)
+
+    job = api.cancel_job("job-1")
+
+    assert job.status is JobStatus.CANCELLED
+    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    with pytest.raises(api.JobStateError, match="clean-up is under way"):
+        api.retry_job("job-1")
+    core.jobs.end_cleanup("job-1", 1, [])
+    assert api.retry_job("job-1").attempt == 2
+    assert api.cancel_job("job-1").status is JobStatus.CANCELLED
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_public_api_leaves_no_metrics_and_logs_nothing(
+    core: Core, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting(core)
+    metrics.clear_metrics()
+
+    api.cancel_job("job-1")
+
+    assert capsys.readouterr().out == ""
+    assert metrics.provider.metric_set == {}
+
+
+def test_the_store_refuses_to_complete_what_is_cancelled(core: Core) -> None:
+    running(core)
+    core.jobs.request_cancel(head(core))
+    with pytest.raises(ConditionFailedError):
+        core.jobs.complete("job-1", Stage.INITIALIZING, output={}, check="x", result={})

@@ -1,0 +1,545 @@
+"""What the queue gives up on, and how people send it on its way again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from provision_cli.main import main
+from provisioner import api
+from provisioner.composition import dead_letters as composition
+from provisioner.errors import ErrorType
+from provisioner.jobs import dead_letters
+from provisioner.jobs.client import JobClient
+from provisioner.jobs.models import Job, JobStatus, StoredError
+from provisioner.jobs.queue import DeadLetterQueue, JobQueue
+from provisioner.jobs.registry import REGISTRY
+from provisioner.jobs.store import JobNotFoundError, NewJob
+from provisioner.jobs.undelivered import UndeliveredRecorder
+from provisioner.runtime import aws
+from provisioner.runtime.observability import metrics
+from support.core import REGION, Core, LogLines, aws_error, times
+
+PAYLOAD = {"project_id": "shop", "region": REGION}
+ERROR = StoredError(ErrorType.CONFLICT, "INITIALIZING", 1, "It is not ours.", "")
+
+type Record = dict[str, Any]
+
+
+def message(message_id: str = "message-1", **body: Any) -> Record:
+    """Return a message that works, as AWS Lambda hands it over."""
+    return raw(json.dumps({"job_type": "provision_project", "payload": PAYLOAD} | body), message_id)
+
+
+def raw(body: str, message_id: str = "message-1", group: str | None = None) -> Record:
+    attributes = {"ApproximateReceiveCount": "1"}
+    if group is not None:
+        attributes["MessageGroupId"] = group
+    return {"messageId": message_id, "body": body, "attributes": attributes}
+
+
+@pytest.fixture
+def give_up(core: Core) -> Callable[[Record], None]:
+    """Return what takes a message that the queue has given up on."""
+    recorder = UndeliveredRecorder(
+        registry=REGISTRY,
+        store=core.jobs,
+        dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
+    )
+    return recorder.record
+
+
+type GiveUp = Callable[[Record], None]
+
+
+def letters(core: Core) -> list[dict[str, Any]]:
+    return core.messages(core.dead_letter_url)
+
+
+def the_letter(core: Core) -> tuple[str, dict[str, str]]:
+    """Return the body and the attributes of the one dead letter."""
+    (letter,) = letters(core)
+    attributes = letter.get("MessageAttributes", {})
+    return letter["Body"], {name: value["StringValue"] for name, value in attributes.items()}
+
+
+def status_of(core: Core, job_id: str) -> tuple[JobStatus, int]:
+    job = core.jobs.get(job_id)
+    return job.status, job.attempt
+
+
+# --- What the queue gives up on -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_the_job_fails_with_the_last_cause_and_the_message_is_kept_with_it(
+    core: Core, give_up: GiveUp, *, is_stored: bool
+) -> None:
+    if is_stored:
+        core.new_job("message-1")
+    core.jobs.note_dispatch_failure("message-1", "StartExecution: StateMachineDoesNotExist")
+    given_up = message()
+
+    give_up(given_up)
+
+    job = core.jobs.get("message-1")
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert (job.error.type, job.error.stage, job.error.cause) == (
+        ErrorType.UNKNOWN_ERROR,
+        "",
+        "StartExecution: StateMachineDoesNotExist",
+    )
+    body, said = the_letter(core)
+    assert body == given_up["body"]
+    assert said == {
+        "job_id": "message-1",
+        "error_type": "UNKNOWN_ERROR",
+        "reason": job.error.message,
+        "cause": "StartExecution: StateMachineDoesNotExist",
+    }
+    assert set(metrics.metric_set) == {"JobsFailed", "MessagesUndelivered"}
+
+
+def test_without_a_kept_cause_that_is_said(core: Core, give_up: GiveUp) -> None:
+    give_up(message())
+
+    assert "without a word" in the_letter(core)[1]["cause"]
+
+
+def test_the_group_of_a_message_goes_with_it(core: Core, give_up: GiveUp) -> None:
+    give_up(raw(message()["body"], group="acme"))
+
+    (letter,) = letters(core)
+    assert letter["Attributes"]["MessageGroupId"] == "acme"
+
+
+def test_the_job_that_was_given_up_can_be_retried(core: Core, give_up: GiveUp) -> None:
+    give_up(message())
+
+    job = client(core).retry("message-1")
+
+    assert (job.status, job.attempt, len(job.stages)) == (JobStatus.QUEUED, 2, 8)
+
+
+def test_twice_is_as_good_as_once_for_the_job(core: Core, give_up: GiveUp) -> None:
+    give_up(message())
+    before = core.jobs.get("message-1")
+    core.clock.advance()
+
+    give_up(message())
+
+    assert core.jobs.get("message-1") == before
+    assert metrics.metric_set["JobsFailed"]["Value"] == [1]
+    assert {letter["MessageAttributes"]["job_id"]["StringValue"] for letter in letters(core)} == {
+        "message-1"
+    }
+
+
+def test_the_job_is_written_before_the_message_goes_on(
+    core: Core, give_up: GiveUp, logged: LogLines
+) -> None:
+    core.answers["sqs.SendMessage"] = times(1, aws_error("ServiceUnavailable", 503))
+
+    with pytest.raises(ClientError):
+        give_up(message())
+    assert status_of(core, "message-1") == (JobStatus.FAILED, 1)
+    assert logged()[-1]["cause"] == "SendMessage: ServiceUnavailable"
+    give_up(message())
+
+    assert the_letter(core)[1]["job_id"] == "message-1"
+
+
+def test_a_message_does_not_go_on_while_its_job_cannot_be_written(
+    core: Core, give_up: GiveUp
+) -> None:
+    core.answers["dynamodb.TransactWriteItems"] = aws_error("InternalServerError", 500)
+
+    with pytest.raises(ClientError):
+        give_up(message())
+
+    assert letters(core) == []
+
+
+def test_the_attempt_that_could_not_be_started_fails_and_no_other(
+    core: Core, give_up: GiveUp
+) -> None:
+    core.new_job()
+    core.jobs.fail_queued("job-1", ERROR)
+    client(core).retry("job-1")
+    first = message(job_id="job-1", payload=core.jobs.get("job-1").payload)
+    second = message(job_id="job-1", payload=core.jobs.get("job-1").payload, attempt=2)
+
+    give_up(first)
+    assert status_of(core, "job-1") == (JobStatus.QUEUED, 2)
+    assert letters(core) == []
+    core.clock.advance()
+    give_up(second)
+
+    assert status_of(core, "job-1") == (JobStatus.FAILED, 2)
+    assert the_letter(core)[1]["error_type"] == "UNKNOWN_ERROR"
+
+
+def _running(core: Core) -> None:
+    core.jobs.start_stage(core.jobs.get("message-1"), "INITIALIZING", 0)
+
+
+def _completed(core: Core) -> None:
+    _running(core)
+    core.jobs.complete("message-1", "INITIALIZING", output={}, check="x", result={})
+
+
+def _cancelled(core: Core) -> None:
+    core.jobs.cancel_queued(core.jobs.get("message-1"), ERROR)
+
+
+@pytest.mark.parametrize("became", [_running, _completed, _cancelled])
+def test_a_message_whose_job_does_without_it_changes_nothing(
+    core: Core, give_up: GiveUp, became: Callable[[Core], None]
+) -> None:
+    core.new_job("message-1")
+    became(core)
+    before = core.jobs.get("message-1")
+
+    give_up(message(payload=before.payload))
+
+    assert core.jobs.get("message-1") == before
+    assert letters(core) == []
+
+
+def test_a_message_that_is_none_goes_on_with_its_reason_and_has_no_job(
+    core: Core, give_up: GiveUp
+) -> None:
+    give_up(raw("not JSON"))
+
+    body, said = the_letter(core)
+    assert (body, said["error_type"], said["job_id"]) == (
+        "not JSON",
+        "INVALID_PAYLOAD",
+        "message-1",
+    )
+    with pytest.raises(JobNotFoundError):
+        core.jobs.get("message-1")
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_message_that_can_never_work_fails_its_job_with_the_real_reason(
+    core: Core, give_up: GiveUp, *, is_stored: bool
+) -> None:
+    payload = {"project_id": "shop"}
+    if is_stored:
+        core.jobs.create(NewJob("message-1", "provision_project", payload, ("INITIALIZING",)))
+
+    give_up(message(payload=payload))
+
+    job = core.jobs.get("message-1")
+    assert (job.status, job.error and job.error.message) == (
+        JobStatus.FAILED,
+        "region: Field required.",
+    )
+    assert the_letter(core)[1]["reason"] == "region: Field required."
+
+
+def test_a_message_that_names_the_job_of_another_touches_nothing_of_it(
+    core: Core, give_up: GiveUp
+) -> None:
+    core.new_job("taken", project_id="another")
+    before = core.jobs.get("taken")
+
+    give_up(message(job_id="taken"))
+
+    assert core.jobs.get("taken") == before
+    assert "another job has this id" in the_letter(core)[1]["reason"]
+
+
+def test_the_function_names_the_messages_that_it_could_not_record(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "JOBS_TABLE": "JobsTable",
+        "DEAD_LETTER_QUEUE_URL": core.dead_letter_url,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": REGION,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    aws.reset()
+    run = composition.build()
+    # SQS takes a message with its attributes up to 1 MiB; moto looks at the body alone.
+    too_large = {"Records": [message("good"), raw("x" * (1024 * 1024 + 1), "too-large")]}
+
+    assert run(too_large, None) == {"batchItemFailures": [{"itemIdentifier": "too-large"}]}
+
+    assert core.jobs.get("good").status is JobStatus.FAILED
+    assert the_letter(core)[1]["job_id"] == "good"
+    aws.reset()
+
+
+# --- People ---------------------------------------------------------------------------------------
+
+
+def client(core: Core) -> JobClient:
+    return JobClient(
+        registry=REGISTRY, store=core.jobs, queue=JobQueue(core.client("sqs"), core.queue_url)
+    )
+
+
+@pytest.fixture
+def people(core: Core, connected: object, monkeypatch: pytest.MonkeyPatch) -> Core:
+    """Let the public API and the program talk to the deployment."""
+    assert connected
+    monkeypatch.setattr(dead_letters, "_WAIT_SECONDS", 0)
+    outputs = {
+        "JobsTableName": "JobsTable",
+        "ProjectsTableName": "ProjectsTable",
+        "ApiKeysTableName": "ApiKeysTable",
+        "QuotasTableName": "QuotasTable",
+        "QueueUrl": core.queue_url,
+        "DeadLetterQueueUrl": core.dead_letter_url,
+        "ClusterParameterPrefix": "/test/clusters",
+        "ResourcePrefix": "nm",
+        "ResourceNamespace": "test",
+        "DefaultProjectQuota": "7",
+    }
+    core.client("cloudformation").create_stack(
+        StackName="provisioner",
+        TemplateBody=json.dumps(
+            {
+                "Resources": {"Other": {"Type": "AWS::SQS::Queue"}},
+                "Outputs": {name: {"Value": value} for name, value in outputs.items()},
+            }
+        ),
+    )
+    return core
+
+
+def run(*arguments: str) -> int:
+    return main(["--stack", "provisioner", "--region", REGION, "dlq", *arguments])
+
+
+def waiting(core: Core) -> int:
+    """Return how many dead letters can be received."""
+    attributes = core.client("sqs").get_queue_attributes(
+        QueueUrl=core.dead_letter_url, AttributeNames=["ApproximateNumberOfMessages"]
+    )["Attributes"]
+    return int(attributes["ApproximateNumberOfMessages"])
+
+
+def sent(core: Core) -> list[dict[str, Any]]:
+    """Return the messages that wait in the queue of jobs."""
+    return core.messages(core.queue_url)
+
+
+def given_up_jobs(core: Core, give_up: GiveUp, *job_ids: str) -> list[Job]:
+    for job_id in job_ids:
+        give_up(message(job_id))
+        core.clock.advance()
+    return [core.jobs.get(job_id) for job_id in job_ids]
+
+
+def forget(core: Core, job_id: str) -> None:
+    """Let a job's record be gone, as where it could never be written."""
+    for item in core.scan("JobsTable"):
+        if item["job_id"] == job_id:
+            key = {name: {"S": item[name]} for name in ("job_id", "record")}
+            core.client("dynamodb").delete_item(TableName="JobsTable", Key=key)
+
+
+def test_dead_letters_are_read_whole_and_stay_where_they_are(people: Core, give_up: GiveUp) -> None:
+    jobs = given_up_jobs(people, give_up, *(f"job-{number:02}" for number in range(12)))
+
+    for _ in range(2):
+        found = api.list_dead_letters()
+        assert sorted(letter.job_id for letter in found) == [job.job_id for job in jobs]
+        assert waiting(people) == 12
+    assert found[0].error_type == "UNKNOWN_ERROR"
+    assert jobs[0].error is not None
+    assert found[0].reason == jobs[0].error.message
+
+
+def test_a_letter_that_came_without_a_word_is_its_message_s_job(people: Core) -> None:
+    message_id = people.client("sqs").send_message(
+        QueueUrl=people.dead_letter_url, MessageBody=message()["body"]
+    )["MessageId"]
+
+    (letter,) = api.list_dead_letters()
+
+    assert (letter.job_id, letter.message_id, letter.reason) == (message_id, message_id, "")
+
+
+def test_a_letter_is_sent_back_with_its_old_job_id_and_its_group(
+    people: Core, give_up: GiveUp
+) -> None:
+    give_up(raw(message()["body"], "message-1", group="acme"))
+    forget(people, "message-1")
+
+    (redriven,) = api.redrive_dead_letters()
+
+    assert redriven.is_sent
+    (back,) = sent(people)
+    assert json.loads(back["Body"]) == json.loads(message(job_id="message-1")["body"])
+    assert back["Attributes"]["MessageGroupId"] == "acme"
+    assert letters(people) == []
+
+
+def test_a_letter_that_names_its_job_is_sent_back_as_it_is(people: Core, give_up: GiveUp) -> None:
+    given_up = message(job_id="job-1")
+    give_up(given_up)
+    forget(people, "job-1")
+
+    api.redrive_dead_letters("job-1")
+
+    (back,) = sent(people)
+    assert back["Body"] == given_up["body"]
+
+
+@pytest.mark.parametrize("body", ["not JSON", "[1, 2]"])
+def test_a_letter_that_is_no_message_is_sent_back_as_it_is(
+    people: Core, give_up: GiveUp, body: str
+) -> None:
+    give_up(raw(body))
+
+    assert [one.is_sent for one in api.redrive_dead_letters()] == [True]
+
+    assert [back["Body"] for back in sent(people)] == [body]
+
+
+def test_a_job_that_has_ended_is_not_run_again_unless_asked(people: Core, give_up: GiveUp) -> None:
+    (before,) = given_up_jobs(people, give_up, "job-1")
+
+    (stays,) = api.redrive_dead_letters("job-1")
+
+    assert (stays.is_sent, stays.note.startswith("job job-1: is FAILED")) == (False, True)
+    assert (sent(people), waiting(people)) == ([], 1)
+    assert people.jobs.get("job-1") == before
+
+    (runs,) = api.redrive_dead_letters("job-1", again=True)
+
+    assert (runs.is_sent, runs.note) == (True, "job job-1: runs again, as attempt 2.")
+    assert waiting(people) == 0
+    (back,) = sent(people)
+    assert json.loads(back["Body"])["attempt"] == 2
+    assert status_of(people, "job-1") == (JobStatus.QUEUED, 2)
+
+
+def test_a_second_letter_of_a_job_that_runs_again_does_no_harm(
+    people: Core, give_up: GiveUp
+) -> None:
+    give_up(message("job-1"))
+    give_up(message("job-1"))
+
+    assert [one.is_sent for one in api.redrive_dead_letters(again=True)] == [True, True]
+
+    assert sorted(json.loads(back["Body"]).get("attempt", 1) for back in sent(people)) == [1, 2]
+    assert status_of(people, "job-1") == (JobStatus.QUEUED, 2)
+
+
+def test_what_cannot_run_again_stays_and_says_why(people: Core, give_up: GiveUp) -> None:
+    give_up(message("refused", payload={}))
+    letter_of_completed = message("message-1")
+    people.new_job("message-1")
+    give_up(letter_of_completed)
+    client(people).retry("message-1")
+    people.jobs.start_stage(people.jobs.get("message-1"), "INITIALIZING", 0, round_=2)
+    people.jobs.complete("message-1", "INITIALIZING", attempt=2, output={}, check="x", result={})
+
+    redriven = {one.letter.job_id: one for one in api.redrive_dead_letters(again=True)}
+
+    assert not any(one.is_sent for one in redriven.values())
+    assert "was refused as it came" in redriven["refused"].note
+    assert "is COMPLETED" in redriven["message-1"].note
+    assert waiting(people) == 2
+
+
+def test_only_the_letters_of_a_job_are_sent_back(people: Core, give_up: GiveUp) -> None:
+    given_up_jobs(people, give_up, "job-1", "job-2", "job-3")
+
+    api.redrive_dead_letters("job-2", again=True)
+
+    assert sorted(letter.job_id for letter in api.list_dead_letters()) == ["job-1", "job-3"]
+
+
+def test_letters_that_could_not_be_sent_are_still_there(people: Core, give_up: GiveUp) -> None:
+    given_up_jobs(people, give_up, "job-1", "job-2")
+    for job_id in ("job-1", "job-2"):
+        forget(people, job_id)
+    people.answers["sqs.SendMessage"] = aws_error("ServiceUnavailable", 503)
+    people.calls.clear()
+
+    with pytest.raises(ClientError):
+        _letters(people).redrive(None, again=False)
+
+    assert waiting(people) == 2
+    assert people.calls_of("sqs.DeleteMessage") == []
+
+
+def _letters(core: Core) -> dead_letters.DeadLetters:
+    return dead_letters.DeadLetters(
+        core.client("sqs"),
+        core.dead_letter_url,
+        store=core.jobs,
+        queue=JobQueue(core.client("sqs"), core.queue_url),
+        jobs=client(core),
+    )
+
+
+# --- The program ----------------------------------------------------------------------------------
+
+
+def test_the_program_lists_shows_and_sends_back(
+    people: Core, give_up: GiveUp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people.jobs.note_dispatch_failure("job-1", "StartExecution: AccessDeniedException")
+    (job,) = given_up_jobs(people, give_up, "job-1")
+    capsys.readouterr()
+
+    assert run("list") == 0
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split()[:2] == ["message", "job"]
+    assert job.error is not None
+    assert line.endswith(f"UNKNOWN_ERROR  {job.error.message}")
+    message_id = line.split()[0]
+
+    assert run("show", message_id) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["job_id"], shown["cause"], shown["body"]) == (
+        "job-1",
+        "StartExecution: AccessDeniedException",
+        message("job-1")["body"],
+    )
+
+    assert run("redrive", "--job", "job-1") == 1
+    captured = capsys.readouterr()
+    assert "job job-1: is FAILED" in captured.out
+    assert captured.err == (
+        "provision: 1 of 1 dead letters stay where they are; --again runs jobs again that have "
+        "failed or were cancelled.\n"
+    )
+
+    assert run("redrive", "--all", "--again") == 0
+    assert capsys.readouterr().out == f"{message_id}  job job-1: runs again, as attempt 2.\n"
+
+    assert run("list") == 0
+    assert capsys.readouterr().out == "There are no dead letters.\n"
+    assert run("redrive", "--all") == 0
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("redrive",), "--job or --all: give one of the two."),
+        (("redrive", "--all", "--job", "job-1"), "--job or --all: give one of the two."),
+        (("redrive", "--job", "job-1"), "--job: there is no dead letter of job job-1."),
+        (("show", "message-1"), "message message-1: there is no such dead letter."),
+    ],
+)
+def test_the_program_says_what_is_not_there(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert run(*arguments) == 1
+    assert capsys.readouterr().err == f"provision: {said}\n"

@@ -1,0 +1,391 @@
+"""The driver of Amazon S3."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from provisioner.drivers import s3
+from provisioner.errors import ErrorType
+from provisioner.ownership import Ownership
+from support.core import REGION, Core, answer_lost, aws_error, meanwhile
+from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused, tag_list
+
+BUCKET = "nm-shop"
+
+#: Every operation of a first run.
+OPERATIONS = [
+    "HeadBucket",
+    "CreateBucket",
+    "PutPublicAccessBlock",
+    "PutBucketEncryption",
+    "PutBucketVersioning",
+    "PutBucketPolicy",
+    "GetBucketTagging",
+    "GetPublicAccessBlock",
+    "GetBucketEncryption",
+    "GetBucketVersioning",
+    "GetBucketPolicy",
+]
+
+#: How a setting of the bucket drifts.
+DRIFTS: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "opened": (
+        "public access block",
+        lambda client: client.put_public_access_block(
+            Bucket=BUCKET,
+            PublicAccessBlockConfiguration={
+                "BlockPublicAcls": True,
+                "IgnorePublicAcls": True,
+                "BlockPublicPolicy": False,
+                "RestrictPublicBuckets": True,
+            },
+        ),
+    ),
+    "unblocked": (
+        "public access block",
+        lambda client: client.delete_public_access_block(Bucket=BUCKET),
+    ),
+    "unencrypted": ("encryption", lambda client: client.delete_bucket_encryption(Bucket=BUCKET)),
+    "suspended": (
+        "versioning",
+        lambda client: client.put_bucket_versioning(
+            Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"}
+        ),
+    ),
+    "without_a_policy": ("policy", lambda client: client.delete_bucket_policy(Bucket=BUCKET)),
+    "with_a_weaker_policy": (
+        "policy",
+        lambda client: put_policy(
+            client,
+            {**TLS_ONLY, "Condition": {**TLS_ONLY["Condition"], "StringEquals": {"aws:x": "y"}}},
+        ),
+    ),
+}
+
+#: The statement of ours in the bucket's policy.
+TLS_ONLY: dict[str, Any] = {
+    "Sid": "RefusePlainHttp",
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": "s3:*",
+    "Resource": [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"],
+    "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+}
+
+#: A statement of the customer's.
+THEIRS: dict[str, Any] = {
+    "Sid": "KeepObjects",
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": "s3:DeleteObject",
+    "Resource": f"arn:aws:s3:::{BUCKET}/*",
+}
+
+
+def put_policy(client: Any, *statements: dict[str, Any], one: bool = False) -> None:
+    """Write the bucket's policy; a statement that stands alone may stand outside of a list."""
+    policy = {"Version": "2012-10-17", "Statement": statements[0] if one else statements}
+    client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+
+
+@cache
+def plain_client(region: str) -> Any:
+    """Return a client whose calls are not counted and get no answer of a test."""
+    return boto3.Session("testing", "testing", region_name=region).client("s3")
+
+
+@dataclass
+class Storage:
+    """The project's part of S3."""
+
+    core: Core
+    region: str = REGION
+
+    def __post_init__(self) -> None:
+        self.core.answers["s3.CreateBucket"] = self.make_with_tags
+
+    @property
+    def client(self) -> Any:
+        return plain_client(self.region)
+
+    def ensure(self, owner: Ownership = OWNER) -> None:
+        client = self.core.client("s3", self.region)
+        s3.ensure_bucket(client, name=BUCKET, region=self.region, owner=owner)
+
+    def check(self) -> str:
+        return s3.check_bucket(self.core.client("s3", self.region), BUCKET, OWNER)
+
+    def make_bucket(self, tags: Mapping[str, str]) -> None:
+        configuration = {"LocationConstraint": REGION}
+        self.client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=configuration)
+        if tags:
+            self.client.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": tag_list(tags)})
+
+    def make_with_tags(self, parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Make a bucket with its tags, as S3 does; moto leaves them out."""
+        configuration = dict(parameters["CreateBucketConfiguration"])
+        tags = configuration.pop("Tags")
+        self.client.create_bucket(
+            Bucket=BUCKET, **({"CreateBucketConfiguration": configuration} if configuration else {})
+        )
+        self.client.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": tags})
+        return 200, {"Location": f"/{BUCKET}"}
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that is set on the bucket; what is not set is left out."""
+        reads: dict[str, Callable[[], Any]] = {
+            "tags": lambda: self.client.get_bucket_tagging(Bucket=BUCKET)["TagSet"],
+            "public access block": lambda: self.client.get_public_access_block(Bucket=BUCKET)[
+                "PublicAccessBlockConfiguration"
+            ],
+            "encryption": lambda: self.client.get_bucket_encryption(Bucket=BUCKET)[
+                "ServerSideEncryptionConfiguration"
+            ]["Rules"],
+            "versioning": lambda: self.client.get_bucket_versioning(Bucket=BUCKET).get("Status"),
+            "policy": lambda: json.loads(self.client.get_bucket_policy(Bucket=BUCKET)["Policy"]),
+        }
+        found = {}
+        for name, read in reads.items():
+            try:
+                found[name] = read()
+            except ClientError:
+                continue
+        return found
+
+    def names(self) -> list[str]:
+        return [bucket["Name"] for bucket in self.client.list_buckets()["Buckets"]]
+
+
+@pytest.fixture
+def storage(core: Core) -> Storage:
+    return Storage(core)
+
+
+def test_a_project_gets_a_bucket_that_is_private_encrypted_and_versioned(storage: Storage) -> None:
+    storage.ensure()
+    assert storage.settings() == {
+        "tags": tag_list(OWNER.tags()),
+        "public access block": dict.fromkeys(
+            (
+                *("BlockPublicAcls", "IgnorePublicAcls"),
+                *("BlockPublicPolicy", "RestrictPublicBuckets"),
+            ),
+            True,
+        ),
+        "encryption": [
+            {
+                "ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"},
+                "BucketKeyEnabled": False,
+            }
+        ],
+        "versioning": "Enabled",
+        "policy": {"Version": "2012-10-17", "Statement": [TLS_ONLY]},
+    }
+    assert storage.check() == (
+        f"bucket {BUCKET} answered: encrypted, private, TLS only, versioned, tagged"
+    )
+
+
+@pytest.mark.parametrize(
+    ("region", "constraint"), [(REGION, {"LocationConstraint": REGION}), ("us-east-1", {})]
+)
+def test_a_bucket_is_made_in_the_region_of_the_payload_and_with_the_marker(
+    core: Core, region: str, constraint: dict[str, str]
+) -> None:
+    storage = Storage(core, region)
+    storage.ensure()
+    (made,) = core.calls_of("s3.CreateBucket")
+    assert made["CreateBucketConfiguration"] == {"Tags": tag_list(OWNER.tags()), **constraint}
+    assert storage.client.head_bucket(Bucket=BUCKET)["BucketRegion"] == region
+
+
+@pytest.mark.parametrize("owner", [OWNER, LATER], ids=["again", "of_a_later_job"])
+def test_a_second_run_only_looks(storage: Storage, owner: Ownership) -> None:
+    storage.ensure()
+    before = storage.settings()
+    storage.core.calls.clear()
+    storage.ensure(owner)
+    storage.check()
+    assert storage.core.changes() == []
+    assert storage.settings() == before
+
+
+@each_foreign
+def test_a_foreign_bucket_of_the_name_is_a_conflict_and_stays(
+    storage: Storage, tags: dict[str, str]
+) -> None:
+    storage.make_bucket(tags)
+    before = storage.settings()
+    storage.core.calls.clear()
+    error = refused(storage.ensure)
+    assert (error.type, error.message) == (
+        ErrorType.CONFLICT,
+        f"A bucket named {BUCKET} exists and is not this project's; remove or rename it.",
+    )
+    assert storage.core.changes() == []
+    assert storage.settings() == before
+
+
+def test_a_bucket_of_another_account_is_a_conflict(storage: Storage) -> None:
+    storage.core.answers["s3.HeadBucket"] = aws_error("403", 403)
+    assert refused(storage.ensure).type is ErrorType.CONFLICT
+    assert storage.core.changes() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "tags"),
+    [
+        (code, tags)
+        for code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists", "")
+        for tags in (OWNER.tags(), *FOREIGN.values())
+        if code or tags
+    ],
+)
+def test_a_bucket_that_comes_into_being_meanwhile_is_taken_only_if_it_is_ours(
+    storage: Storage, code: str, tags: dict[str, str]
+) -> None:
+    """In us-east-1 S3 says nothing where the account has the bucket already."""
+
+    def come(_parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        storage.make_bucket(tags)
+        storage.core.calls.clear()
+        return (409, {"Error": {"Code": code, "Message": "It exists."}}) if code else (200, {})
+
+    storage.core.answers["s3.CreateBucket"] = come
+    if tags == OWNER.tags():
+        storage.ensure(LATER)
+        storage.check()
+    else:
+        assert refused(storage.ensure).type is ErrorType.CONFLICT
+        assert storage.core.changes() == []
+    assert storage.settings().get("tags", []) == tag_list(tags)
+
+
+def test_a_bucket_of_another_account_that_comes_meanwhile_is_a_conflict(storage: Storage) -> None:
+    def come(_parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        storage.core.answers["s3.HeadBucket"] = aws_error("403", 403)
+        return 409, {"Error": {"Code": "BucketAlreadyExists", "Message": "It exists."}}
+
+    storage.core.answers["s3.CreateBucket"] = come
+    assert refused(storage.ensure).type is ErrorType.CONFLICT
+
+
+def test_a_bucket_that_is_made_without_its_tags_gets_them(storage: Storage) -> None:
+    """As an emulator makes it."""
+    del storage.core.answers["s3.CreateBucket"]
+    storage.ensure()
+    storage.check()
+    assert storage.settings()["tags"] == tag_list(OWNER.tags())
+
+
+@pytest.mark.parametrize(("setting", "drift"), DRIFTS.values(), ids=DRIFTS)
+def test_a_setting_that_has_drifted_is_seen_and_put_right_and_no_other_is_touched(
+    storage: Storage, setting: str, drift: Callable[[Any], object]
+) -> None:
+    storage.ensure()
+    before = storage.settings()
+    drift(storage.client)
+    error = refused(storage.check)
+    assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
+    assert error.cause == f"bucket {BUCKET}: {setting}"
+    storage.core.calls.clear()
+    storage.ensure(LATER)
+    assert len(storage.core.changes()) == 1
+    storage.check()
+    assert storage.settings() == before
+
+
+def test_tags_that_are_lost_are_seen_by_the_check(storage: Storage) -> None:
+    storage.ensure()
+    storage.client.delete_bucket_tagging(Bucket=BUCKET)
+    assert refused(storage.check).cause == f"bucket {BUCKET}: tags"
+
+
+@pytest.mark.parametrize("one", [False, True], ids=["in_a_list", "alone"])
+def test_statements_of_the_customer_stay_beside_ours(storage: Storage, *, one: bool) -> None:
+    storage.ensure()
+    put_policy(storage.client, THEIRS, one=one)
+    storage.ensure()
+    assert storage.settings()["policy"]["Statement"] == [THEIRS, TLS_ONLY]
+
+
+def test_a_policy_that_s3_has_written_anew_is_no_drift(storage: Storage) -> None:
+    """It reorders lists, and unpacks those of one entry."""
+    storage.ensure()
+    rewritten = {
+        **TLS_ONLY,
+        "Action": ["s3:*"],
+        "Resource": TLS_ONLY["Resource"][::-1],
+        "Condition": {"Bool": {"aws:SecureTransport": ["false"]}},
+    }
+    put_policy(storage.client, THEIRS, rewritten)
+    storage.core.calls.clear()
+    storage.ensure()
+    storage.check()
+    assert storage.core.changes() == []
+
+
+def test_the_key_and_the_tags_of_the_customer_stay(storage: Storage) -> None:
+    storage.ensure()
+    by_key = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "alias/shop"}
+    storage.client.put_bucket_encryption(
+        Bucket=BUCKET,
+        ServerSideEncryptionConfiguration={
+            "Rules": [{"ApplyServerSideEncryptionByDefault": by_key}]
+        },
+    )
+    storage.client.put_bucket_tagging(
+        Bucket=BUCKET, Tagging={"TagSet": tag_list({**OWNER.tags(), "cost-centre": "7"})}
+    )
+    storage.core.calls.clear()
+    storage.ensure()
+    storage.check()
+    assert storage.core.changes() == []
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_error_of_any_call_is_understood_and_the_next_run_goes_through(
+    storage: Storage, operation: str
+) -> None:
+    def run() -> None:
+        storage.ensure()
+        storage.check()
+
+    as_s3_does = storage.core.answers.get(f"s3.{operation}", lambda _parameters: None)
+    for answer, expected in errors(ErrorType.SERVICE_REGISTRATION_FAILED).values():
+        storage.core.answers[f"s3.{operation}"] = answer
+        assert refused(run).type is expected
+    storage.core.answers[f"s3.{operation}"] = as_s3_does
+    run()
+    assert storage.names() == [BUCKET]
+
+
+def test_a_first_run_calls_these_operations(storage: Storage) -> None:
+    storage.ensure()
+    storage.check()
+    called = {name for name, _ in storage.core.calls}
+    assert called == {f"s3.{operation}" for operation in OPERATIONS}
+
+
+def test_a_run_whose_answer_is_lost_takes_the_bucket_up(storage: Storage) -> None:
+    """A bucket comes into being with its tags, so that the next run knows it."""
+    storage.core.answers["s3.CreateBucket"] = answer_lost(
+        lambda **parameters: storage.make_with_tags(parameters)
+    )
+    assert refused(storage.ensure).type is ErrorType.TIMEOUT
+    storage.ensure()
+    storage.check()
+
+
+def test_another_run_may_do_everything_meanwhile(storage: Storage) -> None:
+    storage.core.answers["s3.PutPublicAccessBlock"] = meanwhile(storage.ensure)
+    storage.ensure()
+    storage.check()
+    assert storage.names() == [BUCKET]

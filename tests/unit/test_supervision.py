@@ -1,0 +1,877 @@
+"""The supervisor: what it ends, sends again, cleans up or gives back, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of
+from provisioner.jobs.failure import FailureRecorder
+from provisioner.jobs.models import CleanupStatus, Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
+from provisioner.jobs.store import NewJob
+from provisioner.provisioning.plan import CleanupStage, Stage
+from provisioner.provisioning.projects import ProjectStatus
+from provisioner.runtime.observability import metrics
+from support.core import STATE_MACHINE_ARN_PREFIX, Core, LogLines, aws_error, new_job, times
+from support.supervision import (
+    NETWORK_ERROR,
+    QUEUED_LIMIT,
+    cleanup_executions,
+    client,
+    ended,
+    executions,
+    head,
+    history,
+    running,
+    start_execution,
+    supervisor,
+    unchanged,
+    waiting,
+)
+
+CONFLICT = StoredError(ErrorType.CONFLICT, Stage.INITIALIZING, 1, "It is not ours.", "tags")
+LIMIT_SECONDS = QUEUED_LIMIT.total_seconds()
+
+
+@pytest.fixture(autouse=True)
+def _prepared(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    core.make_state_machine("provision_project_cleanup")
+    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "ProjectProvisioner")
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "project-provisioner")
+
+
+def examine(core: Core, told: Execution | None = None) -> Job:
+    supervisor(core).examine("job-1", told)
+    return core.jobs.get("job-1")
+
+
+def record_failure(core: Core) -> dict[str, Any]:
+    """Run the state machine's own step, which says that INITIALIZING met a CONFLICT."""
+    metrics.clear_metrics()
+    job = head(core)
+    of_job = {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload}
+    branch = {"ok": False, "stage": Stage.INITIALIZING, "error": {"Error": "CONFLICT"}}
+    failures = FailureRecorder(core.jobs, supervisor(core)._policies)
+    return failures({"job": of_job, "stage": "FAILED", "branches": [branch]})
+
+
+def meanwhile(core: Core, happen: Callable[[], object]) -> None:
+    """Let something happen right before the next write."""
+
+    def first(_parameters: Mapping[str, Any]) -> None:
+        core.answers.clear()
+        happen()
+
+    core.answers["dynamodb.TransactWriteItems"] = first
+
+
+def error_of(job: Job) -> StoredError:
+    assert job.error is not None
+    return job.error
+
+
+# --- An execution that ended without telling ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "error_type", "message"),
+    [
+        (
+            ExecutionStatus.TIMED_OUT,
+            ErrorType.TIMEOUT,
+            "The job did not end in the time that it had.",
+        ),
+        (
+            ExecutionStatus.ABORTED,
+            ErrorType.UNKNOWN_ERROR,
+            "The job was stopped by hand before it had ended.",
+        ),
+        (ExecutionStatus.FAILED, ErrorType.UNKNOWN_ERROR, "The job ended without saying why."),
+        (ExecutionStatus.SUCCEEDED, ErrorType.UNKNOWN_ERROR, "The job ended without a result."),
+    ],
+)
+def test_a_job_whose_execution_ended_without_telling_ends_with_the_reason(
+    core: Core, status: ExecutionStatus, error_type: ErrorType, message: str
+) -> None:
+    waiting(core)
+
+    job = examine(core, ended(core, status, "States.Runtime", "No such path."))
+
+    assert job.status is JobStatus.FAILED
+    cause = f"{status}: States.Runtime: No such path."
+    assert job.error == StoredError(error_type, "", 0, message, cause)
+    assert job.other_errors == (NETWORK_ERROR,)
+    assert (job.stages[0].status, job.stages[0].error) == (StageStatus.FAILED, NETWORK_ERROR)
+    assert job.cleanup is not None
+    assert job.cleanup.status is CleanupStatus.RUNNING
+    (cleanup,) = core.executions("provision_project_cleanup")
+    assert cleanup["name"] == "job-1-cleanup-1"
+    assert json.loads(cleanup["input"])["cleanup"] == 1
+    assert json.loads(cleanup["input"])["job"] == {
+        "job_id": "job-1",
+        "job_type": "provision_project",
+        "payload": job.payload,
+        "attempt": 1,
+    }
+    (repair,) = history(core, "REPAIRED")
+    assert repair == f"Nobody had told of its end: its execution was {status}."
+
+
+def test_what_step_functions_says_counts_where_no_event_told(core: Core) -> None:
+    waiting(core)
+    core.client("stepfunctions").stop_execution(executionArn=executions(core).arn(head(core)))
+
+    assert error_of(examine(core)).message == "The job was stopped by hand before it had ended."
+
+
+def test_the_stage_that_failed_is_the_reason_where_its_record_was_lost(core: Core) -> None:
+    waiting(core)
+    core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
+    failed = StoredError(ErrorType.CONFLICT, Stage.CREATING_DATABASE, 1, "Not ours.", "tags")
+    core.jobs.stage_failed("job-1", failed, retry_count=0, retryable=False)
+
+    job = examine(core, ended(core, ExecutionStatus.FAILED, "UNKNOWN_ERROR"))
+
+    assert job.error == failed
+    assert job.other_errors == (NETWORK_ERROR,)
+
+
+def test_a_stage_that_failed_is_not_the_reason_of_another_end(core: Core) -> None:
+    waiting(core)
+    core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
+    failed = StoredError(ErrorType.CONFLICT, Stage.CREATING_DATABASE, 1, "Not ours.", "tags")
+    core.jobs.stage_failed("job-1", failed, retry_count=0, retryable=False)
+
+    job = examine(core, ended(core, ExecutionStatus.TIMED_OUT))
+
+    assert error_of(job).type is ErrorType.TIMEOUT
+    assert job.other_errors == (failed, NETWORK_ERROR)
+
+
+def test_a_stage_that_only_waits_is_not_the_reason_of_a_failure(core: Core) -> None:
+    waiting(core)
+
+    job = examine(core, ended(core, ExecutionStatus.FAILED, "States.DataLimitExceeded"))
+
+    assert "States.DataLimitExceeded" in error_of(job).cause
+    assert job.other_errors == (NETWORK_ERROR,)
+
+
+def test_a_long_cause_is_cut(core: Core) -> None:
+    waiting(core)
+
+    job = examine(core, ended(core, ExecutionStatus.FAILED, cause="x" * 32_000))
+
+    assert len(error_of(job).cause) == 1000
+
+
+def test_a_job_is_not_ended_while_a_stage_may_run(core: Core) -> None:
+    running(core)
+    core.clock.advance(LONGEST_RUN_SECONDS - 2)
+    told = ended(core)
+    with unchanged(core):
+        examine(core, told)
+    core.clock.advance(1)
+
+    job = examine(core, told)
+
+    assert job.status is JobStatus.FAILED
+    (silent,) = job.other_errors
+    assert (silent.type, silent.stage) == (ErrorType.UNKNOWN_ERROR, Stage.INITIALIZING)
+
+
+def test_a_job_that_never_began_ends_with_its_execution(core: Core) -> None:
+    core.new_project()
+    core.new_job()
+    start_execution(core)
+
+    job = examine(core, ended(core))
+
+    assert job.status is JobStatus.FAILED
+    assert job.cleanup is None
+    assert cleanup_executions(core) == []
+
+
+def test_a_job_whose_execution_runs_is_left_alone(core: Core) -> None:
+    waiting(core)
+    with unchanged(core):
+        examine(core)
+
+
+def test_a_job_that_was_being_cancelled_ends_cancelled_and_that_is_no_repair(core: Core) -> None:
+    waiting(core)
+    core.jobs.request_cancel(head(core))
+
+    job = examine(core, ended(core))
+
+    assert job.status is JobStatus.CANCELLED
+    assert error_of(job).type is ErrorType.JOB_CANCELLED
+    assert job.other_errors == (NETWORK_ERROR,)
+    assert history(core, "REPAIRED") == []
+    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+
+
+def test_a_job_that_keeps_what_it_made_gives_back_what_it_held(core: Core) -> None:
+    project = core.new_project()
+    core.new_job(on_failure="keep")
+    core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True)
+
+    job = examine(core, ended(core))
+
+    assert (job.status, job.cleanup) == (JobStatus.FAILED, None)
+    assert core.projects.holders() == []
+    assert core.projects.used("owner#ada") == 0
+
+
+def test_a_job_that_runs_in_someone_s_process_is_left_alone_until_that_is_gone(core: Core) -> None:
+    project = core.new_project()
+    core.new_job()
+    core.projects.lock(project, "job-1", quota=None, default_limit=5)
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    core.clock.advance(3600)
+    with unchanged(core):
+        examine(core)
+    core.clock.advance(1)
+
+    job = examine(core)
+
+    assert error_of(job).message == "The process that ran the job is gone."
+    assert history(core, "REPAIRED") == ["Nobody had told of its end: its execution was gone."]
+    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+
+
+# --- Races with the state machine and with itself -------------------------------------------------
+
+
+def test_a_failure_that_was_recorded_is_left_alone(core: Core) -> None:
+    waiting(core)
+    record_failure(core)
+    with unchanged(core):
+        examine(core, ended(core, ExecutionStatus.FAILED))
+
+
+def test_a_failure_that_is_recorded_meanwhile_is_left_alone(core: Core) -> None:
+    waiting(core)
+    meanwhile(core, lambda: record_failure(core))
+
+    job = examine(core, ended(core))
+
+    assert error_of(job).type is ErrorType.CONFLICT
+    assert history(core, "REPAIRED") == []
+
+
+def test_a_failure_that_is_recorded_after_the_supervisor_changes_nothing(core: Core) -> None:
+    waiting(core)
+    before = examine(core, ended(core))
+
+    answer = record_failure(core)
+
+    assert answer == {
+        "error_type": "UNKNOWN_ERROR",
+        "message": "The job was stopped by hand before it had ended.",
+        "cleanup": 1,
+    }
+    assert core.jobs.get("job-1") == before
+
+
+def test_a_job_that_completes_meanwhile_is_completed(core: Core) -> None:
+    waiting(core)
+    core.jobs.start_stage(head(core), Stage.FINALIZING, 0)
+    core.clock.advance(LONGEST_RUN_SECONDS)
+    also = core.projects.activate_items("shop", "job-1", {})
+    meanwhile(
+        core,
+        lambda: core.jobs.complete(
+            "job-1", Stage.FINALIZING, output={}, check="x", result={}, also=also
+        ),
+    )
+
+    assert examine(core, ended(core)).status is JobStatus.COMPLETED
+    assert history(core, "REPAIRED") == []
+
+
+@pytest.mark.parametrize(("stage", "retry_count"), [(Stage.INITIALIZING, 1), (Stage.FINALIZING, 0)])
+def test_a_stage_that_starts_meanwhile_keeps_its_job_from_ending(
+    core: Core, stage: Stage, retry_count: int
+) -> None:
+    waiting(core)
+    meanwhile(core, lambda: core.jobs.start_stage(head(core), stage, retry_count))
+
+    job = examine(core, ended(core))
+
+    assert job.status is JobStatus.RUNNING
+    assert cleanup_executions(core) == []
+
+
+def test_a_first_stage_that_starts_meanwhile_keeps_its_job_from_ending(core: Core) -> None:
+    core.new_job()
+    meanwhile(core, lambda: core.jobs.start_stage(head(core), Stage.INITIALIZING, 0))
+
+    assert examine(core, ended(core)).status is JobStatus.RUNNING
+
+
+def test_a_job_that_keeps_changing_is_examined_again_by_the_next(core: Core) -> None:
+    waiting(core)
+    core.answers["dynamodb.TransactWriteItems"] = aws_error(
+        "TransactionCanceledException", reasons=("ConditionalCheckFailed",)
+    )
+
+    with pytest.raises(ProvisioningError) as raised:
+        examine(core, ended(core))
+
+    assert raised.value.type is ErrorType.TIMEOUT
+
+
+def test_examined_twice_is_as_good_as_once(core: Core) -> None:
+    waiting(core)
+    told = ended(core)
+    examine(core, told)
+    core.clock.advance()
+    with unchanged(core):
+        examine(core, told)
+
+
+def test_two_at_once_repair_once(core: Core) -> None:
+    waiting(core)
+    told = ended(core)
+    meanwhile(core, lambda: examine(core, told))
+
+    assert not supervisor(core).examine("job-1", told).repair
+    assert len(history(core, "REPAIRED")) == 1
+    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+
+
+def test_an_event_that_comes_after_a_retry_changes_nothing(core: Core) -> None:
+    waiting(core)
+    told = ended(core)
+    core.jobs.fail("job-1", [CONFLICT], close={})
+    client(core).retry("job-1")
+    start_execution(core)
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=2)
+    core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True, round_=2)
+    with unchanged(core):
+        examine(core, told)
+
+
+def test_an_event_of_a_cleanup_says_nothing_of_its_job_s_next_attempt(core: Core) -> None:
+    running(core)
+    core.jobs.fail("job-1", [CONFLICT], close={}, cleanup=(1, tuple(CleanupStage)))
+    told = Execution(executions(core).cleanup_arn(head(core), 1), ExecutionStatus.ABORTED)
+    core.jobs.end_cleanup("job-1", 1, [])
+    client(core).retry("job-1")
+    with unchanged(core):
+        examine(core, told)
+
+
+# --- Clean-ups ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cleaning(core: Core) -> Job:
+    """Return a job that has failed and whose clean-up is to be started."""
+    running(core)
+    core.jobs.fail("job-1", [CONFLICT], close={}, cleanup=(1, tuple(CleanupStage)))
+    return core.jobs.get("job-1")
+
+
+def cleanup_ended(core: Core, status: ExecutionStatus = ExecutionStatus.ABORTED) -> Execution:
+    return Execution(executions(core).cleanup_arn(head(core), 1), status)
+
+
+def remove(core: Core, stage: CleanupStage, status: StageStatus = StageStatus.SUCCEEDED) -> None:
+    core.jobs.start_stage(head(core), stage, 0)
+    if status.is_terminal:
+        core.jobs.end_stage("job-1", stage, status, output={}, check="x")
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_a_cleanup_that_was_not_started_is_started(core: Core) -> None:
+    core.clock.advance(60)
+    with unchanged(core):
+        examine(core)
+    core.clock.advance(1)
+
+    examine(core)
+
+    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    assert history(core, "REPAIRED") == ["Its clean-up had not been started."]
+    with unchanged(core):
+        examine(core)
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_a_cleanup_that_is_started_meanwhile_needs_no_repair(core: Core) -> None:
+    core.clock.advance(61)
+    core.answers["sfn.StartExecution"] = aws_error("ExecutionAlreadyExists")
+
+    assert not supervisor(core).examine("job-1").repair
+    assert history(core, "REPAIRED") == []
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core: Core) -> None:
+    remove(core, CleanupStage.REMOVING_API_KEYS)
+    remove(core, CleanupStage.REMOVING_STORAGE, StageStatus.SKIPPED)
+    remove(core, CleanupStage.REMOVING_REALTIME, StageStatus.RUNNING)
+    core.clock.advance(LONGEST_RUN_SECONDS - 1)
+    with unchanged(core):
+        examine(core, cleanup_ended(core))
+    core.clock.advance(1)
+
+    job = examine(core, cleanup_ended(core))
+
+    assert job.cleanup is not None
+    assert job.cleanup.status is CleanupStatus.FAILED
+    assert [left.partition(" nm")[0] for left in job.cleanup.left_over] == [
+        "Event API",
+        "user pool",
+        *("database", "role", "role", "secret"),
+    ]
+    assert core.projects.holders() == []
+    assert core.projects.used("owner#ada") == 0
+    assert history(core, "REPAIRED") == [
+        "Nobody had told of its clean-up's end: its execution was ABORTED."
+    ]
+    assert core.jobs.list_unfinished() == []
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_a_cleanup_of_which_only_the_record_was_lost_is_done(core: Core) -> None:
+    for stage in CleanupStage:
+        remove(core, stage)
+
+    job = examine(core, cleanup_ended(core, ExecutionStatus.FAILED))
+
+    assert job.cleanup is not None
+    assert (job.cleanup.status, job.cleanup.left_over) == (CleanupStatus.DONE, ())
+
+
+@pytest.mark.usefixtures("cleaning")
+@pytest.mark.parametrize("stage", [CleanupStage.REMOVING_API_KEYS, CleanupStage.REMOVING_DATABASE])
+def test_a_removal_that_starts_meanwhile_keeps_its_cleanup_from_ending(
+    core: Core, stage: CleanupStage
+) -> None:
+    core.jobs.start_stage(head(core), CleanupStage.REMOVING_API_KEYS, 0)
+    error = StoredError(ErrorType.NETWORK_ERROR, CleanupStage.REMOVING_API_KEYS, 1, "No.", "")
+    core.jobs.stage_failed("job-1", error, retry_count=0, retryable=True)
+    meanwhile(core, lambda: core.jobs.start_stage(head(core), stage, 1))
+
+    job = examine(core, cleanup_ended(core))
+
+    assert job.cleanup is not None
+    assert job.cleanup.status is CleanupStatus.RUNNING
+    assert core.projects.holders() == ["job-1"]
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_a_cleanup_that_runs_is_left_alone(core: Core) -> None:
+    executions(core).start_cleanup(head(core), 1)
+    core.clock.advance(3600)
+    with unchanged(core):
+        examine(core)
+
+
+# --- Jobs that do not begin -----------------------------------------------------------------------
+
+
+def test_the_message_of_a_job_that_does_not_begin_is_sent_again_once(core: Core) -> None:
+    core.new_job()
+    core.clock.advance(LIMIT_SECONDS - 1)
+    with unchanged(core):
+        examine(core)
+    core.clock.advance(1)
+
+    job = examine(core)
+
+    assert (job.status, job.resent_at) == (JobStatus.QUEUED, core.clock.at)
+    (message,) = core.messages(core.queue_url)
+    assert json.loads(message["Body"]) == {
+        "job_id": "job-1",
+        "job_type": "provision_project",
+        "payload": job.payload,
+    }
+    core.clock.advance(LIMIT_SECONDS - 1)
+    with unchanged(core):
+        examine(core)
+    core.clock.advance(1)
+
+    job = examine(core)
+
+    assert job.status is JobStatus.FAILED
+    assert error_of(job) == StoredError(
+        ErrorType.TIMEOUT, "", 0, "The job did not begin in the time that it had.", ""
+    )
+    assert history(core, "REPAIRED") == [
+        "It had not begun for long: its message was sent again.",
+        "It had not begun, though its message was sent again.",
+    ]
+    assert core.jobs.list_unfinished() == []
+
+
+def test_a_message_that_is_held_back_is_not_late(core: Core) -> None:
+    core.jobs.create(new_job(), delay_seconds=900)
+    core.clock.advance(900 + LIMIT_SECONDS - 1)
+    with unchanged(core):
+        examine(core)
+    core.clock.advance(1)
+    assert examine(core).resent_at is not None
+
+
+def test_a_retried_job_that_does_not_begin_is_sent_again_as_that_attempt(core: Core) -> None:
+    running(core)
+    core.jobs.fail("job-1", [CONFLICT], close={})
+    core.jobs.retry(head(core))
+    core.clock.advance(LIMIT_SECONDS)
+
+    examine(core)
+
+    (message,) = core.messages(core.queue_url)
+    assert json.loads(message["Body"])["attempt"] == 2
+    core.clock.advance(LIMIT_SECONDS)
+    assert examine(core).status is JobStatus.FAILED
+
+
+def test_a_retry_counts_anew(core: Core) -> None:
+    core.new_job()
+    for _ in range(2):
+        core.clock.advance(LIMIT_SECONDS)
+        examine(core)
+    client(core).retry("job-1")
+    core.clock.advance(LIMIT_SECONDS)
+
+    assert (examine(core).status, head(core).attempt) == (JobStatus.QUEUED, 2)
+    assert head(core).resent_at == core.clock.at
+
+
+def test_a_job_whose_execution_has_not_come_to_its_first_stage_is_not_sent_again(
+    core: Core,
+) -> None:
+    core.new_job()
+    start_execution(core)
+    core.clock.advance(LIMIT_SECONDS)
+    with unchanged(core):
+        examine(core)
+
+
+def test_a_job_that_begins_while_it_is_given_up_goes_on(core: Core) -> None:
+    core.new_job()
+    core.clock.advance(LIMIT_SECONDS)
+    examine(core)
+    core.clock.advance(LIMIT_SECONDS)
+    meanwhile(core, lambda: core.jobs.start_stage(head(core), Stage.INITIALIZING, 0))
+
+    assert examine(core).status is JobStatus.RUNNING
+    assert len(history(core, "REPAIRED")) == 1
+
+
+def test_a_job_that_begins_while_it_is_sent_again_goes_on(core: Core) -> None:
+    core.new_job()
+    core.clock.advance(LIMIT_SECONDS)
+    meanwhile(core, lambda: core.jobs.start_stage(head(core), Stage.INITIALIZING, 0))
+
+    assert examine(core).status is JobStatus.RUNNING
+    assert history(core, "REPAIRED") == []
+
+
+def test_a_job_that_is_sent_again_by_another_meanwhile_counts_once(core: Core) -> None:
+    core.new_job()
+    core.clock.advance(LIMIT_SECONDS)
+
+    def sent_by_another() -> None:
+        core.clock.advance()
+        examine(core)
+
+    meanwhile(core, sent_by_another)
+
+    assert not supervisor(core).examine("job-1").repair
+    assert len(history(core, "REPAIRED")) == 1
+
+
+def test_a_message_that_could_not_be_sent_again_is_sent_by_the_next(core: Core) -> None:
+    core.new_job()
+    core.clock.advance(LIMIT_SECONDS)
+    core.answers["sqs.SendMessage"] = times(1, aws_error("ServiceUnavailable", 503))
+    with pytest.raises(ClientError):
+        examine(core)
+    assert head(core).resent_at is None
+
+    examine(core)
+
+    assert len(core.messages(core.queue_url)) == 1
+
+
+# --- What ended jobs still hold -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.CANCELLED])
+def test_what_an_ended_job_still_holds_is_given_back(core: Core, status: JobStatus) -> None:
+    running(core)
+    core.jobs.fail("job-1", [CONFLICT], close={}, status=status)
+
+    examine(core)
+
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (project.status, project.locked_by, project.quota) == (ProjectStatus.FAILED, None, None)
+    assert core.projects.used("owner#ada") == 0
+    assert history(core, "REPAIRED") == ["It still held what it should have given back."]
+    with unchanged(core):
+        examine(core)
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_what_a_job_holds_for_its_cleanup_is_not_given_back(core: Core) -> None:
+    with unchanged(core):
+        examine(core)
+
+
+def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
+    running(core)
+    core.jobs.fail("job-1", [CONFLICT], close={})
+    meanwhile(core, lambda: core.jobs.retry(head(core)))
+
+    examine(core)
+
+    assert core.projects.holders() == ["job-1"]
+    assert history(core, "REPAIRED") == []
+
+
+def test_what_a_cleanup_that_is_run_again_holds_is_not_given_back(core: Core) -> None:
+    running(core)
+    core.jobs.fail("job-1", [CONFLICT], close={}, cleanup=(1, tuple(CleanupStage)))
+    core.jobs.end_cleanup("job-1", 1, ["bucket"])
+    core.clock.advance()
+    meanwhile(core, lambda: core.jobs.repeat_cleanup(head(core)))
+
+    examine(core)
+
+    assert core.projects.holders() == ["job-1"]
+
+
+def test_a_job_that_was_refused_holds_nothing(core: Core) -> None:
+    core.jobs.create_failed(NewJob("job-1", "unheard_of", {"project_id": "shop"}, ()), CONFLICT)
+    with unchanged(core):
+        examine(core)
+
+
+# --- Events and sweeps ----------------------------------------------------------------------------
+
+
+def execution_event(core: Core, **changes: Any) -> dict[str, Any]:
+    """Return the event of the job's execution, as EventBridge delivers it."""
+    arn = executions(core).arn(head(core))
+    job = {"job_id": "job-1", "job_type": "provision_project", "payload": {}, "attempt": 1}
+    detail = {
+        "executionArn": arn,
+        "stateMachineArn": f"{STATE_MACHINE_ARN_PREFIX}provision_project",
+        "name": "job-1",
+        "status": "TIMED_OUT",
+        "input": json.dumps({"job": job}),
+        "inputDetails": {"included": True},
+        "error": None,
+        "cause": None,
+    }
+    return {
+        "source": "aws.states",
+        "detail-type": "Step Functions Execution Status Change",
+        "detail": detail | changes,
+    }
+
+
+SWEEP = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
+
+
+def handle(core: Core, event: dict[str, Any]) -> dict[str, Any]:
+    metrics.clear_metrics()
+    return supervisor(core)(event)
+
+
+def counted() -> dict[str, list[float]]:
+    return {name: metric["Value"] for name, metric in metrics.provider.metric_set.items()}
+
+
+def test_an_event_of_an_execution_has_its_job_examined(
+    core: Core, logged: LogLines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting(core)
+
+    assert handle(core, execution_event(core)) == {"examined": 1, "repaired": 1}
+
+    assert error_of(head(core)).type is ErrorType.TIMEOUT
+    assert counted() == {"JobsFailed": [1.0], "Repairs": [1.0]}
+    (emitted,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (emitted["JobsFailed"], emitted["error_type"]) == ([1.0], "TIMEOUT")
+    failed, repaired = logged()
+    assert (failed["job_id"], failed["error_type"], failed["level"]) == (
+        "job-1",
+        "TIMEOUT",
+        "ERROR",
+    )
+    assert "TIMED_OUT" in repaired["repair"]
+
+
+def test_an_input_that_the_event_leaves_out_is_asked_for(core: Core) -> None:
+    waiting(core)
+    event = execution_event(core, input=None, inputDetails={"included": False})
+
+    assert handle(core, event)["examined"] == 1
+    assert head(core).status is JobStatus.FAILED
+
+
+def test_an_end_that_its_job_has_told_needs_no_repair(core: Core) -> None:
+    waiting(core)
+    record_failure(core)
+
+    assert handle(core, execution_event(core, status="FAILED")) == {"examined": 1, "repaired": 0}
+    assert counted() == {}
+
+
+def test_an_event_that_a_job_is_being_cancelled_has_it_examined(
+    core: Core, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting(core)
+    core.jobs.request_cancel(head(core))
+    detail = {"job_id": "job-1", "cancelling": True}
+
+    answer = handle(core, {"source": "jobs", "detail-type": "job.retrying", "detail": detail})
+
+    assert answer == {"examined": 1, "repaired": 0}
+    assert head(core).status is JobStatus.CANCELLED
+    (emitted,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert emitted["JobsCancelled"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", '{"job": {}}', '{"job": {"job_id": 1}}', "not JSON"]
+)
+def test_an_execution_of_no_job_is_left_alone(core: Core, text: str) -> None:
+    waiting(core)
+    event = execution_event(core, executionArn=f"{executions(core).arn(head(core))}x", input=text)
+    with unchanged(core):
+        assert handle(core, event) == {"examined": 0, "repaired": 0}
+
+
+@pytest.mark.parametrize("event", [{}, {"detail": {}}, {"detail": {"job_id": None}}])
+def test_an_event_of_nothing_is_left_alone(core: Core, event: dict[str, Any]) -> None:
+    assert handle(core, event) == {"examined": 0, "repaired": 0}
+
+
+def test_a_job_that_is_not_stored_is_left_alone(core: Core) -> None:
+    detail = {"job_id": "nobody", "cancelling": True}
+    assert handle(core, {"detail": detail}) == {"examined": 1, "repaired": 0}
+
+
+def test_an_event_is_delivered_again_where_its_job_could_not_be_examined(core: Core) -> None:
+    waiting(core)
+    core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
+    with pytest.raises(ClientError):
+        handle(core, execution_event(core))
+
+    assert handle(core, execution_event(core))["repaired"] == 1
+
+
+def test_a_job_id_is_read_from_the_input_and_not_guessed_from_the_name() -> None:
+    text = json.dumps({"job": {"job_id": "a-2-cleanup-7", "attempt": 3}, "cleanup": 4})
+    assert job_id_of(text) == "a-2-cleanup-7"
+
+
+def test_a_sweep_examines_what_is_unfinished_or_held_and_nothing_else(
+    core: Core, logged: LogLines
+) -> None:
+    waiting(core)
+    core.client("stepfunctions").stop_execution(executionArn=executions(core).arn(head(core)))
+    core.new_job("queued")
+    core.new_project("other")
+    holder = core.new_job("holder", "other")
+    project = core.projects.get("other")
+    assert project is not None
+    core.projects.lock(project, "holder", quota=None, default_limit=1)
+    core.jobs.fail("holder", [CONFLICT], close={}, attempt=holder.attempt)
+    core.new_job("ended", "elsewhere")
+    core.jobs.fail("ended", [CONFLICT], close={})
+    core.calls.clear()
+
+    assert handle(core, SWEEP) == {"examined": 3, "repaired": 2}
+
+    assert counted() == {"JobsFailed": [1.0], "Repairs": [1.0, 1.0]}
+    assert head(core).status is JobStatus.FAILED
+    assert core.projects.holders() == ["job-1"]
+    assert {line["job_id"] for line in logged()} == {"job-1", "holder"}
+    assert not [call for call in core.calls_of("dynamodb.Scan") if "IndexName" not in call]
+
+
+def test_a_job_that_cannot_be_examined_keeps_no_other_from_it(core: Core, logged: LogLines) -> None:
+    core.new_job("first")
+    core.clock.advance()
+    core.new_job("second")
+    core.clock.advance(LIMIT_SECONDS)
+    core.answers["sfn.DescribeExecution"] = times(1, aws_error("ThrottlingException"))
+
+    assert handle(core, SWEEP) == {"examined": 2, "repaired": 1}
+
+    (message,) = core.messages(core.queue_url)
+    assert json.loads(message["Body"])["job_id"] == "second"
+    assert "ThrottlingException" in logged()[0]["cause"]
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_a_cleanup_that_failed_is_counted_as_one_that_says_so_itself(core: Core) -> None:
+    executions(core).start_cleanup(head(core), 1)
+    arn = executions(core).cleanup_arn(head(core), 1)
+
+    handle(core, execution_event(core, executionArn=arn, status="ABORTED"))
+
+    assert counted() == {"CleanupsFailed": [1.0], "Repairs": [1.0]}
+
+
+# --- The index of unfinished jobs -----------------------------------------------------------------
+
+
+def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Core) -> None:
+    def is_unfinished() -> bool:
+        core.clock.advance()
+        return core.jobs.list_unfinished() == ["job-1"]
+
+    core.new_job()
+    assert is_unfinished()
+    core.jobs.cancel_queued(head(core), CONFLICT)
+    assert not is_unfinished()
+    core.jobs.retry(head(core))
+    assert is_unfinished()
+    core.jobs.fail_queued("job-1", CONFLICT, attempt=2)
+    assert not is_unfinished()
+    core.jobs.retry(head(core))
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=3)
+    core.jobs.request_cancel(head(core))
+    assert is_unfinished()
+    core.jobs.fail(
+        "job-1", [CONFLICT], close={}, attempt=3, status=JobStatus.CANCELLED, cleanup=(1, ("X",))
+    )
+    assert is_unfinished()
+    core.jobs.end_cleanup("job-1", 1, ["bucket"])
+    assert not is_unfinished()
+    core.jobs.repeat_cleanup(head(core))
+    assert is_unfinished()
+    core.jobs.end_cleanup("job-1", 2, [])
+    assert not is_unfinished()
+    core.jobs.retry(head(core))
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=4)
+    core.jobs.fail("job-1", [CONFLICT], close={}, attempt=4)
+    assert not is_unfinished()
+    core.jobs.retry(head(core))
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=5)
+    assert is_unfinished()
+    core.jobs.complete("job-1", Stage.INITIALIZING, attempt=5, output={}, check="", result={})
+    assert not is_unfinished()
+
+
+def test_a_job_that_is_refused_is_not_unfinished(core: Core) -> None:
+    core.jobs.create_failed(new_job(), CONFLICT)
+    assert core.jobs.list_unfinished() == []

@@ -1,0 +1,333 @@
+"""Jobs that are cancelled, or whose execution ends without telling, on the real state machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from provisioner import api
+from provisioner.composition.supervisor import supervisor
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.execution import cleanup_execution_name
+from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
+from provisioner.jobs.plan import RECORD_FAILURE
+from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.plan import BRANCHES, CleanupStage, Stage
+from provisioner.runtime import aws
+from support.postgresql import tenant_snapshot
+from support.workflow import Fault, Point, Workflow
+
+#: Seconds in which what another thread does is done.
+_DEADLINE = 30.0
+
+
+def run(workflow: Workflow, job: api.Job, *, supervised: bool = False) -> api.Job:
+    """Run a job to the end of its execution, let it be examined, and run its clean-up."""
+    workflow.ended(workflow.start(job))
+    if supervised:
+        assert supervisor(workflow.settings).examine(job.job_id).repair
+    ended = workflow.jobs.get(job.job_id)
+    if ended.cleanup is not None:
+        workflow.ended(cleanup_arn(workflow, ended))
+    return workflow.jobs.get(job.job_id)
+
+
+def cleanup_arn(workflow: Workflow, job: api.Job) -> str:
+    assert job.cleanup is not None
+    name = cleanup_execution_name(job.job_id, job.cleanup.run)
+    return workflow.execution_arn(f"{job.job_type}_cleanup", name)
+
+
+def once(act: Callable[[], object]) -> Callable[[], None]:
+    """Let something happen at the first call alone."""
+    left = iter([act])
+
+    def first() -> None:
+        for happen in left:
+            happen()
+
+    return first
+
+
+def cancel_in(workflow: Workflow, job: api.Job, stage: str) -> None:
+    """Let the job be cancelled while a stage of it runs."""
+
+    def observe(_job: JobInput, running: str) -> None:
+        if running == stage:
+            cancelled = api.cancel_job(job.job_id)
+            assert cancelled.status is JobStatus.RUNNING
+
+    workflow.observers.append(observe)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _DEADLINE
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def stop(workflow: Workflow, job: api.Job) -> None:
+    """Stop a job's execution by hand."""
+    arn = workflow.execution_arn(job.job_type, job.job_id)
+    aws.client("stepfunctions").stop_execution(executionArn=arn)
+
+
+def assert_nothing_is_left(workflow: Workflow, job: api.Job) -> None:
+    """Look for everything that a job makes or holds."""
+    names = workflow.names(job.project_id)
+    tenant = tenant_snapshot(workflow.cluster, names.tenant)
+    assert (tenant["databases"], tenant["roles"]) == ([], [])
+    assert set(map(str, workflow._services().values())) == {"[]"}
+    assert workflow._secrets(names) == {}
+    assert workflow._api_keys(names) == []
+    project = workflow.projects.get(job.project_id)
+    assert project is not None
+    assert (project.locked_by, project.quota, project.cluster_id) == (None, None, None)
+    assert [quota["used"] for quota in workflow._scan(workflow.settings.quotas_table)] in (
+        [],
+        [{"N": "0"}],
+        [{"N": "0"}, {"N": "0"}],
+    )
+    assert workflow.jobs.list_unfinished() == []
+    assert not supervisor(workflow.settings).examine(job.job_id).repair
+
+
+def assert_is_undone(workflow: Workflow, job: api.Job) -> None:
+    assert job.cleanup is not None
+    assert (job.cleanup.status, job.cleanup.left_over) == (CleanupStatus.DONE, ())
+    assert_nothing_is_left(workflow, job)
+
+
+# --- Cancelling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", list(Stage), ids=str)
+def test_a_job_is_cancelled_at_the_end_of_the_stage_that_runs(
+    workflow: Workflow, stage: Stage
+) -> None:
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    cancel_in(workflow, job, stage)
+
+    job = run(workflow, job)
+
+    assert job.status is JobStatus.CANCELLED
+    assert job.error is not None
+    assert job.error.type is ErrorType.JOB_CANCELLED
+    assert job.other_errors == () or stage is not Stage.INITIALIZING
+    statuses = {record.stage: record.status for record in job.stages}
+    # It was allowed to finish; what completes the job alone is not.
+    ended = StageStatus.FAILED if stage is Stage.FINALIZING else StageStatus.SUCCEEDED
+    assert statuses[stage] is ended
+    if stage is Stage.INITIALIZING:
+        assert {s for name, s in statuses.items() if name != stage} == {StageStatus.PENDING}
+    if stage is Stage.CREATING_DATABASE:
+        assert statuses[Stage.CREATING_SCHEMA] is StageStatus.PENDING
+    assert workflow.waits == []
+    assert_is_undone(workflow, job)
+
+
+def test_a_job_that_is_cancelled_before_it_begins_makes_nothing(workflow: Workflow) -> None:
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    assert api.cancel_job(job.job_id).status is JobStatus.CANCELLED
+
+    ended = run(workflow, job)
+
+    assert ended == workflow.jobs.get(job.job_id)
+    assert {record.status for record in ended.stages} == {StageStatus.PENDING}
+    assert_nothing_is_left(workflow, ended)
+
+
+def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(workflow: Workflow) -> None:
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    workflow.faults[Stage.INITIALIZING] = Fault(Point.AFTER, times=3)
+    statuses: list[JobStatus] = []
+    workflow.on_wait = once(lambda: statuses.append(api.cancel_job(job.job_id).status))
+
+    arn = workflow.start(job)
+
+    assert workflow.ended(arn) == "ABORTED"
+    assert statuses == [JobStatus.CANCELLED]
+    assert len(workflow.waits) == 1
+    workflow.ended(cleanup_arn(workflow, workflow.jobs.get(job.job_id)))
+    ended = workflow.jobs.get(job.job_id)
+    assert [error.type for error in ended.other_errors] == [ErrorType.NETWORK_ERROR]
+    assert ended.stages[0].attempt == 1
+    assert_is_undone(workflow, ended)
+
+
+@pytest.mark.parametrize("branch", BRANCHES, ids=lambda branch: branch[0])
+def test_a_branch_that_waits_keeps_no_cancel_waiting_once_the_others_have_ended(
+    workflow: Workflow, branch: tuple[Stage, ...]
+) -> None:
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    workflow.faults[branch[0]] = Fault(Point.AFTER, times=3)
+
+    def cancel() -> None:
+        api.cancel_job(job.job_id)
+
+        # As the supervisor does when it is told of the stages that end meanwhile.
+        def is_cancelled() -> bool:
+            supervisor(workflow.settings).examine(job.job_id)
+            return workflow.jobs.get(job.job_id).status.is_terminal
+
+        until(is_cancelled)
+
+    workflow.on_wait = once(cancel)
+
+    ended = run(workflow, job)
+
+    assert ended.status is JobStatus.CANCELLED
+    assert ErrorType.NETWORK_ERROR in {error.type for error in ended.other_errors}
+    assert len(workflow.waits) == 1
+    assert_is_undone(workflow, ended)
+
+
+def test_a_cancelled_job_that_is_retried_completes_as_its_second_attempt(
+    workflow: Workflow,
+) -> None:
+    job = workflow.new_job(workflow.new_project())
+    cancel_in(workflow, job, Stage.GENERATING_API_KEYS)
+    cancelled = run(workflow, job)
+    workflow.observers.clear()
+
+    retried = api.retry_job(job.job_id)
+    assert api.retry_job(job.job_id).attempt == retried.attempt == 2
+    ended = run(workflow, retried)
+
+    assert (ended.status, ended.attempt) == (JobStatus.COMPLETED, 2)
+    assert ended.history[: len(cancelled.history)] == cancelled.history
+    assert workflow.snapshot(ended) == workflow.reference()
+    with pytest.raises(api.JobStateError, match="is COMPLETED"):
+        api.cancel_job(job.job_id)
+
+
+def test_a_job_that_is_cancelled_twice_at_once_is_cancelled(workflow: Workflow) -> None:
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    workflow.faults[Stage.INITIALIZING] = Fault(Point.AFTER, times=3)
+    returned: list[api.Job] = []
+
+    def cancel_twice() -> None:
+        cancels = [
+            threading.Thread(target=lambda: returned.append(api.cancel_job(job.job_id)))
+            for _ in range(2)
+        ]
+        for cancel in cancels:
+            cancel.start()
+        for cancel in cancels:
+            cancel.join()
+
+    workflow.on_wait = once(cancel_twice)
+
+    ended = run(workflow, job)
+
+    assert [seen.status for seen in returned] == [JobStatus.CANCELLED] * 2
+    assert sum(entry.status == "CANCELLED" for entry in ended.history) == 1
+    assert_is_undone(workflow, ended)
+
+
+# --- Executions that end without telling ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [Stage.INITIALIZING, Stage.CREATING_SCHEMA, Stage.FINALIZING])
+def test_a_job_whose_execution_is_stopped_by_hand_is_failed_and_undone(
+    workflow: Workflow, stage: Stage
+) -> None:
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    # The effect of FINALIZING would be the end of the job.
+    point = Point.BEFORE if stage is Stage.FINALIZING else Point.AFTER
+    workflow.faults[stage] = Fault(point, times=3)
+
+    def stop_once_alone() -> None:
+        until(lambda: len(workflow.jobs.get(job.job_id).running_stages) == 1)
+        stop(workflow, job)
+
+    workflow.on_wait = once(stop_once_alone)
+
+    ended = run(workflow, job, supervised=True)
+
+    assert ended.status is JobStatus.FAILED
+    assert ended.error is not None
+    assert (ended.error.type, ended.error.stage) == (ErrorType.UNKNOWN_ERROR, "")
+    assert ended.error.message == "The job was stopped by hand before it had ended."
+    assert [(error.type, error.stage) for error in ended.other_errors] == [
+        (ErrorType.NETWORK_ERROR, stage)
+    ]
+    assert_is_undone(workflow, ended)
+
+
+def test_a_job_whose_execution_takes_too_long_is_failed_and_undone(workflow: Workflow) -> None:
+    machines = aws.client("stepfunctions")
+    arn = workflow.state_machines["provision_project"]
+    definition = machines.describe_state_machine(stateMachineArn=arn)["definition"]
+    shorter = definition.replace('"TimeoutSeconds": 14400', '"TimeoutSeconds": 2', 1)
+    assert shorter != definition
+    machines.update_state_machine(stateMachineArn=arn, definition=shorter)
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    workflow.faults[Stage.INITIALIZING] = Fault(Point.AFTER, times=3)
+    execution = workflow.execution_arn(job.job_type, job.job_id)
+    workflow.on_wait = once(lambda: workflow.ended(execution))
+
+    ended = run(workflow, job, supervised=True)
+
+    assert workflow.ended(execution) == "TIMED_OUT"
+    assert ended.error is not None
+    assert (ended.error.type, ended.error.message) == (
+        ErrorType.TIMEOUT,
+        "The job did not end in the time that it had.",
+    )
+    assert_is_undone(workflow, ended)
+
+
+def test_a_failure_whose_record_was_lost_is_recorded_and_undone(workflow: Workflow) -> None:
+    def refuse(_event: Mapping[str, Any]) -> dict[str, Any]:
+        raise failure(ErrorType.INSUFFICIENT_PERMISSIONS, "Injected.")
+
+    workflow.record[RECORD_FAILURE] = refuse
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    workflow.faults[Stage.REGISTERING_AUTH] = Fault(
+        Point.AFTER, lambda: failure(ErrorType.CONFLICT, "Not ours.")
+    )
+
+    ended = run(workflow, job, supervised=True)
+
+    assert ended.error is not None
+    assert (ended.error.type, ended.error.stage, ended.error.message) == (
+        ErrorType.CONFLICT,
+        Stage.REGISTERING_AUTH,
+        "Not ours.",
+    )
+    assert_is_undone(workflow, ended)
+
+
+def test_a_cleanup_that_is_stopped_by_hand_names_what_may_be_left(workflow: Workflow) -> None:
+    job = workflow.new_job(workflow.new_project(owner_id="ada"))
+    workflow.faults[Stage.CREATING_SCHEMA] = Fault(
+        Point.BEFORE, lambda: failure(ErrorType.CONFLICT, "Not ours.")
+    )
+    workflow.faults[CleanupStage.REMOVING_AUTH] = Fault(Point.BEFORE, times=3)
+    workflow.on_wait = once(
+        lambda: aws.client("stepfunctions").stop_execution(
+            executionArn=cleanup_arn(workflow, workflow.jobs.get(job.job_id))
+        )
+    )
+    ended = run(workflow, job)
+    assert ended.cleanup is not None
+    assert ended.cleanup.status is CleanupStatus.RUNNING
+
+    assert supervisor(workflow.settings).examine(job.job_id).repair
+
+    cleanup = workflow.jobs.get(job.job_id).cleanup
+    assert cleanup is not None
+    assert cleanup.status is CleanupStatus.FAILED
+    names = workflow.names(job.project_id)
+    assert cleanup.left_over[:2] == (
+        f"user pool {names.user_pool}",
+        f"database {names.tenant.database}",
+    )
+    project = workflow.projects.get(job.project_id)
+    assert project is not None
+    assert project.locked_by is None

@@ -1,0 +1,218 @@
+"""A job that fails for good ends in one process as on the state machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from provisioner import api
+from provisioner.drivers.appsync import ensure_event_api
+from provisioner.drivers.cognito import ensure_user_pool
+from provisioner.drivers.s3 import ensure_bucket
+from provisioner.drivers.secrets import ensure_secret
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.stage_run import JobInput
+from provisioner.ownership import Ownership
+from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.runtime import aws
+from psycopg import sql
+from support.workflow import FAILING_TOGETHER, REGION, Deploy, Fault, Point, Workflow
+
+#: Prepares what fails and returns the job.
+type Case = Callable[[Workflow], api.Job]
+
+#: Services that a case does without are not waited for.
+NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
+
+#: How a job is run, on the state machine first.
+WAYS = (Workflow.execute, Workflow.execute_in_process)
+
+each_stage = pytest.mark.parametrize("stages", FAILING_TOGETHER, ids=lambda stages: stages[0])
+
+
+def ends_alike(deploy: Deploy, case: Case) -> api.Job:
+    """Run a case both ways, each in a deployment of its own; return the job of the last."""
+    snapshots: list[dict[str, Any]] = []
+    for run in WAYS:
+        with deploy() as workflow:
+            job = run(workflow, case(workflow))
+            snapshots.append(workflow.snapshot(job, attempts=True))
+    assert job.status is api.JobStatus.FAILED
+    assert snapshots[0] == snapshots[1]
+    return job
+
+
+def errors_of(job: api.Job) -> list[tuple[str, ErrorType, int]]:
+    """Return the stage, type and attempt of each error of a job, the job's own first."""
+    assert job.error is not None
+    return [(error.stage, error.type, error.attempt) for error in (job.error, *job.other_errors)]
+
+
+def failing(
+    stages: tuple[Stage, ...], error_type_of: Callable[[Stage], ErrorType], times: int
+) -> Case:
+    """Let stages fail after their effect; that of FINALIZING would be the end of the job."""
+
+    def case(workflow: Workflow) -> api.Job:
+        for stage in stages:
+            point = Point.BEFORE if stage is Stage.FINALIZING else Point.AFTER
+            error = partial(failure, error_type_of(stage), "Injected.", "for operators")
+            workflow.faults[stage] = Fault(point, error, times)
+        return workflow.new_job(workflow.new_project(owner_id="ada"))
+
+    return case
+
+
+@each_stage
+def test_by_an_error_that_stays(deploy: Deploy, stages: tuple[Stage, ...]) -> None:
+    def own(stage: Stage) -> ErrorType:
+        return OWN_ERRORS.get(stage, ErrorType.INSUFFICIENT_PERMISSIONS)
+
+    job = ends_alike(deploy, failing(stages, own, times=1))
+    assert errors_of(job) == [(stage, own(stage), 1) for stage in stages]
+
+
+@each_stage
+def test_by_an_error_that_lasts_through_all_attempts(
+    deploy: Deploy, stages: tuple[Stage, ...]
+) -> None:
+    job = ends_alike(deploy, failing(stages, lambda _stage: ErrorType.NETWORK_ERROR, times=3))
+    assert errors_of(job) == [(stage, ErrorType.NETWORK_ERROR, 3) for stage in stages]
+
+
+def names_taken(workflow: Workflow) -> api.Job:
+    """Let another deployment have made everything under the project's names."""
+    project_id = workflow.new_project()
+    names, owner = workflow.names(project_id), Ownership("other", project_id, "job-1")
+    for name in (names.database_secret, names.api_keys_secret):
+        ensure_secret(
+            aws.client("secretsmanager"),
+            name=name,
+            owner=owner,
+            make=lambda: {"api_keys": []},
+            final=ErrorType.UNKNOWN_ERROR,
+        )
+    ensure_user_pool(
+        aws.client("cognito-idp", REGION),
+        name=names.user_pool,
+        client_name=names.user_pool_client,
+        owner=owner,
+    )
+    ensure_event_api(
+        aws.client("appsync", REGION),
+        name=names.event_api,
+        namespace=names.channel_namespace,
+        owner=owner,
+    )
+    ensure_bucket(aws.client("s3", REGION), name=names.bucket, region=REGION, owner=owner)
+    return workflow.new_job(project_id)
+
+
+def schema_taken(workflow: Workflow) -> api.Job:
+    """Let someone make the tenant schema right before the stage that would."""
+    project_id = workflow.new_project()
+    tenant = workflow.names(project_id).tenant
+
+    def take(_job: JobInput, stage: str) -> None:
+        if stage == Stage.CREATING_SCHEMA:
+            with workflow.cluster.connect(tenant.database) as connection:
+                connection.execute(
+                    sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(tenant.schema))
+                )
+
+    workflow.observers.append(take)
+    return workflow.new_job(project_id, services=NO_SERVICES)
+
+
+def before_finalizing(act: Callable[[Workflow, str], object]) -> Case:
+    """Let something happen to the project while FINALIZING begins."""
+
+    def case(workflow: Workflow) -> api.Job:
+        project_id = workflow.new_project(owner_id="ada")
+
+        def meanwhile(_job: JobInput, stage: str) -> None:
+            if stage == Stage.FINALIZING:
+                act(workflow, project_id)
+
+        workflow.observers.append(meanwhile)
+        return workflow.new_job(project_id, services=NO_SERVICES)
+
+    return case
+
+
+def remove_project(workflow: Workflow, project_id: str) -> None:
+    aws.client("dynamodb").delete_item(
+        TableName=workflow.settings.projects_table, Key={"project_id": {"S": project_id}}
+    )
+
+
+def take_project(workflow: Workflow, project_id: str) -> None:
+    aws.client("dynamodb").update_item(
+        TableName=workflow.settings.projects_table,
+        Key={"project_id": {"S": project_id}},
+        UpdateExpression="SET locked_by = :other",
+        ExpressionAttributeValues={":other": {"S": "another-job"}},
+    )
+
+
+def busy(workflow: Workflow) -> api.Job:
+    project_id = workflow.new_project(owner_id="ada")
+    project = workflow.projects.get(project_id)
+    assert project is not None
+    workflow.projects.lock(project, "another-job", quota="owner#ada", default_limit=10)
+    return workflow.new_job(project_id)
+
+
+def set_quota(workflow: Workflow, quota: str, **values: int) -> None:
+    numbers = {name: {"N": str(number)} for name, number in values.items()}
+    aws.client("dynamodb").put_item(
+        TableName=workflow.settings.quotas_table, Item={"quota": {"S": quota}, **numbers}
+    )
+
+
+def no_project_left(workflow: Workflow) -> api.Job:
+    set_quota(workflow, "owner#ada", limit=3, used=3)
+    return workflow.new_job(workflow.new_project(owner_id="ada"))
+
+
+def no_tenant_left(workflow: Workflow) -> api.Job:
+    set_quota(workflow, "cluster#test-1", used=100)
+    return workflow.new_job(workflow.new_project(), services=NO_SERVICES)
+
+
+#: What fails, and the errors that the job ends with.
+CASES: dict[str, tuple[Case, list[tuple[str, ErrorType, int]]]] = {
+    "names_taken": (
+        names_taken,
+        [(stage, ErrorType.CONFLICT, 1) for stage in FAILING_TOGETHER[1]],
+    ),
+    "schema_taken": (schema_taken, [(Stage.CREATING_SCHEMA, ErrorType.CONFLICT, 1)]),
+    "no_project": (
+        lambda workflow: workflow.new_job("no-such-project"),
+        [(Stage.INITIALIZING, ErrorType.PROJECT_NOT_FOUND, 1)],
+    ),
+    "project_removed": (
+        before_finalizing(remove_project),
+        [(Stage.FINALIZING, ErrorType.PROJECT_NOT_FOUND, 1)],
+    ),
+    "project_busy": (busy, [(Stage.INITIALIZING, ErrorType.PROJECT_BUSY, 1)]),
+    "project_taken": (
+        before_finalizing(take_project),
+        [(Stage.FINALIZING, ErrorType.CONFLICT, 1)],
+    ),
+    "no_project_left": (no_project_left, [(Stage.INITIALIZING, ErrorType.QUOTA_EXCEEDED, 1)]),
+    "no_tenant_left": (no_tenant_left, [(Stage.CREATING_DATABASE, ErrorType.QUOTA_EXCEEDED, 1)]),
+    "unsupported": (
+        lambda workflow: workflow.new_job(workflow.new_project(), database={"engine": "mysql"}),
+        [(Stage.INITIALIZING, ErrorType.INVALID_PAYLOAD, 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("case", "errors"), CASES.values(), ids=CASES)
+def test_by_what_it_meets(
+    deploy: Deploy, case: Case, errors: list[tuple[str, ErrorType, int]]
+) -> None:
+    assert errors_of(ends_alike(deploy, case)) == errors

@@ -1,0 +1,457 @@
+"""Jobs that change a project that is there: its API keys and its database password."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from provisioner import api
+from provisioner.api_keys.key_format import digest, generate_api_key, key_id
+from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
+from provisioner.drivers import dynamodb, secrets
+from provisioner.drivers.postgresql.engine import TenantLimits
+from provisioner.drivers.postgresql.errors import is_wrong_password
+from provisioner.errors import ErrorType
+from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.plan import PLANS
+from provisioner.provisioning.stages import rotate_database_password
+from provisioner.runtime import aws
+from support.effects import Attempt, Effect, aside, effects
+from support.leaks import leaks
+from support.workflow import Fault, FunctionEnded, Point, Workflow
+
+#: How a job is run: on the state machine, or by the handler.
+type Run = Callable[[Workflow, api.Job], api.Job]
+each_way = pytest.mark.parametrize(
+    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
+)
+CHANGES = (JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD)
+each_change = pytest.mark.parametrize("job_type", CHANGES, ids=str)
+
+
+def provisioned(workflow: Workflow, keys: int = 2) -> str:
+    """Provision a project without services and return its id."""
+    project_id = workflow.new_project(owner_id="ada")
+    off = {"auth": False, "realtime": False, "storage": False}
+    job = workflow.execute_in_process(
+        workflow.new_job(project_id, services=off, api_keys={"count": keys})
+    )
+    assert job.status is api.JobStatus.COMPLETED
+    return project_id
+
+
+def claimed(project_id: str) -> list[str]:
+    """Claim the newest set of keys."""
+    keys: list[str] = []
+    api.claim_api_keys(project_id, keys.extend)
+    return keys
+
+
+def verifying(workflow: Workflow, keys: Sequence[str], *, hours: float = 0) -> set[bool]:
+    """Say whether keys verify, some hours from now."""
+    moment = datetime.now(UTC) + timedelta(hours=hours)
+    store = ApiKeyStore(
+        aws.client("dynamodb"), workflow.settings.api_keys_table, clock=lambda: moment
+    )
+    return {store.verify(key) is not None for key in keys}
+
+
+def logs_in(workflow: Workflow, project_id: str) -> bool:
+    """Say whether the login that the secret holds is taken."""
+    login = workflow.secret(workflow.names(project_id).database_secret)
+    try:
+        psycopg.connect(login["connection_string"]).close()
+    except psycopg.OperationalError as error:
+        if not is_wrong_password(error):
+            raise
+        return False
+    return True
+
+
+def new_change(workflow: Workflow, job_type: JobType, project_id: str) -> api.Job:
+    """Store a job; one that revokes takes the next key that is in force."""
+    if job_type is not JobType.REVOKE_API_KEY:
+        return workflow.new_change(job_type, project_id)
+    active = [k for k in api.list_api_keys(project_id) if k.status is ApiKeyStatus.ACTIVE]
+    return workflow.new_change(job_type, project_id, key_id=active[0].key_id)
+
+
+def check_changed(workflow: Workflow, job: api.Job) -> None:
+    """Check that a job has done what it is for, once, and has let go of the project."""
+    assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
+    assert all(record.check for record in job.stages)
+    assert job.result is not None
+    project = api.get_project(job.project_id)
+    assert (project.status, project.locked_by) == (api.ProjectStatus.ACTIVE, None)
+    assert project.quota == "owner#ada"
+    keys = {key.key_id: key for key in api.list_api_keys(job.project_id)}
+    if job.job_type == JobType.ROTATE_API_KEYS:
+        new = {k.key_id for k in keys.values() if k.expires_at is None}
+        assert new == {key["key_id"] for key in job.result["api_keys"]}
+        assert {k.key_id for k in keys.values() if k.job_id == job.job_id} == new
+        handed_over = workflow.secret(job.result["api_keys_secret_arn"])["api_keys"]
+        assert {key_id(digest(text)) for text in handed_over} == new
+        assert verifying(workflow, handed_over, hours=24 * 365) == {True}
+    elif job.job_type == JobType.REVOKE_API_KEY:
+        assert keys[job.payload["key_id"]].status is ApiKeyStatus.REVOKED
+        assert keys[job.payload["key_id"]].revoked_at == job.result["revoked_at"]
+    else:
+        assert logs_in(workflow, job.project_id)
+
+
+def ended(job: api.Job) -> Any:
+    """Return how a job has ended, without what differs from run to run."""
+    stages = [(s.stage, s.status, s.check.partition(" ")[2]) for s in job.stages]
+    return job.status, stages, sorted(job.result or {})
+
+
+@each_way
+def test_old_keys_verify_until_the_overlap_ends_and_new_ones_are_handed_over_once(
+    workflow: Workflow, run: Run
+) -> None:
+    project_id = provisioned(workflow)
+    old = claimed(project_id)
+    job = run(
+        workflow,
+        workflow.new_change(JobType.ROTATE_API_KEYS, project_id, count=3, overlap_hours=2),
+    )
+    check_changed(workflow, job)
+    result = api.RotateApiKeysResult.model_validate(job.result)
+    new = claimed(project_id)
+    assert len(new) == 3
+    assert all(key.startswith("nm_") for key in new)
+    with pytest.raises(api.ApiKeysNotClaimableError, match="claimed before"):
+        claimed(project_id)
+
+    assert verifying(workflow, old, hours=1.99) == {True}
+    assert verifying(workflow, old, hours=2.01) == {False}
+    assert verifying(workflow, new, hours=24 * 365) == {True}
+    items = aws.client("dynamodb").scan(TableName=workflow.settings.api_keys_table)["Items"]
+    delete_after = {
+        item["digest"]: item.get("delete_after") for item in map(dynamodb.from_item, items)
+    }
+    late = int((result.old_keys_expire_at + timedelta(days=30)).timestamp())
+    assert {delete_after[digest(key)] for key in old} == {late}
+    assert {delete_after[digest(key)] for key in new} == {None}
+
+
+def test_a_set_that_was_never_claimed_is_replaced_and_expires(workflow: Workflow) -> None:
+    project_id = provisioned(workflow)
+    secret = workflow.names(project_id).api_keys_secret
+    sets = [workflow.secret(secret)["api_keys"]]
+    for _ in range(2):
+        job = workflow.execute(
+            workflow.new_change(JobType.ROTATE_API_KEYS, project_id, prefix="live", overlap_hours=1)
+        )
+        check_changed(workflow, job)
+        sets.append(workflow.secret(secret)["api_keys"])
+    # The prefix of the newest key is kept, and no overlap means none.
+    job = workflow.execute(
+        workflow.new_change(JobType.ROTATE_API_KEYS, project_id, overlap_hours=0)
+    )
+    check_changed(workflow, job)
+    assert all(verifying(workflow, keys) == {False} for keys in sets)
+    new = claimed(project_id)
+    assert verifying(workflow, new) == {True}
+    assert all(key.startswith("live_") for key in new)
+
+
+def test_keys_that_the_index_does_not_show_yet_expire_too(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project_id = provisioned(workflow)
+    old = workflow.secret(workflow.names(project_id).api_keys_secret)["api_keys"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ApiKeyStore, "list_by_project", lambda _store, _project_id: [])
+        job = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    check_changed(workflow, job)
+    assert verifying(workflow, old, hours=25) == {False}
+
+
+def test_keys_are_not_claimed_while_a_job_changes_them(workflow: Workflow) -> None:
+    project_id = provisioned(workflow)
+    refused: list[str] = []
+
+    def claim(_job: JobInput, stage: str) -> None:
+        if stage == PLANS[JobType.ROTATE_API_KEYS].last:
+            with pytest.raises(api.ApiKeysNotClaimableError, match="works at it"):
+                claimed(project_id)
+            refused.append(stage)
+
+    workflow.observers.append(claim)
+    check_changed(
+        workflow, workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    )
+    assert refused
+
+
+def test_a_set_that_comes_while_another_is_handed_over_stays_for_the_next_claim(
+    workflow: Workflow,
+) -> None:
+    project_id = provisioned(workflow)
+    handed: list[list[str]] = []
+
+    def rotate(keys: Sequence[str]) -> None:
+        handed.append(list(keys))
+        workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+
+    api.claim_api_keys(project_id, rotate)
+    handed.append(claimed(project_id))
+    assert not set(handed[0]) & set(handed[1])
+    assert verifying(workflow, handed[0]) == verifying(workflow, handed[1]) == {True}
+
+
+def test_keys_that_a_failed_job_did_not_store_are_not_handed_over(workflow: Workflow) -> None:
+    project_id = provisioned(workflow)
+    old = claimed(project_id)
+    workflow.faults["ROTATING_API_KEYS"] = Fault(Point.AFTER, RuntimeError)
+    job = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    assert job.status is api.JobStatus.FAILED
+    for key in api.list_api_keys(project_id):
+        if key.job_id == job.job_id:
+            ApiKeyStore(aws.client("dynamodb"), workflow.settings.api_keys_table).remove(key.digest)
+    with pytest.raises(api.ApiKeysNotClaimableError, match="has failed"):
+        claimed(project_id)
+    assert verifying(workflow, old) == {True}
+
+
+@each_change
+def test_each_stage_may_meet_each_fault_and_both_ways_end_the_same(
+    workflow: Workflow, job_type: JobType
+) -> None:
+    project_id = provisioned(workflow, keys=20)
+    more = provisioned(workflow, keys=20)
+    plan = PLANS[job_type]
+    ((work,),) = plan.branches
+    expected = ended(workflow.execute(new_change(workflow, job_type, project_id)))
+    for stage, point in itertools.product((plan.first, work, plan.last), Point):
+        for run, of in ((Workflow.execute, project_id), (Workflow.execute_in_process, more)):
+            workflow.faults[stage] = Fault(point)
+            job = run(workflow, new_change(workflow, job_type, of))
+            assert not workflow.faults, (stage, point)
+            check_changed(workflow, job)
+            assert ended(job) == expected, (stage, point)
+
+
+@each_change
+def test_it_may_die_before_any_effect_and_no_more_is_made(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, job_type: JobType
+) -> None:
+    project_id = provisioned(workflow, keys=4)
+    login = workflow.secret(workflow.names(project_id).database_secret)
+    open_session = psycopg.connect(login["connection_string"], autocommit=True)
+    logged_in: list[bool] = []
+    workflow.on_wait = lambda: logged_in.append(logs_in(workflow, project_id))
+    met: list[Effect] = []
+    number = 0
+
+    def die(effect: Effect, attempt: Attempt) -> None:
+        if effect.retry_count == 0 and len(attempt.effects) == number:
+            met.append(effect)
+            raise FunctionEnded("Runtime.ExitError")
+
+    while number < 50:
+        number += 1
+        before = len(met)
+        with effects(workflow, monkeypatch, die):
+            job = workflow.execute(new_change(workflow, job_type, project_id))
+        if len(met) == before:
+            break
+        check_changed(workflow, job)
+        assert open_session.execute("SELECT session_user").fetchone() == (login["username"],)
+        if job_type is JobType.REVOKE_API_KEY:
+            workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    open_session.close()
+    # What makes the change is among the effects, and before it the secret was never wrong.
+    assert logged_in
+    assert all(logged_in)
+    assert {effect.name for effect in met} >= {
+        JobType.ROTATE_API_KEYS: {"PutSecretValue", "TransactWriteItems"},
+        JobType.REVOKE_API_KEY: {"TransactWriteItems"},
+        JobType.ROTATE_DATABASE_PASSWORD: {"PutSecretValue", "SQL", "UpdateSecretVersionStage"},
+    }[job_type]
+
+
+@each_change
+def test_a_run_that_was_given_up_may_go_on_beside_the_next(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, job_type: JobType
+) -> None:
+    project_id = provisioned(workflow, keys=20)
+    number = 0
+    overtaken: list[Effect] = []
+
+    def be_overtaken(effect: Effect, attempt: Attempt) -> None:
+        here = effect.retry_count == 0 and len(attempt.effects) == number
+        if here and (not overtaken or overtaken[-1].stage != effect.stage):
+            overtaken.append(effect)
+            with aside():
+                workflow.run_stage({**attempt.event, "retry_count": 1})
+
+    # From its third effect on, the run that changes a password holds the lock that keeps the other
+    # out.
+    most = 2 if job_type is JobType.ROTATE_DATABASE_PASSWORD else 50
+    while number < most:
+        number += 1
+        overtaken.clear()
+        with effects(workflow, monkeypatch, be_overtaken):
+            job = workflow.execute(new_change(workflow, job_type, project_id))
+        if not overtaken:
+            break
+        check_changed(workflow, job)
+    assert number >= 2
+
+
+def test_a_password_is_changed_in_secret_and_database_and_open_sessions_go_on(
+    workflow: Workflow,
+) -> None:
+    project_id = provisioned(workflow)
+    secret = workflow.names(project_id).database_secret
+    old = workflow.secret(secret)
+    with psycopg.connect(old["connection_string"], autocommit=True) as session:
+        job = workflow.execute(workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id))
+        check_changed(workflow, job)
+        session.execute("CREATE TABLE kept (id integer)")
+    new = workflow.secret(secret)
+    assert new["password"] != old["password"]
+    assert new == old | {
+        "password": new["password"],
+        "connection_string": old["connection_string"].replace(old["password"], new["password"]),
+    }
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(old["connection_string"])
+    with psycopg.connect(new["connection_string"]) as session:
+        session.execute("SELECT FROM kept")
+    result = api.RotateDatabasePasswordResult.model_validate(job.result)
+    described = aws.client("secretsmanager").describe_secret(SecretId=secret)
+    assert "AWSCURRENT" in described["VersionIdsToStages"][result.secret_version_id]
+    assert result.secret_arn == described["ARN"]
+    told = [("execution", json.dumps(event, default=str)) for event in workflow.history(job)]
+    told += [
+        ("table", json.dumps(item))
+        for table in aws.client("dynamodb").list_tables()["TableNames"]
+        for item in aws.client("dynamodb").scan(TableName=table)["Items"]
+    ]
+    told.append(("server log", workflow.cluster.server.log.read_text()))
+    assert leaks([new["password"], old["password"]], told) == []
+
+
+def test_a_function_that_dies_at_the_commit_is_repeated_with_the_same_password(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one moment in which the secret holds what the server does not take yet."""
+    project_id = provisioned(workflow)
+    secret = workflow.names(project_id).database_secret
+    passwords: list[str] = []
+    logged_in: list[bool] = []
+
+    def move_and_die(*arguments: Any, **options: Any) -> None:
+        secrets.make_current(*arguments, **options)
+        passwords.append(workflow.secret(secret)["password"])
+        if len(passwords) == 1:
+            raise FunctionEnded("Runtime.ExitError")
+
+    monkeypatch.setattr(rotate_database_password, "make_current", move_and_die)
+    workflow.on_wait = lambda: logged_in.append(logs_in(workflow, project_id))
+    job = workflow.execute(workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id))
+    check_changed(workflow, job)
+    assert logged_in == [False]
+    assert len(passwords) == 2
+    assert len(set(passwords)) == 1
+
+
+def test_a_tenant_who_uses_all_connections_gets_a_new_password(workflow: Workflow) -> None:
+    project_id = provisioned(workflow)
+    login = workflow.secret(workflow.names(project_id).database_secret)
+    limit = TenantLimits().connections
+    sessions = [psycopg.connect(login["connection_string"]) for _ in range(limit)]
+    with pytest.raises(psycopg.OperationalError, match="too many connections"):
+        psycopg.connect(login["connection_string"])
+    job = workflow.execute(workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id))
+    for session in sessions:
+        session.execute("SELECT 1")
+        session.close()
+    check_changed(workflow, job)
+
+
+@each_change
+def test_a_job_that_fails_lets_go_of_the_project_and_can_be_retried(
+    workflow: Workflow, job_type: JobType
+) -> None:
+    project_id = provisioned(workflow)
+    before = api.get_project(project_id)
+    ((work,),) = PLANS[job_type].branches
+    workflow.faults[work] = Fault(Point.AFTER, RuntimeError)
+    job = workflow.execute(new_change(workflow, job_type, project_id))
+    assert job.error is not None
+    assert (job.status, job.error.stage, job.cleanup) == (api.JobStatus.FAILED, work, None)
+    assert api.get_project(project_id) == before
+    assert logs_in(workflow, project_id)
+
+    workflow.jobs.retry(job)
+    check_changed(workflow, workflow.execute(workflow.jobs.get(job.job_id)))
+
+
+@each_change
+def test_a_project_that_is_not_there_or_not_active_or_held_is_refused(
+    workflow: Workflow, job_type: JobType
+) -> None:
+    payload = {"key_id": "key_" + "0" * 20} if job_type is JobType.REVOKE_API_KEY else {}
+    created = workflow.new_project()
+    held = provisioned(workflow)
+    holder = workflow.new_job(held)
+    workflow.projects.hold(api.get_project(held), holder.job_id)
+    before = api.get_project(held)
+    for project_id, error_type, said in (
+        ("none-such", ErrorType.PROJECT_NOT_FOUND, "create it first"),
+        (created, ErrorType.INVALID_PAYLOAD, "is CREATED; only a project that is ACTIVE"),
+        (held, ErrorType.PROJECT_BUSY, f"is held by job {holder.job_id}"),
+    ):
+        job = workflow.execute(workflow.new_change(job_type, project_id, **payload))
+        assert job.error is not None
+        assert (job.error.type, job.error.stage) == (error_type, "INITIALIZING")
+        assert said in job.error.message
+    assert api.get_project(held) == before
+    assert api.get_project(created).locked_by is None
+
+
+def test_a_key_is_revoked_at_once_by_a_job_of_its_own(workflow: Workflow) -> None:
+    project_id = provisioned(workflow)
+    first, second = claimed(project_id)
+    revoked = api.revoke_api_key(key_id(digest(first)))
+    assert api.verify_api_key(first) is None
+    assert api.verify_api_key(second) is not None
+    assert api.revoke_api_key(revoked.key_id) == revoked
+    jobs = [job for job in api.list_jobs(project_id) if job.job_type == JobType.REVOKE_API_KEY]
+    assert [job.status for job in jobs] == [api.JobStatus.COMPLETED] * 2
+    assert api.get_job(jobs[0].job_id).history
+    listed = {key.key_id: key.status for key in api.list_api_keys(project_id)}
+    assert listed == {
+        key_id(digest(first)): ApiKeyStatus.REVOKED,
+        key_id(digest(second)): ApiKeyStatus.ACTIVE,
+    }
+    # A run that was given up does not bring it back.
+    found = ApiKeyStore(aws.client("dynamodb"), workflow.settings.api_keys_table)
+    key = found.find(revoked.key_id)
+    assert key is not None
+    found.put(ApiKey(key.digest, key.key_id, key.key_prefix, project_id, "job", key.created_at))
+    assert api.verify_api_key(first) is None
+
+
+def test_a_key_that_the_project_does_not_have_is_not_revoked(workflow: Workflow) -> None:
+    one, other = provisioned(workflow), provisioned(workflow)
+    key = claimed(one)[0]
+    job = workflow.execute(
+        workflow.new_change(JobType.REVOKE_API_KEY, other, key_id=key_id(digest(key)))
+    )
+    assert job.error is not None
+    assert job.error.type is ErrorType.INVALID_PAYLOAD
+    assert job.error.message.startswith("key_id: ")
+    assert api.verify_api_key(key) is not None
+    with pytest.raises(api.ApiKeyNotFoundError):
+        api.revoke_api_key(key_id(digest(generate_api_key("nm"))))
