@@ -157,7 +157,7 @@ def test_every_stage_may_meet_each_fault_and_the_end_is_the_same(
 
 
 #: No stage changes AWS more often in one attempt; the test below sees to it.
-MOST_CALLS = 6
+MOST_CALLS = 5
 
 
 @pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
@@ -182,7 +182,8 @@ def test_every_stage_may_meet_an_error_and_die_at_any_call(
 
     assert workflow.waits
     assert end_of(workflow, job) == reference
-    assert max(len(attempt.calls) for attempt in attempts) <= MOST_CALLS
+    # One more records that an attempt has failed.
+    assert max(len(attempt.calls) for attempt in attempts) <= MOST_CALLS + 1
 
 
 def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on(
