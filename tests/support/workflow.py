@@ -24,6 +24,7 @@ import psycopg
 import pytest
 from moto import mock_aws
 from moto.awslambda_simple.models import LambdaSimpleBackend
+from moto.s3.models import S3Backend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (  # noqa: E501
     StateTaskServiceSfn,
@@ -467,7 +468,7 @@ class Workflow:
             **self._services(),
             "secrets": self._secrets(names),
             "api_keys": self._scan(self.settings.api_keys_table),
-            "counts": [count for count in counts if count.get("used") not in {None, "0"}],
+            "counts": [c for c in counts if c.get("used", {"N": "0"}) != {"N": "0"}],
         }
         return {kind: there for kind, there in found.items() if there}
 
@@ -649,8 +650,20 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
 
         monkeypatch.setattr(LambdaSimpleBackend, "invoke", invoke)
         monkeypatch.setattr(StateTaskServiceSfn, "_eval_service_task", _start_execution)
+        monkeypatch.setattr(S3Backend, "delete_bucket", _delete_bucket_with_its_tags)
         made.state_machines = _make_state_machines()
         yield made
+
+
+_delete_bucket = S3Backend.delete_bucket
+
+
+def _delete_bucket_with_its_tags(backend: S3Backend, bucket_name: str) -> Any:
+    """Delete a bucket; moto would keep its tags for the next of that name."""
+    deleted = _delete_bucket(backend, bucket_name)
+    if deleted is not None:
+        backend.tagger.delete_all_tags_for_resource(deleted.arn)
+    return deleted
 
 
 def _start_execution(

@@ -304,6 +304,8 @@ def people(core: Core, connected: object, monkeypatch: pytest.MonkeyPatch) -> Co
         "ResourcePrefix": "nm",
         "ResourceNamespace": "test",
         "DefaultProjectQuota": "7",
+        "StateMachineArnPrefix": "arn:",
+        "SnapshotsBucketName": "snapshots",
     }
     core.client("cloudformation").create_stack(
         StackName="provisioner",

@@ -19,8 +19,10 @@ class Location:
     project_id: str
     region: str
     engine: str
-    #: The cluster that holds its database; None where it has none.
+    #: The cluster that holds its database; None where it has none, or the project is gone.
     cluster_id: str | None
+    #: Whether the project is still there.
+    is_recorded: bool = True
 
 
 def location_of(job: JobInput, projects: ProjectReader) -> Location:
@@ -28,15 +30,20 @@ def location_of(job: JobInput, projects: ProjectReader) -> Location:
 
     Raises:
         INVALID_PAYLOAD: the payload names no project.
-        PROJECT_NOT_FOUND: there is no such project.
+        PROJECT_NOT_FOUND: there is no such project, and the payload does not say either.
         REMOVAL_FAILED: no job has ever held it, so that nothing is known to be anywhere.
     """
     project_id = validate_payload(ProjectReference, job.payload).project_id
     project = projects.get(project_id)
     if project is None:
-        raise failure(
-            ErrorType.PROJECT_NOT_FOUND, f"project_id: there is no project {project_id} any more."
-        )
+        # What a job has made of a project that is gone is where its own payload says.
+        made = job.payload.get("region"), job.payload.get("database", {}).get("engine")
+        if not all(isinstance(text, str) for text in made):
+            raise failure(
+                ErrorType.PROJECT_NOT_FOUND,
+                f"project_id: there is no project {project_id} any more.",
+            )
+        return Location(project_id, str(made[0]), str(made[1]), None, is_recorded=False)
     if project.region is None or project.engine is None:
         raise failure(
             ErrorType.REMOVAL_FAILED,

@@ -171,5 +171,5 @@ def _busy(project_id: str, project: Project | None, jobs: JobStore) -> Provision
     by = "another job" if holder is None else f"job {holder}"
     return failure(
         ErrorType.PROJECT_BUSY,
-        f"project_id: {project_id} is being provisioned by {by}; wait until that job has ended.",
+        f"project_id: {project_id} is held by {by}; wait until that job has ended.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.secrets import remove_secret
-from provisioner.errors import ErrorType
+from provisioner.errors import ErrorType, failure
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.location import cluster_at, location_of
@@ -41,6 +41,11 @@ def remove_database(
     location = location_of(job, projects)
     names = naming.names(location.project_id)
     owner = naming.owner(location.project_id, job.job_id)
+    if not location.is_recorded:
+        raise failure(
+            ErrorType.REMOVAL_FAILED,
+            f"The project {location.project_id} is gone, and with it where its database is.",
+        )
     cluster = cluster_at(location, catalogue, ErrorType.REMOVAL_FAILED)
     is_needed = False
     if cluster is not None:
