@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,15 @@ def test_a_deployed_stack_is_reached_by_its_name(program: Program) -> None:
     assert re.search(rf"{job.job_id} +provision_project +by-stack-name +COMPLETED", listed)
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Let a program that is started hear SIGINT; in a shell's background job it would not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_ends_a_watch_without_a_traceback(program: Program) -> None:
     job_id = program("enqueue", "--project", "waits-for-long", "--delay", "900").strip()
     with subprocess.Popen(
@@ -170,9 +180,12 @@ def test_ctrl_c_ends_a_watch_without_a_traceback(program: Program) -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"job {job_id}  QUEUED\n"
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        try:
+            assert process.stdout.readline() == f"job {job_id}  QUEUED\n"
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
 
     assert process.returncode == 130
     assert said == ""
