@@ -69,6 +69,7 @@ def log_lines(invocation: Invocation) -> Iterator[dict[str, Any]]:
 
 def test_every_event_is_used_here() -> None:
     used = {*stage_events(), *dispatcher_events(), *cleanup_events(), *change_events()}
+    used |= set(removal_events())
     used |= {
         EVENTS / "lifecycle" / "record_failure.json",
         EVENTS / "dead_letters" / "batch.json",
@@ -79,7 +80,15 @@ def test_every_event_is_used_here() -> None:
 
 
 def stage_events() -> list[Path]:
-    return [path for path in events() if read(path).get("stage") in set(Stage)]
+    return [path for path in of_type(JobType.PROVISION_PROJECT) if read(path)["stage"] in Stage]
+
+
+def removal_events() -> list[Path]:
+    return of_type(JobType.DEPROVISION_PROJECT)
+
+
+def of_type(*job_types: JobType) -> list[Path]:
+    return [path for path in events() if read(path).get("job", {}).get("job_type") in job_types]
 
 
 def cleanup_events() -> list[Path]:
@@ -88,8 +97,9 @@ def cleanup_events() -> list[Path]:
 
 def change_events() -> list[Path]:
     """Return the events of the stages that change a project that is there."""
-    changes = {JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD}
-    return [path for path in events() if read(path).get("job", {}).get("job_type") in changes]
+    return of_type(
+        JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD
+    )
 
 
 def dispatcher_events() -> list[Path]:
@@ -130,6 +140,15 @@ def test_job_completes_stage_by_stage(
     found = keys.find(revoked)
     assert found is not None
     assert found.status is ApiKeyStatus.REVOKED
+    removal = read(removal_events()[0])["job"]
+    stages = get_job_handler(removal["job_type"]).stages
+    jobs.create(NewJob(removal["job_id"], removal["job_type"], removal["payload"], stages))
+    for path in removal_events():
+        assert invoke(sam_local, path).result.get("ok"), path
+    removed = jobs.get(removal["job_id"])
+    assert removed.status is JobStatus.COMPLETED
+    assert removed.result is not None
+    assert removed.result["snapshot"]["size_bytes"] > 0
 
 
 def test_failure_is_recorded_and_what_the_job_made_is_removed(
@@ -139,7 +158,14 @@ def test_failure_is_recorded_and_what_the_job_made_is_removed(
     job_id = stored_job(jobs, projects, path)
     project = projects.get("sample-failing-project")
     assert project is not None
-    projects.lock(project, job_id, quota=None, default_limit=1)
+    projects.lock(
+        project,
+        job_id,
+        quota=None,
+        default_limit=1,
+        region="eu-central-1",
+        engine="postgresql",
+    )
     invocation = invoke(sam_local, path)
     assert (invocation.result["error_type"], invocation.result["cleanup"]) == ("TIMEOUT", 1)
     for cleanup_path in cleanup_events():
@@ -228,7 +254,14 @@ def test_supervisor_ends_a_job_whose_execution_was_stopped(
     project_id = job["payload"]["project_id"]
     project = projects.create(project_id, owner_id=None, organization_id=None, created_at=utc_now())
     jobs.create(NewJob(job["job_id"], job["job_type"], job["payload"], tuple(Stage)))
-    projects.lock(project, job["job_id"], quota=None, default_limit=1)
+    projects.lock(
+        project,
+        job["job_id"],
+        quota=None,
+        default_limit=1,
+        region="eu-central-1",
+        engine="postgresql",
+    )
 
     invocation = invoke(sam_local, path)
 
