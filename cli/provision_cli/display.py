@@ -26,6 +26,8 @@ _STATUS_STYLES = {
     "SKIPPED": "dim",
     "RUNNING": "cyan",
     "PROVISIONING": "cyan",
+    "DEPROVISIONING": "cyan",
+    "DEPROVISIONED": "dim",
     "RETRYING": "yellow",
     "CANCELLED": "yellow",
     "FAILED": "bold red",

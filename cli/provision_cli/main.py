@@ -103,11 +103,29 @@ def show_project(context: typer.Context, project_id: str) -> None:
             "created_at": project.created_at,
             "owner_id": project.owner_id,
             "organization_id": project.organization_id,
+            "deletion_protection": project.deletion_protection,
             "cluster_id": project.cluster_id,
             "locked_by": project.locked_by,
             "latest_job": jobs[0].job_id if jobs else None,
             "result": project.result,
+            "snapshot": project.snapshot,
         },
+    )
+
+
+@project_app.command("protect")
+def protect_project(
+    context: typer.Context,
+    project_id: str,
+    *,
+    off: Annotated[bool, typer.Option("--off", help="End its protection.")] = False,
+) -> None:
+    """Protect a project against being deprovisioned."""
+    _target(context).connect()
+    project = api.protect_project(project_id, enabled=not off)
+    protected = "protected" if project.deletion_protection else "not protected"
+    display.line(
+        Console(), f"project {project.project_id} is {protected} against being deprovisioned."
     )
 
 
@@ -306,6 +324,30 @@ def list_keys(context: typer.Context, project_id: str) -> None:
 def rotate_password(context: typer.Context, project_id: str) -> None:
     """Enqueue a job that gives the project's database login a new password; prints its id."""
     _enqueue_change(context, api.JobType.ROTATE_DATABASE_PASSWORD, {"project_id": project_id})
+
+
+@app.command()
+def deprovision(
+    context: typer.Context,
+    project_id: str,
+    *,
+    confirm: Annotated[str, typer.Option(help="The project id again.")],
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Delete the objects in its bucket too.")
+    ] = False,
+    no_final_snapshot: Annotated[
+        bool, typer.Option("--no-final-snapshot", help="Keep no dump of its database.")
+    ] = False,
+) -> None:
+    """Enqueue a job that removes all that a project has; prints its id."""
+    payload = {
+        "project_id": project_id,
+        "confirm": confirm,
+        "delete_data": delete_data,
+        "final_snapshot": not no_final_snapshot,
+    }
+    api.deprovision_project_handler.parse(payload)
+    _enqueue_change(context, api.JobType.DEPROVISION_PROJECT, payload)
 
 
 def _enqueue_change(context: typer.Context, job_type: api.JobType, payload: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ _SELF_EXPLAINING = (
     api.JobWaitTimeoutError,
     api.ProjectExistsError,
     api.ProjectNotFoundError,
+    api.ProjectRemovedError,
     api.UnknownJobTypeError,
 )
 

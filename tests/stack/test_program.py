@@ -115,6 +115,20 @@ def test_a_region_that_is_not_served_is_a_sentence(program: Program) -> None:
     assert "ap-south-2" in said or "region" in said
 
 
+def test_a_project_is_protected_and_its_end_confirmed(program: Program) -> None:
+    program("project", "create", "dear-project")
+    assert "is protected against" in program("project", "protect", "dear-project")
+    assert json.loads(program("project", "show", "dear-project"))["deletion_protection"] is True
+
+    job_id = program("deprovision", "dear-project", "--confirm", "dear-project").strip()
+    assert str(ErrorType.PROJECT_PROTECTED) in program("watch", job_id, code=1)
+
+    assert "is not protected" in program("project", "protect", "dear-project", "--off")
+    job_id = program("deprovision", "dear-project", "--confirm", "dear-project").strip()
+    assert '"removed": []' in program("watch", job_id)
+    assert json.loads(program("project", "show", "dear-project"))["status"] == "DEPROVISIONED"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -51,6 +51,8 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
         ("jobs",),
         ("watch", "some-job"),
         ("cancel", "some-job"),
+        ("project", "protect", "some-project"),
+        ("deprovision", "some-project", "--confirm", "some-project"),
         ("retry", "some-job"),
         ("enqueue", "--project", "some-project"),
         ("project", "create", "some-project"),
@@ -90,6 +92,7 @@ def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> N
         "enqueue",
         "watch",
         "cancel",
+        "deprovision",
         "retry",
         "jobs",
         "keys",
@@ -105,6 +108,7 @@ def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> N
         (("watch",), "Missing argument 'job_id'"),
         (("enqueue", "--project", "p1x", "--delay", "901"), "--delay"),
         (("project", "--colour"), "--colour"),
+        (("deprovision", "some-project"), "Missing option '--confirm'"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(
@@ -121,6 +125,10 @@ def test_a_wrong_command_line_is_one_sentence(
         (("enqueue", "--payload", "-", "--region", "eu-west-1"), "--region: goes with --project"),
         (("enqueue", "--payload", "missing.json"), "missing.json cannot be read: No such file"),
         (("--region", "eu-west-1", "jobs"), "--region: goes with --stack"),
+        (
+            ("deprovision", "some-project", "--confirm", "other-project"),
+            "INVALID_PAYLOAD: confirm: must be the project_id again",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_named(

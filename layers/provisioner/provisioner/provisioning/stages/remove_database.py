@@ -49,7 +49,7 @@ def remove_database(
     cluster = cluster_at(location, catalogue, ErrorType.REMOVAL_FAILED)
     is_needed = False
     if cluster is not None:
-        database = engine(admin_connection(secrets_manager, cluster))
+        database = engine(admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED))
         is_needed = database.remove_database(names.tenant, owner, only_this_job=only_this_job)
     remove_secret(
         secrets_manager,

@@ -66,7 +66,7 @@ def ensure_snapshot(
     names = naming.names(payload.project_id)
     claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
     key = f"{payload.project_id}/{job.job_id}.dump"
-    source = dumper(admin_connection(secrets_manager, cluster))
+    source = dumper(admin_connection(secrets_manager, cluster, ErrorType.SNAPSHOT_FAILED))
     with source.dump(names.tenant, claim, time_left()) as dump:
         if dump is None:
             return StageOutcome(skipped=True, check="the project has no database")
