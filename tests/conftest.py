@@ -5,5 +5,6 @@ pytest_plugins = [
     "support.core",
     "support.local_stack",
     "support.postgresql",
+    "support.tenants",
     "support.workflow",
 ]

@@ -4,113 +4,28 @@ from __future__ import annotations
 
 import itertools
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from provisioner.drivers.database_engine import TenantNames
 from provisioner.drivers.postgresql import engine as engine_module
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.ownership import Ownership
-from provisioner.provisioning.naming import Naming
 from psycopg import sql
-from support.postgresql import PreparedCluster, tenant_snapshot
-
-NAMING = Naming("nm", "test-000000000000")
-PASSWORD = "FirstPassword0123456789abcdefghijklmnopqrst"
-
-
-@dataclass(frozen=True)
-class Tenant:
-    """A project's part of the cluster."""
-
-    cluster: PreparedCluster
-    engine: PostgresqlEngine
-    names: TenantNames
-    owner: Ownership
-
-    def ensure_database(self, password: str = PASSWORD) -> None:
-        self.engine.ensure_database(self.names, password, self.owner)
-
-    def ensure_schema(self) -> None:
-        self.engine.ensure_schema(self.names, self.owner)
-
-    def ensure(self, password: str = PASSWORD) -> None:
-        self.ensure_database(password)
-        self.ensure_schema()
-
-    def check(self, password: str = PASSWORD) -> tuple[str, str]:
-        return (
-            self.engine.check_database(self.names, password),
-            self.engine.check_schema(self.names, password),
-        )
-
-    def login(self, database: str | None = None, password: str = PASSWORD) -> Any:
-        return psycopg.connect(
-            host="127.0.0.1",
-            port=self.cluster.admin.port,
-            user=self.names.app_role,
-            password=password,
-            dbname=database or self.names.database,
-            autocommit=True,
-        )
-
-    def snapshot(self) -> dict[str, Any]:
-        return tenant_snapshot(self.cluster, self.names)
-
-
-@contextmanager
-def _tenants(cluster: PreparedCluster) -> Iterator[Callable[[], Tenant]]:
-    """Make tenants; remove them at the end."""
-    made: list[Tenant] = []
-
-    def make() -> Tenant:
-        project_id = f"project-{uuid.uuid4().hex[:12]}"
-        tenant = Tenant(
-            cluster,
-            PostgresqlEngine(cluster.admin),
-            NAMING.names(project_id).tenant,
-            NAMING.owner(project_id, "job-1"),
-        )
-        made.append(tenant)
-        return tenant
-
-    yield make
-    with cluster.connect() as c:
-        for tenant in made:
-            c.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
-                    sql.Identifier(tenant.names.database)
-                )
-            )
-            for role in (tenant.names.app_role, tenant.names.owner_role):
-                c.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
-
-
-@pytest.fixture
-def make_tenant(cluster: PreparedCluster) -> Iterator[Callable[[], Tenant]]:
-    with _tenants(cluster) as make:
-        yield make
+from support.postgresql import PreparedCluster
+from support.tenants import NAMING, PASSWORD, Tenant, dies, interrupt_drop, tenants
 
 
 @pytest.fixture(scope="module")
 def lasting_tenant(cluster: PreparedCluster) -> Iterator[Tenant]:
     """Return a tenant for tests that change nothing."""
-    with _tenants(cluster) as make:
+    with tenants(cluster) as make:
         tenant = make()
         tenant.ensure()
         yield tenant
-
-
-@pytest.fixture
-def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
-    return make_tenant()
 
 
 def refused(error_type: ErrorType, act: Callable[[], object]) -> ProvisioningError:
@@ -349,59 +264,15 @@ def test_another_deployment_is_someone_else(tenant: Tenant) -> None:
     refused(ErrorType.CONFLICT, other.ensure)
 
 
-def _interrupt_drop(tenant: Tenant) -> None:
-    """Leave the database as a server does that stops in the middle of a DROP DATABASE."""
-    with tenant.cluster.connect() as c:
-        c.execute(
-            "UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s", (tenant.names.database,)
-        )
-
-
 def test_an_interrupted_drop_is_finished_and_the_database_made_again(tenant: Tenant) -> None:
     tenant.ensure()
     first = tenant.snapshot()
-    _interrupt_drop(tenant)
+    interrupt_drop(tenant)
     error = refused(ErrorType.DATABASE_CREATION_FAILED, tenant.check)
     assert "invalid database" in error.cause
     tenant.ensure()
     assert tenant.snapshot() == first
     tenant.check()
-
-
-class Crash(BaseException):
-    """The process dies: no code of ours may catch it."""
-
-
-def _crashing(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> None:
-    """Let the process die at the n-th statement, before or after it has its effect."""
-    count = itertools.count()
-    real = psycopg.Connection.execute
-
-    def execute(self: Any, *arguments: Any, **options: Any) -> Any:
-        is_here = next(count) == at
-        if is_here and not after:
-            self.close()
-            raise Crash
-        result = real(self, *arguments, **options)
-        if is_here:
-            self.close()
-            raise Crash
-        return result
-
-    monkeypatch.setattr(psycopg.Connection, "execute", execute)
-
-
-def _dies(
-    monkeypatch: pytest.MonkeyPatch, run: Callable[[], None], at: int, *, after: bool
-) -> bool:
-    """Run until the n-th statement; returns whether there was one."""
-    with monkeypatch.context() as patch:
-        _crashing(patch, at, after=after)
-        try:
-            run()
-        except Crash:
-            return True
-        return False
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -419,8 +290,8 @@ def test_a_crash_at_any_statement_of_the_database_is_made_good_by_the_next_run(
         tenant = make_tenant()
         if dropped:
             tenant.ensure_database()
-            _interrupt_drop(tenant)
-        if not _dies(monkeypatch, tenant.ensure_database, at, after=after):
+            interrupt_drop(tenant)
+        if not dies(monkeypatch, tenant.ensure_database, at, after=after):
             break
         tenant.ensure_database()
         assert _anonymous(tenant) == _anonymous(reference), f"statement {at}"
@@ -437,7 +308,7 @@ def test_a_crash_at_any_statement_of_the_schema_leaves_nothing(
     tenant.ensure_database()
     before = tenant.snapshot()
     for at in itertools.count():
-        if not _dies(monkeypatch, tenant.ensure_schema, at, after=after):
+        if not dies(monkeypatch, tenant.ensure_schema, at, after=after):
             break
         assert tenant.snapshot() == before, f"statement {at}"
     assert at == 30

@@ -170,26 +170,29 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.REMOVAL_FAILED, "remove storage"):
-        if _head(client, name) is not HTTPStatus.OK or not claim(_tags(client, name)):
-            return f"no bucket named {name} is left to remove"
         try:
-            client.delete_bucket(Bucket=name)
+            if _head(client, name) is HTTPStatus.OK and claim(_tags(client, name)):
+                client.delete_bucket(Bucket=name)
+                _see_gone(client, name)
         except client.exceptions.NoSuchBucket:
-            pass
+            pass  # Another run has just deleted it.
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "BucketNotEmpty":
+            if _code(error) != "BucketNotEmpty":
                 raise
             raise failure(
                 ErrorType.REMOVAL_FAILED,
                 f"The bucket {name} holds objects, so it stays; empty it first.",
             ) from None
-        if _head(client, name) is HTTPStatus.OK:
-            raise failure(
-                ErrorType.TIMEOUT,
-                "The bucket of the project is still there.",
-                f"bucket {name}: was deleted and still answers",
-            )
     return f"no bucket named {name} is left to remove"
+
+
+def _see_gone(client: S3Client, name: str) -> None:
+    if _head(client, name) is HTTPStatus.OK:
+        raise failure(
+            ErrorType.TIMEOUT,
+            "The bucket of the project is still there.",
+            f"bucket {name}: was deleted and still answers",
+        )
 
 
 def _drifted(client: S3Client, bucket: str) -> Iterator[tuple[str, Any]]:
