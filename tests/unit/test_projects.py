@@ -348,6 +348,111 @@ def test_two_runs_at_once_place_a_project_once(core: Core) -> None:
     assert sum(core.projects.used(f"cluster#c-{number}") for number in range(4)) == 1
 
 
+def test_a_place_is_given_back_once(core: Core) -> None:
+    core.new_project()
+    core.new_project("other")
+    lock(core)
+    place(core)
+    place(core, "other")
+
+    for _ in range(2):
+        core.projects.unplace("shop", "first", "job-1")
+
+    assert project(core).cluster_id is None
+    assert core.projects.used("cluster#first") == 1
+    assert place(core) == "first"
+
+
+def test_a_place_that_is_given_back_by_many_at_once_is_given_back_once(core: Core) -> None:
+    core.new_project()
+    core.new_project("other")
+    lock(core)
+    place(core)
+    place(core, "other")
+
+    with ThreadPoolExecutor(8) as pool:
+        for run in [pool.submit(core.projects.unplace, "shop", "first", "job-1") for _ in range(8)]:
+            run.result()
+
+    assert core.projects.used("cluster#first") == 1
+
+
+@pytest.mark.parametrize(
+    ("project_id", "cluster_id", "job_id"),
+    [("shop", "first", "job-2"), ("shop", "second", "job-1"), ("none-such", "first", "job-1")],
+)
+def test_a_place_that_is_another_s_is_not_given_back(
+    core: Core, project_id: str, cluster_id: str, job_id: str
+) -> None:
+    core.new_project()
+    lock(core)
+    place(core)
+    before = core.scan("ProjectsTable"), core.scan("QuotasTable")
+
+    core.projects.unplace(project_id, cluster_id, job_id)
+
+    assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
+
+
+def test_a_place_whose_project_is_free_may_be_another_s(core: Core) -> None:
+    core.new_project()
+    lock(core)
+    place(core)
+    release(core)
+
+    core.projects.unplace("shop", "first", "job-1")
+
+    assert project(core).cluster_id == "first"
+
+
+def test_a_count_of_tenants_that_was_set_back_does_not_keep_a_place(core: Core) -> None:
+    core.new_project()
+    lock(core)
+    place(core)
+    tenants(core, first=0)
+
+    core.projects.unplace("shop", "first", "job-1")
+
+    assert project(core).cluster_id is None
+    assert core.projects.used("cluster#first") == 0
+
+
+def hold(core: Core, project_id: str = "shop") -> None:
+    """Give a project to the clean-up of a job once more."""
+    dynamodb.transact(core.client("dynamodb"), core.projects.hold_items(project_id, "job-1"))
+
+
+def test_a_clean_up_holds_a_project_again_and_counts_against_nothing(core: Core) -> None:
+    core.new_project()
+    lock(core)
+    release(core)
+
+    hold(core)
+
+    assert (project(core).status, project(core).locked_by) == (ProjectStatus.FAILED, "job-1")
+    assert core.projects.used(QUOTA) == 0
+    with pytest.raises(ProjectBusyError):
+        lock(core, job_id="job-2")
+    release(core)
+    lock(core, job_id="job-2")
+    assert core.projects.used(QUOTA) == 1
+
+
+def test_a_project_that_is_held_active_or_gone_is_not_held_again(core: Core) -> None:
+    core.new_project()
+    lock(core, job_id="job-2")
+    with pytest.raises(ConditionFailedError):
+        hold(core)
+    dynamodb.transact(
+        core.client("dynamodb"), core.projects.activate_items("shop", "job-2", {"made": "x"})
+    )
+    for project_id in ("shop", "none-such"):
+        with pytest.raises(ConditionFailedError):
+            hold(core, project_id)
+    assert project(core).locked_by is None
+    assert core.projects.get("none-such") is None
+
+
 def test_a_project_whose_cluster_is_described_no_more_is_not_moved(core: Core) -> None:
     core.new_project()
     place(core)

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType
-from provisioner.jobs.models import HistoryEntry, Job, StageStatus
+from provisioner.jobs.models import HistoryEntry, Job, JobStatus, StageStatus
 from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS, StageEvent
 from provisioner.runtime.observability import logger
 
 if TYPE_CHECKING:
     from provisioner.jobs.store import JobStore
+
+#: The subject of the history entries of the job itself.
+_JOB = "JOB"
 
 
 def seconds_until_quiet(job: Job, now: datetime) -> int:
@@ -44,19 +47,24 @@ def _unended(job: Job) -> dict[str, list[HistoryEntry]]:
         if entry.status == StageStatus.RUNNING and entry.subject in of_job | of_cleanup:
             unended.setdefault(entry.subject, []).append(entry)
     for entry in job.history:
-        # With the end of the job others speak for the stages that never did.
-        is_own_word = entry.subject in of_cleanup or (
-            job.finished_at is not None and entry.at < job.finished_at
-        )
         starts = [
             start
             for start in unended.get(entry.subject, [])
             if start.at <= entry.at and entry.attempt in {0, start.attempt}
         ]
-        if is_own_word and entry.status != StageStatus.RUNNING and starts:
-            # An end without a number may be any one's: the last is taken to be at work still.
-            unended[entry.subject].remove(starts[-1] if entry.attempt else starts[0])
+        # With the end of the job others speak for the stages that never did.
+        is_own_word = entry.subject in of_cleanup or not _had_ended(job, entry.at)
+        if entry.status != StageStatus.RUNNING and is_own_word and starts:
+            # Where it may be the end of several, the last is taken to be at work still.
+            unended[entry.subject].remove(starts[0])
     return unended
+
+
+def _had_ended(job: Job, at: datetime) -> bool:
+    """Whether the job had ended at that time, and not been begun again."""
+    before = [e for e in job.history if e.status in JobStatus and e.subject == _JOB and e.at <= at]
+    last = max(before, key=lambda entry: entry.at, default=None)
+    return last is not None and JobStatus(last.status).is_terminal
 
 
 class QuietStep:

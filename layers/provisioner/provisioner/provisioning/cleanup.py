@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def held_again(job: Job, *, projects: ProjectStore) -> Sequence[TransactWriteItemTypeDef]:
     """Build the write that gives the project to the job once more, so that no other job begins.
 
+    The write fails where another call has just given it.
+
     Raises:
         JobStateError: another job holds the project, or has made use of what was left, or the
             project is gone.
@@ -25,7 +27,7 @@ def held_again(job: Job, *, projects: ProjectStore) -> Sequence[TransactWriteIte
         raise JobStateError(
             f"project {job.project_id}: is gone; remove what job {job.job_id} has left by hand."
         )
-    if project.locked_by is not None:
+    if project.locked_by not in {None, job.job_id}:
         raise JobStateError(
             f"project {job.project_id}: is held by job {project.locked_by}, which takes up what "
             "was left; look at that job first."

@@ -1,0 +1,633 @@
+"""The steps of a clean-up that are no stages, what goes before it, and what begins it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
+from provisioner import api
+from provisioner.drivers import dynamodb
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.cleanup import CleanupRepeater
+from provisioner.jobs.execution import Executions
+from provisioner.jobs.failure import CleanupRecorder, FailurePolicy
+from provisioner.jobs.models import (
+    Cleanup,
+    CleanupStatus,
+    HistoryEntry,
+    Job,
+    JobStatus,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
+from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP
+from provisioner.jobs.quiet import QuietStep, seconds_until_quiet
+from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS
+from provisioner.jobs.store import NewJob
+from provisioner.provisioning.cleanup import held_again
+from provisioner.provisioning.job import provision_project_handler
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.plan import CleanupStage
+from provisioner.provisioning.projects import ProjectStatus
+from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
+from provisioner.runtime.observability import metrics
+from support.core import (
+    STATE_MACHINE_ARN_PREFIX,
+    Clock,
+    Core,
+    LogLines,
+    aws_error,
+    times,
+    valid_payload,
+)
+
+NAMING = Naming("nm", "test-123456789012")
+ERROR = StoredError(ErrorType.CONFLICT, "REGISTERING_AUTH", 1, "It is not ours.", "tags")
+
+
+def head(core: Core) -> Job:
+    found = core.jobs.get_head("job-1")
+    assert found is not None
+    return found
+
+
+def cleanup_of(core: Core) -> Cleanup:
+    found = core.jobs.get("job-1").cleanup
+    assert found is not None
+    return found
+
+
+def job_event(stage: str, run: int = 1) -> dict[str, Any]:
+    """Return what the state machine hands to a step of the clean-up."""
+    return {
+        "job": {
+            "job_id": "job-1",
+            "job_type": "provision_project",
+            "payload": {"project_id": "shop"},
+        },
+        "stage": stage,
+        "cleanup": run,
+    }
+
+
+@pytest.fixture
+def failed(core: Core) -> Job:
+    """Return a job that has failed, holds its project and is about to be cleaned up after."""
+    project = core.new_project()
+    core.new_job()
+    core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
+    core.jobs.start_stage(head(core), "REGISTERING_AUTH", 0)
+    core.jobs.stage_failed("job-1", ERROR, retry_count=0, retryable=False)
+    core.clock.advance()
+    core.jobs.fail("job-1", [ERROR], close={}, cleanup=(1, tuple(CleanupStage)))
+    return core.jobs.get("job-1")
+
+
+def removed(core: Core, *stages: CleanupStage) -> None:
+    """Let stages of the clean-up end well."""
+    for stage in stages:
+        core.jobs.start_stage(head(core), stage, 0)
+        core.jobs.end_stage("job-1", stage, StageStatus.SUCCEEDED, output={}, check="gone")
+
+
+def record_cleanup(core: Core, run: int = 1) -> dict[str, Any]:
+    """Run the step."""
+    metrics.clear_metrics()  # as at the end of a function
+    policy = FailurePolicy(
+        release=partial(released_by_failure, projects=core.projects),
+        cleanup_stages=partial(cleanup_stages, projects=core.projects),
+        left_over_of=partial(left_over, naming=NAMING),
+    )
+    return CleanupRecorder(core.jobs, {"provision_project": policy})(job_event(RECORD_CLEANUP, run))
+
+
+# The end of a clean-up.
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_clean_up_that_removed_all_is_done_and_gives_back_what_the_job_held(core: Core) -> None:
+    removed(core, *CleanupStage)
+    core.calls.clear()
+
+    assert record_cleanup(core) == {"ok": True, "left_over": []}
+
+    assert set(metrics.metric_set) == {"CleanupsDone"}
+    cleanup = cleanup_of(core)
+    assert (cleanup.status, cleanup.left_over, cleanup.finished_at) == (
+        CleanupStatus.DONE,
+        (),
+        core.clock.at,
+    )
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (project.status, project.locked_by) == (ProjectStatus.FAILED, None)
+    assert core.projects.used("owner#ada") == 0
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 1
+    assert (head(core).status, head(core).error) == (JobStatus.FAILED, ERROR)
+
+
+def stage_failed(core: Core, stage: str, *, retryable: bool) -> None:
+    core.jobs.start_stage(head(core), stage, 0)
+    error = StoredError(ErrorType.REMOVAL_FAILED, stage, 1, "It stays.", "")
+    core.jobs.stage_failed("job-1", error, retry_count=0, retryable=retryable)
+
+
+#: How a stage of a clean-up stands that has removed nothing for sure.
+NOT_REMOVED: dict[str, Callable[[Core, str], object]] = {
+    "never_started": lambda _core, _stage: None,
+    "died": lambda core, stage: core.jobs.start_stage(head(core), stage, 0),
+    "failed": partial(stage_failed, retryable=False),
+    "tried_in_vain": partial(stage_failed, retryable=True),
+}
+
+
+@pytest.mark.usefixtures("failed")
+@pytest.mark.parametrize("how", NOT_REMOVED)
+def test_what_a_stage_has_not_removed_for_sure_is_named(
+    core: Core, how: str, logged: LogLines
+) -> None:
+    left = [f"bucket {NAMING.names('shop').bucket}"]
+    removed(core, *(stage for stage in CleanupStage if stage is not CleanupStage.REMOVING_STORAGE))
+    NOT_REMOVED[how](core, CleanupStage.REMOVING_STORAGE)
+
+    assert record_cleanup(core) == {"ok": False, "left_over": left}
+
+    assert set(metrics.metric_set) == {"CleanupsFailed"}
+    cleanup = cleanup_of(core)
+    assert (cleanup.status, list(cleanup.left_over)) == (CleanupStatus.FAILED, left)
+    assert logged()[-1]["left_over"] == left
+    (entry,) = (e for e in core.jobs.get("job-1").history if e.subject == "CLEANUP")
+    assert (entry.status, entry.note, entry.attempt) == ("FAILED", left[0], 1)
+    project = core.projects.get("shop")
+    assert project is not None
+    assert project.locked_by is None
+
+
+@pytest.mark.usefixtures("failed")
+def test_the_end_of_a_clean_up_is_recorded_once(core: Core) -> None:
+    first = record_cleanup(core)
+    before = core.jobs.get("job-1"), core.scan("ProjectsTable"), core.scan("QuotasTable")
+    core.clock.advance()
+
+    assert record_cleanup(core) == first
+    assert (
+        core.jobs.get("job-1"),
+        core.scan("ProjectsTable"),
+        core.scan("QuotasTable"),
+    ) == before
+
+
+@pytest.mark.usefixtures("failed")
+def test_the_word_of_an_earlier_run_ends_no_later_one(core: Core) -> None:
+    record_cleanup(core)
+    core.jobs.repeat_cleanup(head(core))
+
+    with pytest.raises(ProvisioningError) as raised:
+        record_cleanup(core, run=1)
+
+    assert raised.value.type is ErrorType.INVALID_PAYLOAD
+    assert cleanup_of(core).status is CleanupStatus.RUNNING
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_clean_up_ends_though_its_project_is_gone(core: Core) -> None:
+    removed(core, *CleanupStage)
+
+    def vanish(_call: Any) -> None:
+        core.answers.clear()
+        core.client("dynamodb").delete_item(
+            TableName="ProjectsTable", Key={"project_id": {"S": "shop"}}
+        )
+
+    core.answers["dynamodb.TransactWriteItems"] = vanish
+
+    assert record_cleanup(core)["ok"] is True
+    assert core.projects.get("shop") is None
+
+
+@pytest.mark.usefixtures("failed")
+@pytest.mark.parametrize("operation", ["Query", "GetItem", "TransactWriteItems"])
+def test_a_table_that_does_not_answer_is_worth_another_attempt(core: Core, operation: str) -> None:
+    core.answers[f"dynamodb.{operation}"] = times(1, aws_error("InternalServerError", 500))
+
+    with pytest.raises(ProvisioningError) as raised:
+        record_cleanup(core)
+
+    assert raised.value.type is ErrorType.NETWORK_ERROR
+    assert record_cleanup(core)["ok"] is False
+    assert cleanup_of(core).status is CleanupStatus.FAILED
+
+
+# What goes before it.
+
+
+def store_job(core: Core, **payload: Any) -> None:
+    core.jobs.create(
+        NewJob(
+            "job-1",
+            "provision_project",
+            valid_payload(**payload).model_dump(mode="json"),
+            provision_project_handler.stages,
+        )
+    )
+
+
+def stages_of_cleanup(core: Core) -> tuple[str, ...]:
+    return tuple(cleanup_stages(core.jobs.get("job-1"), projects=core.projects))
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "holder", "wanted"),
+    [
+        ("rollback", "job-1", tuple(CleanupStage)),
+        ("rollback", "job-2", ()),
+        ("rollback", None, ()),
+        ("keep", "job-1", ()),
+    ],
+)
+def test_a_job_cleans_up_if_it_holds_its_project_and_keeps_nothing(
+    core: Core, on_failure: str, holder: str | None, wanted: tuple[str, ...]
+) -> None:
+    project = core.new_project()
+    store_job(core, on_failure=on_failure)
+    if holder is not None:
+        core.projects.lock(project, holder, quota=None, default_limit=5)
+
+    assert stages_of_cleanup(core) == wanted
+
+
+@pytest.mark.parametrize("has_held", [False, True])
+def test_a_job_whose_project_is_gone_cleans_up_if_it_had_held_it(
+    core: Core, *, has_held: bool
+) -> None:
+    store_job(core)
+    core.jobs.start_stage(head(core), "INITIALIZING", 0)
+    if has_held:
+        core.jobs.end_stage("job-1", "INITIALIZING", StageStatus.SUCCEEDED, output={}, check="x")
+
+    assert stages_of_cleanup(core) == (tuple(CleanupStage) if has_held else ())
+
+
+def test_a_job_that_names_no_project_cleans_up_after_nothing(core: Core) -> None:
+    core.jobs.create(NewJob("job-1", "provision_project", {}, ()))
+    job = core.jobs.get("job-1")
+
+    assert cleanup_stages(job, projects=core.projects) == ()
+    assert released_by_failure(job, projects=core.projects) == []
+
+
+@pytest.mark.usefixtures("failed")
+def test_every_stage_of_the_clean_up_names_what_it_may_leave(core: Core) -> None:
+    job = core.jobs.get("job-1")
+    named = [one for stage in CleanupStage for one in left_over(job, stage, naming=NAMING)]
+    names = NAMING.names("shop")
+    assert sorted(one.rpartition(" ")[2] for one in named) == sorted(
+        [
+            "shop",
+            names.api_keys_secret,
+            names.bucket,
+            names.event_api,
+            names.user_pool,
+            names.tenant.database,
+            names.tenant.app_role,
+            names.tenant.owner_role,
+            names.database_secret,
+        ]
+    )
+    assert len(set(named)) == len(named)
+
+
+# Quiet.
+
+
+class Past:
+    """What a job's stages say as time passes; every word takes a second."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        core.new_project()
+        core.new_job()
+
+    def start(self, stage: str, retry_count: int = 0, *, run: int = 0, after: float = 1) -> None:
+        self.core.clock.advance(after)
+        job = head(self.core)
+        self.core.jobs.start_stage(job, stage, retry_count, round_=run or job.attempt)
+
+    def fail(self, stage: str, attempt: int = 1, *, run: int = 0) -> None:
+        self.core.clock.advance()
+        self.core.jobs.stage_failed(
+            "job-1",
+            StoredError(ErrorType.CONFLICT, stage, attempt, "It is not ours.", ""),
+            retry_count=attempt - 1,
+            retryable=False,
+            round_=run or head(self.core).attempt,
+        )
+
+    def succeed(self, stage: str, *, run: int = 0) -> None:
+        self.core.clock.advance()
+        self.core.jobs.end_stage(
+            "job-1",
+            stage,
+            StageStatus.SUCCEEDED,
+            output={},
+            check="it answered",
+            round_=run or head(self.core).attempt,
+        )
+
+    def end(self, *closed: str) -> None:
+        """End the job, with the stages that never said how they ended."""
+        self.core.clock.advance()
+        errors = {s: StoredError(ErrorType.TIMEOUT, s, 1, "Too long.", "") for s in closed}
+        job = head(self.core)
+        self.core.jobs.fail(
+            "job-1",
+            [*errors.values(), ERROR],
+            close=errors,
+            attempt=job.attempt,
+            cleanup=(job.cleanup_runs + 1, tuple(CleanupStage)),
+        )
+
+    def retry(self) -> None:
+        """End the clean-up, and begin the job's next attempt."""
+        self.core.clock.advance()
+        self.core.jobs.end_cleanup("job-1", head(self.core).cleanup_runs, [])
+        self.core.clock.advance()
+        self.core.jobs.retry(self.core.jobs.get("job-1"))
+
+    def seconds(self, after: float = 0) -> int:
+        """Run the step, so many seconds later."""
+        self.core.clock.advance(after)
+        answer = QuietStep(self.core.jobs)(job_event(AWAIT_QUIET))
+        assert answer["ok"] is True
+        return int(answer["seconds"])
+
+
+@pytest.fixture
+def past(core: Core) -> Past:
+    return Past(core)
+
+
+def test_a_job_whose_stages_have_all_said_how_they_ended_is_quiet(past: Past) -> None:
+    past.start("INITIALIZING")
+    past.succeed("INITIALIZING")
+    past.start("REGISTERING_AUTH")
+    past.fail("REGISTERING_AUTH")
+    past.end()
+    assert past.seconds() == 0
+
+
+def test_a_stage_that_never_said_how_it_ended_is_waited_for(past: Past) -> None:
+    past.start("REGISTERING_AUTH")
+    past.core.clock.advance(9)
+    past.end("REGISTERING_AUTH")
+    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 10
+    assert past.seconds(after=100.5) == LONGEST_CLEANED_RUN_SECONDS - 110
+    assert past.seconds(after=LONGEST_CLEANED_RUN_SECONDS) == 0
+
+
+def test_an_earlier_attempt_without_a_word_is_waited_for(past: Past) -> None:
+    past.start("REGISTERING_AUTH")
+    past.start("REGISTERING_AUTH", 1, after=60)
+    past.fail("REGISTERING_AUTH", 2)
+    past.end()
+    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 62
+
+
+def test_of_two_attempts_of_which_one_ended_well_the_last_is_waited_for(past: Past) -> None:
+    past.start("REGISTERING_AUTH")
+    past.start("REGISTERING_AUTH", 1, after=60)
+    past.succeed("REGISTERING_AUTH")
+    past.end()
+    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 2
+
+
+def test_a_stage_that_failed_beside_others_is_not_taken_for_them(past: Past) -> None:
+    past.start("REGISTERING_AUTH")
+    past.start("REGISTERING_REALTIME")
+    past.fail("REGISTERING_REALTIME")
+    past.end("REGISTERING_AUTH")
+    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 3
+
+
+def test_a_stage_of_the_jobs_attempt_before_is_waited_for_too(past: Past) -> None:
+    """That others spoke for it when that attempt ended does not say that it has ended."""
+    past.start("REGISTERING_AUTH")
+    past.end("REGISTERING_AUTH")
+    past.retry()
+    past.start("INITIALIZING")
+    past.fail("INITIALIZING")
+    past.end()
+    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 6
+
+
+def test_a_removal_that_never_said_how_it_ended_is_waited_for(past: Past) -> None:
+    past.end()
+    past.start(CleanupStage.REMOVING_AUTH, run=1)
+    past.start(CleanupStage.REMOVING_AUTH, 1, run=1)
+    past.fail(CleanupStage.REMOVING_AUTH, 2, run=1)
+    past.start(CleanupStage.REMOVING_DATABASE, run=1)
+    past.succeed(CleanupStage.REMOVING_DATABASE, run=1)
+    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 4
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_table_that_does_not_answer_leaves_the_question_open(core: Core) -> None:
+    core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
+    with pytest.raises(ProvisioningError) as raised:
+        QuietStep(core.jobs)(job_event(AWAIT_QUIET))
+    assert raised.value.type is ErrorType.NETWORK_ERROR
+
+
+STAGES = ("INITIALIZING", "REGISTERING_AUTH")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(STAGES),
+            st.integers(1, 3),
+            st.floats(0, 300),
+            st.none() | st.floats(0, LONGEST_CLEANED_RUN_SECONDS - 1),
+        ),
+        max_size=6,
+    ),
+    st.floats(0, 600),
+)
+def test_what_is_at_work_is_never_missed(
+    attempts: list[tuple[str, int, float, float | None]], now: float
+) -> None:
+    """Whatever attempts there were, each that never said how it ended is over after the wait."""
+    begun = Clock().at
+    finished = begun + timedelta(
+        seconds=max((start + (run or 0) for _, _, start, run in attempts), default=0.0) + 1
+    )
+    entries = [HistoryEntry(finished, "JOB", "FAILED", 1, "")]
+    # Others speak for the stages when the job ends.
+    entries += [HistoryEntry(finished, stage, "FAILED", 1, "closed") for stage in STAGES]
+    for stage, number, start, run in attempts:
+        at = begun + timedelta(seconds=start)
+        entries.append(HistoryEntry(at, stage, "RUNNING", number, ""))
+        if run is not None:
+            ended = at + timedelta(seconds=run)
+            entries.append(HistoryEntry(ended, stage, "RETRYING", number, ""))
+    job = Job(
+        job_id="job-1",
+        job_type="provision_project",
+        status=JobStatus.FAILED,
+        payload={},
+        project_id="shop",
+        created_at=begun,
+        updated_at=finished,
+        finished_at=finished,
+        stages=tuple(StageRecord(stage=stage) for stage in STAGES),
+        history=tuple(sorted(entries, key=lambda entry: entry.at)),
+    )
+    at = finished + timedelta(seconds=now)
+    quiet_at = at + timedelta(seconds=seconds_until_quiet(job, at))
+    for _, _, start, run in attempts:
+        if run is None:
+            assert begun + timedelta(seconds=start + LONGEST_CLEANED_RUN_SECONDS) <= quiet_at
+    assert seconds_until_quiet(job, quiet_at) == 0
+
+
+# Running it again.
+
+
+@pytest.fixture
+def left(core: Core, failed: Job) -> Job:
+    """Return a job whose clean-up has failed."""
+    core.make_state_machine("provision_project_cleanup")
+    core.clock.advance()
+    record_cleanup(core)
+    core.calls.clear()
+    return failed
+
+
+def repeat(core: Core) -> Job:
+    """Run the clean-up again."""
+    return CleanupRepeater(
+        core.jobs,
+        Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX),
+        {"provision_project": partial(held_again, projects=core.projects)},
+    )("job-1")
+
+
+def started(core: Core) -> list[str]:
+    """Return the names of the executions of the clean-up."""
+    return [execution["name"] for execution in core.executions("provision_project_cleanup")]
+
+
+@pytest.mark.usefixtures("connected", "left")
+def test_a_clean_up_is_begun_and_started_again_once(core: Core) -> None:
+    for _ in range(2):
+        job = api.repeat_cleanup("job-1")
+        assert job.cleanup is not None
+        assert (job.cleanup.status, job.cleanup.run, job.cleanup.left_over) == (
+            CleanupStatus.RUNNING,
+            2,
+            (),
+        )
+    (execution,) = core.executions("provision_project_cleanup")
+    assert execution["name"] == "job-1-cleanup-2"
+    assert json.loads(execution["input"]) == {
+        "job": {
+            "job_id": "job-1",
+            "job_type": "provision_project",
+            "payload": head(core).payload,
+            "attempt": 1,
+        },
+        "cleanup": 2,
+    }
+    project = core.projects.get("shop")
+    assert project is not None
+    assert project.locked_by == "job-1"
+
+
+@pytest.mark.usefixtures("left")
+def test_a_call_that_stopped_between_its_two_writes_is_completed_by_the_next(core: Core) -> None:
+    core.answers["sfn.StartExecution"] = aws_error("ThrottlingException")
+    with pytest.raises(ClientError):
+        repeat(core)
+    core.answers.clear()
+    assert started(core) == []
+
+    repeat(core)
+
+    assert started(core) == ["job-1-cleanup-2"]
+    assert cleanup_of(core).run == 2
+
+
+@pytest.mark.usefixtures("left")
+def test_many_calls_at_once_begin_one_run(core: Core) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        runs = [job.cleanup_runs for job in pool.map(lambda _: repeat(core), range(6))]
+    assert runs == [2] * 6
+    assert started(core) == ["job-1-cleanup-2"]
+
+
+def refused(core: Core, match: str) -> None:
+    with pytest.raises(api.JobStateError, match=match):
+        repeat(core)
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_clean_up_that_has_left_nothing_is_not_run_again(core: Core) -> None:
+    removed(core, *CleanupStage)
+    record_cleanup(core)
+    refused(core, "job job-1: its clean-up has left nothing")
+
+
+def test_a_job_without_a_clean_up_has_none_to_run_again(core: Core) -> None:
+    with pytest.raises(api.JobNotFoundError):
+        repeat(core)
+    core.new_job()
+    refused(core, "job job-1: is QUEUED and has no clean-up")
+
+
+@pytest.mark.usefixtures("left")
+def test_what_another_job_may_use_is_not_removed(core: Core) -> None:
+    project = core.projects.get("shop")
+    assert project is not None
+    core.projects.lock(project, "job-2", quota=None, default_limit=1)
+    refused(core, "project shop: is held by job job-2, which takes up what was left")
+    items = core.projects.activate_items("shop", "job-2", {"made": "x"})
+    dynamodb.transact(core.client("dynamodb"), items)
+    refused(core, "project shop: is ACTIVE; what was left has been taken up")
+    core.client("dynamodb").delete_item(
+        TableName="ProjectsTable", Key={"project_id": {"S": "shop"}}
+    )
+    refused(core, "project shop: is gone; remove what job job-1 has left by hand")
+    assert cleanup_of(core).status is CleanupStatus.FAILED
+    assert started(core) == []
+
+
+@pytest.mark.usefixtures("left")
+def test_a_job_that_comes_first_keeps_what_is_left(core: Core) -> None:
+    def come(_call: Any) -> None:
+        core.answers.clear()
+        project = core.projects.get("shop")
+        assert project is not None
+        core.projects.lock(project, "job-2", quota=None, default_limit=1)
+
+    core.answers["dynamodb.TransactWriteItems"] = come
+    refused(core, "is held by job job-2")
+    assert cleanup_of(core).status is CleanupStatus.FAILED
+
+
+@pytest.mark.usefixtures("left")
+def test_a_job_that_keeps_changing_is_worth_another_call(core: Core) -> None:
+    core.answers["dynamodb.TransactWriteItems"] = aws_error(
+        "TransactionCanceledException", reasons=("ConditionalCheckFailed",)
+    )
+    with pytest.raises(ProvisioningError) as raised:
+        repeat(core)
+    assert raised.value.type is ErrorType.TIMEOUT
