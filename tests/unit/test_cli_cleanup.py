@@ -1,0 +1,164 @@
+"""What the program shows of a clean-up, and how it runs one again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+
+import pytest
+from provision_cli.display import show_outcome, watch
+from provision_cli.main import main
+from provision_cli.sentences import CommandError
+from provisioner.errors import ErrorType
+from provisioner.jobs.models import Job, StageStatus, StoredError
+from provisioner.provisioning.plan import CleanupStage
+from provisioner.runtime import platform
+from provisioner.runtime.platform import PlatformSettings
+from rich.console import Console
+from support.core import REGION, Core
+
+ERROR = StoredError(ErrorType.CONFLICT, "REGISTERING_AUTH", 1, "It is not ours.", "")
+LEFT = ["bucket nm-shop", "secret nm/nm-shop/database"]
+
+
+def head(core: Core) -> Job:
+    found = core.jobs.get_head("job-1")
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def failed(core: Core) -> Core:
+    """Return the deployment with a job that has failed and is being cleaned up after."""
+    core.new_project()
+    core.new_job()
+    core.jobs.start_stage(head(core), "REGISTERING_AUTH", 0)
+    core.jobs.stage_failed("job-1", ERROR, retry_count=0, retryable=False)
+    core.jobs.fail("job-1", [ERROR], close={}, cleanup=(1, tuple(CleanupStage)))
+    return core
+
+
+def remove(core: Core, stage: CleanupStage) -> None:
+    core.jobs.start_stage(head(core), stage, 0)
+    core.clock.advance(2)
+    core.jobs.end_stage("job-1", stage, StageStatus.SUCCEEDED, output={}, check="nothing is left")
+
+
+@pytest.fixture
+def stack(failed: Core, connected: PlatformSettings, monkeypatch: pytest.MonkeyPatch) -> Core:
+    """Return the deployment as the CloudFormation stack that --stack names."""
+    outputs = {
+        output: str(getattr(connected, name.lower())) for name, output in platform._OUTPUTS.items()
+    }
+    failed.client("cloudformation").create_stack(
+        StackName="provisioner",
+        TemplateBody=json.dumps(
+            {
+                "Resources": {"Topic": {"Type": "AWS::SQS::Queue"}},
+                "Outputs": {name: {"Value": value} for name, value in outputs.items()},
+            }
+        ),
+    )
+    failed.make_state_machine("provision_project_cleanup")
+    # The command sets it, and is not to leave it to other tests.
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    return failed
+
+
+#: Runs a command against the stack; returns its exit code, what it showed and what it complained.
+type Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(stack: Core, capsys: pytest.CaptureFixture[str]) -> Command:
+    del stack
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["--stack", "provisioner", "--region", REGION, *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_job_is_watched_until_its_clean_up_has_ended(
+    failed: Core, capsys: pytest.CaptureFixture[str], *, terminal: bool
+) -> None:
+    remove(failed, CleanupStage.REMOVING_API_KEYS)
+    seen: list[Job] = []
+    console = Console(force_terminal=terminal, width=200)
+    watching = threading.Thread(target=lambda: seen.append(watch(console, "job-1")))
+    watching.start()
+    for stage in list(CleanupStage)[1:]:
+        remove(failed, stage)
+    assert watching.is_alive()
+    failed.jobs.end_cleanup("job-1", 1, [])
+    watching.join(timeout=20)
+
+    assert seen[0].cleanup is not None
+    shown = capsys.readouterr().out
+    for text in ("REGISTERING_AUTH", *CleanupStage, "nothing is left"):
+        assert text in shown
+    said = "clean-up DONE" if terminal else "job job-1  FAILED; what it made is removed"
+    assert said in shown
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (None, " What it made is being removed."),
+        ([], " What it made has been removed."),
+        (
+            LEFT,
+            f" Left over: {', '.join(LEFT)}; `provision cleanup job-1` tries again to remove it.",
+        ),
+    ],
+)
+def test_the_end_of_a_job_says_what_has_become_of_what_it_made(
+    failed: Core, left: list[str] | None, said: str
+) -> None:
+    if left is not None:
+        failed.jobs.end_cleanup("job-1", 1, left)
+
+    with pytest.raises(CommandError) as raised:
+        show_outcome(Console(), failed.jobs.get("job-1"))
+
+    assert str(raised.value) == (
+        "job job-1 FAILED in REGISTERING_AUTH, attempt 1: CONFLICT: It is not ours." + said
+    )
+
+
+def test_the_list_of_jobs_shows_how_far_each_clean_up_is(stack: Core, command: Command) -> None:
+    code, shown, _ = command("jobs")
+    assert code == 0
+    heading, row = shown.splitlines()
+    assert heading.endswith("clean-up")
+    assert row.endswith("RUNNING")
+    stack.jobs.end_cleanup("job-1", 1, LEFT)
+    assert command("jobs")[1].splitlines()[1].endswith("FAILED")
+
+
+def test_a_clean_up_is_run_again_by_command(stack: Core, command: Command) -> None:
+    stack.jobs.end_cleanup("job-1", 1, LEFT)
+    for _ in range(2):
+        assert command("cleanup", "job-1") == (
+            0,
+            "job job-1: run 2 of its clean-up is under way.\n",
+            "`provision watch job-1` follows it.\n",
+        )
+    assert [e["name"] for e in stack.executions("provision_project_cleanup")] == ["job-1-cleanup-2"]
+
+
+def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Command) -> None:
+    stack.jobs.end_cleanup("job-1", 1, [])
+    assert command("cleanup", "job-1") == (
+        1,
+        "",
+        "provision: job job-1: its clean-up has left nothing.\n",
+    )
+    assert command("cleanup", "none-such")[2] == (
+        "provision: job none-such: no such job is stored.\n"
+    )
