@@ -46,6 +46,7 @@ from support.core import (
     Core,
     LogLines,
     aws_error,
+    meanwhile,
     times,
     valid_payload,
 )
@@ -571,6 +572,15 @@ def test_many_calls_at_once_begin_one_run(core: Core) -> None:
     with ThreadPoolExecutor(6) as pool:
         runs = [job.cleanup_runs for job in pool.map(lambda _: repeat(core), range(6))]
     assert runs == [2] * 6
+    assert started(core) == ["job-1-cleanup-2"]
+
+
+@pytest.mark.usefixtures("left")
+def test_a_call_that_is_overtaken_by_another_goes_on_with_its_run(core: Core) -> None:
+    """Between its look at the job and its look at the project."""
+    core.answers["dynamodb.GetItem"] = meanwhile(lambda: repeat(core))
+
+    assert repeat(core).cleanup_runs == 2
     assert started(core) == ["job-1-cleanup-2"]
 
 
