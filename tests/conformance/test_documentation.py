@@ -16,9 +16,13 @@ from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.retries import FOREIGN_ERRORS
-from provisioner.provisioning.payload import ProvisionProjectPayload
-from provisioner.provisioning.plan import CleanupStage, Stage
-from provisioner.provisioning.result import ProvisionProjectResult
+from provisioner.provisioning.payload import DeprovisionProjectPayload, ProvisionProjectPayload
+from provisioner.provisioning.plan import CleanupStage, DeprovisionStage, Stage
+from provisioner.provisioning.result import (
+    DeprovisionProjectResult,
+    ProvisionProjectResult,
+    SnapshotResult,
+)
 from support.project import ROOT, STATE_MACHINES
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -57,6 +61,15 @@ def test_the_contract_names_every_field_and_stage() -> None:
     for cleanup_stage in CleanupStage:
         assert f"`{cleanup_stage}`" in CONTRACT
     assert LEAK_PATTERN in CONTRACT
+
+
+def test_the_contract_names_every_field_and_stage_of_a_removal() -> None:
+    _, removal = CONTRACT.split("## deprovision_project")
+    for model in (DeprovisionProjectPayload, DeprovisionProjectResult, SnapshotResult):
+        for field in model.model_fields:
+            assert f"`{field}`" in removal, field
+    named = [name for name in re.findall(r"`([A-Z_]+)`", removal) if name in DeprovisionStage]
+    assert named[: len(DeprovisionStage)] == list(DeprovisionStage)
 
 
 def test_the_page_of_errors_is_the_table() -> None:

@@ -1,4 +1,4 @@
-"""The state machine of provision_project."""
+"""The state machines of provision_project, of its clean-up, and of deprovision_project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.plan import AWAIT_QUIET, RECORD_FAILURE
 from provisioner.jobs.retries import SERVICE_RETRY, STAGE_RETRY
 from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS
-from provisioner.provisioning.plan import BRANCHES, CleanupStage, Stage
+from provisioner.provisioning.plan import BRANCHES, REMOVING, CleanupStage, DeprovisionStage, Stage
 from support.project import all_states, state_machine
 
 ASL = state_machine()
@@ -185,3 +185,51 @@ def test_cleanup_waits_as_long_as_a_stage_can_run() -> None:
         if state["Type"] == "Task"
     ]
     assert max(tasks) == LONGEST_CLEANED_RUN_SECONDS
+
+
+REMOVAL = state_machine("deprovision_project")
+REMOVAL_TASKS = {n: s for n, s in REMOVAL["States"].items() if s["Type"] == "Task"}
+
+
+def test_removal_has_its_stages_in_order_and_nothing_is_removed_before_the_snapshot() -> None:
+    states, name, order = REMOVAL["States"], REMOVAL["StartAt"], []
+    while states[name]["Type"] != "Succeed":
+        if states[name]["Type"] == "Task":
+            order.append(stage_of(states[name]))
+        name = states[name].get("Next") or states[name]["Default"]
+    assert order == list(DeprovisionStage)
+    assert order.index("TAKING_SNAPSHOT") < min(order.index(stage) for stage in REMOVING)
+
+
+@pytest.mark.parametrize("name", [n for n in REMOVAL_TASKS if n != "RecordFailure"])
+def test_stage_of_a_removal_fails_in_the_form_of_a_branch(name: str) -> None:
+    task = REMOVAL_TASKS[name]
+    closing = REMOVAL["States"][task["Catch"][0]["Next"]]
+    branch = {"ok": False, "stage": stage_of(task), "error.$": "$.error"}
+    assert closing["Parameters"] == {"job.$": "$.job", "settled": {"branches": [branch]}}
+    assert closing["Next"] == "RecordFailure"
+
+
+def test_removal_ends_at_once_where_nothing_is_left_to_remove() -> None:
+    choice = REMOVAL["States"][REMOVAL["States"][REMOVAL["StartAt"]]["Next"]]
+    (rule,) = choice["Choices"]
+    assert rule == {
+        "Variable": "$.initialized.output.already_deprovisioned",
+        "BooleanEquals": True,
+        "Next": "Completed",
+    }
+
+
+def test_removal_that_fails_ends_with_the_jobs_own_error_and_starts_no_cleanup() -> None:
+    record = REMOVAL_TASKS["RecordFailure"]
+    assert stage_of(record) == RECORD_FAILURE
+    failed = REMOVAL["States"][record["Next"]]
+    assert (failed["ErrorPath"], failed["CausePath"]) == (
+        "$.failure.error_type",
+        "$.failure.message",
+    )
+    assert REMOVAL["States"][record["Catch"][0]["Next"]]["Type"] == "Fail"
+
+
+def test_removal_has_the_time_that_every_retry_can_take() -> None:
+    assert REMOVAL["TimeoutSeconds"] >= sum(map(longest, REMOVAL_TASKS.values()))

