@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from botocore.exceptions import ClientError
 from provisioner import api
 from provisioner.api_keys.key_format import digest, generate_api_key, key_id
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
@@ -221,6 +222,87 @@ def test_keys_that_a_failed_job_did_not_store_are_not_handed_over(workflow: Work
     with pytest.raises(api.ApiKeysNotClaimableError, match="has failed"):
         claimed(project_id)
     assert verifying(workflow, old) == {True}
+
+
+def refuse_digests(effect: Effect, attempt: Attempt) -> None:
+    """Let the write after the secret's be refused: that of the digests."""
+    written = {"PutSecretValue", "CreateSecret"} & {before.name for before in attempt.effects}
+    if effect.name == "TransactWriteItems" and written:
+        raise ClientError({"Error": {"Code": "AccessDeniedException"}}, effect.name)
+
+
+def test_the_overlap_begins_when_the_new_keys_verify_however_late_a_retry_stores_them(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project_id = provisioned(workflow)
+    old = claimed(project_id)
+    with effects(workflow, monkeypatch, refuse_digests):
+        failed = workflow.execute(
+            workflow.new_change(JobType.ROTATE_API_KEYS, project_id, overlap_hours=1)
+        )
+    assert failed.status is api.JobStatus.FAILED
+    assert {key.job_id for key in api.list_api_keys(project_id)} != {failed.job_id}
+
+    # The first attempt was two hours ago, and the old keys are older.
+    secret = workflow.names(project_id).api_keys_secret
+    for key in api.list_api_keys(project_id):
+        _made_hours_ago(workflow, key, 3)
+    value = workflow.secret(secret)
+    made_at = datetime.fromisoformat(value["created_at"]) - timedelta(hours=2)
+    aws.client("secretsmanager").put_secret_value(
+        SecretId=secret,
+        SecretString=json.dumps(value | {"created_at": made_at.isoformat()}),
+    )
+    workflow.jobs.retry(failed)
+    check_changed(workflow, workflow.execute(workflow.jobs.get(failed.job_id)))
+    assert verifying(workflow, claimed(project_id)) == {True}
+    assert verifying(workflow, old, hours=0.99) == {True}
+    assert verifying(workflow, old, hours=1.01) == {False}
+
+
+def _made_hours_ago(workflow: Workflow, key: ApiKey, hours: float) -> None:
+    made_at = datetime.fromisoformat(key.created_at) - timedelta(hours=hours)
+    aws.client("dynamodb").update_item(
+        TableName=workflow.settings.api_keys_table,
+        Key={"digest": {"S": key.digest}},
+        UpdateExpression="SET created_at = :made_at",
+        ExpressionAttributeValues={":made_at": {"S": made_at.isoformat(timespec="microseconds")}},
+    )
+
+
+def test_a_retry_makes_no_second_set_where_the_first_has_been_claimed(workflow: Workflow) -> None:
+    project_id = provisioned(workflow)
+    claimed(project_id)
+    workflow.faults["FINALIZING"] = Fault(Point.BEFORE, RuntimeError, times=3)
+    failed = workflow.execute(
+        workflow.new_change(JobType.ROTATE_API_KEYS, project_id, overlap_hours=0)
+    )
+    assert failed.status is api.JobStatus.FAILED
+    new = claimed(project_id)
+    workflow.jobs.retry(failed)
+    job = workflow.execute(workflow.jobs.get(failed.job_id))
+    assert job.status is api.JobStatus.COMPLETED
+    result = api.RotateApiKeysResult.model_validate(job.result)
+    assert {key.key_id for key in result.api_keys} == {key_id(digest(text)) for text in new}
+    assert result.api_keys_secret_arn is None
+    assert verifying(workflow, new) == {True}
+    with pytest.raises(api.ApiKeysNotClaimableError, match="claimed before"):
+        claimed(project_id)
+
+
+def test_a_retry_does_not_take_up_keys_that_a_later_job_has_replaced(workflow: Workflow) -> None:
+    project_id = provisioned(workflow)
+    workflow.faults["FINALIZING"] = Fault(Point.BEFORE, RuntimeError, times=3)
+    failed = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    check_changed(
+        workflow, workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    )
+    before = api.list_api_keys(project_id)
+    workflow.jobs.retry(failed)
+    job = workflow.execute(workflow.jobs.get(failed.job_id))
+    assert job.error is not None
+    assert job.error.type is ErrorType.CONFLICT
+    assert api.list_api_keys(project_id) == before
 
 
 @each_change

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -89,6 +89,17 @@ class ApiKeyStore:
         """Store a key; one of the same digest is the same key, and stays as it is."""
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, [dynamodb.put_new(self._table, asdict(key), "digest")])
+
+    def put_set(self, keys: Sequence[ApiKey]) -> None:
+        """Store a set of keys, all or none; one that is stored already stays as it is.
+
+        Args:
+            keys: at most 100, the items of a transaction.
+        """
+        items = [dynamodb.put_new(self._table, asdict(key), "digest") for key in keys]
+        # The condition fails where another run has just stored the set.
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(self._client, items)
 
     def expire(self, key_digest: str, at: datetime) -> None:
         """Let a key verify until then and no longer; one that ends earlier stays as it is."""

@@ -101,8 +101,8 @@ class RotateApiKeysResult(_Result):
 
     project_id: str
     api_keys: list[ApiKeyResult]
-    #: The secret that hands over the keys once; claiming them deletes it.
-    api_keys_secret_arn: str
+    #: The secret that hands over the keys once; left out where they have been claimed already.
+    api_keys_secret_arn: str | None = None
     #: Until when the old keys verify.
     old_keys_expire_at: datetime
 

@@ -76,7 +76,7 @@ def ensure_api_keys(
             "api_keys": shown(keys),
             "secret_arn": secret.arn,
         },
-        check=check_stored(keys, store),
+        check=f"each of the {len(found_again(keys, store))} API keys was found by its digest",
     )
 
 
@@ -117,17 +117,20 @@ def shown(keys: list[ApiKey]) -> list[dict[str, str]]:
     ]
 
 
-def check_stored(keys: list[ApiKey], store: ApiKeyStore) -> str:
-    """Find each key by its digest and say so in one sentence.
+def found_again(keys: list[ApiKey], store: ApiKeyStore) -> list[ApiKey]:
+    """Return the keys as they are stored.
 
     Raises:
-        API_KEY_GENERATION_FAILED: one is not found.
+        API_KEY_GENERATION_FAILED: one is not found by its digest.
     """
+    found: list[ApiKey] = []
     for key in keys:
-        if store.get(key.digest) is None:
+        stored = store.get(key.digest)
+        if stored is None:
             raise failure(
                 ErrorType.API_KEY_GENERATION_FAILED,
                 "An API key was not found again after it was stored.",
                 f"{key.key_id}: no item of its digest",
             )
-    return f"each of the {len(keys)} API keys was found by its digest"
+        found.append(stored)
+    return found

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.api_keys.key_format import digest, generate_api_key
 from provisioner.api_keys.store import ApiKey, ApiKeyStore
-from provisioner.drivers.secrets import Secret, ensure_secret, ensure_version, version_id
-from provisioner.errors import ErrorType, failure
+from provisioner.drivers.secrets import (
+    Secret,
+    ensure_secret,
+    ensure_version,
+    find_secret,
+    version_id,
+)
+from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import DEFAULT_API_KEY_PREFIX, RotateApiKeysPayload
-from provisioner.provisioning.stages.generate_api_keys import check_stored, new_key, shown
+from provisioner.provisioning.stages.generate_api_keys import found_again, new_key, shown
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -31,8 +37,10 @@ def ensure_api_keys_rotated(
     """Write a new set of keys into the secret, store its digests, and let the old keys expire.
 
     The secret says which job its keys are of and is the truth: a second run finds its set there and
-    makes no other. It also says which keys it replaces, since the index of the project's keys may
-    not show the newest yet.
+    makes no other, nor does one that finds the set stored and claimed, since an attempt of the job
+    has failed after that. It also says which keys it replaces, since the index of the project's
+    keys may not show the newest yet. The overlap begins when the new keys verify, however long ago
+    they came into the secret.
 
     Raises:
         CONFLICT: a secret of that name is not the project's, or holds another job's keys by now.
@@ -40,33 +48,36 @@ def ensure_api_keys_rotated(
     """
     payload = validate_payload(RotateApiKeysPayload, job.payload)
     listed = store.list_by_project(payload.project_id)
+    keys = [key for key in listed if key.job_id == job.job_id]
     secret = _ensure_secret(
         job, payload, listed, secrets_manager=secrets_manager, naming=naming, now=clock()
     )
-    created_at = str(secret.value["created_at"])
-    keys = [
-        new_key(text, created_at, payload.project_id, job.job_id)
-        for text in secret.value["api_keys"]
-    ]
-    for key in keys:
-        store.put(key)
-    check = check_stored(keys, store)
-    expire_at = datetime.fromisoformat(created_at) + timedelta(hours=payload.overlap_hours)
+    replaced: list[str] = []
+    if secret is not None:
+        replaced = secret.value["replaces"]
+        made_at = clock().isoformat(timespec="microseconds")
+        made = [
+            new_key(text, made_at, payload.project_id, job.job_id)
+            for text in secret.value["api_keys"]
+        ]
+        # Whole, so that what the table shows of a set is the set.
+        store.put_set(made)
+        keys = found_again(made, store)
+    since = max(key.created_at for key in keys)
+    expire_at = datetime.fromisoformat(since) + timedelta(hours=payload.overlap_hours)
     current = {key.digest for key in keys}
     # What is newer was made by a later job, beside which this run goes on after it was given up.
-    old = [
-        key.digest for key in listed if key.created_at <= created_at and key.verifies_at(expire_at)
-    ]
-    for key_digest in dict.fromkeys([*old, *secret.value["replaces"]]):
+    old = [key.digest for key in listed if key.created_at <= since and key.verifies_at(expire_at)]
+    for key_digest in dict.fromkeys([*old, *replaced]):
         if key_digest not in current:
             store.expire(key_digest, expire_at)
     return StageOutcome(
         output={
             "api_keys": shown(keys),
-            "api_keys_secret_arn": secret.arn,
             "old_keys_expire_at": expire_at.isoformat(timespec="microseconds"),
-        },
-        check=check,
+        }
+        | ({} if secret is None else {"api_keys_secret_arn": secret.arn}),
+        check=f"each of the {len(keys)} API keys was found by its digest",
     )
 
 
@@ -78,8 +89,12 @@ def _ensure_secret(
     secrets_manager: SecretsManagerClient,
     naming: Naming,
     now: datetime,
-) -> Secret:
-    """Return the secret with the set of keys that this job makes."""
+) -> Secret | None:
+    """Return the secret with the set of keys that this job makes; None where it was claimed.
+
+    Raises:
+        CONFLICT: another job has replaced that set, or replaces it now.
+    """
     name = naming.names(payload.project_id).api_keys_secret
 
     def make(replaced: list[str]) -> dict[str, Any]:
@@ -92,11 +107,22 @@ def _ensure_secret(
             "replaces": [digest(text) for text in replaced],
         }
 
+    owner = naming.owner(payload.project_id, job.job_id)
+    own = [key for key in listed if key.job_id == job.job_id]
+    if own:
+        kept = find_secret(
+            secrets_manager, name=name, owner=owner, final=ErrorType.API_KEY_GENERATION_FAILED
+        )
+        if kept is None or kept.value.get("job_id") != job.job_id:
+            if any(key.expires_at is not None for key in own):
+                raise _replaced()
+            return None
+
     def ensure() -> Secret:
         return ensure_secret(
             secrets_manager,
             name=name,
-            owner=naming.owner(payload.project_id, job.job_id),
+            owner=owner,
             make=lambda: make([]),
             final=ErrorType.API_KEY_GENERATION_FAILED,
         )
@@ -115,11 +141,15 @@ def _ensure_secret(
     )
     replaced = ensure()
     if replaced.value.get("job_id") != job.job_id:
-        raise failure(
-            ErrorType.CONFLICT,
-            "Another job has replaced the API keys of the project meanwhile; send a new job.",
-        )
+        raise _replaced()
     return replaced
+
+
+def _replaced() -> ProvisioningError:
+    return failure(
+        ErrorType.CONFLICT,
+        "Another job has replaced the API keys of the project meanwhile; send a new job.",
+    )
 
 
 def _newest_prefix(listed: list[ApiKey], now: datetime) -> str:
