@@ -32,7 +32,7 @@ class Tenant:
     owner: Ownership
 
     def ensure_database(self, password: str = PASSWORD) -> None:
-        self.engine.ensure_database(self.names, password, self.owner)
+        self.engine.ensure_database(self.names, lambda: password, self.owner)
 
     def ensure_schema(self) -> None:
         self.engine.ensure_schema(self.names, self.owner)

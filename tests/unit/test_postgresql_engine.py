@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, LiteralString
 
@@ -229,7 +229,7 @@ def test_a_database_that_is_not_ours_is_a_conflict_and_stays(
 def test_a_database_without_a_marker_is_not_ours_if_a_role_is_missing(
     tenant: Tenant, removed: str
 ) -> None:
-    tenant.engine.ensure_database(tenant.names, PASSWORD, tenant.owner)
+    tenant.engine.ensure_database(tenant.names, lambda: PASSWORD, tenant.owner)
     database = sql.Identifier(tenant.names.database)
     with tenant.cluster.connect() as c:
         c.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(database))
@@ -245,7 +245,7 @@ def test_a_database_without_a_marker_is_not_ours_if_a_role_is_missing(
 
 
 def test_a_schema_that_is_not_ours_is_a_conflict(tenant: Tenant) -> None:
-    tenant.engine.ensure_database(tenant.names, PASSWORD, tenant.owner)
+    tenant.engine.ensure_database(tenant.names, lambda: PASSWORD, tenant.owner)
     with tenant.cluster.connect(tenant.names.database) as c:
         c.execute("CREATE SCHEMA app")
     refused(ErrorType.CONFLICT, lambda: tenant.engine.ensure_schema(tenant.names, tenant.owner))
@@ -559,3 +559,32 @@ def test_the_password_of_a_role_that_is_missing_or_not_ours_is_not_changed(
     theirs = replace(tenant, owner=replace(tenant.owner, project_id="another"))
     refused(ErrorType.CONFLICT, lambda: change_password(theirs))
     tenant.login().close()
+
+
+def test_a_run_that_waited_for_a_change_of_the_password_does_not_undo_it(tenant: Tenant) -> None:
+    """The truth changes before the lock is had, so it is read after."""
+    tenant.ensure_database()
+    truth = [PASSWORD]
+    with ThreadPoolExecutor() as pool:
+        runs: list[Future[None]] = []
+
+        def tell() -> None:
+            ensure = tenant.engine.ensure_database
+            runs.append(pool.submit(ensure, tenant.names, lambda: truth[0], tenant.owner))
+            _wait_for_a_waiter(tenant)
+            truth[:] = [OTHER_PASSWORD]
+
+        change_password(tenant, tell)
+        runs[0].result()
+    tenant.engine.check_password(tenant.names, OTHER_PASSWORD)
+
+
+def _wait_for_a_waiter(tenant: Tenant) -> None:
+    deadline = time.monotonic() + 10
+    with tenant.cluster.connect() as c:
+        while not c.execute(
+            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            " AND objid = (hashtextextended(%s, 0) & 4294967295)::oid",
+            (f"provisioner:{tenant.names.database}",),
+        ).fetchall():
+            assert time.monotonic() < deadline

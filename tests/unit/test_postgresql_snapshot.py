@@ -89,7 +89,7 @@ def tenant(cluster: PreparedCluster) -> Iterator[Tenant]:
     names = NAMING.names(project_id).tenant
     owner = NAMING.owner(project_id, "job-1")
     engine = PostgresqlEngine(cluster.admin)
-    engine.ensure_database(names, PASSWORD, owner)
+    engine.ensure_database(names, lambda: PASSWORD, owner)
     engine.ensure_schema(names, owner)
     made = Tenant(cluster, names, owner.claim(only_this_job=False))
     with made.login() as connection:

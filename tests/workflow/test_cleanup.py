@@ -330,7 +330,7 @@ def take_names(workflow: Workflow, project_id: str, owner: Ownership) -> None:
     workflow.take_names(project_id, owner)
     tenant = workflow.names(project_id).tenant
     engine = PostgresqlEngine(workflow.cluster.admin)
-    engine.ensure_database(tenant, "correct-horse", owner)
+    engine.ensure_database(tenant, lambda: "correct-horse", owner)
     engine.ensure_schema(tenant, owner)
 
 

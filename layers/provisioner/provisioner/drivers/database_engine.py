@@ -40,8 +40,13 @@ class DatabaseEngine(Protocol):
     server, the network or the input has. No exception, nor its chain, holds a password.
     """
 
-    def ensure_database(self, names: TenantNames, password: str, owner: Ownership) -> None:
+    def ensure_database(
+        self, names: TenantNames, password: Callable[[], str], owner: Ownership
+    ) -> None:
         """Make the roles, the database and its privileges, and the app role's password.
+
+        The password is asked for once the tenant is locked, so that a run that has waited for a
+        change of it does not undo the change.
 
         Raises CONFLICT when the database or a role exists and is not this project's.
         """

@@ -112,7 +112,9 @@ class PostgresqlEngine:
         self._admin = admin
         self._limits = limits or TenantLimits()
 
-    def ensure_database(self, names: TenantNames, password: str, owner: Ownership) -> None:
+    def ensure_database(
+        self, names: TenantNames, password: Callable[[], str], owner: Ownership
+    ) -> None:
         """Make the roles, the database and its privileges, and the app role's password."""
 
         def ensure() -> None:
@@ -130,13 +132,13 @@ class PostgresqlEngine:
                         names.app_role,
                         sql.SQL("LOGIN CONNECTION LIMIT {} PASSWORD {}").format(
                             sql.Literal(self._limits.connections),
-                            sql.Literal(_verifier(connection, names.app_role, password)),
+                            sql.Literal(_verifier(connection, names.app_role, password())),
                         ),
                         owner,
                     )
                 self._ensure_database(connection, names, owner, database)
                 if names.app_role in roles:
-                    self._ensure_password(connection, names, password)
+                    self._ensure_password(connection, names, password())
 
         _run(ensure, ErrorType.DATABASE_CREATION_FAILED, "create the database")
 

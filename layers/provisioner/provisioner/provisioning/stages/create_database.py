@@ -54,12 +54,15 @@ def ensure_database(
     names = naming.names(payload.project_id)
     owner = naming.owner(payload.project_id, job.job_id)
     cluster = ensure_placed(payload, projects=projects, catalogue=catalogue)
-    secret_arn, password = _ensure_login(
-        secrets_manager, names.database_secret, names.tenant, cluster, owner
-    )
+    secret_arn = _ensure_login(secrets_manager, names.database_secret, names.tenant, cluster, owner)
+
+    def password() -> str:
+        final = ErrorType.DATABASE_CREATION_FAILED
+        return str(read_secret(secrets_manager, secret_arn, final=final)["password"])
+
     database = engine(admin_connection(secrets_manager, cluster))
     database.ensure_database(names.tenant, password, owner)
-    check = database.check_database(names.tenant, password)
+    check = database.check_database(names.tenant, password())
     return StageOutcome(
         output={
             "cluster_id": cluster.cluster_id,
@@ -133,7 +136,7 @@ def _ensure_login(
     tenant: TenantNames,
     cluster: Cluster,
     owner: Ownership,
-) -> tuple[str, str]:
+) -> str:
     login = partial(login_secret, cluster, tenant)
     secret = ensure_secret(
         secrets_manager,
@@ -142,10 +145,10 @@ def _ensure_login(
         make=lambda: login(new_password()),
         final=ErrorType.DATABASE_CREATION_FAILED,
     )
-    password = str(secret.value["password"])
-    if secret.value != login(password):
+    right = login(str(secret.value["password"]))
+    if secret.value != right:
         # The cluster's description has changed since the secret was written.
         replace_secret_value(
-            secrets_manager, secret, login(password), final=ErrorType.DATABASE_CREATION_FAILED
+            secrets_manager, secret, right, final=ErrorType.DATABASE_CREATION_FAILED
         )
-    return secret.arn, password
+    return secret.arn
