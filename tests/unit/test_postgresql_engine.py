@@ -588,3 +588,23 @@ def _wait_for_a_waiter(tenant: Tenant) -> None:
             (f"provisioner:{tenant.names.database}",),
         ).fetchall():
             assert time.monotonic() < deadline
+
+
+def test_a_session_that_ends_before_its_commit_is_made_up_for_at_once(tenant: Tenant) -> None:
+    tenant.ensure_database()
+    told: list[int] = []
+
+    def tell_and_end_the_session() -> None:
+        told.append(1)
+        if len(told) == 1:
+            with tenant.cluster.connect() as c:
+                c.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks"
+                    " WHERE locktype = 'advisory' AND granted"
+                    " AND objid = (hashtextextended(%s, 0) & 4294967295)::oid",
+                    (f"provisioner:{tenant.names.database}",),
+                )
+
+    change_password(tenant, tell_and_end_the_session)
+    assert told == [1, 1]
+    tenant.engine.check_password(tenant.names, OTHER_PASSWORD)
