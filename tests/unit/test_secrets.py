@@ -147,6 +147,12 @@ def test_a_secret_that_comes_and_goes_meanwhile_is_contention(store: Secrets) ->
     assert (error.type, error.cause) == (ErrorType.TIMEOUT, NAME)
 
 
+def test_a_name_that_a_deletion_has_not_given_free_yet_is_waited_for(store: Secrets) -> None:
+    store.core.answers["secrets-manager.CreateSecret"] = aws_error("InvalidRequestException")
+    error = refused(store.ensure)
+    assert (error.type, error.cause) == (ErrorType.TIMEOUT, f"{NAME}: made by a test")
+
+
 def test_a_write_whose_answer_is_lost_is_the_truth(store: Secrets) -> None:
     store.core.answers["secrets-manager.CreateSecret"] = answer_lost(store.client.create_secret)
     assert refused(store.ensure).type is ErrorType.TIMEOUT

@@ -72,6 +72,13 @@ def ensure_secret(
             )
         except client.exceptions.ResourceExistsException:
             created = None
+        except client.exceptions.InvalidRequestException as error:
+            # One of this name was deleted a moment ago, which AWS does in the background.
+            raise failure(
+                ErrorType.TIMEOUT,
+                "A secret of the project is still being deleted.",
+                f"{name}: {error.response['Error'].get('Message', '')}",
+            ) from None
     if created is not None:
         return Secret(created["ARN"], json.loads(value))
     # Another run has just written it: its value is the one truth.
