@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from provisioner import api
+from provisioner.runtime.observability import logger
 from rich.console import Console
 
 from provision_cli import demo as demonstration
@@ -405,4 +407,6 @@ def _complain(text: str) -> None:
 
 def run() -> None:
     """Run the program as a process."""
+    # What a job logs that runs in this process is for operators of functions, and not the answer.
+    logger.setLevel(logging.CRITICAL)
     sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from support.leaks import messages
 from support.project import ROOT
-from support.stack_jobs import finished, provisioned, result_of, secret
+from support.stack_jobs import current_database, finished, provisioned, result_of, secret
 
 _PROGRAM = Path(sys.executable).with_name("provision")
 _PLAINTEXT_KEY = re.compile(r"\b[a-z][a-z0-9]{1,9}_[0-9A-Za-z]{49}\b")
@@ -266,3 +266,27 @@ def _processes_of(directory: Path) -> list[str]:
             if str(directory).encode() in command + environment:
                 found.append(command.decode())
     return found
+
+
+def test_the_keys_and_the_password_of_a_project_in_use_are_changed(program: Program) -> None:
+    job = provisioned(program.stack, "in-use")
+    old = program("keys", "claim", "in-use").split()
+    login = secret(program.stack, result_of(job).database.secret_arn)["connection_string"]
+    for command in (("keys", "rotate", "in-use"), ("password", "rotate", "in-use")):
+        rotation = finished(program(*command).strip())
+        assert rotation.status is api.JobStatus.COMPLETED, rotation.error
+    new = program("keys", "claim", "in-use").split()
+    assert None not in [api.verify_api_key(key) for key in (*old, *new)]
+    changed = secret(program.stack, result_of(job).database.secret_arn)["connection_string"]
+    assert changed != login
+    assert current_database(changed) == result_of(job).database.database_name
+
+    key = api.verify_api_key(old[0])
+    assert key is not None
+    # As a process of its own, in which the stages of the job run too.
+    ended = subprocess.run(
+        [_PROGRAM, "keys", "revoke", key.key_id], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == f"{key.key_id} of project in-use is revoked.\n"
+    assert [api.verify_api_key(text) is None for text in old] == [True, False]
+    assert re.search(rf"{key.key_id} .* REVOKED", program("keys", "list", "in-use"))
