@@ -132,6 +132,14 @@ def test_old_keys_verify_until_the_overlap_ends_and_new_ones_are_handed_over_onc
     with pytest.raises(api.ApiKeysNotClaimableError, match="claimed before"):
         claimed(project_id)
 
+    project = api.get_project(project_id)
+    assert project.result is not None
+    shown = api.ProvisionProjectResult.model_validate(project.result)
+    assert (shown.api_keys, shown.api_keys_secret_arn) == (
+        result.api_keys,
+        result.api_keys_secret_arn,
+    )
+
     assert verifying(workflow, old, hours=1.99) == {True}
     assert verifying(workflow, old, hours=2.01) == {False}
     assert verifying(workflow, new, hours=24 * 365) == {True}

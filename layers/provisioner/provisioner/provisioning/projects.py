@@ -61,7 +61,7 @@ class Project:
     engine: str | None = None
     #: The cluster that holds its database, once chosen.
     cluster_id: str | None = None
-    #: The result of the job that made it ACTIVE.
+    #: The result of the job that made it ACTIVE, with the API keys that came last.
     result: dict[str, Any] | None = None
     #: Whether it is refused to be deprovisioned.
     deletion_protection: bool = False
@@ -295,13 +295,21 @@ class ProjectStore(ProjectReader):
         except dynamodb.ConditionFailedError:
             raise ProjectBusyError from None
 
-    def let_go_items(self, project_id: str, job_id: str) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that lets go of a project that a job has held to change it."""
+    def let_go_items(
+        self, project_id: str, job_id: str, result: dict[str, Any] | None = None
+    ) -> Sequence[TransactWriteItemTypeDef]:
+        """Build the write that lets go of a project that a job has held to change it.
+
+        Args:
+            project_id: the project.
+            job_id: the job.
+            result: the project's from now on; it stays as it is when left out.
+        """
         return [
             dynamodb.update(
                 self._projects,
                 {"project_id": project_id},
-                set_values={},
+                set_values={"result": result},
                 remove=("locked_by",),
                 condition="locked_by = :job",
                 condition_values={"job": job_id},

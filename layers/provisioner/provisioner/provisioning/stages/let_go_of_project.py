@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 def ensure_let_go(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:
     """Let go of the project and end the job with what the stages before have put out.
 
+    What the project's own result shows of that is brought up to date: a job that finds the project
+    provisioned ends with it.
+
     Raises:
         UNKNOWN_ERROR: a stage has not reported its check.
     """
@@ -28,10 +31,13 @@ def ensure_let_go(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
     result = {"project_id": project_id}
     for record in before:
         result |= checked(record).output
+    project = projects.get(project_id)
+    known = (project and project.result) or {}
+    kept = known | {name: value for name, value in result.items() if name in known}
     return StageOutcome(
         output={"result": result},
         check="every stage has reported its check",
-        completion=Completion(result, projects.let_go_items(project_id, job.job_id)),
+        completion=Completion(result, projects.let_go_items(project_id, job.job_id, kept or None)),
     )
 
 
