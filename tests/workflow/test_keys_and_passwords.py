@@ -63,6 +63,14 @@ def verifying(workflow: Workflow, keys: Sequence[str], *, hours: float = 0) -> s
     return {store.verify(key) is not None for key in keys}
 
 
+def let_expire(workflow: Workflow) -> None:
+    """Delete the keys that DynamoDB deletes some day, as it does."""
+    client, table = aws.client("dynamodb"), workflow.settings.api_keys_table
+    for item in client.scan(TableName=table)["Items"]:
+        if "delete_after" in item:
+            client.delete_item(TableName=table, Key={"digest": item["digest"]})
+
+
 def logs_in(workflow: Workflow, project_id: str) -> bool:
     """Say whether the login that the secret holds is taken."""
     login = workflow.secret(workflow.names(project_id).database_secret)
@@ -491,11 +499,12 @@ def test_a_job_that_fails_lets_go_of_the_project_and_can_be_retried(
     check_changed(workflow, workflow.execute(workflow.jobs.get(job.job_id)))
 
 
-@each_change
+@pytest.mark.parametrize(
+    "job_type", [JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD], ids=str
+)
 def test_a_project_that_is_not_there_or_not_active_or_held_is_refused(
     workflow: Workflow, job_type: JobType
 ) -> None:
-    payload = {"key_id": "key_" + "0" * 20} if job_type is JobType.REVOKE_API_KEY else {}
     created = workflow.new_project()
     held = provisioned(workflow)
     holder = workflow.new_job(held)
@@ -506,7 +515,7 @@ def test_a_project_that_is_not_there_or_not_active_or_held_is_refused(
         (created, ErrorType.INVALID_PAYLOAD, "is CREATED; only a project that is ACTIVE"),
         (held, ErrorType.PROJECT_BUSY, f"is held by job {holder.job_id}"),
     ):
-        job = workflow.execute(workflow.new_change(job_type, project_id, **payload))
+        job = workflow.execute(workflow.new_change(job_type, project_id))
         assert job.error is not None
         assert (job.error.type, job.error.stage) == (error_type, "INITIALIZING")
         assert said in job.error.message
@@ -535,6 +544,109 @@ def test_a_key_is_revoked_at_once_by_a_job_of_its_own(workflow: Workflow) -> Non
     assert key is not None
     found.put(ApiKey(key.digest, key.key_id, key.key_prefix, project_id, "job", key.created_at))
     assert api.verify_api_key(first) is None
+
+
+@each_way
+def test_a_key_is_revoked_whatever_the_project_s_status_is_and_whoever_holds_it(
+    workflow: Workflow, run: Run
+) -> None:
+    project_id = provisioned(workflow, keys=len(api.ProjectStatus))
+    for status, key in zip(api.ProjectStatus, claimed(project_id), strict=True):
+        dynamodb.transact(
+            aws.client("dynamodb"),
+            [
+                dynamodb.update(
+                    workflow.settings.projects_table,
+                    {"project_id": project_id},
+                    set_values={"status": status, "locked_by": "another-job"},
+                    condition="attribute_exists(project_id)",
+                )
+            ],
+        )
+        before = api.get_project(project_id)
+        change = workflow.new_change(JobType.REVOKE_API_KEY, project_id, key_id=key_id(digest(key)))
+        job = run(workflow, change)
+        assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
+        assert [record.status for record in job.stages] == [api.StageStatus.SUCCEEDED] * 3
+        assert verifying(workflow, [key]) == {False}
+        assert api.get_project(project_id) == before
+
+
+def test_a_key_of_a_project_that_is_not_there_is_not_revoked(workflow: Workflow) -> None:
+    job = workflow.execute(
+        workflow.new_change(JobType.REVOKE_API_KEY, "none-such", key_id="key_" + "0" * 20)
+    )
+    assert job.error is not None
+    assert (job.error.type, job.error.stage) == (ErrorType.PROJECT_NOT_FOUND, "INITIALIZING")
+
+
+def test_no_rotation_makes_a_key_valid_again_that_is_revoked_beside_it(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project_id = provisioned(workflow)
+    number, effects_of_stage = 0, 1
+    revoked: set[str] = set()
+    made_here: list[str] = []
+
+    def revoke(effect: Effect, attempt: Attempt) -> None:
+        if effect.stage != "ROTATING_API_KEYS" or len(attempt.effects) != number:
+            return
+        with aside():
+            # One that was there before, and one that the rotation has just made.
+            in_force = {
+                key.job_id == attempt.event["job"]["job_id"]: key.key_id
+                for key in api.list_api_keys(project_id)
+                if key.status is ApiKeyStatus.ACTIVE
+            }
+            made_here.extend(name for of_this_job, name in in_force.items() if of_this_job)
+            revoked.update(api.revoke_api_key(name).key_id for name in in_force.values())
+
+    while number < effects_of_stage:
+        number += 1
+        with effects(workflow, monkeypatch, revoke) as attempts:
+            job = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+        assert job.status is api.JobStatus.COMPLETED
+        (attempt,) = (a for a in attempts if a.stage == "ROTATING_API_KEYS")
+        effects_of_stage = len(attempt.effects)
+        listed = {key.key_id: key.status for key in api.list_api_keys(project_id)}
+        assert {listed[name] for name in revoked} <= {ApiKeyStatus.REVOKED}
+        handed_over = {key_id(digest(text)) for text in claimed(project_id)}
+        assert handed_over
+        assert not handed_over & revoked
+    assert made_here
+
+
+def test_a_retried_rotation_does_not_bring_back_a_key_that_nobody_had_claimed(
+    workflow: Workflow,
+) -> None:
+    project_id = provisioned(workflow)
+    workflow.faults["ROTATING_API_KEYS"] = Fault(Point.AFTER, RuntimeError)
+    failed = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id, count=1))
+    (made,) = (key for key in api.list_api_keys(project_id) if key.job_id == failed.job_id)
+    api.revoke_api_key(made.key_id)
+    let_expire(workflow)
+
+    workflow.jobs.retry(failed)
+    workflow.execute(workflow.jobs.get(failed.job_id))
+    assert [key.status for key in api.list_api_keys(project_id) if key.job_id == failed.job_id] == [
+        ApiKeyStatus.REVOKED
+    ]
+    with pytest.raises(api.ApiKeysNotClaimableError, match="were all revoked"):
+        claimed(project_id)
+    workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    assert verifying(workflow, claimed(project_id)) == {True}
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["is_listed", "is_gone"])
+def test_a_claim_leaves_out_a_key_that_was_revoked(workflow: Workflow, *, is_gone: bool) -> None:
+    project_id = provisioned(workflow)
+    first, second = api.list_api_keys(project_id)
+    api.revoke_api_key(first.key_id)
+    if is_gone:
+        ApiKeyStore(aws.client("dynamodb"), workflow.settings.api_keys_table).remove(first.digest)
+    assert [digest(text) for text in claimed(project_id)] == [second.digest]
+    with pytest.raises(api.ApiKeysNotClaimableError, match="claimed before"):
+        claimed(project_id)
 
 
 def test_a_key_that_the_project_does_not_have_is_not_revoked(workflow: Workflow) -> None:

@@ -321,7 +321,8 @@ def protect_project(project_id: str, *, enabled: bool) -> Project:
 def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) -> None:
     """Hand over the plaintext of a project's newest API keys, then delete the secret that held it.
 
-    A set that is replaced while it is handed over stays for the next claim.
+    Keys that were revoked before anyone claimed them are left out. A set that is replaced while it
+    is handed over stays for the next claim.
 
     Args:
         project_id: the project; it must be ACTIVE.
@@ -330,7 +331,7 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
     Raises:
         ProjectNotFoundError: there is no such project.
         ApiKeysNotClaimableError: the project is not ACTIVE, a job works at it or has failed to
-            store its keys, or its keys have been claimed.
+            store its keys, or its keys have been claimed, or each of them was revoked.
     """
     settings = current_settings()
     naming = Naming(settings.resource_prefix, settings.resource_namespace)
@@ -362,12 +363,19 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
             f"project {project_id}: its API keys have been claimed before; "
             "they are handed over only once."
         )
-    keys = [str(key) for key in secret.value["api_keys"]]
     store = _api_keys(settings)
-    if any(store.get(digest(key)) is None for key in keys):
+    stored = {str(text): store.get(digest(text)) for text in secret.value["api_keys"]}
+    if not any(stored.values()):
         raise ApiKeysNotClaimableError(
             f"project {project_id}: the job that made its newest keys has failed; "
             "retry it, or rotate the keys again."
+        )
+    now = utc_now()
+    keys = [text for text, key in stored.items() if key is not None and key.verifies_at(now)]
+    if not keys:
+        raise ApiKeysNotClaimableError(
+            f"project {project_id}: its newest keys were all revoked before they were claimed; "
+            "rotate the keys."
         )
     hand_over(keys)
     if find() == secret:
@@ -377,7 +385,8 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
 def list_api_keys(project_id: str) -> list[ApiKey]:
     """Read what is stored of a project's API keys, oldest first.
 
-    Keys that have expired or were revoked are there for another 30 days.
+    Keys that have expired are there for another 30 days, keys that were revoked as long as the
+    project.
 
     Raises:
         ProjectNotFoundError: there is no such project.
@@ -390,7 +399,8 @@ def list_api_keys(project_id: str) -> list[ApiKey]:
 def revoke_api_key(key_id: str) -> RevokeApiKeyResult:
     """Let an API key stop verifying; it does not when this returns.
 
-    It is a job like any other, which runs in this process.
+    It is a job like any other, which runs in this process. It waits for no other job, whatever the
+    project's status is.
 
     Raises:
         ApiKeyNotFoundError: there is no such key.

@@ -25,7 +25,7 @@ class ApiKeyStatus(StrEnum):
     REVOKED = "REVOKED"
 
 
-#: How long a key that does not verify any more can still be looked up.
+#: How long a key that has expired can still be looked up.
 _RETENTION = timedelta(days=30)
 
 
@@ -105,31 +105,38 @@ class ApiKeyStore:
         """Let a key verify until then and no longer; one that ends earlier stays as it is."""
         self._end(
             key_digest,
-            {"expires_at": _text(at)},
-            at,
+            # DynamoDB deletes the item some time after this second.
+            {"expires_at": _text(at), "delete_after": int((at + _RETENTION).timestamp())},
             condition="attribute_not_exists(expires_at) OR expires_at > :at",
             condition_values={"at": _text(at)},
         )
 
     def revoke(self, key_digest: str) -> None:
-        """Let a key stop verifying at once; one that was revoked before stays as it is."""
-        now = self._clock()
-        self._end(key_digest, {"status": ApiKeyStatus.REVOKED, "revoked_at": _text(now)}, now)
+        """Let a key stop verifying at once; one that was revoked before stays as it is.
+
+        Its item stays as long as its project has keys: as long as a secret may still hold the key,
+        a job that takes it up from there finds that it is revoked.
+        """
+        self._end(
+            key_digest,
+            {"status": ApiKeyStatus.REVOKED, "revoked_at": _text(self._clock())},
+            remove=("delete_after",),
+        )
 
     def _end(
         self,
         key_digest: str,
         values: Mapping[str, Any],
-        at: datetime,
         *,
         condition: str = "attribute_exists(digest)",
         condition_values: Mapping[str, Any] | None = None,
+        remove: Sequence[str] = (),
     ) -> None:
         item = dynamodb.update(
             self._table,
             {"digest": key_digest},
-            # DynamoDB deletes the item some time after this second.
-            set_values={**values, "delete_after": int((at + _RETENTION).timestamp())},
+            set_values=values,
+            remove=remove,
             condition=f"#status = :active AND ({condition})",
             condition_values={"active": ApiKeyStatus.ACTIVE, **(condition_values or {})},
             names={"status": "status"},

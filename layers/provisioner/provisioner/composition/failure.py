@@ -14,8 +14,8 @@ from provisioner.provisioning.stages.let_go_of_project import let_go_by_failure
 from provisioner.runtime import aws
 from provisioner.runtime.settings import FailureSettings
 
-#: The job types that change a project that is there: they begin and end alike.
-CHANGES = (JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD)
+#: The job types that hold a project that is there, to change it: they begin and end alike.
+CHANGES = (JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD)
 
 
 def failure_policies(settings: FailureSettings) -> dict[str, FailurePolicy]:
@@ -38,4 +38,5 @@ def failure_policies(settings: FailureSettings) -> dict[str, FailurePolicy]:
                 release=partial(let_go_by_failure, projects=projects),
             ),
         ),
+        JobType.REVOKE_API_KEY: FailurePolicy(release=lambda _job: ()),
     }

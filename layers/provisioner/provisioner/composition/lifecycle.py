@@ -15,11 +15,19 @@ from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, PLANS, DeprovisionStage, Stage
+from provisioner.provisioning.plan import (
+    OWN_ERRORS,
+    PLANS,
+    DeprovisionStage,
+    RevokeApiKeyStage,
+    Stage,
+)
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
+from provisioner.provisioning.stages.conclude import ensure_concluded
 from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
 from provisioner.provisioning.stages.finalize import ensure_active
+from provisioner.provisioning.stages.find_project import ensure_found
 from provisioner.provisioning.stages.hold_project import ensure_held
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.provisioning.stages.let_go_of_project import ensure_let_go
@@ -58,6 +66,10 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
                 PLANS[job_type].last: partial(ensure_let_go, jobs=jobs, projects=projects),
             }
             for job_type in CHANGES
+        },
+        JobType.REVOKE_API_KEY: {
+            RevokeApiKeyStage.INITIALIZING: partial(ensure_found, projects=projects),
+            RevokeApiKeyStage.FINALIZING: partial(ensure_concluded, jobs=jobs),
         },
     }
 

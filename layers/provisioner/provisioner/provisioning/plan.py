@@ -92,11 +92,11 @@ class RotateApiKeysStage(StrEnum):
 class RevokeApiKeyStage(StrEnum):
     """The progress of a revoke_api_key job as everyone sees it, in this order."""
 
-    #: The project is ACTIVE and ours to change.
+    #: The project is there; nobody's lock is asked for.
     INITIALIZING = "INITIALIZING"
     #: The API key stops verifying.
     REVOKING_API_KEY = "REVOKING_API_KEY"
-    #: The project is let go of and the job COMPLETED, in one transaction.
+    #: The job is COMPLETED.
     FINALIZING = "FINALIZING"
 
 

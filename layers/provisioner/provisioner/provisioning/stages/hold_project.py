@@ -12,6 +12,7 @@ from provisioner.provisioning.projects import (
     ProjectStatus,
     ProjectStore,
 )
+from provisioner.provisioning.stages.find_project import found
 
 
 def ensure_held(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
@@ -23,13 +24,13 @@ def ensure_held(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
         PROJECT_BUSY: another job holds the project.
     """
     project_id = validate_payload(ProjectReference, job.payload).project_id
-    project = _read(project_id, projects)
+    project = found(project_id, projects)
     if project.locked_by != job.job_id:
         _refuse(project)
         try:
             projects.hold(project, job.job_id)
         except ProjectBusyError:
-            now = _read(project_id, projects)
+            now = found(project_id, projects)
             if now.locked_by != job.job_id:
                 _refuse(now)
                 raise failure(
@@ -37,16 +38,6 @@ def ensure_held(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
                     f"project_id: {project_id} has just been held by another job; send a new job.",
                 ) from None
     return StageOutcome(check="the project is ACTIVE and held by this job")
-
-
-def _read(project_id: str, projects: ProjectStore) -> Project:
-    project = projects.get(project_id)
-    if project is None:
-        raise failure(
-            ErrorType.PROJECT_NOT_FOUND,
-            f"project_id: there is no project {project_id}; create it first.",
-        )
-    return project
 
 
 def _refuse(project: Project) -> None:

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from provisioner.jobs.models import Job
-from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.payload import ProjectReference
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.finalize import checked
+from provisioner.provisioning.stages.conclude import reported
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -26,11 +24,8 @@ def ensure_let_go(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
     Raises:
         UNKNOWN_ERROR: a stage has not reported its check.
     """
-    project_id = validate_payload(ProjectReference, job.payload).project_id
-    *before, _ = jobs.get(job.job_id).stages
-    result = {"project_id": project_id}
-    for record in before:
-        result |= checked(record).output
+    result = reported(job, jobs)
+    project_id = result["project_id"]
     project = projects.get(project_id)
     known = (project and project.result) or {}
     kept = known | {name: value for name, value in result.items() if name in known}

@@ -1,0 +1,35 @@
+"""INITIALIZING of the job types that need no lock: the project is there."""
+
+from __future__ import annotations
+
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.payload import ProjectReference
+from provisioner.provisioning.projects import Project, ProjectReader
+
+
+def ensure_found(job: JobInput, *, projects: ProjectReader) -> StageOutcome:
+    """Find the project, whatever its status is and whoever holds it.
+
+    Raises:
+        INVALID_PAYLOAD: the payload names no project.
+        PROJECT_NOT_FOUND: there is no such project.
+    """
+    found(validate_payload(ProjectReference, job.payload).project_id, projects)
+    return StageOutcome(check="the project is there")
+
+
+def found(project_id: str, projects: ProjectReader) -> Project:
+    """Return a project.
+
+    Raises:
+        PROJECT_NOT_FOUND: there is no such project.
+    """
+    project = projects.get(project_id)
+    if project is None:
+        raise failure(
+            ErrorType.PROJECT_NOT_FOUND,
+            f"project_id: there is no project {project_id}; create it first.",
+        )
+    return project
