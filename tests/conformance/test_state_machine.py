@@ -8,9 +8,15 @@ import pytest
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.plan import AWAIT_QUIET, RECORD_FAILURE
 from provisioner.jobs.retries import SERVICE_RETRY, STAGE_RETRY
-from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS
-from provisioner.provisioning.plan import BRANCHES, REMOVING, CleanupStage, DeprovisionStage, Stage
-from support.project import all_states, state_machine
+from provisioner.provisioning.plan import (
+    BRANCHES,
+    REMOVING,
+    RUN_LIMITS,
+    CleanupStage,
+    DeprovisionStage,
+    Stage,
+)
+from support.project import state_machine
 
 ASL = state_machine()
 STATES = ASL["States"]
@@ -167,7 +173,8 @@ def test_cleanup_begins_and_ends_when_nothing_is_at_work(name: str, following: s
 def test_cleanup_has_the_time_that_every_retry_can_take() -> None:
     tasks = [state for state in CLEANUP["States"].values() if state["Type"] == "Task"]
     waits = [state for state in CLEANUP["States"].values() if state["Type"] == "Wait"]
-    needed = sum(map(longest, tasks)) + len(waits) * LONGEST_CLEANED_RUN_SECONDS
+    pause = max(RUN_LIMITS[stage] for stage in (*Stage, *CleanupStage))
+    needed = sum(map(longest, tasks)) + len(waits) * pause
     assert CLEANUP["TimeoutSeconds"] >= needed
 
 
@@ -175,16 +182,6 @@ def test_cleanup_is_named_as_the_code_names_it() -> None:
     name = STATES["StartCleanup"]["Parameters"]["Name.$"]
     assert name == "States.Format('{}-cleanup-{}', $.job.job_id, $.failure.cleanup)"
     assert cleanup_execution_name("JOB", 7) == "JOB-cleanup-7"
-
-
-def test_cleanup_waits_as_long_as_a_stage_can_run() -> None:
-    tasks = [
-        state["TimeoutSeconds"]
-        for name in ("provision_project", "provision_project_cleanup")
-        for _, state in all_states(state_machine(name)["States"])
-        if state["Type"] == "Task"
-    ]
-    assert max(tasks) == LONGEST_CLEANED_RUN_SECONDS
 
 
 REMOVAL = state_machine("deprovision_project")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 from provisioner.errors import RETRYABLE
+from provisioner.jobs.plan import (
+    AWAIT_QUIET,
+    LONGEST_RUN_SECONDS,
+    RECORD_CLEANUP,
+    RECORD_FAILURE,
+)
 from provisioner.jobs.retries import FOREIGN_ERRORS, SERVICE_RETRY, STAGE_RETRY, RetryPolicy
-from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
+from provisioner.provisioning.plan import PLANS, RUN_LIMITS
 from support.project import all_states, functions, state_machines
 
 MACHINES = state_machines()
@@ -33,8 +40,25 @@ def function_timeout(task: dict[str, Any]) -> int:
     return int(function.properties["Timeout"])
 
 
-def test_no_stage_runs_longer_than_the_code_takes_for_its_longest() -> None:
-    assert max(task["TimeoutSeconds"] for task in STAGES.values()) == LONGEST_RUN_SECONDS
+def test_no_stage_runs_longer_than_the_code_allows_for() -> None:
+    """A stage's Task ends after its function, which the tests below hold."""
+    steps = {RECORD_FAILURE, AWAIT_QUIET, RECORD_CLEANUP}
+    limits = {
+        (stage, task["TimeoutSeconds"])
+        for task in STAGES.values()
+        if (stage := task["Parameters"]["Payload"]["stage"]) not in steps
+    }
+    assert limits == {(str(stage), seconds) for stage, seconds in RUN_LIMITS.items()}
+    assert max(RUN_LIMITS.values()) <= LONGEST_RUN_SECONDS
+
+
+def test_every_stage_of_every_plan_has_its_limit() -> None:
+    named = {
+        str(stage)
+        for plan in PLANS.values()
+        for stage in (plan.first, *itertools.chain(*plan.branches), plan.last, *plan.cleanup)
+    }
+    assert named == set(map(str, RUN_LIMITS))
 
 
 def test_they_are_written_in_jsonpath() -> None:

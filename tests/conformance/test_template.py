@@ -10,13 +10,11 @@ from typing import Any
 import boto3
 import pytest
 from provisioner.jobs.execution import ExecutionStatus
-from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
 from provisioner.runtime import settings
 from support.project import (
     PACKAGE,
     TEMPLATE,
     LambdaFunction,
-    all_states,
     allowed_actions,
     functions,
     policies_of,
@@ -232,18 +230,6 @@ def test_supervisor_hears_of_every_end_of_the_stacks_executions_and_sweeps() -> 
     prefix = FUNCTIONS["supervisor"].environment["STATE_MACHINE_ARN_PREFIX"]
     assert detail["stateMachineArn"] == [{"prefix": prefix}]
     assert events["Sweep"]["Properties"]["Schedule"] == "rate(5 minutes)"
-
-
-def test_no_stage_runs_longer_than_the_supervisor_allows_for() -> None:
-    tasks = [
-        state["TimeoutSeconds"]
-        for definition in state_machines().values()
-        for _, state in all_states(definition["States"])
-        if state["Type"] == "Task"
-    ]
-    of_stages = [f for name, f in FUNCTIONS.items() if name not in {"dispatcher", "supervisor"}]
-    assert max(tasks) == LONGEST_RUN_SECONDS
-    assert max(f.properties["Timeout"] for f in of_stages) < LONGEST_RUN_SECONDS
 
 
 # --- Tables ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import JobStore, NewJob
 from provisioner.jobs.supervision import Supervisor
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.plan import RUN_LIMITS, Stage
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from support.core import STATE_MACHINE_ARN_PREFIX, Core
 
@@ -50,6 +50,7 @@ def supervisor(core: Core, store: JobStore | None = None) -> Supervisor:
         policies={"provision_project": policy},
         holders=core.projects.holders,
         queued_limit=QUEUED_LIMIT,
+        run_limits=RUN_LIMITS,
     )
 
 

@@ -20,15 +20,15 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
+from provisioner.jobs.plan import LONGEST_RUN_SECONDS
 from provisioner.jobs.stage_run import (
-    LONGEST_RUN_SECONDS,
     Completion,
     JobInput,
     StageOutcome,
     StageRunner,
 )
 from provisioner.jobs.store import JobNotFoundError
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.plan import RUN_LIMITS, Stage
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings
 from support.core import Core, aws_error
@@ -110,7 +110,7 @@ def test_a_stage_that_died_without_a_word_is_waited_for_no_longer_than_it_can_ru
 ) -> None:
     running(core)
     assert cancel(core).status is JobStatus.RUNNING
-    core.clock.advance(LONGEST_RUN_SECONDS - 2)
+    core.clock.advance(RUN_LIMITS[Stage.INITIALIZING] - 2)
     with unchanged(core):
         supervisor(core).examine("job-1")
     core.clock.advance(1)
@@ -127,10 +127,22 @@ def test_a_stage_that_died_without_a_word_is_waited_for_no_longer_than_it_can_ru
     )
 
 
+def test_a_stage_in_someone_s_process_is_bound_by_no_function_s_time_out(core: Core) -> None:
+    core.new_project()
+    core.new_job()
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    core.clock.advance(RUN_LIMITS[Stage.INITIALIZING])
+
+    assert cancel(core).status is JobStatus.RUNNING
+
+    core.clock.advance(LONGEST_RUN_SECONDS)
+    assert cancel(core).status is JobStatus.CANCELLED
+
+
 def test_a_stage_that_died_in_a_later_attempt_says_nothing_of_the_one_before(core: Core) -> None:
     waiting(core)
     core.jobs.start_stage(head(core), Stage.INITIALIZING, 1)
-    core.clock.advance(LONGEST_RUN_SECONDS)
+    core.clock.advance(RUN_LIMITS[Stage.INITIALIZING])
 
     (died,) = cancel(core).other_errors
 

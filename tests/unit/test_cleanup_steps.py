@@ -29,14 +29,13 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP
+from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, longest_run
 from provisioner.jobs.quiet import QuietStep, seconds_until_quiet
-from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS
 from provisioner.jobs.store import NewJob
 from provisioner.provisioning.cleanup import held_again
 from provisioner.provisioning.job import provision_project_handler
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import CleanupStage
+from provisioner.provisioning.plan import RUN_LIMITS, CleanupStage, Stage
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.runtime.observability import metrics
@@ -367,7 +366,7 @@ class Past:
     def seconds(self, after: float = 0) -> int:
         """Run the step, so many seconds later."""
         self.core.clock.advance(after)
-        answer = QuietStep(self.core.jobs)(job_event(AWAIT_QUIET))
+        answer = QuietStep(self.core.jobs, RUN_LIMITS)(job_event(AWAIT_QUIET))
         assert answer["ok"] is True
         return int(answer["seconds"])
 
@@ -390,9 +389,9 @@ def test_a_stage_that_never_said_how_it_ended_is_waited_for(past: Past) -> None:
     past.start("REGISTERING_AUTH")
     past.core.clock.advance(9)
     past.end("REGISTERING_AUTH")
-    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 10
-    assert past.seconds(after=100.5) == LONGEST_CLEANED_RUN_SECONDS - 110
-    assert past.seconds(after=LONGEST_CLEANED_RUN_SECONDS) == 0
+    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 10
+    assert past.seconds(after=100.5) == RUN_LIMITS[Stage.REGISTERING_AUTH] - 110
+    assert past.seconds(after=RUN_LIMITS[Stage.REGISTERING_AUTH]) == 0
 
 
 def test_an_earlier_attempt_without_a_word_is_waited_for(past: Past) -> None:
@@ -400,7 +399,7 @@ def test_an_earlier_attempt_without_a_word_is_waited_for(past: Past) -> None:
     past.start("REGISTERING_AUTH", 1, after=60)
     past.fail("REGISTERING_AUTH", 2)
     past.end()
-    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 62
+    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 62
 
 
 def test_of_two_attempts_of_which_one_ended_well_the_last_is_waited_for(past: Past) -> None:
@@ -408,7 +407,7 @@ def test_of_two_attempts_of_which_one_ended_well_the_last_is_waited_for(past: Pa
     past.start("REGISTERING_AUTH", 1, after=60)
     past.succeed("REGISTERING_AUTH")
     past.end()
-    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 2
+    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 2
 
 
 def test_a_stage_that_failed_beside_others_is_not_taken_for_them(past: Past) -> None:
@@ -416,7 +415,7 @@ def test_a_stage_that_failed_beside_others_is_not_taken_for_them(past: Past) -> 
     past.start("REGISTERING_REALTIME")
     past.fail("REGISTERING_REALTIME")
     past.end("REGISTERING_AUTH")
-    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 3
+    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 3
 
 
 def test_a_stage_of_the_jobs_attempt_before_is_waited_for_too(past: Past) -> None:
@@ -427,7 +426,7 @@ def test_a_stage_of_the_jobs_attempt_before_is_waited_for_too(past: Past) -> Non
     past.start("INITIALIZING")
     past.fail("INITIALIZING")
     past.end()
-    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 6
+    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 6
 
 
 def test_a_removal_that_never_said_how_it_ended_is_waited_for(past: Past) -> None:
@@ -437,18 +436,20 @@ def test_a_removal_that_never_said_how_it_ended_is_waited_for(past: Past) -> Non
     past.fail(CleanupStage.REMOVING_AUTH, 2, run=1)
     past.start(CleanupStage.REMOVING_DATABASE, run=1)
     past.succeed(CleanupStage.REMOVING_DATABASE, run=1)
-    assert past.seconds() == LONGEST_CLEANED_RUN_SECONDS - 4
+    assert past.seconds() == RUN_LIMITS[CleanupStage.REMOVING_AUTH] - 4
 
 
 @pytest.mark.usefixtures("failed")
 def test_a_table_that_does_not_answer_leaves_the_question_open(core: Core) -> None:
     core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
     with pytest.raises(ProvisioningError) as raised:
-        QuietStep(core.jobs)(job_event(AWAIT_QUIET))
+        QuietStep(core.jobs, RUN_LIMITS)(job_event(AWAIT_QUIET))
     assert raised.value.type is ErrorType.NETWORK_ERROR
 
 
-STAGES = ("INITIALIZING", "REGISTERING_AUTH")
+#: The third stage is one that has no limit of its own.
+LIMITS = {"INITIALIZING": 70, "REGISTERING_AUTH": 130}
+STAGES = (*LIMITS, "ARCHIVING")
 
 
 @given(
@@ -457,7 +458,8 @@ STAGES = ("INITIALIZING", "REGISTERING_AUTH")
             st.sampled_from(STAGES),
             st.integers(1, 3),
             st.floats(0, 300),
-            st.none() | st.floats(0, LONGEST_CLEANED_RUN_SECONDS - 1),
+            # As a share of the time that the stage has.
+            st.none() | st.floats(0, 0.99),
         ),
         max_size=6,
     ),
@@ -468,9 +470,15 @@ def test_what_is_at_work_is_never_missed(
 ) -> None:
     """Whatever attempts there were, each that never said how it ended is over after the wait."""
     begun = Clock().at
-    finished = begun + timedelta(
-        seconds=max((start + (run or 0) for _, _, start, run in attempts), default=0.0) + 1
+    longest = {stage: longest_run(stage, LIMITS) for stage in STAGES}
+    finished = begun + max(
+        (
+            timedelta(seconds=start) + longest[stage] * (run or 0)
+            for stage, _, start, run in attempts
+        ),
+        default=timedelta(),
     )
+    finished += timedelta(seconds=1)
     entries = [HistoryEntry(finished, "JOB", "FAILED", 1, "")]
     # Others speak for the stages when the job ends.
     entries += [HistoryEntry(finished, stage, "FAILED", 1, "closed") for stage in STAGES]
@@ -478,7 +486,7 @@ def test_what_is_at_work_is_never_missed(
         at = begun + timedelta(seconds=start)
         entries.append(HistoryEntry(at, stage, "RUNNING", number, ""))
         if run is not None:
-            ended = at + timedelta(seconds=run)
+            ended = at + longest[stage] * run
             entries.append(HistoryEntry(ended, stage, "RETRYING", number, ""))
     job = Job(
         job_id="job-1",
@@ -493,11 +501,11 @@ def test_what_is_at_work_is_never_missed(
         history=tuple(sorted(entries, key=lambda entry: entry.at)),
     )
     at = finished + timedelta(seconds=now)
-    quiet_at = at + timedelta(seconds=seconds_until_quiet(job, at))
-    for _, _, start, run in attempts:
+    quiet_at = at + timedelta(seconds=seconds_until_quiet(job, at, LIMITS))
+    for stage, _, start, run in attempts:
         if run is None:
-            assert begun + timedelta(seconds=start + LONGEST_CLEANED_RUN_SECONDS) <= quiet_at
-    assert seconds_until_quiet(job, quiet_at) == 0
+            assert begun + timedelta(seconds=start) + longest[stage] <= quiet_at
+    assert seconds_until_quiet(job, quiet_at, LIMITS) == 0
 
 
 # Running it again.

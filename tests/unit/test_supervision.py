@@ -12,9 +12,8 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.models import CleanupStatus, Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
 from provisioner.jobs.store import NewJob
-from provisioner.provisioning.plan import CleanupStage, Stage
+from provisioner.provisioning.plan import RUN_LIMITS, CleanupStage, Stage
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime.observability import metrics
 from support.core import STATE_MACHINE_ARN_PREFIX, Core, LogLines, aws_error, new_job, times
@@ -172,7 +171,7 @@ def test_a_long_cause_is_cut(core: Core) -> None:
 
 def test_a_job_is_not_ended_while_a_stage_may_run(core: Core) -> None:
     running(core)
-    core.clock.advance(LONGEST_RUN_SECONDS - 2)
+    core.clock.advance(RUN_LIMITS[Stage.INITIALIZING] - 2)
     told = ended(core)
     with unchanged(core):
         examine(core, told)
@@ -284,7 +283,7 @@ def test_a_failure_that_is_recorded_after_the_supervisor_changes_nothing(core: C
 def test_a_job_that_completes_meanwhile_is_completed(core: Core) -> None:
     waiting(core)
     core.jobs.start_stage(head(core), Stage.FINALIZING, 0)
-    core.clock.advance(LONGEST_RUN_SECONDS)
+    core.clock.advance(RUN_LIMITS[Stage.FINALIZING])
     also = core.projects.activate_items("shop", "job-1", {})
     meanwhile(
         core,
@@ -420,7 +419,7 @@ def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core:
     remove(core, CleanupStage.REMOVING_API_KEYS)
     remove(core, CleanupStage.REMOVING_STORAGE, StageStatus.SKIPPED)
     remove(core, CleanupStage.REMOVING_REALTIME, StageStatus.RUNNING)
-    core.clock.advance(LONGEST_RUN_SECONDS - 1)
+    core.clock.advance(RUN_LIMITS[CleanupStage.REMOVING_REALTIME] - 1)
     with unchanged(core):
         examine(core, cleanup_ended(core))
     core.clock.advance(1)

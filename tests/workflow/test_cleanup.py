@@ -16,9 +16,9 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP
-from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS, JobInput
+from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Ownership
-from provisioner.provisioning.plan import CleanupStage, Stage
+from provisioner.provisioning.plan import RUN_LIMITS, CleanupStage, Stage
 from provisioner.runtime import aws
 from support.effects import SQL, Attempt, Effect, aside, effects
 from support.workflow import ACCOUNT, Fault, FunctionEnded, Point, Workflow
@@ -176,7 +176,8 @@ def test_all_removals_may_meet_a_fault_on_the_state_machine(
     assert_undone(workflow, job)
     assert set(attempts_of(job).values()) == {2 if repeated(point) else 1}
     # What may be at work still must not meet what the next job makes.
-    assert [pause > LONGEST_CLEANED_RUN_SECONDS - 60 for pause in workflow.pauses] == (
+    longest = RUN_LIMITS[CleanupStage.REMOVING_DATABASE]
+    assert [pause > longest - 60 for pause in workflow.pauses] == (
         [True] if is_silent(point) else []
     )
 
@@ -277,7 +278,7 @@ def test_what_a_stage_makes_late_is_removed_too(workflow: Workflow, stage: Stage
     assert ended.error.stage == stage
     # Before the removals, and, as no time passes here, after them too.
     assert len(workflow.pauses) == 2
-    assert all(0 < pause <= LONGEST_CLEANED_RUN_SECONDS for pause in workflow.pauses)
+    assert all(0 < pause <= RUN_LIMITS[stage] for pause in workflow.pauses)
     assert cleanup_of(ended).status is api.CleanupStatus.DONE
     assert workflow.remains(job.project_id) == {}
 

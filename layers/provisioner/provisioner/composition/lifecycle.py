@@ -18,6 +18,7 @@ from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.plan import (
     OWN_ERRORS,
     PLANS,
+    RUN_LIMITS,
     DeprovisionStage,
     RevokeApiKeyStage,
     Stage,
@@ -79,7 +80,7 @@ def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
     policies = failure_policies(settings)
     return {
         RECORD_FAILURE: FailureRecorder(jobs, policies),
-        AWAIT_QUIET: QuietStep(jobs),
+        AWAIT_QUIET: QuietStep(jobs, RUN_LIMITS),
         RECORD_CLEANUP: CleanupRecorder(jobs, policies),
     }
 

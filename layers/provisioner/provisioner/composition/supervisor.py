@@ -9,6 +9,7 @@ from provisioner.jobs.execution import Executions
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.supervision import Supervisor
+from provisioner.provisioning.plan import RUN_LIMITS
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import SupervisorSettings
@@ -24,6 +25,7 @@ def supervisor(settings: SupervisorSettings) -> Supervisor:
         policies=failure_policies(settings),
         holders=ProjectStore(dynamodb, settings.projects_table, settings.quotas_table).holders,
         queued_limit=timedelta(minutes=settings.queued_minutes),
+        run_limits=RUN_LIMITS,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 #: The step of every state machine that records a failed job; it is no stage.
@@ -12,6 +13,18 @@ AWAIT_QUIET = "QUIET"
 
 #: The step of every clean-up that records its end; it is no stage.
 RECORD_CLEANUP = "CLEANED_UP"
+
+#: Seconds, by stage, after its start in which an attempt may still be at work.
+type RunLimits = Mapping[str, int]
+
+#: The same of a stage that has no limit of its own: AWS Lambda lets no function run for longer than
+#: 900. Source: AWS Lambda Developer Guide, "Lambda quotas".
+LONGEST_RUN_SECONDS = 910
+
+
+def longest_run(stage: str, limits: RunLimits) -> timedelta:
+    """Return for how long after its start an attempt of a stage may still be at work."""
+    return timedelta(seconds=limits.get(stage, LONGEST_RUN_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)

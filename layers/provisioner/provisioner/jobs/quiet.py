@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import HistoryEntry, Job, JobStatus, StageStatus
-from provisioner.jobs.stage_run import LONGEST_CLEANED_RUN_SECONDS, StageEvent
+from provisioner.jobs.plan import RunLimits, longest_run
+from provisioner.jobs.stage_run import StageEvent
 from provisioner.runtime.observability import logger
 
 if TYPE_CHECKING:
@@ -24,17 +25,22 @@ if TYPE_CHECKING:
 _JOB = "JOB"
 
 
-def seconds_until_quiet(job: Job, now: datetime) -> int:
+def seconds_until_quiet(job: Job, now: datetime, limits: RunLimits) -> int:
     """Return for how many seconds more an attempt may be at work that never said how it ended.
 
     Args:
         job: a job that has ended, with its history.
         now: the time.
+        limits: how long an attempt of each stage may be at work.
     """
-    since = max((entry.at for entries in _unended(job).values() for entry in entries), default=None)
-    if since is None:
-        return 0
-    until = since + timedelta(seconds=LONGEST_CLEANED_RUN_SECONDS)
+    until = max(
+        (
+            start.at + longest_run(stage, limits)
+            for stage, starts in _unended(job).items()
+            for start in starts
+        ),
+        default=now,
+    )
     return max(0, math.ceil((until - now).total_seconds()))
 
 
@@ -70,9 +76,10 @@ def _had_ended(job: Job, at: datetime) -> bool:
 class QuietStep:
     """The step of a clean-up that says for how long something may still be at work."""
 
-    def __init__(self, store: JobStore) -> None:
-        """Bind the step to the jobs."""
+    def __init__(self, store: JobStore, limits: RunLimits) -> None:
+        """Bind the step to the jobs, and to how long their stages may be at work."""
         self._store = store
+        self._limits = limits
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Look at what the stages of the job, and of its clean-up, have said.
@@ -88,7 +95,8 @@ class QuietStep:
             job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
         )
         with translated(ErrorType.UNKNOWN_ERROR, "see whether a stage is still at work"):
-            seconds = seconds_until_quiet(self._store.get(parsed.job.job_id), self._store.now())
+            job = self._store.get(parsed.job.job_id)
+            seconds = seconds_until_quiet(job, self._store.now(), self._limits)
         if seconds > 0:
             logger.warning("a stage may still be at work", seconds=seconds)
         return {"ok": True, "seconds": seconds}

@@ -32,14 +32,6 @@ if TYPE_CHECKING:
     from provisioner.jobs.store import JobStore
 
 
-#: Seconds after its start in which a stage may still run: the longest time-out of a Task, which
-#: is longer than its function's own.
-LONGEST_RUN_SECONDS = 910
-
-#: The same of the job types that have a clean-up, which waits for so long.
-LONGEST_CLEANED_RUN_SECONDS = 190
-
-
 class JobInput(BaseModel):
     """The job, as the execution carries it untouched."""
 

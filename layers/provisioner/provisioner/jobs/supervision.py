@@ -28,8 +28,8 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
+from provisioner.jobs.plan import RunLimits, longest_run
 from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.stage_run import LONGEST_RUN_SECONDS
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
 
@@ -90,6 +90,7 @@ class Supervisor:
         policies: Mapping[str, FailurePolicy],
         holders: Callable[[], Sequence[str]],
         queued_limit: timedelta,
+        run_limits: RunLimits,
     ) -> None:
         """Bind the supervisor.
 
@@ -101,6 +102,7 @@ class Supervisor:
             holders: returns the ids of the jobs that hold something that only one job may hold.
             queued_limit: how long a job may be QUEUED before its message is sent again, and then
                 before it has failed.
+            run_limits: how long an attempt of each stage may be at work in its function.
         """
         self._store = store
         self._queue = queue
@@ -110,6 +112,7 @@ class Supervisor:
         self._cleanups = CleanupRecorder(store, policies)
         self._holders = holders
         self._queued_limit = queued_limit
+        self._run_limits = run_limits
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Examine the job that an event of EventBridge is about, or, on schedule, all that are due.
@@ -207,7 +210,8 @@ class Supervisor:
         execution = self._find(arn, told)
         if execution is None and job.status is JobStatus.QUEUED:
             return self._examine_unstarted(job)
-        if self._may_run(job.stages):
+        # In someone's process no function's time-out ends a stage.
+        if self._may_run(job.stages, {} if execution is None else self._run_limits):
             return _NOTHING
         if execution is None:
             last_word = max((entry.at for entry in job.history), default=job.updated_at)
@@ -284,7 +288,9 @@ class Supervisor:
             repair = "Its clean-up had not been started."
             self._store.repair(job, repair)
             return Examined(repair)
-        if execution.status is ExecutionStatus.RUNNING or self._may_run(cleanup.stages):
+        if execution.status is ExecutionStatus.RUNNING or self._may_run(
+            cleanup.stages, self._run_limits
+        ):
             return _NOTHING
         repair = f"Nobody had told of its clean-up's end: its execution was {execution.status}."
         left = self._cleanups.end(
@@ -298,12 +304,12 @@ class Supervisor:
     def _find(self, arn: str, told: Execution | None) -> Execution | None:
         return told if told is not None and told.arn == arn else self._executions.find(arn)
 
-    def _may_run(self, stages: Sequence[StageRecord]) -> bool:
+    def _may_run(self, stages: Sequence[StageRecord], limits: RunLimits) -> bool:
         """Whether a stage may be at work in a Lambda, which no end of an execution stops."""
         return any(
             record.status is StageStatus.RUNNING
             and record.started_at is not None
-            and self._store.now() - record.started_at < timedelta(seconds=LONGEST_RUN_SECONDS)
+            and self._store.now() - record.started_at < longest_run(record.stage, limits)
             for record in stages
         )
 

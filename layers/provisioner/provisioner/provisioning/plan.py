@@ -174,3 +174,35 @@ OWN_ERRORS: dict[str, ErrorType] = {
     RevokeApiKeyStage.REVOKING_API_KEY: ErrorType.API_KEY_GENERATION_FAILED,
     RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD: ErrorType.DATABASE_CHANGE_FAILED,
 }
+
+#: Seconds after its start in which an attempt of a stage may still be at work: the time-out of its
+#: Task, which is a little longer than its function's own. Stages of one name are one function's.
+RUN_LIMITS: dict[str, int] = {
+    **dict.fromkeys((Stage.INITIALIZING, Stage.FINALIZING), 70),
+    **dict.fromkeys(
+        (
+            Stage.REGISTERING_AUTH,
+            Stage.REGISTERING_REALTIME,
+            Stage.REGISTERING_STORAGE,
+            DeprovisionStage.CHECKING_DATA,
+            CleanupStage.REMOVING_STORAGE,
+            CleanupStage.REMOVING_REALTIME,
+            CleanupStage.REMOVING_AUTH,
+            Stage.GENERATING_API_KEYS,
+            RotateApiKeysStage.ROTATING_API_KEYS,
+            RevokeApiKeyStage.REVOKING_API_KEY,
+            CleanupStage.REMOVING_API_KEYS,
+        ),
+        130,
+    ),
+    **dict.fromkeys(
+        (
+            Stage.CREATING_DATABASE,
+            Stage.CREATING_SCHEMA,
+            RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD,
+            CleanupStage.REMOVING_DATABASE,
+        ),
+        190,
+    ),
+    DeprovisionStage.TAKING_SNAPSHOT: 910,
+}
