@@ -49,6 +49,7 @@ def supervisor(core: Core, store: JobStore | None = None) -> Supervisor:
         executions=executions(core),
         policies={"provision_project": policy},
         holders=core.projects.holders,
+        release_abandoned=core.projects.release_abandoned,
         queued_limit=QUEUED_LIMIT,
         run_limits=RUN_LIMITS,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -276,7 +277,11 @@ def test_a_cleanup_that_failed_can_be_run_again(core: Core) -> None:
     failed(core, cleanup=(1, ("REMOVING",)))
     run_stage(core, ends_well, cleanup=1)
     core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
+    core.clock.advance(86_400)
     core.jobs.repeat_cleanup(head(core))
+    (stored,) = (item for item in core.scan("JobsTable") if item["record"] == "JOB")
+    # It holds the project again, so that it must not expire under way.
+    assert stored["expires_at"] == int((core.clock.at + timedelta(days=90)).timestamp())
     again = core.jobs.get("job-1").cleanup
     assert again is not None
     assert (again.status, again.run, again.left_over) == (CleanupStatus.RUNNING, 2, ())

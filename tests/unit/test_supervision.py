@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import FailureRecorder
@@ -67,6 +68,25 @@ def meanwhile(core: Core, happen: Callable[[], object]) -> None:
         happen()
 
     core.answers["dynamodb.TransactWriteItems"] = first
+
+
+def set_project(core: Core, **values: str) -> None:
+    """Write attributes of the project."""
+    update = dynamodb.update(
+        "ProjectsTable",
+        {"project_id": "shop"},
+        set_values=values,
+        condition="attribute_exists(project_id)",
+    )
+    dynamodb.transact(core.client("dynamodb"), [update])
+
+
+def expire(core: Core) -> None:
+    """Delete all that is stored of the job, as DynamoDB does some day."""
+    for item in core.scan("JobsTable"):
+        if item["job_id"] == "job-1":
+            key = dynamodb.to_item({name: item[name] for name in ("job_id", "record")})
+            core.client("dynamodb").delete_item(TableName="JobsTable", Key=key)
 
 
 def error_of(job: Job) -> StoredError:
@@ -658,6 +678,48 @@ def test_a_job_that_was_refused_holds_nothing(core: Core) -> None:
     core.jobs.create_failed(NewJob("job-1", "unheard_of", {"project_id": "shop"}, ()), CONFLICT)
     with unchanged(core):
         examine(core)
+
+
+@pytest.mark.parametrize(
+    ("status", "released", "used"),
+    [
+        (ProjectStatus.PROVISIONING, ProjectStatus.FAILED, 0),
+        (ProjectStatus.ACTIVE, ProjectStatus.ACTIVE, 1),
+        (ProjectStatus.FAILED, ProjectStatus.FAILED, 1),
+        (ProjectStatus.DEPROVISIONING, ProjectStatus.DEPROVISIONING, 1),
+    ],
+)
+def test_what_a_job_holds_that_is_stored_no_more_is_given_back(
+    core: Core, logged: LogLines, status: ProjectStatus, released: ProjectStatus, used: int
+) -> None:
+    running(core)
+    set_project(core, status=status)
+    core.new_project("other")
+    core.new_job("job-2", "other")
+    expire(core)
+
+    assert handle(core, SWEEP) == {"examined": 2, "repaired": 1}
+
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (project.status, project.locked_by) == (released, None)
+    assert project.quota == (None if used == 0 else "owner#ada")
+    assert core.projects.used("owner#ada") == used
+    assert counted() == {"Repairs": [1.0]}
+    (line,) = (line for line in logged() if line["job_id"] == "job-1")
+    assert line["repair"] == "It is stored no more and still held shop: that was given back."
+    with unchanged(core):
+        handle(core, SWEEP)
+
+
+def test_a_project_that_another_job_takes_meanwhile_is_not_given_back(core: Core) -> None:
+    running(core)
+    expire(core)
+    meanwhile(core, lambda: set_project(core, locked_by="job-2"))
+
+    assert handle(core, SWEEP)["repaired"] == 0
+    assert core.projects.holders() == ["job-2"]
+    assert core.projects.used("owner#ada") == 1
 
 
 # --- Events and sweeps ----------------------------------------------------------------------------

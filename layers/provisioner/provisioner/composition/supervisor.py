@@ -18,12 +18,14 @@ from provisioner.runtime.settings import SupervisorSettings
 def supervisor(settings: SupervisorSettings) -> Supervisor:
     """Bind the supervisor to a deployment."""
     dynamodb = aws.client("dynamodb")
+    projects = ProjectStore(dynamodb, settings.projects_table, settings.quotas_table)
     return Supervisor(
         store=JobStore(dynamodb, settings.jobs_table, retention_days=settings.job_retention_days),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
         executions=Executions(aws.client("stepfunctions"), settings.state_machine_arn_prefix),
         policies=failure_policies(settings),
-        holders=ProjectStore(dynamodb, settings.projects_table, settings.quotas_table).holders,
+        holders=projects.holders,
+        release_abandoned=projects.release_abandoned,
         queued_limit=timedelta(minutes=settings.queued_minutes),
         run_limits=RUN_LIMITS,
     )

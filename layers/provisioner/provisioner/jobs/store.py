@@ -495,6 +495,8 @@ class JobStore:
                         "cleanup_run": run + 1,
                         "cleanup_started_at": _text(now),
                         "updated_at": _text(now),
+                        # Not while it is cleaned up.
+                        "expires_at": int((now + self._retention).timestamp()),
                         _UNFINISHED: "yes",
                     },
                     remove=("cleanup_finished_at", "cleanup_left_over"),

@@ -89,6 +89,7 @@ class Supervisor:
         executions: Executions,
         policies: Mapping[str, FailurePolicy],
         holders: Callable[[], Sequence[str]],
+        release_abandoned: Callable[[str], Sequence[str]],
         queued_limit: timedelta,
         run_limits: RunLimits,
     ) -> None:
@@ -100,6 +101,8 @@ class Supervisor:
             executions: the executions of the jobs.
             policies: what follows a failure, by job type.
             holders: returns the ids of the jobs that hold something that only one job may hold.
+            release_abandoned: gives back what a job still holds that is stored no more; returns
+                the names of it.
             queued_limit: how long a job may be QUEUED before its message is sent again, and then
                 before it has failed.
             run_limits: how long an attempt of each stage may be at work in its function.
@@ -111,6 +114,7 @@ class Supervisor:
         self._failures = FailureRecorder(store, policies)
         self._cleanups = CleanupRecorder(store, policies)
         self._holders = holders
+        self._release_abandoned = release_abandoned
         self._queued_limit = queued_limit
         self._run_limits = run_limits
 
@@ -185,8 +189,14 @@ class Supervisor:
         try:
             examined = self.examine(job_id, told)
         except JobNotFoundError:
-            logger.warning("no such job is stored")
-            return False
+            released = self._release_abandoned(job_id)
+            if not released:
+                logger.warning("no such job is stored")
+                return False
+            # There is no history to tell it.
+            examined = Examined(
+                f"It is stored no more and still held {', '.join(released)}: that was given back."
+            )
         if examined.error is not None:
             with single_metric(name=examined.metric, unit=MetricUnit.Count, value=1) as metric:
                 metric.add_dimension("error_type", examined.error.type)

@@ -257,6 +257,43 @@ class ProjectStore(ProjectReader):
         ]
         return items + self._uncount(project.quota)
 
+    def release_abandoned(self, job_id: str) -> Sequence[str]:
+        """Give back the projects that a job holds which is stored no more, and their quotas.
+
+        Such a job had ended. One that provisioned has left a project that has failed; any other
+        project stays what it is, one that is being removed included.
+
+        Returns:
+            the projects that were given back.
+        """
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._projects,
+            IndexName="held",
+            FilterExpression="locked_by = :job",
+            ExpressionAttributeValues=dynamodb.to_item({":job": job_id}),
+        )
+        held = [self.get(str(item["project_id"]["S"])) for page in pages for item in page["Items"]]
+        return [p.project_id for p in held if p is not None and self._release(p, job_id)]
+
+    def _release(self, project: Project, job_id: str) -> bool:
+        has_failed = project.status is ProjectStatus.PROVISIONING
+        item = dynamodb.update(
+            self._projects,
+            {"project_id": project.project_id},
+            set_values={"status": ProjectStatus.FAILED if has_failed else None},
+            remove=("locked_by", "quota") if has_failed else ("locked_by",),
+            condition="locked_by = :job AND #status = :status",
+            condition_values={"job": job_id, "status": project.status},
+            names={"status": "status"},
+        )
+        try:
+            dynamodb.transact(
+                self._client, [item, *(self._uncount(project.quota) if has_failed else ())]
+            )
+        except dynamodb.ConditionFailedError:
+            return False
+        return True
+
     def hold_items(self, project_id: str, job_id: str) -> Sequence[TransactWriteItemTypeDef]:
         """Build the write that gives a project that has failed to the clean-up of a job again.
 
