@@ -40,6 +40,7 @@ from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.runtime.observability import metrics
 from support.core import (
+    REGION,
     STATE_MACHINE_ARN_PREFIX,
     Clock,
     Core,
@@ -92,11 +93,13 @@ def failed(core: Core) -> Job:
     return core.jobs.get("job-1")
 
 
-def removed(core: Core, *stages: CleanupStage) -> None:
-    """Let stages of the clean-up end well."""
+def removed(core: Core, *stages: CleanupStage, run: int = 1) -> None:
+    """Let stages of a run of the clean-up end well."""
     for stage in stages:
-        core.jobs.start_stage(head(core), stage, 0)
-        core.jobs.end_stage("job-1", stage, StageStatus.SUCCEEDED, output={}, check="gone")
+        core.jobs.start_stage(head(core), stage, 0, round_=run)
+        core.jobs.end_stage(
+            "job-1", stage, StageStatus.SUCCEEDED, output={}, check="gone", round_=run
+        )
 
 
 def record_cleanup(core: Core, run: int = 1) -> dict[str, Any]:
@@ -133,6 +136,114 @@ def test_a_clean_up_that_removed_all_is_done_and_gives_back_what_the_job_held(co
     assert core.projects.used("owner#ada") == 0
     assert len(core.calls_of("dynamodb.TransactWriteItems")) == 1
     assert (head(core).status, head(core).error) == (JobStatus.FAILED, ERROR)
+
+
+def begin(core: Core, job_id: str) -> None:
+    """Let a job take the project and begin to make something of it."""
+    project = core.projects.get("shop")
+    assert project is not None
+    core.projects.lock(
+        project, job_id, quota=None, default_limit=0, region=REGION, engine="postgresql"
+    )
+
+
+def fail(core: Core) -> None:
+    """Let the job fail, and its clean-up begin."""
+    core.jobs.fail("job-1", [ERROR], close={}, cleanup=(1, tuple(CleanupStage)))
+
+
+def place(core: Core) -> tuple[str | None, str | None]:
+    """Return where the project's resources are to be."""
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (project.status, project.locked_by) == (ProjectStatus.FAILED, None)
+    return project.region, project.engine
+
+
+def clean_up_again(core: Core) -> None:
+    """Run the clean-up again, which removes all."""
+    core.clock.advance()
+    core.jobs.repeat_cleanup(head(core), also=core.projects.hold_items("shop", "job-1"))
+    removed(core, *CleanupStage, run=2)
+    assert record_cleanup(core, run=2)["ok"]
+
+
+def test_a_project_of_which_nothing_is_left_may_be_provisioned_elsewhere(core: Core) -> None:
+    core.new_project()
+    core.new_job()
+    begin(core, "job-1")
+    fail(core)
+    removed(core, *CleanupStage)
+
+    record_cleanup(core)
+
+    assert place(core) == (None, None)
+
+
+def test_a_project_of_which_something_is_left_keeps_its_region_until_that_is_gone(
+    core: Core,
+) -> None:
+    core.new_project()
+    core.new_job()
+    begin(core, "job-1")
+    fail(core)
+    removed(core, *(stage for stage in CleanupStage if stage is not CleanupStage.REMOVING_AUTH))
+    record_cleanup(core)
+    assert place(core) == (REGION, "postgresql")
+
+    clean_up_again(core)
+
+    assert place(core) == (None, None)
+
+
+@pytest.mark.parametrize("was_first", [True, False])
+def test_a_region_in_which_another_job_has_begun_too_is_not_given_back(
+    core: Core, *, was_first: bool
+) -> None:
+    core.new_project()
+    core.new_job()
+    release = partial(dynamodb.transact, core.client("dynamodb"))
+    for job_id in ("job-1", "other") if was_first else ("other", "job-1"):
+        begin(core, job_id)
+        if job_id == "other":
+            # It keeps what it has made.
+            release(core.projects.release_items("shop", job_id))
+        else:
+            fail(core)
+            removed(core, *list(CleanupStage)[was_first:])
+            record_cleanup(core)
+    if was_first:
+        # Only now is what it left gone; what the other has kept is not.
+        clean_up_again(core)
+
+    assert place(core) == (REGION, "postgresql")
+
+
+def test_a_retry_gives_back_the_region_that_its_first_attempt_began_in(core: Core) -> None:
+    core.new_project()
+    core.new_job()
+    begin(core, "job-1")
+    dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
+    begin(core, "job-1")
+    fail(core)
+    removed(core, *CleanupStage)
+
+    record_cleanup(core)
+
+    assert place(core) == (None, None)
+
+
+def test_a_project_that_still_has_a_place_on_a_cluster_keeps_its_region(core: Core) -> None:
+    core.new_project()
+    core.new_job()
+    begin(core, "job-1")
+    core.projects.place("shop", "first", 5)
+    fail(core)
+    removed(core, *CleanupStage)
+
+    record_cleanup(core)
+
+    assert place(core) == (REGION, "postgresql")
 
 
 def stage_failed(core: Core, stage: str, *, retryable: bool) -> None:

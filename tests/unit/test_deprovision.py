@@ -256,6 +256,21 @@ def test_a_project_that_never_had_anything_is_deprovisioned_at_once(core: Core) 
     assert again.result == ended.result
 
 
+def test_a_project_of_which_a_clean_up_has_left_nothing_is_deprovisioned_at_once(
+    core: Core,
+) -> None:
+    core.new_project(owner_id="ada")
+    lock(core)
+    write(core, core.projects.release_items("shop", "job-1", has_removed_all=True))
+
+    outcome = begin(core, job())
+
+    assert outcome.output == {"already_deprovisioned": True}
+    assert outcome.completion is not None
+    write(core, outcome.completion.also)
+    assert project(core).status is ProjectStatus.DEPROVISIONED
+
+
 def test_a_project_that_never_had_anything_may_be_protected_too(core: Core) -> None:
     core.new_project()
     core.projects.protect("shop", enabled=True)

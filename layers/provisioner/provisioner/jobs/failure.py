@@ -19,7 +19,6 @@ from provisioner.jobs.models import (
     Job,
     JobStatus,
     StageRecord,
-    StageStatus,
     StoredError,
 )
 from provisioner.jobs.retries import FOREIGN_ERRORS
@@ -214,8 +213,7 @@ class CleanupRecorder:
         policy = self._policies[job.job_type]
         left = tuple(
             resource
-            for record in cleanup.stages
-            if record.status not in {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
+            for record in cleanup.unremoved
             for resource in policy.left_over_of(job, record.stage)
         )
         self._store.end_cleanup(

@@ -151,6 +151,12 @@ class Cleanup:
     #: Every stage of it, in order.
     stages: tuple[StageRecord, ...] = ()
 
+    @property
+    def unremoved(self) -> tuple[StageRecord, ...]:
+        """The stages that have not, or not yet, removed for sure what they are for."""
+        done = {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
+        return tuple(record for record in self.stages if record.status not in done)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

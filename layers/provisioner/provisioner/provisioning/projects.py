@@ -57,6 +57,8 @@ class Project:
     quota: str | None = None
     #: The region of its resources, from the first job that held it until they are removed.
     region: str | None = None
+    #: The job that began the project there, as long as no other has.
+    begun_by: str | None = None
     #: The technology of its database, likewise.
     engine: str | None = None
     #: The cluster that holds its database, once chosen.
@@ -71,6 +73,11 @@ class Project:
     snapshot: dict[str, Any] | None = None
     #: When it became DEPROVISIONED.
     deprovisioned_at: str | None = None
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether no job has made anything of it, or all that one made is removed."""
+        return self.region is None and self.status in {ProjectStatus.CREATED, ProjectStatus.FAILED}
 
 
 class ProjectExistsError(ValueError):
@@ -93,6 +100,9 @@ class QuotaReachedError(Exception):
         super().__init__(f"the limit of {limit} is reached")
         self.limit = limit
 
+
+#: The attributes that say where a project's resources are, and who made them first.
+_PLACE = ("region", "engine", "begun_by")
 
 #: Of an update: the project is not protected.
 _UNPROTECTED = "(attribute_not_exists(deletion_protection) OR deletion_protection = :unprotected)"
@@ -191,6 +201,8 @@ class ProjectStore(ProjectReader):
             ProjectBusyError: the project has changed, or another job holds it.
             QuotaReachedError: the quota has no room.
         """
+        is_first = project.region is None
+        is_alone = is_first or project.begun_by == job_id
         items = [
             dynamodb.update(
                 self._projects,
@@ -201,16 +213,19 @@ class ProjectStore(ProjectReader):
                     "quota": quota,
                     "region": region,
                     "engine": engine,
+                    "begun_by": job_id if is_alone else None,
                 },
-                remove=("deprovisioned_at",),
+                remove=("deprovisioned_at", *(() if is_alone else ("begun_by",))),
                 condition="attribute_not_exists(locked_by)"
-                " AND #status IN (:created, :failed, :deprovisioned)",
+                " AND #status IN (:created, :failed, :deprovisioned)"
+                # Where it was begun meanwhile, another job's region stands.
+                + (" AND attribute_not_exists(#region)" if is_first else ""),
                 condition_values={
                     "created": ProjectStatus.CREATED,
                     "failed": ProjectStatus.FAILED,
                     "deprovisioned": ProjectStatus.DEPROVISIONED,
                 },
-                names={"status": "status"},
+                names={"status": "status"} | ({"region": "region"} if is_first else {}),
             )
         ]
         if quota is not None:
@@ -237,20 +252,29 @@ class ProjectStore(ProjectReader):
             )
         ]
 
-    def release_items(self, project_id: str, job_id: str) -> Sequence[TransactWriteItemTypeDef]:
+    def release_items(
+        self, project_id: str, job_id: str, *, has_removed_all: bool = False
+    ) -> Sequence[TransactWriteItemTypeDef]:
         """Build the writes that give back what a failed job holds: the project and its quota.
 
         Nothing is given back where another job holds the project, or none does.
+
+        Args:
+            project_id: the project.
+            job_id: the job.
+            has_removed_all: whether nothing is left of what the job made. Where no other job has
+                made anything of the project, its region is then given back too.
         """
         project = self.get(project_id)
         if project is None or project.locked_by != job_id:
             return []
+        is_empty = has_removed_all and project.begun_by == job_id and project.cluster_id is None
         items = [
             dynamodb.update(
                 self._projects,
                 {"project_id": project_id},
                 set_values={"status": ProjectStatus.FAILED},
-                remove=("locked_by", "quota"),
+                remove=("locked_by", "quota", *(_PLACE if is_empty else ())),
                 condition="locked_by = :job",
                 condition_values={"job": job_id},
             )
@@ -415,14 +439,14 @@ class ProjectStore(ProjectReader):
                 "deprovisioned_at": at.isoformat(timespec="microseconds"),
                 "snapshot": snapshot,
             },
-            remove=("locked_by", "quota", "status_before", "result", "region", "engine"),
+            remove=("locked_by", "quota", "status_before", "result", *_PLACE),
             condition="locked_by = :job",
             condition_values={"job": job_id},
         )
         return [item, *self._uncount(project.quota)]
 
     def retire_items(self, project: Project, at: datetime) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that makes a project DEPROVISIONED that never had anything."""
+        """Build the write that makes a project DEPROVISIONED that has nothing."""
         return [
             dynamodb.update(
                 self._projects,
@@ -431,10 +455,10 @@ class ProjectStore(ProjectReader):
                     "status": ProjectStatus.DEPROVISIONED,
                     "deprovisioned_at": at.isoformat(timespec="microseconds"),
                 },
-                condition=f"attribute_not_exists(locked_by) AND #status = :created"
-                f" AND {_UNPROTECTED}",
-                condition_values={"created": ProjectStatus.CREATED, "unprotected": False},
-                names={"status": "status"},
+                condition="attribute_not_exists(locked_by) AND attribute_not_exists(#region)"
+                f" AND #status = :status AND {_UNPROTECTED}",
+                condition_values={"status": project.status, "unprotected": False},
+                names={"status": "status", "region": "region"},
             )
         ]
 
@@ -573,6 +597,7 @@ def _to_project(item: dict[str, Any]) -> Project:
         quota=item.get("quota"),
         region=item.get("region"),
         engine=item.get("engine"),
+        begun_by=item.get("begun_by"),
         cluster_id=item.get("cluster_id"),
         result=item.get("result"),
         deletion_protection=item.get("deletion_protection", False),

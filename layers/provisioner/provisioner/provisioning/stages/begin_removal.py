@@ -28,7 +28,7 @@ def ensure_removal_begun(
     """Lock the project for this job and make it DEPROVISIONING, in one transaction.
 
     Its API keys do not verify from that moment on. A project that is deprovisioned already ends
-    the job at once, and so does one that no job has ever begun to provision.
+    the job at once, and so does one of which no job has made anything that is left.
 
     Raises:
         INVALID_PAYLOAD: the payload is wrong.
@@ -42,7 +42,7 @@ def ensure_removal_begun(
         return _ended(project, datetime.fromisoformat(project.deprovisioned_at or ""))
     if project.locked_by != job.job_id:
         _refuse(project)
-        if project.status is ProjectStatus.CREATED:
+        if project.has_nothing:
             now = clock()
             return _ended(project, now, projects.retire_items(project, now))
         _lock(project, job.job_id, projects)

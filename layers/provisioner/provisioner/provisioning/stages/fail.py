@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 
 
 def released_by_failure(job: Job, *, projects: ProjectStore) -> Sequence[TransactWriteItemTypeDef]:
-    """Build the writes that give back the project's lock and the quota that it counts against."""
-    return projects.release_items(job.project_id, job.job_id) if job.project_id else []
+    """Build the writes that give back the project's lock and the quota that it counts against.
+
+    After a clean-up that has left nothing the project may be provisioned in another region.
+    """
+    if not job.project_id:
+        return []
+    return projects.release_items(
+        job.project_id,
+        job.job_id,
+        has_removed_all=job.cleanup is not None and not job.cleanup.unremoved,
+    )
 
 
 def cleanup_stages(job: Job, *, projects: ProjectStore) -> Sequence[str]:
