@@ -34,10 +34,14 @@ $(VENV)/.installed: $(UV) requirements.txt pyproject.toml
 
 setup: $(VENV)/.installed ## create the environment
 
-lint: $(VENV)/.installed ## check style, and types strictly
+lint: $(VENV)/.installed ## check style, types strictly, risky code, and look for secrets
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive bench cli docs functions layers
+# Tests assert, hold made-up passwords and start programs: findings of low severity.
+	$(BIN)/bandit --quiet --configfile pyproject.toml --severity-level medium --recursive tests
+	$(BIN)/kingfisher scan --config kingfisher.yaml --no-update-check --redact --quiet .
 
 test: lint ## run the linters and every test
 	$(BIN)/pytest --numprocesses 2 --dist worksteal

@@ -23,11 +23,13 @@ WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 196, 48, 62, 34, 44
 #: Of the frame around the branches: the room for its title, and within it.
 TITLE, PADDING = 34, 16
 
+GREY = "#f1f5f9"
+
 FILL = {
     "Task": "#dbeafe",
     "Choice": "#fef3c7",
     "Wait": "#ede9fe",
-    "Pass": "#f1f5f9",
+    "Pass": GREY,
     "Succeed": "#dcfce7",
     "Fail": "#fee2e2",
 }

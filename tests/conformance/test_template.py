@@ -7,7 +7,6 @@ import json
 import re
 from typing import Any
 
-import boto3
 import pytest
 from provisioner.jobs.execution import ExecutionStatus
 from provisioner.runtime import settings
@@ -15,7 +14,6 @@ from support.project import (
     PACKAGE,
     TEMPLATE,
     LambdaFunction,
-    allowed_actions,
     functions,
     policies_of,
     resources,
@@ -30,33 +28,6 @@ QUEUES = {n: r["Properties"] for n, r in resources("AWS::SQS::Queue").items()}
 
 #: Variables that are Powertools' own and no setting of ours.
 POWERTOOLS = {"POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE", "POWERTOOLS_LOG_LEVEL"}
-
-#: The only actions that may stand beside `Resource: "*"`, and the conditions that they must have.
-#: Source: Service Authorization Reference: none of them has a resource that could be named.
-UNSCOPED_ACTIONS: dict[str, set[str]] = {
-    "xray:PutTraceSegments": set(),
-    "xray:PutTelemetryRecords": set(),
-    "xray:GetSamplingRules": set(),
-    "xray:GetSamplingTargets": set(),
-    "logs:CreateLogDelivery": set(),
-    "logs:GetLogDelivery": set(),
-    "logs:UpdateLogDelivery": set(),
-    "logs:DeleteLogDelivery": set(),
-    "logs:ListLogDeliveries": set(),
-    "logs:PutResourcePolicy": set(),
-    "logs:DescribeResourcePolicies": set(),
-    "logs:DescribeLogGroups": set(),
-    "cognito-idp:ListUserPools": set(),
-    "cognito-idp:CreateUserPool": {"aws:RequestTag/provisioner:managed-by"},
-    "appsync:ListApis": set(),
-    "appsync:CreateApi": {"aws:RequestTag/provisioner:managed-by"},
-    "ec2:CreateNetworkInterface": set(),
-    "ec2:DescribeNetworkInterfaces": set(),
-    "ec2:DescribeSubnets": set(),
-    "ec2:DeleteNetworkInterface": set(),
-    "ec2:AssignPrivateIpAddresses": set(),
-    "ec2:UnassignPrivateIpAddresses": set(),
-}
 
 
 def as_list(value: Any) -> list[Any]:
@@ -450,72 +421,11 @@ def test_dashboard_shows_metrics_that_are_emitted() -> None:
 # --- Permissions ----------------------------------------------------------------------------------
 
 
-def test_permissions_stand_in_the_template_alone() -> None:
-    assert not any("ManagedPolicyArns" in role["Properties"] for role in ROLES.values())
-    assert not resources("AWS::IAM::Policy")
-    assert not resources("AWS::IAM::ManagedPolicy")
-
-
 @each_statement
 def test_statement_names_exact_actions(where: str, statement: dict[str, Any]) -> None:
     assert "NotAction" not in statement, where
     for action in as_list(statement["Action"]):
         assert re.fullmatch(r"[a-z0-9-]+:[A-Za-z]+", action), f"{where}: {action}"
-
-
-@each_statement
-def test_statement_names_resources_where_the_service_has_them(
-    where: str, statement: dict[str, Any]
-) -> None:
-    assert "NotResource" not in statement, where
-    if "*" not in as_list(statement.get("Resource")):
-        return
-    conditions = {key for keys in statement.get("Condition", {}).values() for key in keys}
-    for action in as_list(statement["Action"]):
-        assert action in UNSCOPED_ACTIONS, f"{where}: {action} has a resource that can be named"
-        assert conditions >= UNSCOPED_ACTIONS[action], f"{where}: {action}"
-
-
-#: Actions of S3 that are not named like their operations.
-S3_ACTIONS = {
-    "HeadBucket": "ListBucket",
-    "GetBucketEncryption": "GetEncryptionConfiguration",
-    "PutBucketEncryption": "PutEncryptionConfiguration",
-    "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
-    "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
-    "ListObjectVersions": "ListBucketVersions",
-    # A batch names versions, and objects of buckets that had no versions.
-    "DeleteObjects": "DeleteObjectVersion",
-}
-
-#: Actions that no operation of the drivers is named like: to tag, what a batch deletes, and what an
-#: upload in parts takes.
-BESIDES = {
-    "cognito-idp": {"TagResource"},
-    "appsync": {"TagResource"},
-    "secretsmanager": {"TagResource"},
-    "s3": {"TagResource", "DeleteObject", "PutObject", "AbortMultipartUpload"},
-}
-
-
-@pytest.mark.parametrize(
-    ("driver", "service"),
-    [
-        ("cognito", "cognito-idp"),
-        ("appsync", "appsync"),
-        ("s3", "s3"),
-        ("secrets", "secretsmanager"),
-    ],
-)
-def test_roles_allow_what_the_drivers_call_and_no_more(driver: str, service: str) -> None:
-    client: Any = boto3.Session("testing", "testing", region_name="us-east-1").client(service)  # type: ignore[call-overload]  # its stubs list literal names
-    source = (PACKAGE / "drivers" / f"{driver}.py").read_text()
-    methods = re.findall(r"\bclient\.(?:get_paginator\(\"(\w+)\"|(\w+)\()", source)
-    names = client.meta.method_to_api_mapping
-    operations = {names[paged or called] for paged, called in methods if paged or called in names}
-    called = {f"{service}:{S3_ACTIONS.get(name, name)}" for name in operations}
-    allowed = {action for action in allowed_actions() if action.startswith(f"{service}:")}
-    assert allowed == called | {f"{service}:{action}" for action in BESIDES[service]}
 
 
 def comment_above(lines: list[str], number: int) -> str:
@@ -593,16 +503,3 @@ def test_every_substitution_of_the_definition_is_made(machine: dict[str, Any]) -
     made = machine["Properties"]["DefinitionSubstitutions"]
     definition = state_machines()[name_of(machine)]
     assert set(re.findall(r"\$\{(\w+)\}", str(definition))) == set(made)
-
-
-@each_machine
-def test_state_machine_may_run_what_it_names_and_nothing_else(machine: dict[str, Any]) -> None:
-    role = ROLES[machine["Properties"]["Role"]["Fn::GetAtt"][0]]
-    allowed = {
-        str(resource)
-        for policy in policies_of(role)
-        for statement in policy["PolicyDocument"]["Statement"]
-        if statement["Sid"] in {"RunStages", "StartCleanup"}
-        for resource in as_list(statement["Resource"])
-    }
-    assert allowed == set(map(str, machine["Properties"]["DefinitionSubstitutions"].values()))

@@ -25,7 +25,7 @@ from provision_cli.local.build import locked
 from provision_cli.local.postgresql_server import DATA_VARIABLE, PLATFORM_ROLE, PostgresqlServer
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 
-_MEMORY = Path("/dev/shm")
+_MEMORY = Path("/dev/shm")  # servers make folders of their own in it  # nosec B108
 
 #: Bytes; the servers of a run use a tenth of them.
 _ROOM = 4 * 1024**3

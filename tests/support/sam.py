@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]  # as in support.project
 from provision_cli.local.stack import RunningStack
 from support import docker
 from support.project import ROOT, makefile_variable
@@ -33,6 +34,42 @@ def run_make(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+#: Runs where SAM is installed: translates the template on its standard input as a deployment does.
+_TRANSLATE = """
+import sys
+from samcli.lib.translate.sam_template_validator import SamTemplateValidator
+from samcli.yamlhelper import yaml_parse
+
+class NoManagedPolicies:
+    def load(self):
+        return {}
+
+template = yaml_parse(sys.stdin.read())
+validator = SamTemplateValidator(template, NoManagedPolicies(), region="eu-central-1")
+print(validator.get_translated_template_if_valid())
+"""
+
+
+def translated(template: str) -> dict[str, Any]:
+    """Return the CloudFormation template that SAM makes of a template, its own roles included."""
+    done = subprocess.run(
+        [*_sam_environment(), "python", "-c", _TRANSLATE],
+        input=template,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(yaml.safe_load(done.stdout))
+
+
+def _sam_environment() -> list[str]:
+    """Return what runs a program in the environment of the SAM CLI."""
+    version = makefile_variable(ROOT / "Makefile", "SAM_CLI_VERSION")
+    uv = str(ROOT / ".tools" / "bin" / "uv")
+    return [uv, "tool", "run", "--quiet", "--python", "3.13", "--from", f"aws-sam-cli=={version}"]
+
+
 @dataclass(frozen=True)
 class Invocation:
     """What a function answered in its container."""
@@ -53,11 +90,9 @@ class SamLocal:
 
     def invoke(self, function: str, event: Path) -> Invocation:
         """Run a function once, in a new container."""
-        sam = makefile_variable(ROOT / "Makefile", "SAM_CLI_VERSION")
         done = subprocess.run(
             [
-                *(str(ROOT / ".tools" / "bin" / "uv"), "tool", "run", "--quiet"),
-                *("--python", "3.13", "--from", f"aws-sam-cli=={sam}", "sam", "local", "invoke"),
+                *(*_sam_environment(), "sam", "local", "invoke"),
                 *(function, "--template", str(self.template), "--event", str(event)),
                 *("--env-vars", str(self.variables)),
                 *("--add-host", f"{docker.HOST}:host-gateway"),

@@ -223,7 +223,7 @@ finally:
     server.stop()
 print(server._home.exists())
 """
-    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))  # a new folder  # nosec B108
     programs = folder / "programs"
     package = postgresql_server._programs().parent.parent
     postgresql_server._copy_for_all(package, programs)

@@ -141,7 +141,7 @@ def _wait_until_it_answers(process: StartedProcess, port: int, log: Path) -> Non
 def answers(port: int) -> bool:
     """Whether a local AWS serves that port."""
     try:
-        with urllib.request.urlopen(  # noqa: S310 - the scheme is ours
+        with urllib.request.urlopen(  # noqa: S310 - the scheme is ours  # nosec B310
             f"{endpoint_url(port)}/_ministack/health", timeout=5
         ) as response:
             return bool(response.status == 200)  # noqa: PLR2004 - OK

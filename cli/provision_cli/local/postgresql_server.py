@@ -42,7 +42,7 @@ DATA_VARIABLE = "POSTGRESQL_DATA"
 #: The account that runs the server where root starts it.
 _UNPRIVILEGED = "nobody"
 
-_FOLDER_FOR_ROOT = Path("/var/tmp")  # noqa: S108  # names in it are checked to be root's own
+_FOLDER_FOR_ROOT = Path("/var/tmp")  # noqa: S108  # names in it are checked to be root's own  # nosec B108
 
 _CLUSTER_SQL = Path(__file__).resolve().parents[3] / "docs" / "cluster.sql"
 
@@ -256,7 +256,7 @@ class PostgresqlServer:
                 "extra_groups": [],
                 "umask": 0o077,
             }
-        return subprocess.run(  # noqa: S603  # the package's own programs
+        return subprocess.run(  # noqa: S603  # the package's own programs  # nosec B603
             [self._programs / program, *arguments],
             cwd="/",
             env={"PATH": os.defpath, "LC_ALL": "C"},
@@ -326,7 +326,7 @@ def _command_line(process_id: int) -> str:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             return Path(f"/proc/{process_id}/cmdline").read_text().replace("\0", " ")
         return ""
-    return subprocess.run(  # noqa: S603  # the one of POSIX
+    return subprocess.run(  # noqa: S603  # the one of POSIX  # nosec B603
         ["/bin/ps", "-p", str(process_id), "-o", "args="],
         capture_output=True,
         text=True,

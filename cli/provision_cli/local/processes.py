@@ -68,7 +68,7 @@ def start(
 ) -> StartedProcess:
     """Start a program as the leader of its own group; its output goes to `log`."""
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - the commands are this package's own
+        process = subprocess.Popen(  # noqa: S603 - the commands are this package's own  # nosec B603
             command,
             env=environment,
             cwd=directory,
@@ -100,7 +100,7 @@ def run(
     """
     try:
         with log.open("wb") as output:
-            code = subprocess.run(  # noqa: S603 - the commands are this package's own
+            code = subprocess.run(  # noqa: S603 - the commands are this package's own  # nosec B603
                 command,
                 env=environment,
                 cwd=directory,
@@ -140,7 +140,7 @@ def _processes() -> list[_Process]:
                     if fields[0] not in "ZX":
                         found.append(_Process(int(entry.name), int(fields[2]), fields[19]))
         return found
-    listing = subprocess.run(  # the one of POSIX
+    listing = subprocess.run(  # the one of POSIX  # nosec B603
         ["/bin/ps", "-A", "-o", "pid=,pgid=,stat=,lstart="],
         capture_output=True,
         text=True,

@@ -197,7 +197,7 @@ def transact(client: DynamoDBClient, items: Sequence[TransactWriteItemTypeDef]) 
         if _CONFLICT not in reasons or attempt == _CONFLICT_ATTEMPTS:
             raise _as_plain_error(reasons)
         longest = min(_CONFLICT_MAX_SECONDS, _CONFLICT_FIRST_SECONDS * 2**attempt)
-        time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret
+        time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
 
 
 def _as_plain_error(reasons: Sequence[str]) -> ClientError:

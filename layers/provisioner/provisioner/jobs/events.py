@@ -378,7 +378,7 @@ class EventPublisher:
             if attempt == _ATTEMPTS or not codes <= _PASSING:
                 raise EventsNotPublishedError(codes, left[0].position)
             longest = _FIRST_SECONDS * 2**attempt
-            time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret
+            time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
 
 
 def _change(record: Mapping[str, Any]) -> _Change:

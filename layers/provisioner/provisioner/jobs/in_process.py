@@ -107,7 +107,7 @@ class InProcessRun:
                 longest = STAGE_RETRY.longest_delay(retry_count + 1)
                 if not ERROR_RULES[error.type].retryable or longest is None:
                     raise
-                self._sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret
+                self._sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
         raise AssertionError  # the count has no end
 
 

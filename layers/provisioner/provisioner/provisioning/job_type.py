@@ -15,4 +15,4 @@ class JobType(StrEnum):
     #: Lets one API key stop verifying at once.
     REVOKE_API_KEY = "revoke_api_key"
     #: Gives a project's database login a new password.
-    ROTATE_DATABASE_PASSWORD = "rotate_database_password"  # noqa: S105  # a name
+    ROTATE_DATABASE_PASSWORD = "rotate_database_password"  # noqa: S105  # a name  # nosec B105

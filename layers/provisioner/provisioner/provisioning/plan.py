@@ -106,7 +106,7 @@ class RotateDatabasePasswordStage(StrEnum):
     #: The project is ACTIVE and ours to change.
     INITIALIZING = "INITIALIZING"
     #: The new password of the app role, in the secret and in the database.
-    ROTATING_DATABASE_PASSWORD = "ROTATING_DATABASE_PASSWORD"  # noqa: S105  # a stage's name
+    ROTATING_DATABASE_PASSWORD = "ROTATING_DATABASE_PASSWORD"  # noqa: S105  # a stage's name  # nosec B105
     #: The project is let go of and the job COMPLETED, in one transaction.
     FINALIZING = "FINALIZING"
 

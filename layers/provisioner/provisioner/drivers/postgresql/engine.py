@@ -718,7 +718,7 @@ def _run[Result](step: Callable[[], Result], final: ErrorType, doing: str) -> Re
     for attempt in range(_CONTENTION_TRIES):
         if attempt > 0:
             longest = _CONTENTION_WAIT * 2 ** (attempt - 1)
-            time.sleep(random.uniform(0, longest))  # noqa: S311  # keeps two runs apart, no more
+            time.sleep(random.uniform(0, longest))  # noqa: S311  # keeps two runs apart, no more  # nosec B311
         try:
             return step()
         except psycopg.Error as error:

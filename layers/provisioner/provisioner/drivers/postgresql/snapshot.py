@@ -90,7 +90,7 @@ class PgDump:
         self._seconds = seconds
         self._is_late = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
-        self._process = subprocess.Popen(  # noqa: S603  # no part of it is anyone's input
+        self._process = subprocess.Popen(  # noqa: S603  # no part of it is anyone's input  # nosec B603
             [
                 program,
                 "--format=custom",
@@ -114,7 +114,7 @@ class PgDump:
 
     def read(self, size: int = -1, /) -> bytes:
         """Return the next bytes of the archive; the end only where pg_dump has ended well."""
-        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
+        assert self._process.stdout is not None  # noqa: S101  # it is a pipe  # nosec B101
         data = self._process.stdout.read(size)
         self.size += len(data)
         if size < 0 or len(data) < size:
@@ -188,7 +188,7 @@ def _installed_program() -> Path:
 
 def _refuse_newer(server_version: int, program: Path) -> None:
     """Refuse a server that the program does not know."""
-    said = subprocess.run(  # noqa: S603  # as above
+    said = subprocess.run(  # noqa: S603  # as above  # nosec B603
         [program, "--version"], env={}, capture_output=True, check=True, text=True
     ).stdout
     found = re.search(r"\) (\d+)", said)
