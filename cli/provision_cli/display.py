@@ -135,6 +135,16 @@ def show_outcome(console: Console, job: api.Job) -> None:
     Raises:
         CommandError: it failed, or was cancelled; the sentence is its error.
     """
+    refuse_failed(job)
+    show_json(console, job.result)
+
+
+def refuse_failed(job: api.Job) -> None:
+    """Refuse a finished job that has not completed.
+
+    Raises:
+        CommandError: it failed, or was cancelled; the sentence is its error.
+    """
     if job.error is not None:
         error = job.error
         where = f" in {error.stage}, attempt {error.attempt}" if error.stage else ""
@@ -144,7 +154,6 @@ def show_outcome(console: Console, job: api.Job) -> None:
             f"job {job.job_id} {job.status}{where}: {error.type}: {error.message}{others}{cause}"
             f"{_cleanup(job)}"
         )
-    show_json(console, job.result)
 
 
 def _cleanup(job: api.Job) -> str:

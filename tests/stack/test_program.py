@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from provision_cli.demo.program import _new_project
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 from provision_cli.main import main
 from provisioner import api
@@ -205,14 +207,30 @@ def test_ctrl_c_ends_a_watch_without_a_traceback(program: Program) -> None:
     assert said == ""
 
 
-def test_the_demonstration_shows_no_secret_and_its_next_commands_work(program: Program) -> None:
+@pytest.fixture
+def passwords(deployment: RunningStack) -> Iterator[set[str]]:
+    """Return the passwords of every secret that the program reads meanwhile."""
+    read: set[str] = set()
+
+    def remember(parsed: dict[str, Any], **_: object) -> None:
+        read.add(json.loads(parsed["SecretString"])["password"])
+
+    events = deployment.client("secretsmanager").meta.events
+    events.register("after-call.secrets-manager.GetSecretValue", remember)
+    yield read
+    events.unregister("after-call.secrets-manager.GetSecretValue", remember)
+
+
+def test_the_demonstration_shows_no_secret_and_its_next_commands_work(
+    program: Program, passwords: set[str]
+) -> None:
     shown = program("demo")
 
     assert "wrote a row and read it: 'Hello from the new project'" in shown
-    assert shown.count("verifies, and belongs to demo-1") == 2
+    assert shown.count("verifies, and belongs to demo-1") == 4
     assert not _PLAINTEXT_KEY.search(shown)
-    arn = result_of(api.get_job(api.list_jobs("demo-1")[0].job_id)).database.secret_arn
-    assert secret(program.stack, arn)["password"] not in shown
+    assert len(passwords) == 3  # the cluster's, and the project's before and after its removal
+    assert not [password for password in passwords if password in shown]
     commands = shown[shown.index("What to try next") :].splitlines()[1:]
     assert commands.pop().endswith("provision down")
     for command in commands:
@@ -221,7 +239,43 @@ def test_the_demonstration_shows_no_secret_and_its_next_commands_work(program: P
         )
         assert ended.returncode == 0, (command, ended.stderr)
 
-    assert "Project demo-2 is created" in program("demo")
+    assert _new_project() == "demo-2"  # which another run begins with
+    _assert_shows_a_failure_and_a_removal(program.stack, shown)
+
+
+def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> None:
+    (job,) = api.list_jobs("demo-1-taken")
+    assert job.error is not None
+    for field, text in {
+        "status": "FAILED",
+        "stage": "REGISTERING_STORAGE, attempt 1, not tried again",
+        "error": ErrorType.CONFLICT,
+        "reason": job.error.message,
+        "clean-up": "DONE, 5 stages",
+        "project": "FAILED",
+    }.items():
+        assert re.search(rf"^{field} +{re.escape(text)}$", shown, re.MULTILINE), field
+    counts = dict(re.findall(r"^(\w[\w ]+\w) {2,}(\w+ +\w+)$", shown, re.MULTILINE))
+    assert {kind: count.split() for kind, count in counts.items()} == {
+        "database": ["1", "none"],
+        "database roles": ["2", "none"],
+        "user pool": ["1", "none"],
+        "Event API": ["1", "none"],
+        "secrets": ["1", "none"],
+        "API keys": ["2", "none"],
+        "bucket of the project": ["1", "none"],
+        "bucket of someone else": ["none", "1"],
+    }
+    buckets = [bucket["Name"] for bucket in stack.client("s3").list_buckets()["Buckets"]]
+    assert not [name for name in buckets if "demo-1-taken" in name]
+    assert "the data of greetings among them" in shown
+    assert "with no table greetings in it" in shown
+    assert "its row reads: 'Hello from the new project'" in shown
+    assert [job.job_type for job in api.list_jobs("demo-1")] == [
+        "provision_project",
+        "deprovision_project",
+        "provision_project",
+    ]
 
 
 def test_up_does_nothing_when_nothing_has_changed(deployment: RunningStack) -> None:

