@@ -53,7 +53,7 @@ def _main(
 
 @app.command()
 def up() -> None:
-    """Start the local stack and deploy the project's template to it."""
+    """Start the local stack, or what was killed of it, and deploy the template to it."""
     console = Console()
     running = demonstration.bring_up(console)
     display.line(console, f"AWS         {running.endpoint_url} in {running.region}")

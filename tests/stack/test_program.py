@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -285,41 +284,6 @@ def test_up_does_nothing_when_nothing_has_changed(deployment: RunningStack) -> N
 
     assert steps == []
     assert again == deployment
-
-
-def test_down_leaves_nothing_running(tmp_path: Path) -> None:
-    stack = LocalStack(
-        LocalStackSettings(
-            directory=tmp_path / "stack", preferred_aws_port=None, preferred_postgresql_port=None
-        )
-    )
-    running = stack.up()
-    # A function that has run stays, waiting for its next call.
-    answer = running.client("lambda").invoke(
-        FunctionName=running.outputs["DispatcherFunctionName"], Payload=b'{"Records": []}'
-    )
-    assert answer["StatusCode"] == 200
-    assert len(_processes_of(tmp_path)) > 3
-
-    assert stack.down() is True
-
-    assert _processes_of(tmp_path) == []
-    assert stack.down() is False
-
-
-def _processes_of(directory: Path) -> list[str]:
-    """Return the commands of the processes that know a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-                environment = (entry / "environ").read_bytes()
-            except OSError:  # it ended meanwhile
-                continue
-            if str(directory).encode() in command + environment:
-                found.append(command.decode())
-    return found
 
 
 def test_the_keys_and_the_password_of_a_project_in_use_are_changed(program: Program) -> None:

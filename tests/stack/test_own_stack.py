@@ -1,0 +1,195 @@
+"""A local stack that is killed, started again and stopped; it is no other test's."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provisioner import api
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.plan import Stage
+from provisioner.runtime import aws
+from support.local_stack import connect
+from support.stack_jobs import (
+    current_database,
+    eventually,
+    finished,
+    provisioned,
+    result_of,
+    secret,
+)
+
+#: What a project is without, where a test is about its database.
+_NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("own") / "stack"
+
+
+@pytest.fixture(scope="module")
+def stack(directory: Path) -> Iterator[LocalStack]:
+    """Return a stack that each test finds as another has left it: running, or stopped."""
+    stack = LocalStack(
+        LocalStackSettings(
+            directory=directory, preferred_aws_port=None, preferred_postgresql_port=None
+        )
+    )
+    yield stack
+    stack.down()
+
+
+@pytest.fixture
+def running(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
+    """Let the public API talk to the stack, and return it."""
+    running = stack.up()
+    connect(running, monkeypatch)
+    yield running
+    aws.reset()
+
+
+def _superuser(stack: LocalStack, running: RunningStack) -> psycopg.Connection[tuple[Any, ...]]:
+    return stack._postgresql(running.postgresql_port).connect()
+
+
+@contextmanager
+def _job_at_its_database(
+    stack: LocalStack, running: RunningStack, project_id: str
+) -> Iterator[api.Job]:
+    """Give a job that waits in the middle of making its database, for as long as that is up."""
+    settings = api.current_settings()
+    names = Naming(settings.resource_prefix, settings.resource_namespace).names(project_id)
+    api.create_project(project_id)
+    with _superuser(stack, running) as holder:
+        holder.execute(
+            "SELECT pg_advisory_lock(hashtextextended(%s, 0))",
+            ("provisioner:" + names.tenant.database,),
+        )
+        job = api.enqueue_job(
+            api.JobType.PROVISION_PROJECT,
+            {"project_id": project_id, "region": running.region, "services": _NO_SERVICES},
+        )
+        eventually(
+            lambda: (
+                holder.execute(
+                    "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                ).rowcount
+            ),
+            within=60,
+        )
+        yield job
+
+
+def _kill(process_id: int) -> None:
+    os.kill(process_id, signal.SIGKILL)
+    eventually(lambda: not _command(process_id))
+
+
+def _command(process_id: int) -> str:
+    """Return the command of a process; empty where it has ended."""
+    try:
+        return Path(f"/proc/{process_id}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _processes_of(directory: Path) -> dict[int, str]:
+    """Return the commands of the processes that know a folder, by their ids."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                environment = (entry / "environ").read_bytes()
+            except OSError:  # it ended meanwhile
+                continue
+            if str(directory).encode() in command + environment:
+                found[int(entry.name)] = command.decode()
+    return found
+
+
+@pytest.mark.fault("the local stack killed and started again", where="PostgreSQL")
+def test_a_job_completes_once_a_killed_postgresql_is_up_again(
+    stack: LocalStack, running: RunningStack
+) -> None:
+    before = result_of(provisioned(running, "outlives", services=_NO_SERVICES))
+    server = stack._postgresql(running.postgresql_port)
+    with _job_at_its_database(stack, running, "goes-on") as job:
+        process_id = server._process_id()
+        assert process_id is not None
+        _kill(process_id)
+        steps: list[str] = []
+
+        again = stack.up(steps.append)
+
+        assert steps == ["Starting PostgreSQL again"]
+        assert again == running
+        ended = finished(job.job_id)
+
+    assert (ended.status, ended.error) == (api.JobStatus.COMPLETED, None)
+    (database,) = (record for record in ended.stages if record.stage == Stage.CREATING_DATABASE)
+    assert database.attempt > 1
+    for result in (before, result_of(ended)):
+        login = secret(running, result.database.secret_arn)["connection_string"]
+        assert current_database(login) == result.database.database_name
+
+
+@pytest.mark.fault("the local stack killed and started again", where="local AWS")
+def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
+    stack: LocalStack,
+    running: RunningStack,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with _job_at_its_database(stack, running, "begins-anew") as job:
+        old = _processes_of(directory)
+        servers = [process_id for process_id, command in old.items() if "ministack" in command]
+        functions = [p for p, command in old.items() if "awslambdaric" in command]
+        for process_id in servers:
+            _kill(process_id)
+        # They live on, and one of them is at work.
+        assert servers
+        assert [p for p in functions if _command(p)]
+        steps: list[str] = []
+
+        again = stack.up(steps.append)
+
+    assert steps == ["Starting the local AWS", "Starting PostgreSQL", "Deploying the template"]
+    assert not [p for p, command in old.items() if _command(p) == command]
+    connect(again, monkeypatch)
+    with pytest.raises(api.JobNotFoundError):
+        api.get_job(job.job_id)
+    with pytest.raises(api.ProjectNotFoundError):
+        api.get_project("begins-anew")
+    with _superuser(stack, again) as connection:
+        databases = connection.execute(
+            "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'"
+        ).fetchall()
+    assert databases == []
+    result = result_of(provisioned(again, "begins-anew", services=_NO_SERVICES))
+    login = secret(again, result.database.secret_arn)["connection_string"]
+    assert current_database(login) == result.database.database_name
+
+
+def test_down_leaves_nothing_running(
+    stack: LocalStack, running: RunningStack, directory: Path
+) -> None:
+    # A function that has run stays, waiting for its next call.
+    answer = running.client("lambda").invoke(
+        FunctionName=running.outputs["DispatcherFunctionName"], Payload=b'{"Records": []}'
+    )
+    assert answer["StatusCode"] == 200
+    assert len(_processes_of(directory)) > 2
+
+    assert stack.down() is True
+
+    assert _processes_of(directory) == {}
+    assert stack.down() is False
