@@ -1,11 +1,11 @@
-"""A local stack that is killed, started again and stopped; it is no other test's."""
+"""A local stack that is killed, disturbed and stopped; it is no other test's."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from provisioner.provisioning.plan import Stage
 from provisioner.runtime import aws
 from support.local_stack import connect
 from support.stack_jobs import (
+    cleaned_up,
     current_database,
     eventually,
     finished,
     provisioned,
     result_of,
     secret,
+    slow_retries,
 )
 
 #: What a project is without, where a test is about its database.
@@ -62,9 +64,12 @@ def _superuser(stack: LocalStack, running: RunningStack) -> psycopg.Connection[t
 
 @contextmanager
 def _job_at_its_database(
-    stack: LocalStack, running: RunningStack, project_id: str
+    stack: LocalStack,
+    running: RunningStack,
+    project_id: str,
+    services: dict[str, bool] = _NO_SERVICES,
 ) -> Iterator[api.Job]:
-    """Give a job that waits in the middle of making its database, for as long as that is up."""
+    """Give a job whose CREATING_DATABASE is at work all the while, unless its server is killed."""
     settings = api.current_settings()
     names = Naming(settings.resource_prefix, settings.resource_namespace).names(project_id)
     api.create_project(project_id)
@@ -75,7 +80,7 @@ def _job_at_its_database(
         )
         job = api.enqueue_job(
             api.JobType.PROVISION_PROJECT,
-            {"project_id": project_id, "region": running.region, "services": _NO_SERVICES},
+            {"project_id": project_id, "region": running.region, "services": services},
         )
         eventually(
             lambda: (
@@ -122,7 +127,8 @@ def test_a_job_completes_once_a_killed_postgresql_is_up_again(
 ) -> None:
     before = result_of(provisioned(running, "outlives", services=_NO_SERVICES))
     server = stack._postgresql(running.postgresql_port)
-    with _job_at_its_database(stack, running, "goes-on") as job:
+    # Half a second, as usual here, would be over before the server is up again.
+    with slow_retries(running, 6), _job_at_its_database(stack, running, "goes-on") as job:
         process_id = server._process_id()
         assert process_id is not None
         _kill(process_id)
@@ -135,8 +141,7 @@ def test_a_job_completes_once_a_killed_postgresql_is_up_again(
         ended = finished(job.job_id)
 
     assert (ended.status, ended.error) == (api.JobStatus.COMPLETED, None)
-    (database,) = (record for record in ended.stages if record.stage == Stage.CREATING_DATABASE)
-    assert database.attempt > 1
+    assert _stage(job, Stage.CREATING_DATABASE).attempt > 1
     for result in (before, result_of(ended)):
         login = secret(running, result.database.secret_arn)["connection_string"]
         assert current_database(login) == result.database.database_name
@@ -177,6 +182,53 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
     result = result_of(provisioned(again, "begins-anew", services=_NO_SERVICES))
     login = secret(again, result.database.secret_arn)["connection_string"]
     assert current_database(login) == result.database.database_name
+
+
+@contextmanager
+def _without_s3(running: RunningStack) -> Iterator[None]:
+    """Let the functions that register services find nobody where S3 is."""
+    functions, name = running.client("lambda"), running.outputs["ServicesFunctionName"]
+    found = functions.get_function_configuration(FunctionName=name)
+    variables = found["Environment"]["Variables"]
+    functions.update_function_configuration(
+        FunctionName=name,
+        Environment={"Variables": variables | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}},
+    )
+    try:
+        yield
+    finally:
+        functions.update_function_configuration(
+            FunctionName=name, Environment={"Variables": variables}
+        )
+
+
+def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
+    stack: LocalStack, running: RunningStack
+) -> None:
+    services = _NO_SERVICES | {"storage": True}
+    with ExitStack() as disturbance:
+        disturbance.enter_context(_without_s3(running))
+        disturbance.enter_context(slow_retries(running))
+        with _job_at_its_database(stack, running, "ends-early", services) as job:
+            eventually(lambda: _stage(job, Stage.REGISTERING_STORAGE).next_attempt_before)
+            disturbance.close()
+            assert not api.cancel_job(job.job_id).status.is_terminal
+    # Its storage waits for half a minute; that the other stage has ended, the bus tells.
+    eventually(lambda: api.get_job(job.job_id).status.is_terminal, within=20)
+
+    ended = cleaned_up(job.job_id)
+    assert ended.status is api.JobStatus.CANCELLED
+    assert _stage(job, Stage.REGISTERING_STORAGE).attempt == 1
+    execution = running.outputs["StateMachineArn"].replace(":stateMachine:", ":execution:")
+    described = running.client("stepfunctions").describe_execution(
+        executionArn=f"{execution}:{job.job_id}"
+    )
+    assert described["status"] == "ABORTED"
+
+
+def _stage(job: api.Job, stage: Stage) -> api.StageRecord:
+    (found,) = (record for record in api.get_job(job.job_id).stages if record.stage == stage)
+    return found
 
 
 def test_down_leaves_nothing_running(
