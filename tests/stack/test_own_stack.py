@@ -18,6 +18,7 @@ from provisioner.provisioning.plan import Stage
 from provisioner.runtime import aws
 from support.local_stack import connect
 from support.stack_jobs import (
+    NO_SERVICES,
     cleaned_up,
     current_database,
     eventually,
@@ -27,9 +28,6 @@ from support.stack_jobs import (
     secret,
     slow_retries,
 )
-
-#: What a project is without, where a test is about its database.
-_NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,7 @@ def _job_at_its_database(
     stack: LocalStack,
     running: RunningStack,
     project_id: str,
-    services: dict[str, bool] = _NO_SERVICES,
+    services: dict[str, bool] = NO_SERVICES,
 ) -> Iterator[api.Job]:
     """Give a job whose CREATING_DATABASE is at work all the while, unless its server is killed."""
     settings = api.current_settings()
@@ -125,7 +123,6 @@ def _processes_of(directory: Path) -> dict[int, str]:
 def test_a_job_completes_once_a_killed_postgresql_is_up_again(
     stack: LocalStack, running: RunningStack
 ) -> None:
-    before = result_of(provisioned(running, "outlives", services=_NO_SERVICES))
     server = stack._postgresql(running.postgresql_port)
     # Half a second, as usual here, would be over before the server is up again.
     with slow_retries(running, 6), _job_at_its_database(stack, running, "goes-on") as job:
@@ -142,9 +139,9 @@ def test_a_job_completes_once_a_killed_postgresql_is_up_again(
 
     assert (ended.status, ended.error) == (api.JobStatus.COMPLETED, None)
     assert _stage(job, Stage.CREATING_DATABASE).attempt > 1
-    for result in (before, result_of(ended)):
-        login = secret(running, result.database.secret_arn)["connection_string"]
-        assert current_database(login) == result.database.database_name
+    result = result_of(ended)
+    login = secret(running, result.database.secret_arn)["connection_string"]
+    assert current_database(login) == result.database.database_name
 
 
 @pytest.mark.fault("the local stack killed and started again", where="local AWS")
@@ -179,7 +176,7 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
             "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'"
         ).fetchall()
     assert databases == []
-    result = result_of(provisioned(again, "begins-anew", services=_NO_SERVICES))
+    result = result_of(provisioned(again, "begins-anew", services=NO_SERVICES))
     login = secret(again, result.database.secret_arn)["connection_string"]
     assert current_database(login) == result.database.database_name
 
@@ -205,7 +202,7 @@ def _without_s3(running: RunningStack) -> Iterator[None]:
 def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
     stack: LocalStack, running: RunningStack
 ) -> None:
-    services = _NO_SERVICES | {"storage": True}
+    services = NO_SERVICES | {"storage": True}
     with ExitStack() as disturbance:
         disturbance.enter_context(_without_s3(running))
         disturbance.enter_context(slow_retries(running))

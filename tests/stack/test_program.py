@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from botocore.exceptions import ClientError
 from provision_cli.demo.program import _new_project
@@ -20,7 +22,14 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from support.leaks import messages
 from support.project import ROOT
-from support.stack_jobs import current_database, finished, provisioned, result_of, secret
+from support.stack_jobs import (
+    NO_SERVICES,
+    current_database,
+    finished,
+    provisioned,
+    result_of,
+    secret,
+)
 
 _PROGRAM = Path(sys.executable).with_name("provision")
 _PLAINTEXT_KEY = re.compile(r"\b[a-z][a-z0-9]{1,9}_[0-9A-Za-z]{49}\b")
@@ -287,17 +296,21 @@ def test_up_does_nothing_when_nothing_has_changed(deployment: RunningStack) -> N
 
 
 def test_the_keys_and_the_password_of_a_project_in_use_are_changed(program: Program) -> None:
-    job = provisioned(program.stack, "in-use")
+    result = result_of(provisioned(program.stack, "in-use", services=NO_SERVICES))
     old = program("keys", "claim", "in-use").split()
-    login = secret(program.stack, result_of(job).database.secret_arn)["connection_string"]
-    for command in (("keys", "rotate", "in-use"), ("password", "rotate", "in-use")):
-        rotation = finished(program(*command).strip())
-        assert rotation.status is api.JobStatus.COMPLETED, rotation.error
+    login = secret(program.stack, result.database.secret_arn)["connection_string"]
+    with psycopg.connect(login) as session:
+        for command in (("keys", "rotate", "in-use"), ("password", "rotate", "in-use")):
+            rotation = finished(program(*command).strip())
+            assert rotation.status is api.JobStatus.COMPLETED, rotation.error
+        # A session that is open goes on; only a login needs the new password.
+        assert session.execute("SELECT 1").fetchone() == (1,)
     new = program("keys", "claim", "in-use").split()
     assert None not in [api.verify_api_key(key) for key in (*old, *new)]
-    changed = secret(program.stack, result_of(job).database.secret_arn)["connection_string"]
-    assert changed != login
-    assert current_database(changed) == result_of(job).database.database_name
+    changed = secret(program.stack, result.database.secret_arn)["connection_string"]
+    assert current_database(changed) == result.database.database_name
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(login)
 
     key = api.verify_api_key(old[0])
     assert key is not None
@@ -308,3 +321,45 @@ def test_the_keys_and_the_password_of_a_project_in_use_are_changed(program: Prog
     assert ended.stdout == f"{key.key_id} of project in-use is revoked.\n"
     assert [api.verify_api_key(text) is None for text in old] == [True, False]
     assert re.search(rf"{key.key_id} .* REVOKED", program("keys", "list", "in-use"))
+
+
+def test_plain_messages_rotate_and_revoke_api_keys(deployment: RunningStack) -> None:
+    provisioned(deployment, "by-message", services=NO_SERVICES)
+    old = _claimed("by-message")
+
+    rotation = _sent(deployment, "rotate_api_keys", {"project_id": "by-message", "count": 1})
+
+    (new,) = _claimed("by-message")
+    assert None not in [api.verify_api_key(key) for key in (*old, new)]
+    result = api.RotateApiKeysResult.model_validate(rotation.result)
+    assert rotation.finished_at is not None
+    overlap = result.old_keys_expire_at - rotation.finished_at
+    assert timedelta(hours=23) < overlap < timedelta(hours=25)
+
+    leaked = api.verify_api_key(old[0])
+    assert leaked is not None
+    _sent(deployment, "revoke_api_key", {"project_id": "by-message", "key_id": leaked.key_id})
+
+    assert [api.verify_api_key(key) is None for key in (*old, new)] == [True, False, False]
+
+    _sent(deployment, "rotate_api_keys", {"project_id": "by-message", "overlap_hours": 0})
+
+    assert not any(api.verify_api_key(key) for key in (*old, new))
+    assert all(api.verify_api_key(key) for key in _claimed("by-message"))
+
+
+def _claimed(project_id: str) -> list[str]:
+    keys: list[str] = []
+    api.claim_api_keys(project_id, keys.extend)
+    return keys
+
+
+def _sent(stack: RunningStack, job_type: str, payload: dict[str, Any]) -> api.Job:
+    """Send a message as any program does, and return its job, COMPLETED."""
+    message = stack.client("sqs").send_message(
+        QueueUrl=stack.outputs["QueueUrl"],
+        MessageBody=json.dumps({"job_type": job_type, "payload": payload}),
+    )
+    job = finished(message["MessageId"])
+    assert (job.job_type, job.status) == (job_type, api.JobStatus.COMPLETED), job.error
+    return job

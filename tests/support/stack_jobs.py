@@ -16,6 +16,9 @@ from provisioner import api
 #: A job takes a second; tens of them at once, on two cores, start a hundred cold functions first.
 JOB_SECONDS = 300.0
 
+#: What a project is without, where a test is about its database or its keys.
+NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
+
 
 def eventually[Value](look: Callable[[], Value], *, within: float = 30.0) -> Value:
     """Return what `look` finds, once that is something."""
