@@ -76,7 +76,7 @@ bench: build ## report what starts and jobs cost, as ratios to a floor; needs va
 	$(BIN)/python bench/cold_start.py
 	$(BIN)/python bench/end_to_end.py
 
-demo: $(VENV)/.installed ## provision a project on the local stack and use what it got
+demo: $(VENV)/.installed ## provision, fail, remove and restore projects on the local stack
 	$(BIN)/provision demo
 
 up: $(VENV)/.installed ## start the local stack and deploy the template to it

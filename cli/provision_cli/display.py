@@ -135,6 +135,16 @@ def show_outcome(console: Console, job: api.Job) -> None:
     Raises:
         CommandError: it failed, or was cancelled; the sentence is its error.
     """
+    refuse_failed(job)
+    show_json(console, job.result)
+
+
+def refuse_failed(job: api.Job) -> None:
+    """Refuse a finished job that has not completed.
+
+    Raises:
+        CommandError: it failed, or was cancelled; the sentence is its error.
+    """
     if job.error is not None:
         error = job.error
         where = f" in {error.stage}, attempt {error.attempt}" if error.stage else ""
@@ -144,7 +154,6 @@ def show_outcome(console: Console, job: api.Job) -> None:
             f"job {job.job_id} {job.status}{where}: {error.type}: {error.message}{others}{cause}"
             f"{_cleanup(job)}"
         )
-    show_json(console, job.result)
 
 
 def _cleanup(job: api.Job) -> str:
@@ -231,21 +240,34 @@ def _stages(job: api.Job) -> Group:
     if job.cleanup is not None:
         status = job.cleanup.status
         summary.append(f"  clean-up {status}", _STATUS_STYLES.get(status, ""))
-    return Group(_table(["stage", "status", "attempt", "started", "took", ""], rows), summary)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("stage", "status", "attempt", "started", "took"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return Group(table, summary)
 
 
-def _rows(records: Sequence[api.StageRecord]) -> list[list[str]]:
+def _rows(records: Sequence[api.StageRecord]) -> list[list[Text]]:
     return [
         [
-            record.stage,
-            record.status,
-            _attempt(record),
-            _clock(record.started_at),
-            _took(record),
-            _note(record),
+            Text(record.stage),
+            Text(record.status, _STATUS_STYLES.get(record.status, "")),
+            Text(_attempt(record).removeprefix("attempt ")),
+            Text(_clock(record.started_at)),
+            Text(_took(record)),
+            _short_note(record),
         ]
         for record in records
     ]
+
+
+def _short_note(record: api.StageRecord) -> Text:
+    """Return the note of a stage; on one line, as far as that goes, where all is well."""
+    if record.status is api.StageStatus.SUCCEEDED:
+        return Text(_note(record), no_wrap=True, overflow="ellipsis")
+    return Text(_note(record))
 
 
 def _attempt(record: api.StageRecord) -> str:

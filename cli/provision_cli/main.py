@@ -16,8 +16,8 @@ from provisioner import api
 from provisioner.runtime.observability import logger
 from rich.console import Console
 
-from provision_cli import demo as demonstration
 from provision_cli import display
+from provision_cli.demo import program as demonstration
 from provision_cli.local.stack import LocalStack, LocalStackSettings
 from provision_cli.sentences import CommandError, sentence
 from provision_cli.targets import Target
@@ -53,7 +53,7 @@ def _main(
 
 @app.command()
 def up() -> None:
-    """Start the local stack and deploy the project's template to it."""
+    """Start the local stack, or what was killed of it, and deploy the template to it."""
     console = Console()
     running = demonstration.bring_up(console)
     display.line(console, f"AWS         {running.endpoint_url} in {running.region}")
@@ -72,7 +72,7 @@ def down() -> None:
 
 @app.command()
 def demo() -> None:
-    """Provision a project on the local stack from a raw message, and use what it got."""
+    """Provision, fail, remove and restore projects on the local stack, and show what happens."""
     demonstration.run(Console())
 
 

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from botocore.exceptions import ClientError
+from provision_cli.demo.program import _new_project
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 from provision_cli.main import main
 from provisioner import api
 from provisioner.errors import ErrorType
 from support.leaks import messages
 from support.project import ROOT
-from support.stack_jobs import current_database, finished, provisioned, result_of, secret
+from support.stack_jobs import (
+    NO_SERVICES,
+    current_database,
+    finished,
+    provisioned,
+    result_of,
+    secret,
+)
 
 _PROGRAM = Path(sys.executable).with_name("provision")
 _PLAINTEXT_KEY = re.compile(r"\b[a-z][a-z0-9]{1,9}_[0-9A-Za-z]{49}\b")
@@ -205,14 +215,30 @@ def test_ctrl_c_ends_a_watch_without_a_traceback(program: Program) -> None:
     assert said == ""
 
 
-def test_the_demonstration_shows_no_secret_and_its_next_commands_work(program: Program) -> None:
+@pytest.fixture
+def passwords(deployment: RunningStack) -> Iterator[set[str]]:
+    """Return the passwords of every secret that the program reads meanwhile."""
+    read: set[str] = set()
+
+    def remember(parsed: dict[str, Any], **_: object) -> None:
+        read.add(json.loads(parsed["SecretString"])["password"])
+
+    events = deployment.client("secretsmanager").meta.events
+    events.register("after-call.secrets-manager.GetSecretValue", remember)
+    yield read
+    events.unregister("after-call.secrets-manager.GetSecretValue", remember)
+
+
+def test_the_demonstration_shows_no_secret_and_its_next_commands_work(
+    program: Program, passwords: set[str]
+) -> None:
     shown = program("demo")
 
     assert "wrote a row and read it: 'Hello from the new project'" in shown
-    assert shown.count("verifies, and belongs to demo-1") == 2
+    assert shown.count("verifies, and belongs to demo-1") == 4
     assert not _PLAINTEXT_KEY.search(shown)
-    arn = result_of(api.get_job(api.list_jobs("demo-1")[0].job_id)).database.secret_arn
-    assert secret(program.stack, arn)["password"] not in shown
+    assert len(passwords) == 3  # the cluster's, and the project's before and after its removal
+    assert not [password for password in passwords if password in shown]
     commands = shown[shown.index("What to try next") :].splitlines()[1:]
     assert commands.pop().endswith("provision down")
     for command in commands:
@@ -221,7 +247,43 @@ def test_the_demonstration_shows_no_secret_and_its_next_commands_work(program: P
         )
         assert ended.returncode == 0, (command, ended.stderr)
 
-    assert "Project demo-2 is created" in program("demo")
+    assert _new_project() == "demo-2"  # which another run begins with
+    _assert_shows_a_failure_and_a_removal(program.stack, shown)
+
+
+def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> None:
+    (job,) = api.list_jobs("demo-1-taken")
+    assert job.error is not None
+    for field, text in {
+        "status": "FAILED",
+        "stage": "REGISTERING_STORAGE, attempt 1, not tried again",
+        "error": ErrorType.CONFLICT,
+        "reason": job.error.message,
+        "clean-up": "DONE, 5 stages",
+        "project": "FAILED",
+    }.items():
+        assert re.search(rf"^{field} +{re.escape(text)}$", shown, re.MULTILINE), field
+    counts = dict(re.findall(r"^(\w[\w ]+\w) {2,}(\w+ +\w+)$", shown, re.MULTILINE))
+    assert {kind: count.split() for kind, count in counts.items()} == {
+        "database": ["1", "none"],
+        "database roles": ["2", "none"],
+        "user pool": ["1", "none"],
+        "Event API": ["1", "none"],
+        "secrets": ["1", "none"],
+        "API keys": ["2", "none"],
+        "bucket of the project": ["1", "none"],
+        "bucket of someone else": ["none", "1"],
+    }
+    buckets = [bucket["Name"] for bucket in stack.client("s3").list_buckets()["Buckets"]]
+    assert not [name for name in buckets if "demo-1-taken" in name]
+    assert "the data of greetings among them" in shown
+    assert "with no table greetings in it" in shown
+    assert "its row reads: 'Hello from the new project'" in shown
+    assert [job.job_type for job in api.list_jobs("demo-1")] == [
+        "provision_project",
+        "deprovision_project",
+        "provision_project",
+    ]
 
 
 def test_up_does_nothing_when_nothing_has_changed(deployment: RunningStack) -> None:
@@ -233,53 +295,22 @@ def test_up_does_nothing_when_nothing_has_changed(deployment: RunningStack) -> N
     assert again == deployment
 
 
-def test_down_leaves_nothing_running(tmp_path: Path) -> None:
-    stack = LocalStack(
-        LocalStackSettings(
-            directory=tmp_path / "stack", preferred_aws_port=None, preferred_postgresql_port=None
-        )
-    )
-    running = stack.up()
-    # A function that has run stays, waiting for its next call.
-    answer = running.client("lambda").invoke(
-        FunctionName=running.outputs["DispatcherFunctionName"], Payload=b'{"Records": []}'
-    )
-    assert answer["StatusCode"] == 200
-    assert len(_processes_of(tmp_path)) > 3
-
-    assert stack.down() is True
-
-    assert _processes_of(tmp_path) == []
-    assert stack.down() is False
-
-
-def _processes_of(directory: Path) -> list[str]:
-    """Return the commands of the processes that know a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-                environment = (entry / "environ").read_bytes()
-            except OSError:  # it ended meanwhile
-                continue
-            if str(directory).encode() in command + environment:
-                found.append(command.decode())
-    return found
-
-
 def test_the_keys_and_the_password_of_a_project_in_use_are_changed(program: Program) -> None:
-    job = provisioned(program.stack, "in-use")
+    result = result_of(provisioned(program.stack, "in-use", services=NO_SERVICES))
     old = program("keys", "claim", "in-use").split()
-    login = secret(program.stack, result_of(job).database.secret_arn)["connection_string"]
-    for command in (("keys", "rotate", "in-use"), ("password", "rotate", "in-use")):
-        rotation = finished(program(*command).strip())
-        assert rotation.status is api.JobStatus.COMPLETED, rotation.error
+    login = secret(program.stack, result.database.secret_arn)["connection_string"]
+    with psycopg.connect(login) as session:
+        for command in (("keys", "rotate", "in-use"), ("password", "rotate", "in-use")):
+            rotation = finished(program(*command).strip())
+            assert rotation.status is api.JobStatus.COMPLETED, rotation.error
+        # A session that is open goes on; only a login needs the new password.
+        assert session.execute("SELECT 1").fetchone() == (1,)
     new = program("keys", "claim", "in-use").split()
     assert None not in [api.verify_api_key(key) for key in (*old, *new)]
-    changed = secret(program.stack, result_of(job).database.secret_arn)["connection_string"]
-    assert changed != login
-    assert current_database(changed) == result_of(job).database.database_name
+    changed = secret(program.stack, result.database.secret_arn)["connection_string"]
+    assert current_database(changed) == result.database.database_name
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(login)
 
     key = api.verify_api_key(old[0])
     assert key is not None
@@ -290,3 +321,45 @@ def test_the_keys_and_the_password_of_a_project_in_use_are_changed(program: Prog
     assert ended.stdout == f"{key.key_id} of project in-use is revoked.\n"
     assert [api.verify_api_key(text) is None for text in old] == [True, False]
     assert re.search(rf"{key.key_id} .* REVOKED", program("keys", "list", "in-use"))
+
+
+def test_plain_messages_rotate_and_revoke_api_keys(deployment: RunningStack) -> None:
+    provisioned(deployment, "by-message", services=NO_SERVICES)
+    old = _claimed("by-message")
+
+    rotation = _sent(deployment, "rotate_api_keys", {"project_id": "by-message", "count": 1})
+
+    (new,) = _claimed("by-message")
+    assert None not in [api.verify_api_key(key) for key in (*old, new)]
+    result = api.RotateApiKeysResult.model_validate(rotation.result)
+    assert rotation.finished_at is not None
+    overlap = result.old_keys_expire_at - rotation.finished_at
+    assert timedelta(hours=23) < overlap < timedelta(hours=25)
+
+    leaked = api.verify_api_key(old[0])
+    assert leaked is not None
+    _sent(deployment, "revoke_api_key", {"project_id": "by-message", "key_id": leaked.key_id})
+
+    assert [api.verify_api_key(key) is None for key in (*old, new)] == [True, False, False]
+
+    _sent(deployment, "rotate_api_keys", {"project_id": "by-message", "overlap_hours": 0})
+
+    assert not any(api.verify_api_key(key) for key in (*old, new))
+    assert all(api.verify_api_key(key) for key in _claimed("by-message"))
+
+
+def _claimed(project_id: str) -> list[str]:
+    keys: list[str] = []
+    api.claim_api_keys(project_id, keys.extend)
+    return keys
+
+
+def _sent(stack: RunningStack, job_type: str, payload: dict[str, Any]) -> api.Job:
+    """Send a message as any program does, and return its job, COMPLETED."""
+    message = stack.client("sqs").send_message(
+        QueueUrl=stack.outputs["QueueUrl"],
+        MessageBody=json.dumps({"job_type": job_type, "payload": payload}),
+    )
+    job = finished(message["MessageId"])
+    assert (job.job_type, job.status) == (job_type, api.JobStatus.COMPLETED), job.error
+    return job

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from provision_cli.local.stack import RunningStack
@@ -15,7 +13,7 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import CleanupStatus
 from provisioner.provisioning.plan import BRANCHES, Stage
-from support.stack_jobs import eventually, finished
+from support.stack_jobs import cleaned_up, eventually, finished, slow_retries
 
 #: Where the cluster cannot be reached, until a test lets it.
 REGION = "eu-west-3"
@@ -40,27 +38,6 @@ def describe_cluster(deployment: RunningStack) -> Callable[[int], None]:
         )
 
     return describe
-
-
-@contextmanager
-def slow_retries(stack: RunningStack) -> Iterator[None]:
-    """Let the waits that begin meanwhile last half a minute; else they last half a second here."""
-    for_all_that_begin = "stepfunctions._SFN_WAIT_SCALE"
-
-    def scale(factor: float) -> None:
-        request = urllib.request.Request(
-            f"{stack.endpoint_url}/_ministack/config",
-            data=json.dumps({for_all_that_begin: factor}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request) as response:  # the local stack's  # nosec B310
-            assert response.status == 200
-
-    scale(0.5)
-    try:
-        yield
-    finally:
-        scale(0.01)
 
 
 @pytest.fixture
@@ -89,19 +66,6 @@ def waiting(deployment: RunningStack, describe_cluster: Callable[[int], None]) -
         eventually(waits_for_its_database_alone, within=120)
     describe_cluster(deployment.postgresql_port)
     return job
-
-
-def cleaned_up(job_id: str) -> api.Job:
-    """Return a job once its clean-up has ended."""
-    eventually(lambda: api.get_job(job_id).cleanup, within=60)
-
-    def has_ended() -> bool:
-        cleanup = api.get_job(job_id).cleanup
-        assert cleanup is not None
-        return cleanup.status is not CleanupStatus.RUNNING
-
-    eventually(has_ended, within=120)
-    return api.get_job(job_id)
 
 
 def assert_is_undone(stack: RunningStack, job: api.Job) -> None:

@@ -50,15 +50,20 @@ def deployment(
     local_stack: RunningStack, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RunningStack]:
     """Let the public API talk to the local stack, and return it."""
+    connect(local_stack, monkeypatch)
+    yield local_stack
+    aws.reset()
+
+
+def connect(stack: RunningStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the public API talk to a local stack."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    for name, value in local_stack.environment().items():
+    for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(platform, "_connected", [])
     aws.reset()
-    api.connect_to_stack(local_stack.stack_name, local_stack.region)
-    yield local_stack
-    aws.reset()
+    api.connect_to_stack(stack.stack_name, stack.region)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

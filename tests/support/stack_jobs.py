@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
@@ -13,6 +15,9 @@ from provisioner import api
 
 #: A job takes a second; tens of them at once, on two cores, start a hundred cold functions first.
 JOB_SECONDS = 300.0
+
+#: What a project is without, where a test is about its database or its keys.
+NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
 
 
 def eventually[Value](look: Callable[[], Value], *, within: float = 30.0) -> Value:
@@ -48,6 +53,41 @@ def provisioned(stack: RunningStack, project_id: str, **payload: Any) -> api.Job
     job = finished(job.job_id)
     assert job.status is api.JobStatus.COMPLETED, job.error
     return job
+
+
+def cleaned_up(job_id: str) -> api.Job:
+    """Return a job once its clean-up has ended."""
+    eventually(lambda: api.get_job(job_id).cleanup, within=60)
+
+    def has_ended() -> bool:
+        cleanup = api.get_job(job_id).cleanup
+        assert cleanup is not None
+        return cleanup.status is not api.CleanupStatus.RUNNING
+
+    eventually(has_ended, within=120)
+    return api.get_job(job_id)
+
+
+@contextmanager
+def slow_retries(stack: RunningStack, seconds: int = 30) -> Iterator[None]:
+    """Let the waits that begin meanwhile last so long; else they last half a second here."""
+    for_all_that_begin = "stepfunctions._SFN_WAIT_SCALE"
+
+    def scale(factor: float) -> None:
+        request = urllib.request.Request(
+            f"{stack.endpoint_url}/_ministack/config",
+            data=json.dumps({for_all_that_begin: factor}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:  # the local stack's  # nosec B310
+            assert response.status == 200
+
+    # The local AWS waits for a minute at most, before it scales.
+    scale(seconds / 60)
+    try:
+        yield
+    finally:
+        scale(0.01)
 
 
 def result_of(job: api.Job) -> api.ProvisionProjectResult:

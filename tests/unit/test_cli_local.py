@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -40,9 +41,28 @@ def test_a_process_that_ignores_the_signal_is_killed_with_its_children(
     assert child not in {p.pid for p in processes._processes()}
 
 
+def _killed_beside_its_child(tmp_path: Path) -> tuple[StartedProcess, int]:
+    os.mkfifo(tmp_path / "ready")
+    process = _started(tmp_path, "sleep 600 & echo $! > ready; wait")
+    child = int((tmp_path / "ready").read_text())
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitpid(process.pid, 0)
+    return process, child
+
+
+def test_children_of_a_process_that_was_killed_are_ended(tmp_path: Path) -> None:
+    process, child = _killed_beside_its_child(tmp_path)
+    assert not process.is_running()
+    assert child in {p.pid for p in processes._processes()}
+
+    process.stop()
+
+    assert child not in {p.pid for p in processes._processes()}
+
+
 def test_another_process_with_the_same_id_is_left_alone(tmp_path: Path) -> None:
     process = _started(tmp_path, "sleep 600")
-    other = StartedProcess(pid=process.pid, started="at another time")
+    other = StartedProcess(pid=process.pid, started="at another time", mark="another")
 
     assert not other.is_running()
     other.stop()
@@ -50,8 +70,18 @@ def test_another_process_with_the_same_id_is_left_alone(tmp_path: Path) -> None:
     process.stop()
 
 
+def test_children_of_another_process_with_the_same_id_are_left_alone(tmp_path: Path) -> None:
+    process, child = _killed_beside_its_child(tmp_path)
+
+    for mark in ("another", ""):
+        StartedProcess(pid=process.pid, started="at another time", mark=mark).stop()
+
+    assert child in {p.pid for p in processes._processes()}
+    process.stop()
+
+
 def test_a_process_survives_being_written_down() -> None:
-    process = StartedProcess(pid=7, started="now")
+    process = StartedProcess(pid=7, started="now", mark="it")
 
     assert StartedProcess.from_json(process.as_json()) == process
 

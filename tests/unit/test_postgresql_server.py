@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +20,7 @@ from provision_cli.local import postgresql_server
 from provision_cli.local.aws_server import choose_port
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+from support.stack_jobs import eventually
 
 
 def _free_port() -> int:
@@ -105,6 +108,38 @@ PostgresqlServer(Path(sys.argv[1]), int(sys.argv[2])).stop()
         assert process_id is not None
         assert postgresql_server._command_line(process_id) == ""
         assert not home.exists()
+
+
+def test_a_server_that_was_killed_is_started_again_on_its_data(tmp_path: Path) -> None:
+    with _stopped_at_the_end(PostgresqlServer(tmp_path / "server", _free_port())) as server:
+        assert not server.has_data()
+        server.start()
+        assert server.has_data()
+        with server.connect() as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 'so' AS text")
+        process_id = server._process_id()
+        assert process_id is not None
+        # A session that does not notice the end of its server until it has done what it does.
+        with closing(server.connect()) as busy:
+            busy.pgconn.send_query(
+                b"DO $$ DECLARE last timestamptz := clock_timestamp() + interval '0.5 s';"
+                b" BEGIN WHILE clock_timestamp() < last LOOP END LOOP; END $$"
+            )
+            eventually(lambda: _is_at_work(server, busy), within=20)
+            os.kill(process_id, signal.SIGKILL)
+            eventually(lambda: not server.is_running(), within=20)
+
+            server.start()
+
+        with server.connect() as connection:
+            assert connection.execute("SELECT text FROM kept").fetchone() == ("so",)
+
+
+def _is_at_work(server: PostgresqlServer, busy: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    with server.connect() as connection:
+        return connection.execute(
+            "SELECT state FROM pg_stat_activity WHERE pid = %s", (busy.info.backend_pid,)
+        ).fetchone() == ("active",)
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:

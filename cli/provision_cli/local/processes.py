@@ -1,7 +1,8 @@
 """Starts programs that outlive this process, runs programs to their end, and stops what it started.
 
 A process is known by its id and the moment it started, because the system gives a free id to the
-next process: nothing is ever ended that was not started here.
+next process: nothing is ever ended that was not started here. What a process leaves behind that was
+killed is known by a mark in the environment, which its children inherit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ from provision_cli.local.errors import LocalStackError
 #: Seconds that a group of processes has to end by itself before it is killed.
 _GRACE_SECONDS = 8.0
 _POLL_SECONDS = 0.05
+
+#: The environment variable that holds the mark.
+_MARK_VARIABLE = "PROVISION_STARTED"
 
 #: Lines of a failed program's output that are shown.
 _SHOWN_LINES = 20
@@ -33,6 +38,8 @@ class StartedProcess:
     pid: int
     #: When it started, in the system's own notation.
     started: str
+    #: What stands in the environment of it and of its children.
+    mark: str
 
     def as_json(self) -> dict[str, Any]:
         """Return what the state file keeps."""
@@ -41,15 +48,21 @@ class StartedProcess:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what the state file kept."""
-        return cls(pid=int(value["pid"]), started=str(value["started"]))
+        return cls(
+            pid=int(value["pid"]), started=str(value["started"]), mark=str(value.get("mark", ""))
+        )
 
     def is_running(self) -> bool:
         """Whether this very process still runs."""
         return any(p.pid == self.pid and p.started == self.started for p in _processes())
 
     def stop(self) -> None:
-        """End the process and its children; returns once all of them are gone."""
-        if not self.is_running():
+        """End the process and its children; returns once all of them are gone.
+
+        Where somebody has killed the process itself, its children are ended all the same. This
+        needs /proc; elsewhere they are left alone.
+        """
+        if not self.is_running() and not self._has_left_children():
             return
         for sent in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
@@ -62,15 +75,22 @@ class StartedProcess:
                     return
                 time.sleep(_POLL_SECONDS)
 
+    def _has_left_children(self) -> bool:
+        """Whether the group is still this one, and not another that has got its id since."""
+        mark = f"{_MARK_VARIABLE}={self.mark}".encode()
+        group = [p for p in _processes() if p.group == self.pid]
+        return bool(self.mark) and any(mark in _environment(p.pid) for p in group)
+
 
 def start(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path
 ) -> StartedProcess:
     """Start a program as the leader of its own group; its output goes to `log`."""
+    mark = uuid.uuid4().hex
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - the commands are this package's own  # nosec B603
             command,
-            env=environment,
+            env={**environment, _MARK_VARIABLE: mark},
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -80,7 +100,7 @@ def start(
     # It outlives this process on purpose; without a code Popen warns that it is still running.
     process.returncode = 0
     started = next((p.started for p in _processes() if p.pid == process.pid), "")
-    return StartedProcess(pid=process.pid, started=started)
+    return StartedProcess(pid=process.pid, started=started, mark=mark)
 
 
 def run(
@@ -126,6 +146,13 @@ class _Process:
     pid: int
     group: int
     started: str
+
+
+def _environment(process_id: int) -> list[bytes]:
+    """Return the environment of a process; empty where it may not be read, or has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process_id}/environ").read_bytes().split(b"\0")
+    return []
 
 
 def _processes() -> list[_Process]:

@@ -164,6 +164,9 @@ class LocalStack:
     def up(self, report: Report = lambda _: None) -> RunningStack:
         """Start what does not run, deploy what has changed, and return the stack.
 
+        A PostgreSQL that was killed is started again on its data, and all goes on. Without its
+        local AWS, which keeps everything in memory, both are started afresh.
+
         Raises:
             LocalStackError: saying what could not be started, built or deployed, and what to do.
         """
@@ -174,8 +177,8 @@ class LocalStack:
             )
         self._directory.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            state = self._running_state()
-            if state is None:
+            state = self._state()
+            if state is None or not self._go_on(state, report):
                 state = self._start(report)
             digest = build.sources_digest(self._settings.root)
             if state.deployed != digest:
@@ -202,8 +205,12 @@ class LocalStack:
         Raises:
             LocalStackNotRunningError: it does not run, or is not deployed yet.
         """
-        state = self._running_state() if self._directory.exists() else None
-        if state is None or not state.deployed:
+        state = self._state()
+        if (
+            state is None
+            or not state.deployed
+            or not self._postgresql(state.postgresql_port).is_running()
+        ):
             raise LocalStackNotRunningError(
                 "the local stack is not running; start it with `provision up`, or name a deployed "
                 "stack with --stack NAME --region REGION."
@@ -215,16 +222,24 @@ class LocalStack:
         with build.locked(self._directory / "lock"):
             yield
 
-    def _running_state(self) -> _State | None:
-        """Read the state file; None where what it describes does not run any more."""
+    def _state(self) -> _State | None:
+        """Read the state file; None where the local AWS that it names does not run any more."""
         try:
             value = json.loads(self._state_file.read_text())
         except FileNotFoundError:
             return None
         state = _State(**{**value, "aws": StartedProcess.from_json(value["aws"])})
-        if not state.aws.is_running() or not self._postgresql(state.postgresql_port).is_running():
-            return None
-        return state
+        return state if state.aws.is_running() else None
+
+    def _go_on(self, state: _State, report: Report) -> bool:
+        """See that PostgreSQL runs on the data that it had; False where they are gone."""
+        server = self._postgresql(state.postgresql_port)
+        if not server.has_data():
+            return False
+        if not server.is_running():
+            report("Starting PostgreSQL again")
+            server.start()
+        return True
 
     def _save(self, state: _State) -> None:
         unfinished = self._state_file.with_suffix(".unfinished")
@@ -232,7 +247,11 @@ class LocalStack:
         unfinished.replace(self._state_file)
 
     def _start(self, report: Report) -> _State:
-        """Start both servers, empty: the local AWS keeps nothing, so neither does its database."""
+        """Start both servers, empty: the local AWS keeps nothing, so neither does its database.
+
+        What is left of the stack before is ended first, functions that were at work among it: they
+        would go on, and find the new servers where the old ones were.
+        """
         self._stop()
         settings = self._settings
         aws_port = aws_server.choose_port(

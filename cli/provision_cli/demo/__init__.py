@@ -1,0 +1,1 @@
+"""The demonstration: projects from a raw message to their end, on the local stack."""

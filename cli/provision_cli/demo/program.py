@@ -1,0 +1,86 @@
+"""The demonstration from its beginning to its end."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from provisioner import api
+from provisioner.provisioning.naming import Naming
+from rich.console import Console
+
+from provision_cli import display
+from provision_cli.demo import failure, first_use, removal
+from provision_cli.demo.scene import Scene
+from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+
+
+def bring_up(console: Console) -> RunningStack:
+    """Start the local stack, saying what is done and how long it takes."""
+    began = time.monotonic()
+
+    def report(step: str) -> None:
+        display.line(console, f"{time.monotonic() - began:6.1f} s  {step}", style="dim")
+
+    running = LocalStack(LocalStackSettings.from_environment()).up(report)
+    report("The local stack is up")
+    return running
+
+
+def run(console: Console) -> None:
+    """Run the demonstration.
+
+    The first act provisions a project and uses it. The second lets another one fail for good, then
+    removes the first with a snapshot and provisions it again.
+
+    Raises:
+        CommandError: a step did not do what it shows; the sentence says which.
+    """
+    running = bring_up(console)
+    running.enter()
+    settings = api.connect_to_stack(running.stack_name, running.region)
+    scene = Scene(console, running, Naming(settings.resource_prefix, settings.resource_namespace))
+
+    project_id = _new_project()
+    keys = first_use.show(scene, project_id)
+    failure.show(scene, beside=project_id)
+    removal.show(scene, project_id, keys)
+
+    scene.heading("What to try next")
+    for command in _next_commands(project_id):
+        scene.line(f"  {command}")
+
+
+def _new_project() -> str:
+    """Create the first of demo-1, demo-2, … that does not exist yet."""
+    number = 1
+    while True:
+        project_id = f"demo-{number}"
+        try:
+            return api.create_project(project_id).project_id
+        except api.ProjectExistsError:
+            number += 1
+
+
+def _next_commands(project_id: str) -> list[str]:
+    program = _program()
+    another = f"my-{project_id}"
+    return [
+        f"{program} project show {project_id}",
+        f"{program} jobs",
+        f"{program} project create {another}",
+        f"{program} watch $({program} enqueue --project {another})",
+        f"{program} keys claim {another}",
+        f"{program} down",
+    ]
+
+
+def _program() -> str:
+    """Return how the user starts this program from where they are."""
+    own = Path(sys.executable).with_name("provision")
+    found = shutil.which("provision")
+    if found is not None and Path(found) == own:
+        return "provision"
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)

@@ -1,0 +1,102 @@
+"""What every scene of the demonstration works with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from provisioner import api
+from provisioner.provisioning.naming import Naming
+from rich.console import Console
+
+from provision_cli import display
+from provision_cli.local.stack import RunningStack
+from provision_cli.sentences import CommandError
+
+#: The table that a project's owner makes in the new database.
+TABLE = "greetings"
+
+#: Seconds that a job may take, before the demonstration gives up.
+_JOB_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where the demonstration takes place."""
+
+    console: Console
+    running: RunningStack
+    naming: Naming
+
+    def heading(self, text: str) -> None:
+        """Print what is shown next."""
+        display.line(self.console)
+        display.line(self.console, text, style="bold")
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        display.line(self.console, text)
+
+    def complete(self, job_type: api.JobType, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a job to its end, print one line, and return its result.
+
+        Raises:
+            CommandError: the job did not complete.
+        """
+        job = api.enqueue_job(job_type, dict(payload))
+        job = api.wait_for_job(job.job_id, _JOB_SECONDS)
+        display.refuse_failed(job)
+        self.line(f"job {job.job_id}  {job_type} {job.status}, {len(job.stages)} stages")
+        return job.result or {}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Login:
+    """What the secret of a project's database holds."""
+
+    connection_string: str
+    password: str
+    schema: str
+
+
+def read_login(running: RunningStack, secret_arn: str) -> Login:
+    """Read the login of a project's database."""
+    text = running.client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"]
+    value: dict[str, str] = json.loads(text)
+    return Login(value["connection_string"], value["password"], value["schema"])
+
+
+@contextmanager
+def connected(login: Login) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Log in; what is written is kept where nothing fails.
+
+    Raises:
+        CommandError: the database does not do what it is asked.
+    """
+    try:
+        with psycopg.connect(login.connection_string, connect_timeout=10) as connection:
+            yield connection
+    except psycopg.Error as error:
+        # The exception itself holds the connection, and so the password.
+        reason = str(error).strip()
+        raise CommandError(f"the project's database does not answer: {reason}.") from None
+
+
+def claim_keys(scene: Scene, project_id: str) -> list[str]:
+    """Take over a project's API keys, show that each verifies, and return them.
+
+    Raises:
+        CommandError: one does not.
+    """
+    claimed: list[str] = []
+    api.claim_api_keys(project_id, claimed.extend)
+    for plaintext in claimed:
+        key = api.verify_api_key(plaintext)
+        if key is None or key.project_id != project_id:
+            raise CommandError(f"an API key of {project_id} does not verify.")
+        scene.line(f"{key.key_prefix}…  verifies, and belongs to {key.project_id}")
+    return claimed
