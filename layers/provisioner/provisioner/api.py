@@ -181,7 +181,8 @@ def enqueue_job(
 
     Raises:
         UnknownJobTypeError: the job type has no handler.
-        INVALID_PAYLOAD: the payload is wrong, or too large; nothing was stored or sent.
+        INVALID_PAYLOAD: the payload is wrong, or too large, or the key is no text; nothing was
+            stored or sent.
         IdempotencyConflictError: the key was used for another payload.
         ValueError: `delay_seconds` is out of bounds.
     """

@@ -77,6 +77,8 @@ class ApiKeyStore:
 
     def find(self, key_id: str) -> ApiKey | None:
         """Find a key by its id; the index may lag behind the table by moments."""
+        if not dynamodb.is_key(key_id):
+            return None
         items = self._client.query(
             TableName=self._table,
             IndexName="by_key_id",

@@ -30,6 +30,9 @@ _PLAIN_CODES = {
     "ValidationError": "ValidationException",
 }
 
+#: The longest partition key.
+_KEY_BYTES = 2048
+
 #: Transactions that meet another on one item are sent again: up to 0.1, 0.2, 0.4 s and so on.
 _CONFLICT_ATTEMPTS = 8
 _CONFLICT_FIRST_SECONDS = 0.05
@@ -209,7 +212,20 @@ def _as_plain_error(reasons: Sequence[str]) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": "transaction cancelled"}}, operation)
 
 
-def get(client: DynamoDBClient, table: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+def is_key(value: str) -> bool:
+    """Whether an item can have this key; DynamoDB refuses any other, even to read.
+
+    Source: Amazon DynamoDB Developer Guide, "Quotas": 1 to 2,048 bytes of UTF-8.
+    """
+    try:
+        return 0 < len(value.encode()) <= _KEY_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def get(client: DynamoDBClient, table: str, key: Mapping[str, str]) -> dict[str, Any] | None:
     """Read one item consistently; None where there is none."""
+    if not all(map(is_key, key.values())):
+        return None
     item = client.get_item(TableName=table, Key=to_item(key), ConsistentRead=True).get("Item")
     return None if item is None else from_item(item)

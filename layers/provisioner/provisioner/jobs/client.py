@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from provisioner.drivers.dynamodb import ConditionFailedError
-from provisioner.errors import ErrorType
+from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.models import CANCELLED, Job, JobStatus, StoredError
 from provisioner.jobs.queue import JobQueue
@@ -66,12 +66,18 @@ class JobClient:
 
         Raises:
             UnknownJobTypeError: the job type has no handler.
-            INVALID_PAYLOAD: the payload is wrong, or too large; nothing was stored or sent.
+            INVALID_PAYLOAD: the payload is wrong, or too large, or the key is no text; nothing was
+                stored or sent.
             IdempotencyConflictError: the key was used for another payload.
             ValueError: `delay_seconds` is out of bounds.
         """
         if not 0 <= delay_seconds <= MAX_DELAY_SECONDS:
             raise ValueError(f"delay_seconds: must be 0 to {MAX_DELAY_SECONDS}.")
+        if idempotency_key is not None and not _is_text(idempotency_key):
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                "idempotency_key: must be Unicode text of one character or more.",
+            )
         handler = self._registry.get(job_type)
         valid = handler.parse(payload)
         job_id = str(
@@ -161,6 +167,14 @@ class JobClient:
             attempt=job.attempt,
         )
         return job
+
+
+def _is_text(value: str) -> bool:
+    """Whether a text has characters, and none that UTF-8 cannot hold."""
+    try:
+        return value.encode() != b""
+    except UnicodeEncodeError:
+        return False
 
 
 def wait_for_job(store: JobStore, job_id: str, timeout_seconds: float) -> Job:

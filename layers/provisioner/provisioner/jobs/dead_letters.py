@@ -191,8 +191,11 @@ def _with_job_id(body: str, job_id: str) -> str:
     """Let a message name its job, which was its own id before; what cannot is left as it is."""
     try:
         message: Any = json.loads(body)
-    except ValueError:
+        if not isinstance(message, dict) or message.get("job_id") is not None:
+            return body
+        named = canonical_json(message | {"job_id": job_id})
+        named.encode()
+    except (ValueError, RecursionError):
+        # What Python reads and JSON cannot hold is here too: NaN, half a surrogate pair.
         return body
-    if not isinstance(message, dict) or message.get("job_id") is not None:
-        return body
-    return canonical_json(message | {"job_id": job_id})
+    return named

@@ -100,4 +100,5 @@ def _kept_of(message: JobMessage) -> dict[str, Any]:
 
 
 def _is_short_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 64  # noqa: PLR2004  # a project id's length
+    # A project id's length. A terminal that lists jobs obeys what cannot be printed.
+    return isinstance(value, str) and 0 < len(value) <= 64 and value.isprintable()  # noqa: PLR2004

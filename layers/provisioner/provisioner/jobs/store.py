@@ -126,6 +126,8 @@ class JobStore:
         Raises:
             JobNotFoundError: there is none of that id.
         """
+        if not dynamodb.is_key(job_id):
+            raise JobNotFoundError(f"job {job_id}: no such job is stored.")
         items: list[dict[str, Any]] = []
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
@@ -151,6 +153,8 @@ class JobStore:
 
     def list_by_project(self, project_id: str) -> list[Job]:
         """Read a project's jobs without their stages, newest first."""
+        if not dynamodb.is_key(project_id):
+            return []
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
             IndexName="by_project",
