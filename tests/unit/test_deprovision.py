@@ -14,7 +14,7 @@ from provisioner.api_keys.store import ApiKey
 from provisioner.drivers import dynamodb
 from provisioner.drivers import s3 as s3_module
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.models import Job, JobStatus, StageStatus
+from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
 from provisioner.jobs.store import NewJob
 from provisioner.provisioning.job import (
@@ -335,6 +335,28 @@ def test_a_job_that_has_removed_nothing_leaves_the_project_as_it_was(
     give_up(active, reached)
 
     assert (active.scan("ProjectsTable"), active.scan("QuotasTable")) == before
+
+
+@pytest.mark.parametrize(
+    ("attempts", "status"), [(1, ProjectStatus.ACTIVE), (2, ProjectStatus.DEPROVISIONING)]
+)
+def test_data_that_the_first_removal_meets_keeps_a_project_of_which_nothing_is_gone(
+    active: Core, attempts: int, status: ProjectStatus
+) -> None:
+    begin(active, job())
+    made = stored(active, "REMOVING_REALTIME")
+    for retry_count in range(attempts):
+        active.jobs.start_stage(made, "REMOVING_REALTIME", retry_count)
+        is_last = retry_count == attempts - 1
+        error_type = ErrorType.DATA_NOT_EMPTY if is_last else ErrorType.NETWORK_ERROR
+        error = StoredError(error_type, "REMOVING_REALTIME", retry_count + 1, "It failed.", "")
+        active.jobs.stage_failed(made.job_id, error, retry_count=retry_count, retryable=not is_last)
+
+    failed = active.jobs.get(made.job_id)
+    write(active, released_by_failed_removal(failed, projects=active.projects))
+
+    left = project(active)
+    assert (left.status, left.locked_by, left.snapshot) == (status, None, SNAPSHOT)
 
 
 @pytest.mark.parametrize("reached", [*map(str, REMOVING), "FINALIZING"])

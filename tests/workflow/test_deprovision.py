@@ -279,6 +279,30 @@ def test_what_is_refused_is_refused_before_anything_is_removed(
     assert snapshots() == []
 
 
+def test_data_that_comes_during_the_snapshot_keeps_the_project_as_it_was(
+    workflow: Workflow,
+) -> None:
+    first = provisioned(workflow)
+    before = workflow.snapshot(first)
+
+    def put(_job: JobInput, stage: str) -> None:
+        if stage == "REMOVING_REALTIME":
+            put_object(workflow, first.project_id)
+
+    workflow.observers.append(put)
+    job = workflow.execute(workflow.new_deprovision_job(first.project_id))
+
+    assert (error_of(job).type, error_of(job).stage) == (
+        ErrorType.DATA_NOT_EMPTY,
+        "REMOVING_REALTIME",
+    )
+    after = workflow.snapshot(first)
+    for name in ("tenant", "services", "secrets", "api_keys"):
+        assert after[name] == before[name], name
+    assert api.get_project(first.project_id).status is api.ProjectStatus.ACTIVE
+    assert verifying(keys_of(workflow, first.project_id)) == [True, True]
+
+
 def test_data_goes_where_the_payload_asks_for_it_and_no_snapshot_is_taken_where_it_does_not(
     workflow: Workflow,
 ) -> None:

@@ -15,7 +15,10 @@ from provisioner.provisioning.stages.register_auth import ensure_auth
 from provisioner.provisioning.stages.register_realtime import ensure_realtime
 from provisioner.provisioning.stages.register_storage import ensure_storage
 from provisioner.provisioning.stages.remove_auth import remove_auth
-from provisioner.provisioning.stages.remove_realtime import remove_realtime
+from provisioner.provisioning.stages.remove_realtime import (
+    remove_realtime,
+    remove_realtime_before_storage,
+)
 from provisioner.provisioning.stages.remove_storage import remove_storage, remove_storage_with_data
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ServicesSettings
@@ -71,11 +74,11 @@ def stages(settings: ServicesSettings) -> JobStages:
                 naming=naming,
             ),
             DeprovisionStage.REMOVING_REALTIME: partial(
-                remove_realtime,
+                remove_realtime_before_storage,
                 appsync=partial(aws.client, "appsync"),
+                s3=partial(aws.client, "s3"),
                 projects=projects,
                 naming=naming,
-                only_this_job=False,
             ),
             DeprovisionStage.REMOVING_AUTH: partial(
                 remove_auth,
