@@ -11,7 +11,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.local.stack import (
+    LocalStack,
+    LocalStackNotRunningError,
+    LocalStackSettings,
+    RunningStack,
+)
 from provisioner import api
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.plan import Stage
@@ -129,6 +134,8 @@ def test_a_job_completes_once_a_killed_postgresql_is_up_again(
         process_id = server._process_id()
         assert process_id is not None
         _kill(process_id)
+        with pytest.raises(LocalStackNotRunningError, match="start it with `provision up`"):
+            stack.running()
         steps: list[str] = []
 
         again = stack.up(steps.append)

@@ -13,7 +13,7 @@ import pytest
 from provision_cli.local import aws_server, build, processes, tools
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.processes import StartedProcess
-from provision_cli.local.stack import LocalStack, LocalStackSettings
+from provision_cli.local.stack import LocalStack, LocalStackSettings, _State
 from support.project import ROOT
 
 
@@ -183,3 +183,12 @@ def test_the_stack_runs_from_a_checkout_only(tmp_path: Path) -> None:
 
     with pytest.raises(LocalStackError, match=r"template\.yaml: is not in"):
         stack.up()
+
+
+def test_a_stack_does_not_go_on_without_the_data_of_its_postgresql(tmp_path: Path) -> None:
+    stack = LocalStack(LocalStackSettings(directory=tmp_path / "stack"))
+    aws = StartedProcess(pid=os.getpid(), started="now", mark="it")
+    steps: list[str] = []
+
+    assert not stack._go_on(_State(aws=aws, aws_port=1, postgresql_port=1), steps.append)
+    assert steps == []
