@@ -130,6 +130,14 @@ def test_each_command_of_the_aws_cli_is_one(words: list[str]) -> None:
             assert option in parameters | _AWS_CLI or option.removeprefix("no-") in parameters
 
 
+def test_each_link_within_the_page_leads_to_a_section() -> None:
+    # As GitHub names the anchor of a heading.
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in HEADINGS}
+    linked = set(re.findall(r"\]\(#([^)]+)\)", PAGE))
+    assert linked
+    assert linked <= anchors
+
+
 def test_each_log_group_is_the_stacks() -> None:
     named = set(re.findall(r"/aws/(?:lambda|vendedlogs)/[\w/-]+", PAGE))
     assert named
