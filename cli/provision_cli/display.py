@@ -149,7 +149,7 @@ def refuse_failed(job: api.Job) -> None:
         error = job.error
         where = f" in {error.stage}, attempt {error.attempt}" if error.stage else ""
         others = "".join(f" Also {e.type} in {e.stage}: {e.message}" for e in job.other_errors)
-        cause = f" Technical cause: {error.cause}" if error.cause else ""
+        cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
         raise CommandError(
             f"job {job.job_id} {job.status}{where}: {error.type}: {error.message}{others}{cause}"
             f"{_cleanup(job)}"
@@ -184,6 +184,21 @@ def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
             job.cleanup.status if job.cleanup is not None else "",
         ]
         for job in jobs
+    ]
+
+
+def history_rows(history: Sequence[api.HistoryEntry]) -> list[list[str]]:
+    """Return what `provision history` shows of each entry."""
+    return [
+        [
+            f"{entry.at:%Y-%m-%d %H:%M:%S}",
+            entry.subject,
+            entry.status,
+            str(entry.attempt or ""),
+            entry.error_type or "",
+            entry.note,
+        ]
+        for entry in history
     ]
 
 
@@ -292,4 +307,6 @@ def _clock(moment: datetime | None) -> str:
 
 
 def _duration(start: datetime, end: datetime | None) -> str:
-    return f"{((end or datetime.now(UTC)) - start).total_seconds():.2f} s"
+    # A job that is refused ends when it begins, and either clock may have been read first.
+    seconds = ((end or datetime.now(UTC)) - start).total_seconds()
+    return f"{max(seconds, 0):.2f} s"

@@ -222,6 +222,14 @@ def jobs(
     display.show_table(console, headings, display.job_rows(found))
 
 
+@app.command()
+def history(context: typer.Context, job_id: str) -> None:
+    """List what has happened to a job, oldest first."""
+    _target(context).connect()
+    headings = ["at (UTC)", "of", "status", "attempt", "error", "note"]
+    display.show_table(Console(), headings, display.history_rows(api.get_job(job_id).history))
+
+
 @keys_app.command("claim")
 def claim_keys(context: typer.Context, project_id: str) -> None:
     """Print a project's API keys, then delete the secret that held them: they are shown once."""
@@ -276,6 +284,8 @@ def redrive_dead_letters(
     if job is not None and not redriven:
         raise CommandError(f"--job: there is no dead letter of job {job}.")
     console = Console()
+    if not redriven:
+        display.line(console, "There are no dead letters.")
     for one in redriven:
         display.line(console, f"{one.letter.message_id}  {one.note}")
     left = sum(not one.is_sent for one in redriven)

@@ -51,6 +51,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
         ("jobs",),
         ("watch", "some-job"),
         ("cleanup", "some-job"),
+        ("history", "some-job"),
         ("cancel", "some-job"),
         ("project", "protect", "some-project"),
         ("deprovision", "some-project", "--confirm", "some-project"),

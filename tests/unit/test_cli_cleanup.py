@@ -1,13 +1,16 @@
-"""What the program shows of a clean-up, and how it runs one again."""
+"""What the program shows of a job that has failed, and how it runs its clean-up again."""
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
-from provision_cli.display import show_outcome, watch
+from provision_cli.display import job_rows, show_outcome, watch
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
 from provisioner.errors import ErrorType
@@ -162,3 +165,44 @@ def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Comm
     assert command("cleanup", "none-such")[2] == (
         "provision: job none-such: no such job is stored.\n"
     )
+
+
+def test_the_history_of_a_job_is_listed(stack: Core, command: Command) -> None:
+    stack.jobs.end_cleanup("job-1", 1, LEFT)
+
+    code, shown, _ = command("history", "job-1")
+
+    heading, *rows = [re.split(r" {2,}", line) for line in shown.splitlines()]
+    assert code == 0
+    assert heading == ["at (UTC)", "of", "status", "attempt", "error", "note"]
+    history = stack.jobs.get("job-1").history
+    assert [row[:3] for row in rows] == [
+        [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.subject, entry.status] for entry in history
+    ]
+    assert ["REGISTERING_AUTH", "FAILED", "1", "CONFLICT", "It is not ours."] in [
+        row[1:] for row in rows
+    ]
+    assert ["CLEANUP", "FAILED", "1", ", ".join(LEFT)] in [row[1:] for row in rows]
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_redrive_of_nothing_says_so(command: Command) -> None:
+    assert command("dlq", "redrive", "--all") == (0, "There are no dead letters.\n", "")
+
+
+def test_the_technical_cause_of_an_error_is_a_sentence_of_its_own(failed: Core) -> None:
+    job = failed.jobs.get("job-1")
+    error = replace(ERROR, cause="StartExecution: StateMachineDoesNotExist")
+
+    with pytest.raises(CommandError) as raised:
+        show_outcome(Console(), replace(job, error=error))
+
+    assert " Technical cause: StartExecution: StateMachineDoesNotExist. What it" in str(
+        raised.value
+    )
+
+
+def test_a_job_that_was_refused_took_no_time(failed: Core) -> None:
+    job = failed.jobs.get("job-1")
+    (row,) = job_rows([replace(job, finished_at=job.created_at - timedelta(milliseconds=1))])
+    assert "0.00 s" in row

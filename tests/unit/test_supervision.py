@@ -181,6 +181,12 @@ def test_a_stage_that_only_waits_is_not_the_reason_of_a_failure(core: Core) -> N
     assert job.other_errors == (NETWORK_ERROR,)
 
 
+def test_a_cause_leaves_out_what_the_execution_did_not_say(core: Core) -> None:
+    waiting(core)
+
+    assert error_of(examine(core, ended(core, ExecutionStatus.ABORTED))).cause == "ABORTED"
+
+
 def test_a_long_cause_is_cut(core: Core) -> None:
     waiting(core)
 

@@ -28,6 +28,7 @@ from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.models import (
     Cleanup,
     CleanupStatus,
+    HistoryEntry,
     Job,
     JobStatus,
     StageRecord,
@@ -93,6 +94,7 @@ __all__ = [
     "DeprovisionProjectResult",
     "DuplicateJobHandlerError",
     "ErrorType",
+    "HistoryEntry",
     "IdempotencyConflictError",
     "Job",
     "JobHandler",

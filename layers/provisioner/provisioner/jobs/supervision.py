@@ -339,7 +339,8 @@ def _errors(job: Job, execution: Execution | None) -> list[StoredError]:
         # It ended because of them, and could not say so.
         return [*failed, *opened]
     error_type, message = _ENDS[status]
-    cause = "" if execution is None else f"{status}: {execution.error}: {execution.cause}"
+    said = () if execution is None else (execution.status, execution.error, execution.cause)
+    cause = ": ".join(filter(None, said))
     return [StoredError(error_type, "", 0, message, cause[:_CAUSE_LENGTH]), *failed, *opened]
 
 
