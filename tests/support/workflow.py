@@ -65,6 +65,7 @@ from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
 from support import project
 from support.core import take_one_request_at_a_time
+from support.left_over import LEDGER, deployment_of, left_in
 from support.postgresql import PreparedCluster, tenant_snapshot
 
 REGION = "eu-central-1"
@@ -386,6 +387,10 @@ class Workflow:
         )
         ensure_bucket(aws.client("s3", REGION), name=names.bucket, region=REGION, owner=owner)
 
+    def has_made(self, project_id: str) -> bool:
+        """Whether a project is one of this deployment's."""
+        return project_id in self._projects
+
     def remove_tenants(self) -> None:
         """Remove the databases and roles of the projects, which outlive moto's AWS."""
         with self.cluster.connect() as connection:
@@ -580,10 +585,8 @@ def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
         with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
             job = made.execute(made.new_job(made.new_project()))
             _references.append(made.snapshot(job))
-            made.remove_tenants()
     with _deployed(cluster, monkeypatch) as made:
         yield made
-        made.remove_tenants()
 
 
 @pytest.fixture
@@ -594,7 +597,6 @@ def deploy(cluster: PreparedCluster) -> Deploy:
     def make() -> Iterator[Workflow]:
         with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
             yield made
-            made.remove_tenants()
 
     return make
 
@@ -653,6 +655,8 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
         monkeypatch.setattr(S3Backend, "delete_bucket", _delete_bucket_with_its_tags)
         made.state_machines = _make_state_machines()
         yield made
+        LEDGER.note(left_in(deployment_of(made, ACCOUNT, REGION)))
+        made.remove_tenants()
 
 
 _delete_bucket = S3Backend.delete_bucket
