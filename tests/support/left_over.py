@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -71,6 +71,8 @@ class Deployment:
     projects: list[Item]
     jobs: list[Item]
     quotas: list[Item]
+    #: Places that someone has set, by their quota.
+    set_places: Mapping[str, int] = field(default_factory=dict)
 
 
 def left_in(found: Deployment) -> list[str]:
@@ -119,12 +121,9 @@ def _names(names: ResourceNames) -> set[str]:
 
 def _places(found: Deployment) -> Iterator[str]:
     """Yield the quotas that count more projects than hold a place of them."""
-    held = Counter(
-        place
-        for item in found.projects
-        for place in (item.get("quota"), f"cluster#{item.get('cluster_id')}")
-        if place is not None
-    )
+    held = Counter(found.set_places)
+    for item in found.projects:
+        held.update([str(item.get("quota")), f"cluster#{item.get('cluster_id')}"])
     for item in found.quotas:
         for _ in range(int(item.get("used", 0)) - held[item["quota"]]):
             yield f"quota place of {item['quota']}"
@@ -154,6 +153,7 @@ def deployment_of(workflow: Workflow, account: str, region: str) -> Deployment:
         items(settings.projects_table),
         [item for item in items(settings.jobs_table) if item["record"] == "JOB"],
         items(settings.quotas_table),
+        workflow.set_places,
     )
 
 

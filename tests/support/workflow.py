@@ -12,6 +12,7 @@ import re
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -151,6 +152,8 @@ class Workflow:
     record: dict[str, Step] = field(init=False)
     #: ARNs of the state machines by their names within the stack.
     state_machines: dict[str, str] = field(default_factory=dict)
+    #: Places of quotas that no project of the deployment holds, for the test has set them so.
+    set_places: Counter[str] = field(default_factory=Counter)
     #: A function runs one event at a time, as in AWS Lambda.
     _one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
     _projects: list[str] = field(default_factory=list)
