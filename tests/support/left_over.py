@@ -316,7 +316,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             "counts": dict(LEDGER.counts),
         }
         return
-    if not session.testsfailed:
+    # A run that has failed, or was interrupted, may have been kept from removing what is there.
+    if session.exitstatus == pytest.ExitCode.OK:
         LEDGER.at_end = list(_at_end(session.config))
         LEDGER.count(LEDGER.at_end)
     if LEDGER.counts and session.exitstatus == pytest.ExitCode.OK:
