@@ -149,7 +149,11 @@ def deployment_of(workflow: Workflow, account: str, region: str) -> Deployment:
         ]
     return Deployment(
         Naming(settings.resource_prefix, settings.resource_namespace),
-        [*_in_moto(account, region), *on_server],
+        [
+            resource
+            for resource in (*_in_moto(account, region), *on_server)
+            if resource.tags.get(PROJECT_TAG) not in workflow.others
+        ],
         items(settings.projects_table),
         [item for item in items(settings.jobs_table) if item["record"] == "JOB"],
         items(settings.quotas_table),

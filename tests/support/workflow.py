@@ -154,6 +154,8 @@ class Workflow:
     state_machines: dict[str, str] = field(default_factory=dict)
     #: Places of quotas that no project of the deployment holds, for the test has set them so.
     set_places: Counter[str] = field(default_factory=Counter)
+    #: Projects that are none, in whose name the test has made something that is to stay.
+    others: set[str] = field(default_factory=set)
     #: A function runs one event at a time, as in AWS Lambda.
     _one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
     _projects: list[str] = field(default_factory=list)
@@ -367,6 +369,7 @@ class Workflow:
 
     def take_names(self, project_id: str, owner: Ownership) -> None:
         """Let someone have made everything in AWS under the names of a project."""
+        self.others |= {owner.project_id} - set(self._projects)
         names = self.names(project_id)
         for name in (names.database_secret, names.api_keys_secret):
             ensure_secret(
