@@ -6,5 +6,7 @@ pytest_plugins = [
     "support.local_stack",
     "support.postgresql",
     "support.tenants",
+    # After those that start servers, so that it looks before they stop them.
+    "support.left_over",
     "support.workflow",
 ]

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 from provision_cli.local.build import locked
-from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.local.stack import (
+    LocalStack,
+    LocalStackNotRunningError,
+    LocalStackSettings,
+    RunningStack,
+)
 from provisioner import api
 from provisioner.runtime import aws, platform
 from support import docker
@@ -43,6 +48,14 @@ def local_stack(request: pytest.FixtureRequest) -> RunningStack:
     settings.directory.mkdir(parents=True, exist_ok=True)
     with locked(settings.directory / "start"):
         return LocalStack(settings).up()
+
+
+def running_stack(config: pytest.Config) -> RunningStack | None:
+    """Return the run's local stack where a test has asked for it."""
+    try:
+        return LocalStack(_settings(config)).running()
+    except LocalStackNotRunningError:
+        return None
 
 
 @pytest.fixture

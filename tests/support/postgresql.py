@@ -62,6 +62,11 @@ def cluster(request: pytest.FixtureRequest) -> PreparedCluster:
             server.start()
             password = server.prepare_cluster()
             described.write_text(json.dumps({"port": port, "password": password}))
+    return _described(described)
+
+
+def _described(described: Path) -> PreparedCluster:
+    directory = described.parent
     value = json.loads(described.read_text())
     return PreparedCluster(
         PostgresqlServer(directory / "server", value["port"]),
@@ -69,6 +74,12 @@ def cluster(request: pytest.FixtureRequest) -> PreparedCluster:
             "127.0.0.1", value["port"], PLATFORM_ROLE, value["password"], sslmode="disable"
         ),
     )
+
+
+def running_cluster(config: pytest.Config) -> PreparedCluster | None:
+    """Return the run's cluster where a test has asked for it."""
+    described = _directory(config) / "cluster.json"
+    return _described(described) if described.exists() else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,10 +93,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stop the server, once every worker has ended."""
-    described = _directory(session.config) / "cluster.json"
-    if not hasattr(session.config, "workerinput") and described.exists():
-        port = json.loads(described.read_text())["port"]
-        PostgresqlServer(described.parent / "server", port).stop()
+    cluster = running_cluster(session.config)
+    if not hasattr(session.config, "workerinput") and cluster is not None:
+        cluster.server.stop()
 
 
 def tenant_snapshot(cluster: PreparedCluster, names: TenantNames) -> dict[str, Any]:

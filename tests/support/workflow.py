@@ -12,6 +12,7 @@ import re
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
 from support import project
 from support.core import take_one_request_at_a_time
+from support.left_over import LEDGER, deployment_of, left_in
 from support.postgresql import PreparedCluster, tenant_snapshot
 
 REGION = "eu-central-1"
@@ -150,6 +152,10 @@ class Workflow:
     record: dict[str, Step] = field(init=False)
     #: ARNs of the state machines by their names within the stack.
     state_machines: dict[str, str] = field(default_factory=dict)
+    #: Places of quotas that no project of the deployment holds, for the test has set them so.
+    set_places: Counter[str] = field(default_factory=Counter)
+    #: Projects that are none, in whose name the test has made something that is to stay.
+    others: set[str] = field(default_factory=set)
     #: A function runs one event at a time, as in AWS Lambda.
     _one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
     _projects: list[str] = field(default_factory=list)
@@ -363,6 +369,7 @@ class Workflow:
 
     def take_names(self, project_id: str, owner: Ownership) -> None:
         """Let someone have made everything in AWS under the names of a project."""
+        self.others |= {owner.project_id} - set(self._projects)
         names = self.names(project_id)
         for name in (names.database_secret, names.api_keys_secret):
             ensure_secret(
@@ -385,6 +392,10 @@ class Workflow:
             owner=owner,
         )
         ensure_bucket(aws.client("s3", REGION), name=names.bucket, region=REGION, owner=owner)
+
+    def has_made(self, project_id: str) -> bool:
+        """Whether a project is one of this deployment's."""
+        return project_id in self._projects
 
     def remove_tenants(self) -> None:
         """Remove the databases and roles of the projects, which outlive moto's AWS."""
@@ -580,10 +591,8 @@ def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
         with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
             job = made.execute(made.new_job(made.new_project()))
             _references.append(made.snapshot(job))
-            made.remove_tenants()
     with _deployed(cluster, monkeypatch) as made:
         yield made
-        made.remove_tenants()
 
 
 @pytest.fixture
@@ -594,7 +603,6 @@ def deploy(cluster: PreparedCluster) -> Deploy:
     def make() -> Iterator[Workflow]:
         with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
             yield made
-            made.remove_tenants()
 
     return make
 
@@ -653,6 +661,8 @@ def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iter
         monkeypatch.setattr(S3Backend, "delete_bucket", _delete_bucket_with_its_tags)
         made.state_machines = _make_state_machines()
         yield made
+        LEDGER.note(left_in(deployment_of(made, ACCOUNT, REGION)))
+        made.remove_tenants()
 
 
 _delete_bucket = S3Backend.delete_bucket

@@ -118,6 +118,10 @@ def before_finalizing(act: Callable[[Workflow, str], object]) -> Case:
 
 
 def remove_project(workflow: Workflow, project_id: str) -> None:
+    # Its item alone says which places it holds: nobody can give them back any more.
+    project = workflow.projects.get(project_id)
+    assert project is not None
+    workflow.set_places.update([str(project.quota), f"cluster#{project.cluster_id}"])
     aws.client("dynamodb").delete_item(
         TableName=workflow.settings.projects_table, Key={"project_id": {"S": project_id}}
     )
@@ -141,6 +145,7 @@ def busy(workflow: Workflow) -> api.Job:
 
 
 def set_quota(workflow: Workflow, quota: str, **values: int) -> None:
+    workflow.set_places[quota] = values.get("used", 0)
     numbers = {name: {"N": str(number)} for name, number in values.items()}
     aws.client("dynamodb").put_item(
         TableName=workflow.settings.quotas_table, Item={"quota": {"S": quota}, **numbers}
