@@ -64,6 +64,7 @@ from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
 from support import project
+from support.calls import Within, met
 from support.core import take_one_request_at_a_time
 from support.postgresql import PreparedCluster, tenant_snapshot
 
@@ -115,9 +116,11 @@ class FunctionEnded(BaseException):
 class Fault:
     """One fault; it happens as often as it says, then no more."""
 
-    point: Point
+    point: Point | Within
     error: Callable[[], BaseException] = lambda: failure(ErrorType.NETWORK_ERROR, "Injected.")
     times: int = 1
+    #: The fault that comes next.
+    then: Fault | None = None
 
     def __post_init__(self) -> None:
         if self.point is Point.TIMED_OUT:
@@ -332,9 +335,14 @@ class Workflow:
             fault = self.faults.get(stage)
             if fault is None:
                 return function(job)
-            fault.times -= 1
-            if fault.times <= 0:
-                self.faults.pop(stage)
+            if isinstance(fault.point, Within):
+                with met(fault.point) as happened:
+                    try:
+                        return function(job)
+                    finally:
+                        if happened:
+                            self._count(stage, fault)
+            self._count(stage, fault)
             if fault.point is Point.BEFORE:
                 raise fault.error()
             outcome = function(job)
@@ -354,6 +362,15 @@ class Workflow:
             raise fault.error()
 
         return run
+
+    def _count(self, stage: str, fault: Fault) -> None:
+        """Take away a fault that has happened as often as it says."""
+        fault.times -= 1
+        if fault.times > 0:
+            return
+        self.faults.pop(stage)
+        if fault.then is not None:
+            self.faults[stage] = fault.then
 
     def names(self, project_id: str) -> ResourceNames:
         """Return the names of a project's resources."""
@@ -562,6 +579,12 @@ def _anonymous(value: Any, known: Mapping[str, str]) -> str:
     text = re.sub(r"'(tenant_id|endpoint|realtime_endpoint|client_id)': '[^']*'", r"'\1'", text)
     return _VARYING.sub("*", text)
 
+
+#: How a job is run: on the state machine, or by the handler.
+type Run = Callable[[Workflow, api.Job], api.Job]
+each_way = pytest.mark.parametrize(
+    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
+)
 
 #: Makes a deployment of its own.
 type Deploy = Callable[[], AbstractContextManager[Workflow]]

@@ -107,37 +107,6 @@ def test_what_the_payload_does_without_is_skipped(workflow: Workflow) -> None:
     assert "'pools': []" in workflow.snapshot(job)["services"]
 
 
-def test_each_stage_may_meet_each_fault_and_the_end_is_the_same(
-    workflow: Workflow, stage: Stage, point: Point
-) -> None:
-    expected = workflow.reference()
-    workflow.faults[stage] = Fault(point)
-    job = workflow.execute(workflow.new_job(workflow.new_project()))
-    assert not workflow.faults
-    assert workflow.snapshot(job) == expected
-    record = next(record for record in job.stages if record.stage == stage)
-    repeats = point not in {Point.TWICE, Point.INVOKED_TWICE}
-    ended_by_its_effect = stage is Stage.FINALIZING and point is not Point.BEFORE
-    assert record.attempt == (2 if repeats and not ended_by_its_effect else 1)
-    assert scheduled(workflow.history(job))[stage] == (2 if repeats else 1)
-
-
-def test_each_stage_and_fault_end_in_one_process_as_on_the_state_machine(
-    workflow: Workflow, stage: Stage, point: Point
-) -> None:
-    expected = workflow.reference()
-    workflow.faults[stage] = Fault(point)
-    job = workflow.execute_in_process(workflow.new_job(workflow.new_project()))
-    assert not workflow.faults
-    assert workflow.snapshot(job) == expected
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if {"stage", "point"} <= set(metafunc.fixturenames):
-        metafunc.parametrize("stage", list(Stage), ids=str)
-        metafunc.parametrize("point", list(Point), ids=lambda point: point.name.lower())
-
-
 #: Stages of different branches, which all settle: they fail in one execution.
 FIRST_OF_BRANCHES: tuple[Stage, ...] = tuple(branch[0] for branch in BRANCHES)
 #: The other stages: one fails at the beginning, one after another of its branch, one at the end.
