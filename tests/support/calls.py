@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,10 +71,6 @@ def first_call(call: Call) -> bool:
     return call.number == 1
 
 
-def second_call(call: Call) -> bool:
-    return call.number == 2
-
-
 def first_change(call: Call) -> bool:
     return call.is_change
 
@@ -86,6 +82,21 @@ def first_statement(call: Call) -> bool:
 
 def operation(name: str, containing: str = "") -> At:
     return lambda call: call.operation == name and containing in call.text
+
+
+def nth_call(number: int) -> At:
+    return lambda call: call.number == number
+
+
+def unwell(call: Call) -> Any:
+    """Answer that the service is not well, and do nothing."""
+    raise ClientError({"Error": {"Code": "InternalServerError"}}, call.operation)
+
+
+def unwell_after_all(call: Call) -> Any:
+    """Answer so although the call has had its effect."""
+    call.make()
+    unwell(call)
 
 
 def throttled(call: Call) -> Any:
@@ -178,8 +189,13 @@ class _Rows:
 
 
 @contextmanager
-def met(fault: Within) -> Iterator[list[Call]]:
-    """Let the calls of a stage meet a fault; the call that did is listed."""
+def met(fault: Within, *, ignored: Collection[str] = _NOT_OF_STAGES) -> Iterator[list[Call]]:
+    """Let the calls of a stage, or of a function, meet a fault; the call that did is listed.
+
+    Args:
+        fault: the fault.
+        ignored: services whose calls meet nothing.
+    """
     happened: list[Call] = []
     number = 0
     execute, connect = psycopg.Connection.execute, psycopg.connect
@@ -197,7 +213,7 @@ def met(fault: Within) -> Iterator[list[Call]]:
         def make() -> Any:
             return call_as_aws(client, name, parameters)
 
-        if client.meta.service_model.service_name in _NOT_OF_STAGES:
+        if client.meta.service_model.service_name in ignored:
             return make()
         is_change = not name.startswith(READING)
         return meet(name, str(parameters), make, is_change=is_change)
