@@ -66,9 +66,16 @@ _running: ContextVar[Attempt | None] = ContextVar("running", default=None)
 
 @contextmanager
 def effects(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, act: Act
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, act: Act, *, reading: bool = False
 ) -> Iterator[list[Attempt]]:
-    """Let `act` be called before each effect; collect the attempts with their effects."""
+    """Let `act` be called before each effect; collect the attempts with their effects.
+
+    Args:
+        workflow: the deployment.
+        monkeypatch: undoes it.
+        act: what happens before an effect.
+        reading: whether a call of AWS that only reads is taken for an effect too.
+    """
     attempts: list[Attempt] = []
 
     def counted(run: _Step) -> _Step:
@@ -93,7 +100,7 @@ def effects(
     execute = psycopg.Connection.execute
 
     def call_aws(client: BaseClient, operation: str, parameters: Mapping[str, Any]) -> Any:
-        if not operation.startswith(READING):
+        if reading or not operation.startswith(READING):
             meet(operation)
         return call_as_aws(client, operation, parameters)
 

@@ -600,11 +600,11 @@ _references: list[dict[str, Any]] = []
 def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
     """Return a deployment of its own, and remove what it leaves on the shared PostgreSQL."""
     if not _references:
-        with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
+        with pytest.MonkeyPatch.context() as patch, deployed(cluster, patch) as made:
             job = made.execute(made.new_job(made.new_project()))
             _references.append(made.snapshot(job))
             made.remove_tenants()
-    with _deployed(cluster, monkeypatch) as made:
+    with deployed(cluster, monkeypatch) as made:
         yield made
         made.remove_tenants()
 
@@ -615,7 +615,7 @@ def deploy(cluster: PreparedCluster) -> Deploy:
 
     @contextmanager
     def make() -> Iterator[Workflow]:
-        with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
+        with pytest.MonkeyPatch.context() as patch, deployed(cluster, patch) as made:
             yield made
             made.remove_tenants()
 
@@ -623,7 +623,8 @@ def deploy(cluster: PreparedCluster) -> Deploy:
 
 
 @contextmanager
-def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+def deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+    """Make a deployment on a cluster."""
     environment = {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",

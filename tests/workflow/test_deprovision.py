@@ -218,46 +218,7 @@ def test_a_cancelled_job_leaves_the_project_as_it_was(workflow: Workflow) -> Non
     assert after == before
 
 
-def test_a_project_that_is_being_provisioned_is_not_deprovisioned(workflow: Workflow) -> None:
-    first = workflow.new_job(workflow.new_project())
-    second = workflow.new_deprovision_job(first.project_id)
-    ran: list[api.Job] = []
-
-    def meanwhile(job: JobInput, stage: str) -> None:
-        if job.job_id == first.job_id and stage == Stage.REGISTERING_AUTH:
-            workflow.observers.clear()
-            ran.append(workflow.execute_in_process(second))
-
-    workflow.observers.append(meanwhile)
-    completed = workflow.execute(first)
-
-    assert error_of(ran[0]).type is ErrorType.PROJECT_BUSY
-    assert first.job_id in error_of(ran[0]).message
-    assert workflow.snapshot(completed) == workflow.reference()
-
-
-@pytest.mark.parametrize("stage", ["CHECKING_DATA", "REMOVING_DATABASE"])
-def test_a_project_that_is_being_deprovisioned_is_neither_provisioned_nor_removed_twice(
-    workflow: Workflow, removed: dict[str, Any], stage: str
-) -> None:
-    project_id = provisioned(workflow).project_id
-    first = workflow.new_deprovision_job(project_id)
-    others = [workflow.new_job(project_id), workflow.new_deprovision_job(project_id)]
-    ran: list[api.Job] = []
-
-    def meanwhile(job: JobInput, running: str) -> None:
-        if job.job_id == first.job_id and running == stage:
-            workflow.observers.clear()
-            ran.extend(workflow.execute_in_process(other) for other in others)
-
-    workflow.observers.append(meanwhile)
-    completed = workflow.execute(first)
-
-    assert [error_of(job).type for job in ran] == [ErrorType.PROJECT_BUSY] * 2
-    assert all(first.job_id in error_of(job).message for job in ran)
-    assert end_of(workflow, completed) == removed
-
-
+@pytest.mark.fault("two jobs at once for one project", where="deprovision_project/INITIALIZING")
 def test_two_jobs_at_once_remove_a_project_once(workflow: Workflow) -> None:
     project_id = provisioned(workflow).project_id
     jobs = [workflow.new_deprovision_job(project_id) for _ in range(2)]
