@@ -53,8 +53,6 @@ from support.workflow import FunctionEnded
 #: Deliveries after which the queue gives up.
 _DELIVERIES = 5
 
-_REFUSED = "refused by the dispatcher"
-
 
 def died(call: Call) -> Any:
     """End the process after the call has had its effect."""
@@ -245,8 +243,8 @@ class Supervising(Function):
 
 
 FUNCTIONS: dict[str, type[Function]] = {
-    "dispatcher": Dispatching,
-    _REFUSED: Refusing,
+    "dispatcher/dispatching": Dispatching,
+    "dispatcher/refusing": Refusing,
     "dead_letters": GivingUp,
     "events": Publishing,
     "supervisor": Supervising,
@@ -324,7 +322,10 @@ def _always(act: Act) -> Within:
     ("act", "cause"),
     [
         pytest.param(
-            act, cause, id=fault, marks=pytest.mark.fault(fault, where="dispatcher", lasting=True)
+            act,
+            cause,
+            id=fault,
+            marks=pytest.mark.fault(fault, where="dispatcher/dispatching", lasting=True),
         )
         for fault, act, cause in (
             ("before the effect", unwell, "StartExecution: InternalServerError"),
@@ -351,7 +352,7 @@ def test_a_message_that_is_never_dispatched_fails_its_job_and_is_kept(act: Act, 
 # Deliveries from outside.
 
 
-@pytest.mark.fault("reordering", where="dispatcher")
+@pytest.mark.fault("reordering", where="dispatcher/dispatching")
 def test_the_message_of_an_earlier_attempt_that_comes_late_starts_nothing() -> None:
     with prepared(Dispatching) as function:
         core = function.core
@@ -382,7 +383,7 @@ def test_an_event_that_comes_late_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
-@pytest.mark.fault("delivery after the job is terminal", where="dispatcher")
+@pytest.mark.fault("delivery after the job is terminal", where="dispatcher/dispatching")
 def test_a_message_whose_job_has_ended_starts_nothing(status: JobStatus) -> None:
     with prepared(Dispatching) as function:
         core = function.core
@@ -404,7 +405,7 @@ def test_a_message_whose_job_has_ended_starts_nothing(status: JobStatus) -> None
         assert core.calls_of("sfn.StartExecution") == []
 
 
-@pytest.mark.fault("a poison message in a batch", where="dispatcher")
+@pytest.mark.fault("a poison message in a batch", where="dispatcher/refusing")
 def test_a_poison_message_does_not_stop_the_others() -> None:
     with prepared(Dispatching) as function:
         payload = {"region": REGION}

@@ -155,6 +155,12 @@ def empty(call: Call) -> Any:
     return {"ResponseMetadata": {"HTTPStatusCode": 200}}
 
 
+def emptied(call: Call) -> Any:
+    """Let the call have its effect, and answer with a body that says nothing."""
+    call.make()
+    return {"ResponseMetadata": {"HTTPStatusCode": 200}}
+
+
 def row(*values: Any) -> Act:
     """Answer a statement with one row."""
 

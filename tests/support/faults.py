@@ -32,9 +32,13 @@ class FaultKind:
 
 _NEXT_ATTEMPT = "The next attempt completes the job; all is as after a run without the fault."
 _FAILED = (
-    "The job fails after three attempts, naming the stage and the cause; what it made is removed."
+    "The job fails after three attempts (its message, after five deliveries), naming the stage and "
+    "the cause; what it made is removed."
 )
-_FINAL = "The job fails at once, naming the stage and the cause; what it made is removed."
+_FINAL = (
+    "The job fails at once (its message, after five deliveries), naming the stage and the cause; "
+    "what it made is removed."
+)
 
 #: Every fault, in the order of the table.
 FAULTS = {
@@ -45,7 +49,7 @@ FAULTS = {
         FaultKind("after the effect, the process killed", _NEXT_ATTEMPT, _FAILED),
         FaultKind("time-out", _NEXT_ATTEMPT, _FAILED),
         FaultKind("throttle", _NEXT_ATTEMPT, _FAILED),
-        FaultKind("permission denied", _FINAL, _FINAL),
+        FaultKind("permission denied", "The next delivery does what it has left undone.", _FINAL),
         FaultKind("connection dropped", _NEXT_ATTEMPT, _FAILED),
         FaultKind(
             "wrong answer",
@@ -90,7 +94,7 @@ FAULTS = {
         ),
         FaultKind(
             "cancel at every stage",
-            "The job ends CANCELLED at the stage's end; what it made is removed.",
+            "The job ends CANCELLED at the stage's end; what it provisioned is removed.",
         ),
     )
 }

@@ -115,6 +115,8 @@ def find_secret(
             described = client.describe_secret(SecretId=name)
         except client.exceptions.ResourceNotFoundException:
             return None
+        # Before the marker: an answer that describes nothing is not a secret of someone else.
+        arn = described["ARN"]
         if not owner.owns({tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}):
             raise failure(
                 ErrorType.CONFLICT,
@@ -122,7 +124,7 @@ def find_secret(
             )
         if described.get("DeletedDate") is not None:
             client.restore_secret(SecretId=name)
-        return Secret(described["ARN"], _value(client, name))
+        return Secret(arn, _value(client, name))
 
 
 def read_secret(
@@ -241,7 +243,7 @@ def claimed_secret(
             described = client.describe_secret(SecretId=name)
         except client.exceptions.ResourceNotFoundException:
             return None
-        # Before the claim: an answer that describes nothing is not a secret of someone else.
+        # As in `find_secret`.
         arn = described["ARN"]
         if described.get("DeletedDate") is not None or not claim(
             {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
