@@ -43,12 +43,12 @@ def assert_nothing_is_left(workflow: Workflow, project_id: str) -> None:
     assert (project.locked_by, project.quota, project.cluster_id) == (None, None, None)
 
 
-def assert_undone(workflow: Workflow, job: api.Job, stage: Stage = Stage.FINALIZING) -> None:
-    """See that a job has failed in a stage, and that it has left nothing, held or counted."""
+def assert_undone(workflow: Workflow, job: api.Job) -> None:
+    """See that a job has failed in its last stage, and has left nothing, held or counted."""
     assert job.error is not None
     assert (job.status, job.error.stage, job.error.type, job.other_errors) == (
         api.JobStatus.FAILED,
-        stage,
+        Stage.FINALIZING,
         ErrorType.CONFLICT,
         (),
     )
