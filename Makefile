@@ -20,7 +20,7 @@ export SAM_CLI_TELEMETRY := 0
 # Tens of processes import the same packages: their byte code is kept, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup bench state-machine-svg event-schemas lock lint test build validate deploy demo up down test-stack
+.PHONY: setup bench state-machine-svg event-schemas fault-docs fault-table lock lint test build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -71,6 +71,12 @@ state-machine-svg: $(VENV)/.installed ## draw the state machine anew
 
 event-schemas: $(VENV)/.installed ## write the JSON Schemas of the events anew
 	$(BIN)/python docs/write_event_schemas.py
+
+fault-table: $(VENV)/.installed ## run every test that puts a fault in, and print what was put in where
+	$(BIN)/pytest --quiet --numprocesses 2 --dist worksteal -m fault --fault-table=text
+
+fault-docs: $(VENV)/.installed ## write the table of faults anew
+	$(BIN)/python docs/write_fault_table.py
 
 bench: build ## report what starts and jobs cost, as ratios to a floor; needs valgrind
 	$(BIN)/python bench/cold_start.py

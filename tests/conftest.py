@@ -3,10 +3,12 @@
 pytest_plugins = [
     "support.quick_moto",
     "support.core",
+    "support.faults",
     "support.local_stack",
     "support.postgresql",
     "support.tenants",
     # After those that start servers, so that it looks before they stop them.
     "support.left_over",
     "support.workflow",
+    "support.removal",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -106,6 +107,18 @@ def test_the_schemas_of_the_events_are_of_these_models(tmp_path: Path) -> None:
         *EventType,
         *COMPLETIONS.values(),
     }
+
+
+def test_the_table_of_faults_is_of_these_tests() -> None:
+    spec = importlib.util.spec_from_file_location("write", ROOT / "docs" / "write_fault_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    write = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(write)
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    rows = write.table()
+    assert "| duplicate delivery |" in rows
+    assert write.written(page, rows) == page, "make fault-docs"
 
 
 def test_the_page_of_events_names_every_type_and_field() -> None:

@@ -6,7 +6,6 @@ calls in between only read.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,13 +17,12 @@ import pytest
 from botocore.client import BaseClient
 from moto.cognitoidp.models import CognitoIdpUserPoolClient
 from psycopg import sql
+from support.calls import SQL, call_as_aws, dated
 from support.core import READING
 from support.workflow import Workflow
 
 #: What changes nothing on PostgreSQL; advisory locks go with their session.
 _READING_STATEMENTS = ("SELECT", "SHOW")
-
-SQL = "SQL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +66,16 @@ _running: ContextVar[Attempt | None] = ContextVar("running", default=None)
 
 @contextmanager
 def effects(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, act: Act
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, act: Act, *, reading: bool = False
 ) -> Iterator[list[Attempt]]:
-    """Let `act` be called before each effect; collect the attempts with their effects."""
+    """Let `act` be called before each effect; collect the attempts with their effects.
+
+    Args:
+        workflow: the deployment.
+        monkeypatch: undoes it.
+        act: what happens before an effect.
+        reading: whether a call of AWS that only reads is taken for an effect too.
+    """
     attempts: list[Attempt] = []
 
     def counted(run: _Step) -> _Step:
@@ -95,9 +100,9 @@ def effects(
     execute = psycopg.Connection.execute
 
     def call_aws(client: BaseClient, operation: str, parameters: Mapping[str, Any]) -> Any:
-        if not operation.startswith(READING):
+        if reading or not operation.startswith(READING):
             meet(operation)
-        return _call_as_aws(client, operation, parameters)
+        return call_as_aws(client, operation, parameters)
 
     def execute_sql(
         connection: psycopg.Connection[Any], query: Any, *more: Any, **options: Any
@@ -125,37 +130,3 @@ def aside() -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
-
-
-# What moto leaves out and AWS does, where a crash or a race shows it.
-
-_call: Callable[[BaseClient, str, Mapping[str, Any]], Any] = vars(BaseClient)["_make_api_call"]
-_client_to_json = CognitoIdpUserPoolClient.to_json
-
-
-def _call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> Any:
-    if operation == "CreateChannelNamespace":
-        # A name is there only once in an API.
-        api = {"apiId": parameters["apiId"]}
-        there = _call(client, "ListChannelNamespaces", api)["channelNamespaces"]
-        if parameters["name"] in {namespace["name"] for namespace in there}:
-            error = {"Error": {"Code": "ConflictException", "Message": "It exists."}}
-            raise client.exceptions.ConflictException(error, operation)
-    if operation == "PutSecretValue" and "ClientRequestToken" in parameters:
-        # A version is not written again with another value, whatever its label.
-        secret, version = {"SecretId": parameters["SecretId"]}, parameters["ClientRequestToken"]
-        if version in _call(client, "DescribeSecret", secret)["VersionIdsToStages"]:
-            error = {"Error": {"Code": "ResourceExistsException", "Message": "It exists."}}
-            raise client.exceptions.ResourceExistsException(error, operation)
-    answer = _call(client, operation, parameters)
-    if operation == "CreateBucket":
-        # A bucket comes into being with its tags.
-        tags = {"TagSet": parameters["CreateBucketConfiguration"]["Tags"]}
-        _call(client, "PutBucketTagging", {"Bucket": parameters["Bucket"], "Tagging": tags})
-    return answer
-
-
-def dated(client: CognitoIdpUserPoolClient, **options: Any) -> dict[str, Any]:
-    # An app client has a date.
-    date = client.extended_config.setdefault("CreationDate", time.time())
-    return _client_to_json(client, **options) | {"CreationDate": date}

@@ -65,6 +65,7 @@ from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
 from support import project
+from support.calls import Within, met
 from support.core import take_one_request_at_a_time
 from support.left_over import LEDGER, deployment_of, left_in
 from support.postgresql import PreparedCluster, tenant_snapshot
@@ -117,9 +118,11 @@ class FunctionEnded(BaseException):
 class Fault:
     """One fault; it happens as often as it says, then no more."""
 
-    point: Point
+    point: Point | Within
     error: Callable[[], BaseException] = lambda: failure(ErrorType.NETWORK_ERROR, "Injected.")
     times: int = 1
+    #: The fault that comes next.
+    then: Fault | None = None
 
     def __post_init__(self) -> None:
         if self.point is Point.TIMED_OUT:
@@ -338,9 +341,14 @@ class Workflow:
             fault = self.faults.get(stage)
             if fault is None:
                 return function(job)
-            fault.times -= 1
-            if fault.times <= 0:
-                self.faults.pop(stage)
+            if isinstance(fault.point, Within):
+                with met(fault.point) as happened:
+                    try:
+                        return function(job)
+                    finally:
+                        if happened:
+                            self._count(stage, fault)
+            self._count(stage, fault)
             if fault.point is Point.BEFORE:
                 raise fault.error()
             outcome = function(job)
@@ -360,6 +368,15 @@ class Workflow:
             raise fault.error()
 
         return run
+
+    def _count(self, stage: str, fault: Fault) -> None:
+        """Take away a fault that has happened as often as it says."""
+        fault.times -= 1
+        if fault.times > 0:
+            return
+        self.faults.pop(stage)
+        if fault.then is not None:
+            self.faults[stage] = fault.then
 
     def names(self, project_id: str) -> ResourceNames:
         """Return the names of a project's resources."""
@@ -574,6 +591,12 @@ def _anonymous(value: Any, known: Mapping[str, str]) -> str:
     return _VARYING.sub("*", text)
 
 
+#: How a job is run: on the state machine, or by the handler.
+type Run = Callable[[Workflow, api.Job], api.Job]
+each_way = pytest.mark.parametrize(
+    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
+)
+
 #: Makes a deployment of its own.
 type Deploy = Callable[[], AbstractContextManager[Workflow]]
 
@@ -588,10 +611,10 @@ _references: list[dict[str, Any]] = []
 def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
     """Return a deployment of its own, and remove what it leaves on the shared PostgreSQL."""
     if not _references:
-        with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
+        with pytest.MonkeyPatch.context() as patch, deployed(cluster, patch) as made:
             job = made.execute(made.new_job(made.new_project()))
             _references.append(made.snapshot(job))
-    with _deployed(cluster, monkeypatch) as made:
+    with deployed(cluster, monkeypatch) as made:
         yield made
 
 
@@ -601,14 +624,15 @@ def deploy(cluster: PreparedCluster) -> Deploy:
 
     @contextmanager
     def make() -> Iterator[Workflow]:
-        with pytest.MonkeyPatch.context() as patch, _deployed(cluster, patch) as made:
+        with pytest.MonkeyPatch.context() as patch, deployed(cluster, patch) as made:
             yield made
 
     return make
 
 
 @contextmanager
-def _deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+def deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+    """Make a deployment on a cluster."""
     environment = {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",

@@ -8,6 +8,7 @@ import boto3
 import botocore.exceptions
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from provisioner.drivers.aws_errors import translate, translated
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError
 from support.core import REGION
@@ -145,6 +146,16 @@ def test_what_is_no_answer_has_its_type_and_is_named_alone(name: str) -> None:
     arguments, expected = TRANSPORT[name]
     error = known(getattr(botocore.exceptions, name)(**arguments))
     assert (error.type, error.cause) == (expected, name)
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again_and_not_passed_on() -> None:
+    def fail() -> None:
+        with translated(FINAL, "make the thing"):
+            raise ResponseParserError("Unable to parse response: b'hunter2'")
+
+    error = refused(fail)
+    assert (error.type, error.cause) == (ErrorType.UNKNOWN_ERROR, "ResponseParserError")
+    assert "hunter2" not in text_of(error)
 
 
 def documented_errors() -> list[tuple[str, str, int]]:

@@ -18,9 +18,9 @@ from provisioner.drivers import cognito
 from provisioner.drivers.cognito import UserPool
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
+from support.calls import dated
 from support.core import ACCOUNT, REGION, Core, answer_lost, meanwhile
 from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused
-from support.effects import dated
 
 IDP = "cognito-identity-provider"
 

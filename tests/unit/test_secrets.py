@@ -194,6 +194,19 @@ def test_a_value_is_replaced_and_a_secret_deleted_at_once(store: Secrets) -> Non
     assert store.find() is None
 
 
+def test_an_answer_that_describes_nothing_is_not_taken_for_a_foreign_secret(
+    store: Secrets,
+) -> None:
+    store.ensure()
+    store.core.answers["secrets-manager.DescribeSecret"] = lambda _: (200, {})
+
+    with pytest.raises(KeyError):
+        secrets.remove_secret(store.client, name=NAME, claim=OWNER.owns, final=FINAL)
+
+    store.core.answers.clear()
+    assert store.value() == store.made[0]
+
+
 def test_the_text_of_a_secret_does_not_show_its_value(store: Secrets) -> None:
     secret = store.ensure()
     assert secret.value["password"].startswith(PASSWORD)

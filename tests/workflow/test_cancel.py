@@ -105,7 +105,17 @@ def assert_is_undone(workflow: Workflow, job: api.Job) -> None:
 # --- Cancelling -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", list(Stage), ids=str)
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(
+            stage,
+            id=stage,
+            marks=pytest.mark.fault("cancel at every stage", where=f"provision_project/{stage}"),
+        )
+        for stage in Stage
+    ],
+)
 def test_a_job_is_cancelled_at_the_end_of_the_stage_that_runs(
     workflow: Workflow, stage: Stage
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 import pytest
@@ -20,88 +19,21 @@ from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Ownership
 from provisioner.provisioning.plan import RUN_LIMITS, CleanupStage, Stage
 from provisioner.runtime import aws
-from support.effects import SQL, Attempt, Effect, aside, effects
-from support.workflow import ACCOUNT, Fault, FunctionEnded, Point, Workflow
-
-#: How a job is run: on the state machine, or by the handler.
-type Run = Callable[[Workflow, api.Job], api.Job]
-each_way = pytest.mark.parametrize(
-    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
+from support.calls import SQL
+from support.effects import Attempt, Effect, aside, effects
+from support.undoing import (
+    CLEANUP,
+    OWNER,
+    assert_undone,
+    cleanup_of,
+    fail,
+    repeated_to_its_end,
+    run_failing,
 )
-each_point = pytest.mark.parametrize("point", list(Point), ids=lambda point: point.name.lower())
+from support.workflow import ACCOUNT, Fault, FunctionEnded, Point, Run, Workflow, each_way
 
 #: No removal changes AWS, or PostgreSQL, more often in one attempt; a test below sees to it.
 MOST_CALLS, MOST_STATEMENTS = 5, 3
-
-OWNER = {"owner_id": "ada"}
-
-CLEANUP = "provision_project_cleanup"
-
-
-def fail(workflow: Workflow, stage: Stage = Stage.FINALIZING) -> None:
-    """Let a stage fail for good after its effect; that of FINALIZING would be the job's end."""
-    point = Point.BEFORE if stage is Stage.FINALIZING else Point.AFTER
-    workflow.faults[stage] = Fault(point, lambda: failure(ErrorType.CONFLICT, "Injected."))
-
-
-def run_failing(
-    workflow: Workflow, run: Run = Workflow.execute, project_id: str | None = None, **payload: Any
-) -> api.Job:
-    """Run a job that has made everything when it fails."""
-    fail(workflow)
-    return run(workflow, workflow.new_job(project_id or workflow.new_project(**OWNER), **payload))
-
-
-def cleanup_of(job: api.Job) -> api.Cleanup:
-    assert job.cleanup is not None
-    return job.cleanup
-
-
-def attempts_of(job: api.Job) -> dict[str, int]:
-    """Return how often each stage of the clean-up was tried."""
-    return {record.stage: record.attempt for record in cleanup_of(job).stages}
-
-
-def assert_undone(workflow: Workflow, job: api.Job, stage: Stage = Stage.FINALIZING) -> None:
-    """See that a job has failed in a stage, and that it has left nothing, held or counted."""
-    assert job.error is not None
-    assert (job.status, job.error.stage, job.error.type, job.other_errors) == (
-        api.JobStatus.FAILED,
-        stage,
-        ErrorType.CONFLICT,
-        (),
-    )
-    cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.left_over) == (api.CleanupStatus.DONE, ())
-    assert {record.status for record in cleanup.stages} == {StageStatus.SUCCEEDED}
-    assert workflow.remains(job.project_id) == {}
-    project = api.get_project(job.project_id)
-    assert (project.status, project.locked_by, project.quota, project.cluster_id) == (
-        api.ProjectStatus.FAILED,
-        None,
-        None,
-        None,
-    )
-
-
-@each_way
-@pytest.mark.parametrize("stage", list(Stage), ids=str)
-def test_a_job_that_fails_leaves_nothing(workflow: Workflow, stage: Stage, run: Run) -> None:
-    fail(workflow, stage)
-    seen: list[dict[str, Any]] = []
-
-    def look(job: JobInput, of: str) -> None:
-        if of == CleanupStage.REMOVING_API_KEYS:
-            seen.append(workflow.remains(job.payload["project_id"]))
-
-    workflow.observers.append(look)
-    job = run(workflow, workflow.new_job(workflow.new_project(**OWNER)))
-    assert_undone(workflow, job, stage)
-    # The failing stage had had its effect, and its siblings had settled.
-    expected = {"counts"} if stage is Stage.INITIALIZING else {"pools", "apis", "buckets"}
-    assert expected <= set(seen[0])
-    # All had said how they ended.
-    assert workflow.pauses == []
 
 
 def test_the_job_has_failed_before_anything_is_removed(workflow: Workflow) -> None:
@@ -140,46 +72,6 @@ def test_a_cancelled_job_leaves_nothing_either(workflow: Workflow) -> None:
 
 
 # Faults of the removals.
-
-
-def repeated(point: Point) -> bool:
-    """Whether a stage that meets a fault there is tried a second time."""
-    return point not in {Point.TWICE, Point.INVOKED_TWICE}
-
-
-def is_silent(point: Point) -> bool:
-    """Whether the function says nothing of its end there."""
-    return point in {Point.TIMED_OUT, Point.DIED}
-
-
-@each_point
-@pytest.mark.parametrize("stage", list(CleanupStage), ids=str)
-def test_each_removal_may_meet_each_fault(
-    workflow: Workflow, stage: CleanupStage, point: Point
-) -> None:
-    workflow.faults[stage] = Fault(point)
-    job = run_failing(workflow, Workflow.execute_in_process)
-    assert not workflow.faults
-    assert_undone(workflow, job)
-    assert attempts_of(job) == {
-        other: 2 if other == stage and repeated(point) else 1 for other in CleanupStage
-    }
-
-
-@each_point
-def test_all_removals_may_meet_a_fault_on_the_state_machine(
-    workflow: Workflow, point: Point
-) -> None:
-    workflow.faults |= {stage: Fault(point) for stage in CleanupStage}
-    job = run_failing(workflow)
-    assert not workflow.faults
-    assert_undone(workflow, job)
-    assert set(attempts_of(job).values()) == {2 if repeated(point) else 1}
-    # What may be at work still must not meet what the next job makes.
-    longest = RUN_LIMITS[CleanupStage.REMOVING_DATABASE]
-    assert [pause > longest - 60 for pause in workflow.pauses] == (
-        [True] if is_silent(point) else []
-    )
 
 
 @each_way
@@ -479,14 +371,6 @@ def test_what_cannot_be_removed_at_all_is_named_and_the_project_is_free(
     assert completed.status is api.JobStatus.COMPLETED
     with pytest.raises(api.JobStateError, match="is ACTIVE; what was left has been taken up"):
         api.repeat_cleanup(job.job_id)
-
-
-def repeated_to_its_end(workflow: Workflow, job: api.Job, run: int) -> api.Job:
-    """Run the clean-up of a job again, by two calls, and return the job."""
-    assert cleanup_of(api.repeat_cleanup(job.job_id)).run == run
-    name = cleanup_execution_name(job.job_id, run)
-    workflow.ended(workflow.execution_arn(CLEANUP, name))
-    return workflow.jobs.get(job.job_id)
 
 
 def test_a_cleanup_is_run_again_until_nothing_is_left(workflow: Workflow) -> None:

@@ -13,19 +13,14 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.plan import Stage
-from support.effects import SQL, Attempt, Effect, aside, effects
-from support.workflow import FunctionEnded, Workflow
+from support.calls import SQL
+from support.effects import Attempt, Effect, aside, effects
+from support.workflow import FunctionEnded, Run, Workflow, each_way
 
 #: No stage changes AWS more often in one attempt; a test below sees to it.
 MOST_CALLS = 7
 
 each_call = pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
-
-#: How a job is run: on the state machine, or by the handler.
-type Run = Callable[[Workflow, api.Job], api.Job]
-each_way = pytest.mark.parametrize(
-    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
-)
 
 
 def test_the_tests_below_go_through_every_call(

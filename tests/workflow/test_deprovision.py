@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,79 +19,11 @@ from provisioner.jobs.models import StageStatus
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.plan import REMOVING, DeprovisionStage, Stage
 from provisioner.runtime import aws
-from support.effects import SQL, Attempt, Effect, effects
+from support.calls import SQL
+from support.effects import Attempt, Effect, effects
 from support.postgresql import tenant_snapshot
-from support.workflow import REGION, SNAPSHOTS_BUCKET, Fault, FunctionEnded, Point, Workflow
-
-#: How a job is run: on the state machine, or by the handler.
-type Run = Callable[[Workflow, api.Job], api.Job]
-each_way = pytest.mark.parametrize(
-    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
-)
-
-#: What a job leaves that met no fault; a worker makes it once.
-_references: list[dict[str, Any]] = []
-
-
-def provisioned(workflow: Workflow) -> api.Job:
-    """Return the job of a project that is ACTIVE and has a table with rows."""
-    job = workflow.execute_in_process(workflow.new_job(workflow.new_project(owner_id="ada")))
-    assert job.status is api.JobStatus.COMPLETED, job.error
-    login = workflow.secret(workflow.names(job.project_id).database_secret)
-    with psycopg.connect(login["connection_string"]) as connection:
-        connection.execute("CREATE TABLE note AS SELECT generate_series(1, 100) AS id")
-    return job
-
-
-def keys_of(workflow: Workflow, project_id: str) -> list[str]:
-    keys: list[str] = workflow.secret(workflow.names(project_id).api_keys_secret)["api_keys"]
-    return keys
-
-
-def verifying(keys: list[str]) -> list[bool]:
-    return [api.verify_api_key(key) is not None for key in keys]
-
-
-def error_of(job: api.Job) -> api.StoredError:
-    assert job.error is not None
-    return job.error
-
-
-def statuses(job: api.Job) -> dict[str, StageStatus]:
-    return {record.stage: record.status for record in job.stages}
-
-
-def snapshots() -> list[str]:
-    """Return the keys of the snapshots that there are."""
-    found = aws.client("s3").list_objects_v2(Bucket=SNAPSHOTS_BUCKET)
-    assert "Uploads" not in aws.client("s3").list_multipart_uploads(Bucket=SNAPSHOTS_BUCKET)
-    return [stored["Key"] for stored in found.get("Contents", [])]
-
-
-def end_of(workflow: Workflow, job: api.Job) -> dict[str, Any]:
-    """Return all that a job has left, without the size of its snapshot."""
-    found = workflow.snapshot(job) | {"snapshots": len(snapshots())}
-    return {name: re.sub(r"'size_bytes': \d+", "", str(value)) for name, value in found.items()}
-
-
-@pytest.fixture
-def reference(workflow: Workflow) -> dict[str, Any]:
-    """Return what a job leaves that met no fault."""
-    if not _references:
-        project = provisioned(workflow).project_id
-        job = workflow.execute(workflow.new_deprovision_job(project))
-        assert job.status is api.JobStatus.COMPLETED, job.error
-        _references.append(end_of(workflow, job))
-        _forget_snapshots()
-        aws.client("dynamodb").delete_item(
-            TableName=workflow.settings.quotas_table, Key={"quota": {"S": "owner#ada"}}
-        )
-    return _references[0]
-
-
-def _forget_snapshots() -> None:
-    for key in snapshots():
-        aws.client("s3").delete_object(Bucket=SNAPSHOTS_BUCKET, Key=key)
+from support.removal import end_of, error_of, keys_of, provisioned, snapshots, statuses, verifying
+from support.workflow import REGION, Fault, FunctionEnded, Point, Workflow
 
 
 def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
@@ -135,34 +66,13 @@ def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
         assert c.execute("SELECT to_regclass('app.note')").fetchone() == (None,)
 
 
-@each_way
-@pytest.mark.parametrize("point", list(Point), ids=lambda point: point.name.lower())
-def test_every_stage_may_meet_each_fault_and_the_end_is_the_same(
-    workflow: Workflow, reference: dict[str, Any], point: Point, run: Run
-) -> None:
-    project_id = provisioned(workflow).project_id
-    workflow.faults.update({stage: Fault(point) for stage in DeprovisionStage})
-    handed: Counter[str] = Counter()
-    workflow.observers.append(lambda _job, stage: handed.update([stage]))
-
-    job = run(workflow, workflow.new_deprovision_job(project_id))
-
-    assert not workflow.faults
-    assert end_of(workflow, job) == reference
-    repeats = point not in {Point.TWICE, Point.INVOKED_TWICE}
-    for record in job.stages:
-        ended_by_its_effect = record.stage == "FINALIZING" and point is not Point.BEFORE
-        assert record.attempt == (2 if repeats and not ended_by_its_effect else 1)
-    assert set(handed) == set(DeprovisionStage)
-
-
 #: No stage changes AWS more often in one attempt; the test below sees to it.
 MOST_CALLS = 5
 
 
 @pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
 def test_every_stage_may_meet_an_error_and_die_at_any_call(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, reference: dict[str, Any], number: int
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, removed: dict[str, Any], number: int
 ) -> None:
     """At its n-th call or statement the first attempt meets an error; the second dies there."""
     project_id = provisioned(workflow).project_id
@@ -181,47 +91,9 @@ def test_every_stage_may_meet_an_error_and_die_at_any_call(
         job = workflow.execute(workflow.new_deprovision_job(project_id))
 
     assert workflow.waits
-    assert end_of(workflow, job) == reference
+    assert end_of(workflow, job) == removed
     # One more records that an attempt has failed.
     assert max(len(attempt.calls) for attempt in attempts) <= MOST_CALLS + 1
-
-
-def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on(
-    workflow: Workflow, reference: dict[str, Any]
-) -> None:
-    first = provisioned(workflow)
-    project_id = first.project_id
-    keys = keys_of(workflow, project_id)
-    before = workflow.snapshot(first)
-    for stage in DeprovisionStage:
-        workflow.faults[stage] = Fault(
-            Point.BEFORE if stage == "FINALIZING" else Point.AFTER,
-            lambda: failure(ErrorType.CONFLICT, "Injected."),
-        )
-
-        failed = workflow.execute(workflow.new_deprovision_job(project_id))
-
-        assert (failed.status, error_of(failed).stage) == (api.JobStatus.FAILED, stage)
-        assert failed.cleanup is None
-        project = api.get_project(project_id)
-        assert (project.locked_by, project.quota) == (None, "owner#ada")
-        if stage in {"INITIALIZING", "CHECKING_DATA", "TAKING_SNAPSHOT"}:
-            assert project.status is api.ProjectStatus.ACTIVE
-            assert verifying(keys) == [True, True]
-            assert workflow.snapshot(first) == before
-        else:
-            assert project.status is api.ProjectStatus.DEPROVISIONING
-            assert verifying(keys) == [False, False]
-
-    completed = workflow.execute(workflow.new_deprovision_job(project_id))
-
-    # The database was gone before it came: its snapshot is the one that the job before took.
-    assert statuses(completed)["TAKING_SNAPSHOT"] is StageStatus.SKIPPED
-    assert completed.result is not None
-    assert completed.result["snapshot"]["key"] in snapshots()
-    end = end_of(workflow, completed)
-    for name in ("quotas", "tenant", "services", "secrets", "api_keys"):
-        assert end[name] == reference[name], name
 
 
 def test_a_failed_job_is_run_again_as_its_second_attempt(workflow: Workflow) -> None:
@@ -370,46 +242,7 @@ def test_a_cancelled_job_leaves_the_project_as_it_was(workflow: Workflow) -> Non
     assert after == before
 
 
-def test_a_project_that_is_being_provisioned_is_not_deprovisioned(workflow: Workflow) -> None:
-    first = workflow.new_job(workflow.new_project())
-    second = workflow.new_deprovision_job(first.project_id)
-    ran: list[api.Job] = []
-
-    def meanwhile(job: JobInput, stage: str) -> None:
-        if job.job_id == first.job_id and stage == Stage.REGISTERING_AUTH:
-            workflow.observers.clear()
-            ran.append(workflow.execute_in_process(second))
-
-    workflow.observers.append(meanwhile)
-    completed = workflow.execute(first)
-
-    assert error_of(ran[0]).type is ErrorType.PROJECT_BUSY
-    assert first.job_id in error_of(ran[0]).message
-    assert workflow.snapshot(completed) == workflow.reference()
-
-
-@pytest.mark.parametrize("stage", ["CHECKING_DATA", "REMOVING_DATABASE"])
-def test_a_project_that_is_being_deprovisioned_is_neither_provisioned_nor_removed_twice(
-    workflow: Workflow, reference: dict[str, Any], stage: str
-) -> None:
-    project_id = provisioned(workflow).project_id
-    first = workflow.new_deprovision_job(project_id)
-    others = [workflow.new_job(project_id), workflow.new_deprovision_job(project_id)]
-    ran: list[api.Job] = []
-
-    def meanwhile(job: JobInput, running: str) -> None:
-        if job.job_id == first.job_id and running == stage:
-            workflow.observers.clear()
-            ran.extend(workflow.execute_in_process(other) for other in others)
-
-    workflow.observers.append(meanwhile)
-    completed = workflow.execute(first)
-
-    assert [error_of(job).type for job in ran] == [ErrorType.PROJECT_BUSY] * 2
-    assert all(first.job_id in error_of(job).message for job in ran)
-    assert end_of(workflow, completed) == reference
-
-
+@pytest.mark.fault("two jobs at once for one project", where="deprovision_project/INITIALIZING")
 def test_two_jobs_at_once_remove_a_project_once(workflow: Workflow) -> None:
     project_id = provisioned(workflow).project_id
     jobs = [workflow.new_deprovision_job(project_id) for _ in range(2)]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 from provisioner import api
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Ownership
-from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.plan import Stage
 from provisioner.runtime import aws
 from psycopg import sql
-from support.workflow import FAILING_TOGETHER, Deploy, Fault, Point, Workflow
+from support.workflow import FAILING_TOGETHER, Deploy, Workflow
 
 #: Prepares what fails and returns the job.
 type Case = Callable[[Workflow], api.Job]
@@ -24,8 +23,6 @@ NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
 
 #: How a job is run, on the state machine first.
 WAYS = (Workflow.execute, Workflow.execute_in_process)
-
-each_stage = pytest.mark.parametrize("stages", FAILING_TOGETHER, ids=lambda stages: stages[0])
 
 
 def ends_alike(deploy: Deploy, case: Case) -> api.Job:
@@ -44,38 +41,6 @@ def errors_of(job: api.Job) -> list[tuple[str, ErrorType, int]]:
     """Return the stage, type and attempt of each error of a job, the job's own first."""
     assert job.error is not None
     return [(error.stage, error.type, error.attempt) for error in (job.error, *job.other_errors)]
-
-
-def failing(
-    stages: tuple[Stage, ...], error_type_of: Callable[[Stage], ErrorType], times: int
-) -> Case:
-    """Let stages fail after their effect; that of FINALIZING would be the end of the job."""
-
-    def case(workflow: Workflow) -> api.Job:
-        for stage in stages:
-            point = Point.BEFORE if stage is Stage.FINALIZING else Point.AFTER
-            error = partial(failure, error_type_of(stage), "Injected.", "for operators")
-            workflow.faults[stage] = Fault(point, error, times)
-        return workflow.new_job(workflow.new_project(owner_id="ada"))
-
-    return case
-
-
-@each_stage
-def test_by_an_error_that_stays(deploy: Deploy, stages: tuple[Stage, ...]) -> None:
-    def own(stage: Stage) -> ErrorType:
-        return OWN_ERRORS.get(stage, ErrorType.INSUFFICIENT_PERMISSIONS)
-
-    job = ends_alike(deploy, failing(stages, own, times=1))
-    assert errors_of(job) == [(stage, own(stage), 1) for stage in stages]
-
-
-@each_stage
-def test_by_an_error_that_lasts_through_all_attempts(
-    deploy: Deploy, stages: tuple[Stage, ...]
-) -> None:
-    job = ends_alike(deploy, failing(stages, lambda _stage: ErrorType.NETWORK_ERROR, times=3))
-    assert errors_of(job) == [(stage, ErrorType.NETWORK_ERROR, 3) for stage in stages]
 
 
 def names_taken(workflow: Workflow) -> api.Job:

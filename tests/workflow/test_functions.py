@@ -209,6 +209,7 @@ def test_a_message_becomes_a_project(functions: Functions) -> None:
     }
 
 
+@pytest.mark.fault("a poison message in a batch", where="dispatcher/refusing")
 def test_a_raw_message_that_cannot_work_does_not_stop_the_others(functions: Functions) -> None:
     workflow = functions.workflow
     project_id = workflow.new_project()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -16,51 +15,24 @@ from provisioner.api_keys.key_format import digest, generate_api_key, key_id
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.drivers import dynamodb, secrets
 from provisioner.drivers.postgresql.engine import TenantLimits
-from provisioner.drivers.postgresql.errors import is_wrong_password
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.plan import PLANS
 from provisioner.provisioning.stages import rotate_database_password
 from provisioner.runtime import aws
+from support.changes import (
+    check_changed,
+    claimed,
+    each_change,
+    logs_in,
+    new_change,
+    plainly_provisioned,
+    verifying,
+)
 from support.effects import Attempt, Effect, aside, effects
 from support.leaks import leaks
-from support.workflow import Fault, FunctionEnded, Point, Workflow
-
-#: How a job is run: on the state machine, or by the handler.
-type Run = Callable[[Workflow, api.Job], api.Job]
-each_way = pytest.mark.parametrize(
-    "run", [Workflow.execute, Workflow.execute_in_process], ids=["state_machine", "in_process"]
-)
-CHANGES = (JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD)
-each_change = pytest.mark.parametrize("job_type", CHANGES, ids=str)
-
-
-def provisioned(workflow: Workflow, keys: int = 2) -> str:
-    """Provision a project without services and return its id."""
-    project_id = workflow.new_project(owner_id="ada")
-    off = {"auth": False, "realtime": False, "storage": False}
-    job = workflow.execute_in_process(
-        workflow.new_job(project_id, services=off, api_keys={"count": keys})
-    )
-    assert job.status is api.JobStatus.COMPLETED
-    return project_id
-
-
-def claimed(project_id: str) -> list[str]:
-    """Claim the newest set of keys."""
-    keys: list[str] = []
-    api.claim_api_keys(project_id, keys.extend)
-    return keys
-
-
-def verifying(workflow: Workflow, keys: Sequence[str], *, hours: float = 0) -> set[bool]:
-    """Say whether keys verify, some hours from now."""
-    moment = datetime.now(UTC) + timedelta(hours=hours)
-    store = ApiKeyStore(
-        aws.client("dynamodb"), workflow.settings.api_keys_table, clock=lambda: moment
-    )
-    return {store.verify(key) is not None for key in keys}
+from support.workflow import Fault, FunctionEnded, Point, Run, Workflow, each_way
 
 
 def let_expire(workflow: Workflow) -> None:
@@ -71,62 +43,11 @@ def let_expire(workflow: Workflow) -> None:
             client.delete_item(TableName=table, Key={"digest": item["digest"]})
 
 
-def logs_in(workflow: Workflow, project_id: str) -> bool:
-    """Say whether the login that the secret holds is taken."""
-    login = workflow.secret(workflow.names(project_id).database_secret)
-    try:
-        psycopg.connect(login["connection_string"]).close()
-    except psycopg.OperationalError as error:
-        if not is_wrong_password(error):
-            raise
-        return False
-    return True
-
-
-def new_change(workflow: Workflow, job_type: JobType, project_id: str) -> api.Job:
-    """Store a job; one that revokes takes the next key that is in force."""
-    if job_type is JobType.ROTATE_API_KEYS:
-        return workflow.new_change(job_type, project_id, count=1)
-    if job_type is JobType.ROTATE_DATABASE_PASSWORD:
-        return workflow.new_change(job_type, project_id)
-    active = [k for k in api.list_api_keys(project_id) if k.status is ApiKeyStatus.ACTIVE]
-    return workflow.new_change(job_type, project_id, key_id=active[0].key_id)
-
-
-def check_changed(workflow: Workflow, job: api.Job) -> None:
-    """Check that a job has done what it is for, once, and has let go of the project."""
-    assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
-    assert all(record.check for record in job.stages)
-    assert job.result is not None
-    project = api.get_project(job.project_id)
-    assert (project.status, project.locked_by) == (api.ProjectStatus.ACTIVE, None)
-    assert project.quota == "owner#ada"
-    keys = {key.key_id: key for key in api.list_api_keys(job.project_id)}
-    if job.job_type == JobType.ROTATE_API_KEYS:
-        new = {k.key_id for k in keys.values() if k.expires_at is None}
-        assert new == {key["key_id"] for key in job.result["api_keys"]}
-        assert {k.key_id for k in keys.values() if k.job_id == job.job_id} == new
-        handed_over = workflow.secret(job.result["api_keys_secret_arn"])["api_keys"]
-        assert {key_id(digest(text)) for text in handed_over} == new
-        assert verifying(workflow, handed_over, hours=24 * 365) == {True}
-    elif job.job_type == JobType.REVOKE_API_KEY:
-        assert keys[job.payload["key_id"]].status is ApiKeyStatus.REVOKED
-        assert keys[job.payload["key_id"]].revoked_at == job.result["revoked_at"]
-    else:
-        assert logs_in(workflow, job.project_id)
-
-
-def ended(job: api.Job) -> Any:
-    """Return how a job has ended, without what differs from run to run."""
-    stages = [(s.stage, s.status, bool(s.check), sorted(s.output)) for s in job.stages]
-    return job.status, stages, sorted(job.result or {})
-
-
 @each_way
 def test_old_keys_verify_until_the_overlap_ends_and_new_ones_are_handed_over_once(
     workflow: Workflow, run: Run
 ) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     old = claimed(project_id)
     job = run(
         workflow,
@@ -161,7 +82,7 @@ def test_old_keys_verify_until_the_overlap_ends_and_new_ones_are_handed_over_onc
 
 
 def test_a_set_that_was_never_claimed_is_replaced_and_expires(workflow: Workflow) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     secret = workflow.names(project_id).api_keys_secret
     sets = [workflow.secret(secret)["api_keys"]]
     for _ in range(2):
@@ -184,7 +105,7 @@ def test_a_set_that_was_never_claimed_is_replaced_and_expires(workflow: Workflow
 def test_keys_that_the_index_does_not_show_yet_expire_too(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     old = workflow.secret(workflow.names(project_id).api_keys_secret)["api_keys"]
     with monkeypatch.context() as patch:
         patch.setattr(ApiKeyStore, "list_by_project", lambda _store, _project_id: [])
@@ -194,7 +115,7 @@ def test_keys_that_the_index_does_not_show_yet_expire_too(
 
 
 def test_keys_are_not_claimed_while_a_job_changes_them(workflow: Workflow) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     refused: list[str] = []
 
     def claim(_job: JobInput, stage: str) -> None:
@@ -213,7 +134,7 @@ def test_keys_are_not_claimed_while_a_job_changes_them(workflow: Workflow) -> No
 def test_a_set_that_comes_while_another_is_handed_over_stays_for_the_next_claim(
     workflow: Workflow,
 ) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     handed: list[list[str]] = []
 
     def rotate(keys: Sequence[str]) -> None:
@@ -227,7 +148,7 @@ def test_a_set_that_comes_while_another_is_handed_over_stays_for_the_next_claim(
 
 
 def test_keys_that_a_failed_job_did_not_store_are_not_handed_over(workflow: Workflow) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     old = claimed(project_id)
     workflow.faults["ROTATING_API_KEYS"] = Fault(Point.AFTER, RuntimeError)
     job = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
@@ -250,7 +171,7 @@ def refuse_digests(effect: Effect, attempt: Attempt) -> None:
 def test_the_overlap_begins_when_the_new_keys_verify_however_late_a_retry_stores_them(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     old = claimed(project_id)
     with effects(workflow, monkeypatch, refuse_digests):
         failed = workflow.execute(
@@ -287,7 +208,7 @@ def _made_hours_ago(workflow: Workflow, key: ApiKey, hours: float) -> None:
 
 
 def test_a_retry_makes_no_second_set_where_the_first_has_been_claimed(workflow: Workflow) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     claimed(project_id)
     workflow.faults["FINALIZING"] = Fault(Point.BEFORE, RuntimeError, times=3)
     failed = workflow.execute(
@@ -307,7 +228,7 @@ def test_a_retry_makes_no_second_set_where_the_first_has_been_claimed(workflow: 
 
 
 def test_a_retry_does_not_take_up_keys_that_a_later_job_has_replaced(workflow: Workflow) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     workflow.faults["FINALIZING"] = Fault(Point.BEFORE, RuntimeError, times=3)
     failed = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
     check_changed(
@@ -322,30 +243,10 @@ def test_a_retry_does_not_take_up_keys_that_a_later_job_has_replaced(workflow: W
 
 
 @each_change
-def test_each_stage_may_meet_each_fault_and_both_ways_end_the_same(
-    workflow: Workflow, job_type: JobType
-) -> None:
-    project_id = provisioned(workflow, keys=8)
-    more = provisioned(workflow, keys=8)
-    plan = PLANS[job_type]
-    ((work,),) = plan.branches
-    expected = ended(workflow.execute(new_change(workflow, job_type, project_id)))
-    # They all begin and end with the same functions.
-    stages = (plan.first, work, plan.last) if job_type is JobType.ROTATE_API_KEYS else (work,)
-    for stage, point in itertools.product(stages, Point):
-        for run, of in ((Workflow.execute, project_id), (Workflow.execute_in_process, more)):
-            workflow.faults[stage] = Fault(point)
-            job = run(workflow, new_change(workflow, job_type, of))
-            assert not workflow.faults, (stage, point)
-            check_changed(workflow, job)
-            assert ended(job) == expected, (stage, point)
-
-
-@each_change
 def test_it_may_die_before_any_effect_and_no_more_is_made(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, job_type: JobType
 ) -> None:
-    project_id = provisioned(workflow, keys=4)
+    project_id = plainly_provisioned(workflow, keys=4)
     login = workflow.secret(workflow.names(project_id).database_secret)
     open_session = psycopg.connect(login["connection_string"], autocommit=True)
     logged_in: list[bool] = []
@@ -384,7 +285,7 @@ def test_it_may_die_before_any_effect_and_no_more_is_made(
 def test_a_run_that_was_given_up_may_go_on_beside_the_next(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, job_type: JobType
 ) -> None:
-    project_id = provisioned(workflow, keys=20)
+    project_id = plainly_provisioned(workflow, keys=20)
     number = 0
     overtaken: list[Effect] = []
 
@@ -412,7 +313,7 @@ def test_a_run_that_was_given_up_may_go_on_beside_the_next(
 def test_a_password_is_changed_in_secret_and_database_and_open_sessions_go_on(
     workflow: Workflow,
 ) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     secret = workflow.names(project_id).database_secret
     old = workflow.secret(secret)
     with psycopg.connect(old["connection_string"], autocommit=True) as session:
@@ -447,7 +348,7 @@ def test_a_function_that_dies_at_the_commit_is_repeated_with_the_same_password(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one moment in which the secret holds what the server does not take yet."""
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     secret = workflow.names(project_id).database_secret
     passwords: list[str] = []
     logged_in: list[bool] = []
@@ -468,7 +369,7 @@ def test_a_function_that_dies_at_the_commit_is_repeated_with_the_same_password(
 
 
 def test_a_tenant_who_uses_all_connections_gets_a_new_password(workflow: Workflow) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     login = workflow.secret(workflow.names(project_id).database_secret)
     limit = TenantLimits().connections
     sessions = [psycopg.connect(login["connection_string"]) for _ in range(limit)]
@@ -485,7 +386,7 @@ def test_a_tenant_who_uses_all_connections_gets_a_new_password(workflow: Workflo
 def test_a_job_that_fails_lets_go_of_the_project_and_can_be_retried(
     workflow: Workflow, job_type: JobType
 ) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     before = api.get_project(project_id)
     ((work,),) = PLANS[job_type].branches
     workflow.faults[work] = Fault(Point.AFTER, RuntimeError)
@@ -506,7 +407,7 @@ def test_a_project_that_is_not_there_or_not_active_or_held_is_refused(
     workflow: Workflow, job_type: JobType
 ) -> None:
     created = workflow.new_project()
-    held = provisioned(workflow)
+    held = plainly_provisioned(workflow)
     holder = workflow.new_job(held)
     workflow.projects.hold(api.get_project(held), holder.job_id)
     before = api.get_project(held)
@@ -524,7 +425,7 @@ def test_a_project_that_is_not_there_or_not_active_or_held_is_refused(
 
 
 def test_a_key_is_revoked_at_once_by_a_job_of_its_own(workflow: Workflow) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     first, second = claimed(project_id)
     revoked = api.revoke_api_key(key_id(digest(first)))
     assert api.verify_api_key(first) is None
@@ -550,7 +451,7 @@ def test_a_key_is_revoked_at_once_by_a_job_of_its_own(workflow: Workflow) -> Non
 def test_a_key_is_revoked_whatever_the_project_s_status_is_and_whoever_holds_it(
     workflow: Workflow, run: Run
 ) -> None:
-    project_id = provisioned(workflow, keys=len(api.ProjectStatus))
+    project_id = plainly_provisioned(workflow, keys=len(api.ProjectStatus))
     for status, key in zip(api.ProjectStatus, claimed(project_id), strict=True):
         dynamodb.transact(
             aws.client("dynamodb"),
@@ -583,7 +484,7 @@ def test_a_key_of_a_project_that_is_not_there_is_not_revoked(workflow: Workflow)
 def test_no_rotation_makes_a_key_valid_again_that_is_revoked_beside_it(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     number, effects_of_stage = 0, 1
     revoked: set[str] = set()
     made_here: list[str] = []
@@ -619,7 +520,7 @@ def test_no_rotation_makes_a_key_valid_again_that_is_revoked_beside_it(
 def test_a_retried_rotation_does_not_bring_back_a_key_that_nobody_had_claimed(
     workflow: Workflow,
 ) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     workflow.faults["ROTATING_API_KEYS"] = Fault(Point.AFTER, RuntimeError)
     failed = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id, count=1))
     (made,) = (key for key in api.list_api_keys(project_id) if key.job_id == failed.job_id)
@@ -639,7 +540,7 @@ def test_a_retried_rotation_does_not_bring_back_a_key_that_nobody_had_claimed(
 
 @pytest.mark.parametrize("is_gone", [False, True], ids=["is_listed", "is_gone"])
 def test_a_claim_leaves_out_a_key_that_was_revoked(workflow: Workflow, *, is_gone: bool) -> None:
-    project_id = provisioned(workflow)
+    project_id = plainly_provisioned(workflow)
     first, second = api.list_api_keys(project_id)
     api.revoke_api_key(first.key_id)
     if is_gone:
@@ -650,7 +551,7 @@ def test_a_claim_leaves_out_a_key_that_was_revoked(workflow: Workflow, *, is_gon
 
 
 def test_a_key_that_the_project_does_not_have_is_not_revoked(workflow: Workflow) -> None:
-    one, other = provisioned(workflow), provisioned(workflow)
+    one, other = plainly_provisioned(workflow), plainly_provisioned(workflow)
     key = claimed(one)[0]
     job = workflow.execute(
         workflow.new_change(JobType.REVOKE_API_KEY, other, key_id=key_id(digest(key)))

@@ -12,7 +12,8 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.provisioning.plan import Stage
 from provisioner.runtime import aws
-from support.effects import SQL, Attempt, Effect, effects
+from support.calls import SQL
+from support.effects import Attempt, Effect, effects
 from support.leaks import Trace, leaks
 from support.workflow import REGION, Fault, Point, Workflow
 

@@ -107,37 +107,6 @@ def test_what_the_payload_does_without_is_skipped(workflow: Workflow) -> None:
     assert "'pools': []" in workflow.snapshot(job)["services"]
 
 
-def test_each_stage_may_meet_each_fault_and_the_end_is_the_same(
-    workflow: Workflow, stage: Stage, point: Point
-) -> None:
-    expected = workflow.reference()
-    workflow.faults[stage] = Fault(point)
-    job = workflow.execute(workflow.new_job(workflow.new_project()))
-    assert not workflow.faults
-    assert workflow.snapshot(job) == expected
-    record = next(record for record in job.stages if record.stage == stage)
-    repeats = point not in {Point.TWICE, Point.INVOKED_TWICE}
-    ended_by_its_effect = stage is Stage.FINALIZING and point is not Point.BEFORE
-    assert record.attempt == (2 if repeats and not ended_by_its_effect else 1)
-    assert scheduled(workflow.history(job))[stage] == (2 if repeats else 1)
-
-
-def test_each_stage_and_fault_end_in_one_process_as_on_the_state_machine(
-    workflow: Workflow, stage: Stage, point: Point
-) -> None:
-    expected = workflow.reference()
-    workflow.faults[stage] = Fault(point)
-    job = workflow.execute_in_process(workflow.new_job(workflow.new_project()))
-    assert not workflow.faults
-    assert workflow.snapshot(job) == expected
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if {"stage", "point"} <= set(metafunc.fixturenames):
-        metafunc.parametrize("stage", list(Stage), ids=str)
-        metafunc.parametrize("point", list(Point), ids=lambda point: point.name.lower())
-
-
 #: Stages of different branches, which all settle: they fail in one execution.
 FIRST_OF_BRANCHES: tuple[Stage, ...] = tuple(branch[0] for branch in BRANCHES)
 #: The other stages: one fails at the beginning, one after another of its branch, one at the end.
@@ -298,6 +267,7 @@ def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(
     assert (end["error"], end["cause"]) == ("CONFLICT", "In CREATING_SCHEMA.")
 
 
+@pytest.mark.fault("two jobs at once for one project", where="provision_project/REGISTERING_AUTH")
 def test_a_second_job_of_a_project_that_is_being_provisioned_harms_nothing(
     workflow: Workflow,
 ) -> None:
@@ -318,6 +288,7 @@ def test_a_second_job_of_a_project_that_is_being_provisioned_harms_nothing(
     assert workflow.snapshot(completed) == workflow.reference()
 
 
+@pytest.mark.fault("two jobs at once for one project", where="provision_project/INITIALIZING")
 def test_two_jobs_at_once_leave_one_set_of_everything(workflow: Workflow) -> None:
     project_id = workflow.new_project()
     jobs = [workflow.new_job(project_id) for _ in range(2)]

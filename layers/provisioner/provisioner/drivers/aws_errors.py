@@ -21,8 +21,13 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
+
+#: What a call of AWS raises: an error that AWS answers, one on the way to it, and an answer that is
+#: none, such as a proxy's page, which botocore lets pass as an exception of no kin.
+AWS_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 #: The service throttles or is not well: it serves later.
 _UNAVAILABLE = frozenset(
@@ -170,7 +175,7 @@ def translated(final: ErrorType, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ClientError, BotoCoreError) as error:
+    except AWS_ERRORS as error:
         raise translate(error, final, doing) from None
 
 

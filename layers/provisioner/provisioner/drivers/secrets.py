@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import AWS_ERRORS, translated
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -117,6 +115,8 @@ def find_secret(
             described = client.describe_secret(SecretId=name)
         except client.exceptions.ResourceNotFoundException:
             return None
+        # Before the marker: an answer that describes nothing is not a secret of someone else.
+        arn = described["ARN"]
         if not owner.owns({tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}):
             raise failure(
                 ErrorType.CONFLICT,
@@ -124,7 +124,7 @@ def find_secret(
             )
         if described.get("DeletedDate") is not None:
             client.restore_secret(SecretId=name)
-        return Secret(described["ARN"], _value(client, name))
+        return Secret(arn, _value(client, name))
 
 
 def read_secret(
@@ -215,7 +215,7 @@ def make_current(
                 MoveToVersionId=version,
                 RemoveFromVersionId=current,
             )
-        except (ClientError, BotoCoreError):
+        except AWS_ERRORS:
             if _current_version(client, secret) != version:
                 raise
 
@@ -243,12 +243,14 @@ def claimed_secret(
             described = client.describe_secret(SecretId=name)
         except client.exceptions.ResourceNotFoundException:
             return None
+        # As in `find_secret`.
+        arn = described["ARN"]
         if described.get("DeletedDate") is not None or not claim(
             {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
         ):
             return None
         try:
-            return Secret(described["ARN"], _value(client, name))
+            return Secret(arn, _value(client, name))
         except client.exceptions.ResourceNotFoundException:
             return None
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
-from botocore.exceptions import BotoCoreError, ClientError
 
-from provisioner.drivers.aws_errors import short_cause
+from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.execution import execution_input, execution_name
 from provisioner.jobs.messages import (
@@ -141,7 +140,7 @@ class Dispatcher:
     def note_failure(self, record: Mapping[str, Any], cause: str) -> None:
         """Keep why a message was not dispatched, as well as it goes."""
         job_id = job_id_of(str(record["body"]), str(record["messageId"]))
-        with contextlib.suppress(ClientError, BotoCoreError):
+        with contextlib.suppress(*AWS_ERRORS):
             self._store.note_dispatch_failure(job_id, cause)
 
     def _start(self, new: NewJob, attempt: int, input_text: str) -> None:

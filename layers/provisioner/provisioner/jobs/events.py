@@ -17,11 +17,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aws_lambda_powertools.metrics import MetricUnit
-from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from provisioner.drivers import dynamodb
-from provisioner.drivers.aws_errors import short_cause
+from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
     CLEANUP_SUBJECT,
@@ -355,7 +354,7 @@ class EventPublisher:
             except EventsNotPublishedError as error:
                 _report(group[0].job_id, error)
                 return error.position
-            except (ClientError, BotoCoreError) as error:
+            except AWS_ERRORS as error:
                 _report(group[0].job_id, error)
                 return group[0].position
             metrics.add_metric("EventsPublished", MetricUnit.Count, len(group))

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
-from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict
 
-from provisioner.drivers.aws_errors import translate
+from provisioner.drivers.aws_errors import AWS_ERRORS, translate
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError, failure
 from provisioner.jobs.models import (
@@ -203,7 +202,7 @@ class StageRunner:
             return error
         try:
             job = self._store.get_head(event.job.job_id)
-        except (ClientError, BotoCoreError):
+        except AWS_ERRORS:
             return error
         if job is None or job.cancel_requested_at is None:
             return error
@@ -255,7 +254,7 @@ class StageRunner:
         own = self._own_errors.get(stage, ErrorType.UNKNOWN_ERROR)
         if isinstance(error, ProvisioningError):
             return error
-        if isinstance(error, ClientError | BotoCoreError):
+        if isinstance(error, AWS_ERRORS):
             return translate(error, own, "run the stage")
         where = traceback.extract_tb(error.__traceback__)[-1]
         return failure(
@@ -292,7 +291,7 @@ class StageRunner:
                 retryable=retryable,
                 round_=event.round,
             )
-        except (ClientError, BotoCoreError) as write_error:
+        except AWS_ERRORS as write_error:
             # The stage's own error says more than this one, and reaches the state machine.
             logger.warning("failure not recorded", cause=type(write_error).__name__)
         return error

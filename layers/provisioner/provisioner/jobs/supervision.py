@@ -12,8 +12,8 @@ from datetime import timedelta
 from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
-from botocore.exceptions import BotoCoreError, ClientError
 
+from provisioner.drivers.aws_errors import AWS_ERRORS
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
@@ -179,7 +179,7 @@ class Supervisor:
         for job_id in job_ids:
             try:
                 repaired += self._examine_and_report(job_id, None)
-            except (ClientError, BotoCoreError, ProvisioningError) as error:
+            except (*AWS_ERRORS, ProvisioningError) as error:
                 # The others are examined all the same, and this one again by the next sweep.
                 logger.warning("job not examined", cause=f"{type(error).__name__}: {error}")
         return {"examined": len(job_ids), "repaired": repaired}

@@ -1,0 +1,146 @@
+"""Faults that last through all attempts, or are final at once: the job fails, and says where.
+
+Stages of a job that can fail beside one another fail in one run of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from provisioner import api
+from provisioner.jobs.models import StageStatus
+from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.plan import REMOVING
+from provisioner.provisioning.stages.fail import left_over
+from support.changes import logs_in, new_change, plainly_provisioned
+from support.places import (
+    CHANGES,
+    CLEANUP,
+    Lasting,
+    assert_fails_so,
+    each_lasting,
+    places,
+    put_in,
+)
+from support.removal import end_of, keys_of, provisioned, snapshots, statuses, verifying
+from support.undoing import (
+    OWNER,
+    assert_nothing_is_left,
+    assert_undone,
+    cleanup_of,
+    fail,
+    repeated_to_its_end,
+)
+from support.workflow import FAILING_TOGETHER, Deploy, Run, Workflow
+
+#: Faults that are put in both ways: they end a job in one process as on the state machine.
+_BOTH_WAYS = {"throttle", "permission denied"}
+
+
+@each_lasting(
+    *([f"{JobType.PROVISION_PROJECT}/{stage}" for stage in group] for group in FAILING_TOGETHER)
+)
+def test_a_project_is_not_provisioned_and_nothing_is_left(
+    deploy: Deploy, kind: Lasting, where: list[str]
+) -> None:
+    ways: list[Run] = [Workflow.execute]
+    ways += [Workflow.execute_in_process] if kind.name in _BOTH_WAYS else []
+    ends: list[dict[str, Any]] = []
+    for run in ways:
+        with deploy() as workflow:
+            put_in(workflow, kind, where)
+            job = run(workflow, workflow.new_job(workflow.new_project(**OWNER)))
+            assert job.status is api.JobStatus.FAILED
+            assert job.error is not None
+            met = {f"{job.job_type}/{e.stage}": e for e in (job.error, *job.other_errors)}
+            # The job's own error is the first in the order of the stages.
+            assert list(met) == where
+            for place, error in met.items():
+                assert_fails_so(kind, place, error)
+            assert job.cleanup is None or job.cleanup.status is api.CleanupStatus.DONE
+            assert_nothing_is_left(workflow, job.project_id)
+            ends.append(workflow.snapshot(job, attempts=True))
+    assert all(end == ends[0] for end in ends)
+
+
+@each_lasting(places(CLEANUP))
+def test_what_could_not_be_removed_is_named_and_goes_once_it_can(
+    workflow: Workflow, kind: Lasting, where: list[str]
+) -> None:
+    put_in(workflow, kind, where)
+    fail(workflow)
+    job = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
+    cleanup = cleanup_of(job)
+    assert cleanup.status is api.CleanupStatus.FAILED
+    for record in cleanup.stages:
+        assert record.status is not StageStatus.SUCCEEDED, record.stage
+        # A function that ended without a word has not said why.
+        if record.error is not None:
+            assert_fails_so(kind, f"{CLEANUP}/{record.stage}", record.error)
+    naming = Naming(workflow.settings.resource_prefix, workflow.settings.resource_namespace)
+    assert set(cleanup.left_over) == {
+        name for record in cleanup.stages for name in left_over(job, record.stage, naming=naming)
+    }
+    assert api.get_project(job.project_id).locked_by is None
+
+    assert_undone(workflow, repeated_to_its_end(workflow, job, 2))
+
+
+@each_lasting(places(JobType.DEPROVISION_PROJECT))
+def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on(
+    workflow: Workflow, removed: dict[str, Any], kind: Lasting, where: list[str]
+) -> None:
+    first = provisioned(workflow)
+    project_id = first.project_id
+    keys = keys_of(workflow, project_id)
+    before = workflow.snapshot(first)
+    for place in where:
+        put_in(workflow, kind, [place])
+        failed = workflow.execute(workflow.new_deprovision_job(project_id))
+
+        assert not workflow.faults, place
+        assert failed.status is api.JobStatus.FAILED, place
+        assert failed.error is not None
+        assert f"{failed.job_type}/{failed.error.stage}" == place
+        assert_fails_so(kind, place, failed.error)
+        assert failed.cleanup is None
+        project = api.get_project(project_id)
+        assert (project.locked_by, project.quota) == (None, "owner#ada"), place
+        if failed.error.stage in {"INITIALIZING", "CHECKING_DATA", "TAKING_SNAPSHOT"}:
+            assert project.status is api.ProjectStatus.ACTIVE, place
+            assert verifying(keys) == [True, True], place
+            assert workflow.snapshot(first) == before, place
+        else:
+            assert failed.error.stage in {*REMOVING, "FINALIZING"}
+            assert project.status is api.ProjectStatus.DEPROVISIONING, place
+            assert verifying(keys) == [False, False], place
+
+    completed = workflow.execute(workflow.new_deprovision_job(project_id))
+
+    # The database was gone before it came: its snapshot is the one that a job before took.
+    assert statuses(completed)["TAKING_SNAPSHOT"] is StageStatus.SKIPPED
+    assert completed.result is not None
+    assert completed.result["snapshot"]["key"] in snapshots()
+    end = end_of(workflow, completed)
+    for name in ("quotas", "tenant", "services", "secrets", "api_keys"):
+        assert end[name] == removed[name], name
+
+
+@each_lasting(places(*CHANGES))
+def test_a_project_is_let_go_of_and_its_login_is_right(
+    workflow: Workflow, kind: Lasting, where: list[str]
+) -> None:
+    project_id = plainly_provisioned(workflow, keys=8)
+    before = api.get_project(project_id)
+    for place in where:
+        put_in(workflow, kind, [place])
+        job_type = JobType(place.partition("/")[0])
+        job = workflow.execute(new_change(workflow, job_type, project_id))
+        assert not workflow.faults, place
+        assert (job.status, job.cleanup) == (api.JobStatus.FAILED, None), place
+        assert job.error is not None
+        assert f"{job_type}/{job.error.stage}" == place
+        assert_fails_so(kind, place, job.error)
+        assert api.get_project(project_id) == before, place
+        assert logs_in(workflow, project_id), place

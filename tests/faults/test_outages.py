@@ -1,0 +1,424 @@
+"""What a job stands on fails: DynamoDB throttles, Secrets Manager is down, PostgreSQL restarts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError, EndpointConnectionError
+from provision_cli.local.aws_server import choose_port
+from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+from provisioner import api
+from provisioner.composition.supervisor import supervisor
+from provisioner.drivers.database_engine import AdminConnection
+from provisioner.drivers.postgresql.snapshot import PgDump
+from provisioner.errors import ErrorType
+from provisioner.jobs.execution import cleanup_execution_name
+from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.plan import Stage
+from support.calls import SQL, Call, Within, operation
+from support.changes import check_changed, ended, logs_in, new_change, plainly_provisioned
+from support.effects import Attempt, Effect, aside, effects
+from support.places import CHANGES, CLEANUP, places
+from support.postgresql import PreparedCluster, tenant_snapshot
+from support.removal import end_of, provisioned
+from support.undoing import (
+    OWNER,
+    assert_nothing_is_left,
+    assert_undone,
+    cleanup_of,
+    fail,
+    repeated_to_its_end,
+)
+from support.workflow import Deploy, Fault, Workflow, deployed
+
+# DynamoDB.
+
+_DYNAMODB = {"BatchGetItem", "DeleteItem", "GetItem", "PutItem", "Query", "Scan"} | {
+    "TransactGetItems",
+    "TransactWriteItems",
+    "UpdateItem",
+}
+
+
+class Throttling:
+    """DynamoDB throttles one call of each stage's first attempt, and the next one of its second."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        #: The job types and stages that met it.
+        self.met: set[tuple[str, str]] = set()
+
+    def __call__(self, effect: Effect, attempt: Attempt) -> None:
+        if effect.name not in _DYNAMODB:
+            return
+        count = sum(before.name in _DYNAMODB for before in attempt.effects)
+        if effect.retry_count < 2 and count == self._number + effect.retry_count:
+            job = CLEANUP if attempt.event.get("cleanup") else attempt.event["job"]["job_type"]
+            self.met.add((job, effect.stage))
+            raise ClientError(
+                {"Error": {"Code": "ProvisionedThroughputExceededException"}}, effect.name
+            )
+
+
+#: Runs a job to its end in a deployment of its own, and returns what is left.
+type Ending = Callable[[Workflow], Any]
+
+
+#: Fewer resources and keys: each is one more call to throttle, and none of another kind.
+_NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
+_ONE_KEY = {"count": 1}
+
+
+def _provisioned(workflow: Workflow) -> Any:
+    project_id = workflow.new_project(**OWNER)
+    job = workflow.execute(workflow.new_job(project_id, api_keys=_ONE_KEY))
+    return workflow.snapshot(job)
+
+
+def _cleaned_up(workflow: Workflow) -> Any:
+    fail(workflow)
+    project_id = workflow.new_project(**OWNER)
+    job = workflow.execute(workflow.new_job(project_id, services=_NO_SERVICES, api_keys=_ONE_KEY))
+    assert_undone(workflow, job)
+    return cleanup_of(job).status
+
+
+def _deprovisioned(workflow: Workflow) -> Any:
+    with aside():
+        project_id = plainly_provisioned(workflow, keys=1)
+    return end_of(workflow, workflow.execute(workflow.new_deprovision_job(project_id)))
+
+
+def _changed(workflow: Workflow) -> Any:
+    with aside():
+        project_id = plainly_provisioned(workflow, keys=1)
+    jobs = [workflow.execute(new_change(workflow, change, project_id)) for change in CHANGES]
+    for job in jobs:
+        check_changed(workflow, job)
+    return [ended(job) for job in jobs]
+
+
+@pytest.mark.parametrize(
+    ("end", "jobs"),
+    [
+        pytest.param(
+            end,
+            jobs,
+            id=jobs[0],
+            marks=pytest.mark.fault("DynamoDB throttling", where=places(*jobs)),
+        )
+        for end, jobs in (
+            (_provisioned, [JobType.PROVISION_PROJECT]),
+            (_cleaned_up, [CLEANUP]),
+            (_deprovisioned, [JobType.DEPROVISION_PROJECT]),
+            (_changed, CHANGES),
+        )
+    ],
+)
+def test_dynamodb_throttles_each_call_in_turn(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, end: Ending, jobs: Sequence[str]
+) -> None:
+    with deploy() as workflow:
+        expected = end(workflow)
+    expected_places = {(p.split("/")[0], p.split("/")[1]) for p in places(*jobs)}
+    met: set[tuple[str, str]] = set()
+    number = 1
+    while True:
+        throttling = Throttling(number)
+        with deploy() as workflow, effects(workflow, monkeypatch, throttling, reading=True):
+            assert end(workflow) == expected, number
+        here = throttling.met & expected_places
+        if not here:
+            break
+        met |= here
+        number += 2
+    assert met == expected_places
+
+
+@pytest.mark.fault(
+    "DynamoDB throttling",
+    where=f"{JobType.PROVISION_PROJECT}/{Stage.REGISTERING_AUTH}",
+    lasting=True,
+)
+def test_a_job_that_cannot_even_be_written_failed_is_repaired_once_dynamodb_is_back(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_throttled = False
+
+    def throttle(effect: Effect, _attempt: Attempt) -> None:
+        nonlocal is_throttled
+        is_throttled |= effect.stage == Stage.REGISTERING_AUTH and effect.name == "CreateUserPool"
+        if is_throttled and effect.name in _DYNAMODB:
+            raise ClientError({"Error": {"Code": "ThrottlingException"}}, effect.name)
+
+    job = workflow.new_job(workflow.new_project(**OWNER))
+    with effects(workflow, monkeypatch, throttle, reading=True):
+        assert workflow.ended(workflow.start(job)) == "FAILED"
+    assert workflow.jobs.get(job.job_id).status is api.JobStatus.RUNNING
+    # What ran when it began has been ended by its time-out by then.
+    later = workflow.jobs.now() + timedelta(hours=1)
+    monkeypatch.setattr(JobStore, "now", lambda _store: later)
+    assert supervisor(workflow.settings).examine(job.job_id).repair
+
+    repaired = workflow.jobs.get(job.job_id)
+    assert repaired.status is api.JobStatus.FAILED
+    assert repaired.cleanup is not None
+    name = cleanup_execution_name(job.job_id, repaired.cleanup.run)
+    workflow.ended(workflow.execution_arn("provision_project_cleanup", name))
+    assert cleanup_of(workflow.jobs.get(job.job_id)).status is api.CleanupStatus.DONE
+    assert_nothing_is_left(workflow, job.project_id)
+
+
+# Secrets Manager.
+
+
+@contextmanager
+def secrets_manager_down(is_down: Callable[[], bool]) -> Iterator[None]:
+    """Let every call of Secrets Manager fail while it is down."""
+    call = vars(BaseClient)["_make_api_call"]
+
+    def call_aws(client: BaseClient, name: str, parameters: Mapping[str, Any]) -> Any:
+        if client.meta.service_model.service_name == "secretsmanager" and is_down():
+            raise EndpointConnectionError(endpoint_url="https://secretsmanager.invalid")
+        return call(client, name, parameters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", call_aws)
+        yield
+
+
+#: The stages that read or write a secret.
+_WITH_SECRETS: dict[str, set[str]] = {
+    JobType.PROVISION_PROJECT: {"CREATING_DATABASE", "CREATING_SCHEMA", "GENERATING_API_KEYS"},
+    CLEANUP: {"REMOVING_API_KEYS", "REMOVING_DATABASE"},
+    JobType.DEPROVISION_PROJECT: {"TAKING_SNAPSHOT", "REMOVING_DATABASE", "REMOVING_API_KEYS"},
+    JobType.ROTATE_API_KEYS: {"ROTATING_API_KEYS"},
+    JobType.ROTATE_DATABASE_PASSWORD: {"ROTATING_DATABASE_PASSWORD"},
+}
+
+
+def _with_secrets(*jobs: str) -> list[str]:
+    return [f"{job}/{stage}" for job in jobs for stage in sorted(_WITH_SECRETS[job])]
+
+
+def _retried(job: str, records: Sequence[api.StageRecord]) -> set[str]:
+    return {f"{job}/{record.stage}" for record in records if record.attempt > 1}
+
+
+@pytest.mark.fault("Secrets Manager down", where=_with_secrets(*_WITH_SECRETS))
+def test_secrets_manager_is_down_for_one_attempt_of_each_stage(workflow: Workflow) -> None:
+    runs: Counter[tuple[str, str]] = Counter()
+    now: list[tuple[str, str]] = []
+
+    def begin(job: JobInput, stage: str) -> None:
+        now[:] = [(job.job_id, stage)]
+        runs.update(now)
+
+    workflow.observers.append(begin)
+    retried: set[str] = set()
+    with secrets_manager_down(lambda: bool(now) and runs[now[0]] == 1):
+        failed = _failing(workflow)
+        now.clear()
+        assert_undone(workflow, failed)
+        retried |= _retried(CLEANUP, cleanup_of(failed).stages)
+        project_id = failed.project_id
+        jobs: list[Callable[[], api.Job]] = [lambda: workflow.new_job(project_id)]
+        jobs += [
+            partial(new_change, workflow, change, project_id)
+            for change in (JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD)
+        ]
+        jobs.append(lambda: workflow.new_deprovision_job(project_id))
+        for new_job in jobs:
+            now.clear()
+            job = workflow.execute(new_job())
+            assert job.status is api.JobStatus.COMPLETED, job.error
+            retried |= _retried(job.job_type, job.stages)
+    assert retried == set(_with_secrets(*_WITH_SECRETS))
+
+
+def _failing(workflow: Workflow) -> api.Job:
+    fail(workflow)
+    return workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
+
+
+@pytest.mark.fault(
+    "Secrets Manager down", where=_with_secrets(JobType.PROVISION_PROJECT, CLEANUP), lasting=True
+)
+def test_secrets_manager_stays_down_while_a_project_is_provisioned(workflow: Workflow) -> None:
+    job = workflow.new_job(workflow.new_project(**OWNER))
+
+    def go_down(_job: JobInput, stage: str) -> None:
+        if stage in _WITH_SECRETS[JobType.PROVISION_PROJECT]:
+            down.append(stage)
+
+    down: list[str] = []
+    workflow.observers.append(go_down)
+    with secrets_manager_down(lambda: bool(down)):
+        job = workflow.execute(job)
+    assert job.error is not None
+    errors = (job.error, *job.other_errors)
+    assert [(e.stage, e.type, e.attempt, e.cause) for e in errors] == [
+        (stage, ErrorType.NETWORK_ERROR, 3, "EndpointConnectionError")
+        for stage in ("CREATING_DATABASE", "GENERATING_API_KEYS")
+    ]
+    cleanup = cleanup_of(job)
+    assert cleanup.status is api.CleanupStatus.FAILED
+    assert _retried(CLEANUP, cleanup.stages) == set(_with_secrets(CLEANUP))
+
+    done = repeated_to_its_end(workflow, job, 2)
+    assert cleanup_of(done).status is api.CleanupStatus.DONE
+    assert_nothing_is_left(workflow, job.project_id)
+
+
+@pytest.mark.fault(
+    "Secrets Manager down",
+    where=[
+        *_with_secrets(JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD),
+        f"{JobType.DEPROVISION_PROJECT}/TAKING_SNAPSHOT",
+    ],
+    lasting=True,
+)
+def test_secrets_manager_stays_down_while_a_project_is_changed_or_removed(
+    workflow: Workflow,
+) -> None:
+    project_id = provisioned(workflow).project_id
+    jobs = [
+        new_change(workflow, JobType.ROTATE_API_KEYS, project_id),
+        new_change(workflow, JobType.ROTATE_DATABASE_PASSWORD, project_id),
+        workflow.new_deprovision_job(project_id),
+    ]
+    before = api.get_project(project_id)
+    for job in jobs:
+        with secrets_manager_down(lambda: True):
+            failed = workflow.execute(job)
+        assert failed.error is not None
+        assert (failed.error.type, failed.error.attempt) == (ErrorType.NETWORK_ERROR, 3)
+        assert failed.error.stage in _WITH_SECRETS[job.job_type]
+        assert api.get_project(project_id) == before, job.job_type
+        assert logs_in(workflow, project_id), job.job_type
+    for job in jobs:
+        workflow.jobs.retry(workflow.jobs.get(job.job_id))
+        completed = workflow.execute(workflow.jobs.get(job.job_id))
+        assert completed.status is api.JobStatus.COMPLETED, completed.error
+
+
+# PostgreSQL.
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedCluster]:
+    """Return a cluster that no other test uses."""
+    port = choose_port(None, None, what="PostgreSQL", variable="none")
+    server = PostgresqlServer(tmp_path_factory.mktemp("restarted") / "server", port)
+    try:
+        server.start()
+        password = server.prepare_cluster()
+        yield PreparedCluster(
+            server, AdminConnection("127.0.0.1", port, PLATFORM_ROLE, password, sslmode="disable")
+        )
+    finally:
+        server.stop()
+
+
+def restart(server: PostgresqlServer) -> None:
+    """Stop the server as a crash does, and start it again."""
+    restarted = server._run(
+        "pg_ctl",
+        *("--pgdata", str(server._data)),
+        *("--log", str(server.log)),
+        *("--mode", "immediate"),
+        "--wait",
+        "restart",
+    )
+    assert restarted.returncode == 0, restarted.stdout
+
+
+#: The statement before which the server restarts, by stage: each in the middle of its work.
+_IN_THE_MIDDLE = {
+    f"{JobType.PROVISION_PROJECT}/CREATING_DATABASE": "GRANT CONNECT",
+    f"{JobType.PROVISION_PROJECT}/CREATING_SCHEMA": "CREATE TABLE",
+    f"{CLEANUP}/REMOVING_DATABASE": "DROP ROLE",
+    f"{JobType.ROTATE_DATABASE_PASSWORD}/ROTATING_DATABASE_PASSWORD": "ALTER ROLE",
+    f"{JobType.DEPROVISION_PROJECT}/REMOVING_DATABASE": "DROP ROLE",
+}
+
+
+@pytest.mark.fault(
+    "PostgreSQL restarted in the middle",
+    where=[*_IN_THE_MIDDLE, f"{JobType.DEPROVISION_PROJECT}/TAKING_SNAPSHOT"],
+)
+def test_postgresql_restarts_in_the_middle_of_each_stage(
+    own_cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts: list[str] = []
+
+    def put_in(job: str) -> None:
+        for place, text in _IN_THE_MIDDLE.items():
+            of, _, stage = place.partition("/")
+            if of == job:
+                workflow.faults[stage] = Fault(Within(operation(SQL, text), partial(act, place)))
+
+    def act(place: str, call: Call) -> Any:
+        restarts.append(place)
+        restart(own_cluster.server)
+        return call.make()
+
+    with deployed(own_cluster, monkeypatch) as workflow:
+        undisturbed = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
+        expected = workflow.snapshot(undisturbed)["tenant"]
+        workflow.execute(workflow.new_deprovision_job(undisturbed.project_id))
+
+        put_in(CLEANUP)
+        project_id = _failing(workflow).project_id
+        assert tenant_snapshot(own_cluster, workflow.names(project_id).tenant)["roles"] == []
+
+        put_in(JobType.PROVISION_PROJECT)
+        job = workflow.execute(workflow.new_job(project_id))
+        assert job.status is api.JobStatus.COMPLETED, job.error
+        assert workflow.snapshot(job)["tenant"] == expected
+
+        put_in(JobType.ROTATE_DATABASE_PASSWORD)
+        job = workflow.execute(new_change(workflow, JobType.ROTATE_DATABASE_PASSWORD, project_id))
+        check_changed(workflow, job)
+
+        put_in(JobType.DEPROVISION_PROJECT)
+        read = PgDump.read
+
+        def read_after_restart(dump: PgDump, size: int = -1) -> bytes:
+            if "TAKING_SNAPSHOT" not in restarts:
+                restarts.append("TAKING_SNAPSHOT")
+                restart(own_cluster.server)
+            return read(dump, size)
+
+        monkeypatch.setattr(PgDump, "read", read_after_restart)
+        login = workflow.secret(workflow.names(project_id).database_secret)
+        with psycopg.connect(login["connection_string"]) as connection:
+            connection.execute("CREATE TABLE note (id integer)")
+        # pg_dump waits for the table until the server restarts.
+        connection = psycopg.connect(login["connection_string"])
+        connection.execute("LOCK TABLE note")
+        job = workflow.execute(workflow.new_deprovision_job(project_id))
+        connection.close()
+        assert job.status is api.JobStatus.COMPLETED, job.error
+        (snapshot,) = (r for r in job.stages if r.stage == "TAKING_SNAPSHOT")
+        assert snapshot.attempt == 2
+        assert tenant_snapshot(own_cluster, workflow.names(project_id).tenant)["databases"] == []
+    assert not workflow.faults
+    assert restarts == [
+        f"{CLEANUP}/REMOVING_DATABASE",
+        f"{JobType.PROVISION_PROJECT}/CREATING_DATABASE",
+        f"{JobType.PROVISION_PROJECT}/CREATING_SCHEMA",
+        f"{JobType.ROTATE_DATABASE_PASSWORD}/ROTATING_DATABASE_PASSWORD",
+        "TAKING_SNAPSHOT",
+        f"{JobType.DEPROVISION_PROJECT}/REMOVING_DATABASE",
+    ]

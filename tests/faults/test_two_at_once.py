@@ -1,0 +1,215 @@
+"""Jobs that come while another is at work at the same project, and jobs that are cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from provisioner import api
+from provisioner.errors import ErrorType
+from provisioner.jobs.models import StageStatus
+from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.plan import PLANS, REMOVING
+from support.changes import check_changed, new_change, plainly_provisioned
+from support.places import CHANGES, CLEANUP, STAGES, places
+from support.removal import end_of, provisioned, statuses
+from support.undoing import OWNER, assert_undone, fail
+from support.workflow import Workflow
+
+
+def at_every_stage(workflow: Workflow, job: api.Job, act: Callable[[str], object]) -> list[str]:
+    """Let something happen before each stage of a job, and of its clean-up; list where it has."""
+    happened: list[str] = []
+
+    def observe(running: JobInput, stage: str) -> None:
+        if running.job_id == job.job_id and stage not in happened:
+            happened.append(stage)
+            act(stage)
+
+    workflow.observers.append(observe)
+    return happened
+
+
+def is_busy(job: api.Job, holder: api.Job) -> bool:
+    """Whether a job has failed since another holds the project."""
+    return (
+        job.error is not None
+        and job.error.type is ErrorType.PROJECT_BUSY
+        and f"job {holder.job_id}" in job.error.message
+    )
+
+
+@pytest.mark.fault(
+    "deprovision during provision",
+    where=places(JobType.PROVISION_PROJECT, without=["INITIALIZING"]),
+)
+def test_a_project_that_is_being_provisioned_is_not_deprovisioned(workflow: Workflow) -> None:
+    first = workflow.new_job(workflow.new_project())
+    second: dict[str, api.Job] = {}
+
+    def deprovision(stage: str) -> None:
+        # Before INITIALIZING has begun, nothing is being provisioned.
+        if stage != "INITIALIZING":
+            job = workflow.new_deprovision_job(first.project_id)
+            second[stage] = workflow.execute_in_process(job)
+
+    at_every_stage(workflow, first, deprovision)
+    completed = workflow.execute(first)
+    assert set(second) == set(STAGES[JobType.PROVISION_PROJECT]) - {"INITIALIZING"}
+    assert [stage for stage, job in second.items() if not is_busy(job, first)] == []
+    assert workflow.snapshot(completed) == workflow.reference()
+
+
+@pytest.mark.fault("deprovision during provision", where=places(CLEANUP))
+def test_a_project_that_is_being_cleaned_up_is_not_deprovisioned(workflow: Workflow) -> None:
+    fail(workflow)
+    first = workflow.new_job(workflow.new_project(**OWNER))
+    second: dict[str, api.Job] = {}
+
+    def deprovision(stage: str) -> None:
+        if stage in STAGES[CLEANUP]:
+            job = workflow.new_deprovision_job(first.project_id)
+            second[stage] = workflow.execute_in_process(job)
+
+    at_every_stage(workflow, first, deprovision)
+    assert_undone(workflow, workflow.execute(first))
+    assert set(second) == set(STAGES[CLEANUP])
+    assert [stage for stage, job in second.items() if not is_busy(job, first)] == []
+
+
+@pytest.mark.fault(
+    "two jobs at once for one project",
+    where=places(JobType.DEPROVISION_PROJECT, without=["INITIALIZING"]),
+)
+def test_a_project_that_is_being_deprovisioned_is_neither_provisioned_nor_removed_twice(
+    workflow: Workflow, removed: dict[str, Any]
+) -> None:
+    project_id = provisioned(workflow).project_id
+    first = workflow.new_deprovision_job(project_id)
+    others: dict[str, list[api.Job]] = {}
+
+    def come(stage: str) -> None:
+        if stage != "INITIALIZING":
+            jobs = [workflow.new_job(project_id), workflow.new_deprovision_job(project_id)]
+            others[stage] = [workflow.execute_in_process(job) for job in jobs]
+
+    at_every_stage(workflow, first, come)
+    completed = workflow.execute(first)
+    assert set(others) == set(STAGES[JobType.DEPROVISION_PROJECT]) - {"INITIALIZING"}
+    assert [s for s, jobs in others.items() if not all(is_busy(j, first) for j in jobs)] == []
+    assert end_of(workflow, completed) == removed
+
+
+@pytest.mark.fault(
+    "two jobs at once for one project",
+    where=[
+        place
+        for change in (JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD)
+        for place in places(change, without=["INITIALIZING"])
+    ],
+)
+def test_a_project_that_is_being_changed_is_neither_changed_by_another_nor_removed(
+    workflow: Workflow,
+) -> None:
+    project_id = plainly_provisioned(workflow, keys=4)
+    for change in (JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD):
+        first = new_change(workflow, change, project_id)
+        others: dict[str, list[api.Job]] = {}
+
+        def come(stage: str, others: dict[str, list[api.Job]] = others) -> None:
+            if stage != "INITIALIZING":
+                jobs = [
+                    new_change(workflow, JobType.ROTATE_API_KEYS, project_id),
+                    new_change(workflow, JobType.ROTATE_DATABASE_PASSWORD, project_id),
+                    workflow.new_deprovision_job(project_id),
+                ]
+                others[stage] = [workflow.execute_in_process(job) for job in jobs]
+
+        at_every_stage(workflow, first, come)
+        completed = workflow.execute(first)
+        assert set(others) == set(STAGES[change]) - {"INITIALIZING"}
+        assert [s for s, jobs in others.items() if not all(is_busy(j, first) for j in jobs)] == []
+        check_changed(workflow, completed)
+
+
+# Cancelling; of provision_project, see tests/workflow/test_cancel.py.
+
+
+def cancel_at(workflow: Workflow, job: api.Job, stage: str) -> api.Job:
+    """Run a job that is cancelled while a stage of it runs."""
+    workflow.observers.clear()
+    at_every_stage(
+        workflow, job, lambda running: api.cancel_job(job.job_id) if running == stage else None
+    )
+    ended = workflow.execute(job)
+    workflow.observers.clear()
+    assert ended.status is api.JobStatus.CANCELLED, stage
+    assert ended.error is not None
+    assert ended.error.type is ErrorType.JOB_CANCELLED, stage
+    # It was allowed to finish; what completes the job alone is not.
+    plan = PLANS[job.job_type]
+    end = StageStatus.FAILED if stage == plan.last else StageStatus.SUCCEEDED
+    assert statuses(ended)[stage] is end, stage
+    order = STAGES[job.job_type]
+    later = order[order.index(stage) + 1 :]
+    assert {statuses(ended)[s] for s in later} <= {StageStatus.PENDING}, stage
+    return ended
+
+
+@pytest.mark.fault("cancel at every stage", where=places(JobType.DEPROVISION_PROJECT))
+def test_a_removal_is_cancelled_at_the_end_of_the_stage_that_runs(
+    workflow: Workflow, removed: dict[str, Any]
+) -> None:
+    first = provisioned(workflow)
+    project_id = first.project_id
+    before = workflow.snapshot(first)
+    for stage in STAGES[JobType.DEPROVISION_PROJECT]:
+        ended = cancel_at(workflow, workflow.new_deprovision_job(project_id), stage)
+        assert ended.cleanup is None
+        project = api.get_project(project_id)
+        assert (project.locked_by, project.quota) == (None, "owner#ada"), stage
+        if stage in {*REMOVING, "FINALIZING"}:
+            assert project.status is api.ProjectStatus.DEPROVISIONING, stage
+        else:
+            assert project.status is api.ProjectStatus.ACTIVE, stage
+            after = workflow.snapshot(first)
+            # It may tell of a snapshot by now.
+            assert after | {"project": before["project"]} == before, stage
+    end = end_of(workflow, workflow.execute(workflow.new_deprovision_job(project_id)))
+    for name in ("quotas", "tenant", "services", "secrets", "api_keys"):
+        assert end[name] == removed[name], name
+
+
+@pytest.mark.fault("cancel at every stage", where=places(*CHANGES))
+def test_a_change_is_cancelled_at_the_end_of_the_stage_that_runs(workflow: Workflow) -> None:
+    project_id = plainly_provisioned(workflow, keys=8)
+    before = api.get_project(project_id)
+    for change in CHANGES:
+        for stage in STAGES[change]:
+            ended = cancel_at(workflow, new_change(workflow, change, project_id), stage)
+            assert ended.cleanup is None
+            assert api.get_project(project_id) == before, (change, stage)
+            # What it began, a retry ends.
+            workflow.jobs.retry(ended)
+            completed = workflow.execute(workflow.jobs.get(ended.job_id))
+            check_changed(workflow, completed)
+            before = api.get_project(project_id)
+
+
+@pytest.mark.fault("cancel at every stage", where=places(CLEANUP))
+def test_a_cleanup_is_not_cancelled_since_its_job_has_ended(workflow: Workflow) -> None:
+    fail(workflow)
+    job = workflow.new_job(workflow.new_project(**OWNER))
+    refused: list[str] = []
+
+    def cancel(stage: str) -> None:
+        if stage in STAGES[CLEANUP]:
+            with pytest.raises(api.JobStateError, match="is FAILED"):
+                api.cancel_job(job.job_id)
+            refused.append(stage)
+
+    at_every_stage(workflow, job, cancel)
+    assert_undone(workflow, workflow.execute(job))
+    assert refused == list(STAGES[CLEANUP])

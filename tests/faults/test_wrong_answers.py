@@ -1,0 +1,236 @@
+"""Answers that are wrong and can be read: no job completes by them, nobody's things are touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from provisioner import api
+from provisioner.errors import ErrorType
+from provisioner.provisioning.job_type import JobType
+from support.calls import (
+    SQL,
+    Act,
+    At,
+    Within,
+    changed,
+    emptied,
+    empty,
+    first_call,
+    operation,
+    row,
+)
+from support.changes import check_changed, logs_in, new_change, plainly_provisioned
+from support.places import CHANGES, CLEANUP, STAGES, places
+from support.removal import end_of, provisioned
+from support.undoing import (
+    OWNER,
+    assert_nothing_is_left,
+    assert_undone,
+    cleanup_of,
+    fail,
+    repeated_to_its_end,
+)
+from support.workflow import Fault, Workflow
+
+#: What the platform's login is read from, and holds no login.
+_NO_JSON = (
+    operation("GetSecretValue", "clusters"),
+    changed(lambda _: {"SecretString": "correct horse"}),
+)
+_NO_PASSWORD = (
+    operation("GetSecretValue", "clusters"),
+    changed(lambda _: {"SecretString": '{"username": "provisioner"}'}),
+)
+
+
+def _untagged(answer: Any) -> Any:
+    return {"UserPool": answer["UserPool"] | {"UserPoolTags": {}}}
+
+
+_PROVISION = f"{JobType.PROVISION_PROJECT}/"
+_DEPROVISION = f"{JobType.DEPROVISION_PROJECT}/"
+
+#: Wrong answers of stages that can meet them in one job, and what the stage fails with.
+type Wrong = dict[str, tuple[At, Act, ErrorType]]
+
+PROVISIONING: dict[str, Wrong] = {
+    "empty": {
+        f"{_PROVISION}CREATING_DATABASE": (first_call, empty, ErrorType.DATABASE_CREATION_FAILED),
+        f"{_PROVISION}REGISTERING_AUTH": (
+            first_call,
+            empty,
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+        ),
+        f"{_PROVISION}REGISTERING_REALTIME": (
+            first_call,
+            empty,
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+        ),
+        f"{_PROVISION}REGISTERING_STORAGE": (
+            first_call,
+            empty,
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+        ),
+        f"{_PROVISION}GENERATING_API_KEYS": (
+            first_call,
+            empty,
+            ErrorType.API_KEY_GENERATION_FAILED,
+        ),
+    },
+    "unrelated": {
+        # A pooler leads to another database.
+        f"{_PROVISION}CREATING_DATABASE": (
+            operation(SQL, "SELECT current_database(), session_user"),
+            row("postgres", "someone"),
+            ErrorType.DATABASE_CREATION_FAILED,
+        ),
+        # What was just made is told of without its marker: it may be someone else's.
+        f"{_PROVISION}REGISTERING_AUTH": (
+            operation("DescribeUserPool"),
+            changed(_untagged),
+            ErrorType.CONFLICT,
+        ),
+        f"{_PROVISION}REGISTERING_REALTIME": (
+            operation("GetApi"),
+            changed(lambda _: {"api": {}}),
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+        ),
+        f"{_PROVISION}REGISTERING_STORAGE": (
+            operation("GetBucketTagging"),
+            changed(lambda _: {"TagSet": [{"Key": "owner", "Value": "someone"}]}),
+            ErrorType.CONFLICT,
+        ),
+        f"{_PROVISION}GENERATING_API_KEYS": (
+            operation("CreateSecret"),
+            emptied,
+            ErrorType.API_KEY_GENERATION_FAILED,
+        ),
+    },
+    "no_login": {f"{_PROVISION}CREATING_DATABASE": (*_NO_JSON, ErrorType.DATABASE_CREATION_FAILED)},
+    "no_project": {f"{_PROVISION}INITIALIZING": (first_call, empty, ErrorType.PROJECT_NOT_FOUND)},
+    "another_version": {
+        f"{_PROVISION}CREATING_SCHEMA": (
+            operation(SQL, "SELECT max(version)"),
+            row(99, "app"),
+            ErrorType.SCHEMA_CREATION_FAILED,
+        )
+    },
+    "no_stages": {f"{_PROVISION}FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR)},
+}
+
+REMOVING: Wrong = {
+    "REMOVING_API_KEYS": (operation("DescribeSecret"), empty, ErrorType.REMOVAL_FAILED),
+    "REMOVING_STORAGE": (operation("GetBucketTagging"), empty, ErrorType.REMOVAL_FAILED),
+    "REMOVING_REALTIME": (operation("ListApis"), empty, ErrorType.REMOVAL_FAILED),
+    "REMOVING_AUTH": (operation("ListUserPools"), empty, ErrorType.REMOVAL_FAILED),
+    "REMOVING_DATABASE": (*_NO_PASSWORD, ErrorType.REMOVAL_FAILED),
+}
+
+DEPROVISIONING: Wrong = {
+    "INITIALIZING": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
+    "CHECKING_DATA": (operation("GetBucketTagging"), empty, ErrorType.REMOVAL_FAILED),
+    "TAKING_SNAPSHOT": (*_NO_JSON, ErrorType.SNAPSHOT_FAILED),
+    **REMOVING,
+    "FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR),
+}
+
+#: By job type, of the stage between the first and the last.
+CHANGING: Wrong = {
+    "ROTATING_API_KEYS": (
+        operation("DescribeSecret"),
+        empty,
+        ErrorType.API_KEY_GENERATION_FAILED,
+    ),
+    "REVOKING_API_KEY": (first_call, empty, ErrorType.API_KEY_GENERATION_FAILED),
+    # The role is not there, says the server.
+    "ROTATING_DATABASE_PASSWORD": (
+        operation(SQL, "FROM pg_roles"),
+        empty,
+        ErrorType.DATABASE_CHANGE_FAILED,
+    ),
+    "INITIALIZING": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
+    "FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR),
+}
+
+
+def answer_wrongly(workflow: Workflow, wrong: Wrong) -> None:
+    """Let stages be answered wrongly, however often they ask."""
+    workflow.faults |= {
+        place.rpartition("/")[2]: Fault(Within(at, act), times=3)
+        for place, (at, act, _) in wrong.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(
+            wrong, id=name, marks=pytest.mark.fault("wrong answer", where=wrong, lasting=True)
+        )
+        for name, wrong in PROVISIONING.items()
+    ],
+)
+def test_a_project_is_not_provisioned(workflow: Workflow, wrong: Wrong) -> None:
+    answer_wrongly(workflow, wrong)
+    job = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
+    assert job.status is api.JobStatus.FAILED
+    assert job.error is not None
+    met = {f"{job.job_type}/{e.stage}": e.type for e in (job.error, *job.other_errors)}
+    assert met == {place: error_type for place, (_, _, error_type) in wrong.items()}
+    assert job.cleanup is None or job.cleanup.status is api.CleanupStatus.DONE
+    assert_nothing_is_left(workflow, job.project_id)
+
+
+@pytest.mark.fault("wrong answer", where=places(CLEANUP), lasting=True)
+def test_what_is_said_not_to_be_there_is_not_taken_for_removed(workflow: Workflow) -> None:
+    answer_wrongly(workflow, REMOVING)
+    fail(workflow)
+    job = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
+    cleanup = cleanup_of(job)
+    assert cleanup.status is api.CleanupStatus.FAILED
+    met = {r.stage: r.error.type for r in cleanup.stages if r.error is not None}
+    assert met == {stage: error_type for stage, (_, _, error_type) in REMOVING.items()}
+    assert {"databases", "roles", "pools", "apis", "buckets", "secrets", "api_keys"} <= set(
+        workflow.remains(job.project_id)
+    )
+
+    workflow.faults.clear()
+    assert_undone(workflow, repeated_to_its_end(workflow, job, 2))
+
+
+@pytest.mark.fault("wrong answer", where=places(JobType.DEPROVISION_PROJECT), lasting=True)
+def test_a_project_is_not_deprovisioned(workflow: Workflow, removed: dict[str, Any]) -> None:
+    project_id = provisioned(workflow).project_id
+    for stage in STAGES[JobType.DEPROVISION_PROJECT]:
+        wrong = DEPROVISIONING[stage]
+        answer_wrongly(workflow, {stage: wrong})
+        job = workflow.execute(workflow.new_deprovision_job(project_id))
+        workflow.faults.clear()
+        assert job.status is api.JobStatus.FAILED, stage
+        assert job.error is not None
+        assert (job.error.stage, job.error.type) == (stage, wrong[2])
+        assert api.get_project(project_id).locked_by is None, stage
+    end = end_of(workflow, workflow.execute(workflow.new_deprovision_job(project_id)))
+    for name in ("quotas", "tenant", "services", "secrets", "api_keys"):
+        assert end[name] == removed[name], name
+
+
+@pytest.mark.fault("wrong answer", where=places(*CHANGES), lasting=True)
+def test_a_project_is_not_changed(workflow: Workflow) -> None:
+    project_id = plainly_provisioned(workflow)
+    before = api.get_project(project_id), api.list_api_keys(project_id)
+    for place in places(*CHANGES):
+        job_type, _, stage = place.partition("/")
+        answer_wrongly(workflow, {stage: CHANGING[stage]})
+        job = workflow.execute(new_change(workflow, JobType(job_type), project_id))
+        workflow.faults.clear()
+        assert job.status is api.JobStatus.FAILED, place
+        assert job.error is not None
+        assert (job.error.stage, job.error.type) == (stage, CHANGING[stage][2]), place
+        assert logs_in(workflow, project_id), place
+        if stage != "FINALIZING":
+            assert (api.get_project(project_id), api.list_api_keys(project_id)) == before, place
+        workflow.jobs.retry(job)
+        check_changed(workflow, workflow.execute(workflow.jobs.get(job.job_id)))
+        before = api.get_project(project_id), api.list_api_keys(project_id)

@@ -1,0 +1,281 @@
+"""Faults at the calls of a stage: what it asks AWS and PostgreSQL for while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    EndpointConnectionError,
+    ReadTimeoutError,
+)
+from botocore.parsers import ResponseParserError
+from moto.cognitoidp.models import CognitoIdpUserPoolClient
+from psycopg import sql
+from support.core import READING
+
+#: Makes the state machine's own calls, beside the stages.
+_NOT_OF_STAGES = {"lambda", "stepfunctions"}
+
+#: What changes nothing on PostgreSQL, or goes with its session.
+_READING_STATEMENTS = ("SELECT", "SHOW")
+
+CONNECT = "Connect"
+SQL = "SQL"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that a stage makes."""
+
+    #: Counted from 1 in each run of the stage.
+    number: int
+    #: The operation of AWS, `Connect`, or `SQL`.
+    operation: str
+    #: The statement, or the parameters as text.
+    text: str
+    #: Whether it changes something.
+    is_change: bool
+    #: Makes the call and returns its answer.
+    make: Callable[[], Any]
+
+    @property
+    def is_of_postgresql(self) -> bool:
+        return self.operation in {CONNECT, SQL}
+
+
+#: Says at which call a fault happens.
+type At = Callable[[Call], bool]
+
+#: Answers in place of the call, or raises.
+type Act = Callable[[Call], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A fault at the first call of a stage that `at` is true of."""
+
+    at: At
+    act: Act
+
+
+def first_call(call: Call) -> bool:
+    return call.number == 1
+
+
+def first_change(call: Call) -> bool:
+    return call.is_change
+
+
+def first_statement(call: Call) -> bool:
+    """The first statement that changes something on PostgreSQL."""
+    return call.is_change and call.is_of_postgresql
+
+
+def operation(name: str, containing: str = "") -> At:
+    return lambda call: call.operation == name and containing in call.text
+
+
+def nth_call(number: int) -> At:
+    return lambda call: call.number == number
+
+
+def unwell(call: Call) -> Any:
+    """Answer that the service is not well, and do nothing."""
+    raise ClientError({"Error": {"Code": "InternalServerError"}}, call.operation)
+
+
+def unwell_after_all(call: Call) -> Any:
+    """Answer so although the call has had its effect."""
+    call.make()
+    unwell(call)
+
+
+def throttled(call: Call) -> Any:
+    if call.is_of_postgresql:
+        raise psycopg.errors.TooManyConnections("sorry, too many clients already")
+    raise ClientError(
+        {"Error": {"Code": "ThrottlingException"}, "ResponseMetadata": {"HTTPStatusCode": 400}},  # type: ignore[typeddict-item]  # its stubs ask for more
+        call.operation,
+    )
+
+
+def forbidden(call: Call) -> Any:
+    if call.is_of_postgresql:
+        raise psycopg.errors.InsufficientPrivilege("permission denied")
+    raise ClientError({"Error": {"Code": "AccessDeniedException"}}, call.operation)
+
+
+def dropped(call: Call) -> Any:
+    """Lose the connection: on the way there, or, where the call changes something, on the way back.
+
+    What stands in a transaction of PostgreSQL is undone with the session, as there.
+    """
+    if not call.is_change and call.is_of_postgresql:
+        raise psycopg.OperationalError("connection failed: Connection refused")
+    if not call.is_change:
+        raise EndpointConnectionError(endpoint_url="https://aws.invalid")
+    call.make()
+    if call.is_of_postgresql:
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+    raise ConnectionClosedError(endpoint_url="https://aws.invalid")
+
+
+def unanswered(call: Call) -> Any:
+    """Wait in vain for the answer to a call that has had its effect."""
+    if call.operation == CONNECT:
+        raise psycopg.errors.ConnectionTimeout("connection timeout expired")
+    call.make()
+    if call.is_of_postgresql:
+        raise psycopg.errors.QueryCanceled("canceling statement due to statement timeout")
+    raise ReadTimeoutError(endpoint_url="https://aws.invalid")
+
+
+def unreadable(call: Call) -> Any:
+    """Answer a call that has had its effect with what is none, such as a proxy's page."""
+    call.make()
+    if call.is_of_postgresql:
+        raise psycopg.OperationalError("lost synchronization with server: got message type H")
+    raise ResponseParserError("Unable to parse response, invalid received: b'<html>'")
+
+
+def empty(call: Call) -> Any:
+    """Answer with a body that says nothing; PostgreSQL: with no row."""
+    if call.operation == SQL:
+        call.make()
+        return _Rows([])
+    return {"ResponseMetadata": {"HTTPStatusCode": 200}}
+
+
+def emptied(call: Call) -> Any:
+    """Let the call have its effect, and answer with a body that says nothing."""
+    call.make()
+    return {"ResponseMetadata": {"HTTPStatusCode": 200}}
+
+
+def row(*values: Any) -> Act:
+    """Answer a statement with one row."""
+
+    def answer(call: Call) -> Any:
+        call.make()
+        return _Rows([values])
+
+    return answer
+
+
+def changed(change: Callable[[Any], Any]) -> Act:
+    """Answer with what AWS has answered, changed."""
+
+    def answer(call: Call) -> Any:
+        answered = call.make()
+        return answered | change(answered)
+
+    return answer
+
+
+class _Rows:
+    """What a statement has found."""
+
+    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
+        self._rows = rows
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        return self._rows
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        return self._rows[0] if self._rows else None
+
+
+@contextmanager
+def met(fault: Within, *, ignored: Collection[str] = _NOT_OF_STAGES) -> Iterator[list[Call]]:
+    """Let the calls of a stage, or of a function, meet a fault; the call that did is listed.
+
+    Args:
+        fault: the fault.
+        ignored: services whose calls meet nothing.
+    """
+    happened: list[Call] = []
+    number = 0
+    execute, connect = psycopg.Connection.execute, psycopg.connect
+
+    def meet(name: str, text: str, make: Callable[[], Any], *, is_change: bool) -> Any:
+        nonlocal number
+        number += 1
+        call = Call(number, name, text, is_change, make)
+        if happened or not fault.at(call):
+            return make()
+        happened.append(call)
+        return fault.act(call)
+
+    def call_aws_or_meet(client: BaseClient, name: str, parameters: Mapping[str, Any]) -> Any:
+        def make() -> Any:
+            return call_as_aws(client, name, parameters)
+
+        if client.meta.service_model.service_name in ignored:
+            return make()
+        is_change = not name.startswith(READING)
+        return meet(name, str(parameters), make, is_change=is_change)
+
+    def execute_or_meet(
+        connection: psycopg.Connection[Any], query: Any, *more: Any, **options: Any
+    ) -> Any:
+        text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
+        return meet(
+            SQL,
+            text,
+            lambda: execute(connection, query, *more, **options),
+            is_change=not text.lstrip().upper().startswith(_READING_STATEMENTS),
+        )
+
+    def connect_or_meet(*arguments: Any, **options: Any) -> Any:
+        return meet(CONNECT, "", lambda: connect(*arguments, **options), is_change=False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", call_aws_or_meet)
+        patch.setattr(psycopg.Connection, "execute", execute_or_meet)
+        patch.setattr(psycopg, "connect", connect_or_meet)
+        patch.setattr(CognitoIdpUserPoolClient, "to_json", dated)
+        yield happened
+
+
+# What moto leaves out and AWS does, where a crash or a race shows it.
+
+_call: Callable[[BaseClient, str, Mapping[str, Any]], Any] = vars(BaseClient)["_make_api_call"]
+_client_to_json = CognitoIdpUserPoolClient.to_json
+
+
+def call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> Any:
+    """Make a call as AWS would answer it."""
+    if operation == "CreateChannelNamespace":
+        # A name is there only once in an API.
+        api = {"apiId": parameters["apiId"]}
+        there = _call(client, "ListChannelNamespaces", api)["channelNamespaces"]
+        if parameters["name"] in {namespace["name"] for namespace in there}:
+            error = {"Error": {"Code": "ConflictException", "Message": "It exists."}}
+            raise client.exceptions.ConflictException(error, operation)
+    if operation == "PutSecretValue" and "ClientRequestToken" in parameters:
+        # A version is not written again with another value, whatever its label.
+        secret, version = {"SecretId": parameters["SecretId"]}, parameters["ClientRequestToken"]
+        if version in _call(client, "DescribeSecret", secret)["VersionIdsToStages"]:
+            error = {"Error": {"Code": "ResourceExistsException", "Message": "It exists."}}
+            raise client.exceptions.ResourceExistsException(error, operation)
+    answer = _call(client, operation, parameters)
+    if operation == "CreateBucket":
+        # A bucket comes into being with its tags.
+        tags = {"TagSet": parameters["CreateBucketConfiguration"]["Tags"]}
+        _call(client, "PutBucketTagging", {"Bucket": parameters["Bucket"], "Tagging": tags})
+    return answer
+
+
+def dated(client: CognitoIdpUserPoolClient, **options: Any) -> dict[str, Any]:
+    """Give an app client a date, in what is told of it."""
+    date = client.extended_config.setdefault("CreationDate", time.time())
+    return _client_to_json(client, **options) | {"CreationDate": date}

@@ -1,0 +1,98 @@
+"""Jobs that change a project that is there, and whether they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from provisioner import api
+from provisioner.api_keys.key_format import digest, key_id
+from provisioner.api_keys.store import ApiKeyStatus, ApiKeyStore
+from provisioner.drivers.postgresql.errors import is_wrong_password
+from provisioner.provisioning.job_type import JobType
+from provisioner.runtime import aws
+from support.workflow import Workflow
+
+CHANGES = (JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD)
+each_change = pytest.mark.parametrize("job_type", CHANGES, ids=str)
+
+
+def plainly_provisioned(workflow: Workflow, keys: int = 2) -> str:
+    """Provision a project without services and return its id."""
+    project_id = workflow.new_project(owner_id="ada")
+    off = {"auth": False, "realtime": False, "storage": False}
+    job = workflow.execute_in_process(
+        workflow.new_job(project_id, services=off, api_keys={"count": keys})
+    )
+    assert job.status is api.JobStatus.COMPLETED
+    return project_id
+
+
+def claimed(project_id: str) -> list[str]:
+    """Claim the newest set of keys."""
+    keys: list[str] = []
+    api.claim_api_keys(project_id, keys.extend)
+    return keys
+
+
+def verifying(workflow: Workflow, keys: Sequence[str], *, hours: float = 0) -> set[bool]:
+    """Say whether keys verify, some hours from now."""
+    moment = datetime.now(UTC) + timedelta(hours=hours)
+    store = ApiKeyStore(
+        aws.client("dynamodb"), workflow.settings.api_keys_table, clock=lambda: moment
+    )
+    return {store.verify(key) is not None for key in keys}
+
+
+def logs_in(workflow: Workflow, project_id: str) -> bool:
+    """Say whether the login that the secret holds is taken."""
+    login = workflow.secret(workflow.names(project_id).database_secret)
+    try:
+        psycopg.connect(login["connection_string"]).close()
+    except psycopg.OperationalError as error:
+        if not is_wrong_password(error):
+            raise
+        return False
+    return True
+
+
+def new_change(workflow: Workflow, job_type: JobType, project_id: str) -> api.Job:
+    """Store a job; one that revokes takes the next key that is in force."""
+    if job_type is JobType.ROTATE_API_KEYS:
+        return workflow.new_change(job_type, project_id, count=1)
+    if job_type is JobType.ROTATE_DATABASE_PASSWORD:
+        return workflow.new_change(job_type, project_id)
+    active = [k for k in api.list_api_keys(project_id) if k.status is ApiKeyStatus.ACTIVE]
+    return workflow.new_change(job_type, project_id, key_id=active[0].key_id)
+
+
+def check_changed(workflow: Workflow, job: api.Job) -> None:
+    """Check that a job has done what it is for, once, and has let go of the project."""
+    assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
+    assert all(record.check for record in job.stages)
+    assert job.result is not None
+    project = api.get_project(job.project_id)
+    assert (project.status, project.locked_by) == (api.ProjectStatus.ACTIVE, None)
+    assert project.quota == "owner#ada"
+    keys = {key.key_id: key for key in api.list_api_keys(job.project_id)}
+    if job.job_type == JobType.ROTATE_API_KEYS:
+        new = {k.key_id for k in keys.values() if k.expires_at is None}
+        assert new == {key["key_id"] for key in job.result["api_keys"]}
+        assert {k.key_id for k in keys.values() if k.job_id == job.job_id} == new
+        handed_over = workflow.secret(job.result["api_keys_secret_arn"])["api_keys"]
+        assert {key_id(digest(text)) for text in handed_over} == new
+        assert verifying(workflow, handed_over, hours=24 * 365) == {True}
+    elif job.job_type == JobType.REVOKE_API_KEY:
+        assert keys[job.payload["key_id"]].status is ApiKeyStatus.REVOKED
+        assert keys[job.payload["key_id"]].revoked_at == job.result["revoked_at"]
+    else:
+        assert logs_in(workflow, job.project_id)
+
+
+def ended(job: api.Job) -> Any:
+    """Return how a job has ended, without what differs from run to run."""
+    stages = [(s.stage, s.status, bool(s.check), sorted(s.output)) for s in job.stages]
+    return job.status, stages, sorted(job.result or {})

@@ -1,0 +1,242 @@
+"""The table of faults at the stages: which kinds there are, and at which calls of which stages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pytest
+from provisioner import api
+from provisioner.errors import ErrorType
+from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.plan import (
+    CleanupStage,
+    DeprovisionStage,
+    RevokeApiKeyStage,
+    RotateApiKeysStage,
+    RotateDatabasePasswordStage,
+    Stage,
+)
+from support.calls import (
+    Act,
+    At,
+    Within,
+    dropped,
+    first_call,
+    first_change,
+    first_statement,
+    forbidden,
+    throttled,
+    unanswered,
+    unreadable,
+)
+from support.workflow import Fault, FunctionEnded, Point, Workflow
+
+CLEANUP = "clean-up"
+
+#: Every stage that there is, by its job type; those of a clean-up apart.
+STAGES: dict[str, tuple[str, ...]] = {
+    JobType.PROVISION_PROJECT: tuple(Stage),
+    CLEANUP: tuple(CleanupStage),
+    JobType.DEPROVISION_PROJECT: tuple(DeprovisionStage),
+    JobType.ROTATE_API_KEYS: tuple(RotateApiKeysStage),
+    JobType.REVOKE_API_KEY: tuple(RevokeApiKeyStage),
+    JobType.ROTATE_DATABASE_PASSWORD: tuple(RotateDatabasePasswordStage),
+}
+CHANGES = (JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD)
+
+_LAST = "FINALIZING"
+
+#: Stages with statements of PostgreSQL.
+_OF_DATABASES = {
+    Stage.CREATING_DATABASE,
+    Stage.CREATING_SCHEMA,
+    CleanupStage.REMOVING_DATABASE,
+    DeprovisionStage.TAKING_SNAPSHOT,
+    RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD,
+}
+
+#: Stages that may change nothing themselves: FINALIZING hands its change on.
+_ONLY_LOOKING = {
+    *(f"{job}/{_LAST}" for job in STAGES),
+    f"{JobType.DEPROVISION_PROJECT}/{DeprovisionStage.CHECKING_DATA}",
+    f"{JobType.REVOKE_API_KEY}/{RevokeApiKeyStage.INITIALIZING}",
+}
+
+
+def places(*jobs: str, without: Iterable[str] = ()) -> tuple[str, ...]:
+    """Name the stages of jobs as the fault table does."""
+    left_out = set(without)
+    return tuple(f"{job}/{s}" for job in jobs for s in STAGES[job] if s not in left_out)
+
+
+def later_call(place: str) -> At:
+    """Return the call, beside its first, at which a stage meets a fault: that of its effect."""
+    if place in _ONLY_LOOKING:
+        return first_call
+    return first_statement if place.partition("/")[2] in _OF_DATABASES else first_change
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """A fault that passes: each stage meets it, and the job completes."""
+
+    #: Of the fault table.
+    name: str
+    #: Makes the faults of a stage, by its place.
+    make: Callable[[str], Fault]
+    #: How often a stage is tried then, and how often FINALIZING, whose effect ends the job.
+    attempts: int
+    attempts_of_last: int
+
+
+def _at_two_calls(act: Act) -> Callable[[str], Fault]:
+    return lambda place: Fault(Within(first_call, act), then=Fault(Within(later_call(place), act)))
+
+
+#: How a fault passes. Where it is at calls, one attempt meets it at the first, the next at a later.
+PASSING = {
+    "before": Passing("before the effect", lambda _: Fault(Point.BEFORE), 2, 2),
+    "after": Passing("after the effect", lambda _: Fault(Point.AFTER), 2, 1),
+    "died": Passing("after the effect, the process killed", lambda _: Fault(Point.DIED), 2, 1),
+    "timed_out": Passing(
+        "time-out",
+        lambda place: Fault(Within(later_call(place), unanswered), then=Fault(Point.TIMED_OUT)),
+        3,
+        2,
+    ),
+    "throttled": Passing("throttle", _at_two_calls(throttled), 3, 3),
+    "dropped": Passing("connection dropped", _at_two_calls(dropped), 3, 3),
+    "unreadable": Passing("wrong answer", _at_two_calls(unreadable), 3, 3),
+    "twice": Passing("duplicate delivery", lambda _: Fault(Point.TWICE), 1, 1),
+    "invoked_twice": Passing("duplicate delivery", lambda _: Fault(Point.INVOKED_TWICE), 1, 1),
+}
+
+
+def each_passing(*jobs: str) -> pytest.MarkDecorator:
+    """Let a test put each fault that passes in at every stage of some jobs."""
+    return pytest.mark.parametrize(
+        "kind",
+        [
+            pytest.param(kind, id=name, marks=pytest.mark.fault(kind.name, where=places(*jobs)))
+            for name, kind in PASSING.items()
+        ],
+    )
+
+
+def put_in(workflow: Workflow, kind: Passing | Lasting, where: Iterable[str]) -> None:
+    """Let the stages at some places meet a fault."""
+    workflow.faults |= {place.partition("/")[2]: kind.make(place) for place in where}
+
+
+def attempts(job: str, kind: Passing) -> dict[str, int]:
+    """Return how often each stage of a job is tried where it meets a fault that passes."""
+    return {
+        place: kind.attempts_of_last if place.endswith(_LAST) else kind.attempts
+        for place in places(job)
+    }
+
+
+def assert_met(
+    workflow: Workflow, job: str, kind: Passing, records: Sequence[api.StageRecord]
+) -> None:
+    """See that every stage has met the fault, and was tried as often as that asks for."""
+    unmet = {f"{job}/{stage}" for stage in workflow.faults}
+    assert not unmet, f"met no {kind.name}: {unmet}"
+    assert {f"{job}/{record.stage}": record.attempt for record in records} == attempts(job, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """A fault that lasts through all attempts, or is final at once: the job fails."""
+
+    #: Of the fault table.
+    name: str
+    #: Makes the faults of a stage, by its place.
+    make: Callable[[str], Fault]
+    error_type: ErrorType
+    #: What the cause holds that operators read, as a regular expression.
+    cause: str
+    #: Attempts of the stage.
+    attempts: int = 3
+    #: Whether the stage has had its effect each time: that of FINALIZING is the end of the job.
+    has_effect: bool = False
+
+
+def _ended(point: Point, name: str) -> Callable[[str], Fault]:
+    """Let the function end without a word; that of FINALIZING before its effect."""
+
+    def make(place: str) -> Fault:
+        if place.endswith(_LAST):
+            return Fault(Point.BEFORE, lambda: FunctionEnded(name), times=3)
+        return Fault(point, times=3)
+
+    return make
+
+
+LASTING = {
+    "before": Lasting(
+        "before the effect",
+        lambda _: Fault(Point.BEFORE, times=3),
+        ErrorType.NETWORK_ERROR,
+        r"^$",
+    ),
+    "after": Lasting(
+        "after the effect",
+        lambda _: Fault(Point.AFTER, times=3),
+        ErrorType.NETWORK_ERROR,
+        r"^$",
+        has_effect=True,
+    ),
+    "died": Lasting(
+        "after the effect, the process killed",
+        _ended(Point.DIED, "Runtime.ExitError"),
+        ErrorType.UNKNOWN_ERROR,
+        "Runtime.ExitError",
+    ),
+    "timed_out": Lasting(
+        "time-out",
+        _ended(Point.TIMED_OUT, "Sandbox.Timedout"),
+        ErrorType.TIMEOUT,
+        "Sandbox.Timedout",
+    ),
+    "throttled": Lasting(
+        "throttle",
+        lambda place: Fault(Within(later_call(place), throttled), times=3),
+        ErrorType.NETWORK_ERROR,
+        "ThrottlingException|53300",
+    ),
+    "forbidden": Lasting(
+        "permission denied",
+        lambda place: Fault(Within(later_call(place), forbidden)),
+        ErrorType.INSUFFICIENT_PERMISSIONS,
+        "AccessDeniedException|42501",
+        attempts=1,
+    ),
+    "dropped": Lasting(
+        "connection dropped",
+        lambda _: Fault(Within(first_call, dropped), times=3),
+        ErrorType.NETWORK_ERROR,
+        "EndpointConnectionError",
+    ),
+}
+
+
+def each_lasting(*groups: Iterable[str]) -> pytest.MarkDecorator:
+    """Let a test put each fault that lasts in at each group of places."""
+    parameters = []
+    for name, kind in LASTING.items():
+        for group in groups:
+            where = [p for p in group if not (kind.has_effect and p.endswith(_LAST))]
+            if where:
+                mark = pytest.mark.fault(kind.name, where=where, lasting=True)
+                parameters.append(pytest.param(kind, where, id=f"{name}-{where[0]}", marks=mark))
+    return pytest.mark.parametrize(("kind", "where"), parameters)
+
+
+def assert_fails_so(kind: Lasting, place: str, error: api.StoredError | None) -> None:
+    """See that an error is the one that a stage at that place ends with."""
+    assert error is not None, place
+    assert (error.type, error.attempt) == (kind.error_type, kind.attempts), place
+    assert re.search(kind.cause, error.cause), (place, error.cause)
