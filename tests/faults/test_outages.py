@@ -27,7 +27,7 @@ from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.plan import Stage
 from support.calls import SQL, Call, Within, operation
 from support.changes import check_changed, ended, logs_in, new_change, plainly_provisioned
-from support.effects import Attempt, Effect, aside, effects
+from support.effects import Attempt, Effect, effects
 from support.places import CHANGES, CLEANUP, places
 from support.postgresql import PreparedCluster, tenant_snapshot
 from support.removal import end_of, provisioned
@@ -94,14 +94,12 @@ def _cleaned_up(workflow: Workflow) -> Any:
 
 
 def _deprovisioned(workflow: Workflow) -> Any:
-    with aside():
-        project_id = plainly_provisioned(workflow, keys=1)
+    project_id = plainly_provisioned(workflow, keys=1)
     return end_of(workflow, workflow.execute(workflow.new_deprovision_job(project_id)))
 
 
 def _changed(workflow: Workflow) -> Any:
-    with aside():
-        project_id = plainly_provisioned(workflow, keys=1)
+    project_id = plainly_provisioned(workflow, keys=1)
     jobs = [workflow.execute(new_change(workflow, change, project_id)) for change in CHANGES]
     for job in jobs:
         check_changed(workflow, job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,9 +93,15 @@ def unwell(call: Call) -> Any:
     raise ClientError({"Error": {"Code": "InternalServerError"}}, call.operation)
 
 
+def _make(call: Call) -> None:
+    """Make a call whose answer gets lost, whatever AWS answers."""
+    with suppress(ClientError):
+        call.make()
+
+
 def unwell_after_all(call: Call) -> Any:
     """Answer so although the call has had its effect."""
-    call.make()
+    _make(call)
     unwell(call)
 
 
@@ -123,7 +129,7 @@ def dropped(call: Call) -> Any:
         raise psycopg.OperationalError("connection failed: Connection refused")
     if not call.is_change:
         raise EndpointConnectionError(endpoint_url="https://aws.invalid")
-    call.make()
+    _make(call)
     if call.is_of_postgresql:
         raise psycopg.OperationalError("server closed the connection unexpectedly")
     raise ConnectionClosedError(endpoint_url="https://aws.invalid")
@@ -133,7 +139,7 @@ def unanswered(call: Call) -> Any:
     """Wait in vain for the answer to a call that has had its effect."""
     if call.operation == CONNECT:
         raise psycopg.errors.ConnectionTimeout("connection timeout expired")
-    call.make()
+    _make(call)
     if call.is_of_postgresql:
         raise psycopg.errors.QueryCanceled("canceling statement due to statement timeout")
     raise ReadTimeoutError(endpoint_url="https://aws.invalid")
@@ -141,7 +147,7 @@ def unanswered(call: Call) -> Any:
 
 def unreadable(call: Call) -> Any:
     """Answer a call that has had its effect with what is none, such as a proxy's page."""
-    call.make()
+    _make(call)
     if call.is_of_postgresql:
         raise psycopg.OperationalError("lost synchronization with server: got message type H")
     raise ResponseParserError("Unable to parse response, invalid received: b'<html>'")
