@@ -1,27 +1,38 @@
 """Lets moto work out once what it would work out the same each time: a pytest plugin.
 
 Nothing that moto answers changes. Half of a workflow's time went into parsing the one state
-machine, reading the one signing key, making one more client and finding the fields of an answer.
+machine, reading the one signing key, making one more client and finding the fields of an answer;
+half of what was left into copying whole tables before each transaction.
 """
 
 from __future__ import annotations
 
+import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 from moto.cognitoidp import models
-from moto.core import serialize
+from moto.core import responses, serialize
+from moto.dynamodb import models as dynamodb_models
+from moto.dynamodb.models.dynamo_type import DynamoType
+from moto.dynamodb.models.table import Table
+from moto.dynamodb.parsing import ast_nodes, expressions
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.parse import asl_parser
 from moto.stepfunctions.parser.asl.utils import json_path
 
 # What is replaced below are names that these modules use, not names that they export.
 _cognito: Any = models
+_dynamodb: Any = dynamodb_models
 _lambda_calls: Any = lambda_eval_utils
 _paths: Any = json_path
 _machines: Any = asl_parser.AmazonStateLanguageParser
+_responses: Any = responses
+_traverser: Any = ast_nodes.DepthFirstTraverser
+_expressions: Any = expressions
 _json: Any = serialize.BaseJSONSerializer
 _pickers: tuple[Any, ...] = (serialize.AttributePicker, serialize.XFormedAttributePicker)
 
@@ -60,9 +71,56 @@ def _structure(writer: Any, target: Any, value: Any, shape: Any, key: str) -> No
         _write_structure(writer, target, value, shape, key)
 
 
+_nodes_to_be_processed = _traverser.nodes_to_be_processed
+
+
+@cache
+def _nodes_of(traverser: Any) -> tuple[type[Any], ...]:
+    """Remember which nodes a traverser processes; its class decides that."""
+    found: tuple[type[Any], ...] = _nodes_to_be_processed(object.__new__(traverser))
+    return found
+
+
+_write_all_or_none = _dynamodb.DynamoDBBackend.transact_write_items
+
+#: The items of the transaction that is being written; moto takes one request at a time.
+_transaction: list[Any] = []
+
+
+def _transact_write_items(backend: Any, transact_items: list[Any]) -> None:
+    _transaction[:] = transact_items
+    _write_all_or_none(backend, transact_items)
+
+
+def _deepcopy(value: Any) -> Any:
+    """Keep of a table what the transaction may change, instead of a copy of every item."""
+    if not isinstance(value, Table) or value.stream_shard is not None:
+        return copy.deepcopy(value)
+    kept = copy.copy(value)
+    kept.items = defaultdict(dict)
+    for hash_key, found in value.items.items():
+        kept.items[hash_key] = dict(found) if isinstance(found, dict) else found
+    for write in (of for item in _transaction for of in item.values()):
+        key = write.get("Key")
+        if key is None or write["TableName"] != value.name:
+            continue  # what is put is a new item
+        hash_key = DynamoType(key[value.hash_key_attr])
+        if hash_key not in kept.items:
+            continue
+        if value.range_key_attr is None:
+            kept.items[hash_key] = copy.deepcopy(kept.items[hash_key])
+        elif (range_key := DynamoType(key[value.range_key_attr])) in kept.items[hash_key]:
+            kept.items[hash_key][range_key] = copy.deepcopy(kept.items[hash_key][range_key])
+    return kept
+
+
 # What the parsers return holds no state: an execution keeps its own in its environment.
 _machines.parse = cache(_machines.parse)
 _paths.parse = cache(_paths.parse)
+# Who validates an expression copies it first.
+_expressions.UpdateExpressionParser.make = cache(_expressions.UpdateExpressionParser.make)
+_traverser.nodes_to_be_processed = lambda traverser: _nodes_of(type(traverser))
+_responses.method_names_from_class = cache(_responses.method_names_from_class)
 # A Task makes a client for each of its calls.
 _lambda_calls.boto_client_for = _lambda_client
 # Every user pool signs with the key that moto comes with.
@@ -70,3 +128,5 @@ _cognito.jwk = SimpleNamespace(RSAKey=SimpleNamespace(import_key=lambda _: _sign
 _json._serialize_type_structure = _structure
 for _picker in _pickers:
     _picker.get_possible_keys = _remembered(_picker.get_possible_keys)
+_dynamodb.DynamoDBBackend.transact_write_items = _transact_write_items
+_dynamodb.copy = SimpleNamespace(deepcopy=_deepcopy)
