@@ -8,6 +8,7 @@ half of what was left into copying whole tables before each transaction.
 from __future__ import annotations
 
 import copy
+import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -16,10 +17,11 @@ from typing import Any
 
 from moto.cognitoidp import models
 from moto.core import responses, serialize
+from moto.dynamodb import comparisons
 from moto.dynamodb import models as dynamodb_models
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodb.models.table import Table
-from moto.dynamodb.parsing import ast_nodes, expressions
+from moto.dynamodb.parsing import ast_nodes, expressions, validators
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.parse import asl_parser
 from moto.stepfunctions.parser.asl.utils import json_path
@@ -31,7 +33,9 @@ _lambda_calls: Any = lambda_eval_utils
 _paths: Any = json_path
 _machines: Any = asl_parser.AmazonStateLanguageParser
 _responses: Any = responses
-_traverser: Any = ast_nodes.DepthFirstTraverser
+_comparisons: Any = comparisons
+_nodes: Any = ast_nodes
+_validators: Any = validators
 _expressions: Any = expressions
 _json: Any = serialize.BaseJSONSerializer
 _pickers: tuple[Any, ...] = (serialize.AttributePicker, serialize.XFormedAttributePicker)
@@ -71,14 +75,103 @@ def _structure(writer: Any, target: Any, value: Any, shape: Any, key: str) -> No
         _write_structure(writer, target, value, shape, key)
 
 
-_nodes_to_be_processed = _traverser.nodes_to_be_processed
+_parse_condition = _comparisons.ConditionExpressionParser.parse
+
+
+def _parse_condition_once(parser: Any) -> Any:
+    """Remember the conditions of the last requests: moto parses each four times."""
+    names, values = parser.expression_attribute_names, parser.expression_attribute_values
+    key = (parser.condition_expression, repr(names), repr(values))
+    found = _conditions.pop(key, None)
+    if found is None:
+        condition = _parse_condition(parser)
+        found = condition, parser.expr_attr_names_found, parser.expr_attr_values_found
+    while len(_conditions) >= _MOST_CONDITIONS:
+        del _conditions[next(iter(_conditions))]
+    _conditions[key] = found
+    condition, parser.expr_attr_names_found, parser.expr_attr_values_found = found
+    return condition
+
+
+_conditions: dict[Any, Any] = {}
+_MOST_CONDITIONS = 64
 
 
 @cache
-def _nodes_of(traverser: Any) -> tuple[type[Any], ...]:
-    """Remember which nodes a traverser processes; its class decides that."""
-    found: tuple[type[Any], ...] = _nodes_to_be_processed(object.__new__(traverser))
-    return found
+def _is_a(of_node: Any, kind: Any) -> bool:
+    """Remember what a class of nodes is: to ask an abstract class is slow."""
+    return issubclass(of_node, kind)
+
+
+@cache
+def _processed_as(traverser: Any, of_node: Any) -> Any:
+    """Remember as what a traverser processes a node, if it does; their classes decide that."""
+    kinds = object.__new__(traverser)._processing_map()
+    return next((kind for kind in kinds if issubclass(of_node, kind)), None)
+
+
+def _traverse(traverser: Any, node: Any, child_id: int = -1) -> Any:
+    of_traverser: Any = type(traverser)
+    of_node: Any = type(node)
+    if not _is_a(of_node, _nodes.Node):
+        return node
+    parent = node.parent
+    for number, child in enumerate(node.children or ()):
+        traverser.pre_processing_of_child(node, number)
+        _traverse(traverser, child, number)
+    kind = _processed_as(of_traverser, of_node)
+    if kind is not None:
+        node = traverser._processing_map()[kind](node)
+        node.parent = parent
+        if parent:
+            parent.children[child_id] = node
+    return node
+
+
+_pickled: dict[int, tuple[Any, bytes]] = {}
+
+
+def _copy_expression(value: Any) -> Any:
+    """Copy the expression of an update, which is parsed once; all else is copied as before."""
+    if type(value) is not _nodes.UpdateExpression or value.parent is not None:
+        return copy.deepcopy(value)
+    if id(value) not in _pickled:
+        _pickled[id(value)] = value, pickle.dumps(value)
+    return pickle.loads(_pickled[id(value)][1])
+
+
+_init_validator = _validators.Validator.__init__
+
+#: The first processors of an update only check how it is written, with which names.
+_CHECKS_OF_WRITING = 3
+_written_well: set[Any] = set()
+
+
+def _init_once_checked(validator: Any, expression: Any, *more: Any, **named: Any) -> None:
+    _init_validator(validator, expression, *more, **named)
+    if isinstance(validator, _validators.UpdateExpressionValidator):
+        keys = tuple(validator.table.table_key_attrs)
+        validator.writing = (id(expression), repr(validator.expression_attribute_names), keys)
+
+
+def _validate(validator: Any) -> Any:
+    writing = getattr(validator, "writing", None)
+    first = _CHECKS_OF_WRITING if writing in _written_well else 0
+    node = validator.node_to_validate
+    for processor in validator.processors[first:]:
+        node = processor.traverse(node)
+    if writing is not None:
+        _written_well.add(writing)
+    return node
+
+
+_dynamo_type: Any = DynamoType
+_cast_value = _dynamo_type.cast_value.fget
+
+
+def _cast(value: Any) -> Any:
+    """Most values are texts, which are what they are."""
+    return value.value if value.type == "S" else _cast_value(value)
 
 
 _write_all_or_none = _dynamodb.DynamoDBBackend.transact_write_items
@@ -119,7 +212,12 @@ _machines.parse = cache(_machines.parse)
 _paths.parse = cache(_paths.parse)
 # Who validates an expression copies it first.
 _expressions.UpdateExpressionParser.make = cache(_expressions.UpdateExpressionParser.make)
-_traverser.nodes_to_be_processed = lambda traverser: _nodes_of(type(traverser))
+_nodes.DepthFirstTraverser.traverse_node_recursively = _traverse
+_validators.Validator.__init__ = _init_once_checked
+_validators.Validator.validate = _validate
+_dynamo_type.cast_value = property(_cast)
+_validators.deepcopy = _copy_expression
+_comparisons.ConditionExpressionParser.parse = _parse_condition_once
 _responses.method_names_from_class = cache(_responses.method_names_from_class)
 # A Task makes a client for each of its calls.
 _lambda_calls.boto_client_for = _lambda_client
