@@ -82,7 +82,7 @@ FAULTS = {
         FaultKind("PostgreSQL restarted in the middle", _NEXT_ATTEMPT),
         FaultKind(
             "the local stack killed and started again",
-            "Jobs that were under way end, and new ones run.",
+            "PostgreSQL: its jobs complete. Local AWS: both begin anew, and nothing of before is left.",
         ),
         FaultKind(
             "two jobs at once for one project",

@@ -1,27 +1,42 @@
 """Lets moto work out once what it would work out the same each time: a pytest plugin.
 
 Nothing that moto answers changes. Half of a workflow's time went into parsing the one state
-machine, reading the one signing key, making one more client and finding the fields of an answer.
+machine, reading the one signing key, making one more client and finding the fields of an answer;
+half of what was left into copying whole tables before each transaction.
 """
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 from moto.cognitoidp import models
-from moto.core import serialize
+from moto.core import responses, serialize
+from moto.dynamodb import comparisons
+from moto.dynamodb import models as dynamodb_models
+from moto.dynamodb.models.dynamo_type import DynamoType
+from moto.dynamodb.models.table import Table
+from moto.dynamodb.parsing import ast_nodes, expressions, validators
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.parse import asl_parser
 from moto.stepfunctions.parser.asl.utils import json_path
 
 # What is replaced below are names that these modules use, not names that they export.
 _cognito: Any = models
+_dynamodb: Any = dynamodb_models
 _lambda_calls: Any = lambda_eval_utils
 _paths: Any = json_path
 _machines: Any = asl_parser.AmazonStateLanguageParser
+_responses: Any = responses
+_comparisons: Any = comparisons
+_nodes: Any = ast_nodes
+_validators: Any = validators
+_expressions: Any = expressions
 _json: Any = serialize.BaseJSONSerializer
 _pickers: tuple[Any, ...] = (serialize.AttributePicker, serialize.XFormedAttributePicker)
 
@@ -60,9 +75,150 @@ def _structure(writer: Any, target: Any, value: Any, shape: Any, key: str) -> No
         _write_structure(writer, target, value, shape, key)
 
 
+_parse_condition = _comparisons.ConditionExpressionParser.parse
+
+
+def _parse_condition_once(parser: Any) -> Any:
+    """Remember the conditions of the last requests: moto parses each four times."""
+    names, values = parser.expression_attribute_names, parser.expression_attribute_values
+    key = (parser.condition_expression, repr(names), repr(values))
+    found = _conditions.pop(key, None)
+    if found is None:
+        condition = _parse_condition(parser)
+        found = condition, parser.expr_attr_names_found, parser.expr_attr_values_found
+    while len(_conditions) >= _MOST_CONDITIONS:
+        del _conditions[next(iter(_conditions))]
+    _conditions[key] = found
+    condition, parser.expr_attr_names_found, parser.expr_attr_values_found = found
+    return condition
+
+
+_conditions: dict[Any, Any] = {}
+_MOST_CONDITIONS = 64
+
+
+@cache
+def _is_a(of_node: Any, kind: Any) -> bool:
+    """Remember what a class of nodes is: to ask an abstract class is slow."""
+    return issubclass(of_node, kind)
+
+
+@cache
+def _processed_as(traverser: Any, of_node: Any) -> Any:
+    """Remember as what a traverser processes a node, if it does; their classes decide that."""
+    kinds = object.__new__(traverser)._processing_map()
+    return next((kind for kind in kinds if issubclass(of_node, kind)), None)
+
+
+def _traverse(traverser: Any, node: Any, child_id: int = -1) -> Any:
+    of_traverser: Any = type(traverser)
+    of_node: Any = type(node)
+    if not _is_a(of_node, _nodes.Node):
+        return node
+    parent = node.parent
+    for number, child in enumerate(node.children or ()):
+        traverser.pre_processing_of_child(node, number)
+        _traverse(traverser, child, number)
+    kind = _processed_as(of_traverser, of_node)
+    if kind is not None:
+        node = traverser._processing_map()[kind](node)
+        node.parent = parent
+        if parent:
+            parent.children[child_id] = node
+    return node
+
+
+_pickled: dict[int, tuple[Any, bytes]] = {}
+
+
+def _copy_expression(value: Any) -> Any:
+    """Copy the expression of an update, which is parsed once; all else is copied as before."""
+    if type(value) is not _nodes.UpdateExpression or value.parent is not None:
+        return copy.deepcopy(value)
+    if id(value) not in _pickled:
+        _pickled[id(value)] = value, pickle.dumps(value)
+    return pickle.loads(_pickled[id(value)][1])
+
+
+_init_validator = _validators.Validator.__init__
+
+#: The first processors of an update only check how it is written, with which names.
+_CHECKS_OF_WRITING = 3
+_written_well: set[Any] = set()
+
+
+def _init_once_checked(validator: Any, expression: Any, *more: Any, **named: Any) -> None:
+    _init_validator(validator, expression, *more, **named)
+    if isinstance(validator, _validators.UpdateExpressionValidator):
+        keys = tuple(validator.table.table_key_attrs)
+        validator.writing = (id(expression), repr(validator.expression_attribute_names), keys)
+
+
+def _validate(validator: Any) -> Any:
+    writing = getattr(validator, "writing", None)
+    first = _CHECKS_OF_WRITING if writing in _written_well else 0
+    node = validator.node_to_validate
+    for processor in validator.processors[first:]:
+        node = processor.traverse(node)
+    if writing is not None:
+        _written_well.add(writing)
+    return node
+
+
+_dynamo_type: Any = DynamoType
+_cast_value = _dynamo_type.cast_value.fget
+
+
+def _cast(value: Any) -> Any:
+    """Most values are texts, which are what they are."""
+    return value.value if value.type == "S" else _cast_value(value)
+
+
+_write_all_or_none = _dynamodb.DynamoDBBackend.transact_write_items
+
+#: The items of the transaction that is being written; moto takes one request at a time.
+_transaction: list[Any] = []
+
+
+def _transact_write_items(backend: Any, transact_items: list[Any]) -> None:
+    _transaction[:] = transact_items
+    _write_all_or_none(backend, transact_items)
+
+
+def _deepcopy(value: Any) -> Any:
+    """Keep of a table what the transaction may change, instead of a copy of every item."""
+    if not isinstance(value, Table) or value.stream_shard is not None:
+        return copy.deepcopy(value)
+    kept = copy.copy(value)
+    kept.items = defaultdict(dict)
+    for hash_key, found in value.items.items():
+        kept.items[hash_key] = dict(found) if isinstance(found, dict) else found
+    for write in (of for item in _transaction for of in item.values()):
+        key = write.get("Key")
+        if key is None or write["TableName"] != value.name:
+            continue  # what is put is a new item
+        hash_key = DynamoType(key[value.hash_key_attr])
+        if hash_key not in kept.items:
+            continue
+        if value.range_key_attr is None:
+            kept.items[hash_key] = copy.deepcopy(kept.items[hash_key])
+        elif (range_key := DynamoType(key[value.range_key_attr])) in kept.items[hash_key]:
+            kept.items[hash_key][range_key] = copy.deepcopy(kept.items[hash_key][range_key])
+    return kept
+
+
 # What the parsers return holds no state: an execution keeps its own in its environment.
 _machines.parse = cache(_machines.parse)
 _paths.parse = cache(_paths.parse)
+# Who validates an expression copies it first.
+_expressions.UpdateExpressionParser.make = cache(_expressions.UpdateExpressionParser.make)
+_nodes.DepthFirstTraverser.traverse_node_recursively = _traverse
+_validators.Validator.__init__ = _init_once_checked
+_validators.Validator.validate = _validate
+_dynamo_type.cast_value = property(_cast)
+_validators.deepcopy = _copy_expression
+_comparisons.ConditionExpressionParser.parse = _parse_condition_once
+_responses.method_names_from_class = cache(_responses.method_names_from_class)
 # A Task makes a client for each of its calls.
 _lambda_calls.boto_client_for = _lambda_client
 # Every user pool signs with the key that moto comes with.
@@ -70,3 +226,5 @@ _cognito.jwk = SimpleNamespace(RSAKey=SimpleNamespace(import_key=lambda _: _sign
 _json._serialize_type_structure = _structure
 for _picker in _pickers:
     _picker.get_possible_keys = _remembered(_picker.get_possible_keys)
+_dynamodb.DynamoDBBackend.transact_write_items = _transact_write_items
+_dynamodb.copy = SimpleNamespace(deepcopy=_deepcopy)

@@ -214,6 +214,67 @@ def test_a_job_is_not_retried_while_its_cleanup_is_under_way(core: Core) -> None
     assert client(core).retry("job-1").attempt == 2
 
 
+def retried_with_something_left(core: Core) -> Job:
+    """Return a job at its second attempt, whose first has left a bucket."""
+    failed(core, cleanup=(1, ("REMOVING",)))
+    core.jobs.end_cleanup("job-1", 1, ["bucket"])
+    core.clock.advance()
+    return client(core).retry("job-1")
+
+
+def test_what_was_left_stays_named_where_the_next_attempt_never_begins(core: Core) -> None:
+    job = retried_with_something_left(core)
+    assert job.cleanup is None  # while an attempt is under way that takes up what was left
+    core.clock.advance()
+
+    client(core).cancel("job-1")
+
+    cancelled = core.jobs.get("job-1")
+    assert cancelled.cleanup is not None
+    assert (cancelled.status, cancelled.cleanup.status, cancelled.cleanup.left_over) == (
+        JobStatus.CANCELLED,
+        CleanupStatus.FAILED,
+        ("bucket",),
+    )
+    core.clock.advance()
+    core.jobs.repeat_cleanup(cancelled)
+    again = head(core).cleanup
+    assert again is not None
+    assert (again.status, again.run, again.left_over) == (CleanupStatus.RUNNING, 2, ())
+
+
+def test_a_clean_up_is_not_repeated_once_the_job_is_retried(core: Core) -> None:
+    failed(core, cleanup=(1, ("REMOVING",)))
+    core.jobs.end_cleanup("job-1", 1, ["bucket"])
+    read_before = core.jobs.get("job-1")
+    core.clock.advance()
+    client(core).retry("job-1")
+    with pytest.raises(ConditionFailedError):
+        core.jobs.repeat_cleanup(read_before)
+
+
+def test_the_clean_up_of_the_next_attempt_takes_the_place_of_the_last(core: Core) -> None:
+    job = retried_with_something_left(core)
+    core.jobs.start_stage(job, "INITIALIZING", 0, round_=2)
+    core.clock.advance()
+    core.jobs.fail(
+        "job-1", [ERROR], close={"INITIALIZING": ERROR}, attempt=2, cleanup=(2, ("REMOVING",))
+    )
+    cleanup = head(core).cleanup
+    assert cleanup is not None
+    assert (cleanup.status, cleanup.run) == (CleanupStatus.RUNNING, 2)
+    assert (cleanup.left_over, cleanup.finished_at) == ((), None)
+
+
+def test_a_job_that_completes_after_all_has_left_nothing(core: Core) -> None:
+    job = retried_with_something_left(core)
+    core.jobs.start_stage(job, "INITIALIZING", 0, round_=2)
+    core.jobs.complete("job-1", "INITIALIZING", attempt=2, output={}, check="x", result={})
+    completed = head(core)
+    assert (completed.status, completed.cleanup) == (JobStatus.COMPLETED, None)
+    assert completed.cleanup_runs == 1
+
+
 def test_a_job_that_was_refused_as_it_came_is_not_retried(core: Core) -> None:
     core.jobs.create_failed(NewJob("refused", "provision_project", {}, ()), ERROR)
     with pytest.raises(JobStateError, match="was refused"):

@@ -102,7 +102,7 @@ class FailureRecorder:
             return {
                 "error_type": str(error.type),
                 "message": error.message,
-                "cleanup": 0 if ended.cleanup is None else ended.cleanup.run,
+                "cleanup": ended.cleanup_runs if ended.is_cleaned_up_now else 0,
             }
         raise failure(ErrorType.TIMEOUT, "The job kept changing while its failure was recorded.")
 

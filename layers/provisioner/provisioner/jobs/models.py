@@ -194,6 +194,11 @@ class Job:
     history: tuple[HistoryEntry, ...] = ()
 
     @property
+    def is_cleaned_up_now(self) -> bool:
+        """Whether a clean-up is under way; one that has ended may be of an earlier attempt."""
+        return self.cleanup is not None and self.cleanup.status is CleanupStatus.RUNNING
+
+    @property
     def running_stages(self) -> tuple[StageRecord, ...]:
         """The stages that have started and not ended."""
         return tuple(

@@ -44,6 +44,10 @@ _CLEANUP = CLEANUP_SUBJECT
 #: The attribute, and the sparse index, of jobs that someone has something left to do for.
 _UNFINISHED = "unfinished"
 
+#: What says how a clean-up has ended, and all that is stored of one but for the count of its runs.
+_CLEANUP_END = ("cleanup_finished_at", "cleanup_left_over")
+_OF_CLEANUP = ("cleanup_status", "cleanup_started_at", "cleanup_stages", *_CLEANUP_END)
+
 #: Stage and history items live this much longer than the job's retention, counted from their own
 #: writing: more than an execution can last, so that no job outlives its parts.
 _PARTS_MARGIN = timedelta(days=2)
@@ -295,6 +299,8 @@ class JobStore:
     def retry(self, job: Job) -> None:
         """Make a job that has failed, or was cancelled, QUEUED again, as its next attempt.
 
+        What its clean-up has left stays with it, should the attempt end without another clean-up.
+
         Raises:
             ConditionFailedError: it is in another status, or its clean-up is under way.
         """
@@ -318,8 +324,6 @@ class JobStore:
                     remove=(
                         *("started_at", "finished_at", "cancel_requested_at", "expires_at"),
                         *("result", "error", "other_errors", "held_until", "resent_at"),
-                        *("cleanup_status", "cleanup_started_at", "cleanup_finished_at"),
-                        *("cleanup_stages", "cleanup_left_over"),
                     ),
                 ),
                 self._history(job.job_id, _JOB, JobStatus.QUEUED, attempt=job.attempt + 1),
@@ -484,7 +488,8 @@ class JobStore:
         """Begin the next run of a clean-up that has failed.
 
         Raises:
-            ConditionFailedError: it has not failed, or a condition of `also` did not hold.
+            ConditionFailedError: it has not failed, the job was retried, or a condition of `also`
+                did not hold.
         """
         now = self.now()
         run = 0 if job.cleanup is None else job.cleanup.run
@@ -503,9 +508,15 @@ class JobStore:
                         "expires_at": int((now + self._retention).timestamp()),
                         _UNFINISHED: "yes",
                     },
-                    remove=("cleanup_finished_at", "cleanup_left_over"),
-                    condition="cleanup_run = :run AND cleanup_status = :failed",
-                    condition_values={"run": run, "failed": CleanupStatus.FAILED},
+                    remove=_CLEANUP_END,
+                    condition="cleanup_run = :run AND cleanup_status = :failed"
+                    " AND #attempt = :attempt",
+                    condition_values={
+                        "run": run,
+                        "failed": CleanupStatus.FAILED,
+                        "attempt": job.attempt,
+                    },
+                    names={"attempt": "attempt"},
                 ),
                 self._history(job.job_id, _CLEANUP, CleanupStatus.RUNNING, attempt=run + 1),
                 *also,
@@ -792,7 +803,11 @@ class JobStore:
                 sources,
                 attempt=attempt,
                 condition=condition,
-                remove=(_UNFINISHED,) if run is None else (),
+                remove=(
+                    *((_UNFINISHED,) if run is None else _CLEANUP_END),
+                    # What was left has become part of what the job has made.
+                    *(_OF_CLEANUP if status is JobStatus.COMPLETED else ()),
+                ),
             ),
             self._history(job_id, _JOB, status, attempt=attempt, error=error, at=now),
         ]
@@ -1029,7 +1044,8 @@ def _to_job(
 
 
 def _to_cleanup(item: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> Cleanup | None:
-    if "cleanup_status" not in item:
+    # Of an attempt that is under way there is none yet.
+    if "cleanup_status" not in item or not JobStatus(item["status"]).is_terminal:
         return None
     return Cleanup(
         status=CleanupStatus(item["cleanup_status"]),

@@ -21,7 +21,6 @@ from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureReco
 from provisioner.jobs.models import (
     CANCELLED,
     Cleanup,
-    CleanupStatus,
     Job,
     JobStatus,
     StageRecord,
@@ -249,7 +248,7 @@ class Supervisor:
             also=[self._store.repair_item(job, repair)] if repair else [],
         )
         ended = self._store.get(job.job_id)
-        if ended.cleanup is not None:
+        if ended.cleanup is not None and ended.is_cleaned_up_now:
             self._executions.start_cleanup(ended, ended.cleanup.run)
         is_cancelled = job.cancel_requested_at is not None
         return Examined(repair, "JobsCancelled" if is_cancelled else "JobsFailed", ended.error)
@@ -279,7 +278,7 @@ class Supervisor:
     # Jobs that have ended.
 
     def _examine_ended(self, job: Job, told: Execution | None) -> Examined:
-        if job.cleanup is not None and job.cleanup.status is CleanupStatus.RUNNING:
+        if job.cleanup is not None and job.is_cleaned_up_now:
             return self._examine_cleanup(job, job.cleanup, told)
         policy = self._policies.get(job.job_type)
         held = [] if policy is None else policy.release(job)
