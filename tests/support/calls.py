@@ -25,8 +25,8 @@ from support.core import READING
 #: Makes the state machine's own calls, beside the stages.
 _NOT_OF_STAGES = {"lambda", "stepfunctions"}
 
-#: What changes nothing on PostgreSQL, or goes with its session.
-_READING_STATEMENTS = ("SELECT", "SHOW")
+#: What changes nothing on PostgreSQL; advisory locks go with their session.
+READING_STATEMENTS = ("SELECT", "SHOW")
 
 CONNECT = "Connect"
 SQL = "SQL"
@@ -238,7 +238,7 @@ def met(fault: Within, *, ignored: Collection[str] = _NOT_OF_STAGES) -> Iterator
             SQL,
             text,
             lambda: execute(connection, query, *more, **options),
-            is_change=not text.lstrip().upper().startswith(_READING_STATEMENTS),
+            is_change=not text.lstrip().upper().startswith(READING_STATEMENTS),
         )
 
     def connect_or_meet(*arguments: Any, **options: Any) -> Any:
@@ -254,7 +254,8 @@ def met(fault: Within, *, ignored: Collection[str] = _NOT_OF_STAGES) -> Iterator
 
 # What moto leaves out and AWS does, where a crash or a race shows it.
 
-_call: Callable[[BaseClient, str, Mapping[str, Any]], Any] = vars(BaseClient)["_make_api_call"]
+#: Makes a call as moto answers it.
+call_moto: Callable[[BaseClient, str, Mapping[str, Any]], Any] = vars(BaseClient)["_make_api_call"]
 _client_to_json = CognitoIdpUserPoolClient.to_json
 
 
@@ -263,21 +264,21 @@ def call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> A
     if operation == "CreateChannelNamespace":
         # A name is there only once in an API.
         api = {"apiId": parameters["apiId"]}
-        there = _call(client, "ListChannelNamespaces", api)["channelNamespaces"]
+        there = call_moto(client, "ListChannelNamespaces", api)["channelNamespaces"]
         if parameters["name"] in {namespace["name"] for namespace in there}:
             error = {"Error": {"Code": "ConflictException", "Message": "It exists."}}
             raise client.exceptions.ConflictException(error, operation)
     if operation == "PutSecretValue" and "ClientRequestToken" in parameters:
         # A version is not written again with another value, whatever its label.
         secret, version = {"SecretId": parameters["SecretId"]}, parameters["ClientRequestToken"]
-        if version in _call(client, "DescribeSecret", secret)["VersionIdsToStages"]:
+        if version in call_moto(client, "DescribeSecret", secret)["VersionIdsToStages"]:
             error = {"Error": {"Code": "ResourceExistsException", "Message": "It exists."}}
             raise client.exceptions.ResourceExistsException(error, operation)
-    answer = _call(client, operation, parameters)
+    answer = call_moto(client, operation, parameters)
     if operation == "CreateBucket":
         # A bucket comes into being with its tags.
         tags = {"TagSet": parameters["CreateBucketConfiguration"]["Tags"]}
-        _call(client, "PutBucketTagging", {"Bucket": parameters["Bucket"], "Tagging": tags})
+        call_moto(client, "PutBucketTagging", {"Bucket": parameters["Bucket"], "Tagging": tags})
     return answer
 
 

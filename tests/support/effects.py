@@ -17,12 +17,9 @@ import pytest
 from botocore.client import BaseClient
 from moto.cognitoidp.models import CognitoIdpUserPoolClient
 from psycopg import sql
-from support.calls import SQL, call_as_aws, dated
+from support.calls import READING_STATEMENTS, SQL, call_as_aws, dated
 from support.core import READING
 from support.workflow import Workflow
-
-#: What changes nothing on PostgreSQL; advisory locks go with their session.
-_READING_STATEMENTS = ("SELECT", "SHOW")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,7 @@ def effects(
         connection: psycopg.Connection[Any], query: Any, *more: Any, **options: Any
     ) -> Any:
         text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
-        if not text.lstrip().upper().startswith(_READING_STATEMENTS):
+        if not text.lstrip().upper().startswith(READING_STATEMENTS):
             meet(SQL)
         return execute(connection, query, *more, **options)
 

@@ -82,7 +82,7 @@ FAULTS = {
         FaultKind("PostgreSQL restarted in the middle", _NEXT_ATTEMPT),
         FaultKind(
             "the local stack killed and started again",
-            "PostgreSQL: its jobs complete. Local AWS: both begin anew, and nothing of before is left.",
+            "PostgreSQL: its jobs complete. Local AWS: both begin anew, with nothing of before.",
         ),
         FaultKind(
             "two jobs at once for one project",

@@ -137,7 +137,7 @@ def _copy_expression(value: Any) -> Any:
         return copy.deepcopy(value)
     if id(value) not in _pickled:
         _pickled[id(value)] = value, pickle.dumps(value)
-    return pickle.loads(_pickled[id(value)][1])
+    return pickle.loads(_pickled[id(value)][1])  # what stands here was written here  # nosec B301
 
 
 _init_validator = _validators.Validator.__init__

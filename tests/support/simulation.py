@@ -59,7 +59,7 @@ from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
-from support import asl, effects, project, workflow
+from support import asl, calls, project, workflow
 from support.asl import StateError
 from support.core import READING
 from support.postgresql import PreparedCluster
@@ -141,10 +141,10 @@ class _Run:
             return act()
         self.fault = None
         match fault.kind:
-            case Kind.ANSWER_IS_LOST if name != effects.SQL:
+            case Kind.ANSWER_IS_LOST if name != calls.SQL:
                 act()
                 raise ReadTimeoutError(endpoint_url="https://aws.invalid")
-            case Kind.REFUSED | Kind.THROTTLED if name == effects.SQL:
+            case Kind.REFUSED | Kind.THROTTLED if name == calls.SQL:
                 raise psycopg.errors.InsufficientPrivilege("made by a test")
             case Kind.REFUSED:
                 raise ClientError({"Error": {"Code": "AccessDeniedException"}}, name)
@@ -649,8 +649,8 @@ def _answer(client: Any, operation: str, parameters: Mapping[str, Any]) -> Any:
         if stepfunctions_backends[ACCOUNT][REGION].describe_execution(arn).status != "RUNNING":
             return {}  # moto would stop what has ended
     if "Tags" in parameters.get("CreateBucketConfiguration", {"Tags": ()}):
-        return effects._call_as_aws(client, operation, parameters)
-    return effects._call(client, operation, parameters)
+        return calls.call_as_aws(client, operation, parameters)
+    return calls.call_moto(client, operation, parameters)
 
 
 #: Where no secret may stand: the services to which what is written is kept for people to read.
@@ -739,12 +739,12 @@ def _put_in_the_way(made: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
         if run is None:
             return call()
         text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
-        if text.lstrip().upper().startswith(effects._READING_STATEMENTS):
+        if text.lstrip().upper().startswith(calls.READING_STATEMENTS):
             return call()
         run.has_met_sql = True
-        return run.meet(effects.SQL, call)
+        return run.meet(calls.SQL, call)
 
     monkeypatch.setattr(BaseClient, "_make_api_call", call_aws)
     monkeypatch.setattr(psycopg.Connection, "execute", execute_sql)
-    monkeypatch.setattr(CognitoIdpUserPoolClient, "to_json", effects.dated)
+    monkeypatch.setattr(CognitoIdpUserPoolClient, "to_json", calls.dated)
     monkeypatch.setattr(S3Backend, "delete_bucket", workflow._delete_bucket_with_its_tags)
