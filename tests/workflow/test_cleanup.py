@@ -469,3 +469,5 @@ def test_a_project_that_is_gone_keeps_no_resource_from_being_named(workflow: Wor
     assert not {"pools", "apis", "buckets", "api_keys"} & set(workflow.remains(project_id))
     with pytest.raises(api.JobStateError, match="is gone"):
         api.repeat_cleanup(job.job_id)
+    # What it counted in went with its item.
+    workflow.set_places.update(["owner#ada", "cluster#test-1"])

@@ -452,7 +452,9 @@ def test_a_key_is_revoked_whatever_the_project_s_status_is_and_whoever_holds_it(
     workflow: Workflow, run: Run
 ) -> None:
     project_id = plainly_provisioned(workflow, keys=len(api.ProjectStatus))
-    for status, key in zip(api.ProjectStatus, claimed(project_id), strict=True):
+    # It is ACTIVE in the end, as it was.
+    statuses = sorted(api.ProjectStatus, key=api.ProjectStatus.ACTIVE.__eq__)
+    for status, key in zip(statuses, claimed(project_id), strict=True):
         dynamodb.transact(
             aws.client("dynamodb"),
             [
