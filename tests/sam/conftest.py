@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # as in support.project
 from provision_cli.local.build import locked
 from provision_cli.local.stack import RunningStack
 from support import docker
@@ -40,7 +42,8 @@ def sam_local(
     stack: RunningStack = request.getfixturevalue("local_stack")
     variables = tmp_path_factory.mktemp("sam") / "variables.json"
     variables.write_text(json.dumps(_variables(stack)))
-    return SamLocal(stack, _template_with_endpoint(built), variables)
+    template = _template_with_endpoint(built)
+    return SamLocal(stack, template, _template_without_layers(template), variables)
 
 
 def _describe_cluster_for_containers(stack: RunningStack) -> str:
@@ -93,4 +96,31 @@ def _template_with_endpoint(built: Path) -> Path:
     assert changed == 1
     copy = built / "template-with-endpoint.yaml"
     copy.write_text(text)
+    return copy
+
+
+def _template_without_layers(template: Path) -> Path:
+    """Put what its layers hold beside each function's code, in a copy of the build.
+
+    SAM builds the image of a function with layers anew for each call.
+    """
+    folder = template.parent / "without-layers"
+    shutil.rmtree(folder, ignore_errors=True)
+    built = yaml.safe_load(template.read_text())
+    for resource in built["Resources"].values():
+        if resource["Type"] != "AWS::Serverless::Function":
+            continue
+        properties = resource["Properties"]
+        code = properties["CodeUri"]
+        layers = [f"{layer['Ref']}/python" for layer in properties.pop("Layers")]
+        for part in (code, *layers):
+            # Linked: there are thousands of files, and nobody writes to them.
+            shutil.copytree(
+                template.parent / part,
+                folder / code,
+                copy_function=os.link,
+                dirs_exist_ok=True,
+            )
+    copy = folder / "template.yaml"
+    copy.write_text(yaml.safe_dump(built))
     return copy

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,20 @@ class SamLocal:
 
     stack: RunningStack
     template: Path
+    #: The same functions with what their layers hold beside their code: quicker to start.
+    without_layers: Path
     variables: Path
+    #: The functions that were invoked with their layers, as SAM's users do.
+    _invoked: set[str] = field(default_factory=set)
 
     def invoke(self, function: str, event: Path) -> Invocation:
-        """Run a function once, in a new container."""
+        """Run a function once, in a new container; the first time with its layers."""
+        template = self.without_layers if function in self._invoked else self.template
+        self._invoked.add(function)
         done = subprocess.run(
             [
                 *(*_sam_environment(), "sam", "local", "invoke"),
-                *(function, "--template", str(self.template), "--event", str(event)),
+                *(function, "--template", str(template), "--event", str(event)),
                 *("--env-vars", str(self.variables)),
                 *("--add-host", f"{docker.HOST}:host-gateway"),
                 *("--parameter-overrides", f"Architecture={ARCHITECTURE}"),
