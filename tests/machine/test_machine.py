@@ -7,7 +7,7 @@ hold; at the end everything is let run out, and then nothing may be held, owed o
 
 Each of these was broken once by hand and found: the lock is not given back by a failure, a quota is
 counted twice, a clean-up leaves the bucket, what is foreign is taken for the project's own, a
-password stands in a stage's check.
+password stands in a stage's check, a rotation does not end the old keys.
 """
 
 from __future__ import annotations
