@@ -665,17 +665,7 @@ def simulation(
     projects: tuple[str, ...],
 ) -> Iterator[Simulation]:
     """Make a deployment whose namespace no other has on the same cluster."""
-    environment = {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": REGION,
-        "POWERTOOLS_SERVICE_NAME": "project-provisioner",
-        "POWERTOOLS_METRICS_NAMESPACE": "ProjectProvisioner",
-        "POWERTOOLS_TRACE_DISABLED": "true",
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    workflow.enter_environment(monkeypatch)
     configuration: Any = {"stepfunctions": {"execute_state_machine": False}}
     with mock_aws(config=configuration):
         aws.reset()

@@ -630,9 +630,8 @@ def deploy(cluster: PreparedCluster) -> Deploy:
     return make
 
 
-@contextmanager
-def deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
-    """Make a deployment on a cluster."""
+def enter_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the variables that every function has, and credentials that open nothing."""
     environment = {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
@@ -644,6 +643,12 @@ def deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+
+
+@contextmanager
+def deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+    """Make a deployment on a cluster."""
+    enter_environment(monkeypatch)
     take_one_request_at_a_time(monkeypatch)
     configuration: Any = {
         "stepfunctions": {"execute_state_machine": True},
