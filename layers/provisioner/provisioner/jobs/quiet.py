@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType
-from provisioner.jobs.models import HistoryEntry, Job, JobStatus, StageStatus
+from provisioner.jobs.models import JOB_SUBJECT, HistoryEntry, Job, JobStatus, StageStatus
 from provisioner.jobs.plan import RunLimits, longest_run
 from provisioner.jobs.stage_run import StageEvent
 from provisioner.runtime.observability import logger
 
 if TYPE_CHECKING:
     from provisioner.jobs.store import JobStore
-
-#: The subject of the history entries of the job itself.
-_JOB = "JOB"
 
 
 def seconds_until_quiet(job: Job, now: datetime, limits: RunLimits) -> int:
@@ -68,7 +65,9 @@ def _unended(job: Job) -> dict[str, list[HistoryEntry]]:
 
 def _had_ended(job: Job, at: datetime) -> bool:
     """Whether the job had ended at that time, and not been begun again."""
-    before = [e for e in job.history if e.status in JobStatus and e.subject == _JOB and e.at <= at]
+    before = [
+        e for e in job.history if e.status in JobStatus and e.subject == JOB_SUBJECT and e.at <= at
+    ]
     last = max(before, key=lambda entry: entry.at, default=None)
     return last is not None and JobStatus(last.status).is_terminal
 
