@@ -20,7 +20,7 @@ JOB_SECONDS = 300.0
 NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
 
 
-def eventually[Value](look: Callable[[], Value], *, within: float = 30.0) -> Value:
+def eventually[Value](look: Callable[[], Value | None], *, within: float = 30.0) -> Value:
     """Return what `look` finds, once that is something."""
     deadline = monotonic() + within
     while not (found := look()):

@@ -16,6 +16,9 @@ from provision_cli.local.processes import StartedProcess
 from provision_cli.local.stack import LocalStack, LocalStackSettings, _State
 from support.project import ROOT
 
+#: The ports that outgoing connections get, where the system is Linux.
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
 
 def _started(tmp_path: Path, script: str) -> StartedProcess:
     return processes.start(
@@ -119,6 +122,15 @@ def test_a_port_in_use_is_refused_where_it_was_asked_for() -> None:
         chosen = aws_server.choose_port(None, port, what="the local AWS", variable="PORT")
 
     assert chosen not in {port, 0}
+
+
+@pytest.mark.skipif(not _OUTGOING.exists(), reason="Linux names the range there")
+def test_a_chosen_port_is_none_that_an_outgoing_connection_can_take() -> None:
+    first, last = (int(port) for port in _OUTGOING.read_text().split())
+
+    chosen = aws_server.choose_port(None, None, what="the local AWS", variable="PORT")
+
+    assert not first <= chosen <= last
 
 
 def test_a_project_without_uv_says_how_to_get_it(

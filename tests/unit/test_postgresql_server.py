@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,6 @@ def test_a_server_that_was_killed_is_started_again_on_its_data(tmp_path: Path) -
         assert server.has_data()
         with server.connect() as connection:
             connection.execute("CREATE TABLE kept AS SELECT 'so' AS text")
-        process_id = server._process_id()
-        assert process_id is not None
         # A session that does not notice the end of its server until it has done what it does.
         with closing(server.connect()) as busy:
             busy.pgconn.send_query(
@@ -126,13 +125,60 @@ def test_a_server_that_was_killed_is_started_again_on_its_data(tmp_path: Path) -
                 b" BEGIN WHILE clock_timestamp() < last LOOP END LOOP; END $$"
             )
             eventually(lambda: _is_at_work(server, busy), within=20)
-            os.kill(process_id, signal.SIGKILL)
-            eventually(lambda: not server.is_running(), within=20)
+            _kill(server)
 
             server.start()
 
         with server.connect() as connection:
             assert connection.execute("SELECT text FROM kept").fetchone() == ("so",)
+
+
+def _kill(server: PostgresqlServer) -> None:
+    process_id = server._process_id()
+    assert process_id is not None
+    os.kill(process_id, signal.SIGKILL)
+    eventually(lambda: not server.is_running(), within=20)
+
+
+def test_a_port_that_is_closed_a_moment_after_its_server_was_killed_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = _free_port()
+    with _stopped_at_the_end(PostgresqlServer(tmp_path / "server", port)) as server:
+        server.start()
+        _kill(server)
+        with closing(eventually(lambda: _listening(port), within=20)) as not_closed_yet:
+            waits: list[float] = []
+
+            def sleep(seconds: float) -> None:
+                waits.append(seconds)
+                not_closed_yet.close()
+
+            monkeypatch.setattr(time, "sleep", sleep)
+            server.start()
+        assert waits
+        assert server.is_running()
+
+
+def test_a_port_that_another_has_taken_since_its_server_was_killed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_server, "_CLOSING_SECONDS", 0.2)
+    port = _free_port()
+    with _stopped_at_the_end(PostgresqlServer(tmp_path / "server", port)) as server:
+        server.start()
+        _kill(server)
+        with (
+            closing(eventually(lambda: _listening(port), within=20)),
+            pytest.raises(LocalStackError, match=rf"port {port} of 127.0.0.1 .* in use"),
+        ):
+            server.start()
+
+
+def _listening(port: int) -> socket.socket | None:
+    with suppress(OSError):
+        return socket.create_server(("127.0.0.1", port))
+    return None
 
 
 def _is_at_work(server: PostgresqlServer, busy: psycopg.Connection[tuple[Any, ...]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 import urllib.error
@@ -20,6 +21,10 @@ ACCOUNT = "000000000000"
 
 #: Retry intervals, as a share of what the state machine says: 300 seconds become 3.
 _WAIT_SCALE = "0.01"
+
+#: Ports that no outgoing connection is given, neither by Linux (from 32768 on) nor by macOS (from
+#: 49152 on): one of them that is free is still free when it is listened on.
+_CHOSEN_FROM = range(20_000, 32_768)
 
 _START_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -51,9 +56,9 @@ def choose_port(configured: int | None, preferred: int | None, *, what: str, var
         return configured
     if preferred is not None and _is_free(preferred):
         return preferred
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    # Two who choose at the same moment are not to choose the same.
+    in_any_order = random.SystemRandom().sample(_CHOSEN_FROM, len(_CHOSEN_FROM))
+    return next(port for port in in_any_order if _is_free(port))
 
 
 def _is_free(port: int) -> bool:

@@ -10,6 +10,7 @@ because opening a home directory to it would open it to every other account too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import pwd
@@ -54,6 +55,10 @@ _MAX_CONNECTIONS = 300
 
 _START_SECONDS = 30
 _POLL_SECONDS = 0.1
+
+#: How long the port of a server that was killed may still be in use. The system takes a process's
+#: memory, and with it its command line, before it closes its sockets.
+_CLOSING_SECONDS = 5.0
 
 #: What the log's last lines hold where something of a server that was killed has not ended yet: the
 #: process itself, or one of its sessions. Source: PostgreSQL, src/backend/utils/init/miscinit.c,
@@ -219,16 +224,17 @@ class PostgresqlServer:
 
     def _check_addresses(self) -> None:
         """See that all addresses are free: PostgreSQL starts if it can listen on one of them."""
+        was_killed = self._process_id() is not None
+        deadline = time.monotonic() + (_CLOSING_SECONDS if was_killed else 0.0)
         for address in self._addresses:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((address, self._port))
-                except OSError as error:
-                    raise LocalStackError(
-                        f"PostgreSQL: port {self._port} of {address} cannot be listened on "
-                        f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
-                    ) from error
+            while (error := _listen_error(address, self._port)) is not None:
+                if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                    time.sleep(_POLL_SECONDS)
+                    continue
+                raise LocalStackError(
+                    f"PostgreSQL: port {self._port} of {address} cannot be listened on "
+                    f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
+                ) from error
 
     def _initialize(self) -> None:
         if self._account is None:
@@ -296,6 +302,16 @@ class PostgresqlServer:
             if first_line.isdigit():
                 return int(first_line)
         return None
+
+
+def _listen_error(address: str, port: int) -> OSError | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error
+    return None
 
 
 def _programs() -> Path:
