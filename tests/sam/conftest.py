@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # as in support.project
 from provision_cli.local.build import locked
 from provision_cli.local.stack import RunningStack
 from support import docker
@@ -33,17 +32,19 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def sam_local(
     request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory
-) -> SamLocal:
-    """Return functions in their images, beside a local stack that their containers reach."""
+) -> Iterator[SamLocal]:
+    """Yield functions in their images, beside a local stack that their containers reach."""
     if not docker.engine_runs():
         if os.environ.get("CI") == "true":
             pytest.fail("no Docker engine answers, and in CI nothing is skipped")
         pytest.skip("no Docker engine answers: `sam local invoke` runs functions in containers")
     stack: RunningStack = request.getfixturevalue("local_stack")
-    variables = tmp_path_factory.mktemp("sam") / "variables.json"
+    folder = tmp_path_factory.mktemp("sam")
+    variables = folder / "variables.json"
     variables.write_text(json.dumps(_variables(stack)))
-    template = _template_with_endpoint(built)
-    return SamLocal(stack, template, _template_without_layers(template), variables)
+    sam = SamLocal(stack, _template_with_endpoint(built), variables, folder / "warm.log")
+    yield sam
+    sam.stop()
 
 
 def _describe_cluster_for_containers(stack: RunningStack) -> str:
@@ -96,31 +97,4 @@ def _template_with_endpoint(built: Path) -> Path:
     assert changed == 1
     copy = built / "template-with-endpoint.yaml"
     copy.write_text(text)
-    return copy
-
-
-def _template_without_layers(template: Path) -> Path:
-    """Put what its layers hold beside each function's code, in a copy of the build.
-
-    SAM builds the image of a function with layers anew for each call.
-    """
-    folder = template.parent / "without-layers"
-    shutil.rmtree(folder, ignore_errors=True)
-    built = yaml.safe_load(template.read_text())
-    for resource in built["Resources"].values():
-        if resource["Type"] != "AWS::Serverless::Function":
-            continue
-        properties = resource["Properties"]
-        code = properties["CodeUri"]
-        layers = [f"{layer['Ref']}/python" for layer in properties.pop("Layers")]
-        for part in (code, *layers):
-            # Linked: there are thousands of files, and nobody writes to them.
-            shutil.copytree(
-                template.parent / part,
-                folder / code,
-                copy_function=os.link,
-                dirs_exist_ok=True,
-            )
-    copy = folder / "template.yaml"
-    copy.write_text(yaml.safe_dump(built))
     return copy

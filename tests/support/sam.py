@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
+import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import boto3
 import yaml  # type: ignore[import-untyped]  # as in support.project
+from botocore.config import Config
+from provision_cli.local import processes
+from provision_cli.local.aws_server import choose_port
 from provision_cli.local.stack import RunningStack
 from support import docker
 from support.project import ROOT, makefile_variable
+from support.stack_jobs import eventually
 
 BUILT = ROOT / ".aws-sam" / "build"
+#: Seconds; the snapshot's function may run longest, and SAM makes an image before a first call.
+_LONGEST_CALL_SECONDS = 120
+
 ARCHITECTURE = "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
 
 
@@ -80,42 +91,38 @@ class Invocation:
     log: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class SamLocal:
     """Runs functions in their images against the local stack."""
 
     stack: RunningStack
     template: Path
-    #: The same functions with what their layers hold beside their code: quicker to start.
-    without_layers: Path
     variables: Path
-    #: The functions that were invoked with their layers, as SAM's users do.
+    #: Where the log of the warm containers goes.
+    log: Path
+    #: The functions that were invoked as SAM's users do.
     _invoked: set[str] = field(default_factory=set)
+    _warm: _WarmContainers | None = None
 
     def invoke(self, function: str, event: Path) -> Invocation:
-        """Run a function once, in a new container; the first time with its layers."""
-        template = self.without_layers if function in self._invoked else self.template
-        self._invoked.add(function)
+        """Run a function once: the first time by `sam local invoke`, then in a warm container."""
+        if function not in self._invoked:
+            self._invoked.add(function)
+            return self._invoke_once(function, event)
+        if self._warm is None:
+            self._warm = _WarmContainers(self._command("start-lambda"), self._environment, self.log)
+        return self._warm.invoke(function, event)
+
+    def stop(self) -> None:
+        """Stop the warm containers."""
+        if self._warm is not None:
+            self._warm.stop()
+
+    def _invoke_once(self, function: str, event: Path) -> Invocation:
         done = subprocess.run(
-            [
-                *(*_sam_environment(), "sam", "local", "invoke"),
-                *(function, "--template", str(template), "--event", str(event)),
-                *("--env-vars", str(self.variables)),
-                *("--add-host", f"{docker.HOST}:host-gateway"),
-                *("--parameter-overrides", f"Architecture={ARCHITECTURE}"),
-            ],
+            self._command("invoke", function, "--event", str(event)),
             cwd=ROOT,
-            env={
-                **{n: v for n, v in os.environ.items() if not n.startswith("AWS_")},
-                "AWS_ACCESS_KEY_ID": "test",
-                "AWS_SECRET_ACCESS_KEY": "test",
-                "AWS_DEFAULT_REGION": self.stack.region,
-                # SAM asks whose account it is, and waits for an answer.
-                "AWS_ENDPOINT_URL_STS": self.stack.endpoint_url,
-                # A call that finds no network gives up at once.
-                "AWS_MAX_ATTEMPTS": "1",
-                "SAM_CLI_TELEMETRY": "0",
-            },
+            env=self._environment,
             capture_output=True,
             text=True,
             check=False,
@@ -124,3 +131,72 @@ class SamLocal:
         answer = done.stdout.strip().splitlines()
         assert answer, f"the function said nothing:\n{done.stderr}"
         return Invocation(json.loads(answer[-1]), done.stderr)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [
+            *(*_sam_environment(), "sam", "local", *arguments),
+            *("--template", str(self.template)),
+            *("--env-vars", str(self.variables)),
+            *("--add-host", f"{docker.HOST}:host-gateway"),
+            *("--parameter-overrides", f"Architecture={ARCHITECTURE}"),
+        ]
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {
+            **{n: v for n, v in os.environ.items() if not n.startswith("AWS_")},
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": self.stack.region,
+            # SAM asks whose account it is, and waits for an answer.
+            "AWS_ENDPOINT_URL_STS": self.stack.endpoint_url,
+            # A call that finds no network gives up at once.
+            "AWS_MAX_ATTEMPTS": "1",
+            "SAM_CLI_TELEMETRY": "0",
+        }
+
+
+class _WarmContainers:
+    """Functions whose containers go on from one call to the next, as AWS Lambda's do."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        port = choose_port(None, None, what="SAM", variable="none")
+        self._log = log
+        self._process = processes.start(
+            [*command, "--port", str(port), "--warm-containers", "LAZY"],
+            environment=environment,
+            log=log,
+            directory=ROOT,
+        )
+        self._client = boto3.client(
+            "lambda",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            region_name="eu-central-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            config=Config(read_timeout=_LONGEST_CALL_SECONDS, retries={"total_max_attempts": 1}),
+        )
+        eventually(lambda: self._answers(port), within=60)
+
+    def _answers(self, port: int) -> bool:
+        assert self._process.is_running(), self._log.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    def invoke(self, function: str, event: Path) -> Invocation:
+        """Run a function once; returns what it answered, and its log."""
+        before = len(self._log.read_text())
+        answer = self._client.invoke(FunctionName=function, Payload=event.read_bytes())
+        result = json.loads(answer["Payload"].read())
+
+        def log() -> str | None:
+            told = self._log.read_text()[before:]
+            return told if "REPORT RequestId" in told else None
+
+        return Invocation(result, eventually(log, within=20))
+
+    def stop(self) -> None:
+        """Stop SAM, which removes its containers."""
+        # To it alone, and once: a second signal keeps SAM from removing the rest of them.
+        os.kill(self._process.pid, signal.SIGTERM)
+        eventually(lambda: not self._process.is_running(), within=60)
