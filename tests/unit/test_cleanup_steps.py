@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -136,6 +137,70 @@ def test_a_clean_up_that_removed_all_is_done_and_gives_back_what_the_job_held(co
     assert core.projects.used("owner#ada") == 0
     assert len(core.calls_of("dynamodb.TransactWriteItems")) == 1
     assert (head(core).status, head(core).error) == (JobStatus.FAILED, ERROR)
+
+
+def remove(core: Core, stage: CleanupStage, retry_count: int = 0) -> None:
+    """Let an attempt of a removal begin."""
+    core.clock.advance()
+    core.jobs.start_stage(head(core), stage, retry_count)
+
+
+def met(core: Core, stage: CleanupStage, attempt: int) -> StoredError:
+    """Let an attempt of a removal meet what can pass, and return that."""
+    error = StoredError(ErrorType.NETWORK_ERROR, stage, attempt, "It did not answer.", "reset")
+    core.clock.advance()
+    core.jobs.stage_failed("job-1", error, retry_count=attempt - 1, retryable=True)
+    return error
+
+
+@pytest.mark.usefixtures("failed")
+def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
+    tried, silent, silent_then = (
+        CleanupStage.REMOVING_STORAGE,
+        CleanupStage.REMOVING_AUTH,
+        CleanupStage.REMOVING_DATABASE,
+    )
+    for attempt in (1, 2, 3):
+        remove(core, tried, attempt - 1)
+        error = met(core, tried, attempt)
+    remove(core, silent)
+    remove(core, silent_then)
+    met(core, silent_then, 1)
+    remove(core, silent_then, 1)
+    removed(core, CleanupStage.REMOVING_API_KEYS)
+    core.clock.advance()
+
+    record_cleanup(core)
+
+    unsaid = (ErrorType.UNKNOWN_ERROR, "The stage ended without saying why.", "")
+    stages = {record.stage: record for record in cleanup_of(core).stages}
+    assert {stage: record.status for stage, record in stages.items()} == {
+        CleanupStage.REMOVING_API_KEYS: StageStatus.SUCCEEDED,
+        tried: StageStatus.FAILED,
+        # Never begun: nothing kept it from its work but the end of the run.
+        CleanupStage.REMOVING_REALTIME: StageStatus.PENDING,
+        silent: StageStatus.FAILED,
+        silent_then: StageStatus.FAILED,
+    }
+    assert stages[tried].error == error
+    assert stages[silent].error == StoredError(unsaid[0], silent, 1, *unsaid[1:])
+    assert stages[silent_then].error == StoredError(unsaid[0], silent_then, 2, *unsaid[1:])
+    told = {(e.subject, e.status, e.attempt) for e in core.jobs.get("job-1").history}
+    assert {(tried, "FAILED", 3), (silent, "FAILED", 1), (silent_then, "FAILED", 2)} <= told
+
+
+@pytest.mark.usefixtures("failed")
+def test_what_a_removal_says_after_the_clean_up_has_ended_changes_nothing(core: Core) -> None:
+    remove(core, CleanupStage.REMOVING_AUTH)
+    record_cleanup(core)
+    before = core.jobs.get("job-1")
+
+    removed(core, CleanupStage.REMOVING_AUTH)
+    core.jobs.stage_failed(
+        "job-1", replace(ERROR, stage=CleanupStage.REMOVING_AUTH), retry_count=0, retryable=True
+    )
+
+    assert core.jobs.get("job-1") == before
 
 
 def begin(core: Core, job_id: str) -> None:
@@ -550,6 +615,25 @@ def test_a_removal_that_never_said_how_it_ended_is_waited_for(past: Past) -> Non
     assert past.seconds() == RUN_LIMITS[CleanupStage.REMOVING_AUTH] - 4
 
 
+def test_a_removal_for_which_the_end_of_the_clean_up_spoke_is_waited_for(past: Past) -> None:
+    past.end()
+    past.start(CleanupStage.REMOVING_AUTH, run=1)
+    past.core.clock.advance()
+    record_cleanup(past.core)
+    assert past.seconds() == RUN_LIMITS[CleanupStage.REMOVING_AUTH] - 1
+
+
+def test_a_removal_that_has_said_how_it_ended_in_a_later_run_is_not_waited_for(past: Past) -> None:
+    past.end()
+    past.core.clock.advance()
+    past.core.jobs.end_cleanup("job-1", 1, ["user pool"])
+    past.core.clock.advance()
+    past.core.jobs.repeat_cleanup(head(past.core))
+    past.start(CleanupStage.REMOVING_AUTH, run=2)
+    past.fail(CleanupStage.REMOVING_AUTH, run=2)
+    assert past.seconds() == 0
+
+
 @pytest.mark.usefixtures("failed")
 def test_a_table_that_does_not_answer_leaves_the_question_open(core: Core) -> None:
     core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
@@ -592,13 +676,13 @@ def test_what_is_at_work_is_never_missed(
     finished += timedelta(seconds=1)
     entries = [HistoryEntry(finished, "JOB", "FAILED", 1, "")]
     # Others speak for the stages when the job ends.
-    entries += [HistoryEntry(finished, stage, "FAILED", 1, "closed") for stage in STAGES]
+    entries += [HistoryEntry(finished, stage, "FAILED", 1, "closed", round=1) for stage in STAGES]
     for stage, number, start, run in attempts:
         at = begun + timedelta(seconds=start)
-        entries.append(HistoryEntry(at, stage, "RUNNING", number, ""))
+        entries.append(HistoryEntry(at, stage, "RUNNING", number, "", round=1))
         if run is not None:
             ended = at + longest[stage] * run
-            entries.append(HistoryEntry(ended, stage, "RETRYING", number, ""))
+            entries.append(HistoryEntry(ended, stage, "RETRYING", number, "", round=1))
     job = Job(
         job_id="job-1",
         job_type="provision_project",

@@ -19,6 +19,7 @@ from provisioner.jobs.models import (
     Job,
     JobStatus,
     StageRecord,
+    StageStatus,
     StoredError,
 )
 from provisioner.jobs.retries import FOREIGN_ERRORS
@@ -220,10 +221,28 @@ class CleanupRecorder:
             job.job_id,
             cleanup.run,
             left,
+            close={
+                record.stage: _unsaid(record)
+                for record in cleanup.stages
+                if record.status in {StageStatus.RUNNING, StageStatus.RETRYING}
+            },
             unstarted=unstarted,
             also=[*also, *policy.release(job)],
         )
         return left
+
+
+def _unsaid(record: StageRecord) -> StoredError:
+    """Return why a stage failed of which nobody has said that it did."""
+    if record.error is not None and record.error.attempt == record.attempt:
+        return record.error
+    return StoredError(
+        ErrorType.UNKNOWN_ERROR,
+        record.stage,
+        record.attempt,
+        _FOREIGN_MESSAGES[ErrorType.UNKNOWN_ERROR],
+        "",
+    )
 
 
 def _report(status: JobStatus, error: StoredError) -> None:

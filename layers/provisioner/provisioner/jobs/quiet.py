@@ -13,13 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType
-from provisioner.jobs.models import JOB_SUBJECT, HistoryEntry, Job, JobStatus, StageStatus
+from provisioner.jobs.models import (
+    CLEANUP_SUBJECT,
+    JOB_SUBJECT,
+    CleanupStatus,
+    HistoryEntry,
+    Job,
+    JobStatus,
+    StageStatus,
+)
 from provisioner.jobs.plan import RunLimits, longest_run
 from provisioner.jobs.stage_run import StageEvent
 from provisioner.runtime.observability import logger
 
 if TYPE_CHECKING:
     from provisioner.jobs.store import JobStore
+
+_ENDED = {
+    *(status for status in JobStatus if status.is_terminal),
+    *(CleanupStatus.DONE, CleanupStatus.FAILED),
+}
 
 
 def seconds_until_quiet(job: Job, now: datetime, limits: RunLimits) -> int:
@@ -55,21 +68,24 @@ def _unended(job: Job) -> dict[str, list[HistoryEntry]]:
             for start in unended.get(entry.subject, [])
             if start.at <= entry.at and entry.attempt in {0, start.attempt}
         ]
-        # With the end of the job others speak for the stages that never did.
-        is_own_word = entry.subject in of_cleanup or not _had_ended(job, entry.at)
+        # With the end of the job, or of its clean-up, others speak for the stages that never did.
+        whole = CLEANUP_SUBJECT if entry.subject in of_cleanup else JOB_SUBJECT
+        is_own_word = not _had_ended(job, whole, entry)
         if entry.status != StageStatus.RUNNING and is_own_word and starts:
             # Where it may be the end of several, the last is taken to be at work still.
             unended[entry.subject].remove(starts[0])
     return unended
 
 
-def _had_ended(job: Job, at: datetime) -> bool:
-    """Whether the job had ended at that time, and not been begun again."""
-    before = [
-        e for e in job.history if e.status in JobStatus and e.subject == JOB_SUBJECT and e.at <= at
-    ]
-    last = max(before, key=lambda entry: entry.at, default=None)
-    return last is not None and JobStatus(last.status).is_terminal
+def _had_ended(job: Job, whole: str, change: HistoryEntry) -> bool:
+    """Whether the job's attempt, or the clean-up's run, had ended when its stage was changed."""
+    return any(
+        entry.subject == whole
+        and entry.attempt == change.round
+        and entry.status in _ENDED
+        and entry.at <= change.at
+        for entry in job.history
+    )
 
 
 class QuietStep:

@@ -444,6 +444,7 @@ class JobStore:
         run: int,
         left_over: Sequence[str],
         *,
+        close: Mapping[str, StoredError] | None = None,
         unstarted: Sequence[StageRecord] = (),
         also: Sequence[TransactWriteItemTypeDef] = (),
     ) -> None:
@@ -453,18 +454,34 @@ class JobStore:
             job_id: the job.
             run: the clean-up's run.
             left_over: the resources that are left.
+            close: the stages to close, with their errors.
             unstarted: stages as they were read, of which none may have started since.
             also: further items of the same transaction.
 
         Raises:
-            ConditionFailedError: this run has ended already, a stage has started, or a condition
+            ConditionFailedError: this run has ended already, a stage has changed, or a condition
                 of `also` failed.
         """
+        close = close or {}
+        records = {record.stage: record for record in unstarted}
         now = self.now()
         status = CleanupStatus.FAILED if left_over else CleanupStatus.DONE
         dynamodb.transact(
             self._client,
             [
+                *(
+                    item
+                    for stage, error in close.items()
+                    for item in self._end_stage_items(
+                        job_id,
+                        stage,
+                        StageStatus.FAILED,
+                        error=error,
+                        round_=run,
+                        unstarted=records.get(stage),
+                        at=now,
+                    )
+                ),
                 dynamodb.update(
                     self._table,
                     {"job_id": job_id, "record": _JOB},
@@ -478,8 +495,12 @@ class JobStore:
                     condition_values={"run": run, "running": CleanupStatus.RUNNING},
                     remove=(_UNFINISHED,),
                 ),
-                self._history(job_id, _CLEANUP, status, attempt=run, note=", ".join(left_over)),
-                *self._unstarted_items(job_id, unstarted, run),
+                self._history(
+                    job_id, _CLEANUP, status, attempt=run, note=", ".join(left_over), at=now
+                ),
+                *self._unstarted_items(
+                    job_id, [record for record in unstarted if record.stage not in close], run
+                ),
                 *also,
             ],
         )
