@@ -176,6 +176,20 @@ def test_queue_is_encrypted(queue: dict[str, Any]) -> None:
     assert queue["SqsManagedSseEnabled"] is True
 
 
+def test_each_queue_has_a_policy_of_its_own_that_names_no_other() -> None:
+    """SQS refuses a policy with another resource than the queue that it is set on."""
+    policies = resources("AWS::SQS::QueuePolicy").values()
+    queues = [policy["Properties"]["Queues"] for policy in policies]
+    assert sorted(queue["Ref"] for named in queues for queue in named) == sorted(QUEUES)
+    for policy in policies:
+        (queue,) = policy["Properties"]["Queues"]
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            assert statement["Resource"] == {"Fn::GetAtt": [queue["Ref"], "Arn"]}
+            assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
+            assert statement["Action"] == "sqs:SendMessage"
+            assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
 @pytest.mark.parametrize("function", ["dispatcher", "dead_letters", "events"])
 def test_function_of_batches_reports_what_failed(function: str) -> None:
     (event,) = FUNCTIONS[function].properties["Events"].values()
