@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -458,6 +459,26 @@ def comment_above(lines: list[str], number: int) -> str:
     while lines[first - 1].lstrip().startswith("# "):
         first -= 1
     return "\n".join(lines[first:number])
+
+
+def statement_of(role: str, sid: str) -> dict[str, Any]:
+    """Return a statement of a role's own policy."""
+    statements_of_role = policies_of(ROLES[role])[0]["PolicyDocument"]["Statement"]
+    return next(dict(s) for s in statements_of_role if s["Sid"] == sid)
+
+
+def test_an_event_api_that_is_not_made_yet_may_be_marked_with_our_marker_only() -> None:
+    """AppSync asks for the right to tag it on the account's `*`: it has no id yet."""
+    statement = statement_of("ServicesRole", "MarkEventApis")
+    asked_for = "arn:${AWS::Partition}:appsync:eu-central-1:${AWS::AccountId}:*"
+    assert fnmatchcase(asked_for, statement["Resource"]["Fn::Sub"])
+    assert statement["Condition"] == {
+        "StringEquals": {
+            "aws:RequestTag/provisioner:managed-by": {
+                "Fn::Sub": "${AWS::StackName}-${AWS::AccountId}"
+            }
+        }
+    }
 
 
 def test_statements_say_why_they_are_there() -> None:
