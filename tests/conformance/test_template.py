@@ -481,6 +481,26 @@ def test_an_event_api_that_is_not_made_yet_may_be_marked_with_our_marker_only() 
     }
 
 
+def test_the_function_of_projects_buckets_has_no_right_to_the_bucket_of_snapshots() -> None:
+    """Its rights go by the first part of a name, which the stack's own name may begin with."""
+    document = policies_of(ROLES["ServicesRole"])[0]["PolicyDocument"]
+    allowed = {
+        action
+        for statement in document["Statement"]
+        if statement["Effect"] == "Allow"
+        for action in as_list(statement["Action"])
+        if action.startswith("s3:")
+    }
+    refusal = statement_of("ServicesRole", "RefuseSnapshots")
+    assert refusal["Effect"] == "Deny"
+    assert set(refusal["Action"]) == allowed
+    assert refusal["Resource"] == [
+        {"Fn::GetAtt": ["SnapshotsBucket", "Arn"]},
+        {"Fn::Sub": "${SnapshotsBucket.Arn}/*"},
+    ]
+    assert "Condition" not in refusal
+
+
 def test_statements_say_why_they_are_there() -> None:
     assert all(statement.get("Sid") for _, statement in STATEMENTS)
     lines = TEMPLATE.read_text().splitlines()
@@ -509,6 +529,15 @@ def test_parameter_is_described_and_bounded_and_no_secret(name: str) -> None:
     assert {"AllowedPattern", "AllowedValues", "MinValue"} & set(parameter)
     assert not re.search("secret|password|token|key", name, re.IGNORECASE)
     assert not parameter.get("NoEcho")
+
+
+def test_no_log_level_silences_the_metrics() -> None:
+    """They are lines without a level. Source: AWS Lambda Developer Guide, "Log-level filtering"."""
+    level = template()["Parameters"]["LogLevel"]
+    assert set(level["AllowedValues"]) <= {"TRACE", "DEBUG", "INFO"}
+    assert template()["Globals"]["Function"]["LoggingConfig"]["ApplicationLogLevel"] == {
+        "Ref": "LogLevel"
+    }
 
 
 # --- The state machines' resources ----------------------------------------------------------------
