@@ -25,6 +25,7 @@ from support.project import (
 FUNCTIONS = functions()
 ROLES = resources("AWS::IAM::Role")
 TABLES = resources("AWS::DynamoDB::Table")
+MACHINES = resources("AWS::Serverless::StateMachine")
 QUEUES = {n: r["Properties"] for n, r in resources("AWS::SQS::Queue").items()}
 
 #: Variables that are Powertools' own and no setting of ours.
@@ -213,8 +214,7 @@ def test_supervisor_hears_of_every_end_of_the_stacks_executions_and_sweeps() -> 
     events = FUNCTIONS["supervisor"].properties["Events"]
     detail = events["ExecutionEnded"]["Properties"]["Pattern"]["detail"]
     assert set(detail["status"]) == set(ExecutionStatus) - {ExecutionStatus.RUNNING}
-    prefix = FUNCTIONS["supervisor"].environment["STATE_MACHINE_ARN_PREFIX"]
-    assert detail["stateMachineArn"] == [{"prefix": prefix}]
+    assert sorted(arn["Ref"] for arn in detail["stateMachineArn"]) == sorted(MACHINES)
     assert events["Sweep"]["Properties"]["Schedule"] == "rate(5 minutes)"
 
 
@@ -402,7 +402,7 @@ def test_every_state_machine_has_its_alarms(metric: str) -> None:
         for alarm in ALARMS.values()
         if alarm["MetricName"] == metric
     ]
-    assert sorted(watched) == sorted(resources("AWS::Serverless::StateMachine"))
+    assert sorted(watched) == sorted(MACHINES)
 
 
 def dashboard_metrics() -> list[list[Any]]:
@@ -542,7 +542,6 @@ def test_no_log_level_silences_the_metrics() -> None:
 
 # --- The state machines' resources ----------------------------------------------------------------
 
-MACHINES = resources("AWS::Serverless::StateMachine")
 each_machine = pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 
 
@@ -570,6 +569,24 @@ def test_dispatcher_finds_the_state_machine_by_the_job_type() -> None:
     assert prefix.endswith(":stateMachine:${AWS::StackName}-")
     required = FUNCTIONS["dispatcher"].environment["REQUIRED_JOB_TYPES"].split(",")
     assert set(required) <= set(state_machines())
+
+
+def test_each_state_machine_may_be_started_and_its_executions_looked_at() -> None:
+    cleanups = [n for n, machine in MACHINES.items() if name_of(machine).endswith("_cleanup")]
+    started = statement_of("DispatcherRole", "StartJobs")["Resource"]
+    assert sorted(arn["Ref"] for arn in started) == sorted(set(MACHINES) - set(cleanups))
+    started = as_list(statement_of("SupervisorRole", "StartCleanups")["Resource"])
+    assert [arn["Ref"] for arn in started] == cleanups
+    looked_at = statement_of("SupervisorRole", "LookAtExecutions")["Resource"]
+    names = [re.findall(r":execution:\$\{(\w+)\.Name\}:\*$", arn["Fn::Sub"]) for arn in looked_at]
+    assert sorted(names) == [[name] for name in sorted(MACHINES)]
+
+
+def test_no_pattern_matches_the_names_of_a_stack_whose_name_goes_on_with_a_hyphen() -> None:
+    """As `prod` and `prod-eu` in one account and region."""
+    text = json.dumps(template())
+    assert re.findall(r'[^"]*\$\{AWS::StackName\}-[^"/]*\*[^"]*', text) == []
+    assert re.findall(r'"prefix": \{"Fn::Sub": "[^"]*\$\{AWS::StackName\}-[^"/]*"', text) == []
 
 
 @each_machine
