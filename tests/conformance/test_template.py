@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
-from provisioner.jobs.execution import ExecutionStatus
+from provisioner.jobs.execution import MAX_INPUT_BYTES, ExecutionStatus
 from provisioner.runtime import settings
 from support.project import (
     PACKAGE,
@@ -157,6 +157,15 @@ def test_message_is_delivered_five_times_and_then_kept_longer_than_in_the_queue(
     assert (
         QUEUES[next_queue]["MessageRetentionPeriod"] > QUEUES["JobsQueue"]["MessageRetentionPeriod"]
     )
+
+
+def test_a_message_that_the_queue_takes_fits_an_execution_and_its_dead_letter_the_next_queue() -> (
+    None
+):
+    assert QUEUES["JobsQueue"]["MaximumMessageSize"] == MAX_INPUT_BYTES
+    # Source: Amazon SQS Developer Guide, "Quotas": 1 MiB, attributes included.
+    assert QUEUES["UndeliveredQueue"]["MaximumMessageSize"] == 1_048_576
+    assert QUEUES["DeadLetterQueue"]["MaximumMessageSize"] == 1_048_576
 
 
 def test_nothing_takes_dead_letters_from_people() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,10 +22,11 @@ from provisioner.jobs.client import (
     JobWaitTimeoutError,
     wait_for_job,
 )
+from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_input
 from provisioner.jobs.models import Job, JobStatus
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
-from provisioner.jobs.store import JobNotFoundError
+from provisioner.jobs.store import JobNotFoundError, NewJob
 from provisioner.provisioning.job import JobType
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.generate_api_keys import new_key
@@ -128,6 +130,28 @@ def test_nothing_is_stored_or_sent_that_no_execution_can_take(
 
     assert raised.value.message.startswith(sentence)
     assert nothing_is_there(core)
+
+
+@pytest.mark.parametrize("character", ["x", "\uffff"])
+def test_the_longest_payload_that_is_enqueued_is_a_message_that_the_queue_takes(
+    core: Core, client: JobClient, character: str
+) -> None:
+    """The client says first what is too long: the queue would refuse it once the job is stored."""
+    core.client("sqs").set_queue_attributes(
+        QueueUrl=core.queue_url, Attributes={"MaximumMessageSize": str(MAX_INPUT_BYTES)}
+    )
+    empty = execution_input(NewJob(str(uuid.uuid4()), "anything", {"text": ""}, ()))
+    # Such a character is six of JSON's where SQS does not take it as it is.
+    longest = (MAX_INPUT_BYTES - len(empty)) // (1 if character == "x" else 6)
+
+    with pytest.raises(ProvisioningError, match="payload: larger than the 262144 bytes"):
+        client.enqueue("anything", {"text": character * (longest + 1)})
+    assert nothing_is_there(core)
+    job = client.enqueue("anything", {"text": character * longest})
+
+    (message,) = core.messages(core.queue_url)
+    assert json.loads(message["Body"])["job_id"] == job.job_id
+    assert len(message["Body"].encode()) <= MAX_INPUT_BYTES
 
 
 def test_nothing_is_stored_or_sent_for_an_unknown_job_type(core: Core, client: JobClient) -> None:

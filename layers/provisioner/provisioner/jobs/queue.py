@@ -35,14 +35,6 @@ class JobMessage(BaseModel):
     attempt: Annotated[int, Field(ge=1, le=9999, strict=True)] = 1
 
 
-def _sendable(body: str) -> str:
-    """Escape, in JSON's way, the two characters of JSON that SQS takes in no message.
-
-    Source: Amazon SQS API Reference, SendMessage.
-    """
-    return body.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
-
-
 class JobQueue:
     """Sends jobs."""
 
@@ -75,7 +67,7 @@ class JobQueue:
         body = canonical_json(message if attempt == 1 else message | {"attempt": attempt})
         request: SendMessageRequestTypeDef = {
             "QueueUrl": self._url,
-            "MessageBody": _sendable(body),
+            "MessageBody": body,
             "DelaySeconds": delay_seconds,
         }
         if message_group is not None:
@@ -84,7 +76,7 @@ class JobQueue:
 
     def send_back(self, body: str, *, message_group: str | None) -> None:
         """Send a message that was here before, as it is."""
-        request: SendMessageRequestTypeDef = {"QueueUrl": self._url, "MessageBody": _sendable(body)}
+        request: SendMessageRequestTypeDef = {"QueueUrl": self._url, "MessageBody": body}
         if message_group is not None:
             request["MessageGroupId"] = message_group
         self._client.send_message(**request)
