@@ -540,6 +540,39 @@ def test_parameter_is_described_and_bounded_and_no_secret(name: str) -> None:
     assert not parameter.get("NoEcho")
 
 
+def holds(expression: dict[str, Any], parameters: dict[str, list[str]]) -> bool:
+    """Evaluate an expression of a rule, as CloudFormation does."""
+    match expression:
+        case {"Fn::Not": [negated]}:
+            return not holds(negated, parameters)
+        case {"Fn::EachMemberEquals": [{"Ref": name}, wanted]}:
+            return all(member == wanted for member in parameters[name])
+    pytest.fail(f"{expression} is no expression that this test knows")
+
+
+@pytest.mark.parametrize(
+    ("subnets", "groups", "said"),
+    [
+        # A list that is left empty has one member, the empty text.
+        ([""], [""], []),
+        (["subnet-1", "subnet-2"], ["sg-1"], []),
+        (["subnet-1"], [""], ["VpcSubnetIds is given without VpcSecurityGroupIds"]),
+        ([""], ["sg-1"], ["VpcSecurityGroupIds is given without VpcSubnetIds"]),
+    ],
+)
+def test_a_network_is_given_whole_or_not_at_all(
+    subnets: list[str], groups: list[str], said: list[str]
+) -> None:
+    parameters = {"VpcSubnetIds": subnets, "VpcSecurityGroupIds": groups}
+    assert [
+        assertion["AssertDescription"]
+        for rule in template()["Rules"].values()
+        if holds(rule["RuleCondition"], parameters)
+        for assertion in rule["Assertions"]
+        if not holds(assertion["Assert"], parameters)
+    ] == [f"{sentence}: give both, or neither." for sentence in said]
+
+
 def test_no_log_level_silences_the_metrics() -> None:
     """They are lines without a level. Source: AWS Lambda Developer Guide, "Log-level filtering"."""
     level = template()["Parameters"]["LogLevel"]
