@@ -113,6 +113,7 @@ def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(c
         ("Sandbox.Timedout", ErrorType.TIMEOUT, "The stage did not end in the time that it had."),
         ("Lambda.Unknown", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
         ("Runtime.ExitError", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
+        ("Runtime.OutOfMemory", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
         ("States.TaskFailed", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
         ("KeyError", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
         ("", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +45,28 @@ def test_what_is_retried_is_what_the_table_of_errors_says_and_the_ends_without_a
     assert set(RETRYABLE) == {ErrorType.NETWORK_ERROR, ErrorType.TIMEOUT, ErrorType.UNKNOWN_ERROR}
     assert set(STAGE_RETRY.error_names) == {*RETRYABLE, *FOREIGN_ERRORS}
     assert not set(STAGE_RETRY.error_names) & set(SERVICE_RETRY.error_names)
+
+
+def test_what_a_function_without_its_network_answers_is_waited_out_for_minutes() -> None:
+    invoke = boto3.client("lambda", "eu-central-1").meta.service_model.operation_model("Invoke")
+    told = {f"Lambda.{error.name}" for error in invoke.error_shapes}
+    of_the_sdk = {
+        "Lambda.AWSLambdaException",
+        "Lambda.SdkClientException",
+        "Lambda.ClientExecutionTimeoutException",
+    }
+    assert set(SERVICE_RETRY.error_names) - told == of_the_sdk
+    assert {
+        # Idle for weeks, and then called; called again while its interfaces are made.
+        "Lambda.ResourceNotReadyException",
+        "Lambda.ResourceConflictException",
+        "Lambda.ENINotReadyException",
+        "Lambda.EC2ThrottledException",
+        "Lambda.EC2UnexpectedException",
+        "Lambda.SubnetIPAddressLimitReachedException",
+    } <= set(SERVICE_RETRY.error_names)
+    longest = [SERVICE_RETRY.longest_delay(n) or 0 for n in range(1, SERVICE_RETRY.attempts_in_all)]
+    assert sum(longest) / 2 >= 180
 
 
 @pytest.mark.parametrize("name", FOREIGN_ERRORS)

@@ -45,7 +45,7 @@ def lambda_says(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, int
     return install
 
 
-def test_they_are_tried_again_within_seconds_and_are_no_attempts_of_a_stage(
+def test_they_are_waited_out_and_are_no_attempts_of_a_stage(
     workflow: Workflow, lambda_says: Callable[..., Counter[str]]
 ) -> None:
     codes = [name.removeprefix("Lambda.") for name in SERVICE_RETRY.error_names]

@@ -129,7 +129,9 @@ def errors_of(job: api.Job) -> dict[str, api.StoredError]:
     return {error.stage: error for error in (error_of(job), *job.other_errors)}
 
 
-@each_error([*RETRYABLE, "Sandbox.Timedout", "Lambda.Unknown", "Runtime.ExitError"])
+@each_error(
+    [*RETRYABLE, "Sandbox.Timedout", "Lambda.Unknown", "Runtime.ExitError", "Runtime.OutOfMemory"]
+)
 def test_a_retryable_error_is_tried_three_times(
     workflow: Workflow, stages: tuple[Stage, ...], name: str
 ) -> None:

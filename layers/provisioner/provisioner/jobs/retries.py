@@ -15,6 +15,8 @@ FOREIGN_ERRORS: dict[str, ErrorType] = {
     "Sandbox.Timedout": ErrorType.TIMEOUT,
     "Lambda.Unknown": ErrorType.UNKNOWN_ERROR,
     "Runtime.ExitError": ErrorType.UNKNOWN_ERROR,
+    # Killed for memory. The next attempt starts anew, without what earlier ones left behind.
+    "Runtime.OutOfMemory": ErrorType.UNKNOWN_ERROR,
 }
 
 
@@ -51,8 +53,11 @@ class RetryPolicy:
         )
 
 
-#: Passing errors of the Lambda service itself. Source: AWS Step Functions Developer Guide,
-#: "Handle transient Lambda service exceptions".
+#: Passing errors of the Lambda service itself. A function in a VPC that was idle for weeks has no
+#: network interfaces any more: the first call of it fails and has them made, further ones fail
+#: meanwhile, for about a minute. The waits last three minutes on average. Sources: AWS Step
+#: Functions Developer Guide, "Handle transient Lambda service exceptions"; AWS Lambda Developer
+#: Guide, "Lambda function states"; AWS Lambda API Reference, Invoke.
 SERVICE_RETRY = RetryPolicy(
     error_names=(
         "Lambda.ServiceException",
@@ -60,10 +65,16 @@ SERVICE_RETRY = RetryPolicy(
         "Lambda.SdkClientException",
         "Lambda.TooManyRequestsException",
         "Lambda.ClientExecutionTimeoutException",
+        "Lambda.ResourceNotReadyException",
+        "Lambda.ResourceConflictException",
+        "Lambda.ENINotReadyException",
+        "Lambda.EC2ThrottledException",
+        "Lambda.EC2UnexpectedException",
+        "Lambda.SubnetIPAddressLimitReachedException",
     ),
     interval_seconds=2,
     backoff_rate=2,
-    max_attempts=6,
+    max_attempts=10,
     max_delay_seconds=60,
 )
 
