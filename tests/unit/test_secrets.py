@@ -48,6 +48,9 @@ class Secrets:
     def find(self) -> Secret | None:
         return secrets.find_secret(self.client, name=NAME, owner=OWNER, final=FINAL)
 
+    def remove(self) -> None:
+        secrets.remove_secret(self.client, name=NAME, claim=OWNER.owns, final=FINAL)
+
     def write(self, tags: dict[str, str], value: str = "{}") -> None:
         self.client.create_secret(Name=NAME, SecretString=value, Tags=tag_list(tags))
 
@@ -153,6 +156,47 @@ def test_a_name_that_a_deletion_has_not_given_free_yet_is_waited_for(store: Secr
     assert (error.type, error.cause) == (ErrorType.TIMEOUT, f"{NAME}: made by a test")
 
 
+#: What is answered for a secret that is being deleted in the background.
+DELETING = ["ResourceNotFoundException", "InvalidRequestException"]
+
+
+@pytest.mark.parametrize("code", DELETING)
+@pytest.mark.parametrize("operation", ["RestoreSecret", "GetSecretValue"])
+def test_a_secret_that_is_described_and_is_being_deleted_is_waited_for(
+    store: Secrets, operation: str, code: str
+) -> None:
+    secret = store.ensure()
+    store.client.delete_secret(SecretId=NAME, RecoveryWindowInDays=7)
+    store.core.answers[f"secrets-manager.{operation}"] = aws_error(code)
+    error = refused(store.ensure)
+    assert (error.type, error.cause) == (ErrorType.TIMEOUT, f"{NAME}: made by a test")
+    store.core.answers.clear()
+    assert store.ensure() == secret
+
+
+def test_a_secret_that_was_deleted_and_is_still_read_is_waited_for(store: Secrets) -> None:
+    store.ensure()
+    store.core.answers["secrets-manager.DeleteSecret"] = lambda _: (200, {})
+    error = refused(store.remove)
+    assert (error.type, error.cause) == (
+        ErrorType.TIMEOUT,
+        f"secret {NAME}: was deleted and is still read",
+    )
+    store.core.answers.clear()
+    store.remove()
+    assert store.find() is None
+
+
+@pytest.mark.parametrize("code", DELETING)
+def test_a_secret_that_is_described_and_cannot_be_read_any_more_is_removed(
+    store: Secrets, code: str
+) -> None:
+    store.ensure()
+    store.core.answers["secrets-manager.GetSecretValue"] = aws_error(code)
+    store.remove()
+    assert store.core.changes() == ["secrets-manager.CreateSecret"]
+
+
 def test_a_write_whose_answer_is_lost_is_the_truth(store: Secrets) -> None:
     store.core.answers["secrets-manager.CreateSecret"] = answer_lost(store.client.create_secret)
     assert refused(store.ensure).type is ErrorType.TIMEOUT
@@ -201,7 +245,7 @@ def test_an_answer_that_describes_nothing_is_not_taken_for_a_foreign_secret(
     store.core.answers["secrets-manager.DescribeSecret"] = lambda _: (200, {})
 
     with pytest.raises(KeyError):
-        secrets.remove_secret(store.client, name=NAME, claim=OWNER.owns, final=FINAL)
+        store.remove()
 
     store.core.answers.clear()
     assert store.value() == store.made[0]

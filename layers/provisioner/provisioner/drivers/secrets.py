@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translated
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 #: Makes the token of a secret's first version: the same for every run of the same job.
@@ -71,12 +72,7 @@ def ensure_secret(
         except client.exceptions.ResourceExistsException:
             created = None
         except client.exceptions.InvalidRequestException as error:
-            # One of this name was deleted a moment ago, which AWS does in the background.
-            raise failure(
-                ErrorType.TIMEOUT,
-                "A secret of the project is still being deleted.",
-                f"{name}: {error.response['Error'].get('Message', '')}",
-            ) from None
+            raise _being_deleted(name, error) from None
     if created is not None:
         return Secret(created["ARN"], json.loads(value))
     # Another run has just written it: its value is the one truth.
@@ -108,6 +104,7 @@ def find_secret(
 
     Raises:
         CONFLICT: a secret of that name is not the project's.
+        TIMEOUT: it is being deleted.
         ProvisioningError: as `translated` says.
     """
     with translated(final, "read a secret of the project"):
@@ -122,9 +119,15 @@ def find_secret(
                 ErrorType.CONFLICT,
                 f"A secret named {name} exists and is not this project's; remove or rename it.",
             )
-        if described.get("DeletedDate") is not None:
-            client.restore_secret(SecretId=name)
-        return Secret(arn, _value(client, name))
+        try:
+            if described.get("DeletedDate") is not None:
+                client.restore_secret(SecretId=name)
+            return Secret(arn, _value(client, name))
+        except (
+            client.exceptions.ResourceNotFoundException,
+            client.exceptions.InvalidRequestException,
+        ) as error:
+            raise _being_deleted(name, error) from None
 
 
 def read_secret(
@@ -251,8 +254,11 @@ def claimed_secret(
             return None
         try:
             return Secret(arn, _value(client, name))
-        except client.exceptions.ResourceNotFoundException:
-            return None
+        except (
+            client.exceptions.ResourceNotFoundException,
+            client.exceptions.InvalidRequestException,
+        ):
+            return None  # it has been deleted meanwhile
 
 
 def remove_secret(
@@ -261,7 +267,8 @@ def remove_secret(
     """Delete the secret of that name, if it is there and claimed, and see that it is gone.
 
     Raises:
-        ProvisioningError: it is still there, as `final`; and as `translated` says.
+        TIMEOUT: it was deleted and is still read.
+        ProvisioningError: as `translated` says.
     """
     secret = claimed_secret(client, name=name, claim=claim, final=final)
     if secret is None:
@@ -269,10 +276,22 @@ def remove_secret(
     delete_secret(client, secret, final=final)
     if claimed_secret(client, name=name, claim=claim, final=final) is not None:
         raise failure(
-            final,
+            ErrorType.TIMEOUT,
             "A secret of the project is still there.",
             f"secret {name}: was deleted and is still read",
         )
+
+
+def _being_deleted(name: str, error: ClientError) -> ProvisioningError:
+    """Say that a secret was deleted at once a moment ago, which AWS does in the background.
+
+    Source: AWS Secrets Manager API Reference, DeleteSecret, ForceDeleteWithoutRecovery.
+    """
+    return failure(
+        ErrorType.TIMEOUT,
+        "A secret of the project is still being deleted.",
+        f"{name}: {error.response['Error'].get('Message', '')}",
+    )
 
 
 def _value(client: SecretsManagerClient, secret_id: str, **version: str) -> dict[str, Any]:
