@@ -39,7 +39,7 @@ from provisioner.composition import lifecycle
 from provisioner.composition.in_process import all_stages
 from provisioner.drivers.appsync import ensure_event_api
 from provisioner.drivers.cognito import ensure_user_pool
-from provisioner.drivers.s3 import ensure_bucket
+from provisioner.drivers.s3 import Settling, ensure_bucket
 from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import (
@@ -408,7 +408,13 @@ class Workflow:
             namespace=names.channel_namespace,
             owner=owner,
         )
-        ensure_bucket(aws.client("s3", REGION), name=names.bucket, region=REGION, owner=owner)
+        ensure_bucket(
+            aws.client("s3", REGION),
+            name=names.bucket,
+            region=REGION,
+            owner=owner,
+            settling=Settling(),
+        )
 
     def has_made(self, project_id: str) -> bool:
         """Whether a project is one of this deployment's."""

@@ -562,7 +562,13 @@ BUCKET = NAMING.names("shop").bucket
 def bucket(active: Core) -> Any:
     """Return S3 with the project's bucket."""
     s3 = active.client("s3")
-    s3_module.ensure_bucket(s3, name=BUCKET, region=REGION, owner=NAMING.owner("shop", "job-1"))
+    s3_module.ensure_bucket(
+        s3,
+        name=BUCKET,
+        region=REGION,
+        owner=NAMING.owner("shop", "job-1"),
+        settling=s3_module.Settling(),
+    )
     # moto refuses every request over HTTP by this one, whatever its condition says.
     s3.delete_bucket_policy(Bucket=BUCKET)
     begin(active, job())

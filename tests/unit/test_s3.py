@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -12,9 +13,10 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from provisioner.drivers import s3
+from provisioner.drivers.s3 import Settling
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
-from support.core import REGION, Core, answer_lost, aws_error, meanwhile
+from support.core import REGION, Answer, Core, answer_lost, aws_error, meanwhile, times
 from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused, tag_list
 
 BUCKET = "nm-shop"
@@ -107,6 +109,8 @@ class Storage:
 
     core: Core
     region: str = REGION
+    #: Every wait for the next look, in seconds.
+    waits: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.core.answers["s3.CreateBucket"] = self.make_with_tags
@@ -115,12 +119,29 @@ class Storage:
     def client(self) -> Any:
         return plain_client(self.region)
 
-    def ensure(self, owner: Ownership = OWNER) -> None:
-        client = self.core.client("s3", self.region)
-        s3.ensure_bucket(client, name=BUCKET, region=self.region, owner=owner)
+    def settling(self) -> Settling:
+        """Begin the time of one run; only waits take any."""
+        began = sum(self.waits)
+        return Settling(clock=lambda: sum(self.waits) - began, sleep=self.waits.append)
 
-    def check(self) -> str:
-        return s3.check_bucket(self.core.client("s3", self.region), BUCKET, OWNER)
+    def ensure(self, owner: Ownership = OWNER, settling: Settling | None = None) -> None:
+        s3.ensure_bucket(
+            self.core.client("s3", self.region),
+            name=BUCKET,
+            region=self.region,
+            owner=owner,
+            settling=settling or self.settling(),
+        )
+
+    def check(self, settling: Settling | None = None) -> str:
+        client = self.core.client("s3", self.region)
+        return s3.check_bucket(client, BUCKET, OWNER, settling or self.settling())
+
+    def register(self) -> str:
+        """Ensure and check, as one run of the stage does."""
+        settling = self.settling()
+        self.ensure(settling=settling)
+        return self.check(settling)
 
     def make_bucket(self, tags: Mapping[str, str]) -> None:
         configuration = {"LocationConstraint": REGION}
@@ -295,6 +316,7 @@ def test_a_setting_that_has_drifted_is_seen_and_put_right_and_no_other_is_touche
     error = refused(storage.check)
     assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
     assert error.cause == f"bucket {BUCKET}: {setting}"
+    assert storage.waits == []
     storage.core.calls.clear()
     storage.ensure(LATER)
     assert len(storage.core.changes()) == 1
@@ -389,3 +411,86 @@ def test_another_run_may_do_everything_meanwhile(storage: Storage) -> None:
     storage.ensure()
     storage.check()
     assert storage.names() == [BUCKET]
+
+
+#: Longer than S3 may be waited for in one run: its function has 120 seconds.
+TOO_LONG = 30
+
+each_unready = pytest.mark.parametrize(
+    "unready",
+    [aws_error("NoSuchBucket", 404), aws_error("OperationAborted", 409)],
+    ids=["unheard_of", "at_work"],
+)
+
+
+@each_unready
+def test_a_new_bucket_that_s3_is_not_ready_for_is_asked_again(
+    storage: Storage, unready: Answer
+) -> None:
+    asked = OPERATIONS[2:]
+    storage.core.answers |= {f"s3.{operation}": times(2, unready) for operation in asked}
+    storage.register()
+    assert len(storage.waits) == 2 * len(asked)
+    assert storage.core.changes().count("s3.CreateBucket") == 1
+
+
+@each_unready
+def test_a_new_bucket_that_s3_stays_unready_for_is_left_to_the_next_attempt(
+    storage: Storage, unready: Answer
+) -> None:
+    for operation in OPERATIONS[2:]:
+        storage.core.answers[f"s3.{operation}"] = unready
+        storage.waits.clear()
+        error = refused(storage.register)
+        assert (error.type, error.cause.partition(":")[0]) == (ErrorType.TIMEOUT, operation)
+        assert 0 < sum(storage.waits) < TOO_LONG
+        del storage.core.answers[f"s3.{operation}"]
+    storage.register()
+
+
+#: What a read of a bucket tells that has not heard of what was written.
+STALE: dict[str, Answer] = {
+    "s3.GetBucketTagging": aws_error("NoSuchTagSet", 404),
+    "s3.GetPublicAccessBlock": aws_error("NoSuchPublicAccessBlockConfiguration", 404),
+    "s3.GetBucketEncryption": aws_error("ServerSideEncryptionConfigurationNotFoundError", 404),
+    "s3.GetBucketVersioning": lambda _parameters: (200, {}),
+    "s3.GetBucketPolicy": aws_error("NoSuchBucketPolicy", 404),
+}
+
+
+def test_a_setting_that_was_just_written_and_is_not_seen_yet_is_looked_at_again(
+    storage: Storage,
+) -> None:
+    storage.core.answers |= {name: times(4, answer) for name, answer in STALE.items()}
+    assert storage.register().endswith("tagged")
+    assert len(storage.waits) == 3
+    assert max(Counter(storage.core.changes()).values()) == 1
+
+
+def test_a_setting_that_was_just_written_and_stays_unseen_is_left_to_the_next_attempt(
+    storage: Storage,
+) -> None:
+    for operation in ("s3.GetBucketTagging", "s3.GetBucketPolicy"):
+        storage.core.answers[operation] = STALE[operation]
+        storage.waits.clear()
+        error = refused(storage.register)
+        assert error.type is ErrorType.TIMEOUT
+        assert error.cause.startswith(f"bucket {BUCKET}: ")
+        assert 0 < sum(storage.waits) < TOO_LONG
+        del storage.core.answers[operation]
+    storage.register()
+
+
+def test_a_bucket_of_ours_that_comes_meanwhile_and_is_not_seen_yet_is_looked_for_again(
+    storage: Storage,
+) -> None:
+    storage.make_bucket(OWNER.tags())
+    unseen = aws_error("404", 404)
+    storage.core.answers["s3.HeadBucket"] = unseen
+    storage.core.answers["s3.CreateBucket"] = aws_error("BucketAlreadyOwnedByYou", 409)
+    assert refused(storage.register).type is ErrorType.TIMEOUT
+    assert 0 < sum(storage.waits) < TOO_LONG
+    storage.waits.clear()
+    storage.core.answers["s3.HeadBucket"] = times(4, unseen)
+    storage.register()
+    assert len(storage.waits) == 3

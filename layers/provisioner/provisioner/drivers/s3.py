@@ -9,12 +9,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import short_cause, translated
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -30,8 +31,64 @@ if TYPE_CHECKING:
 _DEFAULT_REGION = "us-east-1"
 
 
+#: Seconds in which S3 may not show yet what was written, and between two looks at it. What takes
+#: longer is left to the stage's next attempt.
+_SETTLING_SECONDS = 20.0
+_LOOK_SECONDS = 1.0
+
+#: What S3 answers where it has not heard of a new bucket yet, or still works at it.
+_UNSETTLED = frozenset({"NoSuchBucket", "OperationAborted"})
+
 #: Objects that one request lists or deletes. Source: Amazon S3 API Reference, DeleteObjects.
 _BATCH = 1000
+
+
+class Settling:
+    """The time in which S3 may not show yet what one run of a stage has written.
+
+    Which buckets there are, and how they are set, is eventually consistent. Source: Amazon S3 User
+    Guide, "Amazon S3 data consistency model".
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Begin the time; nothing is written yet.
+
+        Args:
+            clock: tells the time, in seconds.
+            sleep: waits between two looks, in seconds.
+        """
+        #: Whether this run has written a setting.
+        self.has_written = False
+        self._clock = clock
+        self._sleep = sleep
+        self._end = clock() + _SETTLING_SECONDS
+
+    def wait(self) -> bool:
+        """Wait for the next look; False where the time is over."""
+        if self._clock() >= self._end:
+            return False
+        self._sleep(_LOOK_SECONDS)
+        return True
+
+    def at_bucket[Result](self, act: Callable[[], Result]) -> Result:
+        """Do something with a bucket that is there, again where S3 is not ready for it.
+
+        Raises:
+            TIMEOUT: S3 has not heard of the bucket all the time, or worked at it.
+        """
+        while True:
+            try:
+                return act()
+            except ClientError as error:
+                if _code(error) not in _UNSETTLED:
+                    raise
+                cause = short_cause(error)
+            if not self.wait():
+                raise _unsettled(cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +97,21 @@ class _Setting:
 
     #: Reads it from the bucket of that name.
     read: Callable[[S3Client, str], Any]
-    #: What it is to be, from the bucket's name and what it is: the same where it is right.
+    #: What it is to be, from the bucket's ARN and what it is: the same where it is right.
     wanted: Callable[[str, Any], Any]
     write: Callable[[S3Client, str, Any], object]
     #: S3's error code where it is not set; it then is read as {}.
     unset: str | None = None
 
 
-def _with_tls_only(bucket: str, policy: dict[str, Any]) -> dict[str, Any]:
+def _with_tls_only(arn: str, policy: dict[str, Any]) -> dict[str, Any]:
     """Add our statement to a policy; the statements of others stay."""
     ours = {
         "Sid": "RefusePlainHttp",
         "Effect": "Deny",
         "Principal": "*",
         "Action": "s3:*",
-        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+        "Resource": [arn, f"{arn}/*"],
         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
     }
     there = policy.get("Statement", [])
@@ -86,7 +143,7 @@ _SETTINGS: dict[str, _Setting] = {
             "PublicAccessBlockConfiguration"
         ],
         unset="NoSuchPublicAccessBlockConfiguration",
-        wanted=lambda _bucket, _found: {
+        wanted=lambda _arn, _found: {
             "BlockPublicAcls": True,
             "IgnorePublicAcls": True,
             "BlockPublicPolicy": True,
@@ -101,7 +158,7 @@ _SETTINGS: dict[str, _Setting] = {
             "ServerSideEncryptionConfiguration"
         ],
         unset="ServerSideEncryptionConfigurationNotFoundError",
-        wanted=lambda _bucket, found: (
+        wanted=lambda _arn, found: (
             found or {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
         ),
         write=lambda client, bucket, value: client.put_bucket_encryption(
@@ -110,7 +167,7 @@ _SETTINGS: dict[str, _Setting] = {
     ),
     "versioning": _Setting(
         read=lambda client, bucket: client.get_bucket_versioning(Bucket=bucket).get("Status"),
-        wanted=lambda _bucket, _found: "Enabled",
+        wanted=lambda _arn, _found: "Enabled",
         write=lambda client, bucket, value: client.put_bucket_versioning(
             Bucket=bucket, VersioningConfiguration={"Status": value}
         ),
@@ -126,36 +183,42 @@ _SETTINGS: dict[str, _Setting] = {
 }
 
 
-def ensure_bucket(client: S3Client, *, name: str, region: str, owner: Ownership) -> None:
+def ensure_bucket(
+    client: S3Client, *, name: str, region: str, owner: Ownership, settling: Settling
+) -> None:
     """Make the project's bucket where it is missing, and put right what has drifted.
 
     Raises:
         CONFLICT: a bucket of that name is not the project's.
+        TIMEOUT: S3 does not show the bucket yet.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register storage"):
-        _ensure_exists(client, name, region, owner)
-        for setting, value in _drifted(client, name):
-            _SETTINGS[setting].write(client, name, value)
+        _ensure_exists(client, name, region, owner, settling)
+        for setting, value in _drifted(client, name, settling):
+            settling.at_bucket(partial(_SETTINGS[setting].write, client, name, value))
+            settling.has_written = True
 
 
-def check_bucket(client: S3Client, name: str, owner: Ownership) -> str:
+def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settling) -> str:
     """Read the bucket's settings, and say what answered.
 
     Raises:
-        SERVICE_REGISTRATION_FAILED: a setting is not what it must be.
+        SERVICE_REGISTRATION_FAILED: a setting is not what it must be, and this run wrote none.
+        TIMEOUT: S3 does not show yet what this run has written.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check storage"):
-        wrong = [setting for setting, _ in _drifted(client, name)]
-        if not owner.owns(_tags(client, name)):
-            wrong.append("tags")
-    if wrong:
-        raise failure(
-            ErrorType.SERVICE_REGISTRATION_FAILED,
-            "The bucket of the project does not have the settings that it must have.",
-            f"bucket {name}: {', '.join(wrong)}",
-        )
+        while wrong := _wrong(client, name, owner, settling):
+            cause = f"bucket {name}: {', '.join(wrong)}"
+            if not settling.has_written:
+                raise failure(
+                    ErrorType.SERVICE_REGISTRATION_FAILED,
+                    "The bucket of the project does not have the settings that it must have.",
+                    cause,
+                )
+            if not settling.wait():
+                raise _unsettled(cause)
     return f"bucket {name} answered: encrypted, private, TLS only, versioned, tagged"
 
 
@@ -195,16 +258,25 @@ def _see_gone(client: S3Client, name: str) -> None:
         )
 
 
-def _drifted(client: S3Client, bucket: str) -> Iterator[tuple[str, Any]]:
+def _wrong(client: S3Client, name: str, owner: Ownership, settling: Settling) -> list[str]:
+    """Name what is not as it must be."""
+    wrong = [setting for setting, _ in _drifted(client, name, settling)]
+    if not owner.owns(settling.at_bucket(partial(_tags, client, name))):
+        wrong.append("tags")
+    return wrong
+
+
+def _drifted(client: S3Client, bucket: str, settling: Settling) -> Iterator[tuple[str, Any]]:
     """Yield the settings that are not what they must be, each with what it must be."""
+    arn = f"arn:aws:s3:::{bucket}"
     for name, setting in _SETTINGS.items():
         try:
-            found = setting.read(client, bucket)
+            found = settling.at_bucket(partial(setting.read, client, bucket))
         except ClientError as error:
             if _code(error) != setting.unset:
                 raise
             found = {}
-        wanted = setting.wanted(bucket, found)
+        wanted = setting.wanted(arn, found)
         if found != wanted:
             yield name, wanted
 
@@ -271,26 +343,35 @@ def _versions(client: S3Client, name: str, limit: int) -> list[ObjectIdentifierT
     ]
 
 
-def _ensure_exists(client: S3Client, name: str, region: str, owner: Ownership) -> None:
-    is_new = not _exists(client, name) and _make(client, name, region, owner)
-    tags = _tags(client, name)
+def _ensure_exists(
+    client: S3Client, name: str, region: str, owner: Ownership, settling: Settling
+) -> None:
+    is_new = not _exists(client, name) and _make(client, name, region, owner, settling)
+    tags = settling.at_bucket(partial(_tags, client, name))
     if is_new and not tags:
         # A bucket comes into being with its tags; an emulator may leave them out.
-        client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": _tag_set(owner)})
+        settling.at_bucket(
+            lambda: client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": _tag_set(owner)})
+        )
     elif not owner.owns(tags):
         raise _conflict(name)
 
 
-def _make(client: S3Client, name: str, region: str, owner: Ownership) -> bool:
+def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: Settling) -> bool:
     """Make the bucket; False where one has come into being meanwhile."""
     configuration: CreateBucketConfigurationTypeDef = {"Tags": _tag_set(owner)}
     if region != _DEFAULT_REGION:
         configuration["LocationConstraint"] = region  # type: ignore[typeddict-item]  # its stubs list literal names
     try:
         client.create_bucket(Bucket=name, CreateBucketConfiguration=configuration)
-    except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+    except client.exceptions.BucketAlreadyExists:
         if not _exists(client, name):
             raise _conflict(name) from None
+        return False
+    except client.exceptions.BucketAlreadyOwnedByYou:
+        while not _exists(client, name):
+            if not settling.wait():
+                raise _unsettled("CreateBucket: BucketAlreadyOwnedByYou") from None
         return False
     return True
 
@@ -331,6 +412,12 @@ def _tags(client: S3Client, name: str) -> dict[str, str]:
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _unsettled(cause: str) -> Exception:
+    return failure(
+        ErrorType.TIMEOUT, "S3 does not show the bucket of the project as it is yet.", cause
+    )
 
 
 def _conflict(name: str) -> Exception:

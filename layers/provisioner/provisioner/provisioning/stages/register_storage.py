@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.s3 import check_bucket, ensure_bucket
+from provisioner.drivers.s3 import Settling, check_bucket, ensure_bucket
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.naming import Naming
@@ -25,6 +25,7 @@ def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Nami
 
     Raises:
         CONFLICT: a bucket of that name is not the project's.
+        TIMEOUT: S3 does not show yet what was just written.
         SERVICE_REGISTRATION_FAILED, and what `translated` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
@@ -33,8 +34,9 @@ def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Nami
     client = s3(payload.region)
     bucket = naming.names(payload.project_id).bucket
     owner = naming.owner(payload.project_id, job.job_id)
-    ensure_bucket(client, name=bucket, region=payload.region, owner=owner)
-    check = check_bucket(client, bucket, owner)
+    settling = Settling()
+    ensure_bucket(client, name=bucket, region=payload.region, owner=owner, settling=settling)
+    check = check_bucket(client, bucket, owner, settling)
     return StageOutcome(
         output={
             "enabled": True,
