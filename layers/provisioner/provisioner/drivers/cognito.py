@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.drivers.drift import drifted, update_input
+from provisioner.drivers.partition import dns_suffix
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -88,7 +89,9 @@ def ensure_user_pool(
             pool_id=pool_id,
             arn=pool["Arn"],
             client_id=_ensure_client(client, pool_id, client_name),
-            endpoint=f"https://cognito-idp.{pool_id.partition('_')[0]}.amazonaws.com/{pool_id}",
+            endpoint=(
+                f"https://cognito-idp.{pool_id.partition('_')[0]}.{dns_suffix(client)}/{pool_id}"
+            ),
         )
 
 

@@ -268,7 +268,7 @@ def _wrong(client: S3Client, name: str, owner: Ownership, settling: Settling) ->
 
 def _drifted(client: S3Client, bucket: str, settling: Settling) -> Iterator[tuple[str, Any]]:
     """Yield the settings that are not what they must be, each with what it must be."""
-    arn = f"arn:aws:s3:::{bucket}"
+    arn = f"arn:{client.meta.partition}:s3:::{bucket}"
     for name, setting in _SETTINGS.items():
         try:
             found = settling.at_bucket(partial(setting.read, client, bucket))

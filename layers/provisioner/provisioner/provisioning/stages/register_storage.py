@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from provisioner.drivers.partition import dns_suffix
 from provisioner.drivers.s3 import Settling, check_bucket, ensure_bucket
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
@@ -41,7 +42,7 @@ def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Nami
         output={
             "enabled": True,
             "tenant_id": bucket,
-            "endpoint": f"https://{bucket}.s3.{payload.region}.amazonaws.com",
+            "endpoint": f"https://{bucket}.s3.{payload.region}.{dns_suffix(client)}",
             "bucket_name": bucket,
         },
         check=check,
