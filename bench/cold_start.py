@@ -45,7 +45,7 @@ VARIABLES = dict.fromkeys(
 ) | {
     "AWS_DEFAULT_REGION": "eu-central-1",
     "DEFAULT_PROJECT_QUOTA": "10",
-    "JOB_RETENTION_DAYS": "90",
+    "JOB_RETENTION_DAYS": "91",
     "REQUIRED_JOB_TYPES": "provision_project",
     "RESOURCE_PREFIX": "nm",
 }

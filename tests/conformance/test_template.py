@@ -531,6 +531,10 @@ def test_statements_without_a_resource_say_why() -> None:
 # --- Parameters -----------------------------------------------------------------------------------
 
 
+def test_a_job_is_kept_longer_than_step_functions_keeps_the_name_of_its_execution() -> None:
+    assert template()["Parameters"]["JobRetentionDays"]["MinValue"] > 90  # days
+
+
 @pytest.mark.parametrize("name", template()["Parameters"])
 def test_parameter_is_described_and_bounded_and_no_secret(name: str) -> None:
     parameter = template()["Parameters"][name]

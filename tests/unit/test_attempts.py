@@ -342,7 +342,7 @@ def test_a_cleanup_that_failed_can_be_run_again(core: Core) -> None:
     core.jobs.repeat_cleanup(head(core))
     (stored,) = (item for item in core.scan("JobsTable") if item["record"] == "JOB")
     # It holds the project again, so that it must not expire under way.
-    assert stored["expires_at"] == int((core.clock.at + timedelta(days=90)).timestamp())
+    assert stored["expires_at"] == int((core.clock.at + timedelta(days=93)).timestamp())
     again = core.jobs.get("job-1").cleanup
     assert again is not None
     assert (again.status, again.run, again.left_over) == (CleanupStatus.RUNNING, 2, ())

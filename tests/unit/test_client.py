@@ -369,6 +369,7 @@ OUTPUTS = {
     "ResourcePrefix": "nm",
     "ResourceNamespace": "stack-123456789012",
     "DefaultProjectQuota": "7",
+    "JobRetentionDays": "200",
     "StateMachineArnPrefix": STATE_MACHINE_ARN_PREFIX,
     "SnapshotsBucketName": "snapshots",
 }
@@ -377,7 +378,7 @@ OUTPUTS = {
 @pytest.fixture
 def process(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
     """Let the process be connected to nothing."""
-    for name in (*platform._OUTPUTS, "AWS_ENDPOINT_URL", "JOB_RETENTION_DAYS"):
+    for name in (*platform._OUTPUTS, "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -429,6 +430,7 @@ def test_a_process_is_connected_to_a_stack(process: Core) -> None:
     settings = api.connect_to_stack("provisioner", REGION)
 
     assert (settings.jobs_table, settings.default_project_quota) == ("JobsTable", 7)
+    assert settings.job_retention_days == 200
     job = api.enqueue_job("provision_project", PAYLOAD)
     assert process.jobs.get_head(job.job_id) is not None
 

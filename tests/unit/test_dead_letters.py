@@ -304,6 +304,7 @@ def people(core: Core, connected: object, monkeypatch: pytest.MonkeyPatch) -> Co
         "ResourcePrefix": "nm",
         "ResourceNamespace": "test",
         "DefaultProjectQuota": "7",
+        "JobRetentionDays": "91",
         "StateMachineArnPrefix": "arn:",
         "SnapshotsBucketName": "snapshots",
     }

@@ -246,16 +246,127 @@ def test_nothing_is_written_when_a_write_of_the_same_transaction_is_refused(core
 
 
 @pytest.mark.parametrize("well", [True, False])
-def test_a_finished_job_expires_after_its_retention_and_its_parts_do_not_before(
+def test_a_finished_job_expires_after_its_retention_and_its_parts_before_it(
     core: Core, *, well: bool
 ) -> None:
     _ended(core, well=well)
 
     items = {item["record"]: item["expires_at"] for item in core.scan("JobsTable")}
 
-    expires = int((core.clock.at + timedelta(days=90)).timestamp())
-    assert items.pop("JOB") == expires
-    assert min(items.values()) > expires
+    retained = int((core.clock.at + timedelta(days=91)).timestamp())
+    assert items.pop("JOB") == retained + 2 * 86_400
+    assert set(items.values()) == {retained}
+
+
+def test_what_a_clean_up_writes_expires_before_its_job(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING")
+    core.jobs.fail("job-1", [_error("")], close={}, cleanup=(1, ["REMOVING_DATABASE"]))
+    core.clock.advance(20 * 3600)
+    _start(core, "REMOVING_DATABASE")
+    core.jobs.end_cleanup("job-1", 1, ["database"], close={"REMOVING_DATABASE": _error("")})
+
+    items = {item["record"]: item["expires_at"] for item in core.scan("JobsTable")}
+
+    assert items.pop("JOB") > max(items.values())
+
+
+def _expire(core: Core) -> None:
+    """Remove what has expired, as DynamoDB does in the end."""
+    for item in core.scan("JobsTable"):
+        if item.get("expires_at", core.clock.at.timestamp() + 1) <= core.clock.at.timestamp():
+            key = dynamodb.to_item({name: item[name] for name in ("job_id", "record")})
+            core.client("dynamodb").delete_item(TableName="JobsTable", Key=key)
+
+
+def _begun_anew(core: Core) -> JobStore:
+    """Let a job be gone whose parts DynamoDB has not removed yet, and store another of its id."""
+    _ended(core, well=False)
+    core.clock.advance()
+    core.jobs.retry(core.jobs.get("job-1"))
+    head = core.jobs.get("job-1")
+    core.jobs.start_stage(head, "INITIALIZING", 0, round_=2)
+    core.jobs.start_stage(core.jobs.get("job-1"), "FINALIZING", 0, round_=2)
+    core.clock.advance(3600)
+    core.jobs.complete("job-1", "FINALIZING", attempt=2, output={"id": 1}, check="x", result={})
+    (expires,) = (i["expires_at"] for i in core.scan("JobsTable") if i["record"] == "JOB")
+    core.clock.at = datetime.fromtimestamp(expires, UTC)
+    core.client("dynamodb").delete_item(
+        TableName="JobsTable", Key=dynamodb.to_item({"job_id": "job-1", "record": "JOB"})
+    )
+    core.new_job()
+    return core.jobs
+
+
+def test_a_new_job_has_nothing_of_one_that_is_gone_and_had_its_id(core: Core) -> None:
+    jobs = _begun_anew(core)
+
+    job = jobs.get("job-1")
+
+    assert {record.status for record in job.stages} == {StageStatus.PENDING}
+    assert [(entry.subject, entry.status) for entry in job.history] == [("JOB", "QUEUED")]
+    assert jobs.stage("job-1", "FINALIZING") is None
+
+
+def test_a_stage_of_such_a_job_is_started_and_ended(core: Core) -> None:
+    jobs = _begun_anew(core)
+
+    for stage in ("INITIALIZING", "FINALIZING"):
+        started = jobs.start_stage(jobs.get("job-1"), stage, 0)
+        assert (started.status, started.attempt, started.output) == (StageStatus.RUNNING, 1, {})
+        _succeed(core, stage)
+
+    ended = {record.stage: record.status for record in jobs.get("job-1").stages}
+    assert ended["INITIALIZING"] is ended["FINALIZING"] is StageStatus.SUCCEEDED
+
+
+def test_such_a_job_is_ended_with_stages_that_it_never_started(core: Core) -> None:
+    jobs = _begun_anew(core)
+    closed, untouched = (
+        record
+        for record in jobs.get("job-1").stages
+        if record.stage in {"INITIALIZING", "FINALIZING"}
+    )
+
+    jobs.fail(
+        "job-1",
+        [_error(closed.stage, 0)],
+        close={closed.stage: _error(closed.stage, 0)},
+        unstarted=[closed, untouched],
+    )
+
+    ended = {record.stage: record.status for record in jobs.get("job-1").stages}
+    assert ended[closed.stage] is StageStatus.FAILED
+    assert ended[untouched.stage] is StageStatus.PENDING
+
+
+def test_a_job_that_is_cleaned_up_again_late_outlives_its_stages(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING")
+    core.jobs.fail("job-1", [_error("")], close={}, cleanup=(1, ["REMOVING_DATABASE"]))
+    core.jobs.end_cleanup("job-1", 1, ["database"])
+    core.clock.advance(80 * 86_400)
+    core.jobs.repeat_cleanup(core.jobs.get("job-1"))
+    core.jobs.start_stage(core.jobs.get("job-1"), "REMOVING_DATABASE", 0, round_=2)
+    core.jobs.end_cleanup("job-1", 2, ["database"])
+    core.clock.advance(80 * 86_400)
+    _expire(core)
+
+    job = core.jobs.get("job-1")
+
+    assert job.stages[0].status is StageStatus.PENDING
+    assert job.cleanup is not None
+    assert (job.cleanup.left_over, job.cleanup.stages[0].attempt) == (("database",), 1)
+    assert {entry.subject for entry in job.history} == {"CLEANUP", "REMOVING_DATABASE"}
+
+
+def test_why_a_message_was_not_dispatched_is_forgotten_with_its_job(core: Core) -> None:
+    core.jobs.note_dispatch_failure("job-1", "StartExecution: AccessDeniedException")
+    assert core.jobs.dispatch_failure("job-1") == "StartExecution: AccessDeniedException"
+
+    core.clock.advance(91 * 86_400)
+
+    assert core.jobs.dispatch_failure("job-1") is None
 
 
 def test_a_job_that_has_not_ended_does_not_expire(core: Core) -> None:
@@ -268,12 +379,12 @@ def test_a_job_that_has_not_ended_does_not_expire(core: Core) -> None:
 
 
 def test_a_job_that_was_refused_expires_after_the_retention_of_its_deployment(core: Core) -> None:
-    store = JobStore(core.client("dynamodb"), "JobsTable", retention_days=7, clock=core.clock)
+    store = JobStore(core.client("dynamodb"), "JobsTable", retention_days=100, clock=core.clock)
 
     store.create_failed(NewJob("job-1", "provision_project", {}, ()), _error(""))
 
     (head,) = (item for item in core.scan("JobsTable") if item["record"] == "JOB")
-    assert head["expires_at"] == int((core.clock.at + timedelta(days=7)).timestamp())
+    assert head["expires_at"] == int((core.clock.at + timedelta(days=102)).timestamp())
     job = core.jobs.get("job-1")
     assert (job.status, job.error, job.payload) == (JobStatus.FAILED, _error(""), {})
 

@@ -31,7 +31,7 @@ ENVIRONMENT = {
     "RESOURCE_PREFIX": "nm",
     "RESOURCE_NAMESPACE": "stack-1",
     "DEFAULT_PROJECT_QUOTA": "10",
-    "JOB_RETENTION_DAYS": "30",
+    "JOB_RETENTION_DAYS": "120",
     "QUEUED_MINUTES": "20",
     "SNAPSHOTS_BUCKET": "snapshots",
 }
@@ -91,7 +91,7 @@ def test_all_that_is_missing_is_named_at_once() -> None:
         ("RESOURCE_PREFIX", "abcdefghijk"),
         ("DEFAULT_PROJECT_QUOTA", "-1"),
         ("DEFAULT_PROJECT_QUOTA", "many"),
-        ("JOB_RETENTION_DAYS", "0"),
+        ("JOB_RETENTION_DAYS", "90"),
     ],
 )
 def test_a_variable_that_is_wrong_is_named_and_its_value_is_not(name: str, value: str) -> None:
@@ -113,10 +113,10 @@ def test_spaces_around_job_types_do_not_matter() -> None:
     assert settings.required_job_types == "a,b"
 
 
-def test_a_finished_job_is_kept_ninety_days_unless_said_otherwise() -> None:
+def test_a_finished_job_is_kept_longer_than_its_execution_s_name_unless_said_otherwise() -> None:
     environment = {name: value for name, value in ENVIRONMENT.items() if name not in OPTIONAL}
 
-    assert ServicesSettings.from_environment(environment).job_retention_days == 90
+    assert ServicesSettings.from_environment(environment).job_retention_days == 91
 
 
 @given(st.dictionaries(st.text(), st.text()))

@@ -48,9 +48,14 @@ _UNFINISHED = "unfinished"
 _CLEANUP_END = ("cleanup_finished_at", "cleanup_left_over")
 _OF_CLEANUP = ("cleanup_status", "cleanup_started_at", "cleanup_stages", *_CLEANUP_END)
 
-#: Stage and history items live this much longer than the job's retention, counted from their own
-#: writing: more than an execution can last, so that no job outlives its parts.
-_PARTS_MARGIN = timedelta(days=2)
+#: Stage and history items live for the job's retention, counted from their own writing, and the job
+#: this much longer: more than an execution, or a clean-up, can last. DynamoDB removes what has
+#: expired in no order; what is left when the job is gone has then expired as well, and counts as
+#: absent, so that a new job of the same id does not take for its own what expired before it began.
+_JOB_MARGIN = timedelta(days=2)
+
+#: The condition that a stage has not begun in this round of this job.
+_NOT_BEGUN = "attribute_not_exists(job_id) OR #expires_at <= :expires_at OR #round < :round"
 
 
 def canonical_json(value: Any) -> str:
@@ -107,7 +112,7 @@ class JobStore:
         client: DynamoDBClient,
         table: str,
         *,
-        retention_days: int = 90,
+        retention_days: int = 91,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Bind the store to a table.
@@ -115,7 +120,7 @@ class JobStore:
         Args:
             client: DynamoDB.
             table: the jobs table.
-            retention_days: days that a finished job is kept.
+            retention_days: days that a finished job is kept, at least.
             clock: where the time comes from.
         """
         self._client = client
@@ -131,6 +136,9 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """Read a job with its stages and history by one Query.
+
+        A job that was retried, or cleaned up again, late in its life outlives what it was before:
+        such a stage is PENDING, and such history is gone.
 
         Raises:
             JobNotFoundError: there is none of that id.
@@ -149,10 +157,12 @@ class JobStore:
         head = next((item for item in items if item["record"] == _JOB), None)
         if head is None:
             raise JobNotFoundError(f"job {job_id}: no such job is stored.")
+        began = datetime.fromisoformat(head["created_at"])
+        parts = [item for item in items if item is not head and not _has_expired(item, began)]
         stages = {
-            item["stage"]: _to_stage(item) for item in items if item["record"].startswith(_STAGE)
+            item["stage"]: _to_stage(item) for item in parts if item["record"].startswith(_STAGE)
         }
-        history = [history_entry(item) for item in items if item["record"].startswith(_HISTORY)]
+        history = [history_entry(item) for item in parts if item["record"].startswith(_HISTORY)]
         return _to_job(head, stages, history)
 
     def get_head(self, job_id: str) -> Job | None:
@@ -206,7 +216,7 @@ class JobStore:
         """Read one stage; None where it has not started."""
         key = {"job_id": job_id, "record": f"{_STAGE}{stage}"}
         item = dynamodb.get(self._client, self._table, key)
-        return None if item is None else _to_stage(item)
+        return None if item is None or _has_expired(item, self.now()) else _to_stage(item)
 
     # Writing jobs.
 
@@ -246,7 +256,7 @@ class JobStore:
                         {
                             "error": asdict(error),
                             "finished_at": _text(now),
-                            "expires_at": int((now + self._retention).timestamp()),
+                            "expires_at": self._job_expires(now),
                         },
                     ),
                     self._history(new.job_id, _JOB, JobStatus.FAILED, attempt=1, error=error),
@@ -531,7 +541,7 @@ class JobStore:
                         "cleanup_started_at": _text(now),
                         "updated_at": _text(now),
                         # Not while it is cleaned up.
-                        "expires_at": int((now + self._retention).timestamp()),
+                        "expires_at": self._job_expires(now),
                         _UNFINISHED: "yes",
                     },
                     remove=_CLEANUP_END,
@@ -634,7 +644,7 @@ class JobStore:
                     "attempt": before.attempt + 1,
                     "max_attempts": max(STAGE_RETRY.attempts_in_all, before.attempt + 1),
                     "retry_count": retry_count,
-                    "expires_at": self._parts_expire(now),
+                    "expires_at": self._part_expires(now),
                 },
                 remove=(
                     "next_attempt_before",
@@ -642,7 +652,7 @@ class JobStore:
                     *(() if before.attempt else ("finished_at", "output", "check", "error")),
                 ),
                 condition=(
-                    "attribute_not_exists(job_id) OR #round < :round OR "
+                    f"{_NOT_BEGUN} OR "
                     f"(#round = :round AND {_any_of('status', stage_sources(StageStatus.RUNNING))}"
                     " AND #retry_count < :retry_count AND #attempt = :attempt)"
                 ),
@@ -651,8 +661,12 @@ class JobStore:
                     "retry_count": retry_count,
                     "attempt": before.attempt,
                     "round": round_,
+                    "expires_at": _seconds(now),
                 },
-                names={name: name for name in ("status", "retry_count", "attempt", "round")},
+                names={
+                    name: name
+                    for name in ("status", "retry_count", "attempt", "round", "expires_at")
+                },
             ),
             self._history(
                 job.job_id,
@@ -740,7 +754,7 @@ class JobStore:
             "record": _DISPATCH,
             "at": _text(now),
             "cause": cause,
-            "expires_at": self._parts_expire(now),
+            "expires_at": self._part_expires(now),
         }
         self._client.put_item(TableName=self._table, Item=dynamodb.to_item(item))
 
@@ -748,7 +762,7 @@ class JobStore:
         """Return why the last dispatch of a job's message failed; None where nothing was kept."""
         key = {"job_id": job_id, "record": _DISPATCH}
         item = dynamodb.get(self._client, self._table, key)
-        return None if item is None else str(item["cause"])
+        return None if item is None or _has_expired(item, self.now()) else str(item["cause"])
 
     # Items.
 
@@ -820,7 +834,7 @@ class JobStore:
                     "result": result,
                     "error": None if error is None else asdict(error),
                     "other_errors": [asdict(other) for other in other_errors] or None,
-                    "expires_at": int((now + self._retention).timestamp()),
+                    "expires_at": self._job_expires(now),
                     "cleanup_status": None if run is None else CleanupStatus.RUNNING,
                     "cleanup_run": run,
                     "cleanup_stages": list(stages) or None,
@@ -863,9 +877,11 @@ class JobStore:
             names["retry_count"] = "retry_count"
             values["retry_count"] = retry_count
         elif StageStatus.PENDING in sources:
-            condition = f"attribute_not_exists(job_id) OR #round < :round OR ({condition})"
+            condition = f"{_NOT_BEGUN} OR ({condition})"
+            names["expires_at"] = "expires_at"
+            values["expires_at"] = _seconds(now)
         if unstarted is not None:
-            is_unstarted, of_attempt = _unstarted(unstarted)
+            is_unstarted, of_attempt = _unstarted(unstarted, now)
             condition = f"({condition}) AND ({is_unstarted})"
             names |= {name: name for name in of_attempt}
             values |= of_attempt
@@ -884,7 +900,7 @@ class JobStore:
                     "error": None if error is None else asdict(error),
                     # Closed without ever having started in this round.
                     "attempt": 0 if error is not None and error.attempt == 0 else None,
-                    "expires_at": self._parts_expire(now),
+                    "expires_at": self._part_expires(now),
                 },
                 remove=(
                     *(() if next_attempt_before else ("next_attempt_before",)),
@@ -914,8 +930,9 @@ class JobStore:
     ) -> list[TransactWriteItemTypeDef]:
         """Build the conditions that none of these stages has started since it was read."""
         items = []
+        now = self.now()
         for record in records:
-            condition, of_attempt = _unstarted(record)
+            condition, of_attempt = _unstarted(record, now)
             values = {"round": round_} | of_attempt
             items.append(
                 dynamodb.check(
@@ -957,13 +974,16 @@ class JobStore:
                 "error_attempt": None if error is None else error.attempt or None,
                 "round": round_,
                 "next_attempt_before": _text(next_attempt_before),
-                "expires_at": self._parts_expire(now),
+                "expires_at": self._part_expires(now),
             },
             "job_id",
         )
 
-    def _parts_expire(self, now: datetime) -> int:
-        return int((now + self._retention + _PARTS_MARGIN).timestamp())
+    def _part_expires(self, now: datetime) -> int:
+        return _seconds(now + self._retention)
+
+    def _job_expires(self, now: datetime) -> int:
+        return _seconds(now + self._retention + _JOB_MARGIN)
 
     def _existing(self, job_id: str) -> Job:
         job = self.get_head(job_id)
@@ -975,6 +995,16 @@ class JobStore:
 def _text(at: datetime | None) -> str | None:
     """Write a time as ISO 8601 in UTC with microseconds, so that texts sort as times do."""
     return None if at is None else at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _seconds(at: datetime) -> int:
+    """Write a time as DynamoDB's time to live has it."""
+    return int(at.timestamp())
+
+
+def _has_expired(part: Mapping[str, Any], at: datetime) -> bool:
+    """Whether a part of a job counts as absent, though DynamoDB may not have removed it yet."""
+    return bool(part["expires_at"] <= _seconds(at))
 
 
 def _time(text: str | None) -> datetime | None:
@@ -989,11 +1019,11 @@ def _statuses(statuses: Sequence[str]) -> dict[str, Any]:
     return {str(status): str(status) for status in statuses}
 
 
-def _unstarted(record: StageRecord) -> tuple[str, dict[str, int]]:
+def _unstarted(record: StageRecord, now: datetime) -> tuple[str, dict[str, int]]:
     """Say, as a condition with its values, that a stage has not started since it was read."""
     if record.attempt:
         return "#round = :round AND #attempt = :attempt", {"attempt": record.attempt}
-    return "attribute_not_exists(job_id) OR #round < :round", {}
+    return _NOT_BEGUN, {"expires_at": _seconds(now)}
 
 
 def _to_error(item: Mapping[str, Any] | None) -> StoredError | None:

@@ -29,6 +29,7 @@ _OUTPUTS = {
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
+    "JOB_RETENTION_DAYS": "JobRetentionDays",
     "STATE_MACHINE_ARN_PREFIX": "StateMachineArnPrefix",
     "SNAPSHOTS_BUCKET": "SnapshotsBucketName",
 }

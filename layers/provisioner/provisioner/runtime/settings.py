@@ -52,8 +52,9 @@ class JobSettings(Settings):
     """What every process that writes jobs needs."""
 
     jobs_table: str
-    #: Days that a finished job is kept.
-    job_retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    #: Days that a finished job is kept. Step Functions keeps the name of an execution, and so that
+    #: of a job, for 90. Source: AWS Step Functions API Reference, StartExecution.
+    job_retention_days: Annotated[int, Field(ge=91, le=3650)] = 91
 
 
 class DispatcherSettings(JobSettings):
