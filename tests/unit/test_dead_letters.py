@@ -458,6 +458,46 @@ def test_what_cannot_run_again_stays_and_says_why(people: Core, give_up: GiveUp)
     assert waiting(people) == 2
 
 
+@pytest.mark.parametrize(
+    "payload", [{"project_id": "another", "region": REGION}, {"project_id": "shop"}]
+)
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_letter_that_names_the_job_of_another_stays_and_does_nothing_to_it(
+    people: Core,
+    give_up: GiveUp,
+    capsys: pytest.CaptureFixture[str],
+    payload: dict[str, str],
+    *,
+    is_over: bool,
+) -> None:
+    people.new_job("taken")
+    if is_over:
+        people.jobs.fail_queued("taken", ERROR)
+    before = people.jobs.get("taken")
+    give_up(message("message-1", job_id="taken", payload=payload))
+
+    for arguments in (("--all", "--again"), ("--job", "taken", "--again")):
+        assert run("redrive", *arguments) == 1
+        assert capsys.readouterr().out.endswith(
+            "job taken: the message names another job's id; send it without job_id.\n"
+        )
+
+    assert people.jobs.get("taken") == before
+    assert (sent(people), waiting(people)) == ([], 1)
+
+
+def test_a_letter_that_names_its_job_runs_it_again_as_a_person_wrote_it(
+    people: Core, give_up: GiveUp
+) -> None:
+    give_up(message(job_id="job-1"))
+    assert people.jobs.get("job-1").payload != PAYLOAD
+
+    (runs,) = api.redrive_dead_letters("job-1", again=True)
+
+    assert runs.is_sent
+    assert status_of(people, "job-1") == (JobStatus.QUEUED, 2)
+
+
 def test_only_the_letters_of_a_job_are_sent_back(people: Core, give_up: GiveUp) -> None:
     given_up_jobs(people, give_up, "job-1", "job-2", "job-3")
 
@@ -484,6 +524,7 @@ def _letters(core: Core) -> dead_letters.DeadLetters:
     return dead_letters.DeadLetters(
         core.client("sqs"),
         core.dead_letter_url,
+        registry=REGISTRY,
         store=core.jobs,
         queue=JobQueue(core.client("sqs"), core.queue_url),
         jobs=client(core),

@@ -449,7 +449,7 @@ def redrive_dead_letters(job_id: str | None = None, *, again: bool = False) -> l
             the letter of such a job stays where it is.
 
     Returns:
-        what became of each letter.
+        what became of each letter; one that names another job's id stays where it is.
     """
     return _dead_letters(current_settings()).redrive(job_id, again=again)
 
@@ -466,6 +466,7 @@ def _dead_letters(settings: PlatformSettings) -> DeadLetters:
     return DeadLetters(
         aws.client("sqs"),
         settings.dead_letter_queue_url,
+        registry=REGISTRY,
         store=_jobs(settings),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
         jobs=_job_client(settings),

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
-from provisioner.jobs.messages import job_id_of
+from provisioner.jobs.messages import job_id_of, names_another
 from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.registry import UnknownJobTypeError
+from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
 from provisioner.jobs.store import JobStore, canonical_json
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class DeadLetters:
         client: SQSClient,
         url: str,
         *,
+        registry: JobRegistry,
         store: JobStore,
         queue: JobQueue,
         jobs: JobClient,
@@ -78,6 +79,7 @@ class DeadLetters:
         """Bind to the queue of dead letters, by its URL, and to what a job is sent again by."""
         self._client = client
         self._url = url
+        self._registry = registry
         self._store = store
         self._queue = queue
         self._jobs = jobs
@@ -117,6 +119,13 @@ class DeadLetters:
 
     def _send(self, letter: DeadLetter, *, again: bool) -> Redriven:
         job = self._store.get_head(letter.job_id)
+        if job is not None and names_another(self._registry, job, letter.body):
+            return Redriven(
+                letter,
+                is_sent=False,
+                note=f"job {letter.job_id}: the message names another job's id; send it without "
+                "job_id.",
+            )
         if job is None or not job.status.is_terminal:
             self._queue.send_back(
                 _with_job_id(letter.body, letter.job_id), message_group=letter.message_group

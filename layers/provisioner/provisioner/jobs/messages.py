@@ -93,6 +93,21 @@ def is_of(job: Job, message: JobMessage) -> bool:
     return job.job_type == message.job_type and job.payload in (message.payload, _kept_of(message))
 
 
+def names_another(registry: JobRegistry, job: Job, body: str) -> bool:
+    """Whether a message names the id of this job, which is stored, and the job is not its own."""
+    try:
+        message = parse_message(body)
+    except ProvisioningError:
+        return False
+    if message.job_id is None or is_of(job, message):
+        return False
+    try:
+        # As a person writes a payload, what its model adds is not in it.
+        return not is_own(job, new_job(registry, message, job.job_id), message.attempt)
+    except ProvisioningError:
+        return True
+
+
 def _kept_of(message: JobMessage) -> dict[str, Any]:
     """Return what is kept of the payload of a message that is refused."""
     project_id = message.payload.get("project_id")
