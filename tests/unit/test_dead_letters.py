@@ -255,6 +255,13 @@ def test_a_message_that_names_the_job_of_another_touches_nothing_of_it(
     assert "another job has this id" in the_letter(core)[1]["reason"]
 
 
+def test_a_later_attempt_of_no_job_stores_none(core: Core, give_up: GiveUp) -> None:
+    give_up(message(attempt=2))
+
+    assert core.scan("JobsTable") == []
+    assert the_letter(core)[1]["reason"].startswith("attempt: there is no such job")
+
+
 def test_the_function_names_the_messages_that_it_could_not_record(
     core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:

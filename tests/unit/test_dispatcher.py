@@ -357,6 +357,32 @@ def test_an_attempt_of_a_job_that_can_no_longer_work_is_failed(
     assert (job.status, job.attempt) == (JobStatus.FAILED, 2)
 
 
+def test_a_later_attempt_of_no_job_is_refused_and_stores_none(core: Core, deliver: Deliver) -> None:
+    assert deliver(good(message_id="message-1", attempt=2)) == []
+
+    assert core.scan("JobsTable") == []
+    assert core.executions() == []
+    said = attributes(the_letter(core))
+    assert (said["error_type"], said["reason"]) == (
+        "INVALID_PAYLOAD",
+        "attempt: there is no such job to begin attempt 2 of; leave attempt out of the message.",
+    )
+
+
+def test_the_job_of_a_first_attempt_is_read_only_around_its_write(
+    core: Core, deliver: Deliver
+) -> None:
+    core.calls.clear()
+
+    deliver(good())
+
+    assert [name for name, _ in core.calls if name.startswith("dynamodb.")] == [
+        "dynamodb.GetItem",
+        "dynamodb.TransactWriteItems",
+        "dynamodb.GetItem",
+    ]
+
+
 @pytest.mark.parametrize("well", [True, False])
 def test_a_message_whose_job_has_ended_is_acknowledged_without_an_execution(
     core: Core, deliver: Deliver, *, well: bool

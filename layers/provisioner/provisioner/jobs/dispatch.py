@@ -15,12 +15,11 @@ from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.execution import execution_input, execution_name
 from provisioner.jobs.messages import (
-    another_job,
     end_refused,
     is_of,
-    is_own,
     job_id_of,
     new_job,
+    own_job,
     parse_message,
 )
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
@@ -128,9 +127,10 @@ class Dispatcher:
         except ProvisioningError as error:
             self._refuse(body, message, job_id, error)
             return
-        job = self._store.create(new)
-        if not is_own(job, new, message.attempt):
-            self._bury(body, job_id, another_job())
+        try:
+            job = own_job(self._store, new, message.attempt)
+        except ProvisioningError as error:
+            self._bury(body, job_id, error)
             return
         if job.status.is_terminal or message.attempt < job.attempt:
             logger.info("job has ended before", status=job.status, attempt=job.attempt)

@@ -59,12 +59,25 @@ def is_own(job: Job, new: NewJob, attempt: int) -> bool:
     )
 
 
-def another_job() -> ProvisioningError:
-    """Say that a message names the job of another."""
-    return failure(
-        ErrorType.INVALID_PAYLOAD,
-        "job_id: another job has this id; leave job_id out of the message.",
-    )
+def own_job(store: JobStore, new: NewJob, attempt: int) -> Job:
+    """Store the job of a message, unless it is; return it as it is stored.
+
+    Raises:
+        INVALID_PAYLOAD: another job has its id, or it is of a later attempt of no job.
+    """
+    if attempt > 1 and store.get_head(new.job_id) is None:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"attempt: there is no such job to begin attempt {attempt} of; leave attempt out of "
+            "the message.",
+        )
+    job = store.create(new)
+    if not is_own(job, new, attempt):
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            "job_id: another job has this id; leave job_id out of the message.",
+        )
+    return job
 
 
 def end_refused(

@@ -11,11 +11,10 @@ from provisioner.drivers.aws_errors import short_cause
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.messages import (
-    another_job,
     end_refused,
-    is_own,
     job_id_of,
     new_job,
+    own_job,
     parse_message,
     stored_error,
 )
@@ -100,9 +99,10 @@ class UndeliveredRecorder:
             # The dispatcher knew it too, and could not put the message away.
             end_refused(self._store, message, job_id, error)
             return error
-        job = self._store.create(new)
-        if not is_own(job, new, message.attempt):
-            return another_job()
+        try:
+            job = own_job(self._store, new, message.attempt)
+        except ProvisioningError as error:
+            return error
         if job.status is JobStatus.QUEUED and job.attempt == message.attempt:
             self._store.fail_queued(job_id, stored_error(given_up), attempt=message.attempt)
             job = self._store.get_head(job_id) or job
