@@ -375,7 +375,7 @@ def test_a_cancelled_job_is_retried_once_its_cleanup_has_ended(core: Core) -> No
     assert (job.status, job.attempt, job.cancel_requested_at) == (JobStatus.QUEUED, 2, None)
     assert core.jobs.list_unfinished() == ["job-1"]
     arn = start_execution(core)
-    assert arn.endswith(":job-1-2")
+    assert arn.endswith(":job-1-attempt-2")
     core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=2)
     assert cancel(core).cancel_requested_at is not None
 

@@ -13,14 +13,14 @@ from aws_lambda_powertools.utilities.batch import process_partial_response
 from provisioner.composition import dispatcher as composition
 from provisioner.errors import ErrorType
 from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
-from provisioner.jobs.execution import MAX_INPUT_BYTES
+from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_name
 from provisioner.jobs.models import Job, JobStatus, StoredError
-from provisioner.jobs.queue import DeadLetterQueue
+from provisioner.jobs.queue import DeadLetterQueue, JobId
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
 from provisioner.jobs.store import NewJob
 from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.runtime import aws
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from support.core import REGION, STATE_MACHINE_ARN_PREFIX, Core, LogLines, aws_error, times
 
 type Record = dict[str, Any]
@@ -182,6 +182,10 @@ POISON: dict[str, tuple[object, str]] = {
     ),
     "an unknown field": (good()["body"][:-1] + ', "priority": 1}', "priority: Extra inputs"),
     "a job id that is none": (good(job_id="a b")["body"], "job_id: String should match"),
+    "the name of an execution": (
+        good(job_id="order-attempt-2")["body"],
+        "job_id: must not end in -attempt- and a number",
+    ),
     "half a surrogate pair": ('{"job_type": "\\ud800"}', "message: Invalid JSON"),
     "nested too deeply": ("[" * 10_000 + "]" * 10_000, "message: Invalid JSON"),
 }
@@ -355,6 +359,29 @@ def test_an_attempt_of_a_job_that_can_no_longer_work_is_failed(
 
     job = core.jobs.get("job-1")
     assert (job.status, job.attempt) == (JobStatus.FAILED, 2)
+
+
+def test_no_two_attempts_have_an_execution_in_common(core: Core, deliver: Deliver) -> None:
+    deliver(good("shop", job_id="order"))
+    core.jobs.fail_queued("order", StoredError(ErrorType.UNKNOWN_ERROR, "", 0, "Given up.", ""))
+    core.jobs.retry(core.jobs.get("order"))
+
+    deliver(good("shop", job_id="order", attempt=2))
+    deliver(good("mart", job_id="order-2"))
+
+    assert {
+        execution["name"]: json.loads(execution["input"])["job"]["job_id"]
+        for execution in core.executions()
+    } == {"order": "order", "order-attempt-2": "order", "order-2": "order-2"}
+
+
+@pytest.mark.parametrize("attempt", [2, 10, 9999])
+def test_what_names_a_later_attempt_fits_and_is_no_job_s_id(attempt: int) -> None:
+    name = execution_name("x" * 64, attempt)
+
+    assert len(name) <= 80
+    with pytest.raises(ValidationError, match="must not end in -attempt-"):
+        TypeAdapter(JobId).validate_python(execution_name("x", attempt))
 
 
 def test_a_later_attempt_of_no_job_is_refused_and_stores_none(core: Core, deliver: Deliver) -> None:

@@ -23,9 +23,10 @@ MAX_INPUT_BYTES = 262_144
 def execution_name(job_id: str, attempt: int) -> str:
     """Name the execution of an attempt of a job: the first after the job alone.
 
+    `JobId` refuses what ends like the name of a later one, so that no two attempts share a name.
     At most 80 characters. Source: AWS Step Functions API Reference, StartExecution.
     """
-    return job_id if attempt == 1 else f"{job_id}-{attempt}"
+    return job_id if attempt == 1 else f"{job_id}-attempt-{attempt}"
 
 
 def cleanup_execution_name(job_id: str, run: int) -> str:
@@ -78,7 +79,7 @@ class _Input(BaseModel):
 def job_id_of(input_text: str) -> str | None:
     """Read the job's id out of the input of an execution; None where it is of no job.
 
-    The execution's name would not do: a job id may itself end like the name of a later attempt.
+    The execution's name would not do: it says more than the id, and each state machine its own.
     """
     try:
         return _Input.model_validate_json(input_text).job.job_id

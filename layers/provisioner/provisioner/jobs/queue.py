@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.store import canonical_json
@@ -14,9 +15,21 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageRequestTypeDef
 
+_LATER_ATTEMPT = re.compile(r"-attempt-[0-9]+\Z")
+
+
+def _names_no_attempt(job_id: str) -> str:
+    """Refuse an id that the execution of another job's later attempt may be named by."""
+    if _LATER_ATTEMPT.search(job_id):
+        raise ValueError(
+            "must not end in -attempt- and a number, which names the execution of a later attempt"
+        )
+    return job_id
+
+
 #: A job id is an execution's name too, of at most 80 characters with what says the attempt or the
 #: run of a clean-up. Source: AWS Step Functions API Reference, StartExecution.
-JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$"), AfterValidator(_names_no_attempt)]
 
 #: Characters of a reason that a message attribute carries.
 _REASON_LENGTH = 1000
