@@ -193,7 +193,10 @@ def retry(context: typer.Context, job_id: str) -> None:
     """Run a job that has failed, or was cancelled, again: its next attempt."""
     _target(context).connect()
     job = api.retry_job(job_id)
-    display.line(Console(), f"job {job.job_id} is {job.status}, attempt {job.attempt}.")
+    if job.status is api.JobStatus.RUNNING:
+        display.line(Console(), f"job {job.job_id}: attempt {job.attempt} is under way.")
+    else:
+        display.line(Console(), f"job {job.job_id} is {job.status}, attempt {job.attempt}.")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
 from provisioner.jobs.models import CleanupStatus, Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.registry import REGISTRY
+from provisioner.jobs.registry import REGISTRY, UnknownJobTypeError
 from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
 from provisioner.jobs.store import NewJob
 from provisioner.runtime.observability import metrics
@@ -192,6 +192,40 @@ def test_a_retry_may_be_asked_for_twice(core: Core) -> None:
     client(core).retry("job-1")
     assert client(core).retry("job-1").attempt == 2
     assert len(core.messages(core.queue_url)) == 2
+
+
+def test_a_second_retry_finds_the_attempt_under_way_and_changes_nothing(core: Core) -> None:
+    failed(core)
+    core.clock.advance()
+    core.jobs.start_stage(client(core).retry("job-1"), "INITIALIZING", 0, round_=2)
+    before = core.jobs.get("job-1")
+    assert before.status is JobStatus.RUNNING
+
+    assert client(core).retry("job-1") == before
+
+    assert core.jobs.get("job-1") == before
+    assert len(core.messages(core.queue_url)) == 1
+
+
+@pytest.mark.parametrize(
+    ("job_type", "payload", "error"),
+    [
+        ("provision_project", {"project_id": "shop"}, ProvisioningError),
+        ("send_mail", {}, UnknownJobTypeError),
+    ],
+)
+def test_a_job_that_could_not_be_sent_any_more_is_not_changed_by_a_retry(
+    core: Core, job_type: str, payload: dict[str, Any], error: type[Exception]
+) -> None:
+    core.jobs.create(NewJob("job-1", job_type, payload, ("INITIALIZING",)))
+    core.jobs.fail_queued("job-1", ERROR)
+    before = core.jobs.get("job-1")
+
+    with pytest.raises(error, match=r"region: Field required|no handler"):
+        client(core).retry("job-1")
+
+    assert core.jobs.get("job-1") == before
+    assert core.messages(core.queue_url) == []
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.COMPLETED])

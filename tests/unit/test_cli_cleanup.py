@@ -155,6 +155,18 @@ def test_a_clean_up_is_run_again_by_command(stack: Core, command: Command) -> No
     assert [e["name"] for e in stack.executions("provision_project_cleanup")] == ["job-1-cleanup-2"]
 
 
+def test_a_retry_may_be_typed_again_while_its_attempt_is_under_way(
+    stack: Core, command: Command
+) -> None:
+    stack.jobs.end_cleanup("job-1", 1, [])
+    stack.clock.advance()
+
+    for _ in range(2):
+        assert command("retry", "job-1") == (0, "job job-1 is QUEUED, attempt 2.\n", "")
+    stack.jobs.start_stage(head(stack), "INITIALIZING", 0, round_=2)
+    assert command("retry", "job-1") == (0, "job job-1: attempt 2 is under way.\n", "")
+
+
 def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Command) -> None:
     stack.jobs.end_cleanup("job-1", 1, [])
     assert command("cleanup", "job-1") == (

@@ -220,11 +220,15 @@ def retry_job(job_id: str) -> Job:
 
     It is the job's next attempt, a new execution; its history is kept.
 
+    Returns:
+        the job: QUEUED, or RUNNING where its next attempt has begun meanwhile, or before.
+
     Raises:
         JobNotFoundError: there is no such job.
         JobStateError: it has neither failed nor been cancelled, its clean-up is under way, or it
             was refused and keeps no payload.
-        UnknownJobTypeError: its job type has no handler any more.
+        UnknownJobTypeError: its job type has no handler any more; the job stays as it is.
+        INVALID_PAYLOAD: its payload is not valid any more; the job stays as it is.
     """
     return _job_client(current_settings()).retry(job_id)
 

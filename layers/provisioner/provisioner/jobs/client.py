@@ -136,16 +136,22 @@ class JobClient:
         Doing it twice is as good as once: a call that stopped between the two writes is completed
         by the next, and an attempt starts once however often its message is sent.
 
+        Returns:
+            the job: QUEUED, or RUNNING where its next attempt has begun meanwhile, or before.
+
         Raises:
             JobNotFoundError: there is no such job.
             JobStateError: it has neither failed nor been cancelled, its clean-up is under way, or
                 it was refused and keeps no payload.
-            UnknownJobTypeError: its job type has no handler any more.
+            UnknownJobTypeError: its job type has no handler any more; the job stays as it is.
+            INVALID_PAYLOAD: its payload is not valid any more; the job stays as it is.
         """
         job = self._store.get(job_id)
         if job.status in RETRY_SOURCES:
             if not job.stages:
                 raise JobStateError(f"job {job_id}: was refused as it came; send a new job.")
+            # What the message needs that follows; its error comes before the job is changed.
+            self._message_group(job)
             try:
                 self._store.retry(job)
             except ConditionFailedError:
@@ -154,19 +160,24 @@ class JobClient:
                         f"job {job_id}: its clean-up is under way; retry it once that has ended."
                     ) from None
             job = self._store.get(job_id)
-        if job.status is not JobStatus.QUEUED or job.attempt == 1:
+        if job.attempt > 1 and job.status is JobStatus.RUNNING:
+            return job
+        if job.attempt == 1 or job.status is not JobStatus.QUEUED:
             raise JobStateError(
                 f"job {job_id}: is {job.status}; only a failed or cancelled job is retried."
             )
-        handler = self._registry.get(job.job_type)
         self._queue.send(
             job_id=job_id,
             job_type=job.job_type,
             payload=job.payload,
-            message_group=handler.message_group(handler.parse(job.payload)),
+            message_group=self._message_group(job),
             attempt=job.attempt,
         )
         return job
+
+    def _message_group(self, job: Job) -> str | None:
+        handler = self._registry.get(job.job_type)
+        return handler.message_group(handler.parse(job.payload))
 
 
 def _is_text(value: str) -> bool:
