@@ -192,11 +192,25 @@ def _completed(core: Core) -> None:
     core.jobs.complete("message-1", "INITIALIZING", output={}, check="x", result={})
 
 
+def _failed(core: Core) -> None:
+    _running(core)
+    core.jobs.fail("message-1", [ERROR], close={"INITIALIZING": ERROR})
+
+
+def _failed_at_a_later_attempt(core: Core) -> None:
+    core.jobs.fail_queued("message-1", ERROR)
+    client(core).retry("message-1")
+    core.clock.advance()
+    core.jobs.fail_queued("message-1", ERROR, attempt=2)
+
+
 def _cancelled(core: Core) -> None:
     core.jobs.cancel_queued(core.jobs.get("message-1"), ERROR)
 
 
-@pytest.mark.parametrize("became", [_running, _completed, _cancelled])
+@pytest.mark.parametrize(
+    "became", [_running, _completed, _failed, _failed_at_a_later_attempt, _cancelled]
+)
 def test_a_message_whose_job_does_without_it_changes_nothing(
     core: Core, give_up: GiveUp, became: Callable[[Core], None]
 ) -> None:
@@ -208,6 +222,19 @@ def test_a_message_whose_job_does_without_it_changes_nothing(
 
     assert core.jobs.get("message-1") == before
     assert letters(core) == []
+
+
+def test_the_message_of_a_job_that_was_failed_because_it_did_not_begin_is_kept(
+    core: Core, give_up: GiveUp
+) -> None:
+    payload = core.new_job("message-1").payload
+    core.jobs.fail_queued("message-1", ERROR)  # as the supervisor does
+    before = core.jobs.get("message-1")
+
+    give_up(message(payload=payload))
+
+    assert core.jobs.get("message-1") == before
+    assert "could not be started" in the_letter(core)[1]["reason"]
 
 
 def test_a_message_that_is_none_goes_on_with_its_reason_and_has_no_job(

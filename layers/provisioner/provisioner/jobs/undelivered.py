@@ -108,5 +108,6 @@ class UndeliveredRecorder:
             job = self._store.get_head(job_id) or job
             if job.status is JobStatus.FAILED:
                 metrics.add_metric("JobsFailed", MetricUnit.Count, 1)
-        # What runs, has ended well, was cancelled, or is at a later attempt, misses no message.
-        return given_up if job.status is JobStatus.FAILED else None
+        # What has begun, was cancelled, or is at a later attempt, misses no message.
+        is_missing = job.status is JobStatus.FAILED and job.started_at is None
+        return given_up if is_missing and job.attempt == message.attempt else None
