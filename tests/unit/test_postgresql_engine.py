@@ -525,9 +525,13 @@ def test_an_admin_without_rights_is_told_so(tenant: Tenant) -> None:
 OTHER_PASSWORD = "OtherPassword0123456789abcdefghijklmnopqrst"
 
 
-def change_password(tenant: Tenant, before_commit: Callable[[], None] = lambda: None) -> None:
+def change_password(
+    tenant: Tenant,
+    before_commit: Callable[[], None] = lambda: None,
+    current: Callable[[], str | None] = lambda: None,
+) -> None:
     tenant.engine.change_password(
-        tenant.names, OTHER_PASSWORD, tenant.owner, before_commit=before_commit
+        tenant.names, OTHER_PASSWORD, tenant.owner, current=current, before_commit=before_commit
     )
 
 
@@ -549,6 +553,19 @@ def test_a_password_is_changed_only_with_the_commit(tenant: Tenant) -> None:
         ErrorType.INSUFFICIENT_PERMISSIONS,
         lambda: tenant.engine.check_password(tenant.names, PASSWORD),
     )
+
+
+def test_what_is_to_be_in_force_before_the_change_is_made_so_first(tenant: Tenant) -> None:
+    tenant.ensure_database()
+    third = "ThirdPassword0123456789abcdefghijklmnopqrst"
+
+    def fail() -> None:
+        tenant.login(password=third).close()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        change_password(tenant, fail, lambda: third)
+    tenant.login(password=third).close()
 
 
 def test_the_password_of_a_role_that_is_missing_or_not_ours_is_not_changed(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +15,7 @@ from botocore.exceptions import ClientError
 from provisioner import api
 from provisioner.api_keys.key_format import digest, generate_api_key, key_id
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
+from provisioner.composition.in_process import all_stages
 from provisioner.drivers import dynamodb, secrets
 from provisioner.drivers.postgresql.engine import TenantLimits
 from provisioner.errors import ErrorType
@@ -366,6 +369,82 @@ def test_a_function_that_dies_at_the_commit_is_repeated_with_the_same_password(
     assert logged_in == [False]
     assert len(passwords) == 2
     assert len(set(passwords)) == 1
+
+
+def opening(secret: str) -> set[str]:
+    """Say which labels of a secret lead to a login that is taken."""
+    client = aws.client("secretsmanager")
+    found = set()
+    for label in ("AWSCURRENT", "AWSPREVIOUS"):
+        with suppress(client.exceptions.ResourceNotFoundException, psycopg.OperationalError):
+            value = client.get_secret_value(SecretId=secret, VersionStage=label)["SecretString"]
+            psycopg.connect(json.loads(value)["connection_string"]).close()
+            found.add(label)
+    return found
+
+
+def test_two_attempts_may_die_anywhere_and_no_password_is_lost(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project_id = plainly_provisioned(workflow)
+    secret = workflow.names(project_id).database_secret
+    stages = all_stages(workflow.settings, workflow.jobs)[JobType.ROTATE_DATABASE_PASSWORD]
+    job = workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id)
+    attempts = itertools.count(1)
+    # The number of moments that the attempt has left to live.
+    left = 0
+
+    def meet(moment: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise FunctionEnded(moment)
+
+    def move(*arguments: Any, **options: Any) -> None:
+        secrets.make_current(*arguments, **options)
+        meet("COMMIT")
+
+    def run(event: Mapping[str, Any]) -> Any:
+        return stages[event["stage"]](JobInput.model_validate(event["job"]))
+
+    def died_at(number: int) -> str:
+        """Run the next attempt up to its n-th moment; say which that was."""
+        nonlocal left
+        left = number
+        said = {"job_id": job.job_id, "job_type": job.job_type, "payload": job.payload}
+        try:
+            workflow.run_stage(
+                {
+                    "job": said | {"attempt": next(attempts)},
+                    "stage": "ROTATING_DATABASE_PASSWORD",
+                }
+            )
+        except FunctionEnded as end:
+            return end.name
+        return ""
+
+    monkeypatch.setattr(rotate_database_password, "make_current", move)
+    monkeypatch.setattr(workflow, "run_stage", run)
+    deaths: set[tuple[str, str]] = set()
+    with effects(workflow, monkeypatch, lambda effect, _attempt: meet(effect.name)):
+        for first, second in itertools.product(range(1, 5), range(1, 6)):
+            death = died_at(first)
+            assert opening(secret), death
+            deaths.add((death, died_at(second)))
+            assert opening(secret), deaths
+            assert died_at(0) == ""
+            assert opening(secret) == {"AWSCURRENT"}
+    moments = ("PutSecretValue", "SQL", "UpdateSecretVersionStage", "COMMIT")
+    assert deaths >= set(itertools.product(moments, moments))
+
+
+def test_a_secret_that_someone_has_emptied_is_written_anew(workflow: Workflow) -> None:
+    project_id = plainly_provisioned(workflow)
+    aws.client("secretsmanager").put_secret_value(
+        SecretId=workflow.names(project_id).database_secret, SecretString="{}"
+    )
+    job = workflow.execute(workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id))
+    check_changed(workflow, job)
 
 
 def test_a_tenant_who_uses_all_connections_gets_a_new_password(workflow: Workflow) -> None:

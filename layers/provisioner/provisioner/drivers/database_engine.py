@@ -66,6 +66,7 @@ class DatabaseEngine(Protocol):
         password: str,
         owner: Ownership,
         *,
+        current: Callable[[], str | None],
         before_commit: Callable[[], None],
     ) -> None:
         """Change the app role's password; sessions that are open go on.
@@ -74,6 +75,9 @@ class DatabaseEngine(Protocol):
             names: the tenant's names.
             password: the new password.
             owner: whose the role must be.
+            current: returns the password that is to be in force before, None where it is not
+                known; asked for once the tenant is locked. It is set first where the server does
+                not take it: a run that died has left it so.
             before_commit: called when only the commit is left; what it raises leaves the old
                 password in force.
 

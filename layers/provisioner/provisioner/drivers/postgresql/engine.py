@@ -165,6 +165,7 @@ class PostgresqlEngine:
         password: str,
         owner: Ownership,
         *,
+        current: Callable[[], str | None],
         before_commit: Callable[[], None],
     ) -> None:
         """Change the app role's password; sessions that are open go on."""
@@ -180,6 +181,9 @@ class PostgresqlEngine:
                         "The database login of the project is not there.",
                         f"role {names.app_role}: no such role",
                     )
+                before = current()
+                if before is not None:
+                    self._ensure_password(connection, names, before)
                 with connection.transaction():
                     _set_password(connection, names, password)
                     before_commit()
@@ -382,6 +386,9 @@ class PostgresqlEngine:
         try:
             self._connect_as_tenant(names, password).close()
         except psycopg.OperationalError as error:
+            # As in `check_password`.
+            if is_connection_limit(error):
+                return
             if not is_wrong_password(error):
                 raise
         else:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.secrets import ensure_version, find_secret, make_current, version_id
+from provisioner.drivers.secrets import (
+    ensure_version,
+    find_secret,
+    make_current,
+    read_secret,
+    version_id,
+)
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
@@ -40,8 +46,10 @@ def ensure_password_rotated(
     The secret's label moves within the transaction that changes the password, as its last step: an
     error before the commit leaves the old password in force, and until the label has moved, in the
     secret too. Only between the two, for the one statement that commits, does the secret hold what
-    the server does not take yet. A second run finds the version that the first has written, and
-    ends what it began.
+    the server does not take yet. A run that dies there leaves it so; the next one, of whatever
+    attempt or job, begins with what the secret holds, so that `AWSPREVIOUS`, of which there is only
+    one, is always the login that works. A second run in the same attempt finds the version that the
+    first has written, and ends what it began.
 
     Raises:
         PROJECT_NOT_FOUND: the project is gone.
@@ -81,6 +89,7 @@ def ensure_password_rotated(
         names.tenant,
         password,
         owner,
+        current=lambda: read_secret(secrets_manager, secret.arn, final=_FINAL).get("password"),
         before_commit=lambda: make_current(secrets_manager, secret, version=version, final=_FINAL),
     )
     return StageOutcome(
