@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +20,6 @@ from provisioner.jobs.models import (
     Job,
     JobStatus,
     StageStatus,
-    StoredError,
 )
 from provisioner.jobs.plan import LONGEST_RUN_SECONDS
 from provisioner.jobs.stage_run import (
@@ -187,13 +188,31 @@ def test_between_two_stages_the_state_machine_comes_to_the_boundary_itself(core:
 
 def test_a_stage_without_an_attempt_left_is_the_state_machine_s_to_close(core: Core) -> None:
     running(core)
-    for retry_count in (1, 2):
+    for retry_count in (0, 1, 2):
         core.jobs.start_stage(head(core), Stage.INITIALIZING, retry_count)
-    error = StoredError(ErrorType.NETWORK_ERROR, Stage.INITIALIZING, 3, "No.", "")
-    core.jobs.stage_failed("job-1", error, retry_count=2, retryable=True)
+        core.clock.advance()
+        error = replace(NETWORK_ERROR, attempt=retry_count + 1)
+        core.jobs.stage_failed("job-1", error, retry_count=retry_count, retryable=True)
 
     assert cancel(core).status is JobStatus.RUNNING
     assert stopped(core) == []
+
+
+def test_attempts_whose_answers_got_lost_leave_those_that_the_retry_table_gives(
+    core: Core,
+) -> None:
+    running(core)
+    start_execution(core)
+    for retry_count in (1, 2):
+        core.jobs.start_stage(head(core), Stage.INITIALIZING, retry_count)
+    core.jobs.stage_failed(
+        "job-1", replace(NETWORK_ERROR, attempt=3), retry_count=2, retryable=True
+    )
+
+    record = core.jobs.get("job-1").stages[0]
+    assert (record.attempt, record.max_attempts) == (3, 4)
+    assert record.next_attempt_before == core.clock.at + timedelta(seconds=600)
+    assert cancel(core).status is JobStatus.CANCELLED
 
 
 # --- Twice, and too late --------------------------------------------------------------------------

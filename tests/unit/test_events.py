@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -176,12 +177,16 @@ def test_a_retry_says_why_and_by_when(core: Core, told: Told) -> None:
 
 def test_a_last_attempt_is_no_retry(core: Core, told: Told) -> None:
     begun(core)
-    last = StoredError(ErrorType.NETWORK_ERROR, STAGE, 3, "It did not answer.", "")
-    core.jobs.stage_failed("job-1", last, retry_count=0, retryable=True)
+    for attempt in (1, 2, 3):
+        core.jobs.start_stage(head(core), STAGE, attempt - 1)
+        core.clock.advance()
+        core.jobs.stage_failed(
+            "job-1", replace(ERROR, attempt=attempt), retry_count=attempt - 1, retryable=True
+        )
 
     told()
 
-    assert told.details("job.retrying") == []
+    assert [detail["attempt"] for detail in told.details("job.retrying")] == [1, 2]
     assert told.details("job.stage_changed")[-1]["stage_status"] == "RETRYING"
 
 

@@ -113,6 +113,20 @@ def test_the_latest_start_of_the_next_attempt_follows_the_retry_table(
     assert (record.attempt, record.next_attempt_before) == (attempt, expected)
 
 
+def test_the_next_attempt_of_the_job_counts_the_failures_of_a_stage_anew(core: Core) -> None:
+    core.new_job()
+    for round_, attempt in ((1, 1), (1, 2), (1, 3), (2, 1)):
+        head = core.jobs.get_head("job-1")
+        assert head is not None
+        core.clock.advance()
+        core.jobs.start_stage(head, "INITIALIZING", attempt - 1, round_=round_)
+        error = _error("INITIALIZING", attempt)
+        is_left = core.jobs.stage_failed(
+            "job-1", error, retry_count=attempt - 1, retryable=True, round_=round_
+        )
+        assert is_left == (attempt < 3)
+
+
 def test_a_stage_that_ends_well_after_all_shows_no_error_and_no_next_attempt(core: Core) -> None:
     core.new_job()
     _start(core, "INITIALIZING")

@@ -15,7 +15,7 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.plan import RECORD_FAILURE
 from provisioner.jobs.retries import SERVICE_RETRY
 from provisioner.provisioning.plan import Stage
-from support.workflow import Workflow
+from support.workflow import Fault, FunctionEnded, Point, Workflow
 
 
 @pytest.fixture
@@ -61,6 +61,28 @@ def test_they_are_waited_out_and_are_no_attempts_of_a_stage(
     assert asked == dict.fromkeys(Stage, 1 + SERVICE_RETRY.max_attempts)
     assert len(workflow.waits) == len(Stage) * SERVICE_RETRY.max_attempts
     assert all(0 <= wait <= SERVICE_RETRY.max_delay_seconds for wait in workflow.waits)
+
+
+def test_attempts_whose_answers_got_lost_take_no_other_away(workflow: Workflow) -> None:
+    project_id = workflow.new_project()
+    job = workflow.new_job(project_id)
+    seen: list[tuple[api.StageStatus, bool]] = []
+
+    def look() -> None:
+        record = workflow.jobs.get(job.job_id).stages[0]
+        seen.append((record.status, record.next_attempt_before is not None))
+
+    workflow.on_wait = look
+    workflow.faults[Stage.INITIALIZING] = Fault(
+        Point.BEFORE,
+        lambda: FunctionEnded("Lambda.SdkClientException"),
+        times=2,
+        then=Fault(Point.BEFORE, times=2),
+    )
+    done = workflow.execute(job)
+    assert (done.status, done.stages[0].attempt) == (api.JobStatus.COMPLETED, 5)
+    silent, waits = (api.StageStatus.RUNNING, False), (api.StageStatus.RETRYING, True)
+    assert seen == [silent, silent, waits, waits]
 
 
 @pytest.mark.parametrize(

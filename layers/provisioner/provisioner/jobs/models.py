@@ -90,6 +90,8 @@ class StageRecord:
     round: int = 0
     #: Attempts that have started.
     attempt: int = 0
+    #: Attempts that have said that they failed.
+    failures: int = 0
     #: Attempts that the stage has in all.
     max_attempts: int = 1
     #: When the last attempt started.

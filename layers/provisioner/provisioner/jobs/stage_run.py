@@ -22,7 +22,6 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.retries import STAGE_RETRY
 from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
@@ -270,8 +269,6 @@ class StageRunner:
         retryable = ERROR_RULES[error.type].retryable
         measure_by(error_type=error.type)
         metrics.add_metric("StageFailures", MetricUnit.Count, 1)
-        if retryable and STAGE_RETRY.longest_delay(attempt) is not None:
-            metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         logger.warning(
             "stage failed",
             error_type=error.type,
@@ -280,20 +277,22 @@ class StageRunner:
             attempt=attempt,
             retryable=retryable,
         )
-        if attempt == 0:
-            return error
+        is_retried = retryable
         stored = StoredError(error.type, event.stage, attempt, error.message, error.cause)
         try:
-            self._store.stage_failed(
-                event.job.job_id,
-                stored,
-                retry_count=event.retry_count,
-                retryable=retryable,
-                round_=event.round,
-            )
+            if attempt > 0:
+                is_retried = self._store.stage_failed(
+                    event.job.job_id,
+                    stored,
+                    retry_count=event.retry_count,
+                    retryable=retryable,
+                    round_=event.round,
+                )
         except AWS_ERRORS as write_error:
             # The stage's own error says more than this one, and reaches the state machine.
             logger.warning("failure not recorded", cause=type(write_error).__name__)
+        if is_retried:
+            metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         return error
 
 

@@ -649,7 +649,11 @@ class JobStore:
                 remove=(
                     "next_attempt_before",
                     # A stage that begins anew says nothing of the round before.
-                    *(() if before.attempt else ("finished_at", "output", "check", "error")),
+                    *(
+                        ()
+                        if before.attempt
+                        else ("finished_at", "output", "check", "error", "failures")
+                    ),
                 ),
                 condition=(
                     f"{_NOT_BEGUN} OR "
@@ -726,11 +730,24 @@ class JobStore:
         retry_count: int,
         retryable: bool,
         round_: int = 1,
-    ) -> None:
-        """Record that an attempt failed: RETRYING if its error is retryable, else FAILED."""
+    ) -> bool:
+        """Record that an attempt failed: RETRYING if its error is retryable, else FAILED.
+
+        The state machine counts the errors of each retrier apart, so that an attempt of which AWS
+        Lambda lost the answer takes none of these away. One that died does, and leaves as little
+        behind: where one of the two has happened, another attempt is taken to be left.
+
+        Returns:
+            Whether another attempt is left.
+        """
         now = self.now()
         status = StageStatus.RETRYING if retryable else StageStatus.FAILED
-        delay = STAGE_RETRY.longest_delay(error.attempt) if retryable else None
+        before = self.stage(job_id, error.stage)
+        failures = 1 if before is None else before.failures + 1
+        is_left = retryable and STAGE_RETRY.longest_delay(failures) is not None
+        # No wait is shorter than the one before: as if each attempt had been counted.
+        counted = min(error.attempt, STAGE_RETRY.max_attempts)
+        delay = STAGE_RETRY.longest_delay(counted) if is_left else None
         items = self._end_stage_items(
             job_id,
             error.stage,
@@ -738,11 +755,13 @@ class JobStore:
             error=error,
             round_=round_,
             retry_count=retry_count,
+            failures=failures,
             next_attempt_before=None if delay is None else now + timedelta(seconds=delay),
         )
         # The condition fails for the word of an attempt that another has overtaken.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, items)
+        return is_left
 
     # The dispatch of a message, whose job may not be stored.
 
@@ -863,6 +882,7 @@ class JobStore:
         error: StoredError | None = None,
         round_: int = 1,
         retry_count: int | None = None,
+        failures: int | None = None,
         next_attempt_before: datetime | None = None,
         unstarted: StageRecord | None = None,
         at: datetime | None = None,
@@ -900,6 +920,10 @@ class JobStore:
                     "error": None if error is None else asdict(error),
                     # Closed without ever having started in this round.
                     "attempt": 0 if error is not None and error.attempt == 0 else None,
+                    "failures": failures,
+                    "max_attempts": None
+                    if error is None or next_attempt_before is None
+                    else max(STAGE_RETRY.attempts_in_all, error.attempt + 1),
                     "expires_at": self._part_expires(now),
                 },
                 remove=(
@@ -1044,6 +1068,7 @@ def _to_stage(item: Mapping[str, Any]) -> StageRecord:
         status=StageStatus(item["status"]),
         round=item["round"],
         attempt=item.get("attempt", 0),
+        failures=item.get("failures", 0),
         max_attempts=item.get("max_attempts", STAGE_RETRY.attempts_in_all),
         started_at=_time(item.get("started_at")),
         finished_at=_time(item.get("finished_at")),
