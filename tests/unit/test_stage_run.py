@@ -18,7 +18,7 @@ from provisioner.jobs.stage_run import (
     StageRunner,
 )
 from provisioner.runtime.observability import metrics
-from support.core import Core, LogLines, aws_error
+from support.core import Core, LogLines, aws_error, meanwhile
 
 STAGE = "CREATING_DATABASE"
 SECRET = "correct-horse-battery-staple"
@@ -65,6 +65,13 @@ def raising(error: Exception) -> StageFunction:
         raise error
 
     return stage
+
+
+def start(core: Core, retry_count: int) -> None:
+    """Record that an attempt starts."""
+    head = core.jobs.get_head("job-1")
+    assert head is not None
+    core.jobs.start_stage(head, STAGE, retry_count)
 
 
 def stored(core: Core, stage: str = STAGE) -> StageRecord:
@@ -124,13 +131,58 @@ def test_a_stage_that_has_ended_is_not_run_again(core: Core) -> None:
 
 def test_a_stage_whose_function_died_after_its_effect_is_run_again(core: Core) -> None:
     core.new_job()
-    head = core.jobs.get_head("job-1")
-    assert head is not None
-    core.jobs.start_stage(head, STAGE, 0)
+    start(core, 0)
 
     run(core, ends_well, retry_count=1)
 
     assert (stored(core).status, stored(core).attempt) == (StageStatus.SUCCEEDED, 2)
+
+
+@pytest.mark.parametrize("has_failed", [False, True], ids=["runs", "has failed"])
+def test_an_attempt_that_comes_after_its_repetition_has_begun_does_not_run(
+    core: Core, logged: LogLines, *, has_failed: bool
+) -> None:
+    """No record would tell of it, so that nobody would wait for its end."""
+    core.new_job()
+    start(core, 1)
+    if has_failed:
+        error = StoredError(ErrorType.TIMEOUT, STAGE, 1, "No answer.", "")
+        core.jobs.stage_failed("job-1", error, retry_count=1, retryable=True)
+    before = core.jobs.get("job-1")
+
+    late = [raised_by(core, raising(AssertionError()), retry_count=0)]
+    if has_failed:
+        late.append(raised_by(core, raising(AssertionError()), retry_count=1))
+
+    assert {error.type for error in late} == {ErrorType.TIMEOUT}
+    assert core.jobs.get("job-1") == before
+    assert [line["message"] for line in logged()] == [
+        "attempt came too late and is not run" for _ in late
+    ]
+
+
+def test_an_attempt_whose_start_meets_an_earlier_one_is_recorded(core: Core) -> None:
+    """The earlier one has begun the job, and the stage, between its look and its write."""
+    core.new_job()
+    core.answers["dynamodb.TransactWriteItems"] = meanwhile(lambda: start(core, 0))
+
+    run(core, ends_well, retry_count=1)
+
+    assert (stored(core).attempt, stored(core).retry_count) == (2, 1)
+    changes = [(e.subject, e.status, e.attempt) for e in core.jobs.get("job-1").history]
+    assert (STAGE, "RUNNING", 1) in changes
+    assert (STAGE, "RUNNING", 2) in changes
+
+
+def test_a_first_start_that_meets_the_end_of_the_job_is_not_recorded(core: Core) -> None:
+    core.new_job()
+    error = StoredError(ErrorType.TIMEOUT, "", 0, "Too late.", "")
+    core.answers["dynamodb.TransactWriteItems"] = meanwhile(
+        lambda: core.jobs.fail_queued("job-1", error)
+    )
+
+    assert raised_by(core, raising(AssertionError())).type is ErrorType.INVALID_PAYLOAD
+    assert core.jobs.stage("job-1", STAGE) is None
 
 
 def test_a_stage_that_has_failed_for_good_fails_again_with_the_same_error(core: Core) -> None:

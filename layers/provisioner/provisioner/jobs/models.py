@@ -92,6 +92,8 @@ class StageRecord:
     attempt: int = 0
     #: Attempts that have said that they failed.
     failures: int = 0
+    #: How often the state machine had repeated the stage when the last attempt started.
+    retry_count: int = 0
     #: Attempts that the stage has in all.
     max_attempts: int = 1
     #: When the last attempt started.

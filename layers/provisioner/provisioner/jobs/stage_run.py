@@ -170,7 +170,9 @@ class StageRunner:
             # Read after the start is stored: who cancels a job stores that first and looks for
             # running stages then, so that one of the two sees the other.
             refusal = _refusal(self._head(event), event)
-            return self._run(event) if refusal is None else self._failed(event, attempt, refusal)
+            if refusal is not None:
+                return self._failed(event, attempt, refusal)
+            return self._run(event) if _is_recorded(record, event) else _too_late(event)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
             known = self._known(error, event.stage)
             known.__cause__ = known.__context__ = None
@@ -294,6 +296,23 @@ class StageRunner:
         if is_retried:
             metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         return error
+
+
+def _is_recorded(record: StageRecord, event: StageEvent) -> bool:
+    """Whether the record of a stage tells of the attempt that the event begins."""
+    return record.status is StageStatus.RUNNING and (record.round, record.retry_count) == (
+        event.round,
+        event.retry_count,
+    )
+
+
+def _too_late(event: StageEvent) -> ProvisioningError:
+    """Say why an attempt does not run of which no record tells, so that nobody would wait for it.
+
+    Its answer got lost before it began: nobody hears the error. Should anyone, it can pass.
+    """
+    logger.warning("attempt came too late and is not run", retry_count=event.retry_count)
+    return failure(ErrorType.TIMEOUT, "Another attempt of the stage began before this one.")
 
 
 def _refusal(job: Job, event: StageEvent) -> ProvisioningError | None:

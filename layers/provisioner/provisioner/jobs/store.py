@@ -48,6 +48,9 @@ _UNFINISHED = "unfinished"
 _CLEANUP_END = ("cleanup_finished_at", "cleanup_left_over")
 _OF_CLEANUP = ("cleanup_status", "cleanup_started_at", "cleanup_stages", *_CLEANUP_END)
 
+#: How often a start is written that meets another one.
+_START_ATTEMPTS = 3
+
 #: Stage and history items live for the job's retention, counted from their own writing, and the job
 #: this much longer: more than an execution, or a clean-up, can last. DynamoDB removes what has
 #: expired in no order; what is left when the job is gone has then expired as well, and counts as
@@ -620,7 +623,7 @@ class JobStore:
         """Record that an attempt starts, and the job with it if it is the first; return the stage.
 
         A second start of the same attempt, a late one of an earlier attempt, and a start of a
-        stage that has ended, leave the stage as it is.
+        stage that has ended, leave the stage as it is: what is returned says whose it is.
 
         Args:
             job: the job, as `get_head` returned it.
@@ -628,10 +631,33 @@ class JobStore:
             retry_count: how often the state machine has repeated the stage, from 0.
             round_: the job's attempt, or the clean-up's run; a new one begins the stage anew.
         """
+        begun = (job.attempt, job.status.is_terminal)
+        for _ in range(_START_ATTEMPTS):
+            before = self.stage(job.job_id, stage) or StageRecord(stage=stage)
+            is_late = before.retry_count >= retry_count or before.status.is_terminal
+            if before.round > round_ or (before.round == round_ and is_late):
+                return before
+            if before.round < round_:
+                before = StageRecord(stage=stage, round=before.round)
+            try:
+                dynamodb.transact(
+                    self._client, self._start_items(job, before, retry_count, round_=round_)
+                )
+            except dynamodb.ConditionFailedError:
+                # Another start of the stage, or the first of the job, has come between.
+                job = self.get_head(job.job_id) or job
+                if (job.attempt, job.status.is_terminal) != begun:
+                    break
+            else:
+                break
+        return self.stage(job.job_id, stage) or StageRecord(stage=stage)
+
+    def _start_items(
+        self, job: Job, before: StageRecord, retry_count: int, *, round_: int
+    ) -> list[TransactWriteItemTypeDef]:
+        """Build the writes of an attempt's start, where the stage still is as it was read."""
         now = self.now()
-        before = self.stage(job.job_id, stage) or StageRecord(stage=stage)
-        if before.round < round_:
-            before = StageRecord(stage=stage, round=before.round)
+        stage = before.stage
         items = [
             dynamodb.update(
                 self._table,
@@ -696,10 +722,7 @@ class JobStore:
                 ),
                 self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt, at=now),
             ]
-        # The condition fails for a duplicate or late start: the stored record is the one truth.
-        with contextlib.suppress(dynamodb.ConditionFailedError):
-            dynamodb.transact(self._client, items)
-        return self.stage(job.job_id, stage) or before
+        return items
 
     def end_stage(
         self,
@@ -1069,6 +1092,7 @@ def _to_stage(item: Mapping[str, Any]) -> StageRecord:
         round=item["round"],
         attempt=item.get("attempt", 0),
         failures=item.get("failures", 0),
+        retry_count=item.get("retry_count", 0),
         max_attempts=item.get("max_attempts", STAGE_RETRY.attempts_in_all),
         started_at=_time(item.get("started_at")),
         finished_at=_time(item.get("finished_at")),
