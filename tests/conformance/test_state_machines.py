@@ -13,7 +13,14 @@ from provisioner.jobs.plan import (
     RECORD_CLEANUP,
     RECORD_FAILURE,
 )
-from provisioner.jobs.retries import FOREIGN_ERRORS, SERVICE_RETRY, STAGE_RETRY, RetryPolicy
+from provisioner.jobs.quiet import StageAtWorkError
+from provisioner.jobs.retries import (
+    FOREIGN_ERRORS,
+    QUIET_RETRY,
+    SERVICE_RETRY,
+    STAGE_RETRY,
+    RetryPolicy,
+)
 from provisioner.provisioning.plan import PLANS, RUN_LIMITS
 from support.project import all_states, functions, state_machines
 
@@ -98,7 +105,6 @@ def test_task_waits_a_little_longer_than_its_function_runs(task: dict[str, Any])
 def test_task_retries_as_the_code_says(
     task: dict[str, Any], position: int, policy: RetryPolicy
 ) -> None:
-    assert len(task["Retry"]) == 2
     retrier = dict(task["Retry"][position])
     assert retrier.pop("Comment")
     assert tuple(retrier.pop("ErrorEquals")) == policy.error_names
@@ -111,6 +117,31 @@ def test_task_retries_as_the_code_says(
     }
 
 
+@each_stage
+def test_what_ends_a_job_and_no_other_waits_until_no_stage_is_at_work(task: dict[str, Any]) -> None:
+    ends = {RECORD_FAILURE, *(plan.last for plan in PLANS.values())}
+    more = task["Retry"][2:]
+    assert len(more) == (task["Parameters"]["Payload"]["stage"] in ends)
+    for retrier in more:
+        assert retrier["Comment"]
+        assert {name: value for name, value in retrier.items() if name != "Comment"} == {
+            "ErrorEquals": [StageAtWorkError.__name__],
+            "IntervalSeconds": QUIET_RETRY.interval_seconds,
+            "BackoffRate": 1,
+            "MaxAttempts": QUIET_RETRY.max_attempts,
+            "JitterStrategy": "NONE",
+        }
+
+
+def test_the_end_of_a_job_can_wait_for_longer_than_any_function_runs() -> None:
+    """However often the Task is repeated for another reason."""
+    others = SERVICE_RETRY.max_attempts + STAGE_RETRY.max_attempts
+    waits = QUIET_RETRY.max_attempts - others
+    assert waits * QUIET_RETRY.interval_seconds >= LONGEST_RUN_SECONDS
+    assert QUIET_RETRY.error_names == (StageAtWorkError.__name__,)
+    assert QUIET_RETRY.longest_delay(QUIET_RETRY.max_attempts) == QUIET_RETRY.interval_seconds
+
+
 def test_retried_are_the_retryable_types_and_the_names_that_are_not_ours() -> None:
     assert STAGE_RETRY.error_names == (*RETRYABLE, *FOREIGN_ERRORS)
     assert STAGE_RETRY.attempts_in_all == 3
@@ -121,7 +152,7 @@ def test_retried_are_the_retryable_types_and_the_names_that_are_not_ours() -> No
 @each_task
 def test_task_has_a_time_out_and_retries_with_jitter_and_a_cap(task: dict[str, Any]) -> None:
     assert task["TimeoutSeconds"] > 0
-    for retrier in task["Retry"]:
+    for retrier in task["Retry"][:2]:
         assert retrier["JitterStrategy"] == "FULL"
         assert retrier["MaxDelaySeconds"] > 0
 

@@ -216,8 +216,8 @@ def _task(state: Mapping[str, Any], data: Data) -> Generator[Request, Any, Data]
                 raise
             longest = retrier["IntervalSeconds"] * retrier["BackoffRate"] ** repeated[number]
             repeated[number] += 1
-            assert retrier["JitterStrategy"] == "FULL"
-            yield Pause(min(longest, retrier["MaxDelaySeconds"]), is_jittered=True)
+            is_jittered = retrier["JitterStrategy"] == "FULL"
+            yield Pause(min(longest, retrier.get("MaxDelaySeconds", longest)), is_jittered)
 
 
 def _matches(rule: Mapping[str, Any], error: StateError) -> bool:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from io import StringIO
 from types import SimpleNamespace
@@ -48,9 +49,9 @@ from provisioner.jobs.execution import (
     execution_name,
 )
 from provisioner.jobs.in_process import InProcessRun
-from provisioner.jobs.retries import FOREIGN_ERRORS
+from provisioner.jobs.retries import FOREIGN_ERRORS, QUIET_RETRY
 from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner, Step
-from provisioner.jobs.store import JobStore, NewJob
+from provisioner.jobs.store import JobStore, NewJob, utc_now
 from provisioner.ownership import Ownership
 from provisioner.provisioning.job import (
     JobType,
@@ -144,8 +145,10 @@ class Workflow:
     observers: list[Callable[[JobInput, str], None]] = field(default_factory=list)
     #: Every wait that a retrier has drawn, in seconds.
     waits: list[float] = field(default_factory=list)
-    #: Every pause of a Wait state that was any, in seconds.
+    #: Every pause for what may be at work still that was any, in seconds.
     pauses: list[float] = field(default_factory=list)
+    #: What the time of the jobs has passed by in pauses between attempts of their ends.
+    passed: timedelta = timedelta()
     #: Called instead of pausing.
     on_pause: Callable[[], None] = lambda: None
     #: Called instead of waiting.
@@ -173,6 +176,7 @@ class Workflow:
             own_errors=OWN_ERRORS,
         )
         self.record = lifecycle.steps(self.settings, self.jobs)
+        self.refuse_at_work = lifecycle.quiet_ends(self.settings, self.jobs)
         self.projects = ProjectStore(
             aws.client("dynamodb"), self.settings.projects_table, self.settings.quotas_table
         )
@@ -250,6 +254,11 @@ class Workflow:
 
     def wait(self, seconds: float) -> None:
         """Stand in for every wait between two attempts: it is noted and costs nothing."""
+        if seconds == QUIET_RETRY.interval_seconds:  # none that is drawn ever is
+            self.pauses.append(seconds)
+            self.on_pause()
+            self.passed += timedelta(seconds=seconds)
+            return
         self.waits.append(seconds)
         self.on_wait()
 
@@ -298,12 +307,14 @@ class Workflow:
         pages = aws.client("stepfunctions").get_paginator("get_execution_history")
         return [event for page in pages.paginate(executionArn=arn) for event in page["events"]]
 
-    def call(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Handle an event as the functions' handlers do."""
+    def call(self, event: Mapping[str, Any], *, in_function: bool = False) -> dict[str, Any]:
+        """Handle an event as the functions' handlers do, or as a job's own process does."""
         with self._one_at_a_time:
             # A job that runs within another's stage begins as a fresh function does.
             metrics.clear_metrics()
             try:
+                if in_function:
+                    self.refuse_at_work(event)
                 if event["stage"] in self.record:
                     return self.record[event["stage"]](event)
                 fault = self.faults.get(event["stage"])
@@ -327,7 +338,7 @@ class Workflow:
     def invoke(self, body: str) -> tuple[bytes, bool]:
         """Answer as AWS Lambda does: the result, or the error with the name of its class."""
         try:
-            return json.dumps(self.call(json.loads(body))).encode(), True
+            return json.dumps(self.call(json.loads(body), in_function=True)).encode(), True
         except FunctionEnded as end:
             error = {"errorType": end.name, "errorMessage": "RequestId: 0 Error: the end"}
         except Exception as raised:  # noqa: BLE001  # every exception becomes an answer
@@ -667,7 +678,10 @@ def deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
             _sessions[:] = [aws.session()]
         settings = _make_resources(cluster)
         monkeypatch.setattr(platform, "_connected", [settings])
-        made = Workflow(cluster, settings, JobStore(aws.client("dynamodb"), settings.jobs_table))
+        jobs = JobStore(
+            aws.client("dynamodb"), settings.jobs_table, clock=lambda: utc_now() + made.passed
+        )
+        made = Workflow(cluster, settings, jobs)
         monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=made.wait))
 
         def pause(_state: WaitFunction, env: Any, wait_seconds: int) -> None:

@@ -30,8 +30,9 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, longest_run
-from provisioner.jobs.quiet import QuietStep, seconds_until_quiet
+from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE, longest_run
+from provisioner.jobs.quiet import QuietEnds, QuietStep, StageAtWorkError, seconds_until_quiet
+from provisioner.jobs.retries import QUIET_RETRY
 from provisioner.jobs.store import NewJob
 from provisioner.provisioning.cleanup import held_again
 from provisioner.provisioning.job import provision_project_handler
@@ -639,6 +640,92 @@ def test_a_table_that_does_not_answer_leaves_the_question_open(core: Core) -> No
     core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
     with pytest.raises(ProvisioningError) as raised:
         QuietStep(core.jobs, RUN_LIMITS)(job_event(AWAIT_QUIET))
+    assert raised.value.type is ErrorType.NETWORK_ERROR
+
+
+# The end of a job.
+
+
+def may_end(core: Core, stage: str, *, cleanup: tuple[str, ...] = (), retry_count: int = 0) -> bool:
+    """Say whether a step that ends the job may begin, where such a clean-up follows a failure."""
+    policy = FailurePolicy(release=lambda _job: (), cleanup_stages=lambda _job: cleanup)
+    policies, last = {"provision_project": policy}, {"provision_project": Stage.FINALIZING}
+    event = job_event(stage) | {"cleanup": 0, "retry_count": retry_count}
+    try:
+        QuietEnds(core.jobs, policies, last, RUN_LIMITS)(event)
+    except StageAtWorkError:
+        return False
+    return True
+
+
+each_end = pytest.mark.parametrize("end", [Stage.FINALIZING, RECORD_FAILURE])
+
+
+@each_end
+def test_a_job_does_not_end_while_a_stage_may_be_at_work(
+    past: Past, logged: LogLines, end: str
+) -> None:
+    past.start("GENERATING_API_KEYS")
+    past.start("GENERATING_API_KEYS", 1)
+    past.succeed("GENERATING_API_KEYS")
+    longest = RUN_LIMITS[Stage.GENERATING_API_KEYS]
+
+    assert not may_end(past.core, end)
+    (line,) = logged()
+    assert (line["message"], line["seconds"]) == ("a stage may still be at work", longest - 1)
+    past.core.clock.advance(longest - 2)
+    assert not may_end(past.core, end)
+    past.core.clock.advance()
+    assert may_end(past.core, end)
+
+
+@each_end
+def test_a_job_ends_at_once_where_every_attempt_has_said_how_it_ended(past: Past, end: str) -> None:
+    past.start("INITIALIZING")
+    past.succeed("INITIALIZING")
+    past.start("REGISTERING_AUTH")
+    past.fail("REGISTERING_AUTH")
+    assert may_end(past.core, end)
+
+
+def test_only_what_ends_a_job_waits(past: Past) -> None:
+    past.start("GENERATING_API_KEYS")
+    past.core.calls.clear()
+    assert all(may_end(past.core, stage) for stage in Stage if stage is not Stage.FINALIZING)
+    assert past.core.calls == []
+
+
+def test_a_failure_is_told_at_once_where_a_clean_up_follows(past: Past) -> None:
+    """That one waits itself, before it removes and before it lets go of anything."""
+    past.start("GENERATING_API_KEYS")
+    assert may_end(past.core, RECORD_FAILURE, cleanup=tuple(CleanupStage))
+    assert not may_end(past.core, Stage.FINALIZING, cleanup=tuple(CleanupStage))
+
+
+def test_the_end_of_a_job_does_not_wait_for_itself(past: Past) -> None:
+    past.start("FINALIZING")
+    assert may_end(past.core, Stage.FINALIZING)
+
+
+def test_a_job_that_has_ended_lets_go_of_nothing_more(past: Past) -> None:
+    past.start("GENERATING_API_KEYS")
+    past.end("GENERATING_API_KEYS")
+    assert may_end(past.core, RECORD_FAILURE)
+
+
+@each_end
+def test_a_job_ends_once_it_has_waited_for_longer_than_any_function_runs(
+    past: Past, end: str
+) -> None:
+    past.start("GENERATING_API_KEYS")
+    assert not may_end(past.core, end, retry_count=QUIET_RETRY.max_attempts - 1)
+    assert may_end(past.core, end, retry_count=QUIET_RETRY.max_attempts)
+
+
+def test_a_job_does_not_end_where_nobody_knows_whether_a_stage_is_at_work(past: Past) -> None:
+    past.core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
+    with pytest.raises(ProvisioningError) as raised:
+        may_end(past.core, Stage.FINALIZING)
     assert raised.value.type is ErrorType.NETWORK_ERROR
 
 

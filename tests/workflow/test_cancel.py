@@ -273,7 +273,7 @@ def test_a_job_whose_execution_takes_too_long_is_failed_and_undone(workflow: Wor
     machines = aws.client("stepfunctions")
     arn = workflow.state_machines["provision_project"]
     definition = machines.describe_state_machine(stateMachineArn=arn)["definition"]
-    shorter = definition.replace('"TimeoutSeconds": 14400', '"TimeoutSeconds": 2', 1)
+    shorter = definition.replace('"TimeoutSeconds": 18000', '"TimeoutSeconds": 2', 1)
     assert shorter != definition
     machines.update_state_machine(stateMachineArn=arn, definition=shorter)
     job = workflow.new_job(workflow.new_project(owner_id="ada"))

@@ -16,10 +16,12 @@ from provisioner import api
 from provisioner.drivers.postgresql import snapshot as snapshot_module
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import StageStatus
+from provisioner.jobs.retries import QUIET_RETRY
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.plan import REMOVING, DeprovisionStage, Stage
+from provisioner.provisioning.plan import REMOVING, RUN_LIMITS, DeprovisionStage, Stage
 from provisioner.runtime import aws
 from support.calls import SQL
+from support.changes import plainly_provisioned
 from support.effects import Attempt, Effect, effects
 from support.postgresql import tenant_snapshot
 from support.removal import end_of, error_of, keys_of, provisioned, snapshots, statuses, verifying
@@ -240,6 +242,47 @@ def test_a_cancelled_job_leaves_the_project_as_it_was(workflow: Workflow) -> Non
     after = workflow.snapshot(first)
     del before["project"], after["project"]
     assert after == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "fails"),
+    [
+        (DeprovisionStage.TAKING_SNAPSHOT, True),
+        (DeprovisionStage.REMOVING_DATABASE, True),
+        (DeprovisionStage.REMOVING_DATABASE, False),
+    ],
+)
+def test_a_removal_holds_its_project_for_as_long_as_a_stage_of_it_may_be_at_work(
+    workflow: Workflow, stage: DeprovisionStage, *, fails: bool
+) -> None:
+    """A function whose answer got lost is not to meet what the next job makes."""
+    project_id = plainly_provisioned(workflow)
+    job = workflow.new_deprovision_job(project_id)
+    conflict = Fault(Point.BEFORE, lambda: failure(ErrorType.CONFLICT, "Injected."))
+    workflow.faults[stage] = Fault(
+        Point.BEFORE, lambda: FunctionEnded("Lambda.Unknown"), then=conflict if fails else None
+    )
+    held: list[bool] = []
+
+    def look() -> None:
+        at_work, project = workflow.jobs.get(job.job_id), api.get_project(project_id)
+        held.append(
+            not at_work.status.is_terminal
+            and project.status is api.ProjectStatus.DEPROVISIONING
+            and project.locked_by == job.job_id
+        )
+
+    workflow.on_pause = look
+    ended = workflow.execute(job)
+
+    assert ended.status is (api.JobStatus.FAILED if fails else api.JobStatus.COMPLETED)
+    assert api.get_project(project_id).locked_by is None
+    assert held
+    assert all(held)
+    interval = QUIET_RETRY.interval_seconds
+    assert RUN_LIMITS[stage] - interval < sum(workflow.pauses) < RUN_LIMITS[stage] + interval
+    final = statuses(ended)[DeprovisionStage.FINALIZING]
+    assert final is (StageStatus.PENDING if fails else StageStatus.SUCCEEDED)
 
 
 @pytest.mark.fault("two jobs at once for one project", where="deprovision_project/INITIALIZING")

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from provisioner import api
+from provisioner.composition.in_process import all_stages
 from provisioner.errors import ERROR_RULES, RETRYABLE, ErrorType, failure
 from provisioner.jobs.models import StageStatus
-from provisioner.jobs.retries import FOREIGN_ERRORS, STAGE_RETRY
+from provisioner.jobs.retries import FOREIGN_ERRORS, QUIET_RETRY, STAGE_RETRY
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.plan import BRANCHES, Stage
+from provisioner.provisioning.plan import BRANCHES, RUN_LIMITS, Stage
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws
 from support.workflow import Fault, FunctionEnded, Point, Workflow
@@ -91,6 +92,33 @@ def test_a_job_that_succeeds_at_once_takes_twelve_transitions(workflow: Workflow
     states = entered(workflow.history(job))
     assert states[-1] == "Completed"
     assert len(states) <= 12
+
+
+def test_a_project_becomes_active_once_none_of_its_stages_may_be_at_work(
+    workflow: Workflow,
+) -> None:
+    """A function whose answer got lost goes on for as long as it may, and changes nothing."""
+    stage = Stage.GENERATING_API_KEYS
+    workflow.faults[stage] = Fault(Point.BEFORE, lambda: FunctionEnded("Lambda.Unknown"))
+    job = workflow.new_job(workflow.new_project())
+    function = all_stages(workflow.settings, workflow.jobs)[job.job_type][stage]
+    seen: list[tuple[ProjectStatus, StageStatus]] = []
+
+    def go_on() -> None:
+        function(JobInput(job_id=job.job_id, job_type=job.job_type, payload=job.payload))
+        finalizing = workflow.jobs.get(job.job_id).stages[-1]
+        seen.append((api.get_project(job.project_id).status, finalizing.status))
+
+    workflow.on_pause = go_on
+    ended = workflow.execute(job)
+
+    assert set(seen) == {(ProjectStatus.PROVISIONING, StageStatus.PENDING)}
+    longest = RUN_LIMITS[stage] + QUIET_RETRY.interval_seconds
+    assert RUN_LIMITS[stage] - QUIET_RETRY.interval_seconds < sum(workflow.pauses) < longest
+    assert len(entered(workflow.history(job))) <= 12
+    assert ended.stages[-1].attempt == 1
+    # Of the keys that the secret hands over, each verifies.
+    assert workflow.snapshot(ended) == workflow.reference()
 
 
 def test_what_the_payload_does_without_is_skipped(workflow: Workflow) -> None:

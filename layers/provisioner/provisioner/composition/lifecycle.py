@@ -9,7 +9,7 @@ from typing import Any
 from provisioner.composition.failure import CHANGES, failure_policies
 from provisioner.jobs.failure import CleanupRecorder, FailureRecorder
 from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
-from provisioner.jobs.quiet import QuietStep
+from provisioner.jobs.quiet import QuietEnds, QuietStep
 from provisioner.jobs.stage_run import JobStages, StageRunner, Step
 from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
@@ -85,6 +85,12 @@ def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
     }
 
 
+def quiet_ends(settings: LifecycleSettings, jobs: JobStore) -> QuietEnds:
+    """Bind what keeps a job from ending while one of its stages may still be at work."""
+    last_stages = {job_type: plan.last for job_type, plan in PLANS.items()}
+    return QuietEnds(jobs, failure_policies(settings), last_stages, RUN_LIMITS)
+
+
 def build() -> Step:
     """Put the function together from the environment.
 
@@ -97,8 +103,10 @@ def build() -> Step:
     )
     run_stage = StageRunner(jobs, stages(settings, jobs), own_errors=OWN_ERRORS)
     record = steps(settings, jobs)
+    refuse_at_work = quiet_ends(settings, jobs)
 
     def run(event: Mapping[str, Any]) -> dict[str, Any]:
+        refuse_at_work(event)
         return record.get(event["stage"], run_stage)(event)
 
     return run

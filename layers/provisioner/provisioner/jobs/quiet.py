@@ -1,4 +1,4 @@
-"""When nothing of a job is at work any more: what its clean-up waits for, and ends with.
+"""When nothing of a job is at work any more: what its end waits for, and its clean-up twice.
 
 An attempt whose answer got lost on the way goes on beside the next one, and beside all that
 follows. Its function ends it in the end: AWS Lambda lets none run longer than its time-out.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,13 @@ from provisioner.jobs.models import (
     JobStatus,
     StageStatus,
 )
-from provisioner.jobs.plan import RunLimits, longest_run
+from provisioner.jobs.plan import RECORD_FAILURE, RunLimits, longest_run
+from provisioner.jobs.retries import QUIET_RETRY
 from provisioner.jobs.stage_run import StageEvent
 from provisioner.runtime.observability import logger
 
 if TYPE_CHECKING:
+    from provisioner.jobs.failure import FailurePolicy
     from provisioner.jobs.store import JobStore
 
 _ENDED = {
@@ -39,7 +42,7 @@ def seconds_until_quiet(job: Job, now: datetime, limits: RunLimits) -> int:
     """Return for how many seconds more an attempt may be at work that never said how it ended.
 
     Args:
-        job: a job that has ended, with its history.
+        job: the job, with its history.
         now: the time.
         limits: how long an attempt of each stage may be at work.
     """
@@ -115,3 +118,74 @@ class QuietStep:
         if seconds > 0:
             logger.warning("a stage may still be at work", seconds=seconds)
         return {"ok": True, "seconds": seconds}
+
+
+class StageAtWorkError(Exception):
+    """A stage of a job that is about to end may still be at work.
+
+    It is no error of the job: a retrier of its own, `QUIET_RETRY`, repeats what ends the job, until
+    that may go on.
+    """
+
+
+class QuietEnds:
+    """Keeps a job from ending, well or badly, while one of its stages may still be at work.
+
+    With its end a job lets go of what it holds, so that the next may begin: that one must not meet
+    what such a stage makes or removes. In a process of one's own no attempt outlives its answer.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        policies: Mapping[str, FailurePolicy],
+        last_stages: Mapping[str, str],
+        limits: RunLimits,
+    ) -> None:
+        """Bind it.
+
+        Args:
+            store: the jobs.
+            policies: what follows a failure, by job type.
+            last_stages: the stage that completes a job, by job type.
+            limits: how long an attempt of each stage may be at work.
+        """
+        self._store = store
+        self._policies = policies
+        self._last_stages = last_stages
+        self._limits = limits
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """See whether the step that the event names may begin.
+
+        It is asked before the step records its start: a stage that has to wait has not started.
+
+        Raises:
+            StageAtWorkError: it would end the job too early.
+            ProvisioningError: as `translated` says, so that what can pass is tried again.
+        """
+        parsed = StageEvent.model_validate(event)
+        ends = {RECORD_FAILURE, self._last_stages.get(parsed.job.job_type)}
+        # Repeated as often as it may, it has waited for longer than any function runs.
+        if parsed.stage not in ends or parsed.retry_count >= QUIET_RETRY.max_attempts:
+            return
+        with translated(ErrorType.UNKNOWN_ERROR, "see whether a stage is still at work"):
+            job = self._store.get(parsed.job.job_id)
+            # The step's own earlier attempts end the job, or find it ended.
+            others = tuple(entry for entry in job.history if entry.subject != parsed.stage)
+            seconds = seconds_until_quiet(
+                replace(job, history=others), self._store.now(), self._limits
+            )
+            if seconds == 0 or self._lets_go_of_nothing(job, parsed):
+                return
+        logger.append_keys(job_id=job.job_id, project_id=job.project_id)
+        logger.warning("a stage may still be at work", seconds=seconds)
+        raise StageAtWorkError(f"A stage of the job may be at work for {seconds} seconds more.")
+
+    def _lets_go_of_nothing(self, job: Job, event: StageEvent) -> bool:
+        """Whether the step ends nothing, or a clean-up follows, which holds all and waits too."""
+        if job.status.is_terminal or job.attempt != event.job.attempt:
+            return True
+        return event.stage == RECORD_FAILURE and bool(
+            self._policies[job.job_type].cleanup_stages(job)
+        )

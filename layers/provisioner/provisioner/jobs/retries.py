@@ -22,7 +22,7 @@ FOREIGN_ERRORS: dict[str, ErrorType] = {
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """One retrier: exponential backoff with full jitter."""
+    """One retrier: exponential backoff, with full jitter unless it says otherwise."""
 
     #: The error names that it repeats.
     error_names: tuple[str, ...]
@@ -85,4 +85,15 @@ STAGE_RETRY = RetryPolicy(
     backoff_rate=2,
     max_attempts=2,
     max_delay_seconds=900,
+)
+
+#: The end of a job that finds that a stage may still be at work, as `QuietEnds` raises it. Without
+#: jitter, since no wait may be none: however often the other two have repeated the step before,
+#: what is left of the repetitions lasts longer than any function runs.
+QUIET_RETRY = RetryPolicy(
+    error_names=("StageAtWorkError",),
+    interval_seconds=60,
+    backoff_rate=1,
+    max_attempts=28,
+    max_delay_seconds=60,
 )
