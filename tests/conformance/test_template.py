@@ -389,8 +389,9 @@ def test_alarm_says_what_it_means_and_tells_the_topic(alarm: dict[str, Any]) -> 
     assert alarm["AlarmDescription"].endswith(".")
     topic = {"Fn::If": ["HasAlarmTopic", {"Ref": "AlarmTopicArn"}, {"Ref": "AWS::NoValue"}]}
     assert alarm["AlarmActions"] == alarm["OKActions"] == [topic]
-    # Nothing is counted while nothing happens.
-    assert alarm["TreatMissingData"] == "notBreaching"
+    # Nothing is counted while nothing happens; sweeps happen always.
+    is_counted_always = alarm["MetricName"] == "SweepsCompleted"
+    assert alarm["TreatMissingData"] == ("breaching" if is_counted_always else "notBreaching")
 
 
 @each_alarm
@@ -412,6 +413,16 @@ def test_every_state_machine_has_its_alarms(metric: str) -> None:
         if alarm["MetricName"] == metric
     ]
     assert sorted(watched) == sorted(MACHINES)
+
+
+def test_a_supervisor_that_does_not_end_its_sweeps_is_told_of_after_three() -> None:
+    """Nobody else would: no job, message or event waits for it."""
+    (alarm,) = (a for a in ALARMS.values() if a["MetricName"] == "SweepsCompleted")
+    assert (alarm["Statistic"], alarm["ComparisonOperator"]) == ("Sum", "LessThanThreshold")
+    assert alarm["Threshold"] == 1
+    sweep = FUNCTIONS["supervisor"].properties["Events"]["Sweep"]["Properties"]["Schedule"]
+    assert sweep == f"rate({alarm['Period'] // 60} minutes)"
+    assert alarm["EvaluationPeriods"] == 3
 
 
 def dashboard_metrics() -> list[list[Any]]:

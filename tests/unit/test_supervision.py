@@ -711,7 +711,7 @@ def test_what_a_job_holds_that_is_stored_no_more_is_given_back(
     assert (project.status, project.locked_by) == (released, None)
     assert project.quota == (None if used == 0 else "owner#ada")
     assert core.projects.used("owner#ada") == used
-    assert counted() == {"Repairs": [1.0]}
+    assert counted() == {"Repairs": [1.0], "SweepsCompleted": [1.0]}
     (line,) = (line for line in logged() if line["job_id"] == "job-1")
     assert line["repair"] == "It is stored no more and still held shop: that was given back."
     with unchanged(core):
@@ -867,7 +867,11 @@ def test_a_sweep_examines_what_is_unfinished_or_held_and_nothing_else(
 
     assert handle(core, SWEEP) == {"examined": 3, "repaired": 2}
 
-    assert counted() == {"JobsFailed": [1.0], "Repairs": [1.0, 1.0]}
+    assert counted() == {
+        "JobsFailed": [1.0],
+        "Repairs": [1.0, 1.0],
+        "SweepsCompleted": [1.0],
+    }
     assert head(core).status is JobStatus.FAILED
     assert core.projects.holders() == ["job-1"]
     assert {line["job_id"] for line in logged()} == {"job-1", "holder"}
@@ -886,6 +890,8 @@ def test_a_job_that_cannot_be_examined_keeps_no_other_from_it(core: Core, logged
     (message,) = core.messages(core.queue_url)
     assert json.loads(message["Body"])["job_id"] == "second"
     assert "ThrottlingException" in logged()[0]["cause"]
+    # Nor does such a sweep count: an alarm tells of a job that is never examined.
+    assert counted() == {"Repairs": [1.0]}
 
 
 @pytest.mark.usefixtures("cleaning")
