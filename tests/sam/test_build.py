@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,12 +30,14 @@ FOLDERS = {**LAYERS, PROGRAMS_LAYER: "postgresql_programs"}
 LARGEST_MIB = {"ProvisionerLayer": 40, "PostgresqlLayer": 20, PROGRAMS_LAYER: 3}
 
 
-def build_layer(layer: str, target: Path, architecture: str) -> Path:
+def build_layer(
+    layer: str, target: Path, architecture: str, folder: Path = ROOT / "layers"
+) -> Path:
     """Build one layer as SAM does, without SAM."""
     interpreter = Path(sys.executable).resolve()
     done = subprocess.run(
         ["make", f"build-{layer}"],
-        cwd=ROOT / "layers" / FOLDERS[layer],
+        cwd=folder / FOLDERS[layer],
         env={
             **{n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))},
             "ARTIFACTS_DIR": str(target),
@@ -200,10 +203,22 @@ def test_layer_holds_byte_code_that_is_never_checked(built: Path, layer: str) ->
         assert int.from_bytes(code[4:8], "little") == 1, source
 
 
-def test_layer_is_the_same_every_time(tmp_path: Path) -> None:
-    first = build_layer("PostgresqlLayer", tmp_path / "first", "x86_64")
-    second = build_layer("PostgresqlLayer", tmp_path / "second", "x86_64")
+def test_layer_is_the_same_every_time_with_the_certificates_where_libpq_looks(
+    tmp_path: Path,
+) -> None:
+    layers = tmp_path / "layers"
+    certificates = layers / "postgresql" / "certificates"
+    shutil.copytree(ROOT / "layers" / "postgresql", certificates.parent)
+    # One ends its last line, as files do, and one does not.
+    (certificates / "a.pem").write_text("first")
+    (certificates / "b.pem").write_text("second\n")
+    first, second = (
+        build_layer("PostgresqlLayer", tmp_path / name, "x86_64", layers) for name in "ab"
+    )
     assert digest(first) == digest(second)
+    for function in ("database", "snapshot"):
+        place = Path(functions()[function].environment["PGSSLROOTCERT"]).relative_to("/opt")
+        assert (first / place).read_text() == "first\nsecond\n"
 
 
 @pytest.mark.parametrize("layer", LAYERS)

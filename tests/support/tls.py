@@ -25,7 +25,7 @@ _SSL_REQUEST = struct.pack("!ii", 8, 80_877_103)
 def tls_in_front_of(port: int, directory: Path) -> Iterator[int]:
     """Listen on a port that takes TLS only and leads to the server on another; yield it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(_certificate(directory))
+    context.load_cert_chain(certificate(directory))
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=_accept, args=(server, context, port), daemon=True)
         thread.start()
@@ -47,6 +47,8 @@ def _serve(client: socket.socket, context: ssl.SSLContext, port: int) -> None:
         return
     client.sendall(b"S")
     with (
+        # Who does not believe the certificate breaks off.
+        contextlib.suppress(ssl.SSLError),
         context.wrap_socket(client, server_side=True) as near,
         socket.create_connection(("127.0.0.1", port)) as far,
     ):
@@ -63,8 +65,8 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-def _certificate(directory: Path) -> Path:
-    """Write a certificate that nobody has signed, with its key."""
+def certificate(directory: Path) -> Path:
+    """Write a certificate of 127.0.0.1 that nobody else has signed, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = dt.datetime.now(dt.UTC)

@@ -61,6 +61,7 @@ LOGIN_TEXTS = {
     ],
     FINAL: [
         "SSL error: certificate verify failed",
+        'authentication method requirement "!md5" failed: server requested a hashed password',
         'root certificate file "/var/task/root.crt" does not exist',
     ],
     ErrorType.UNKNOWN_ERROR: ["FATAL:  something that nobody has seen yet"],

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.postgresql import snapshot as snapshot_module
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.errors import type_of_text
-from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
+from provisioner.drivers.postgresql.snapshot import PgDump, PostgresqlDumper
 from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import Claim
@@ -26,7 +30,7 @@ from provisioner.provisioning.naming import Naming
 from psycopg import sql
 from support.core import Core
 from support.postgresql import PreparedCluster, tenant_snapshot
-from support.tls import tls_in_front_of
+from support.tls import certificate, tls_in_front_of
 
 NAMING = Naming("nm", "test-000000000000")
 PASSWORD = "FirstPassword0123456789abcdefghijklmnopqrst"
@@ -178,11 +182,66 @@ def test_a_dump_says_of_what_and_how_much_it_is(tenant: Tenant) -> None:
         assert connection.execute("SHOW server_version").fetchone() == (dump.server_version,)
 
 
-def test_a_dump_goes_by_tls_where_the_cluster_asks_for_it(tenant: Tenant, tmp_path: Path) -> None:
+def test_a_dump_goes_by_tls_to_whom_the_certificate_of_the_authority_lets_us_believe(
+    tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    certificate(others)
     with tls_in_front_of(tenant.cluster.admin.port, tmp_path) as port:
-        archive = tenant.archive(port=port, sslmode="require")
+        for bundle, sslmode, cause in (
+            ("server.pem", "verify-full", None),
+            ("others/server.pem", "verify-full", "certificate verify failed"),
+            ("missing.pem", "verify-full", "does not exist"),
+            # Believes everyone where there is no certificate, and else as verify-ca does.
+            ("others/server.pem", "require", "certificate verify failed"),
+            ("missing.pem", "require", None),
+        ):
+            monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / bundle))
+            archive = partial(tenant.archive, port=port, sslmode=sslmode)
+            if cause is None:
+                assert archive().startswith(b"PGDMP")
+            else:
+                error = failed(ErrorType.SNAPSHOT_FAILED, archive)
+                assert error.message == "The database server refused to open the database to read."
+                assert cause in error.cause
 
-    assert archive.startswith(b"PGDMP")
+
+#: What a server asks for that wants the password in clear text, or its MD5. Source: PostgreSQL
+#: documentation, "Message Formats".
+ASKING = {
+    "clear_text": struct.pack("!cii", b"R", 8, 3),
+    "md5": struct.pack("!cii4s", b"R", 12, 5, b"salt"),
+}
+
+
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+def test_a_server_that_asks_for_the_password_itself_gets_nothing(asking: bytes) -> None:
+    said: list[bytes] = []
+
+    def serve(server: socket.socket) -> None:
+        for _ in range(2):
+            client, _address = server.accept()
+            with client:
+                client.recv(65_536)
+                client.sendall(asking)
+                said.append(client.recv(65_536))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,), daemon=True)
+        thread.start()
+        admin = AdminConnection(
+            "127.0.0.1", server.getsockname()[1], "provisioner", PASSWORD, sslmode="disable"
+        )
+        names = NAMING.names("shop").tenant
+        dump = PgDump(snapshot_module._installed_program(), admin, names.database, 180_000, 60)
+        with closing(dump):
+            for act in (lambda: PostgresqlEngine(admin).check_database(names, PASSWORD), dump.read):
+                with pytest.raises(ProvisioningError) as refused:
+                    act()
+                assert "authentication method requirement" in refused.value.cause
+        thread.join()
+    assert said == [b"", b""]
 
 
 def test_the_platform_is_a_member_of_the_tenants_roles_only_meanwhile(tenant: Tenant) -> None:

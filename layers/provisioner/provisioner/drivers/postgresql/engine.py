@@ -66,6 +66,11 @@ _SESSION_OPTIONS = " ".join(
     )
 )
 
+#: What no server gets that asks for it: a password in clear text, or its MD5, from which it can be
+#: guessed. `require` does not look who it is that asks; servers ask for SCRAM since version 14.
+#: Source: PostgreSQL documentation, "Database Connection Control Functions", require_auth.
+REQUIRED_AUTHENTICATION = "!password,!md5"
+
 #: Connections to a tenant's database beyond the app role's own, so that a tenant who uses all of
 #: his does not keep the platform out.
 _PLATFORM_CONNECTIONS = 3
@@ -691,6 +696,7 @@ def _connect(
         user=user,
         password=password,
         sslmode=admin.sslmode,
+        require_auth=REQUIRED_AUTHENTICATION,
         options=options,
         autocommit=True,
         row_factory=tuple_row,

@@ -66,6 +66,7 @@ _FINAL_STATES = (
 #: Texts of failed connections, in lower case; the first that is found counts, None for the stage's
 #: own type.
 _TEXTS: tuple[tuple[str, ErrorType | None], ...] = (
+    ("authentication method requirement", None),  # libpq's, of require_auth
     ("authentication failed", ErrorType.INSUFFICIENT_PERMISSIONS),
     ("no password supplied", ErrorType.INSUFFICIENT_PERMISSIONS),
     ("no pg_hba.conf entry", ErrorType.INSUFFICIENT_PERMISSIONS),

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.drivers.postgresql.engine import REQUIRED_AUTHENTICATION, PostgresqlEngine
 from provisioner.drivers.postgresql.errors import type_of_text
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim
@@ -209,6 +209,7 @@ def _environment(admin: AdminConnection) -> dict[str, str]:
         **_libpq_with_tls(),
         "PGPASSWORD": admin.password,
         "PGSSLMODE": admin.sslmode,
+        "PGREQUIREAUTH": REQUIRED_AUTHENTICATION,
         "PGCONNECT_TIMEOUT": "10",
         "PGOPTIONS": _SESSION_OPTIONS,
         "PGAPPNAME": "project-provisioner",
