@@ -183,8 +183,8 @@ def cancel(context: typer.Context, job_id: str) -> None:
     if not job.status.is_terminal:
         display.line(
             Console(stderr=True),
-            f"It is cancelled once the stages that run have ended; `provision watch {job.job_id}` "
-            "follows it.",
+            "Its cancel is stored: it ends once the stages that run have ended; "
+            f"`provision watch {job.job_id}` follows it.",
         )
 
 

@@ -28,8 +28,9 @@ from provisioner.jobs.stage_run import (
     StageOutcome,
     StageRunner,
 )
-from provisioner.jobs.store import JobNotFoundError
+from provisioner.jobs.store import JobNotFoundError, utc_now
 from provisioner.provisioning.plan import RUN_LIMITS, Stage
+from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings
 from support.core import Core, aws_error
@@ -415,6 +416,32 @@ def test_the_public_api_cancels_and_retries(core: Core, connected: PlatformSetti
     core.jobs.end_cleanup("job-1", 1, [])
     assert api.retry_job("job-1").attempt == 2
     assert api.cancel_job("job-1").status is JobStatus.CANCELLED
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_cancel_that_is_stored_is_answered_though_the_job_keeps_changing(core: Core) -> None:
+    core.clock.at = utc_now()  # the public API's own
+    waiting(core)
+    others = iter([Stage.CREATING_DATABASE, Stage.REGISTERING_AUTH, Stage.REGISTERING_STORAGE])
+
+    def another_stage_changes(model: object, params: dict[str, Any], **_details: object) -> None:
+        del model
+        if b"CANCELLED" in params["body"]:
+            stage = next(others)
+            core.jobs.start_stage(head(core), stage, 0)
+            error = replace(NETWORK_ERROR, stage=stage)
+            core.jobs.stage_failed("job-1", error, retry_count=0, retryable=True)
+
+    events = aws.client("dynamodb").meta.events
+    events.register("before-call.dynamodb.TransactWriteItems", another_stage_changes)
+
+    job = api.cancel_job("job-1")
+
+    assert job.status is JobStatus.RUNNING
+    assert job.cancel_requested_at is not None
+    assert next(others, None) is None
+    supervisor(core).examine("job-1")
+    assert core.jobs.get("job-1").status is JobStatus.CANCELLED
 
 
 @pytest.mark.usefixtures("connected")

@@ -15,6 +15,7 @@ from provision_cli.main import main
 from provision_cli.sentences import CommandError
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job, StageStatus, StoredError
+from provisioner.jobs.store import utc_now
 from provisioner.provisioning.plan import CleanupStage
 from provisioner.runtime import platform
 from provisioner.runtime.platform import PlatformSettings
@@ -181,6 +182,20 @@ def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Comm
 
 def test_the_history_of_a_job_is_listed(stack: Core, command: Command) -> None:
     stack.jobs.end_cleanup("job-1", 1, LEFT)
+def test_a_cancel_of_a_job_at_work_says_that_it_is_stored(stack: Core, command: Command) -> None:
+    stack.clock.at = utc_now()  # the program's own
+    stack.jobs.start_stage(stack.new_job("job-2", "mart"), "INITIALIZING", 0)
+
+    assert command("cancel", "job-2") == (
+        0,
+        "job job-2 is RUNNING.\n",
+        (
+            "Its cancel is stored: it ends once the stages that run have ended; "
+            "`provision watch job-2` follows it.\n"
+        ),
+    )
+
+
 
     code, shown, _ = command("history", "job-1")
 
