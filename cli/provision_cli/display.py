@@ -108,7 +108,7 @@ def _watch_plain(console: Console, job: api.Job) -> api.Job:
         _show_new(console, job.stages, shown)
         if job.cleanup is not None:
             if "" not in shown:
-                shown[""] = f"job {job.job_id}  {job.status}; what it made is removed"
+                shown[""] = f"job {job.job_id}  {job.status}; its clean-up:"
                 line(console, shown[""])
             _show_new(console, job.cleanup.stages, shown)
         if _is_over(job):

@@ -106,8 +106,22 @@ def test_a_job_is_watched_until_its_clean_up_has_ended(
     shown = capsys.readouterr().out
     for text in ("REGISTERING_AUTH", *CleanupStage, "nothing is left"):
         assert text in shown
-    said = "clean-up DONE" if terminal else "job job-1  FAILED; what it made is removed"
+    said = "clean-up DONE" if terminal else "job job-1  FAILED; its clean-up:"
     assert said in shown
+
+
+def test_what_heads_a_clean_up_that_has_failed_does_not_say_that_all_is_removed(
+    stack: Core, command: Command
+) -> None:
+    remove(stack, CleanupStage.REMOVING_API_KEYS)
+    stack.jobs.end_cleanup("job-1", 1, LEFT)
+
+    code, shown, complaint = command("watch", "job-1")
+
+    _failed, heading, removed = shown.splitlines()
+    assert (code, heading) == (1, "job job-1  FAILED; its clean-up:")
+    assert removed.startswith("REMOVING_API_KEYS")
+    assert "Left over: bucket nm-shop" in complaint
 
 
 @pytest.mark.parametrize(
@@ -168,20 +182,6 @@ def test_a_retry_may_be_typed_again_while_its_attempt_is_under_way(
     assert command("retry", "job-1") == (0, "job job-1: attempt 2 is under way.\n", "")
 
 
-def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Command) -> None:
-    stack.jobs.end_cleanup("job-1", 1, [])
-    assert command("cleanup", "job-1") == (
-        1,
-        "",
-        "provision: job job-1: its clean-up has left nothing.\n",
-    )
-    assert command("cleanup", "none-such")[2] == (
-        "provision: job none-such: no such job is stored.\n"
-    )
-
-
-def test_the_history_of_a_job_is_listed(stack: Core, command: Command) -> None:
-    stack.jobs.end_cleanup("job-1", 1, LEFT)
 def test_a_cancel_of_a_job_at_work_says_that_it_is_stored(stack: Core, command: Command) -> None:
     stack.clock.at = utc_now()  # the program's own
     stack.jobs.start_stage(stack.new_job("job-2", "mart"), "INITIALIZING", 0)
@@ -196,6 +196,20 @@ def test_a_cancel_of_a_job_at_work_says_that_it_is_stored(stack: Core, command: 
     )
 
 
+def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Command) -> None:
+    stack.jobs.end_cleanup("job-1", 1, [])
+    assert command("cleanup", "job-1") == (
+        1,
+        "",
+        "provision: job job-1: its clean-up has left nothing.\n",
+    )
+    assert command("cleanup", "none-such")[2] == (
+        "provision: job none-such: no such job is stored.\n"
+    )
+
+
+def test_the_history_of_a_job_is_listed(stack: Core, command: Command) -> None:
+    stack.jobs.end_cleanup("job-1", 1, LEFT)
 
     code, shown, _ = command("history", "job-1")
 
