@@ -539,6 +539,9 @@ class Machine(RuleBasedStateMachine):
             reached[f"{head['job_type']} {head['status']}"] += 1
             if "cleanup_status" in head:
                 reached[f"clean-up {head['cleanup_status']}"] += 1
+                for stage in head["cleanup_stages"]:
+                    *_, status = self.stages.get((job_id, f"STAGE#{stage}"), ("PENDING",))
+                    assert status not in {"RUNNING", "RETRYING"}, f"{job_id} {stage}: {status}"
             if int(head["attempt"]) > 1:
                 reached[f"retried {head['status']}"] += 1
         for project in self.projects:
