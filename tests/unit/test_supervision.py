@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from provisioner.composition.in_process import SNAPSHOT_SECONDS
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of
@@ -270,6 +271,16 @@ def test_a_job_that_runs_in_someone_s_process_is_left_alone_until_that_is_gone(c
     assert error_of(job).message == "The process that ran the job is gone."
     assert history(core, "REPAIRED") == ["Nobody had told of its end: its execution was gone."]
     assert cleanup_executions(core) == ["job-1-cleanup-1"]
+
+
+def test_a_dump_in_someone_s_process_ends_before_that_is_taken_for_gone(core: Core) -> None:
+    core.new_project()
+    core.new_job()
+    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    # And has time to say so.
+    core.clock.advance(SNAPSHOT_SECONDS + 300)
+    with unchanged(core):
+        examine(core)
 
 
 # --- Races with the state machine and with itself -------------------------------------------------

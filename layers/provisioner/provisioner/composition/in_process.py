@@ -20,8 +20,9 @@ from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings, current_settings
 
-#: A process that is no Lambda function has the time that a dump takes: a day is more than enough.
-_SNAPSHOT_SECONDS = 86_400.0
+#: Seconds of a dump in a process that is no Lambda function: it ends with time to spare before the
+#: supervisor takes a process that has said nothing for an hour for gone.
+SNAPSHOT_SECONDS = 3000.0
 
 
 def run_job(job_type: JobType, payload: BaseModel, stages: Sequence[str]) -> Job:
@@ -69,7 +70,7 @@ def all_stages(settings: PlatformSettings, jobs: JobStore) -> JobStages:
         database.stages(settings),
         services.stages(settings),
         api_keys.stages(settings),
-        snapshot.stages(settings, lambda: _SNAPSHOT_SECONDS),
+        snapshot.stages(settings, lambda: SNAPSHOT_SECONDS),
     ):
         for job_type, of_type in stages.items():
             merged.setdefault(job_type, {}).update(of_type)
