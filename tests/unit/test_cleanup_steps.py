@@ -188,6 +188,9 @@ def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
     assert stages[silent_then].error == StoredError(unsaid[0], silent_then, 2, *unsaid[1:])
     told = {(e.subject, e.status, e.attempt) for e in core.jobs.get("job-1").history}
     assert {(tried, "FAILED", 3), (silent, "FAILED", 1), (silent_then, "FAILED", 2)} <= told
+    *_, first, second, third, last = core.jobs.get("job-1").history
+    assert {first.subject, second.subject, third.subject} == {tried, silent, silent_then}
+    assert (last.subject, last.status) == ("CLEANUP", "FAILED")
 
 
 @pytest.mark.usefixtures("failed")

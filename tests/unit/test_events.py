@@ -347,6 +347,41 @@ def test_the_end_is_told_last_however_the_stream_orders_a_transaction(
     assert len(told.types()) == len(records)
 
 
+def test_the_end_of_a_clean_up_is_told_after_the_stages_that_end_with_it(
+    core: Core, told: Told
+) -> None:
+    failed(core, cleanup=(1, ("REMOVING_DATABASE", "REMOVING_AUTH")))
+    open_ = ("REMOVING_AUTH", "REMOVING_DATABASE")
+    for stage in open_:
+        core.jobs.start_stage(head(core), stage, 0)
+    core.clock.advance()
+    core.jobs.end_cleanup(
+        "job-1", 1, ["a role"], close={stage: replace(ERROR, stage=stage) for stage in open_}
+    )
+    records = stream(core)
+
+    told(*records[:-3], *reversed(records[-3:]))
+    forwards = told.types()
+    core.calls.clear()
+    told(*records)
+
+    ends = ["job.stage_changed", "job.stage_changed", "job.cleanup_changed"]
+    assert told.types()[-3:] == forwards[-3:] == ends
+
+
+@pytest.mark.parametrize("end", [completed, failed])
+def test_the_history_of_a_job_has_its_start_before_its_stages_and_its_end_after(
+    core: Core, end: Callable[[Core], None]
+) -> None:
+    end(core)
+
+    queued, started, *stages, ended = core.jobs.get("job-1").history
+
+    assert (queued.status, started.subject, started.status) == ("QUEUED", "JOB", "RUNNING")
+    assert {entry.subject for entry in stages} == {STAGE}
+    assert ended.subject == "JOB"
+
+
 def test_a_job_is_read_once_a_batch(core: Core, told: Told) -> None:
     completed(core)
     core.calls.clear()

@@ -30,6 +30,7 @@ from provisioner.jobs.models import (
     Job,
     JobStatus,
     StageStatus,
+    place_in_transaction,
 )
 from provisioner.jobs.store import JobStore, history_entry
 from provisioner.runtime.observability import logger, metrics
@@ -234,15 +235,9 @@ class _Change:
 
     @property
     def place(self) -> int:
-        """Where it belongs among the changes of one transaction.
-
-        The stream does not keep the order of these: a job starts before its first stage, and ends
-        after its last one.
-        """
+        """Where it belongs among the changes of one transaction: the stream does not keep that."""
         subject, status = self.record.split("#", 4)[2:4]
-        if subject != JOB_SUBJECT:
-            return 1
-        return 2 if status in JobStatus and JobStatus(status).is_terminal else 0
+        return place_in_transaction(subject, status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,11 +117,30 @@ JOB_SUBJECT = "JOB"
 CLEANUP_SUBJECT = "CLEANUP"
 
 
+#: The statuses that end a job, or its clean-up.
+_ENDS: dict[str, set[str]] = {
+    JOB_SUBJECT: {status for status in JobStatus if status.is_terminal},
+    CLEANUP_SUBJECT: {CleanupStatus.DONE, CleanupStatus.FAILED},
+}
+
+
+def place_in_transaction(subject: str, status: str) -> int:
+    """Return where a change belongs among those that were written together.
+
+    A job starts before its first stage. It, and its clean-up, end after the stages that end with
+    them.
+    """
+    ends = _ENDS.get(subject)
+    if ends is None:
+        return 1
+    return 2 if status in ends else 0
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
     """One change of a job or a stage; entries are only ever added."""
 
-    #: Changes that were written together have the same time.
+    #: Changes that were written together have the same time, and stand in order all the same.
     at: datetime
     #: The stage, `JOB`, or `CLEANUP`.
     subject: str

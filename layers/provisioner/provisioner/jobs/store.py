@@ -27,6 +27,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    place_in_transaction,
 )
 from provisioner.jobs.retries import STAGE_RETRY
 from provisioner.jobs.transitions import RETRY_SOURCES, job_sources, stage_sources
@@ -166,6 +167,9 @@ class JobStore:
             item["stage"]: _to_stage(item) for item in parts if item["record"].startswith(_STAGE)
         }
         history = [history_entry(item) for item in parts if item["record"].startswith(_HISTORY)]
+        history.sort(
+            key=lambda entry: (entry.at, place_in_transaction(entry.subject, entry.status))
+        )
         return _to_job(head, stages, history)
 
     def get_head(self, job_id: str) -> Job | None:
