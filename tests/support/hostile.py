@@ -66,7 +66,7 @@ METADATA: dict[str, object] = {
     "value.$": "$.job.payload.project_id",
     "States.ALL": {"Retry": [], "Catch": [], "Next": "Failed"},
     "numbers": [0, -1, 10**60, 1e300, -1e-300, 0.1],
-    "deep": nested(60),
+    "deep": nested(30),
     "__proto__": {"project_id": "other"},
     "project_id": "other",
     "password": None,

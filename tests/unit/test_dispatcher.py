@@ -211,6 +211,10 @@ POISON_WITH_A_JOB: dict[str, tuple[object, str]] = {
         good("'; DROP TABLE x; --")["body"],
         "project_id: String should match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{1,62}[A-Za-z0-9]$'.",
     ),
+    "nested deeper than it may be": (
+        {"job_type": "anything", "payload": {"list": json.loads("[" * 33 + "]" * 33)}},
+        "list: must not be nested deeper than 32 levels.",
+    ),
     "larger than an execution's input": (
         {"job_type": "anything", "payload": {"text": "x" * MAX_INPUT_BYTES}},
         "payload: larger than the 262144 bytes of an execution; shorten it.",

@@ -10,9 +10,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from provisioner import api, job_handlers
 from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.messages import parse_message
+from provisioner.jobs.registry import load_job_handlers
 from provisioner.provisioning.job import provision_project_handler
+from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.runtime.platform import PlatformSettings
+from pydantic import ValidationError
+from support.core import Core
+from support.hostile import nested
 
 REQUIRED = {"project_id": "shop", "region": "eu-central-1"}
 
@@ -286,5 +294,40 @@ def test_metadata_that_json_cannot_hold_is_refused(value: object) -> None:
     assert sentence == "metadata: must be an object that JSON can hold."
 
 
-def test_metadata_that_is_nested_without_end_is_refused() -> None:
-    assert refused(metadata=_deep()) == "metadata: must be an object that JSON can hold."
+_TOO_DEEP = "must not be nested deeper than 32 levels."
+
+
+def _in_itself() -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    made["a"] = [made, made]
+    return made
+
+
+@pytest.mark.parametrize("metadata", [nested(32), {"a": [nested(30)]}, _deep(), _in_itself()])
+def test_metadata_that_is_nested_deep_or_without_end_is_refused(metadata: dict[str, Any]) -> None:
+    assert refused(metadata=metadata) == f"metadata: {_TOO_DEEP}"
+    with pytest.raises(ValidationError, match=_TOO_DEEP[:-1]):
+        ProvisionProjectPayload(project_id="shop", region="eu-central-1", metadata=metadata)
+
+
+def test_what_is_nested_as_deep_as_it_may_be_goes_through_every_parser(
+    core: Core, connected: PlatformSettings
+) -> None:
+    core.new_project()
+    metadata = {"a": [nested(29)]}
+    job = api.enqueue_job(
+        JobType.PROVISION_PROJECT,
+        {"project_id": "shop", "region": "eu-central-1", "metadata": metadata},
+    )
+    (message,) = core.messages(connected.queue_url)
+    assert parse_message(message["Body"]).payload == job.payload
+    assert core.jobs.get(job.job_id).payload["metadata"] == metadata
+
+
+@pytest.mark.parametrize("job_type", JobType)
+def test_no_field_of_any_job_is_nested_deeper(job_type: JobType) -> None:
+    load_job_handlers(job_handlers)
+    with pytest.raises(ProvisioningError) as raised:
+        api.get_job_handler(job_type).parse({"a\nb": nested(32)})
+    assert raised.value.type is ErrorType.INVALID_PAYLOAD
+    assert raised.value.message == f"a?b: {_TOO_DEEP}"

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,13 @@ from provisioner.errors import ErrorType, failure
 
 #: Characters of a field's name that a sentence shows.
 _FIELD_LENGTH = 200
+
+#: Objects and lists within each other in a field of a payload. Whoever reads the payload again, as
+#: part of a message or an execution's input, stops at some 200, each parser at its own number.
+_MAX_DEPTH = 32
+
+#: What is said of a field that is too deep.
+TOO_DEEP = f"must not be nested deeper than {_MAX_DEPTH} levels"
 
 
 class DuplicateJobHandlerError(ValueError):
@@ -36,9 +43,32 @@ def first_problem(error: ValidationError, whole: str) -> str:
     """
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     # An unknown field's name is the sender's own text.
-    field = ".".join(str(part) for part in first["loc"])[:_FIELD_LENGTH] or whole
-    field = "".join(character if character.isprintable() else "?" for character in field)
+    field = _shown(".".join(str(part) for part in first["loc"])) or whole
     return f"{field}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"
+
+
+def _shown(field: str) -> str:
+    return "".join(
+        character if character.isprintable() else "?" for character in field[:_FIELD_LENGTH]
+    )
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether objects and lists are nested deeper than in a field of a payload, or for ever."""
+    level = _containers([value])
+    for _ in range(_MAX_DEPTH):
+        level = _containers(
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, Mapping) else parent)
+        )
+    return bool(level)
+
+
+def _containers(values: Iterable[object]) -> list[Mapping[Any, object] | Sequence[object]]:
+    """Return the objects and lists among the values: each once, however often it is there."""
+    found = {id(value): value for value in values if isinstance(value, (Mapping, list, tuple))}
+    return list(found.values())
 
 
 def validate_payload[Payload: BaseModel](
@@ -49,6 +79,11 @@ def validate_payload[Payload: BaseModel](
     Raises:
         INVALID_PAYLOAD: naming the first field that is wrong; it repeats no value.
     """
+    # What is no object at all, the model refuses.
+    for field, value in payload.items() if isinstance(payload, Mapping) else ():
+        if is_too_deep(value):
+            name = _shown(str(field)) or "payload"
+            raise failure(ErrorType.INVALID_PAYLOAD, f"{name}: {TOO_DEEP}.")
     try:
         return model.model_validate(payload)
     except ValidationError as error:

@@ -15,6 +15,8 @@ from pydantic import (
     field_validator,
 )
 
+from provisioner.jobs.registry import TOO_DEEP, is_too_deep
+
 #: Bytes of metadata, as JSON in UTF-8.
 MAX_METADATA_BYTES = 16 * 1024
 
@@ -46,9 +48,11 @@ DEFAULT_API_KEY_PREFIX = "nm"
 
 
 def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if is_too_deep(metadata):
+        raise ValueError(TOO_DEEP)
     try:
         size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError):
         # Their texts repeat values; a payload from Python can hold what JSON cannot.
         raise ValueError("must be an object that JSON can hold") from None
     if size > MAX_METADATA_BYTES:
