@@ -391,6 +391,13 @@ def _read_payload(source: str) -> dict[str, Any]:
         raise CommandError(
             f"--payload: is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."
         ) from None
+    except RecursionError:
+        raise CommandError("--payload: is nested too deeply; flatten it.") from None
+    except ValueError:
+        # Python reads no number that is longer than sys.int_info.default_max_str_digits.
+        raise CommandError(
+            "--payload: holds a number of more than 4,300 digits; write it as text."
+        ) from None
     if not isinstance(value, dict):
         raise CommandError("--payload: must be a JSON object with project_id and region.")
     return value

@@ -143,6 +143,9 @@ def test_options_that_do_not_go_together_are_named(
     ("payload", "said"),
     [
         ("{", "--payload: is not JSON"),
+        ('{"a":' * 200_000 + "1" + "}" * 200_000, "--payload: is nested too deeply"),
+        ('{"a": ' + "9" * 5000 + "}", "--payload: holds a number of more than 4,300 digits"),
+        (f'{{"metadata": {"[" * 300 + "]" * 300}}}', "metadata: must not be nested deeper"),
         ("[]", "--payload: must be a JSON object"),
         ('{"region": "eu-west-1"}', "INVALID_PAYLOAD: project_id"),
         ('{"project_id": "../etc", "region": "eu-west-1"}', "INVALID_PAYLOAD: project_id"),
