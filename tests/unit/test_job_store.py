@@ -474,6 +474,8 @@ def test_values_come_back_from_an_item_as_they_went_in() -> None:
 def test_equal_payloads_serialize_to_equal_bytes() -> None:
     assert canonical_json({"b": [1, "ü"], "a": None}) == '{"a":null,"b":[1,"ü"]}'
     assert canonical_json({"a": 1, "b": 2}) == canonical_json({"b": 2, "a": 1})
+    # The two that SQS takes in no message.
+    assert canonical_json("\ufffe\uffff") == '"\\ufffe\\uffff"'
 
 
 CONFLICT = ("None", "TransactionConflict")
