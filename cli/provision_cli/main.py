@@ -283,14 +283,16 @@ def redrive_dead_letters(
     if (job is not None) == every:
         raise CommandError("--job or --all: give one of the two.")
     _target(context).connect()
-    redriven = api.redrive_dead_letters(job, again=again)
+    console = Console()
+
+    def tell(one: api.Redriven) -> None:
+        display.line(console, f"{one.letter.message_id}  {one.note}")
+
+    redriven = api.redrive_dead_letters(job, again=again, told=tell)
     if job is not None and not redriven:
         raise CommandError(f"--job: there is no dead letter of job {job}.")
-    console = Console()
     if not redriven:
         display.line(console, "There are no dead letters.")
-    for one in redriven:
-        display.line(console, f"{one.letter.message_id}  {one.note}")
     left = sum(not one.is_sent for one in redriven)
     if left:
         hint = "" if again else "; --again runs jobs again that have failed or were cancelled"

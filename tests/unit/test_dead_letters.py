@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from provision_cli.main import main
 from provisioner import api
 from provisioner.composition import dead_letters as composition
-from provisioner.errors import ErrorType
+from provisioner.errors import ErrorType, failure
 from provisioner.jobs import dead_letters
 from provisioner.jobs.client import JobClient
 from provisioner.jobs.models import Job, JobStatus, StoredError
@@ -554,6 +557,78 @@ def test_letters_that_could_not_be_sent_are_still_there(people: Core, give_up: G
     assert people.calls_of("sqs.DeleteMessage") == []
 
 
+@pytest.fixture
+def passing(people: Core, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float], None]:
+    """Return what lets each call of an operation take some seconds of the program's clock."""
+    now = [0.0]
+    monkeypatch.setattr(dead_letters, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def take(operation: str, seconds: float) -> None:
+        def answer(_parameters: Mapping[str, Any]) -> None:
+            now[0] += seconds
+
+        people.answers[operation] = answer
+
+    return take
+
+
+def put(core: Core, count: int) -> None:
+    queue = DeadLetterQueue(core.client("sqs"), core.dead_letter_url)
+    for number in range(count):
+        queue.send("x", job_id=f"job-{number}", reason=failure(ErrorType.INVALID_PAYLOAD, "No."))
+
+
+def test_a_queue_is_read_for_no_longer_than_half_of_the_hold(
+    people: Core, passing: Callable[[str, float], None]
+) -> None:
+    put(people, 40)
+    passing("sqs.ReceiveMessage", 6)
+
+    assert len(_letters(people).read()) == 30
+    assert waiting(people) == 40
+
+
+def test_a_letter_that_comes_back_ends_the_reading(
+    people: Core, passing: Callable[[str, float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(people, 3)
+    passing("sqs.ReceiveMessage", 0.01)
+    receive = dead_letters.DeadLetters._receive
+    monkeypatch.setattr(dead_letters.DeadLetters, "_receive", lambda self, _: receive(self, 0))
+    people.calls.clear()
+
+    assert len(_letters(people).read()) == 3
+    assert len(people.calls_of("sqs.ReceiveMessage")) == 2
+
+
+@pytest.mark.parametrize("code", ["InvalidParameterValue", "ReceiptHandleIsInvalid"])
+def test_a_hold_that_has_run_out_hides_nothing(people: Core, code: str) -> None:
+    put(people, 2)
+    for operation in ("sqs.ChangeMessageVisibility", "sqs.DeleteMessage"):
+        people.answers[operation] = aws_error(code, 400)
+
+    assert [one.is_sent for one in _letters(people).redrive(None, again=False)] == [True, True]
+    put(people, 1)
+    assert len(_letters(people).read()) == 1
+    people.answers["sqs.ChangeMessageVisibility"] = aws_error("AccessDenied", 403)
+    put(people, 1)
+    with pytest.raises(ClientError):
+        _letters(people).read()
+
+
+def test_what_there_is_no_time_left_for_stays(
+    people: Core, passing: Callable[[str, float], None]
+) -> None:
+    put(people, 3)
+    passing("sqs.SendMessage", 140)
+
+    redriven = _letters(people).redrive(None, again=False)
+
+    assert [one.is_sent for one in redriven] == [True, True, False]
+    assert redriven[-1].note.endswith("there was no time left for it; redrive once more.")
+    assert (waiting(people), len(sent(people))) == (1, 2)
+
+
 def _letters(core: Core) -> dead_letters.DeadLetters:
     return dead_letters.DeadLetters(
         core.client("sqs"),
@@ -604,6 +679,27 @@ def test_the_program_lists_shows_and_sends_back(
     assert run("list") == 0
     assert capsys.readouterr().out == "There are no dead letters.\n"
     assert run("redrive", "--all") == 0
+
+
+def test_the_program_shows_what_it_has_sent_where_the_rest_fails(
+    people: Core, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(people, 2)
+    call, calls = vars(BaseClient)["_make_api_call"], itertools.count()
+
+    def refuse_the_second(client: BaseClient, operation: str, parameters: Any) -> Any:
+        if operation == "SendMessage" and next(calls):
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "No."}}, operation)
+        return call(client, operation, parameters)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", refuse_the_second)
+    assert run("redrive", "--all") == 1
+
+    captured = capsys.readouterr()
+    (line,) = captured.out.splitlines()
+    assert line.endswith("is sent again.")
+    assert "AccessDenied" in captured.err
+    assert waiting(people) == 1
 
 
 @pytest.mark.usefixtures("people")

@@ -448,18 +448,24 @@ def list_dead_letters() -> list[DeadLetter]:
     return _dead_letters(current_settings()).read()
 
 
-def redrive_dead_letters(job_id: str | None = None, *, again: bool = False) -> list[Redriven]:
+def redrive_dead_letters(
+    job_id: str | None = None,
+    *,
+    again: bool = False,
+    told: Callable[[Redriven], None] | None = None,
+) -> list[Redriven]:
     """Send dead letters back to the queue of jobs, each with its job's id.
 
     Args:
         job_id: only the letters of this job; all of them when left out.
         again: run a job again that has failed or was cancelled, as its next attempt. Without it
             the letter of such a job stays where it is.
+        told: called with what became of each letter, before the next is looked at.
 
     Returns:
         what became of each letter; one that names another job's id stays where it is.
     """
-    return _dead_letters(current_settings()).redrive(job_id, again=again)
+    return _dead_letters(current_settings()).redrive(job_id, again=again, told=told)
 
 
 def _job_client(settings: PlatformSettings) -> JobClient:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
 
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
@@ -24,9 +27,24 @@ if TYPE_CHECKING:
 _BATCH = 10
 
 #: Seconds in which nobody else sees a message that is looked at, and one that is sent back. They
-#: are given back at once; should this process end before, they come back by themselves.
+#: are given back at once; should this process end before, they come back by themselves. The queue
+#: is read for half of them at most, so that none has come back by then.
 _LOOK_SECONDS = 30
 _REDRIVE_SECONDS = 300
+
+#: Seconds before the end of the hold after which no further message is sent back.
+_MARGIN_SECONDS = 30
+
+#: What SQS says of a receipt handle that has expired. Source: Amazon SQS API Reference,
+#: ChangeMessageVisibility and DeleteMessage; the first it says without being described there.
+_EXPIRED = frozenset(
+    {
+        "InvalidParameterValue",
+        "MessageNotInflight",
+        "AWS.SimpleQueueService.MessageNotInflight",
+        "ReceiptHandleIsInvalid",
+    }
+)
 
 #: Seconds after which the queue is taken for empty. An answer without waiting asks only some of the
 #: queue's servers. Source: Amazon SQS Developer Guide, "Short and long polling".
@@ -87,12 +105,19 @@ class DeadLetters:
     def read(self) -> list[DeadLetter]:
         """Read the dead letters, oldest first; they stay where they are.
 
-        While they are read, for a moment, another reader sees none.
+        While they are read, for a moment, another reader sees none. It takes 15 seconds at most: of
+        more than they suffice for, which is some thousand, the others are left out.
         """
         with self._held(_LOOK_SECONDS) as held:
             return sorted((_letter(message) for message in held.values()), key=lambda one: one.at)
 
-    def redrive(self, job_id: str | None, *, again: bool) -> list[Redriven]:
+    def redrive(
+        self,
+        job_id: str | None,
+        *,
+        again: bool,
+        told: Callable[[Redriven], None] | None = None,
+    ) -> list[Redriven]:
         """Send dead letters back to the queue of jobs, each with its job's id.
 
         A letter is deleted once it is sent: a call that stops between the two leaves it here, and
@@ -101,19 +126,28 @@ class DeadLetters:
         Args:
             job_id: only the letters of this job; None for all of them.
             again: run a job again whose attempt has ended, as its next attempt.
+            told: called with what became of each letter, before the next is looked at.
         """
         redriven: list[Redriven] = []
+        last_at = time.monotonic() + _REDRIVE_SECONDS - _MARGIN_SECONDS
         with self._held(_REDRIVE_SECONDS) as held:
             for message in list(held.values()):
                 letter = _letter(message)
                 if job_id is not None and letter.job_id != job_id:
                     continue
-                done = self._send(letter, again=again)
+                if time.monotonic() < last_at:
+                    done = self._send(letter, again=again)
+                else:
+                    note = f"job {letter.job_id}: there was no time left for it; redrive once more."
+                    done = Redriven(letter, is_sent=False, note=note)
                 redriven.append(done)
+                if told is not None:
+                    told(done)
                 if done.is_sent:
-                    self._client.delete_message(
-                        QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
-                    )
+                    with _unless_expired():
+                        self._client.delete_message(
+                            QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
+                        )
                     del held[letter.message_id]
         return redriven
 
@@ -154,17 +188,23 @@ class DeadLetters:
     def _held(self, seconds: int) -> Iterator[dict[str, MessageTypeDef]]:
         """Hold every message for a while, by its id; those that are left are given back."""
         held: dict[str, MessageTypeDef] = {}
+        last_at = time.monotonic() + seconds / 2
         try:
-            while received := self._receive(seconds):
-                held.update({message["MessageId"]: message for message in received})
+            while time.monotonic() < last_at:
+                received = {message["MessageId"]: message for message in self._receive(seconds)}
+                is_new = not received.keys() <= held.keys()
+                held.update(received)
+                if not is_new:
+                    break
             yield held
         finally:
             for message in held.values():
-                self._client.change_message_visibility(
-                    QueueUrl=self._url,
-                    ReceiptHandle=message["ReceiptHandle"],
-                    VisibilityTimeout=0,
-                )
+                with _unless_expired():
+                    self._client.change_message_visibility(
+                        QueueUrl=self._url,
+                        ReceiptHandle=message["ReceiptHandle"],
+                        VisibilityTimeout=0,
+                    )
 
     def _receive(self, seconds: int) -> list[MessageTypeDef]:
         return self._client.receive_message(
@@ -175,6 +215,16 @@ class DeadLetters:
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
         ).get("Messages", [])
+
+
+@contextmanager
+def _unless_expired() -> Iterator[None]:
+    """Pass over what SQS says of a message that is not held any more: it has come back."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in _EXPIRED:
+            raise
 
 
 def _letter(message: MessageTypeDef) -> DeadLetter:
