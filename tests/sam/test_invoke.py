@@ -128,8 +128,8 @@ def test_job_completes_stage_by_stage(
         sam_local.stack.client("dynamodb"), sam_local.stack.outputs["ApiKeysTableName"]
     )
     revoked = "key_0123456789abcdef0123"
-    keys.put(
-        ApiKey("d" * 64, revoked, "nm_Sample", "sample-project", job_id, utc_now().isoformat())
+    keys.put_set(
+        [ApiKey("d" * 64, revoked, "nm_Sample", "sample-project", job_id, utc_now().isoformat())]
     )
     for path in change_events():
         event = read(path)["job"]

@@ -314,7 +314,7 @@ def test_the_public_api_verifies_keys(core: Core) -> None:
     plaintext = generate_api_key("nm")
     key_digest = digest(plaintext)
     key = ApiKey(key_digest, key_id(key_digest), key_prefix(plaintext), "shop", "job-1", "now")
-    core.api_keys.put(key)
+    core.api_keys.put_set([key])
     core.new_project()
 
     assert api.verify_api_key(plaintext) == key
@@ -334,7 +334,7 @@ def test_keys_are_handed_over_once_and_only_by_a_project_that_is_active(
     dynamodb.transact(core.client("dynamodb"), items)
     keys = [generate_api_key("nm"), generate_api_key("nm")]
     for text in keys:
-        core.api_keys.put(new_key(text, "2026-01-31T10:00:00+00:00", "shop", "job-1"))
+        core.api_keys.put_set([new_key(text, "2026-01-31T10:00:00+00:00", "shop", "job-1")])
     naming = Naming(connected.resource_prefix, connected.resource_namespace)
     core.client("secretsmanager").create_secret(
         Name=naming.names("shop").api_keys_secret,

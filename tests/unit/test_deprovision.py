@@ -289,8 +289,8 @@ def test_keys_stop_verifying_with_the_first_stage_and_verify_again_if_it_fails(
 ) -> None:
     plaintext = generate_api_key("nm")
     key_digest = digest(plaintext)
-    active.api_keys.put(
-        ApiKey(key_digest, key_id(key_digest), key_prefix(plaintext), "shop", "job-1", "now")
+    active.api_keys.put_set(
+        [ApiKey(key_digest, key_id(key_digest), key_prefix(plaintext), "shop", "job-1", "now")]
     )
     assert api.verify_api_key(plaintext) is not None
 

@@ -113,7 +113,7 @@ def _stored(core: Core, plaintext: str, project_id: str = "shop") -> ApiKey:
         job_id="job-1",
         created_at=core.clock.at.isoformat(),
     )
-    core.api_keys.put(key)
+    core.api_keys.put_set([key])
     return key
 
 
@@ -183,7 +183,7 @@ def test_a_key_that_was_revoked_stays_so(core: Core) -> None:
     core.clock.advance(60)
     store.revoke(key.digest)
     store.expire(key.digest, core.clock.at)
-    store.put(key)
+    store.put_set([key])
     store.revoke("none-such")
 
     assert core.scan("ApiKeysTable") == [before]

@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 from moto.s3.models import s3_backends
 from provisioner.api_keys.key_format import digest
-from provisioner.drivers import appsync, cognito, s3
+from provisioner.drivers import appsync, cognito, dynamodb, s3
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.stage_run import JobInput
@@ -460,11 +460,14 @@ def job_input(job_id: str = "job-1", **payload: Any) -> JobInput:
 
 
 def make_keys(core: Core, job: JobInput) -> list[str]:
-    """Run GENERATING_API_KEYS, and return the keys."""
+    """Run GENERATING_API_KEYS of the job that holds the project, and return the keys."""
+    held = {"project_id": "shop", "locked_by": job.job_id}
+    core.client("dynamodb").put_item(TableName="ProjectsTable", Item=dynamodb.to_item(held))
     ensure_api_keys(
         job,
         secrets_manager=core.client("secretsmanager"),
         store=core.api_keys,
+        projects=core.projects,
         naming=NAMING,
         clock=core.clock,
     )
@@ -575,7 +578,7 @@ def test_keys_of_another_project_stay(core: Core) -> None:
     )
     for key in core.api_keys.list_by_project("shop"):
         core.api_keys.remove(key.digest)
-        core.api_keys.put(replace(key, project_id="other"))
+        core.api_keys.put_set([replace(key, project_id="other")])
 
     remove_keys(core, job_input())
 

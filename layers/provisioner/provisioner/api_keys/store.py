@@ -14,6 +14,7 @@ from provisioner.drivers import dynamodb
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
 class ApiKeyStatus(StrEnum):
@@ -87,10 +88,42 @@ class ApiKeyStore:
         )["Items"]
         return self.get(dynamodb.from_item(items[0])["digest"]) if items else None
 
-    def put(self, key: ApiKey) -> None:
-        """Store a key; one of the same digest is the same key, and stays as it is."""
-        with contextlib.suppress(dynamodb.ConditionFailedError):
-            dynamodb.transact(self._client, [dynamodb.put_new(self._table, asdict(key), "digest")])
+    def make_only(
+        self, project_id: str, keys: Sequence[ApiKey], condition: TransactWriteItemTypeDef
+    ) -> None:
+        """Make a set the only keys of its project, in one transaction, where a condition holds.
+
+        A key that is stored already stays as it is. Where that leaves nothing to write, nothing is
+        asked.
+
+        Args:
+            project_id: the project.
+            keys: the set; with those that it replaces, at most 99.
+            condition: a check of another item.
+
+        Raises:
+            ConditionFailedError: the condition does not hold.
+        """
+        current = {key.digest for key in keys}
+        while True:
+            changes = [
+                dynamodb.put_new(self._table, asdict(key), "digest")
+                for key in keys
+                if self.get(key.digest) is None
+            ] + [
+                dynamodb.delete(self._table, {"digest": key.digest})
+                for key in self.list_by_project(project_id)
+                if key.digest not in current
+            ]
+            if not changes:
+                return
+            try:
+                dynamodb.transact(self._client, [condition, *changes])
+            except dynamodb.ConditionFailedError as error:
+                if 0 in error.positions:
+                    raise
+                continue  # another run has just stored a key of the set
+            return
 
     def put_set(self, keys: Sequence[ApiKey]) -> None:
         """Store a set of keys, all or none; one that is stored already stays as it is.

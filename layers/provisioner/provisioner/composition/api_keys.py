@@ -17,6 +17,7 @@ from provisioner.provisioning.plan import (
     RotateApiKeysStage,
     Stage,
 )
+from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.generate_api_keys import ensure_api_keys
 from provisioner.provisioning.stages.remove_api_keys import remove_api_keys
 from provisioner.provisioning.stages.revoke_api_key import ensure_api_key_revoked
@@ -33,6 +34,7 @@ def stages(settings: ApiKeysSettings) -> JobStages:
                 ensure_api_keys,
                 secrets_manager=aws.client("secretsmanager"),
                 store=ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
+                projects=ProjectReader(aws.client("dynamodb"), settings.projects_table),
                 naming=Naming(settings.resource_prefix, settings.resource_namespace),
                 clock=utc_now,
             ),

@@ -149,6 +149,11 @@ def put_new(table: str, item: Mapping[str, Any], key_attribute: str) -> Transact
     }
 
 
+def delete(table: str, key: Mapping[str, Any]) -> TransactWriteItemTypeDef:
+    """Build a delete; where there is no such item it does nothing."""
+    return {"Delete": {"TableName": table, "Key": to_item(key)}}
+
+
 def check(
     table: str,
     key: Mapping[str, Any],

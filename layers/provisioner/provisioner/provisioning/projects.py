@@ -130,6 +130,16 @@ class ProjectReader:
         item = dynamodb.get(self._client, self._projects, {"project_id": project_id})
         return None if item is None else _to_project(item)
 
+    def held_item(self, project_id: str, job_id: str) -> TransactWriteItemTypeDef:
+        """Build the condition that a job holds a project, for a write beside it."""
+        return dynamodb.check(
+            self._projects,
+            {"project_id": project_id},
+            condition="#locked_by = :job",
+            condition_values={"job": job_id},
+            names={"locked_by": "locked_by"},
+        )
+
 
 class ProjectStore(ProjectReader):
     """Reads and writes projects and the quotas that they count against."""

@@ -119,7 +119,7 @@ class SnapshotSettings(ProjectReaderSettings, NamingSettings, ClusterSettings):
     snapshots_bucket: str
 
 
-class ApiKeysSettings(JobSettings, NamingSettings):
+class ApiKeysSettings(ProjectReaderSettings, NamingSettings):
     """The API-keys function's."""
 
     api_keys_table: str

@@ -14,12 +14,19 @@ from provisioner.api_keys.key_format import (
     key_prefix,
 )
 from provisioner.api_keys.store import ApiKey, ApiKeyStore
-from provisioner.drivers.secrets import ensure_secret, replace_secret_value
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.drivers.secrets import (
+    Secret,
+    delete_secret,
+    ensure_secret,
+    replace_secret_value,
+)
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import ApiKeysRequest, ProvisionProjectPayload
+from provisioner.provisioning.projects import ProjectReader
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -30,6 +37,7 @@ def ensure_api_keys(
     *,
     secrets_manager: SecretsManagerClient,
     store: ApiKeyStore,
+    projects: ProjectReader,
     naming: Naming,
     clock: Callable[[], datetime],
 ) -> StageOutcome:
@@ -37,22 +45,26 @@ def ensure_api_keys(
 
     The secret comes first and is the truth: a second run reads the keys from it and makes no
     others. A set that an earlier job made for another request is replaced, since no one can have
-    claimed it: keys are handed over only once the project is ACTIVE.
+    claimed it: keys are handed over only once the project is ACTIVE. So the table changes only
+    while this job holds the project, and a set that comes too late does not stay in the secret.
 
     Raises:
-        CONFLICT: a secret of that name is not the project's.
+        CONFLICT: a secret of that name is not the project's, or the job holds the project no more.
         API_KEY_GENERATION_FAILED: a digest is not found again, and what `translated` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     project_id, request = payload.project_id, payload.api_keys
 
+    made: list[dict[str, Any]] = []
+
     def make() -> dict[str, Any]:
-        created_at = clock().isoformat(timespec="microseconds")
-        return {
+        value = {
             "project_id": project_id,
-            "created_at": created_at,
+            "created_at": clock().isoformat(timespec="microseconds"),
             "api_keys": [generate_api_key(request.prefix) for _ in range(request.count)],
         }
+        made.append(value)
+        return value
 
     secret = ensure_secret(
         secrets_manager,
@@ -70,7 +82,15 @@ def ensure_api_keys(
     keys = [
         new_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]
     ]
-    _store(keys, store, project_id)
+    try:
+        store.make_only(project_id, keys, projects.held_item(project_id, job.job_id))
+    except ConditionFailedError:
+        if value in made and not any(store.get(key.digest) for key in keys):
+            _take_back(secrets_manager, secret, value)
+        raise failure(
+            ErrorType.CONFLICT,
+            "The project is no longer held by this job, so its API keys were not stored.",
+        ) from None
     return StageOutcome(
         output={
             "api_keys": shown(keys),
@@ -99,14 +119,13 @@ def new_key(plaintext: str, created_at: str, project_id: str, job_id: str) -> Ap
     )
 
 
-def _store(keys: list[ApiKey], store: ApiKeyStore, project_id: str) -> None:
-    for key in keys:
-        if store.get(key.digest) is None:
-            store.put(key)
-    current = {key.digest for key in keys}
-    for stale in store.list_by_project(project_id):
-        if stale.digest not in current:
-            store.remove(stale.digest)
+def _take_back(client: SecretsManagerClient, secret: Secret, value: dict[str, Any]) -> None:
+    """Leave the secret as it was before this run wrote a value that nobody is to have."""
+    final = ErrorType.API_KEY_GENERATION_FAILED
+    if secret.value == value:
+        delete_secret(client, secret, final=final)
+    else:
+        replace_secret_value(client, secret, secret.value, final=final)
 
 
 def shown(keys: list[ApiKey]) -> list[dict[str, str]]:
