@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "support.quick_moto",
+    "support.quick_calls",
     "support.core",
     "support.faults",
     "support.local_stack",
