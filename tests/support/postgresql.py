@@ -22,13 +22,22 @@ import psycopg
 import pytest
 from provision_cli.local.aws_server import choose_port
 from provision_cli.local.build import locked
-from provision_cli.local.postgresql_server import DATA_VARIABLE, PLATFORM_ROLE, PostgresqlServer
+from provision_cli.local.postgresql_server import (
+    DATA_VARIABLE,
+    PLATFORM_ROLE,
+    SUPERUSER,
+    PostgresqlServer,
+)
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from psycopg import sql
 
 _MEMORY = Path("/dev/shm")  # servers make folders of their own in it  # nosec B108
 
 #: Bytes; the servers of a run use a tenth of them.
 _ROOM = 4 * 1024**3
+
+#: The first version that has the setting scram_iterations, as the server tells of it.
+_WITH_SCRAM_ITERATIONS = 160000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +69,26 @@ def cluster(request: pytest.FixtureRequest) -> PreparedCluster:
             port = choose_port(None, None, what="PostgreSQL", variable="none")
             server = PostgresqlServer(directory / "server", port)
             server.start()
+            _let_logins_be_quick(server)
             password = server.prepare_cluster()
             described.write_text(json.dumps({"port": port, "password": password}))
     return _described(described)
+
+
+def _let_logins_be_quick(server: PostgresqlServer) -> None:
+    """Let a login cost one round of hashing, not 4,096: tests log in some thousand times.
+
+    Version 15 has no such setting. Who sets a password asks the session for it, as libpq does.
+    """
+    with server.connect() as connection:
+        if connection.info.server_version >= _WITH_SCRAM_ITERATIONS:
+            connection.execute("ALTER ROLE ALL SET scram_iterations = 1")
+            connection.execute("SET scram_iterations = 1")
+            connection.execute(
+                sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+                    sql.Identifier(SUPERUSER), sql.Literal(connection.info.password)
+                )
+            )
 
 
 def _described(described: Path) -> PreparedCluster:
