@@ -603,9 +603,7 @@ class Machine(RuleBasedStateMachine):
         self.job_ids += sorted(new, key=lambda job_id: str(heads[job_id]["created_at"]))
 
     def _heads(self) -> dict[str, dict[str, Any]]:
-        return {
-            item["job_id"]: item for item in self.world.read("JobsTable") if item["record"] == "JOB"
-        }
+        return {item["job_id"]: item for item in self.world.read("JobsTable", "JOB")}
 
     def _are(self, status: str) -> list[str]:
         return [p["project_id"] for p in self.projects if p["status"] == status]

@@ -15,6 +15,12 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package that noth
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "template.yaml"
 STATE_MACHINES = ROOT / "state_machines"
+
+#: The names of the state machines within a stack.
+STATE_MACHINE_NAMES = tuple(
+    path.name.removesuffix(".asl.json") for path in sorted(STATE_MACHINES.glob("*.asl.json"))
+)
+
 PACKAGE = ROOT / "layers" / "provisioner" / "provisioner"
 
 
@@ -99,15 +105,12 @@ def functions() -> dict[str, LambdaFunction]:
 
 def state_machines() -> dict[str, dict[str, Any]]:
     """Return the definitions of the state machines by their names within a stack."""
-    return {
-        path.name.removesuffix(".asl.json"): dict(json.loads(path.read_text()))
-        for path in sorted(STATE_MACHINES.glob("*.asl.json"))
-    }
+    return {name: state_machine(name) for name in STATE_MACHINE_NAMES}
 
 
 def state_machine(name: str = "provision_project") -> dict[str, Any]:
     """Return the definition of a state machine."""
-    return state_machines()[name]
+    return dict(json.loads((STATE_MACHINES / f"{name}.asl.json").read_text()))
 
 
 def all_states(states: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

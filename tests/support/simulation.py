@@ -238,6 +238,9 @@ class Simulation:
         self.naming = Naming(settings.resource_prefix, settings.resource_namespace)
         self.functions = {name: build() for name, build in _BUILD.items()}
         self.machines = project.state_machines()
+        self._time_outs = {
+            name: function.properties["Timeout"] for name, function in project.functions().items()
+        }
         self._connection = cluster.connect()
         self._connection.autocommit = True
         self.traces = Traces()
@@ -454,7 +457,7 @@ class Simulation:
     def _invoke(self, name: str, payload: Mapping[str, Any], fault: Fault | None) -> Any:
         function = self.functions[name]
         arguments = (payload, _CONTEXT) if name == "snapshot" else (payload,)
-        seconds = project.functions()[name].properties["Timeout"]
+        seconds = self._time_outs[name]
         try:
             return {"Payload": self.run(lambda: function(*arguments), fault, seconds)}
         except FunctionEnded as end:
@@ -495,10 +498,14 @@ class Simulation:
         for item in dynamodb_backends[ACCOUNT][REGION].tables[table].all_items():
             yield item.attrs
 
-    def read(self, table: str) -> list[dict[str, Any]]:
-        """Return the items of a table."""
+    def read(self, table: str, record: str | None = None) -> list[dict[str, Any]]:
+        """Return the items of a table, or those of its items that are such records."""
         found = dynamodb_backends[ACCOUNT][REGION].tables[table].all_items()
-        return [dynamodb.from_item(item.to_json()["Attributes"]) for item in found]
+        return [
+            dynamodb.from_item(item.to_json()["Attributes"])
+            for item in found
+            if record is None or item.attrs["record"].value == record
+        ]
 
     def resources(self) -> list[Resource]:
         """Return everything that is there, but for what the deployment itself consists of."""

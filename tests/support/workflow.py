@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from functools import cache
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any
@@ -477,15 +478,16 @@ class Workflow:
         """
         project_id = job.project_id
         names = self.names(project_id)
+        tenant = tenant_snapshot(self.cluster, names.tenant)
         found: dict[str, Any] = {
             "job": (job.status, job.error, job.other_errors),
             "stages": [(s.stage, s.status, s.check, s.output) for s in job.stages],
             "result": job.result,
             "project": self.projects.get(project_id),
             "quotas": self._scan(self.settings.quotas_table),
-            "tenant": tenant_snapshot(self.cluster, names.tenant),
+            "tenant": tenant,
             "services": self._services(),
-            "secrets": self._secrets(names),
+            "secrets": self._secrets(names, tenant),
             "api_keys": self._api_keys(names),
         }
         if attempts:
@@ -508,10 +510,11 @@ class Workflow:
         """
         names = self.names(project_id)
         counts = self._scan(self.settings.quotas_table)
+        tenant = tenant_snapshot(self.cluster, names.tenant)
         found = {
-            **tenant_snapshot(self.cluster, names.tenant),
+            **tenant,
             **self._services(),
-            "secrets": self._secrets(names),
+            "secrets": self._secrets(names, tenant),
             "api_keys": self._scan(self.settings.api_keys_table),
             "counts": [c for c in counts if c.get("used", {"N": "0"}) != {"N": "0"}],
         }
@@ -561,16 +564,14 @@ class Workflow:
             ],
         }
 
-    def _secrets(self, names: ResourceNames) -> dict[str, Any]:
+    def _secrets(self, names: ResourceNames, tenant: Mapping[str, Any]) -> dict[str, Any]:
         listed = aws.client("secretsmanager").list_secrets()["SecretList"]
         found: dict[str, Any] = {
             secret["Name"]: secret["Tags"]
             for secret in sorted(listed, key=lambda secret: secret["Name"])
             if secret.get("Tags")
         }
-        if names.database_secret in found and tenant_snapshot(self.cluster, names.tenant).get(
-            "databases"
-        ):
+        if names.database_secret in found and tenant.get("databases"):
             login = self.secret(names.database_secret)
             if "connection_string" in login:  # not of someone else
                 with psycopg.connect(login["connection_string"]) as connection:
@@ -790,11 +791,21 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
 
 
 def _make_state_machines() -> dict[str, str]:
-    return {name: _make_state_machine(name) for name in project.state_machines()}
+    return {name: _make_state_machine(name) for name in project.STATE_MACHINE_NAMES}
 
 
 def _make_state_machine(name: str) -> str:
-    """Make a state machine as the template does, with the ARNs that it substitutes."""
+    made: str = aws.client("stepfunctions").create_state_machine(
+        name=f"test-{name}",
+        definition=_definition(name),
+        roleArn=f"arn:aws:iam::{ACCOUNT}:role/test",
+    )["stateMachineArn"]
+    return made
+
+
+@cache
+def _definition(name: str) -> str:
+    """Return the definition of a state machine, with the ARNs that the template substitutes."""
     definition = json.dumps(project.state_machine(name))
     for placeholder in set(re.findall(r"\$\{(\w+)\}", definition)):
         kind = "function" if placeholder.endswith("FunctionArn") else "stateMachine"
@@ -804,9 +815,4 @@ def _make_state_machine(name: str) -> str:
         service = "lambda" if kind == "function" else "states"
         arn = f"arn:aws:{service}:{REGION}:{ACCOUNT}:{kind}:{target}"
         definition = definition.replace(f"${{{placeholder}}}", arn)
-    made: str = aws.client("stepfunctions").create_state_machine(
-        name=f"test-{name}",
-        definition=definition,
-        roleArn=f"arn:aws:iam::{ACCOUNT}:role/test",
-    )["stateMachineArn"]
-    return made
+    return definition

@@ -82,7 +82,7 @@ def assert_nothing_is_left(workflow: Workflow, job: api.Job) -> None:
     tenant = tenant_snapshot(workflow.cluster, names.tenant)
     assert (tenant["databases"], tenant["roles"]) == ([], [])
     assert set(map(str, workflow._services().values())) == {"[]"}
-    assert workflow._secrets(names) == {}
+    assert workflow._secrets(names, tenant) == {}
     assert workflow._api_keys(names) == []
     project = workflow.projects.get(job.project_id)
     assert project is not None
