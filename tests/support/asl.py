@@ -175,7 +175,7 @@ def _state(state: Mapping[str, Any], data: Data) -> _Steps:
         case "Pass":
             return _filled(state["Parameters"], data, 0)
         case "Wait":
-            yield Pause(_read(state["SecondsPath"], data))
+            yield Pause(state.get("Seconds") or _read(state["SecondsPath"], data))
             return data
         case "Fail":
             raise StateError(

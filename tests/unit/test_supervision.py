@@ -211,6 +211,37 @@ def test_a_job_is_not_ended_while_a_stage_may_run(core: Core) -> None:
     assert (silent.type, silent.stage) == (ErrorType.UNKNOWN_ERROR, Stage.INITIALIZING)
 
 
+def overtaken(core: Core, stage: str) -> int:
+    """Let a stage fail for good in its second attempt; return until when the first may be at work.
+
+    The first never said how it ended.
+    """
+    core.jobs.start_stage(head(core), stage, 0)
+    core.clock.advance(2)
+    core.jobs.start_stage(head(core), stage, 1)
+    error = StoredError(ErrorType.CONFLICT, stage, 2, "It is not ours.", "")
+    core.jobs.stage_failed("job-1", error, retry_count=1, retryable=False)
+    return RUN_LIMITS[stage] - 2
+
+
+@pytest.mark.parametrize("on_failure", ["rollback", "keep"])
+def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_overtaken(
+    core: Core, on_failure: str
+) -> None:
+    project = core.new_project()
+    core.new_job(on_failure=on_failure)
+    core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
+    core.clock.advance(overtaken(core, Stage.INITIALIZING) - 1)
+    with unchanged(core):
+        examine(core, ended(core))
+    core.clock.advance(1)
+
+    job = examine(core, ended(core))
+
+    assert job.status is JobStatus.FAILED
+    assert core.projects.holders() == (["job-1"] if on_failure == "rollback" else [])
+
+
 def test_a_job_that_never_began_ends_with_its_execution(core: Core) -> None:
     core.new_project()
     core.new_job()
@@ -413,6 +444,8 @@ def test_an_event_of_a_cleanup_says_nothing_of_its_job_s_next_attempt(core: Core
 def cleaning(core: Core) -> Job:
     """Return a job that has failed and whose clean-up is to be started."""
     running(core)
+    core.jobs.stage_failed("job-1", CONFLICT, retry_count=0, retryable=False)
+    core.clock.advance()
     core.jobs.fail("job-1", [CONFLICT], close={}, cleanup=(1, tuple(CleanupStage)))
     return core.jobs.get("job-1")
 
@@ -476,6 +509,20 @@ def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core:
         "Nobody had told of its clean-up's end: its execution was ABORTED."
     ]
     assert core.jobs.list_unfinished() == []
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_a_cleanup_is_not_ended_while_a_removal_may_run_that_was_overtaken(core: Core) -> None:
+    core.clock.advance(overtaken(core, CleanupStage.REMOVING_DATABASE) - 1)
+    with unchanged(core):
+        examine(core, cleanup_ended(core))
+    core.clock.advance(1)
+
+    job = examine(core, cleanup_ended(core))
+
+    assert job.cleanup is not None
+    assert job.cleanup.status is CleanupStatus.FAILED
+    assert core.projects.holders() == []
 
 
 @pytest.mark.usefixtures("cleaning")

@@ -27,8 +27,9 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.plan import RunLimits, longest_run
+from provisioner.jobs.plan import RunLimits
 from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.quiet import seconds_until_quiet
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
 
@@ -224,7 +225,7 @@ class Supervisor:
         if execution is None and job.status is JobStatus.QUEUED:
             return self._examine_unstarted(job)
         # In someone's process no function's time-out ends a stage.
-        if self._may_run(job.stages, {} if execution is None else self._run_limits):
+        if self._may_run(job, {} if execution is None else self._run_limits):
             return _NOTHING
         if execution is None:
             last_word = max((entry.at for entry in job.history), default=job.updated_at)
@@ -301,9 +302,7 @@ class Supervisor:
             repair = "Its clean-up had not been started."
             self._store.repair(job, repair)
             return Examined(repair)
-        if execution.status is ExecutionStatus.RUNNING or self._may_run(
-            cleanup.stages, self._run_limits
-        ):
+        if execution.status is ExecutionStatus.RUNNING or self._may_run(job, self._run_limits):
             return _NOTHING
         repair = f"Nobody had told of its clean-up's end: its execution was {execution.status}."
         left = self._cleanups.end(
@@ -317,14 +316,9 @@ class Supervisor:
     def _find(self, arn: str, told: Execution | None) -> Execution | None:
         return told if told is not None and told.arn == arn else self._executions.find(arn)
 
-    def _may_run(self, stages: Sequence[StageRecord], limits: RunLimits) -> bool:
-        """Whether a stage may be at work in a Lambda, which no end of an execution stops."""
-        return any(
-            record.status is StageStatus.RUNNING
-            and record.started_at is not None
-            and self._store.now() - record.started_at < longest_run(record.stage, limits)
-            for record in stages
-        )
+    def _may_run(self, job: Job, limits: RunLimits) -> bool:
+        """Whether an attempt may be at work in a Lambda, which no end of an execution stops."""
+        return seconds_until_quiet(job, self._store.now(), limits) > 0
 
 
 def _is_open(record: StageRecord) -> bool:
