@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import psycopg
 import pytest
@@ -471,3 +472,15 @@ def test_a_project_that_is_gone_keeps_no_resource_from_being_named(workflow: Wor
         api.repeat_cleanup(job.job_id)
     # What it counted in went with its item.
     workflow.set_places.update(["owner#ada", "cluster#test-1"])
+
+
+def test_where_nobody_can_say_whether_a_stage_is_at_work_the_longest_is_waited_for(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_event: Mapping[str, Any]) -> dict[str, Any]:
+        raise failure(ErrorType.INSUFFICIENT_PERMISSIONS, "Injected.")
+
+    monkeypatch.setitem(workflow.record, AWAIT_QUIET, refuse)
+    job = run_failing(workflow)
+    assert workflow.pauses == [max(RUN_LIMITS[s] for s in (*Stage, *CleanupStage))] * 2
+    assert_undone(workflow, job)
