@@ -149,6 +149,10 @@ class Storage:
         if tags:
             self.client.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": tag_list(tags)})
 
+    def remove_bucket(self) -> None:
+        if self.names():
+            self.client.delete_bucket(Bucket=BUCKET)
+
     def make_with_tags(self, parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """Make a bucket with its tags, as S3 does; moto leaves them out."""
         configuration = dict(parameters["CreateBucketConfiguration"])
@@ -441,11 +445,19 @@ def test_a_new_bucket_that_s3_stays_unready_for_is_left_to_the_next_attempt(
     for operation in OPERATIONS[2:]:
         storage.core.answers[f"s3.{operation}"] = unready
         storage.waits.clear()
+        storage.remove_bucket()
         error = refused(storage.register)
         assert (error.type, error.cause.partition(":")[0]) == (ErrorType.TIMEOUT, operation)
         assert 0 < sum(storage.waits) < TOO_LONG
         del storage.core.answers[f"s3.{operation}"]
     storage.register()
+
+
+def test_a_bucket_that_nobody_has_just_written_is_not_waited_for(storage: Storage) -> None:
+    storage.ensure()
+    storage.core.answers["s3.GetBucketTagging"] = aws_error("NoSuchBucket", 404)
+    assert refused(storage.register).type is ErrorType.SERVICE_REGISTRATION_FAILED
+    assert storage.waits == []
 
 
 #: What a read of a bucket tells that has not heard of what was written.

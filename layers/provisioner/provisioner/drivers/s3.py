@@ -61,8 +61,8 @@ class Settling:
             clock: tells the time, in seconds.
             sleep: waits between two looks, in seconds.
         """
-        #: Whether this run has written a setting.
-        self.has_written = False
+        #: Whether the bucket was made or changed just now, by this run or beside it.
+        self.just_written = False
         self._clock = clock
         self._sleep = sleep
         self._end = clock() + _SETTLING_SECONDS
@@ -75,16 +75,16 @@ class Settling:
         return True
 
     def at_bucket[Result](self, act: Callable[[], Result]) -> Result:
-        """Do something with a bucket that is there, again where S3 is not ready for it.
+        """Do something with a bucket that is there, again where it is too new for that.
 
         Raises:
-            TIMEOUT: S3 has not heard of the bucket all the time, or worked at it.
+            TIMEOUT: it was just written, and S3 has not heard of it all the time or works at it.
         """
         while True:
             try:
                 return act()
             except ClientError as error:
-                if _code(error) not in _UNSETTLED:
+                if _code(error) not in _UNSETTLED or not self.just_written:
                     raise
                 cause = short_cause(error)
             if not self.wait():
@@ -197,7 +197,7 @@ def ensure_bucket(
         _ensure_exists(client, name, region, owner, settling)
         for setting, value in _drifted(client, name, settling):
             settling.at_bucket(partial(_SETTINGS[setting].write, client, name, value))
-            settling.has_written = True
+            settling.just_written = True
 
 
 def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settling) -> str:
@@ -211,7 +211,7 @@ def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settli
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check storage"):
         while wrong := _wrong(client, name, owner, settling):
             cause = f"bucket {name}: {', '.join(wrong)}"
-            if not settling.has_written:
+            if not settling.just_written:
                 raise failure(
                     ErrorType.SERVICE_REGISTRATION_FAILED,
                     "The bucket of the project does not have the settings that it must have.",
@@ -372,7 +372,9 @@ def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: 
         while not _exists(client, name):
             if not settling.wait():
                 raise _unsettled("CreateBucket: BucketAlreadyOwnedByYou") from None
+        settling.just_written = True
         return False
+    settling.just_written = True
     return True
 
 
