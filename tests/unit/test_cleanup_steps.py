@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -104,15 +104,18 @@ def removed(core: Core, *stages: CleanupStage, run: int = 1) -> None:
         )
 
 
-def record_cleanup(core: Core, run: int = 1) -> dict[str, Any]:
-    """Run the step."""
+def record_cleanup(
+    core: Core, run: int = 1, branches: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Run the step, which is told how the stages ended."""
     metrics.clear_metrics()  # as at the end of a function
     policy = FailurePolicy(
         release=partial(released_by_failure, projects=core.projects),
         cleanup_stages=partial(cleanup_stages, projects=core.projects),
         left_over_of=partial(left_over, naming=NAMING),
     )
-    return CleanupRecorder(core.jobs, {"provision_project": policy})(job_event(RECORD_CLEANUP, run))
+    event = job_event(RECORD_CLEANUP, run) | {"branches": list(branches)}
+    return CleanupRecorder(core.jobs, {"provision_project": policy})(event)
 
 
 # The end of a clean-up.
@@ -191,6 +194,38 @@ def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
     *_, first, second, third, last = core.jobs.get("job-1").history
     assert {first.subject, second.subject, third.subject} == {tried, silent, silent_then}
     assert (last.subject, last.status) == ("CLEANUP", "FAILED")
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_stage_that_ended_without_a_word_has_the_error_that_the_state_machine_met(
+    core: Core,
+) -> None:
+    remove(core, CleanupStage.REMOVING_STORAGE)
+    remove(core, CleanupStage.REMOVING_AUTH)
+    removed(core, CleanupStage.REMOVING_API_KEYS)
+    core.clock.advance()
+
+    record_cleanup(
+        core,
+        branches=[
+            {"stage": CleanupStage.REMOVING_API_KEYS, "error": {"ok": True}},
+            {"stage": CleanupStage.REMOVING_STORAGE, "error": {"Error": "States.Timeout"}},
+            {
+                "stage": CleanupStage.REMOVING_AUTH,
+                "error": {"Error": "Runtime.ExitError", "Cause": "exit status 137"},
+            },
+            {"stage": CleanupStage.REMOVING_DATABASE, "error": {"ok": True}},
+        ],
+    )
+
+    errors = {record.stage: record.error for record in cleanup_of(core).stages if record.error}
+    assert {stage: (error.type, error.cause) for stage, error in errors.items()} == {
+        CleanupStage.REMOVING_STORAGE: (ErrorType.TIMEOUT, "States.Timeout: "),
+        CleanupStage.REMOVING_AUTH: (
+            ErrorType.UNKNOWN_ERROR,
+            "Runtime.ExitError: exit status 137",
+        ),
+    }
 
 
 @pytest.mark.usefixtures("failed")

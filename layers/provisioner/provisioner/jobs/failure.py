@@ -184,7 +184,7 @@ class CleanupRecorder:
                 left = job.cleanup.left_over
                 return {"ok": not left, "left_over": list(left)}
             try:
-                left = self.end(job, job.cleanup)
+                left = self.end(job, job.cleanup, event.branches)
             except ConditionFailedError:
                 continue
             metrics.add_metric("CleanupsFailed" if left else "CleanupsDone", MetricUnit.Count, 1)
@@ -196,6 +196,7 @@ class CleanupRecorder:
         self,
         job: Job,
         cleanup: Cleanup,
+        branches: Sequence[Mapping[str, Any]] = (),
         *,
         unstarted: Sequence[StageRecord] = (),
         also: Sequence[TransactWriteItemTypeDef] = (),
@@ -205,6 +206,8 @@ class CleanupRecorder:
         Args:
             job: the job as it was read.
             cleanup: its clean-up.
+            branches: how the stages ended, as the state machine knows it: `stage`, and `error`
+                (`Error`, `Cause`), which holds neither where one ended well.
             unstarted: stages of which none may have started since they were read.
             also: further writes of the same transaction.
 
@@ -212,6 +215,7 @@ class CleanupRecorder:
             ConditionFailedError: something has changed under the write.
         """
         policy = self._policies[job.job_type]
+        met = {branch["stage"]: branch["error"] for branch in branches}
         left = tuple(
             resource
             for record in cleanup.unremoved
@@ -222,7 +226,7 @@ class CleanupRecorder:
             cleanup.run,
             left,
             close={
-                record.stage: _unsaid(record)
+                record.stage: _unsaid(record, met.get(record.stage, {}))
                 for record in cleanup.stages
                 if record.status in {StageStatus.RUNNING, StageStatus.RETRYING}
             },
@@ -232,8 +236,10 @@ class CleanupRecorder:
         return left
 
 
-def _unsaid(record: StageRecord) -> StoredError:
+def _unsaid(record: StageRecord, met: Mapping[str, Any]) -> StoredError:
     """Return why a stage failed of which nobody has said that it did."""
+    if "Error" in met:
+        return _stage_error(record, met)
     if record.error is not None and record.error.attempt == record.attempt:
         return record.error
     return StoredError(

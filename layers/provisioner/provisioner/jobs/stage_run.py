@@ -53,7 +53,7 @@ class StageEvent(BaseModel):
     retry_count: int = 0
     #: The run of the clean-up that the stage belongs to; 0 for a stage of the job itself.
     cleanup: int = 0
-    #: Only for the step that records a failure: how each branch ended.
+    #: Only for the steps that record an end: how each branch, or each stage of the clean-up, ended.
     branches: list[dict[str, Any]] = []
 
     @property
