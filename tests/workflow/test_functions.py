@@ -20,6 +20,7 @@ from moto.awslambda_simple.models import LambdaSimpleBackend
 from provisioner import api
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import StageStatus
+from provisioner.jobs.quiet import StageAtWorkError
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from support import project
@@ -254,3 +255,20 @@ def test_a_job_that_fails_says_so_in_its_function_too(functions: Functions) -> N
     # A bucket that is not ours stays as it is.
     s3 = aws.client("s3", REGION)
     assert "Status" not in s3.get_bucket_versioning(Bucket=bucket)
+
+
+@pytest.mark.filterwarnings("ignore:No application metrics to publish")
+def test_the_lifecycle_function_ends_no_job_of_which_a_stage_may_be_at_work(
+    functions: Functions,
+) -> None:
+    workflow = functions.workflow
+    job = workflow.new_job(workflow.new_project())
+    workflow.jobs.start_stage(job, "GENERATING_API_KEYS", 0)
+    event = {
+        "job": {"job_id": job.job_id, "job_type": job.job_type, "payload": job.payload},
+        "stage": "FINALIZING",
+        "retry_count": 0,
+    }
+    with pytest.raises(StageAtWorkError):
+        functions.run("LifecycleFunction", event)
+    assert workflow.jobs.stage(job.job_id, "FINALIZING") is None
