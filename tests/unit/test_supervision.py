@@ -224,13 +224,15 @@ def overtaken(core: Core, stage: str) -> int:
     return RUN_LIMITS[stage] - 2
 
 
-@pytest.mark.parametrize("on_failure", ["rollback", "keep"])
-def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_overtaken(
-    core: Core, on_failure: str
-) -> None:
+def begun(core: Core, on_failure: str) -> None:
+    """Let a job begin that holds its project."""
     project = core.new_project()
     core.new_job(on_failure=on_failure)
     core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
+
+
+def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_overtaken(core: Core) -> None:
+    begun(core, "keep")
     core.clock.advance(overtaken(core, Stage.INITIALIZING) - 1)
     with unchanged(core):
         examine(core, ended(core))
@@ -239,7 +241,17 @@ def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_overtaken(
     job = examine(core, ended(core))
 
     assert job.status is JobStatus.FAILED
-    assert core.projects.holders() == (["job-1"] if on_failure == "rollback" else [])
+    assert core.projects.holders() == []
+
+
+def test_a_job_is_ended_beside_such_an_attempt_where_its_cleanup_waits_for_it(core: Core) -> None:
+    begun(core, "rollback")
+    overtaken(core, Stage.INITIALIZING)
+
+    job = examine(core, ended(core))
+
+    assert job.status is JobStatus.FAILED
+    assert core.projects.holders() == ["job-1"]
 
 
 def test_a_job_that_never_began_ends_with_its_execution(core: Core) -> None:

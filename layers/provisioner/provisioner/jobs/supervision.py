@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
@@ -27,7 +27,7 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.plan import RunLimits
+from provisioner.jobs.plan import RunLimits, longest_run
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.quiet import seconds_until_quiet
 from provisioner.jobs.store import JobNotFoundError, JobStore
@@ -225,7 +225,7 @@ class Supervisor:
         if execution is None and job.status is JobStatus.QUEUED:
             return self._examine_unstarted(job)
         # In someone's process no function's time-out ends a stage.
-        if self._may_run(job, {} if execution is None else self._run_limits):
+        if self._keeps_from_ending(job, {} if execution is None else self._run_limits):
             return _NOTHING
         if execution is None:
             last_word = max((entry.at for entry in job.history), default=job.updated_at)
@@ -316,9 +316,29 @@ class Supervisor:
     def _find(self, arn: str, told: Execution | None) -> Execution | None:
         return told if told is not None and told.arn == arn else self._executions.find(arn)
 
+    def _keeps_from_ending(self, job: Job, limits: RunLimits) -> bool:
+        """Whether an attempt may be at work that nobody is to meet.
+
+        Where a clean-up follows, that one holds the project, and waits itself for the attempts that
+        were overtaken.
+        """
+        if any(_is_at_work(record, self._store.now(), limits) for record in job.stages):
+            return True
+        is_cleaned_up = bool(self._policies[job.job_type].cleanup_stages(job))
+        return not is_cleaned_up and self._may_run(job, limits)
+
     def _may_run(self, job: Job, limits: RunLimits) -> bool:
         """Whether an attempt may be at work in a Lambda, which no end of an execution stops."""
         return seconds_until_quiet(job, self._store.now(), limits) > 0
+
+
+def _is_at_work(record: StageRecord, now: datetime, limits: RunLimits) -> bool:
+    """Whether the last attempt of a stage may be at work."""
+    return (
+        record.status is StageStatus.RUNNING
+        and record.started_at is not None
+        and now - record.started_at < longest_run(record.stage, limits)
+    )
 
 
 def _is_open(record: StageRecord) -> bool:
