@@ -117,8 +117,8 @@ JOB_SUBJECT = "JOB"
 CLEANUP_SUBJECT = "CLEANUP"
 
 
-#: The statuses that end a job, or its clean-up.
-_ENDS: dict[str, set[str]] = {
+#: The statuses that end an attempt of a job, or a run of its clean-up, by subject.
+ENDS: dict[str, set[str]] = {
     JOB_SUBJECT: {status for status in JobStatus if status.is_terminal},
     CLEANUP_SUBJECT: {CleanupStatus.DONE, CleanupStatus.FAILED},
 }
@@ -130,7 +130,7 @@ def place_in_transaction(subject: str, status: str) -> int:
     A job starts before its first stage. It, and its clean-up, end after the stages that end with
     them.
     """
-    ends = _ENDS.get(subject)
+    ends = ENDS.get(subject)
     if ends is None:
         return 1
     return 2 if status in ends else 0

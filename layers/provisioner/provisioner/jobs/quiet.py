@@ -16,11 +16,10 @@ from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
     CLEANUP_SUBJECT,
+    ENDS,
     JOB_SUBJECT,
-    CleanupStatus,
     HistoryEntry,
     Job,
-    JobStatus,
     StageStatus,
 )
 from provisioner.jobs.plan import RECORD_FAILURE, RunLimits, longest_run
@@ -31,11 +30,6 @@ from provisioner.runtime.observability import logger
 if TYPE_CHECKING:
     from provisioner.jobs.failure import FailurePolicy
     from provisioner.jobs.store import JobStore
-
-_ENDED = {
-    *(status for status in JobStatus if status.is_terminal),
-    *(CleanupStatus.DONE, CleanupStatus.FAILED),
-}
 
 
 def seconds_until_quiet(job: Job, now: datetime, limits: RunLimits) -> int:
@@ -85,7 +79,7 @@ def _had_ended(job: Job, whole: str, change: HistoryEntry) -> bool:
     return any(
         entry.subject == whole
         and entry.attempt == change.round
-        and entry.status in _ENDED
+        and entry.status in ENDS[whole]
         and entry.at <= change.at
         for entry in job.history
     )

@@ -424,24 +424,11 @@ class JobStore:
                 cancelled, or a stage or `also` has changed.
         """
         not_cancelled = "attribute_not_exists(cancel_requested_at)"
-        records = {record.stage: record for record in unstarted}
         now = self.now()
         dynamodb.transact(
             self._client,
             [
-                *(
-                    item
-                    for stage, error in close.items()
-                    for item in self._end_stage_items(
-                        job_id,
-                        stage,
-                        StageStatus.FAILED,
-                        error=error,
-                        round_=attempt,
-                        unstarted=records.get(stage),
-                        at=now,
-                    )
-                ),
+                *self._close_items(job_id, close, unstarted, attempt, at=now),
                 *self._finish_items(
                     job_id,
                     status,
@@ -452,9 +439,6 @@ class JobStore:
                     cleanup=cleanup,
                     condition=not_cancelled if status is JobStatus.FAILED else "",
                     at=now,
-                ),
-                *self._unstarted_items(
-                    job_id, [record for record in unstarted if record.stage not in close], attempt
                 ),
                 *also,
             ],
@@ -485,25 +469,12 @@ class JobStore:
                 of `also` failed.
         """
         close = close or {}
-        records = {record.stage: record for record in unstarted}
         now = self.now()
         status = CleanupStatus.FAILED if left_over else CleanupStatus.DONE
         dynamodb.transact(
             self._client,
             [
-                *(
-                    item
-                    for stage, error in close.items()
-                    for item in self._end_stage_items(
-                        job_id,
-                        stage,
-                        StageStatus.FAILED,
-                        error=error,
-                        round_=run,
-                        unstarted=records.get(stage),
-                        at=now,
-                    )
-                ),
+                *self._close_items(job_id, close, unstarted, run, at=now),
                 dynamodb.update(
                     self._table,
                     {"job_id": job_id, "record": _JOB},
@@ -519,9 +490,6 @@ class JobStore:
                 ),
                 self._history(
                     job_id, _CLEANUP, status, attempt=run, note=", ".join(left_over), at=now
-                ),
-                *self._unstarted_items(
-                    job_id, [record for record in unstarted if record.stage not in close], run
                 ),
                 *also,
             ],
@@ -975,6 +943,36 @@ class JobStore:
                 at=now,
             ),
         ]
+
+    def _close_items(
+        self,
+        job_id: str,
+        close: Mapping[str, StoredError],
+        unstarted: Sequence[StageRecord],
+        round_: int,
+        *,
+        at: datetime,
+    ) -> list[TransactWriteItemTypeDef]:
+        """Build the closing of stages, and the conditions that none of `unstarted` has started.
+
+        A transaction has one item of a key: a stage that is closed carries its own condition.
+        """
+        records = {record.stage: record for record in unstarted}
+        closed = [
+            item
+            for stage, error in close.items()
+            for item in self._end_stage_items(
+                job_id,
+                stage,
+                StageStatus.FAILED,
+                error=error,
+                round_=round_,
+                unstarted=records.get(stage),
+                at=at,
+            )
+        ]
+        others = [record for record in unstarted if record.stage not in close]
+        return closed + self._unstarted_items(job_id, others, round_)
 
     def _unstarted_items(
         self, job_id: str, records: Sequence[StageRecord], round_: int
