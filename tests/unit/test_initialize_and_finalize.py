@@ -307,7 +307,12 @@ def test_project_and_job_end_in_one_transaction_with_the_result(core: Core) -> N
             if name != "cluster_id"
         },
         "services": {
-            "auth": {"enabled": True, "tenant_id": "pool", "endpoint": "https://auth"},
+            "auth": {
+                "enabled": True,
+                "tenant_id": "pool",
+                "endpoint": "https://auth",
+                "client_id": "client",
+            },
             "realtime": {"enabled": True, "tenant_id": "api", "endpoint": "https://rt"},
         },
         "api_keys": [

@@ -196,7 +196,7 @@ def test_a_message_becomes_a_project(functions: Functions) -> None:
             "secret_arn": str,
         },
         "services": {
-            "auth": _SERVICE,
+            "auth": {**_SERVICE, "client_id": str},
             "realtime": _SERVICE,
             "storage": _SERVICE | {"bucket_name": str},
         },
@@ -208,6 +208,14 @@ def test_a_message_becomes_a_project(functions: Functions) -> None:
     assert {(line.get("job_id"), line.get("project_id")) for line in lines} == {
         (job.job_id, project_id)
     }
+    # Who has nothing but the result signs up with it.
+    auth = (job.result or {})["services"]["auth"]
+    cognito = aws.client("cognito-idp", REGION)
+    signed_up = cognito.sign_up(
+        ClientId=auth["client_id"], Username="ada@example.com", Password="An0ther-Password"
+    )
+    users = cognito.list_users(UserPoolId=auth["tenant_id"])["Users"]
+    assert signed_up["UserSub"] in {user["Username"] for user in users}
 
 
 @pytest.mark.fault("a poison message in a batch", where="dispatcher/refusing")

@@ -32,6 +32,13 @@ class ServiceResult(_Result):
     endpoint: str
 
 
+class AuthResult(ServiceResult):
+    """The user pool."""
+
+    #: The app client, with which the customer's users sign in. It has no secret.
+    client_id: str
+
+
 class StorageResult(ServiceResult):
     """The bucket."""
 
@@ -41,7 +48,7 @@ class StorageResult(ServiceResult):
 class ServicesResult(_Result):
     """The services that the payload asked for; the others are left out."""
 
-    auth: ServiceResult | None = None
+    auth: AuthResult | None = None
     realtime: ServiceResult | None = None
     storage: StorageResult | None = None
 

@@ -15,6 +15,7 @@ from provisioner.provisioning.plan import Stage
 from provisioner.provisioning.projects import Project, ProjectStore
 from provisioner.provisioning.result import (
     ApiKeyResult,
+    AuthResult,
     DatabaseResult,
     ProvisionProjectResult,
     ResultMetadata,
@@ -83,7 +84,7 @@ def _result(
             _only(outputs[Stage.CREATING_DATABASE], DatabaseResult)
         ),
         services=ServicesResult(
-            auth=_service(outputs[Stage.REGISTERING_AUTH], ServiceResult),
+            auth=_service(outputs[Stage.REGISTERING_AUTH], AuthResult),
             realtime=_service(outputs[Stage.REGISTERING_REALTIME], ServiceResult),
             storage=_service(outputs[Stage.REGISTERING_STORAGE], StorageResult),
         ),
