@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.postgresql import snapshot as snapshot_module
+from provisioner.drivers.postgresql import programs
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.errors import type_of_text
 from provisioner.drivers.postgresql.snapshot import PgDump, PostgresqlDumper
@@ -138,7 +138,7 @@ def restored(tenant: Tenant, archive: bytes) -> list[Any]:
     """Restore an archive into a new database, and return what the queries find there."""
     name = f"restored_{uuid.uuid4().hex[:12]}"
     admin = tenant.cluster.admin
-    program = snapshot_module._installed_program().with_name("pg_restore")
+    program = programs.installed_program("pg_restore", ErrorType.SNAPSHOT_FAILED)
     with tenant.cluster.connect() as connection:
         connection.execute(
             sql.SQL("CREATE DATABASE {} OWNER {}").format(
@@ -234,7 +234,8 @@ def test_a_server_that_asks_for_the_password_itself_gets_nothing(asking: bytes) 
             "127.0.0.1", server.getsockname()[1], "provisioner", PASSWORD, sslmode="disable"
         )
         names = NAMING.names("shop").tenant
-        dump = PgDump(snapshot_module._installed_program(), admin, names.database, 180_000, 60)
+        program = programs.installed_program("pg_dump", ErrorType.SNAPSHOT_FAILED)
+        dump = PgDump(program, admin, names.database, 180_000, 60)
         with closing(dump):
             for act in (lambda: PostgresqlEngine(admin).check_database(names, PASSWORD), dump.read):
                 with pytest.raises(ProvisioningError) as refused:
@@ -374,7 +375,7 @@ def test_the_program_is_given_the_password_in_its_environment_and_nothing_that_i
 def test_a_program_that_is_not_installed_is_named(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot_module, "find_spec", lambda _name: None)
+    monkeypatch.setattr(programs, "find_spec", lambda _name: None)
 
     error = failed(ErrorType.SNAPSHOT_FAILED, lambda: read_all(tenant))
 

@@ -205,7 +205,7 @@ def test_a_server_that_is_newer_ends_the_job_before_anything_is_removed(
     program = tmp_path / "pg_dump"
     program.write_text('#!/bin/sh\necho "pg_dump (PostgreSQL) 14.1"\n')
     program.chmod(0o755)
-    monkeypatch.setattr(snapshot_module, "_installed_program", lambda: program)
+    monkeypatch.setattr(snapshot_module, "installed_program", lambda _name, _final: program)
 
     job = workflow.execute(workflow.new_deprovision_job(first.project_id))
 

