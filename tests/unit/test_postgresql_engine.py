@@ -11,8 +11,9 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from provisioner.drivers.postgresql import engine as engine_module
-from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.drivers.postgresql import session as session_module
+from provisioner.drivers.postgresql.engine import PostgresqlEngine, TenantLimits
+from provisioner.drivers.postgresql.session import SETTINGS, connect_as_platform, lock
 from provisioner.errors import ErrorType, ProvisioningError
 from psycopg import sql
 from support.postgresql import PreparedCluster
@@ -161,7 +162,7 @@ def test_the_app_role_reaches_no_other_database(make_tenant: Callable[[], Tenant
 
 
 def test_the_limits_of_a_tenant_hold(tenant: Tenant) -> None:
-    engine = PostgresqlEngine(tenant.cluster.admin, engine_module.TenantLimits(connections=2))
+    engine = PostgresqlEngine(tenant.cluster.admin, TenantLimits(connections=2))
     tenant = replace(tenant, engine=engine)
     tenant.ensure()
     with tenant.login() as first, tenant.login():
@@ -316,21 +317,16 @@ def test_a_crash_at_any_statement_of_the_schema_leaves_nothing(
     tenant.check()
 
 
-def test_a_killed_run_holds_its_lock_no_longer_than_its_session_may_idle(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = engine_module._SESSION_OPTIONS
-    assert "idle_session_timeout=60s" in options
-    with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "_SESSION_OPTIONS", options.replace("60s", "100ms"))
-        killed = tenant.engine._connect("postgres")
-    engine_module._lock(killed, tenant.names)
+def test_a_killed_run_holds_its_lock_no_longer_than_its_session_may_idle(tenant: Tenant) -> None:
+    assert "idle_session_timeout=60s" in SETTINGS
+    killed = connect_as_platform(tenant.cluster.admin, "postgres", "idle_session_timeout=100ms")
+    lock(killed, tenant.names)
     tenant.ensure()
     killed.close()
 
 
 def test_the_platform_s_sessions_are_bounded(tenant: Tenant) -> None:
-    with tenant.engine._connect("postgres") as connection:
+    with connect_as_platform(tenant.cluster.admin, "postgres") as connection:
         parameters = connection.info.get_parameters()
         row = connection.execute(
             "SELECT current_setting('lock_timeout'), current_setting('statement_timeout'),"
@@ -345,6 +341,29 @@ def test_the_platform_s_sessions_are_bounded(tenant: Tenant) -> None:
         "sslmode": tenant.cluster.admin.sslmode,
     }
     assert {**parameters, **expected} == parameters
+
+
+def test_no_setting_leads_a_session_of_the_platform_to_another_schema(tenant: Tenant) -> None:
+    tenant.ensure_database()
+    admin, database = tenant.cluster.admin, sql.Identifier(tenant.names.database)
+    role = sql.Identifier(admin.user)
+    with tenant.cluster.connect(tenant.names.database) as c:
+        c.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(tenant.names.app_role)))
+        for whose in ("DATABASE {database}", "ROLE {role}", "ROLE {role} IN DATABASE {database}"):
+            setting = f"ALTER {whose} SET search_path = " + "{schema}"
+            c.execute(
+                sql.SQL(setting).format(
+                    database=database, role=role, schema=sql.Identifier(tenant.names.app_role)
+                )
+            )
+        try:
+            with connect_as_platform(admin, tenant.names.database) as connection:
+                found = connection.execute(
+                    "SELECT current_setting('search_path'), current_schemas(true)"
+                ).fetchone()
+        finally:
+            c.execute(sql.SQL("ALTER ROLE {} RESET search_path").format(role))
+    assert found == ("pg_catalog", ["pg_catalog"])
 
 
 def test_a_privilege_that_someone_gave_to_all_is_taken_back(tenant: Tenant) -> None:
@@ -492,8 +511,8 @@ def test_no_error_of_a_statement_or_login_holds_a_password(tenant: Tenant) -> No
 def test_a_lock_that_stays_taken_is_a_time_out(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_CONTENTION_WAIT", 0)
-    monkeypatch.setattr(engine_module, "_SESSION_OPTIONS", "-c lock_timeout=50ms")
+    monkeypatch.setattr(session_module, "_CONTENTION_WAIT", 0)
+    monkeypatch.setattr(session_module, "SETTINGS", ("lock_timeout=50ms",))
     with tenant.cluster.connect() as c:
         c.execute(
             "SELECT pg_advisory_lock(hashtextextended(%s, 0))",

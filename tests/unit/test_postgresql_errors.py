@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from provisioner.drivers.postgresql import engine as engine_module
+from provisioner.drivers.postgresql import session as session_module
 from provisioner.drivers.postgresql.errors import is_wrong_password, translate
 from provisioner.errors import ErrorType, ProvisioningError
 from psycopg import sql
@@ -237,9 +237,9 @@ CONTENTION = [
 
 
 def test_contention_that_ends_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_CONTENTION_WAIT", 0)
+    monkeypatch.setattr(session_module, "_CONTENTION_WAIT", 0)
     step = Steps(*CONTENTION)
-    assert engine_module._run(step, FINAL, "x") == "done"
+    assert session_module.run_step(step, FINAL, "x") == "done"
     assert step.runs == 6
 
 
@@ -250,10 +250,10 @@ def test_contention_that_ends_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> No
 def test_contention_that_lasts_has_an_end(
     monkeypatch: pytest.MonkeyPatch, state: str, expected: ErrorType
 ) -> None:
-    monkeypatch.setattr(engine_module, "_CONTENTION_WAIT", 0)
+    monkeypatch.setattr(session_module, "_CONTENTION_WAIT", 0)
     step = Steps(*[psycopg.errors.lookup(state)("text") for _ in range(20)])
     with pytest.raises(ProvisioningError) as raised:
-        engine_module._run(step, FINAL, "x")
+        session_module.run_step(step, FINAL, "x")
     assert (raised.value.type, step.runs) == (expected, 6)
 
 
@@ -261,5 +261,5 @@ def test_contention_that_lasts_has_an_end(
 def test_what_is_no_contention_is_tried_once(state: str) -> None:
     step = Steps(psycopg.errors.lookup(state)("text"))
     with pytest.raises(ProvisioningError):
-        engine_module._run(step, FINAL, "x")
+        session_module.run_step(step, FINAL, "x")
     assert step.runs == 1

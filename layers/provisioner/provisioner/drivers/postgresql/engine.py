@@ -13,31 +13,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import tuple_row
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.postgresql.errors import (
-    is_connection_limit,
-    is_contention,
-    is_wrong_password,
-    translate,
+from provisioner.drivers.postgresql.errors import is_connection_limit, is_wrong_password
+from provisioner.drivers.postgresql.session import (
+    LOCK_DATABASE,
+    Connection,
+    connect_as_platform,
+    connect_as_tenant,
+    lock,
+    run_step,
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership, tags_of_comment
-
-type _Connection = psycopg.Connection[tuple[Any, ...]]
-
-#: Advisory locks are per database: every one is taken in this one.
-_LOCK_DATABASE = "postgres"
 
 #: The version of the schema that ensure_schema makes.
 SCHEMA_VERSION = 1
@@ -45,31 +39,6 @@ SCHEMA_VERSION = 1
 #: Schema of the platform's own records in a tenant database. The platform role owns it, so that the
 #: tenant, who owns the other one, can read what version it has and not change it.
 _PLATFORM_SCHEMA = "provisioner"
-
-#: Tries of a step that meets another session's work, and the longest wait before the second, in
-#: seconds; it doubles with each: 1.6 s at most in all.
-_CONTENTION_TRIES = 6
-_CONTENTION_WAIT = 0.05
-
-#: Of the platform's own sessions: no statement outlasts the function, and the session of a function
-#: that was killed, whose end no one tells the server, does not hold its lock until the next retry.
-_SESSION_OPTIONS = " ".join(
-    f"-c {setting}"
-    for setting in (
-        "lock_timeout=30s",
-        "statement_timeout=60s",
-        "idle_session_timeout=60s",
-        "idle_in_transaction_session_timeout=60s",
-        "tcp_keepalives_idle=20",
-        "tcp_keepalives_interval=10",
-        "tcp_keepalives_count=3",
-    )
-)
-
-#: What no server gets that asks for it: a password in clear text, or its MD5, from which it can be
-#: guessed. `require` does not look who it is that asks; servers ask for SCRAM since version 14.
-#: Source: PostgreSQL documentation, "Database Connection Control Functions", require_auth.
-REQUIRED_AUTHENTICATION = "!password,!md5"
 
 #: Connections to a tenant's database beyond the app role's own, so that a tenant who uses all of
 #: his does not keep the platform out.
@@ -123,8 +92,8 @@ class PostgresqlEngine:
         """Make the roles, the database and its privileges, and the app role's password."""
 
         def ensure() -> None:
-            with self._connect(_LOCK_DATABASE) as connection:
-                _lock(connection, names)
+            with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
+                lock(connection, names)
                 # Everything is looked at before anything is made, so that a conflict leaves
                 # nothing behind.
                 roles = _look_for_roles(connection, names, owner)
@@ -145,24 +114,24 @@ class PostgresqlEngine:
                 if names.app_role in roles:
                     self._ensure_password(connection, names, password())
 
-        _run(ensure, ErrorType.DATABASE_CREATION_FAILED, "create the database")
+        run_step(ensure, ErrorType.DATABASE_CREATION_FAILED, "create the database")
 
     def ensure_schema(self, names: TenantNames, owner: Ownership) -> None:
         """Make the schema, its grants and default privileges and the schema-version table."""
 
         def ensure() -> None:
             with (
-                self._connect(_LOCK_DATABASE) as lock_connection,
-                self._connect(names.database) as connection,
+                connect_as_platform(self._admin, LOCK_DATABASE) as lock_connection,
+                connect_as_platform(self._admin, names.database) as connection,
             ):
-                _lock(lock_connection, names)
+                lock(lock_connection, names)
                 if _has_schema(connection, names):
                     return
                 with connection.transaction():
                     for statement in _schema_statements(connection, names, owner):
                         connection.execute(statement)
 
-        _run(ensure, ErrorType.SCHEMA_CREATION_FAILED, "create the schema")
+        run_step(ensure, ErrorType.SCHEMA_CREATION_FAILED, "create the schema")
 
     def change_password(
         self,
@@ -178,8 +147,8 @@ class PostgresqlEngine:
 
         def change() -> None:
             nonlocal is_told
-            with self._connect(_LOCK_DATABASE) as connection:
-                _lock(connection, names)
+            with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
+                lock(connection, names)
                 if names.app_role not in _look_for_roles(connection, names, owner):
                     raise failure(
                         ErrorType.DATABASE_CHANGE_FAILED,
@@ -196,20 +165,20 @@ class PostgresqlEngine:
 
         final, doing = ErrorType.DATABASE_CHANGE_FAILED, "change the password"
         try:
-            _run(change, final, doing)
+            run_step(change, final, doing)
         except ProvisioningError:
             if not is_told:
                 raise
             # The session ended before its COMMIT: the database catches up without waiting for the
             # next attempt.
-            _run(change, final, doing)
+            run_step(change, final, doing)
 
     def check_password(self, names: TenantNames, password: str) -> str:
         """See whether the server takes a login with the password; say so in one sentence."""
 
         def check() -> str:
             try:
-                self._connect_as_tenant(names, password).close()
+                connect_as_tenant(self._admin, names, password).close()
             except psycopg.OperationalError as error:
                 # The limit is looked at once the password has been found right: a tenant who uses
                 # all of his connections has a right password all the same.
@@ -217,15 +186,15 @@ class PostgresqlEngine:
                     raise
             return f"the server took the new password of {names.app_role}"
 
-        return _run(check, ErrorType.DATABASE_CHANGE_FAILED, "log in with the new password")
+        return run_step(check, ErrorType.DATABASE_CHANGE_FAILED, "log in with the new password")
 
     def remove_database(self, names: TenantNames, owner: Ownership, *, only_this_job: bool) -> bool:
         """Remove the project's database and roles, with all sessions in them."""
         claim = owner.claim(only_this_job=only_this_job)
 
         def remove() -> bool:
-            with self._connect(_LOCK_DATABASE) as connection:
-                _lock(connection, names)
+            with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
+                lock(connection, names)
                 roles = _claimed_roles(connection, names, claim)
                 if _is_database_claimed(connection, names, claim, roles):
                     connection.execute(
@@ -249,7 +218,7 @@ class PostgresqlEngine:
                     connection, names, owner.owns, []
                 )
 
-        return _run(remove, ErrorType.REMOVAL_FAILED, "remove the database")
+        return run_step(remove, ErrorType.REMOVAL_FAILED, "remove the database")
 
     @contextmanager
     def open_for_reading(
@@ -270,13 +239,13 @@ class PostgresqlEngine:
             or it has never been opened to anyone.
         """
 
-        def open_() -> tuple[_Connection, bool]:
+        def open_() -> tuple[Connection, bool]:
             # Its session does nothing all the while.
-            connection = self._connect(
-                _LOCK_DATABASE, f"-c idle_session_timeout={math.ceil(seconds) + 60}s"
+            connection = connect_as_platform(
+                self._admin, LOCK_DATABASE, f"idle_session_timeout={math.ceil(seconds) + 60}s"
             )
             try:
-                _lock(connection, names)
+                lock(connection, names)
                 is_claimed = _is_open_and_claimed(connection, names, claim)
                 if is_claimed:
                     _join_roles(connection, names, claim)
@@ -285,7 +254,9 @@ class PostgresqlEngine:
                 raise
             return connection, is_claimed
 
-        connection, is_claimed = _run(open_, ErrorType.SNAPSHOT_FAILED, "open the database to read")
+        connection, is_claimed = run_step(
+            open_, ErrorType.SNAPSHOT_FAILED, "open the database to read"
+        )
         with contextlib.closing(connection):
             try:
                 yield connection.info.server_version if is_claimed else None
@@ -298,7 +269,7 @@ class PostgresqlEngine:
         """Log in as the app role and say in one sentence what answered."""
 
         def check() -> str:
-            with self._connect_as_tenant(names, password) as connection:
+            with connect_as_tenant(self._admin, names, password) as connection:
                 row = connection.execute("SELECT current_database(), session_user").fetchone()
             if row != (names.database, names.app_role):
                 raise failure(
@@ -308,13 +279,13 @@ class PostgresqlEngine:
                 )
             return f"database {names.database} answered a login as {names.app_role}"
 
-        return _run(check, ErrorType.DATABASE_CREATION_FAILED, "log in to the database")
+        return run_step(check, ErrorType.DATABASE_CREATION_FAILED, "log in to the database")
 
     def check_schema(self, names: TenantNames, password: str) -> str:
         """As the app role, read the schema version and say in one sentence what answered."""
 
         def check() -> str:
-            with self._connect_as_tenant(names, password) as connection:
+            with connect_as_tenant(self._admin, names, password) as connection:
                 row = connection.execute(
                     sql.SQL("SELECT max(version), current_schema() FROM {}").format(
                         sql.Identifier(_PLATFORM_SCHEMA, "schema_version")
@@ -328,25 +299,11 @@ class PostgresqlEngine:
                 )
             return f"schema {names.schema} answered with version {SCHEMA_VERSION}"
 
-        return _run(check, ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
-
-    def _connect(self, database: str, more_options: str = "") -> _Connection:
-        return _connect(
-            self._admin,
-            database=database,
-            user=self._admin.user,
-            password=self._admin.password,
-            options=f"{_SESSION_OPTIONS} {more_options}",
-        )
-
-    def _connect_as_tenant(self, names: TenantNames, password: str) -> _Connection:
-        return _connect(
-            self._admin, database=names.database, user=names.app_role, password=password
-        )
+        return run_step(check, ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
 
     def _ensure_database(
         self,
-        connection: _Connection,
+        connection: Connection,
         names: TenantNames,
         owner: Ownership,
         found: _Database | None,
@@ -386,10 +343,10 @@ class PostgresqlEngine:
         # Opened last: whoever can connect finds a database that is hardened and marked.
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
 
-    def _ensure_password(self, connection: _Connection, names: TenantNames, password: str) -> None:
+    def _ensure_password(self, connection: Connection, names: TenantNames, password: str) -> None:
         """Let the app role log in with this password; change it only if it does not."""
         try:
-            self._connect_as_tenant(names, password).close()
+            connect_as_tenant(self._admin, names, password).close()
         except psycopg.OperationalError as error:
             # As in `check_password`.
             if is_connection_limit(error):
@@ -401,7 +358,7 @@ class PostgresqlEngine:
         _set_password(connection, names, password)
 
 
-def _set_password(connection: _Connection, names: TenantNames, password: str) -> None:
+def _set_password(connection: Connection, names: TenantNames, password: str) -> None:
     connection.execute(
         sql.SQL("ALTER ROLE {} PASSWORD {}").format(
             sql.Identifier(names.app_role),
@@ -410,7 +367,7 @@ def _set_password(connection: _Connection, names: TenantNames, password: str) ->
     )
 
 
-def _look_for_roles(connection: _Connection, names: TenantNames, owner: Ownership) -> set[str]:
+def _look_for_roles(connection: Connection, names: TenantNames, owner: Ownership) -> set[str]:
     """Return which of the tenant's roles exist.
 
     Raises:
@@ -427,7 +384,7 @@ def _look_for_roles(connection: _Connection, names: TenantNames, owner: Ownershi
     return {role for role, _ in rows}
 
 
-def _claimed_roles(connection: _Connection, names: TenantNames, claim: Claim) -> list[str]:
+def _claimed_roles(connection: Connection, names: TenantNames, claim: Claim) -> list[str]:
     """Return which of the tenant's roles are claimed, the app role first."""
     rows = connection.execute(
         "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles"
@@ -438,7 +395,7 @@ def _claimed_roles(connection: _Connection, names: TenantNames, claim: Claim) ->
 
 
 def _is_database_claimed(
-    connection: _Connection, names: TenantNames, claim: Claim, roles: list[str]
+    connection: Connection, names: TenantNames, claim: Claim, roles: list[str]
 ) -> bool:
     """Whether the tenant's database is there and claimed.
 
@@ -462,7 +419,7 @@ def _is_database_claimed(
     return bool(may_be_unmarked_yet) and set(roles) == {names.owner_role, names.app_role}
 
 
-def _is_open_and_claimed(connection: _Connection, names: TenantNames, claim: Claim) -> bool:
+def _is_open_and_claimed(connection: Connection, names: TenantNames, claim: Claim) -> bool:
     row = connection.execute(
         "SELECT datallowconn, shobj_description(oid, 'pg_database')"
         " FROM pg_database WHERE datname = %s",
@@ -472,7 +429,7 @@ def _is_open_and_claimed(connection: _Connection, names: TenantNames, claim: Cla
     return bool(is_open) and claim(tags_of_comment(comment))
 
 
-def _join_roles(connection: _Connection, names: TenantNames, claim: Claim) -> None:
+def _join_roles(connection: Connection, names: TenantNames, claim: Claim) -> None:
     """Let the platform role do what the tenant's roles may do."""
     options = sql.SQL("WITH INHERIT TRUE, SET FALSE" if _is_16(connection) else "")
     for role in _claimed_roles(connection, names, claim):
@@ -481,7 +438,7 @@ def _join_roles(connection: _Connection, names: TenantNames, claim: Claim) -> No
         )
 
 
-def _leave_roles(connection: _Connection, names: TenantNames, claim: Claim) -> None:
+def _leave_roles(connection: Connection, names: TenantNames, claim: Claim) -> None:
     options = sql.SQL("GRANTED BY CURRENT_USER" if _is_16(connection) else "")
     for role in _claimed_roles(connection, names, claim):
         connection.execute(
@@ -489,12 +446,12 @@ def _leave_roles(connection: _Connection, names: TenantNames, claim: Claim) -> N
         )
 
 
-def _is_16(connection: _Connection) -> bool:
+def _is_16(connection: Connection) -> bool:
     return connection.info.server_version >= _VERSION_16
 
 
 def _create_role(
-    connection: _Connection, role: str, options: sql.Composable, owner: Ownership
+    connection: Connection, role: str, options: sql.Composable, owner: Ownership
 ) -> None:
     """Make a role with its marker in one transaction, so that none is ever without."""
     with connection.transaction():
@@ -519,7 +476,7 @@ class _Database:
 
 
 def _look_for_database(
-    connection: _Connection, names: TenantNames, owner: Ownership, roles: set[str]
+    connection: Connection, names: TenantNames, owner: Ownership, roles: set[str]
 ) -> _Database | None:
     """Return the tenant's database.
 
@@ -571,7 +528,7 @@ def _look_for_database(
     return found
 
 
-def _grant(connection: _Connection, names: TenantNames) -> None:
+def _grant(connection: Connection, names: TenantNames) -> None:
     """Shut PUBLIC out of the database, which a new one lets in, and let the app role in."""
     database = sql.Identifier(names.database)
     owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
@@ -583,7 +540,7 @@ def _grant(connection: _Connection, names: TenantNames) -> None:
         connection.execute(statement)
 
 
-def _has_schema(connection: _Connection, names: TenantNames) -> bool:
+def _has_schema(connection: Connection, names: TenantNames) -> bool:
     """Whether ensure_schema has nothing to do.
 
     Raises:
@@ -627,7 +584,7 @@ def _has_schema(connection: _Connection, names: TenantNames) -> bool:
 
 
 def _schema_statements(
-    connection: _Connection, names: TenantNames, owner: Ownership
+    connection: Connection, names: TenantNames, owner: Ownership
 ) -> Iterator[sql.SQL | sql.Composed]:
     """Yield what makes the schema; each may stand on what an earlier transaction left."""
     owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
@@ -679,37 +636,7 @@ def _schema_statements(
     )
 
 
-def _lock(connection: _Connection, names: TenantNames) -> None:
-    """Take the tenant's advisory lock; it is given back when the session ends, however it does."""
-    connection.execute(
-        "SELECT pg_advisory_lock(hashtextextended(%s, 0))", ("provisioner:" + names.database,)
-    )
-
-
-def _connect(
-    admin: AdminConnection, *, database: str, user: str, password: str, options: str = ""
-) -> _Connection:
-    return psycopg.connect(
-        host=admin.host,
-        port=admin.port,
-        dbname=database,
-        user=user,
-        password=password,
-        sslmode=admin.sslmode,
-        require_auth=REQUIRED_AUTHENTICATION,
-        options=options,
-        autocommit=True,
-        row_factory=tuple_row,
-        connect_timeout=10,
-        keepalives=1,
-        keepalives_idle=20,
-        keepalives_interval=10,
-        keepalives_count=3,
-        application_name="project-provisioner",
-    )
-
-
-def _verifier(connection: _Connection, role: str, password: str) -> str:
+def _verifier(connection: Connection, role: str, password: str) -> str:
     """Compute the SCRAM verifier here, so that the server never sees the password.
 
     Source: RFC 5803; PostgreSQL documentation, "PQencryptPasswordConn".
@@ -724,19 +651,3 @@ def _conflict(kind: str, name: str) -> ProvisioningError:
         ErrorType.CONFLICT,
         f"A {kind} named {name} exists and is not this project's; remove or rename it.",
     )
-
-
-def _run[Result](step: Callable[[], Result], final: ErrorType, doing: str) -> Result:
-    """Run a step, again after contention; raise the driver's errors as errors of the table."""
-    for attempt in range(_CONTENTION_TRIES):
-        if attempt > 0:
-            longest = _CONTENTION_WAIT * 2 ** (attempt - 1)
-            time.sleep(random.uniform(0, longest))  # noqa: S311  # keeps two runs apart, no more  # nosec B311
-        try:
-            return step()
-        except psycopg.Error as error:
-            known = translate(error, final, doing)
-            if not is_contention(error):
-                break
-    # Outside the except clause, so that the driver's exception is not the context of this one.
-    raise known

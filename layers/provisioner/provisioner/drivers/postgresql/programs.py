@@ -18,19 +18,21 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from provisioner.drivers.postgresql.engine import REQUIRED_AUTHENTICATION
+from provisioner.drivers.postgresql.session import (
+    REQUIRED_AUTHENTICATION,
+    SAFE_SEARCH_PATH,
+    session_options,
+)
 from provisioner.errors import ErrorType, failure
 
 #: Of a program's session: what a killed process leaves, the server notices within a minute, also
 #: where it waits to send.
-_SESSION_OPTIONS = " ".join(
-    f"-c {setting}"
-    for setting in (
-        "tcp_keepalives_idle=20",
-        "tcp_keepalives_interval=10",
-        "tcp_keepalives_count=3",
-        "tcp_user_timeout=60s",
-    )
+_SESSION_OPTIONS = session_options(
+    SAFE_SEARCH_PATH,
+    "tcp_keepalives_idle=20",
+    "tcp_keepalives_interval=10",
+    "tcp_keepalives_count=3",
+    "tcp_user_timeout=60s",
 )
 
 #: Of the caller's environment, what leads libpq to a root certificate, as it leads the engine's.
