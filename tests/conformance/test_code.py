@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -181,6 +182,13 @@ def test_tracer_patches_no_library(function: str) -> None:
     assert not {m for m in start(function)["modules"] if m.startswith("aws_xray_sdk.ext.")} - {
         "aws_xray_sdk.ext"
     }
+
+
+def test_types_are_checked_everywhere() -> None:
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["files"]
+    folders = [p for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    written = [path for folder in folders for path in folder.rglob("*.py")]
+    assert [p for p in written if not any(p.is_relative_to(ROOT / one) for one in checked)] == []
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda path: path.parent.name)
