@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 BUILD = Path(__file__).resolve().parents[1] / ".aws-sam" / "build"
@@ -20,8 +21,11 @@ BUILD = Path(__file__).resolve().parents[1] / ".aws-sam" / "build"
 AIMS = {
     **dict.fromkeys(["Dispatcher", "Lifecycle", "Services", "ApiKeys", "Supervisor"], 30),
     **dict.fromkeys(["DeadLetters", "Events"], 30),
-    "Database": 45,
+    **dict.fromkeys(["Database", "Snapshot"], 45),
 }
+
+#: The functions that have the PostgreSQL driver.
+WITH_POSTGRESQL = {"DatabaseFunction", "SnapshotFunction"}
 
 #: Values of the variables that the functions read; nothing is called with them.
 VARIABLES = dict.fromkeys(
@@ -33,6 +37,7 @@ VARIABLES = dict.fromkeys(
         "QUEUE_URL",
         "DEAD_LETTER_QUEUE_URL",
         "EVENT_BUS_NAME",
+        "SNAPSHOTS_BUCKET",
         "STATE_MACHINE_ARN_PREFIX",
         "CLUSTER_PARAMETER_PREFIX",
         "RESOURCE_NAMESPACE",
@@ -46,33 +51,49 @@ VARIABLES = dict.fromkeys(
     "AWS_DEFAULT_REGION": "eu-central-1",
     "DEFAULT_PROJECT_QUOTA": "10",
     "JOB_RETENTION_DAYS": "91",
+    "QUEUED_MINUTES": "15",
     "REQUIRED_JOB_TYPES": "provision_project",
     "RESOURCE_PREFIX": "nm",
 }
 
+#: Counts the instructions of the command that follows it.
+CALLGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
 
-def instructions(code: str, task: Path | None = None) -> int:
-    """Count the instructions that a new interpreter executes for a piece of code."""
+
+def run(
+    code: str, function: Path | None = None, *, under: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run a piece of code in a new interpreter.
+
+    Args:
+        code: what is run.
+        function: a built function, with its layers beside it; without one there is none to import.
+        under: the program that watches, with its options.
+    """
     environment = VARIABLES | {"PYTHONHASHSEED": "0", "PATH": os.defpath}
-    if task is not None:
-        layers = [BUILD / "ProvisionerLayer" / "python", BUILD / "PostgresqlLayer" / "python"]
-        shown = layers if task.name == "DatabaseFunction" else layers[:1]
-        environment["LAMBDA_TASK_ROOT"] = str(task)
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, [task, *shown]))
-    command = [
-        "valgrind",
-        "--tool=callgrind",
-        "--callgrind-out-file=/dev/null",
-        # The real interpreter: the environment's own would import what its packages ask for.
-        str(Path(sys.base_prefix) / "bin" / "python3.13"),
-        "-c",
-        code,
-    ]
+    if function is not None:
+        layers = [
+            function.parent / f"{name}Layer" / "python" for name in ("Provisioner", "Postgresql")
+        ]
+        shown = layers if function.name in WITH_POSTGRESQL else layers[:1]
+        environment["LAMBDA_TASK_ROOT"] = str(function)
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, [function, *shown]))
+    # The real interpreter: the environment's own would import what its packages ask for.
+    interpreter = str(Path(sys.base_prefix) / "bin" / "python3.13")
+    return subprocess.run(  # our own functions  # nosec B603
+        [*under, interpreter, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def instructions(code: str, function: Path | None = None) -> int:
+    """Count the instructions that a new interpreter executes for a piece of code."""
     # The first run writes the byte code of the standard library where it is missing.
     for _ in range(2):
-        done = subprocess.run(  # our own functions  # nosec B603
-            command, env=environment, capture_output=True, text=True, check=False
-        )
+        done = run(code, function, under=CALLGRIND)
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or found is None:
         raise SystemExit(f"{code}: could not be measured:\n{done.stderr[-2000:]}")

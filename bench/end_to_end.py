@@ -1,8 +1,8 @@
 """From the message to COMPLETED on the local stack, as a ratio to the same calls made straight.
 
-The floor is a script that calls the drivers one after another, without queue, state machine or
-stored progress. Both are measured in turn in the same run, warm. A ratio is reported, and nothing
-fails on it.
+The floor is a script that runs the stages' own code one after another, without queue, state machine
+or stored progress. Both are measured in turn in the same run, warm. What was made is removed again,
+outside the measured time. A ratio is reported, and nothing fails on it.
 """
 
 from __future__ import annotations
@@ -16,45 +16,78 @@ from functools import partial
 
 from provision_cli.local.stack import LocalStack, LocalStackSettings
 from provisioner import api
-from provisioner.composition import api_keys, database, services
+from provisioner.composition.in_process import all_stages
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.plan import BRANCHES
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.plan import PROVISION_PROJECT
+from provisioner.runtime import aws
 from provisioner.runtime.platform import PlatformSettings
 
 ROUNDS = 5
 AT_ONCE = 8
 
 
-def job_straight(settings: PlatformSettings, region: str) -> float:
-    """Make what a job makes, by the same calls and nothing else; return when it ended."""
-    project_id = f"floor-{uuid.uuid4().hex[:12]}"
-    api.create_project(project_id)
-    job = JobInput(
-        job_id=project_id,
-        job_type=api.JobType.PROVISION_PROJECT,
-        payload={"project_id": project_id, "region": region},
-    )
-    stages = {
-        **database.stages(settings),
-        **services.stages(settings),
-        **api_keys.stages(settings),
-    }
-    for stage in (stage for branch in BRANCHES for stage in branch):
-        stages[stage](job)
-    return time.time()
+class Straight:
+    """Makes what a job makes, by the same stages and nothing else; remembers it, to remove it."""
+
+    def __init__(self, settings: PlatformSettings, region: str) -> None:
+        """Bind the stages to a deployment."""
+        jobs = JobStore(
+            aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
+        )
+        self._stages = all_stages(settings, jobs)[api.JobType.PROVISION_PROJECT]
+        self._region = region
+        self._made: list[JobInput] = []
+
+    def run(self) -> float:
+        """Make one project's things; return when they were there."""
+        project_id = f"floor-{uuid.uuid4().hex[:12]}"
+        api.create_project(project_id)
+        job = JobInput(
+            job_id=project_id,
+            job_type=api.JobType.PROVISION_PROJECT,
+            payload={"project_id": project_id, "region": self._region},
+        )
+        self._made.append(job)
+        plan = PROVISION_PROJECT
+        # The last stage completes a stored job, and there is none.
+        for stage in (plan.first, *(stage for branch in plan.branches for stage in branch)):
+            self._stages[stage](job)
+        return time.time()
+
+    def remove(self) -> None:
+        """Remove what was made."""
+        for job in self._made:
+            for stage in PROVISION_PROJECT.cleanup:
+                self._stages[stage](job)
 
 
-def job_by_message(region: str) -> float:
-    """Send a job, wait for its end and return when that was."""
-    project_id = f"bench-{uuid.uuid4().hex[:12]}"
-    api.create_project(project_id)
-    sent = api.enqueue_job(
-        api.JobType.PROVISION_PROJECT, {"project_id": project_id, "region": region}
-    )
-    job = api.wait_for_job(sent.job_id, 300)
-    if job.error is not None or job.finished_at is None:
-        raise SystemExit(f"job {job.job_id}: {job.error}")
-    return job.finished_at.timestamp()
+class ByMessage:
+    """Sends jobs; remembers their projects, to remove them."""
+
+    def __init__(self, region: str) -> None:
+        """Name the region of the projects."""
+        self._region = region
+        self._made: list[str] = []
+
+    def run(self) -> float:
+        """Send a job, wait for its end and return when that was."""
+        project_id = f"bench-{uuid.uuid4().hex[:12]}"
+        api.create_project(project_id)
+        self._made.append(project_id)
+        sent = api.enqueue_job(
+            api.JobType.PROVISION_PROJECT, {"project_id": project_id, "region": self._region}
+        )
+        job = api.wait_for_job(sent.job_id, 300)
+        if job.error is not None or job.finished_at is None:
+            raise SystemExit(f"job {job.job_id}: {job.error}")
+        return job.finished_at.timestamp()
+
+    def remove(self) -> None:
+        """Deprovision every project."""
+        remove = api.get_job_handler(api.JobType.DEPROVISION_PROJECT)
+        for project_id in self._made:
+            remove({"project_id": project_id, "confirm": project_id, "final_snapshot": False})
 
 
 def seconds(run: Callable[[], float], at_once: int) -> float:
@@ -64,14 +97,19 @@ def seconds(run: Callable[[], float], at_once: int) -> float:
         return max(done.result() for done in [pool.submit(run) for _ in range(at_once)]) - began
 
 
-def report(settings: PlatformSettings, region: str, at_once: int) -> None:
-    """Print the medians and the ratio for so many jobs at once."""
-    by_message, straight = partial(job_by_message, region), partial(job_straight, settings, region)
-    seconds(by_message, at_once)  # functions and connections get warm
-    pairs = [(seconds(by_message, at_once), seconds(straight, at_once)) for _ in range(ROUNDS)]
+def report(settings: PlatformSettings, region: str, at_once: int, rounds: int) -> str:
+    """Measure so many jobs at once, and return the medians and their ratio in one line."""
+    by_message, straight = ByMessage(region), Straight(settings, region)
+    measure = partial(seconds, at_once=at_once)
+    try:
+        measure(by_message.run)  # functions and connections get warm
+        pairs = [(measure(by_message.run), measure(straight.run)) for _ in range(rounds)]
+    finally:
+        by_message.remove()
+        straight.remove()
     whole, floor = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(one / other for one, other in pairs)
-    print(f"{at_once} at once: {whole:.2f} s, floor {floor:.2f} s, ratio {ratio:.1f}x")
+    return f"{at_once} at once: {whole:.2f} s, floor {floor:.2f} s, ratio {ratio:.1f}x"
 
 
 def main() -> None:
@@ -81,7 +119,7 @@ def main() -> None:
     settings = api.connect_to_stack(stack.stack_name, stack.region)
     print(f"floor: the same calls straight, median of {ROUNDS}")
     for at_once in (1, AT_ONCE):
-        report(settings, stack.region, at_once)
+        print(report(settings, stack.region, at_once, ROUNDS))
 
 
 if __name__ == "__main__":
