@@ -40,6 +40,7 @@ UNSCOPED_ACTIONS: dict[str, set[str]] = {
     "cognito-idp:ListUserPools": set(),
     "cognito-idp:CreateUserPool": {"aws:RequestTag/provisioner:managed-by"},
     "appsync:ListApis": set(),
+    "s3:ListAllMyBuckets": set(),
     "appsync:CreateApi": {"aws:RequestTag/provisioner:managed-by"},
     "ec2:CreateNetworkInterface": set(),
     "ec2:DescribeNetworkInterfaces": set(),

@@ -518,12 +518,25 @@ def test_the_function_of_projects_buckets_has_no_right_to_the_bucket_of_snapshot
     }
     refusal = statement_of("ServicesRole", "RefuseSnapshots")
     assert refusal["Effect"] == "Deny"
-    assert set(refusal["Action"]) == allowed
+    # That one lists names, and is of no bucket.
+    assert set(refusal["Action"]) == allowed - {"s3:ListAllMyBuckets"}
     assert refusal["Resource"] == [
         {"Fn::GetAtt": ["SnapshotsBucket", "Arn"]},
         {"Fn::Sub": "${SnapshotsBucket.Arn}/*"},
     ]
     assert "Condition" not in refusal
+
+
+def test_the_function_of_projects_buckets_works_on_none_of_another_account() -> None:
+    """Whoever guesses the name of a bucket can have it first, and open it to us."""
+    found = 0
+    for statement in policies_of(ROLES["ServicesRole"])[0]["PolicyDocument"]["Statement"]:
+        if statement["Effect"] == "Allow" and "${ResourcePrefix}-*" in str(statement["Resource"]):
+            found += 1
+            assert statement["Condition"] == {
+                "StringEqualsIfExists": {"aws:ResourceAccount": {"Ref": "AWS::AccountId"}}
+            }, statement["Sid"]
+    assert found == 3
 
 
 def test_statements_say_why_they_are_there() -> None:

@@ -189,6 +189,31 @@ def aws_error(code: str, status: int = 400, reasons: tuple[str, ...] = ()) -> An
     return answer
 
 
+def unsaid(status: int) -> Answer:
+    """Answer as HeadBucket does: a status without a body, which botocore takes for the code."""
+    return aws_error(str(status), status)
+
+
+def bucket_pages(*pages: Mapping[str, str]) -> Answer:
+    """Answer ListBuckets page by page, as S3 does.
+
+    Args:
+        pages: the regions of the buckets of each page, by their names.
+    """
+
+    def answer(parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        number = int(parameters.get("ContinuationToken", "0"))
+        buckets = [
+            {"Name": name, "BucketRegion": region}
+            for name, region in pages[number].items()
+            if name.startswith(parameters.get("Prefix", ""))
+        ]
+        more = {"ContinuationToken": str(number + 1)} if number + 1 < len(pages) else {}
+        return 200, {"Buckets": buckets, **more}
+
+    return answer
+
+
 def meanwhile(act: Callable[[], object], *, before: int = 1) -> Answer:
     """Answer as AWS does, and let something happen just before the n-th call.
 

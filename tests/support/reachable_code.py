@@ -23,6 +23,7 @@ IAM_SERVICES = {"stepfunctions": "states"}
 #: Actions of S3 that are not named like their operations.
 S3_ACTIONS = {
     "HeadBucket": "ListBucket",
+    "ListBuckets": "ListAllMyBuckets",
     "GetBucketEncryption": "GetEncryptionConfiguration",
     "PutBucketEncryption": "PutEncryptionConfiguration",
     "GetPublicAccessBlock": "GetBucketPublicAccessBlock",

@@ -25,7 +25,17 @@ from provisioner.provisioning.stages.generate_api_keys import ensure_api_keys
 from provisioner.provisioning.stages.remove_api_keys import remove_api_keys
 from provisioner.provisioning.stages.remove_database import remove_database
 from psycopg import sql
-from support.core import ACCOUNT, REGION, Core, aws_error, new_job
+from support.core import (
+    ACCOUNT,
+    REGION,
+    Answer,
+    Core,
+    aws_error,
+    bucket_pages,
+    meanwhile,
+    new_job,
+    unsaid,
+)
 from support.drivers import LATER, OWNER, each_foreign, errors, refused, tag_list
 from support.tenants import PASSWORD, Tenant, dies, interrupt_drop
 
@@ -257,11 +267,112 @@ def test_a_bucket_that_holds_anything_stays_and_says_so(core: Core) -> None:
     assert "left to remove" in buckets.remove()
 
 
-def test_a_bucket_of_another_account_is_none_of_ours(core: Core) -> None:
-    core.answers["s3.HeadBucket"] = aws_error("403", 403)
+#: What looks for the project's bucket before something is removed, or says that there is nothing.
+LOOKS: dict[str, Callable[[Any, Claim], object]] = {
+    "claims": lambda client, claim: s3.is_claimed(client, name=NAME, claim=claim),
+    "holds": lambda client, claim: s3.holds_objects(client, name=NAME, claim=claim),
+    "empties": lambda client, claim: s3.empty_bucket(client, name=NAME, claim=claim, seconds=9),
+    "removes": lambda client, claim: s3.remove_bucket(client, name=NAME, claim=claim),
+}
+each_look = pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 
-    assert "left to remove" in Buckets(core).remove()
+#: How S3 answers for a bucket of another account: it hides it, or lets all look into it.
+OF_ANOTHER: dict[str, dict[str, Answer]] = {
+    "hidden": {"s3.HeadBucket": unsaid(403)},
+    "hidden_in_a_region": {"s3.HeadBucket": unsaid(301)},
+    "hidden_beside_ours": {
+        "s3.HeadBucket": unsaid(403),
+        "s3.ListBuckets": bucket_pages({f"{NAME}-2": REGION}, {f"{NAME}.x": REGION}),
+    },
+    "open": {
+        "s3.HeadBucket": lambda _parameters: (200, {}),
+        "s3.GetBucketTagging": aws_error("AccessDenied", 403),
+    },
+}
+
+#: How S3 answers where it cannot be known whose the bucket is.
+UNKNOWN: dict[str, dict[str, Answer]] = {
+    "ours": {"s3.HeadBucket": unsaid(403)},
+    "listed_late": {
+        "s3.HeadBucket": unsaid(403),
+        "s3.ListBuckets": bucket_pages({f"{NAME}-2": REGION}, {NAME: REGION}),
+    },
+    "not_listed": {
+        "s3.HeadBucket": unsaid(403),
+        "s3.ListBuckets": aws_error("AccessDenied", 403),
+    },
+    "moved": {"s3.HeadBucket": unsaid(301), "s3.ListBuckets": aws_error("AccessDenied", 403)},
+    "expired": {"s3.HeadBucket": unsaid(400), "s3.ListBuckets": aws_error("ExpiredToken")},
+    "tags": {"s3.GetBucketTagging": aws_error("AccessDenied", 403)},
+}
+
+
+@each_look
+@pytest.mark.parametrize("answers", OF_ANOTHER.values(), ids=OF_ANOTHER)
+def test_a_bucket_of_another_account_is_none_of_ours(
+    core: Core, answers: dict[str, Answer], look: Callable[[Any, Claim], object]
+) -> None:
+    core.answers |= answers
+
+    assert look(core.client("s3"), OWNER.owns) in (
+        *(False, None),
+        f"no bucket named {NAME} is left to remove",
+    )
     assert core.changes() == []
+
+
+@each_look
+@pytest.mark.parametrize("answers", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_bucket_that_may_not_be_looked_at_is_not_taken_for_gone(
+    core: Core, answers: dict[str, Answer], look: Callable[[Any, Claim], object]
+) -> None:
+    Buckets(core).make(OWNER.tags())
+    core.calls.clear()
+    core.answers |= answers
+
+    error = refused(lambda: look(core.client("s3"), OWNER.owns))
+
+    assert error.type is ErrorType.INSUFFICIENT_PERMISSIONS
+    assert core.changes() == []
+
+
+@each_look
+def test_a_bucket_that_is_there_and_unheard_of_is_looked_at_again(
+    core: Core, look: Callable[[Any, Claim], object]
+) -> None:
+    Buckets(core).make(OWNER.tags())
+    core.answers["s3.GetBucketTagging"] = aws_error("NoSuchBucket", 404)
+
+    error = refused(lambda: look(core.client("s3"), OWNER.owns))
+
+    assert (error.type, error.cause) == (ErrorType.TIMEOUT, "GetBucketTagging: NoSuchBucket")
+
+
+@each_look
+def test_a_bucket_that_goes_while_it_is_looked_at_is_gone(
+    core: Core, look: Callable[[Any, Claim], object]
+) -> None:
+    for operation in ("GetBucketTagging", "ListObjectVersions", "DeleteBucket"):
+        buckets = Buckets(core)
+        if not buckets.there():
+            buckets.make(OWNER.tags())
+        core.answers[f"s3.{operation}"] = meanwhile(partial(buckets.delete, NAME))
+
+        look(core.client("s3"), OWNER.owns)
+
+        core.answers.clear()
+
+
+def test_a_bucket_in_another_region_is_removed_there(core: Core) -> None:
+    core.answers["s3.HeadBucket"] = unsaid(301)
+    core.answers["s3.ListBuckets"] = bucket_pages({NAME: "us-west-2"})
+    Buckets(core).make(OWNER.tags())
+
+    # The SDK sends each request on; HeadBucket here says for ever that it has moved.
+    error = refused(lambda: s3.remove_bucket(core.client("s3"), name=NAME, claim=OWNER.owns))
+
+    assert error.type is ErrorType.TIMEOUT
+    assert core.changes()[-1] == "s3.DeleteBucket"
 
 
 # Databases.

@@ -16,7 +16,17 @@ from provisioner.drivers import s3
 from provisioner.drivers.s3 import Settling
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
-from support.core import REGION, Answer, Core, answer_lost, aws_error, meanwhile, times
+from support.core import (
+    REGION,
+    Answer,
+    Core,
+    answer_lost,
+    aws_error,
+    bucket_pages,
+    meanwhile,
+    times,
+    unsaid,
+)
 from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused, tag_list
 
 BUCKET = "nm-shop"
@@ -258,10 +268,91 @@ def test_a_foreign_bucket_of_the_name_is_a_conflict_and_stays(
     assert storage.settings() == before
 
 
-def test_a_bucket_of_another_account_is_a_conflict(storage: Storage) -> None:
-    storage.core.answers["s3.HeadBucket"] = aws_error("403", 403)
+@pytest.mark.parametrize("status", [301, 400, 403])
+def test_a_bucket_of_another_account_is_a_conflict(storage: Storage, status: int) -> None:
+    """S3 does not say whose it is; the list of the account's own does, page by page."""
+    storage.core.answers["s3.HeadBucket"] = unsaid(status)
+    storage.core.answers["s3.ListBuckets"] = bucket_pages(
+        {}, {f"{BUCKET}-2": REGION, f"other-{BUCKET}": REGION}
+    )
+    error = refused(storage.ensure)
+    assert error.type is ErrorType.CONFLICT
+    assert error.message == (
+        f"The bucket name {BUCKET} is taken by a bucket of another account; "
+        "free it, or use another project."
+    )
+    assert storage.core.changes() == []
+    asked = storage.core.calls_of("s3.ListBuckets")
+    assert [call["Prefix"] for call in asked] == [BUCKET, BUCKET]
+
+
+def test_a_bucket_of_another_account_that_lets_all_look_is_a_conflict(storage: Storage) -> None:
+    storage.core.answers["s3.HeadBucket"] = lambda _parameters: (200, {"BucketRegion": REGION})
+    storage.core.answers["s3.GetBucketTagging"] = aws_error("AccessDenied", 403)
     assert refused(storage.ensure).type is ErrorType.CONFLICT
     assert storage.core.changes() == []
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        {"s3.HeadBucket": unsaid(403)},
+        {
+            "s3.HeadBucket": unsaid(403),
+            "s3.ListBuckets": bucket_pages({f"{BUCKET}-2": REGION}, {BUCKET: REGION}),
+        },
+        {"s3.HeadBucket": unsaid(403), "s3.ListBuckets": aws_error("AccessDenied", 403)},
+        {"s3.HeadBucket": unsaid(301), "s3.ListBuckets": aws_error("AccessDenied", 403)},
+        # The same status stands for credentials that have expired; the list says so.
+        {"s3.HeadBucket": unsaid(400), "s3.ListBuckets": aws_error("ExpiredToken")},
+        {"s3.GetBucketTagging": aws_error("AccessDenied", 403)},
+    ],
+    ids=["head", "second_page", "list_too", "moved", "expired", "tags"],
+)
+def test_a_bucket_that_may_not_be_looked_at_is_told_of_as_such(
+    storage: Storage, unseen: dict[str, Answer]
+) -> None:
+    storage.ensure()
+    storage.core.calls.clear()
+    storage.core.answers |= unseen
+    assert refused(storage.ensure).type is ErrorType.INSUFFICIENT_PERMISSIONS
+    assert storage.core.changes() == []
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"s3.HeadBucket": lambda _parameters: (200, {"BucketRegion": "us-west-2"})},
+        *(
+            {
+                "s3.HeadBucket": unsaid(status),
+                "s3.ListBuckets": bucket_pages({BUCKET: "us-west-2"}),
+            }
+            for status in (301, 400)
+        ),
+    ],
+    ids=["followed", "moved", "bad_request"],
+)
+def test_a_bucket_of_ours_in_another_region_is_a_conflict(
+    storage: Storage, answers: dict[str, Answer]
+) -> None:
+    """The project's storage would be told of in a region in which it is not."""
+    storage.core.answers |= answers
+    error = refused(storage.ensure)
+    assert error.type is ErrorType.CONFLICT
+    assert "a bucket of region us-west-2" in error.message
+    assert storage.core.changes() == []
+
+
+@pytest.mark.parametrize("status", [301, 400])
+def test_a_request_that_s3_refuses_without_a_reason_is_not_repeated(
+    storage: Storage, status: int
+) -> None:
+    storage.ensure()
+    storage.core.answers["s3.HeadBucket"] = unsaid(status)
+    error = refused(storage.ensure)
+    assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
+    assert f"HeadBucket: {status}" in error.cause
 
 
 @pytest.mark.parametrize(
@@ -295,7 +386,7 @@ def test_a_bucket_that_comes_into_being_meanwhile_is_taken_only_if_it_is_ours(
 
 def test_a_bucket_of_another_account_that_comes_meanwhile_is_a_conflict(storage: Storage) -> None:
     def come(_parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        storage.core.answers["s3.HeadBucket"] = aws_error("403", 403)
+        storage.core.answers["s3.HeadBucket"] = unsaid(403)
         return 409, {"Error": {"Code": "BucketAlreadyExists", "Message": "It exists."}}
 
     storage.core.answers["s3.CreateBucket"] = come
@@ -453,10 +544,14 @@ def test_a_new_bucket_that_s3_stays_unready_for_is_left_to_the_next_attempt(
     storage.register()
 
 
-def test_a_bucket_that_nobody_has_just_written_is_not_waited_for(storage: Storage) -> None:
+def test_a_bucket_that_is_there_and_unheard_of_is_left_to_the_next_attempt(
+    storage: Storage,
+) -> None:
+    """An attempt before made it, or someone deletes it at this moment: either passes by itself."""
     storage.ensure()
     storage.core.answers["s3.GetBucketTagging"] = aws_error("NoSuchBucket", 404)
-    assert refused(storage.register).type is ErrorType.SERVICE_REGISTRATION_FAILED
+    error = refused(storage.register)
+    assert (error.type, error.cause) == (ErrorType.TIMEOUT, "GetBucketTagging: NoSuchBucket")
     assert storage.waits == []
 
 

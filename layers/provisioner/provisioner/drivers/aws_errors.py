@@ -110,6 +110,8 @@ _QUOTA = frozenset(
 #: The request is wrong, or meets something that stays as it is.
 _PERMANENT = frozenset(
     {
+        "301",
+        "400",
         "AuthorizationHeaderMalformed",
         "BadRequestException",
         "ConditionalCheckFailedException",

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,12 @@ _LOOK_SECONDS = 1.0
 
 #: What S3 answers where it has not heard of a new bucket yet, or still works at it.
 _UNSETTLED = frozenset({"NoSuchBucket", "OperationAborted"})
+
+#: HeadBucket's answers that do not say what they mean, for they have no body: a bucket of another
+#: region, a bucket that may not be looked at, a request that was refused. With a body, a bad
+#: request has a code of its own.
+_UNSAID = frozenset({HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.FORBIDDEN})
+_BAD_REQUEST = "400"
 
 #: Objects that one request lists or deletes. Source: Amazon S3 API Reference, DeleteObjects.
 _BATCH = 1000
@@ -78,17 +86,29 @@ class Settling:
         """Do something with a bucket that is there, again where it is too new for that.
 
         Raises:
-            TIMEOUT: it was just written, and S3 has not heard of it all the time or works at it.
+            TIMEOUT: S3 has not heard of it, though HeadBucket says that it is there, or works at
+                it; where this run has just written it, all the time.
         """
         while True:
             try:
                 return act()
             except ClientError as error:
-                if _code(error) not in _UNSETTLED or not self.just_written:
+                if _code(error) not in _UNSETTLED:
                     raise
                 cause = short_cause(error)
-            if not self.wait():
+            if not self.just_written or not self.wait():
                 raise _unsettled(cause)
+
+
+class _Holder(Enum):
+    """Whose the bucket of a name is; all accounts share one space of names."""
+
+    #: There is none.
+    NOBODY = auto()
+    #: This account's, whoever made it.
+    US = auto()
+    #: Another account's.
+    ANOTHER = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +209,8 @@ def ensure_bucket(
     """Make the project's bucket where it is missing, and put right what has drifted.
 
     Raises:
-        CONFLICT: a bucket of that name is not the project's.
+        CONFLICT: a bucket of that name is not the project's, or is in another region.
+        INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
         TIMEOUT: S3 does not show the bucket yet.
         ProvisioningError: as `translated` says.
     """
@@ -229,12 +250,13 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
 
     Raises:
         REMOVAL_FAILED: it holds objects.
+        INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
         TIMEOUT: it was deleted and still answers.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.REMOVAL_FAILED, "remove storage"):
         try:
-            if _head(client, name) is HTTPStatus.OK and claim(_tags(client, name)):
+            if _is_claimed(client, name, claim):
                 client.delete_bucket(Bucket=name)
                 _see_gone(client, name)
         except client.exceptions.NoSuchBucket:
@@ -250,7 +272,7 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
 
 
 def _see_gone(client: S3Client, name: str) -> None:
-    if _head(client, name) is HTTPStatus.OK:
+    if _holder(client, name) is _Holder.US:
         raise failure(
             ErrorType.TIMEOUT,
             "The bucket of the project is still there.",
@@ -281,18 +303,31 @@ def _drifted(client: S3Client, bucket: str, settling: Settling) -> Iterator[tupl
             yield name, wanted
 
 
+def is_claimed(client: S3Client, *, name: str, claim: Claim) -> bool:
+    """Whether this account has the bucket, and it is claimed.
+
+    Raises:
+        INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
+        TIMEOUT: S3 says that it is there, and does not tell its tags.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.REMOVAL_FAILED, "look for storage"):
+        return _is_claimed(client, name, claim)
+
+
 def holds_objects(client: S3Client, *, name: str, claim: Claim) -> bool:
     """Whether the bucket is there, is claimed, and holds any version of an object.
 
     A delete marker counts too: it stands for an object that had versions.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `is_claimed` says.
     """
     with translated(ErrorType.REMOVAL_FAILED, "look into storage"):
-        return bool(
-            _exists(client, name) and claim(_tags(client, name)) and _versions(client, name, 1)
-        )
+        try:
+            return _is_claimed(client, name, claim) and bool(_versions(client, name, 1))
+        except client.exceptions.NoSuchBucket:
+            return False  # Another run has just deleted it.
 
 
 def empty_bucket(client: S3Client, *, name: str, claim: Claim, seconds: float) -> None:
@@ -306,11 +341,14 @@ def empty_bucket(client: S3Client, *, name: str, claim: Claim, seconds: float) -
 
     Raises:
         TIMEOUT: there are objects left.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `is_claimed` says.
     """
     deadline = time.monotonic() + seconds
-    with translated(ErrorType.REMOVAL_FAILED, "delete the objects in storage"):
-        if not _exists(client, name) or not claim(_tags(client, name)):
+    with (
+        translated(ErrorType.REMOVAL_FAILED, "delete the objects in storage"),
+        suppress(client.exceptions.NoSuchBucket),  # Another run has just deleted it.
+    ):
+        if not _is_claimed(client, name, claim):
             return
         while versions := _versions(client, name, _BATCH):
             if time.monotonic() > deadline:
@@ -346,8 +384,13 @@ def _versions(client: S3Client, name: str, limit: int) -> list[ObjectIdentifierT
 def _ensure_exists(
     client: S3Client, name: str, region: str, owner: Ownership, settling: Settling
 ) -> None:
-    is_new = not _exists(client, name) and _make(client, name, region, owner, settling)
-    tags = settling.at_bucket(partial(_tags, client, name))
+    is_new = not _exists(client, name, region) and _make(client, name, region, owner, settling)
+    try:
+        tags = settling.at_bucket(partial(_tags, client, name))
+    except ClientError as error:
+        if not settling.just_written and _is_of_another(client, name, error):
+            raise _conflict(name, of="another account") from None
+        raise
     if is_new and not tags:
         # A bucket comes into being with its tags; an emulator may leave them out.
         settling.at_bucket(
@@ -365,11 +408,11 @@ def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: 
     try:
         client.create_bucket(Bucket=name, CreateBucketConfiguration=configuration)
     except client.exceptions.BucketAlreadyExists:
-        if not _exists(client, name):
-            raise _conflict(name) from None
+        if not _exists(client, name, region):
+            raise _conflict(name, of="another account") from None
         return False
     except client.exceptions.BucketAlreadyOwnedByYou:
-        while not _exists(client, name):
+        while not _exists(client, name, region):
             if not settling.wait():
                 raise _unsettled("CreateBucket: BucketAlreadyOwnedByYou") from None
         settling.just_written = True
@@ -382,24 +425,79 @@ def _tag_set(owner: Ownership) -> list[TagTypeDef]:
     return [{"Key": key, "Value": value} for key, value in owner.tags().items()]
 
 
-def _exists(client: S3Client, name: str) -> bool:
-    """Whether the account has the bucket; raises CONFLICT where another account has it."""
-    status = _head(client, name)
-    if status is HTTPStatus.FORBIDDEN:
-        raise _conflict(name)
-    return status is HTTPStatus.OK
+def _exists(client: S3Client, name: str, region: str) -> bool:
+    """Whether the account has the bucket in that region.
+
+    Raises:
+        CONFLICT: another account has it, or it is in another region.
+    """
+    holder, found_in = _look(client, name)
+    if holder is _Holder.ANOTHER:
+        raise _conflict(name, of="another account")
+    if holder is _Holder.US and found_in not in ("", region):
+        raise _conflict(name, of=f"region {found_in}")
+    return holder is _Holder.US
 
 
-def _head(client: S3Client, name: str) -> HTTPStatus:
-    """Return OK for a bucket of this account, FORBIDDEN for another's, or NOT_FOUND."""
+def _is_claimed(client: S3Client, name: str, claim: Claim) -> bool:
+    if _holder(client, name) is not _Holder.US:
+        return False
     try:
-        client.head_bucket(Bucket=name)
+        return claim(_tags(client, name))
     except ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if status not in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+        if _code(error) == "NoSuchBucket":
+            if _holder(client, name) is _Holder.US:
+                raise _unsettled(short_cause(error)) from None
+            return False  # Another run has just deleted it.
+        if _is_of_another(client, name, error):
+            return False
+        raise
+
+
+def _is_of_another(client: S3Client, name: str, error: ClientError) -> bool:
+    """Whether a bucket whose tags may not be read is another account's, which lets all look."""
+    return _status(error) == HTTPStatus.FORBIDDEN and name not in _own_buckets(client, name)
+
+
+def _holder(client: S3Client, name: str) -> _Holder:
+    return _look(client, name)[0]
+
+
+def _look(client: S3Client, name: str) -> tuple[_Holder, str]:
+    """Say whose the bucket of a name is, and in which region, where S3 tells that.
+
+    That the bucket may not be looked at, is in another region, or that the request was refused for
+    any other reason, is one answer: a status without a body. The list of the account's own buckets
+    says which it is, since no other account's is in it, or why nothing may be known.
+    Source: Amazon S3 API Reference, HeadBucket and ListBuckets.
+
+    Raises:
+        botocore.exceptions.ClientError: it cannot be known, or the account's bucket may not be
+            looked at.
+    """
+    try:
+        return _Holder.US, client.head_bucket(Bucket=name).get("BucketRegion", "")
+    except ClientError as error:
+        status = _status(error)
+        if status == HTTPStatus.NOT_FOUND:
+            return _Holder.NOBODY, ""
+        if status not in _UNSAID and _code(error) != _BAD_REQUEST:
             raise
-        return HTTPStatus(status)
-    return HTTPStatus.OK
+        listed = _own_buckets(client, name)
+        if name not in listed:
+            return _Holder.ANOTHER, ""
+        if status == HTTPStatus.FORBIDDEN or listed[name] in ("", client.meta.region_name):
+            raise
+        return _Holder.US, listed[name]
+
+
+def _own_buckets(client: S3Client, prefix: str) -> dict[str, str]:
+    """Return the regions of the account's buckets whose names begin so, where S3 tells them."""
+    return {
+        bucket["Name"]: bucket.get("BucketRegion", "")
+        for page in client.get_paginator("list_buckets").paginate(Prefix=prefix)
+        for bucket in page.get("Buckets", [])
+    }
 
 
 def _tags(client: S3Client, name: str) -> dict[str, str]:
@@ -416,14 +514,27 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _status(error: ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
 def _unsettled(cause: str) -> Exception:
     return failure(
         ErrorType.TIMEOUT, "S3 does not show the bucket of the project as it is yet.", cause
     )
 
 
-def _conflict(name: str) -> Exception:
-    return failure(
-        ErrorType.CONFLICT,
-        f"A bucket named {name} exists and is not this project's; remove or rename it.",
-    )
+def _conflict(name: str, of: str = "") -> Exception:
+    """Say that the name is taken.
+
+    Args:
+        name: the bucket's name.
+        of: where the bucket is that has it, unless it is in the account and the region.
+    """
+    if of:
+        message = (
+            f"The bucket name {name} is taken by a bucket of {of}; free it, or use another project."
+        )
+    else:
+        message = f"A bucket named {name} exists and is not this project's; remove or rename it."
+    return failure(ErrorType.CONFLICT, message)
