@@ -295,13 +295,164 @@ def test_a_server_that_is_newer_than_the_program_is_refused(
     assert "final_snapshot" in error.message
 
 
-def test_rows_that_even_their_owner_may_not_see_are_not_left_out_silently(tenant: Tenant) -> None:
+# --- What stays in the way ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Staying:
+    """Something that ends pg_dump, and what its clause is."""
+
+    made: tuple[str, ...]
+    clause: str
+    error_type: ErrorType
+    #: Whether the tenant makes it and ends it, else a superuser.
+    is_the_tenants: bool = True
+
+
+_FORCED = "ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+_ROWS = ErrorType.SNAPSHOT_FAILED
+_RIGHTS = ErrorType.INSUFFICIENT_PERMISSIONS
+
+STAYING = {
+    "policies_forced": Staying(
+        (f"ALTER TABLE app.guarded {_FORCED}",),
+        "row-level security holds for table app.guarded of role {owner}: "
+        "type ALTER TABLE app.guarded NO FORCE ROW LEVEL SECURITY",
+        _ROWS,
+    ),
+    "policies_forced_on_a_partition": Staying(
+        (
+            "CREATE TABLE app.whole (id integer) PARTITION BY LIST (id)",
+            'CREATE TABLE app."Part" PARTITION OF app.whole DEFAULT',
+            f'ALTER TABLE app."Part" {_FORCED}',
+        ),
+        'row-level security holds for table app."Part" of role {owner}: '
+        'type ALTER TABLE app."Part" NO FORCE ROW LEVEL SECURITY',
+        _ROWS,
+    ),
+    "policies_forced_on_a_name_that_cannot_be_seen": Staying(
+        (
+            'CREATE TABLE app.U&"a\\202E;\\000A""\\\\" (id integer)',
+            f'ALTER TABLE app.U&"a\\202E;\\000A""\\\\" {_FORCED}',
+        ),
+        'row-level security holds for table app.U&"a\\202e;\\000a""\\\\" of role {owner}: '
+        'type ALTER TABLE app.U&"a\\202e;\\000a""\\\\" NO FORCE ROW LEVEL SECURITY',
+        _ROWS,
+    ),
+    "policies_of_another_role_s_table": Staying(
+        (
+            "CREATE TABLE app.theirs (id integer)",
+            "GRANT SELECT ON app.theirs TO PUBLIC",
+            f"ALTER TABLE app.theirs {_FORCED}",
+        ),
+        "row-level security holds for table app.theirs of role postgres: "
+        "type ALTER TABLE app.theirs NO FORCE ROW LEVEL SECURITY, OWNER TO {owner}",
+        _ROWS,
+        is_the_tenants=False,
+    ),
+    "a_table_of_another_role": Staying(
+        ("CREATE TABLE app.other (id integer)", "GRANT SELECT (id) ON app.other TO PUBLIC"),
+        "table app.other of role postgres may not be read: "
+        "type GRANT SELECT ON TABLE app.other TO {owner}",
+        _RIGHTS,
+        is_the_tenants=False,
+    ),
+    "a_partitioned_table_of_another_role": Staying(
+        ("CREATE TABLE app.parted (id integer) PARTITION BY LIST (id)",),
+        "table app.parted of role postgres may not be read: "
+        "type GRANT SELECT ON TABLE app.parted TO {owner}",
+        _RIGHTS,
+        is_the_tenants=False,
+    ),
+    "a_schema_of_another_role": Staying(
+        (
+            "CREATE SCHEMA elsewhere",
+            "CREATE TABLE elsewhere.shown (id integer)",
+            "GRANT SELECT ON elsewhere.shown TO PUBLIC",
+        ),
+        "schema elsewhere of role postgres may not be read: "
+        "type GRANT USAGE ON SCHEMA elsewhere TO {owner}",
+        _RIGHTS,
+        is_the_tenants=False,
+    ),
+    "a_sequence_of_another_role": Staying(
+        ("CREATE SEQUENCE app.numbers",),
+        "sequence app.numbers of role postgres may not be read: "
+        "type GRANT SELECT ON SEQUENCE app.numbers TO {owner}",
+        _RIGHTS,
+        is_the_tenants=False,
+    ),
+    "a_large_object_of_another_role": Staying(
+        ("SELECT lo_create(815)",),
+        "large object 815 of role postgres may not be read: "
+        "type GRANT SELECT ON LARGE OBJECT 815 TO {owner}",
+        _RIGHTS,
+        is_the_tenants=False,
+    ),
+    "a_privilege_that_the_tenant_took_from_itself": Staying(
+        ("CREATE TABLE app.shut (id integer)", "REVOKE ALL ON app.shut FROM {owner}, {app}"),
+        "table app.shut of role {owner} may not be read: "
+        "type GRANT SELECT ON TABLE app.shut TO {owner}",
+        _RIGHTS,
+    ),
+}
+
+
+def run_pg_dump(tenant: Tenant) -> ProvisioningError | None:
+    """Run pg_dump without a look before; return what it fails with."""
+    admin = tenant.cluster.admin
+    program = programs.installed_program("pg_dump", ErrorType.SNAPSHOT_FAILED)
+    with (
+        PostgresqlEngine(admin).open_for_reading(tenant.names, tenant.claim, 60) as version,
+        closing(PgDump(program, admin, tenant.names.database, version or 0, 60)) as dump,
+    ):
+        try:
+            dump.read()
+        except ProvisioningError as error:
+            return error
+    return None
+
+
+def test_what_would_end_a_dump_is_named_with_what_to_type_before_it_begins(tenant: Tenant) -> None:
+    """Each for itself is an obstacle to pg_dump too, and none once that has been typed."""
+    roles = {"owner": tenant.names.owner_role, "app": tenant.names.app_role}
+    for staying in STAYING.values():
+        with (
+            tenant.login()
+            if staying.is_the_tenants
+            else tenant.cluster.connect(tenant.names.database) as connection
+        ):
+            for statement in staying.made:
+                connection.execute(statement.format(**roles))
+            clause = staying.clause.format(**roles)
+
+            error = failed(staying.error_type, lambda: read_all(tenant))
+
+            assert error.message == (
+                f"The database cannot be dumped whole: {clause}; then send the job again."
+            )
+            assert run_pg_dump(tenant) is not None, clause
+            connection.execute(clause.partition(": type ")[2])
+    assert run_pg_dump(tenant) is None
+    read_all(tenant)
+
+
+def test_all_that_would_end_a_dump_is_named_at_once_and_no_more_than_can_be_read(
+    tenant: Tenant,
+) -> None:
     with tenant.login() as connection:
-        connection.execute("ALTER TABLE app.guarded FORCE ROW LEVEL SECURITY")
+        for number in range(9):
+            connection.execute(f"CREATE TABLE app.t{number} (id integer)")
+            connection.execute(f"ALTER TABLE app.t{number} {_FORCED}")
+    with tenant.cluster.connect(tenant.names.database) as superuser:
+        superuser.execute("SELECT lo_create(n) FROM generate_series(801, 806) AS n")
 
     error = failed(ErrorType.SNAPSHOT_FAILED, lambda: read_all(tenant))
 
-    assert "row-level security" in error.cause
+    assert error.message.count("row-level security holds for table app.t") == 5
+    assert "; and 4 more like the last; " in error.message
+    assert error.message.count("large object 80") == 5
+    assert "; and 1 more like the last; " in error.message
 
 
 def test_a_connection_that_is_dropped_may_be_tried_again(tenant: Tenant) -> None:

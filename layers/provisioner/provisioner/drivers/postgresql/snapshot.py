@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import IO
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.postgresql.dump_obstacles import (
+    objects_out_of_reach,
+    tables_with_policies,
+)
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.errors import type_of_text
 from provisioner.drivers.postgresql.programs import environment, installed_program, major_version
+from provisioner.drivers.postgresql.session import connect_as_platform, run_step
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim
 
@@ -48,11 +53,32 @@ class PostgresqlDumper:
                 yield None
                 return
             _refuse_newer(version, program)
+            self._refuse_what_would_end_it(names)
             dump = PgDump(program, self._admin, names.database, version, seconds)
             try:
                 yield dump
             finally:
                 dump.close()
+
+    def _refuse_what_would_end_it(self, names: TenantNames) -> None:
+        """Name at once all that would end pg_dump one after the other."""
+
+        def look() -> tuple[tuple[str, ...], tuple[str, ...]]:
+            with connect_as_platform(self._admin, names.database) as connection:
+                return (
+                    tables_with_policies(connection, names),
+                    objects_out_of_reach(connection, names),
+                )
+
+        with_policies, out_of_reach = run_step(
+            look, ErrorType.SNAPSHOT_FAILED, "look at the database before it is dumped"
+        )
+        if with_policies or out_of_reach:
+            raise failure(
+                ErrorType.SNAPSHOT_FAILED if with_policies else ErrorType.INSUFFICIENT_PERMISSIONS,
+                "The database cannot be dumped whole: "
+                f"{'; '.join((*with_policies, *out_of_reach))}; then send the job again.",
+            )
 
 
 class PgDump:

@@ -1,0 +1,54 @@
+"""Texts that a tenant has chosen, as they stand in a message that people read and type from.
+
+SQL that a program runs is made by `psycopg.sql` and by nothing of this.
+
+Source: PostgreSQL documentation, "Lexical Structure".
+"""
+
+from __future__ import annotations
+
+#: Characters of a text that are shown. A quoted and qualified name of PostgreSQL's is no longer,
+#: nor is the name of a prepared transaction.
+_LENGTH = 260
+
+#: The last character whose code has four digits.
+_LAST_OF_SHORT = 0xFFFF
+
+
+def visible(text: str) -> str:
+    """Return at most 260 characters, all of them visible.
+
+    What moves the cursor, hides or turns text around stands as a code instead.
+    """
+    shown = _escaped(text[:_LENGTH], "", "\\u{:04x}", "\\U{:08x}")
+    return f"{shown}…" if len(text) > _LENGTH else shown
+
+
+def literal(text: str) -> str:
+    """Return a text as a string constant of SQL, all of it visible, for someone to type."""
+    if text.isprintable():
+        return "'" + text.replace("'", "''") + "'"
+    return "E'" + _escaped(text, "'\\", "\\u{:04x}", "\\U{:08x}") + "'"
+
+
+def identifier(quoted: str) -> str:
+    """Return an identifier of SQL, all of it visible, for someone to type.
+
+    Args:
+        quoted: as the server's function quote_ident gives it.
+    """
+    if quoted.isprintable():
+        return quoted
+    return "U&" + _escaped(quoted, "\\", "\\{:04x}", "\\+{:06x}")
+
+
+def _escaped(text: str, with_backslash: str, short: str, long: str) -> str:
+    """Write codes for what cannot be seen, and a backslash before what has another meaning."""
+    return "".join(
+        f"\\{character}"
+        if character in with_backslash
+        else character
+        if character.isprintable()
+        else (short if ord(character) <= _LAST_OF_SHORT else long).format(ord(character))
+        for character in text
+    )
