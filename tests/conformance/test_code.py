@@ -18,6 +18,7 @@ from botocore import xform_name
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from support.project import PACKAGE, ROOT, functions, kept_operations, template
+from support.reachable_code import annotated_services
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HANDLERS = [function.folder / "handler.py" for function in functions().values()]
@@ -294,7 +295,8 @@ def called_operations(service: str) -> set[str]:
     called = {
         name
         for module in modules
-        if module.exists()
+        # Operations of different services may have one name.
+        if module.exists() and service in (annotated_services(parsed(module)) or {service})
         for node in ast.walk(parsed(module))
         for name in called_names(node)
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -30,6 +31,28 @@ each_foreign = pytest.mark.parametrize("tags", FOREIGN.values(), ids=FOREIGN)
 def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     """Return tags as the services want them that take a list."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+@contextmanager
+def told_only(client: Any, operation: str, items: str, *members: str) -> Iterator[None]:
+    """Let an operation's answer tell these members alone of each thing that it lists.
+
+    Args:
+        client: the service's client.
+        operation: the operation, such as `ListApis`.
+        items: the member of the answer that is a list.
+        members: what is told of each entry.
+    """
+
+    def strip(parsed: dict[str, Any], **_details: Any) -> None:
+        parsed[items] = [{n: entry[n] for n in members} for entry in parsed.get(items, [])]
+
+    event = f"after-call.{client.meta.service_model.service_id.hyphenize()}.{operation}"
+    client.meta.events.register(event, strip)
+    try:
+        yield
+    finally:
+        client.meta.events.unregister(event, strip)
 
 
 def _raises(error: Exception) -> Answer:

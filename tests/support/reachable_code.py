@@ -7,6 +7,7 @@ annotated types of what they are called on. mypy holds the annotations to be rig
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -59,6 +60,13 @@ _UNNAMED = ("__init__", "__post_init__", "__call__", "__enter__", "__exit__", "_
 type _Code = ast.FunctionDef | ast.Assign | ast.AnnAssign
 
 
+def annotated_services(tree: ast.Module) -> set[str]:
+    """Return the services whose clients the annotations of a module name."""
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    found = [re.fullmatch(r"mypy_boto3_(\w+)\.client", module) for module in modules]
+    return {match[1].replace("_", "-") for match in found if match is not None}
+
+
 class Call(NamedTuple):
     """An action of AWS, and the table or index where it is DynamoDB's."""
 
@@ -90,6 +98,8 @@ class _Module:
             isinstance(node, ast.ImportFrom) and node.module == "boto3.s3.transfer"
             for node in ast.walk(tree)
         )
+        #: The services whose clients its annotations name.
+        self.services = annotated_services(tree)
         self.code: dict[str, _Code] = {}
         self.classes: dict[str, ast.ClassDef] = {}
         #: Local names to a module of the package and a name in it, or none for the module itself.
@@ -315,10 +325,12 @@ def calls(function: str) -> frozenset[Call]:
         node = _node(definition)
         assert node is not None
         module = _module(definition.module)
+        # Operations of different services may have one name.
+        own = sorted(module.services.intersection(services)) or services
         for part in ast.walk(node):
             if not isinstance(part, ast.Call):
                 continue
-            found |= set(_calls(module, definition.of_class, part, services))
+            found |= set(_calls(module, definition.of_class, part, own))
         # A transfer of boto3's uploads in parts, or in one.
         if module.transfers:
             found |= {Call("s3:PutObject"), Call("s3:AbortMultipartUpload")}

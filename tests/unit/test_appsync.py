@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ from provisioner.drivers.appsync import EventApi
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
 from support.core import ACCOUNT, REGION, Core, answer_lost, aws_error, meanwhile, times
-from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused
+from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused, told_only
 
 IAM = [{"authType": "AWS_IAM"}]
 
@@ -61,7 +61,8 @@ class Realtime:
         return api_id
 
     def apis(self) -> dict[str, dict[str, Any]]:
-        return {api["apiId"]: api for api in self.client.list_apis()["apis"]}
+        listed = self.client.list_apis()["apis"]
+        return {api["apiId"]: self.client.get_api(apiId=api["apiId"])["api"] for api in listed}
 
     def namespaces(self, api_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.client.list_channel_namespaces(apiId=api_id)[
@@ -92,9 +93,11 @@ def update_api(parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture
-def realtime(core: Core) -> Realtime:
+def realtime(core: Core) -> Iterator[Realtime]:
+    """Return the project's part; ListApis "returns only the high level API details"."""
     core.answers["appsync.UpdateApi"] = update_api
-    return Realtime(core)
+    with told_only(core.client("appsync"), "ListApis", "apis", "apiId", "name"):
+        yield Realtime(core)
 
 
 def test_a_project_gets_an_api_and_a_channel_namespace(realtime: Realtime) -> None:
@@ -190,6 +193,48 @@ def test_of_apis_of_one_age_every_run_takes_the_same(realtime: Realtime) -> None
     assert realtime.ensure().api_id == min(made)
     set_age(max(made), 2025)
     assert realtime.ensure().api_id == max(made)
+
+
+def test_an_api_that_goes_while_it_is_looked_at_is_not_there(realtime: Realtime) -> None:
+    """Another run lost, and removes its own."""
+    lost = realtime.make_api(OWNER.tags())
+    realtime.core.answers["appsync.GetApi"] = meanwhile(
+        lambda: realtime.client.delete_api(apiId=lost)
+    )
+    api = realtime.ensure()
+    assert list(realtime.apis()) == [api.api_id]
+
+
+@pytest.mark.parametrize("tags", [OWNER.tags(), *FOREIGN.values()])
+def test_an_api_whose_tags_are_not_told_is_asked_for_them(
+    realtime: Realtime, tags: dict[str, str]
+) -> None:
+    api_id = realtime.make_api(tags)
+    realtime.core.calls.clear()
+
+    def leave_out(parsed: dict[str, Any], **_details: Any) -> None:
+        parsed["api"].pop("tags", None)
+
+    realtime.client.meta.events.register("after-call.appsync.GetApi", leave_out)
+    try:
+        if tags == OWNER.tags():
+            assert realtime.ensure(LATER).api_id == api_id
+        else:
+            assert refused(realtime.ensure).type is ErrorType.CONFLICT
+            assert realtime.core.changes() == []
+    finally:
+        realtime.client.meta.events.unregister("after-call.appsync.GetApi", leave_out)
+    assert len(realtime.core.calls_of("appsync.ListTagsForResource")) == 1
+
+
+def test_an_api_that_may_not_be_looked_at_is_neither_ours_nor_gone(realtime: Realtime) -> None:
+    realtime.make_api(OWNER.tags())
+    realtime.core.calls.clear()
+    for operation in ("ListApis", "GetApi"):
+        realtime.core.answers[f"appsync.{operation}"] = aws_error("AccessDeniedException", 403)
+        assert refused(realtime.ensure).type is ErrorType.INSUFFICIENT_PERMISSIONS
+        del realtime.core.answers[f"appsync.{operation}"]
+    assert realtime.core.changes() == []
 
 
 def test_a_namespace_that_another_run_makes_meanwhile_is_taken(realtime: Realtime) -> None:

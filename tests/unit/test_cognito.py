@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
 from support.calls import dated
 from support.core import ACCOUNT, REGION, Core, answer_lost, meanwhile
-from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused
+from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused, told_only
 
 IDP = "cognito-identity-provider"
 
@@ -146,9 +146,15 @@ def settings(pool: UserPool, of_client: bool = False) -> dict[str, Any]:  # noqa
 
 
 @pytest.fixture
-def auth(core: Core, monkeypatch: pytest.MonkeyPatch) -> Auth:
+def auth(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[Auth]:
+    """Return the project's part; a list tells only the ids and names for sure."""
     monkeypatch.setattr(CognitoIdpUserPoolClient, "to_json", dated)
-    return Auth(core)
+    client = core.client("cognito-idp")
+    with (
+        told_only(client, "ListUserPools", "UserPools", "Id", "Name"),
+        told_only(client, "ListUserPoolClients", "UserPoolClients", "ClientId", "ClientName"),
+    ):
+        yield Auth(core)
 
 
 def test_a_project_gets_a_pool_and_an_app_client(auth: Auth) -> None:

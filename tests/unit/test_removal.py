@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -36,7 +36,7 @@ from support.core import (
     new_job,
     unsaid,
 )
-from support.drivers import LATER, OWNER, each_foreign, errors, refused, tag_list
+from support.drivers import LATER, OWNER, each_foreign, errors, refused, tag_list, told_only
 from support.tenants import PASSWORD, Tenant, dies, interrupt_drop
 
 NAME = "nm-shop"
@@ -55,6 +55,8 @@ class Service:
     #: The operations that look, and the one that removes.
     looks: ClassVar[tuple[str, ...]]
     deletes: ClassVar[str]
+    #: All that the first look tells for sure of each thing.
+    told: ClassVar[tuple[str, ...]]
 
     def __init__(self, core: Core) -> None:
         self.core = core
@@ -81,6 +83,7 @@ class UserPools(Service):
     service = "cognito-idp"
     calls = "cognito-identity-provider"
     looks = ("ListUserPools", "DescribeUserPool")
+    told = ("UserPools", "Id", "Name")
     deletes = "DeleteUserPool"
 
     def make(self, tags: Tags) -> str:
@@ -99,7 +102,8 @@ class UserPools(Service):
 
 class EventApis(Service):
     service = calls = "appsync"
-    looks = ("ListApis",)
+    looks = ("ListApis", "GetApi")
+    told = ("apis", "apiId", "name")
     deletes = "DeleteApi"
 
     def make(self, tags: Tags) -> str:
@@ -143,9 +147,13 @@ class Buckets(Service):
 
 
 @pytest.fixture(params=[UserPools, EventApis, Buckets], ids=lambda kind: kind.__name__)
-def service(core: Core, request: pytest.FixtureRequest) -> Service:
+def service(core: Core, request: pytest.FixtureRequest) -> Iterator[Service]:
     made: Service = request.param(core)
-    return made
+    if isinstance(made, Buckets):
+        yield made
+    else:
+        with told_only(made.client, made.looks[0], *made.told):
+            yield made
 
 
 def test_what_the_job_made_is_removed_once(service: Service) -> None:

@@ -1,12 +1,14 @@
 """AWS AppSync: one Event API and one channel namespace a project.
 
 CreateApi has no client token and API names need not be unique, so an API of ours is looked for by
-name and marker before one is made, and afterwards, in case two runs made one each.
+name and marker before one is made, and afterwards, in case two runs made one each. The list tells
+only the names for sure: whose an API is, and how old, GetApi says.
 Source: AWS AppSync API Reference.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,11 +60,10 @@ def ensure_event_api(
         api = _find_api(client, name, owner)
         if api is None:
             made = client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG)["api"]
-            api = _find_api(client, name, owner) or made
+            api = _find_api(client, name, owner) or client.get_api(apiId=made["apiId"])["api"]
             if api["apiId"] != made["apiId"]:
                 # Another run made one too: every run keeps the oldest and removes only its own.
                 client.delete_api(apiId=made["apiId"])
-        api = client.get_api(apiId=api["apiId"])["api"]
         if drifted(api.get("eventConfig", {}), _EVENT_CONFIG, untold=True):
             client.update_api(
                 **update_input(client, "UpdateApi", api, {"eventConfig": _EVENT_CONFIG})
@@ -125,29 +126,36 @@ def remove_event_api(client: AppSyncClient, *, name: str, claim: Claim) -> str:
     return f"no Event API named {name} is left to remove"
 
 
-def _apis_of_name(client: AppSyncClient, name: str) -> list[ApiTypeDef]:
-    return [
-        api
-        for page in client.get_paginator("list_apis").paginate()
-        for api in page["apis"]
-        if api.get("name") == name
-    ]
+def _apis_of_name(client: AppSyncClient, name: str) -> Iterator[ApiTypeDef]:
+    for page in client.get_paginator("list_apis").paginate():
+        for listed in page["apis"]:
+            if listed.get("name") == name:
+                # One that is deleted in this moment is listed and cannot be read.
+                with suppress(client.exceptions.NotFoundException):
+                    yield client.get_api(apiId=listed["apiId"])["api"]
 
 
 def _claimed_apis(client: AppSyncClient, name: str, claim: Claim) -> list[ApiTypeDef]:
-    return [api for api in _apis_of_name(client, name) if claim(api.get("tags", {}))]
+    return [api for api in _apis_of_name(client, name) if claim(_tags(client, api))]
 
 
 def _find_api(client: AppSyncClient, name: str, owner: Ownership) -> ApiTypeDef | None:
     """Return the oldest API of that name that is ours."""
-    apis = _apis_of_name(client, name)
-    ours = [api for api in apis if owner.owns(api.get("tags", {}))]
+    apis = list(_apis_of_name(client, name))
+    ours = [api for api in apis if owner.owns(_tags(client, api))]
     if apis and not ours:
         raise failure(
             ErrorType.CONFLICT,
             f"An AppSync API named {name} exists and is not this project's; remove or rename it.",
         )
     return min(ours, key=lambda api: (api["created"], api["apiId"]), default=None)
+
+
+def _tags(client: AppSyncClient, api: ApiTypeDef) -> Mapping[str, str]:
+    """Return the tags of an API; an answer without a word of tags does not say that it has none."""
+    if "tags" in api:
+        return api["tags"]
+    return client.list_tags_for_resource(resourceArn=api["apiArn"])["tags"]
 
 
 def _namespaces(client: AppSyncClient, api_id: str) -> set[str]:
