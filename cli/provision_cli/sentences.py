@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from botocore import exceptions as aws
 from provisioner import api
 
@@ -40,6 +42,16 @@ _AWS_SENTENCES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
         "--region: is needed with --stack, for your AWS settings name none.",
     ),
     ((aws.ProfileNotFound,), "AWS_PROFILE: {}; name one that your AWS settings hold."),
+    ((api.NotAwsError,), "{}."),
+    # A proxy that wants a login, or is none; a portal, or a proxy, that opens what is encrypted.
+    ((aws.ProxyConnectionError,), "That was not AWS: {}; check HTTPS_PROXY, and its login."),
+    (
+        (aws.SSLError,),
+        (
+            "That was not AWS: {}; check the proxy, the endpoint, whether the network wants a "
+            "login in a browser first, and where it opens encrypted connections, AWS_CA_BUNDLE."
+        ),
+    ),
     ((aws.ConnectionError, aws.HTTPClientError), "AWS cannot be reached: {}."),
     ((aws.BotoCoreError,), "AWS cannot be asked: {}."),
 )
@@ -57,8 +69,13 @@ def sentence(error: Exception) -> str:
         return f"AWS refused {error.operation_name} with {details['Code']}: {reason}."
     for classes, text in _AWS_SENTENCES:
         if isinstance(error, classes):
-            return text.format(str(error).rstrip("."))
+            return text.format(_without_login(str(error)).rstrip("."))
     # The text of anything else is not ours, and may hold anything.
     return (
         f"unexpected {type(error).__name__}; set PROVISION_TRACEBACK=1 to see where, and report it."
     )
+
+
+def _without_login(text: str) -> str:
+    """Return a text without the logins of the URLs in it, such as a proxy's."""
+    return re.sub(r"//[^/@\s]*@", "//", text)

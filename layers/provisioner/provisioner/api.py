@@ -76,6 +76,7 @@ from provisioner.provisioning.result import (
     RotateDatabasePasswordResult,
 )
 from provisioner.runtime import aws
+from provisioner.runtime.answers import NotAwsError
 from provisioner.runtime.platform import (
     PlatformSettings,
     connect,
@@ -104,6 +105,7 @@ __all__ = [
     "JobStatus",
     "JobType",
     "JobWaitTimeoutError",
+    "NotAwsError",
     "PlatformSettings",
     "Project",
     "ProjectExistsError",

@@ -8,6 +8,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from provisioner.runtime import answers
+
 #: Within the time-outs of the functions: a call that hangs is given up and repeated in time.
 #: Source: botocore documentation, "Retries", mode standard.
 _CONFIG = Config(
@@ -33,7 +35,9 @@ def client(service: str, region: str | None = None) -> Any:
         region: where it is called; the session's region when left out.
     """
     make: Any = session().client  # its stubs list the literal name of every service
-    return make(service, region_name=region, config=_CONFIG)
+    made = make(service, region_name=region, config=_CONFIG)
+    answers.watch(made)
+    return made
 
 
 def reset() -> None:
