@@ -83,6 +83,12 @@ def test_planted_secret_is_found(rule: str, findings: tuple[int, set[str]]) -> N
     assert code != 0
 
 
+@pytest.mark.parametrize("before", ["%3D", "\\n", "\\u003d", '\\"', "%22"])
+def test_key_is_found_after_an_escape(before: str, tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_text(f"token{before}{generate_api_key('nm')}\n")
+    assert scan(tmp_path)[1] == {"custom.project-provisioner.api-key"}
+
+
 def test_scan_without_a_finding_ends_well(tmp_path: Path) -> None:
     (tmp_path / "clean.py").write_text('password_field = "password"\n')
     assert scan(tmp_path) == (0, set())

@@ -10,13 +10,14 @@ import zlib
 from datetime import timedelta
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from provisioner.api_keys.key_format import (
     ALPHABET,
     LEAK_PATTERN,
     checksum,
     digest,
+    find_api_keys,
     generate_api_key,
     is_well_formed,
     key_id,
@@ -24,6 +25,7 @@ from provisioner.api_keys.key_format import (
 )
 from provisioner.api_keys.store import ApiKey, ApiKeyStore
 from support.core import Core
+from support.project import ROOT
 
 PREFIXES = st.from_regex(r"[a-z][a-z0-9]{1,9}", fullmatch=True)
 BODIES = st.text(alphabet=ALPHABET, min_size=43, max_size=43)
@@ -38,16 +40,58 @@ def test_a_generated_key_has_the_format(prefix: str) -> None:
     assert key_prefix(key) == key[: len(prefix) + 7]
 
 
-@given(PREFIXES, st.sampled_from([" ", "\n", '"', "'", "=", ":", ",", "(", "", "/"]))
-def test_a_scanner_finds_a_key_in_a_text(prefix: str, around: str) -> None:
+#: What texts put around a key: as it is, and escaped for a URL, a program, JSON or HTML.
+AROUND = [
+    *(" ", "\n", '"', "'", "=", ":", ",", "(", "", "/", "-", ".", "é", "\u200b", "A", "3D"),
+    *("%3D", "%3d", "%22", "%0a", "%20", "&quot;", "&#x3d;", "&amp;", "Bearer ", "b'", "${"),
+    *(r"\n", r"\r\n", r"\t", r"\"", r"\u003d", r"\u000A", r"\x0a", r"\\n", r"\012"),
+]
+
+
+@given(PREFIXES, st.sampled_from(AROUND), st.sampled_from(AROUND))
+def test_a_scanner_finds_a_key_in_a_text(prefix: str, before: str, after: str) -> None:
     key = generate_api_key(prefix)
 
-    assert re.findall(LEAK_PATTERN, f"token{around or ' '}{key}{around} and more") == [key]
+    assert re.findall(LEAK_PATTERN, f"token=({before}{key}{after}) and more") == [key]
 
 
-def test_a_scanner_does_not_take_a_longer_word_for_a_key() -> None:
-    assert re.findall(LEAK_PATTERN, generate_api_key("nm") + "x") == []
+@given(PREFIXES, st.text(), st.text())
+@example("nm", "n", "")
+@example("nm", "token", "x")
+@example("nm", "nm_", "_")
+@example("nm", "\\", "9")
+@example("nm", "a1_" + "A" * 49, "")
+def test_a_key_is_found_whatever_it_stands_beside(prefix: str, before: str, after: str) -> None:
+    key = generate_api_key(prefix)
+
+    assert find_api_keys(f"{before}{key}{after}") == [key]
+
+
+@given(st.lists(PREFIXES, max_size=4), st.sampled_from(["", "x", "_", "\\n", "%3D", " "]))
+def test_every_key_of_a_text_is_found_in_order(prefixes: list[str], between: str) -> None:
+    keys = [generate_api_key(prefix) for prefix in prefixes]
+
+    assert find_api_keys(between.join(keys)) == keys
+
+
+@given(PREFIXES, BODIES, st.text(alphabet=ALPHABET, min_size=6, max_size=6), st.text())
+def test_what_has_another_checksum_is_not_found(
+    prefix: str, body: str, end: str, around: str
+) -> None:
+    text = f"{prefix}_{body}"
+    # As one key in four billion does, the end of a longer prefix may have this checksum.
+    assume(all(checksum(text[at:]) != end for at in range(len(prefix))))
+
+    assert find_api_keys(f"{around} {text}{end} {around}") == []
+    assert find_api_keys(f"{around}\n{text}") == []
+
+
+def test_a_word_in_capitals_is_not_taken_for_a_prefix() -> None:
     assert re.findall(LEAK_PATTERN, "Nm" + generate_api_key("nm")[2:]) == []
+
+
+def test_the_scanner_of_this_folder_has_the_same_pattern() -> None:
+    assert f"'{LEAK_PATTERN}'" in (ROOT / "kingfisher_rules.yaml").read_text()
 
 
 @given(PREFIXES, BODIES, st.data())

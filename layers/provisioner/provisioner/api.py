@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from provisioner import job_handlers
-from provisioner.api_keys.key_format import digest
+from provisioner.api_keys.key_format import digest, find_api_keys
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.composition.cleanup import repeater
 from provisioner.composition.supervisor import supervisor
@@ -131,6 +131,7 @@ __all__ = [
     "current_settings",
     "deprovision_project_handler",
     "enqueue_job",
+    "find_api_keys",
     "get_job",
     "get_job_handler",
     "get_project",

@@ -20,10 +20,19 @@ CHECKSUM_LENGTH = 6
 #: Characters of the random part that may be shown; 220 bits stay unknown.
 SHOWN_LENGTH = 6
 
-#: For scanners; what it finds is a key of ours only if the checksum agrees too.
-LEAK_PATTERN = r"\b[a-z][a-z0-9]{1,9}_[0-9A-Za-z]{49}\b"
+_FORMAT = r"[a-z][a-z0-9]{1,9}_[0-9A-Za-z]{49}"
 
-_KEY = re.compile(r"[a-z][a-z0-9]{1,9}_[0-9A-Za-z]{49}")
+#: For scanners; its group is a key of ours only if the checksum agrees too. An escape before a key
+#: (`%3d`, `\n`, `\u003d`, `\x0a`) ends in what may begin one, so that it is taken first. Without
+#: look-around, which not every scanner has. `find_api_keys` is the exact one.
+LEAK_PATTERN = (
+    r"(?:%[0-9A-Fa-f]{2}|\\(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[abfnrtv]))?"
+    rf"({_FORMAT})"
+)
+
+_KEY = re.compile(_FORMAT)
+_BODY = re.compile(rf"_(?=[0-9A-Za-z]{{{RANDOM_LENGTH + CHECKSUM_LENGTH}}})")
+_PREFIX_LENGTHS = range(10, 1, -1)
 
 
 def checksum(text: str) -> str:
@@ -51,6 +60,17 @@ def is_well_formed(api_key: str) -> bool:
     if _KEY.fullmatch(api_key) is None:
         return False
     return checksum(api_key[:-CHECKSUM_LENGTH]) == api_key[-CHECKSUM_LENGTH:]
+
+
+def find_api_keys(text: str) -> list[str]:
+    """Return the keys in a text, in order, whatever they stand beside; the checksum decides."""
+    found = []
+    for body in _BODY.finditer(text):
+        end = body.end() + RANDOM_LENGTH + CHECKSUM_LENGTH
+        # Where a prefix begins cannot be seen: what stands before it may be letters too.
+        candidates = (text[max(body.start() - length, 0) : end] for length in _PREFIX_LENGTHS)
+        found += [key for key in dict.fromkeys(candidates) if is_well_formed(key)]
+    return found
 
 
 def digest(api_key: str) -> str:
