@@ -79,14 +79,6 @@ def resources(resource_type: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def allowed_actions() -> set[str]:
-    """Return every action, as `service:Action`, that a role of the template allows."""
-    policies = [p for role in resources("AWS::IAM::Role").values() for p in policies_of(role)]
-    statements = [s for policy in policies for s in policy["PolicyDocument"]["Statement"]]
-    allowed = [s["Action"] for s in statements if s["Effect"] == "Allow"]
-    return {a for action in allowed for a in ([action] if isinstance(action, str) else action)}
-
-
 def policies_of(role: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a role's own policies, those with a condition included."""
     return [p["Fn::If"][1] if "Fn::If" in p else p for p in role["Properties"]["Policies"]]

@@ -13,66 +13,114 @@ from provisioner.drivers.aws_errors import translate, translated
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError
 from support.core import REGION
 from support.drivers import refused, text_of
-from support.project import allowed_actions
+from support.project import kept_operations
 
 FINAL = ErrorType.SERVICE_REGISTRATION_FAILED
 
-CODES = {
-    ErrorType.NETWORK_ERROR: [
-        *("InternalError", "InternalErrorException", "InternalFailure"),
-        *("InternalFailureException", "InternalServerError", "InternalServiceError"),
-        *("InternalServiceErrorException", "PriorRequestNotComplete"),
-        *("ProvisionedThroughputExceededException", "RequestAbortedException"),
-        *("RequestLimitExceeded", "RequestThrottled", "RequestThrottledException"),
-        *("ServiceUnavailable", "ServiceUnavailableException", "SlowDown", "ThrottledException"),
-        *("Throttling", "ThrottlingError", "ThrottlingException", "TooManyRequestsException"),
-    ],
-    ErrorType.TIMEOUT: [
-        *("ConcurrentModificationException", "OperationAborted", "RequestTimeout"),
-        *("ReplicatedWriteConflictException", "RequestTimeoutException", "TransactionConflict"),
-        *("TransactionConflictException", "TransactionInProgressException"),
-        "UserImportInProgressException",
-    ],
-    ErrorType.INSUFFICIENT_PERMISSIONS: [
-        *("AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException"),
-        *("IncompleteSignature", "InvalidAccessKeyId", "InvalidClientTokenId"),
-        *("InvalidEmailRoleAccessPolicyException", "InvalidSmsRoleAccessPolicyException"),
-        *("InvalidSmsRoleTrustRelationshipException", "MissingAuthenticationToken"),
-        *("NotAuthorized", "NotAuthorizedException", "OptInRequired", "RequestExpired"),
-        *("SignatureDoesNotMatch", "UnauthorizedException", "UnauthorizedOperation"),
-        "UnrecognizedClientException",
-    ],
-    ErrorType.QUOTA_EXCEEDED: [
-        *("ApiKeyLimitExceededException", "ApiLimitExceededException", "LimitExceededException"),
-        *("ServiceQuotaExceededException", "TooManyBuckets"),
-    ],
-    FINAL: [
-        *("AuthorizationHeaderMalformed", "BadRequestException", "ConflictException"),
-        *("ConditionalCheckFailedException", "DecryptionFailure", "EncryptionFailure"),
-        *("FeatureUnavailableInTierException", "IdempotentParameterMismatchException"),
-        *("IllegalLocationConstraintException", "InvalidArgument", "InvalidBucketName"),
-        *("InvalidKeyId", "InvalidOAuthFlowException", "InvalidParameterException"),
-        *("InvalidRequest", "InvalidRequestException", "InvalidTag", "MalformedXML"),
-        *("ItemCollectionSizeLimitExceededException", "MalformedHttpRequestException"),
-        *("MalformedPolicy", "MalformedPolicyDocumentException", "MethodNotAllowed"),
-        *("NoSuchBucket", "NotFoundException", "OperationNotEnabledException"),
-        *("ParameterNotFound", "ParameterVersionNotFound", "PermanentRedirect"),
-        *("PreconditionNotMetException", "RequestEntityTooLargeException"),
-        *("ResourceExistsException", "ResourceNotFoundException", "ScopeDoesNotExistException"),
-        *("TierChangeNotAllowedException", "UnknownOperationException"),
-        *("UserPoolTaggingException", "ValidationError", "ValidationException"),
-    ],
-    ErrorType.UNKNOWN_ERROR: ["Unheard", "TransactionCanceledException", ""],
+#: What each code is. Those of the first two pass by waiting.
+_CODES = {
+    ErrorType.NETWORK_ERROR: """
+        BandwidthLimitExceeded Busy EC2ThrottledException ExecutionLimitExceeded
+        IDPCommunicationError InternalError InternalErrorException InternalException InternalFailure
+        InternalFailureException InternalServerError InternalServerException InternalServiceError
+        InternalServiceErrorException KMS.ThrottlingException KmsThrottled KmsThrottlingException
+        OverLimit PriorRequestNotComplete ProvisionedThroughputExceededException Redirect
+        RequestAbortedException RequestLimitExceeded RequestThrottled RequestThrottledException
+        ResponseInterrupted ServiceUnavailable ServiceUnavailableError ServiceUnavailableException
+        SlowDown TemporaryRedirect ThrottledException Throttling ThrottlingError
+        ThrottlingException TooManyRequestsException 307 425 429 500 502 503 504
+        AWS.SimpleQueueService.OverLimit
+    """,
+    ErrorType.TIMEOUT: """
+        ConcurrentModificationException ConditionalRequestConflict ConnectionClosedByRequester
+        IncompleteBody OperationAborted PurgeQueueInProgress QueueDeletedRecently
+        ReplicatedWriteConflictException RequestTimeout RequestTimeoutException
+        ResourceInUseException TooManyUpdates TransactionConflict TransactionConflictException
+        TransactionInProgressException UserImportInProgressException 408
+    """,
+    ErrorType.INSUFFICIENT_PERMISSIONS: """
+        AccessDenied AccessDeniedException AccountProblem AllAccessDisabled AuthFailure ExpiredToken
+        ExpiredTokenException ForbiddenException IDPRejectedClaim IncompleteSignature
+        IncompleteSignatureException InvalidAccessKeyId InvalidClientTokenId
+        InvalidEmailRoleAccessPolicyException InvalidIdentityToken InvalidPayer InvalidRegion
+        InvalidSecurity InvalidSignature InvalidSignatureException
+        InvalidSmsRoleAccessPolicyException InvalidSmsRoleTrustRelationshipException InvalidToken
+        InvalidTokenId KMS.AccessDeniedException KMS.OptInRequired KmsAccessDenied
+        KmsAccessDeniedException KmsOptInRequired MissingAuthenticationToken
+        MissingAuthenticationTokenException MissingSecurityElement MissingSecurityHeader
+        NotAuthorized NotAuthorizedException NotSignedUp OptInRequired RegionDisabledException
+        RequestExpired RequestTimeTooSkewed SignatureDoesNotMatch SubscriptionRequiredException
+        TokenRefreshRequired UnauthorizedAccess UnauthorizedAccessError UnauthorizedException
+        UnauthorizedOperation UnexpectedIPError UnrecognizedClientException UnsupportedSignature
+        401 403
+    """,
+    ErrorType.QUOTA_EXCEEDED: """
+        AccountLimitExceeded ApiKeyLimitExceededException ApiLimitExceededException
+        LimitExceededException ServiceQuotaExceededException TooManyBuckets
+    """,
+    FINAL: """
+        AccessControlListNotSupported AuthorizationHeaderMalformed AuthorizationQueryParametersError
+        BadDigest BadRequestException BucketHasAccessPointsAttached BucketNotEmpty
+        ClientTokenConflict ConditionalCheckFailedException ConflictException
+        CredentialsNotSupported DecryptionFailure DependencyViolation EncryptionFailure
+        EncryptionTypeMismatch EndpointNotFound EntityTooLarge EntityTooSmall
+        ExecutionAlreadyExists ExecutionDoesNotExist FeatureUnavailableInTierException
+        IdempotentParameterMismatchException IllegalLocationConstraint
+        IllegalLocationConstraintException IllegalVersioningConfigurationException
+        IncorrectEndpoint InlineDataTooLarge InvalidAccessPoint InvalidAction InvalidAddress
+        InvalidAddressingHeader InvalidArgument InvalidArn InvalidAttributeName
+        InvalidAttributeValue InvalidBucketAclWithObjectOwnership InvalidBucketName
+        InvalidBucketOwnerAWSAccountID InvalidBucketState InvalidDigest
+        InvalidEncryptionAlgorithmError InvalidEndpointException InvalidExecutionInput
+        InvalidHostHeader InvalidHttpMethod InvalidKeyId InvalidLocationConstraint
+        InvalidMessageContents InvalidName InvalidNextTokenException InvalidOAuthFlowException
+        InvalidObjectState InvalidParameter InvalidParameterCombination InvalidParameterException
+        InvalidParameterValue InvalidPart InvalidPartOrder InvalidPolicyDocument
+        InvalidQueryParameter InvalidRange InvalidRequest InvalidRequestException
+        InvalidStorageClass InvalidTag InvalidURI InvalidWriteOffset
+        ItemCollectionSizeLimitExceededException KMS.DisabledException
+        KMS.InvalidKeyUsageException KMS.InvalidStateException KMS.KMSInvalidStateException
+        KMS.NotFoundException KeyTooLongError KmsDisabled KmsInvalidKeyUsage KmsInvalidState
+        KmsInvalidStateException KmsNotFound MalformedACLError MalformedHttpRequestException
+        MalformedPolicy MalformedPolicyDocumentException MalformedQueryString MalformedXML
+        MaxMessageLengthExceeded MessageNotInflight MetadataTooLarge MethodNotAllowed
+        MissingAction MissingContentLength MissingParameter MissingRequestBodyError
+        NoSuchAccessPoint NoSuchBucket NoSuchBucketPolicy NoSuchConfiguration NoSuchKey
+        NoSuchLifecycleConfiguration NoSuchPublicAccessBlockConfiguration NoSuchTagSet
+        NoSuchUpload NoSuchVersion NonExistentQueue NotFoundException NotImplemented
+        ObjectLockConfigurationNotFoundError OperationNotEnabledException
+        OwnershipControlsNotFoundError ParameterNotFound ParameterVersionNotFound
+        PermanentRedirect PermanentRedirectControlError PreconditionFailed
+        PreconditionNotMetException PublicPolicyException QueueDoesNotExist
+        ReceiptHandleIsInvalid ReplicationConfigurationNotFoundError
+        RequestEntityTooLargeException RequestHeaderSectionTooLarge
+        ResourceAlreadyExistsException ResourceExistsException ResourceNotFound
+        ResourceNotFoundException ScopeDoesNotExistException SerializationException
+        ServerSideEncryptionConfigurationNotFoundError StateMachineDeleting
+        StateMachineDoesNotExist TableNotFoundException TierChangeNotAllowedException TooManyParts
+        TooManyTags TooManyTagsError TooManyTagsException UnexpectedContent UnknownOperation
+        UnknownOperationException UnsupportedArgument UnsupportedOperation
+        UnsupportedOperationException UserKeyMustBeSpecified UserPoolAddOnNotEnabledException
+        UserPoolTaggingException ValidationError ValidationException XAmzContentSHA256Mismatch
+        301 302 400 404 405 409 411 412 416 501 AWS.SimpleQueueService.NonExistentQueue
+    """,
+    ErrorType.UNKNOWN_ERROR: "Unheard TransactionCanceledException",
 }
+CODES = {error_type: codes.split() for error_type, codes in _CODES.items()}
 
 #: What a status means where the code is in no table.
 STATUSES = {
+    307: ErrorType.NETWORK_ERROR,
     400: ErrorType.UNKNOWN_ERROR,
+    401: ErrorType.INSUFFICIENT_PERMISSIONS,
     403: ErrorType.INSUFFICIENT_PERMISSIONS,
     404: ErrorType.UNKNOWN_ERROR,
+    408: ErrorType.TIMEOUT,
     409: ErrorType.UNKNOWN_ERROR,
+    425: ErrorType.NETWORK_ERROR,
     429: ErrorType.NETWORK_ERROR,
     500: ErrorType.NETWORK_ERROR,
+    501: ErrorType.UNKNOWN_ERROR,
     502: ErrorType.NETWORK_ERROR,
     503: ErrorType.NETWORK_ERROR,
     504: ErrorType.NETWORK_ERROR,
@@ -99,8 +147,12 @@ TRANSPORT: dict[str, tuple[dict[str, Any], ErrorType]] = {
     "BotoCoreError": ({}, ErrorType.UNKNOWN_ERROR),
 }
 
-#: The services that a stage calls.
-SERVICES = {"appsync", "cognito-idp", "dynamodb", "s3", "secretsmanager", "ssm"}
+#: What else can pass by itself: nothing was wrong with the request, or with how the SDK is set up.
+PASSING = {
+    *(name for name, (_, error_type) in TRANSPORT.items() if ERROR_RULES[error_type].retryable),
+    *("CapacityNotAvailableError", "ChecksumError", "FlexibleChecksumError", "IncompleteReadError"),
+    *("MetadataRetrievalError", "TokenRetrievalError"),
+}
 
 #: Errors that the drivers themselves know what to do about.
 HANDLED = {"BucketAlreadyExists", "BucketAlreadyOwnedByYou", "TransactionCanceledException"}
@@ -148,6 +200,21 @@ def test_what_is_no_answer_has_its_type_and_is_named_alone(name: str) -> None:
     assert (error.type, error.cause) == (expected, name)
 
 
+def test_only_what_may_pass_of_what_botocore_raises_is_retried() -> None:
+    kinds = {
+        name: kind
+        for name, kind in vars(botocore.exceptions).items()
+        if isinstance(kind, type) and issubclass(kind, BotoCoreError)
+    }
+    retried = {
+        name
+        for name, kind in kinds.items()
+        # Each wants parameters of its own, which say nothing of its type.
+        if ERROR_RULES[known(kind.__new__(kind)).type].retryable
+    }
+    assert retried == PASSING & kinds.keys()
+
+
 def test_an_answer_that_cannot_be_read_is_asked_for_again_and_not_passed_on() -> None:
     def fail() -> None:
         with translated(FINAL, "make the thing"):
@@ -159,27 +226,24 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again_and_not_passed_on() ->
 
 
 def documented_errors() -> list[tuple[str, str, int]]:
-    """Return every error of AWS's own models for what the roles may call: action, code, status."""
+    """Return every error of AWS's own models for what the layer calls: action, code, status."""
     session = boto3.Session("testing", "testing", region_name=REGION)
     found = []
-    for action in sorted({*allowed_actions(), "dynamodb:TransactWriteItems"}):
-        service, operation = action.split(":")
-        if service not in SERVICES:
-            continue
+    for service, operations in kept_operations().items():
         model = session.client(service).meta.service_model  # type: ignore[call-overload]  # its stubs list literal names
-        # Some permissions of S3 are not named like the operations that they are for.
-        if operation in model.operation_names:
+        for operation in operations:
             for shape in model.operation_model(operation).error_shapes:
                 about = shape.metadata.get("error", {})
-                found.append(
-                    (action, about.get("code", shape.name), about.get("httpStatusCode", 400))
-                )
+                status = about.get("httpStatusCode", 400)
+                # Some services say the code, and some the name.
+                codes = {shape.name, about.get("code", shape.name)}
+                found += [(f"{service}:{operation}", code, status) for code in codes]
     return found
 
 
 def test_every_error_that_aws_documents_for_what_we_call_is_known() -> None:
     documented = documented_errors()
-    assert {action.partition(":")[0] for action, _, _ in documented} == SERVICES
+    assert {action.partition(":")[0] for action, _, _ in documented} == set(kept_operations())
     unknown = {
         (action, code)
         for action, code, status in documented

@@ -1,24 +1,36 @@
 """What an error of AWS, or of the way to it, means: one table.
 
 Sources: the error lists of each operation in the API references of Amazon Cognito, AWS AppSync,
-Amazon S3, AWS Secrets Manager, Amazon DynamoDB and AWS Systems Manager; botocore documentation,
-"Error handling".
+Amazon S3, AWS Secrets Manager, Amazon DynamoDB, AWS Systems Manager, AWS Step Functions, Amazon SQS
+and Amazon EventBridge; their pages "Common Errors"; Amazon S3 API Reference, "Error responses";
+botocore documentation, "Error handling".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 from botocore.exceptions import (
     BotoCoreError,
+    CapacityNotAvailableError,
+    ChecksumError,
     ClientError,
     ConnectTimeoutError,
+    CredentialRetrievalError,
+    FlexibleChecksumError,
     HTTPClientError,
+    IncompleteReadError,
+    LoginError,
+    MetadataRetrievalError,
+    NoAuthTokenError,
     NoCredentialsError,
-    ParamValidationError,
     PartialCredentialsError,
     ReadTimeoutError,
+    RefreshWithMFAUnsupportedError,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
@@ -32,38 +44,60 @@ AWS_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 #: The service throttles or is not well: it serves later.
 _UNAVAILABLE = frozenset(
     {
+        "BandwidthLimitExceeded",
+        "Busy",
+        "EC2ThrottledException",
+        "ExecutionLimitExceeded",
+        "IDPCommunicationError",
         "InternalError",
         "InternalErrorException",
+        "InternalException",
         "InternalFailure",
         "InternalFailureException",
         "InternalServerError",
+        "InternalServerException",
         "InternalServiceError",
         "InternalServiceErrorException",
+        "KMS.ThrottlingException",
+        "KmsThrottled",
+        "KmsThrottlingException",
+        "OverLimit",
         "PriorRequestNotComplete",
         "ProvisionedThroughputExceededException",
+        "Redirect",
         "RequestAbortedException",
         "RequestLimitExceeded",
         "RequestThrottled",
         "RequestThrottledException",
+        "ResponseInterrupted",
         "ServiceUnavailable",
+        "ServiceUnavailableError",
         "ServiceUnavailableException",
         "SlowDown",
-        "Throttling",
-        "ThrottlingException",
+        "TemporaryRedirect",
         "ThrottledException",
+        "Throttling",
         "ThrottlingError",
+        "ThrottlingException",
         "TooManyRequestsException",
     }
 )
 
-#: Another request works at the same thing, or this one took too long to arrive: it ends soon.
+#: Another request works at the same thing, or this one did not arrive whole and in time: it passes.
 _CONTENTION = frozenset(
     {
         "ConcurrentModificationException",
+        "ConditionalRequestConflict",
+        "ConnectionClosedByRequester",
+        "IncompleteBody",
         "OperationAborted",
+        "PurgeQueueInProgress",
+        "QueueDeletedRecently",
         "ReplicatedWriteConflictException",
         "RequestTimeout",
         "RequestTimeoutException",
+        "ResourceInUseException",
+        "TooManyUpdates",
         "TransactionConflict",
         "TransactionConflictException",
         "TransactionInProgressException",
@@ -71,34 +105,67 @@ _CONTENTION = frozenset(
     }
 )
 
-#: The caller may not do this.
+#: The caller may not do this, or the service does not believe that it is who it says: for a clock
+#: that is wrong, or a token that is none.
 _FORBIDDEN = frozenset(
     {
         "AccessDenied",
         "AccessDeniedException",
+        "AccountProblem",
+        "AllAccessDisabled",
+        "AuthFailure",
         "ExpiredToken",
         "ExpiredTokenException",
+        "ForbiddenException",
+        "IDPRejectedClaim",
         "IncompleteSignature",
+        "IncompleteSignatureException",
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
         "InvalidEmailRoleAccessPolicyException",
+        "InvalidIdentityToken",
+        "InvalidPayer",
+        "InvalidRegion",
+        "InvalidSecurity",
+        "InvalidSignature",
+        "InvalidSignatureException",
         "InvalidSmsRoleAccessPolicyException",
         "InvalidSmsRoleTrustRelationshipException",
+        "InvalidToken",
+        "InvalidTokenId",
+        "KMS.AccessDeniedException",
+        "KMS.OptInRequired",
+        "KmsAccessDenied",
+        "KmsAccessDeniedException",
+        "KmsOptInRequired",
         "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "MissingSecurityElement",
+        "MissingSecurityHeader",
         "NotAuthorized",
         "NotAuthorizedException",
+        "NotSignedUp",
         "OptInRequired",
+        "RegionDisabledException",
         "RequestExpired",
+        "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
+        "SubscriptionRequiredException",
+        "TokenRefreshRequired",
+        "UnauthorizedAccess",
+        "UnauthorizedAccessError",
         "UnauthorizedException",
         "UnauthorizedOperation",
+        "UnexpectedIPError",
         "UnrecognizedClientException",
+        "UnsupportedSignature",
     }
 )
 
 #: A limit of the account is reached; it is raised by asking AWS.
 _QUOTA = frozenset(
     {
+        "AccountLimitExceeded",
         "ApiKeyLimitExceededException",
         "ApiLimitExceededException",
         "LimitExceededException",
@@ -110,57 +177,192 @@ _QUOTA = frozenset(
 #: The request is wrong, or meets something that stays as it is.
 _PERMANENT = frozenset(
     {
-        "301",
-        "400",
+        "AccessControlListNotSupported",
         "AuthorizationHeaderMalformed",
+        "AuthorizationQueryParametersError",
+        "BadDigest",
         "BadRequestException",
+        "BucketHasAccessPointsAttached",
+        "BucketNotEmpty",
+        "ClientTokenConflict",
         "ConditionalCheckFailedException",
         "ConflictException",
+        "CredentialsNotSupported",
         "DecryptionFailure",
+        "DependencyViolation",
         "EncryptionFailure",
         "EncryptionTypeMismatch",
+        "EndpointNotFound",
+        "EntityTooLarge",
+        "EntityTooSmall",
+        "ExecutionAlreadyExists",
+        "ExecutionDoesNotExist",
         "FeatureUnavailableInTierException",
         "IdempotentParameterMismatchException",
+        "IllegalLocationConstraint",
         "IllegalLocationConstraintException",
+        "IllegalVersioningConfigurationException",
+        "IncorrectEndpoint",
+        "InlineDataTooLarge",
+        "InvalidAccessPoint",
+        "InvalidAction",
+        "InvalidAddress",
+        "InvalidAddressingHeader",
         "InvalidArgument",
+        "InvalidArn",
+        "InvalidAttributeName",
+        "InvalidAttributeValue",
+        "InvalidBucketAclWithObjectOwnership",
         "InvalidBucketName",
+        "InvalidBucketOwnerAWSAccountID",
+        "InvalidBucketState",
+        "InvalidDigest",
+        "InvalidEncryptionAlgorithmError",
+        "InvalidEndpointException",
+        "InvalidExecutionInput",
+        "InvalidHostHeader",
+        "InvalidHttpMethod",
         "InvalidKeyId",
+        "InvalidLocationConstraint",
+        "InvalidMessageContents",
+        "InvalidName",
+        "InvalidNextTokenException",
         "InvalidOAuthFlowException",
+        "InvalidObjectState",
+        "InvalidParameter",
+        "InvalidParameterCombination",
         "InvalidParameterException",
+        "InvalidParameterValue",
+        "InvalidPart",
+        "InvalidPartOrder",
+        "InvalidPolicyDocument",
+        "InvalidQueryParameter",
+        "InvalidRange",
         "InvalidRequest",
         "InvalidRequestException",
-        "InvalidWriteOffset",
+        "InvalidStorageClass",
         "InvalidTag",
+        "InvalidURI",
+        "InvalidWriteOffset",
         "ItemCollectionSizeLimitExceededException",
+        "KMS.DisabledException",
+        "KMS.InvalidKeyUsageException",
+        "KMS.InvalidStateException",
+        "KMS.KMSInvalidStateException",
+        "KMS.NotFoundException",
+        "KeyTooLongError",
+        "KmsDisabled",
+        "KmsInvalidKeyUsage",
+        "KmsInvalidState",
+        "KmsInvalidStateException",
+        "KmsNotFound",
+        "MalformedACLError",
         "MalformedHttpRequestException",
         "MalformedPolicy",
         "MalformedPolicyDocumentException",
+        "MalformedQueryString",
         "MalformedXML",
+        "MaxMessageLengthExceeded",
+        "MessageNotInflight",
+        "MetadataTooLarge",
         "MethodNotAllowed",
+        "MissingAction",
+        "MissingContentLength",
+        "MissingParameter",
+        "MissingRequestBodyError",
+        "NoSuchAccessPoint",
         "NoSuchBucket",
+        "NoSuchBucketPolicy",
+        "NoSuchConfiguration",
+        "NoSuchKey",
+        "NoSuchLifecycleConfiguration",
+        "NoSuchPublicAccessBlockConfiguration",
+        "NoSuchTagSet",
         "NoSuchUpload",
+        "NoSuchVersion",
         "NotFoundException",
+        "NotImplemented",
+        "ObjectLockConfigurationNotFoundError",
         "OperationNotEnabledException",
+        "OwnershipControlsNotFoundError",
         "ParameterNotFound",
         "ParameterVersionNotFound",
         "PermanentRedirect",
+        "PermanentRedirectControlError",
+        "PreconditionFailed",
         "PreconditionNotMetException",
+        "PublicPolicyException",
+        "NonExistentQueue",
+        "QueueDoesNotExist",
+        "ReceiptHandleIsInvalid",
+        "ReplicationConfigurationNotFoundError",
         "RequestEntityTooLargeException",
+        "RequestHeaderSectionTooLarge",
+        "ResourceAlreadyExistsException",
         "ResourceExistsException",
+        "ResourceNotFound",
         "ResourceNotFoundException",
         "ScopeDoesNotExistException",
+        "SerializationException",
+        "ServerSideEncryptionConfigurationNotFoundError",
+        "StateMachineDeleting",
+        "StateMachineDoesNotExist",
+        "TableNotFoundException",
         "TierChangeNotAllowedException",
-        "UnknownOperationException",
-        "UserPoolTaggingException",
         "TooManyParts",
+        "TooManyTags",
+        "TooManyTagsError",
+        "TooManyTagsException",
+        "UnexpectedContent",
+        "UnknownOperation",
+        "UnknownOperationException",
+        "UnsupportedArgument",
+        "UnsupportedOperation",
+        "UnsupportedOperationException",
+        "UserKeyMustBeSpecified",
+        "UserPoolAddOnNotEnabledException",
+        "UserPoolTaggingException",
         "ValidationError",
         "ValidationException",
+        "XAmzContentSHA256Mismatch",
     }
 )
 
-_HTTP_FORBIDDEN = 403
-_HTTP_THROTTLED = 429
-_HTTP_SERVER_ERROR = 500
+#: The way to the service was closed, or damaged the answer.
+_ON_THE_WAY = (
+    HTTPClientError,
+    BotoConnectionError,
+    IncompleteReadError,
+    ChecksumError,
+    FlexibleChecksumError,
+    CapacityNotAvailableError,
+)
+
+#: There are no credentials, or none that are of use without someone who logs in.
+_WITHOUT_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    NoAuthTokenError,
+    SSOError,
+    LoginError,
+    RefreshWithMFAUnsupportedError,
+)
+
+#: What gives the credentials failed, for any reason.
+_MAY_PASS = (CredentialRetrievalError, MetadataRetrievalError, TokenRetrievalError)
+
+#: What a status means that comes with no code, or with one that is in no table.
+_STATUSES: dict[int, ErrorType] = {
+    HTTPStatus.TEMPORARY_REDIRECT: ErrorType.NETWORK_ERROR,
+    HTTPStatus.UNAUTHORIZED: ErrorType.INSUFFICIENT_PERMISSIONS,
+    HTTPStatus.FORBIDDEN: ErrorType.INSUFFICIENT_PERMISSIONS,
+    HTTPStatus.REQUEST_TIMEOUT: ErrorType.TIMEOUT,
+    HTTPStatus.TOO_EARLY: ErrorType.NETWORK_ERROR,
+    HTTPStatus.TOO_MANY_REQUESTS: ErrorType.NETWORK_ERROR,
+}
+
+#: What SQS puts before the codes of its own.
+_SQS = "AWS.SimpleQueueService."
 
 #: Characters of AWS's own message that are kept for operators.
 _CAUSE_LENGTH = 500
@@ -209,25 +411,31 @@ def _client_error_type(code: str, status: int, final: ErrorType) -> ErrorType:
         (_PERMANENT, final),
     )
     for codes, error_type in rules:
-        if code in codes:
+        if code.removeprefix(_SQS) in codes:
             return error_type
-    if status == _HTTP_FORBIDDEN:
-        return ErrorType.INSUFFICIENT_PERMISSIONS
-    if status == _HTTP_THROTTLED or status >= _HTTP_SERVER_ERROR:
+    if code.isdecimal():
+        # An answer without a body has its status for a code.
+        return _status_type(int(code), final)
+    return _status_type(status, ErrorType.UNKNOWN_ERROR)
+
+
+def _status_type(status: int, other: ErrorType) -> ErrorType:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
         return ErrorType.NETWORK_ERROR
-    return ErrorType.UNKNOWN_ERROR
+    return _STATUSES.get(status, other)
 
 
 def _transport_error_type(error: Exception, final: ErrorType) -> ErrorType:
     if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
         return ErrorType.TIMEOUT
-    if isinstance(error, HTTPClientError | BotoConnectionError):
+    if isinstance(error, _ON_THE_WAY):
         return ErrorType.NETWORK_ERROR
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+    if isinstance(error, _WITHOUT_CREDENTIALS):
         return ErrorType.INSUFFICIENT_PERMISSIONS
-    if isinstance(error, ParamValidationError):
-        return final
-    return ErrorType.UNKNOWN_ERROR
+    if isinstance(error, _MAY_PASS) or type(error) is BotoCoreError:
+        return ErrorType.UNKNOWN_ERROR
+    # What is left tells of a parameter, or of how the SDK is configured.
+    return final if isinstance(error, BotoCoreError) else ErrorType.UNKNOWN_ERROR
 
 
 def _of_type(error_type: ErrorType, doing: str, cause: str) -> ProvisioningError:
