@@ -187,6 +187,10 @@ POISON: dict[str, tuple[object, str]] = {
         "job_id: must not end in -attempt- and a number",
     ),
     "half a surrogate pair": ('{"job_type": "\\ud800"}', "message: Invalid JSON"),
+    "wrapped by SNS": (
+        {"Type": "Notification", "Message": good()["body"]},
+        "message: is wrapped by Amazon SNS; switch on raw message delivery",
+    ),
     "nested too deeply": ("[" * 10_000 + "]" * 10_000, "message: Invalid JSON"),
 }
 

@@ -11,6 +11,7 @@ from provisioner.jobs.models import Job, StoredError
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
 from provisioner.jobs.store import JobStore, NewJob, payload_digest
+from provisioner.jobs.wrapped import what_wraps
 
 
 def parse_message(body: str) -> JobMessage:
@@ -22,9 +23,13 @@ def parse_message(body: str) -> JobMessage:
     try:
         return JobMessage.model_validate_json(body)
     except ValidationError as error:
+        wrapped = what_wraps(body)
+        problem = first_problem(error, "message")
         raise failure(
             ErrorType.INVALID_PAYLOAD,
-            f"{first_problem(error, 'message')}; send a JSON object with job_type and payload.",
+            f"message: {wrapped}."
+            if wrapped is not None
+            else f"{problem}; send a JSON object with job_type and payload.",
         ) from None
 
 
