@@ -64,7 +64,7 @@ WRAPPED: dict[str, tuple[object, str]] = {
     ),
     "an event of SNS": (
         {"Records": [{"EventSource": "aws:sns", "Sns": {"Message": _JOB}}]},
-        "send each Message of its Records",
+        "send the Message of each",
     ),
     "an event of something else": ({"Records": [{"eventSource": ["a"]}]}, "an event with Records"),
     "an event of nothing": ({"Records": None}, "is an event with Records"),

@@ -47,7 +47,7 @@ _RECORDS = {
 }
 _OTHER_RECORDS = "is an event with Records, and no job; send each job as a message of its own"
 
-#: A text of at least a short job's length in Base64, or its variant for URLs, whatever its lines are.
+#: A text of at least a short job in Base64, or its variant for URLs, whatever its lines are.
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
 
 
