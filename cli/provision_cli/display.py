@@ -216,6 +216,20 @@ def dead_letter_rows(letters: Sequence[api.DeadLetter]) -> list[list[str]]:
     ]
 
 
+def snapshot_rows(snapshots: Sequence[api.Snapshot]) -> list[list[str]]:
+    """Return what `provision snapshots list` shows of each snapshot."""
+    return [
+        [
+            snapshot.key,
+            f"{snapshot.taken_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+            f"{snapshot.size_bytes:,}",
+            snapshot.server_version,
+            snapshot.job_id,
+        ]
+        for snapshot in snapshots
+    ]
+
+
 def api_key_rows(keys: Sequence[api.ApiKey]) -> list[list[str]]:
     """Return what `provision keys list` shows of each key."""
     now = datetime.now(UTC)

@@ -16,7 +16,7 @@ from provisioner import api
 from provisioner.runtime.observability import logger
 from rich.console import Console
 
-from provision_cli import display
+from provision_cli import display, snapshots
 from provision_cli.demo import program as demonstration
 from provision_cli.local.stack import LocalStack, LocalStackSettings
 from provision_cli.sentences import CommandError, sentence
@@ -37,6 +37,7 @@ app.add_typer(keys_app, name="keys")
 dlq_app = typer.Typer(help="Look at dead letters, and send them on their way again.")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(password_app, name="password")
+app.add_typer(snapshots.app, name="snapshots")
 
 
 @app.callback()
@@ -86,7 +87,7 @@ def create_project(
     ] = None,
 ) -> None:
     """Create a project, to be provisioned by a job."""
-    _target(context).connect()
+    Target.of(context).connect()
     project = api.create_project(project_id, owner_id=owner, organization_id=organization)
     display.line(Console(), f"project {project.project_id} is {project.status}.")
 
@@ -94,7 +95,7 @@ def create_project(
 @project_app.command("show")
 def show_project(context: typer.Context, project_id: str) -> None:
     """Show a project, its latest job and its result."""
-    _target(context).connect()
+    Target.of(context).connect()
     project = api.get_project(project_id)
     jobs = api.list_jobs(project_id)
     display.show_json(
@@ -123,7 +124,7 @@ def protect_project(
     off: Annotated[bool, typer.Option("--off", help="End its protection.")] = False,
 ) -> None:
     """Protect a project against being deprovisioned."""
-    _target(context).connect()
+    Target.of(context).connect()
     project = api.protect_project(project_id, enabled=not off)
     protected = "protected" if project.deletion_protection else "not protected"
     display.line(
@@ -157,9 +158,9 @@ def enqueue(  # noqa: PLR0917 - Typer passes them by name
             raise CommandError("--region: goes with --project; a payload names its own region.")
         body = _read_payload(payload)
         api.get_job_handler(job_type).parse(body)
-        _target(context).connect()
+        Target.of(context).connect()
     else:
-        deployed_in = _target(context).connect()
+        deployed_in = Target.of(context).connect()
         body = {"project_id": project, "region": region or deployed_in}
     job = api.enqueue_job(job_type, body, idempotency_key=idempotency_key, delay_seconds=delay)
     display.line(Console(), job.job_id)
@@ -169,7 +170,7 @@ def enqueue(  # noqa: PLR0917 - Typer passes them by name
 @app.command()
 def watch(context: typer.Context, job_id: str) -> None:
     """Show a job's stages, and those of its clean-up, until it ends; fails when the job does."""
-    _target(context).connect()
+    Target.of(context).connect()
     console = Console()
     display.show_outcome(console, display.watch(console, job_id))
 
@@ -177,7 +178,7 @@ def watch(context: typer.Context, job_id: str) -> None:
 @app.command()
 def cancel(context: typer.Context, job_id: str) -> None:
     """Cancel a job and remove what it made; a stage that runs ends first."""
-    _target(context).connect()
+    Target.of(context).connect()
     job = api.cancel_job(job_id)
     display.line(Console(), f"job {job.job_id} is {job.status}.")
     if not job.status.is_terminal:
@@ -191,7 +192,7 @@ def cancel(context: typer.Context, job_id: str) -> None:
 @app.command()
 def retry(context: typer.Context, job_id: str) -> None:
     """Run a job that has failed, or was cancelled, again: its next attempt."""
-    _target(context).connect()
+    Target.of(context).connect()
     job = api.retry_job(job_id)
     if job.status is api.JobStatus.RUNNING:
         display.line(Console(), f"job {job.job_id}: attempt {job.attempt} is under way.")
@@ -202,7 +203,7 @@ def retry(context: typer.Context, job_id: str) -> None:
 @app.command()
 def cleanup(context: typer.Context, job_id: str) -> None:
     """Remove again what a failed job has left, where its clean-up could not."""
-    _target(context).connect()
+    Target.of(context).connect()
     job = api.repeat_cleanup(job_id)
     run = job.cleanup.run if job.cleanup is not None else 0
     display.line(Console(), f"job {job.job_id}: run {run} of its clean-up is under way.")
@@ -215,7 +216,7 @@ def jobs(
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
 ) -> None:
     """List jobs, newest first."""
-    _target(context).connect()
+    Target.of(context).connect()
     found = api.list_jobs(project)
     console = Console()
     if not found:
@@ -228,7 +229,7 @@ def jobs(
 @app.command()
 def history(context: typer.Context, job_id: str) -> None:
     """List what has happened to a job, oldest first."""
-    _target(context).connect()
+    Target.of(context).connect()
     headings = ["at (UTC)", "of", "status", "attempt", "error", "note"]
     display.show_table(Console(), headings, display.history_rows(api.get_job(job_id).history))
 
@@ -236,7 +237,7 @@ def history(context: typer.Context, job_id: str) -> None:
 @keys_app.command("claim")
 def claim_keys(context: typer.Context, project_id: str) -> None:
     """Print a project's API keys, then delete the secret that held them: they are shown once."""
-    _target(context).connect()
+    Target.of(context).connect()
 
     def hand_over(keys: Sequence[str]) -> None:
         for key in keys:
@@ -248,7 +249,7 @@ def claim_keys(context: typer.Context, project_id: str) -> None:
 @dlq_app.command("list")
 def list_dead_letters(context: typer.Context) -> None:
     """List the messages that wait for people, oldest first; they stay where they are."""
-    _target(context).connect()
+    Target.of(context).connect()
     found = api.list_dead_letters()
     console = Console()
     if not found:
@@ -261,7 +262,7 @@ def list_dead_letters(context: typer.Context) -> None:
 @dlq_app.command("show")
 def show_dead_letter(context: typer.Context, message_id: str) -> None:
     """Show a dead letter, as it came and why it is here."""
-    _target(context).connect()
+    Target.of(context).connect()
     for letter in api.list_dead_letters():
         if letter.message_id == message_id:
             display.show_json(Console(), asdict(letter))
@@ -282,7 +283,7 @@ def redrive_dead_letters(
     """Send dead letters back with their jobs' ids; fails when one stays where it is."""
     if (job is not None) == every:
         raise CommandError("--job or --all: give one of the two.")
-    _target(context).connect()
+    Target.of(context).connect()
     console = Console()
 
     def tell(one: api.Redriven) -> None:
@@ -319,7 +320,7 @@ def rotate_keys(
 @keys_app.command("revoke")
 def revoke_key(context: typer.Context, key_id: str) -> None:
     """Let an API key stop verifying at once."""
-    _target(context).connect()
+    Target.of(context).connect()
     revoked = api.revoke_api_key(key_id)
     display.line(Console(), f"{key_id} of project {revoked.project_id} is revoked.")
 
@@ -327,7 +328,7 @@ def revoke_key(context: typer.Context, key_id: str) -> None:
 @keys_app.command("list")
 def list_keys(context: typer.Context, project_id: str) -> None:
     """List what is stored of a project's API keys, oldest first."""
-    _target(context).connect()
+    Target.of(context).connect()
     found = api.list_api_keys(project_id)
     console = Console()
     if not found:
@@ -368,17 +369,10 @@ def deprovision(
 
 
 def _enqueue_change(context: typer.Context, job_type: api.JobType, payload: dict[str, Any]) -> None:
-    _target(context).connect()
+    Target.of(context).connect()
     job = api.enqueue_job(job_type, payload)
     display.line(Console(), job.job_id)
     display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
-
-
-def _target(context: typer.Context) -> Target:
-    found = context.find_object(Target)
-    if found is None:
-        raise TypeError("the callback sets it")
-    return found
 
 
 def _read_payload(source: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _SELF_EXPLAINING = (
     api.ProjectExistsError,
     api.ProjectNotFoundError,
     api.ProjectRemovedError,
+    api.SnapshotNotFoundError,
     api.UnknownJobTypeError,
 )
 
@@ -60,7 +61,8 @@ _AWS_SENTENCES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 def sentence(error: Exception) -> str:
     """Say what is wrong; never with a traceback, never with a secret."""
     if isinstance(error, api.ProvisioningError):
-        return f"{error.type}: {error.message}"
+        cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
+        return f"{error.type}: {error.message}{cause}"
     if isinstance(error, _SELF_EXPLAINING):
         return str(error)
     if isinstance(error, aws.ClientError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import boto3
+import typer
 from botocore.exceptions import ClientError, NoRegionError
 from provisioner import api
 
@@ -18,6 +20,14 @@ class Target:
 
     stack: str | None
     region: str | None
+
+    @classmethod
+    def of(cls, context: typer.Context) -> Self:
+        """Return what the global options of a command say."""
+        found = context.find_object(cls)
+        if found is None:
+            raise TypeError("the program's callback sets it")
+        return found
 
     def connect(self) -> str:
         """Let the public API talk to the deployment; returns its region.

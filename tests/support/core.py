@@ -345,6 +345,23 @@ def logged() -> Iterator[LogLines]:
     handler.setStream(before)
 
 
+def make_stack(settings: PlatformSettings, name: str = "provisioner") -> None:
+    """Make the CloudFormation stack whose outputs are these settings, for `--stack`."""
+    outputs = {
+        output: str(getattr(settings, setting.lower()))
+        for setting, output in platform._OUTPUTS.items()
+    }
+    aws.client("cloudformation").create_stack(
+        StackName=name,
+        TemplateBody=json.dumps(
+            {
+                "Resources": {"Topic": {"Type": "AWS::SQS::Queue"}},
+                "Outputs": {output: {"Value": value} for output, value in outputs.items()},
+            }
+        ),
+    )
+
+
 @pytest.fixture
 def connected(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlatformSettings]:
     """Let the public API talk to the deployment."""

@@ -67,6 +67,8 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Complaint:
         ("keys", "revoke", "key_0"),
         ("keys", "list", "some-project"),
         ("password", "rotate", "some-project"),
+        ("snapshots", "list", "some-project"),
+        ("snapshots", "restore", "some-project"),
     ],
 )
 def test_every_command_says_that_the_local_stack_is_not_running(
@@ -99,6 +101,7 @@ def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> N
         "jobs",
         "keys",
         "dlq",
+        "snapshots",
     ):
         assert command in shown
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable
@@ -17,10 +16,9 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job, StageStatus, StoredError
 from provisioner.jobs.store import utc_now
 from provisioner.provisioning.plan import CleanupStage
-from provisioner.runtime import platform
 from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console
-from support.core import REGION, Core
+from support.core import REGION, Core, make_stack
 
 ERROR = StoredError(ErrorType.CONFLICT, "REGISTERING_AUTH", 1, "It is not ours.", "")
 LEFT = ["bucket nm-shop", "secret nm/nm-shop/database"]
@@ -52,18 +50,7 @@ def remove(core: Core, stage: CleanupStage) -> None:
 @pytest.fixture
 def stack(failed: Core, connected: PlatformSettings, monkeypatch: pytest.MonkeyPatch) -> Core:
     """Return the deployment as the CloudFormation stack that --stack names."""
-    outputs = {
-        output: str(getattr(connected, name.lower())) for name, output in platform._OUTPUTS.items()
-    }
-    failed.client("cloudformation").create_stack(
-        StackName="provisioner",
-        TemplateBody=json.dumps(
-            {
-                "Resources": {"Topic": {"Type": "AWS::SQS::Queue"}},
-                "Outputs": {name: {"Value": value} for name, value in outputs.items()},
-            }
-        ),
-    )
+    make_stack(connected)
     failed.make_state_machine("provision_project_cleanup")
     # The command sets it, and is not to leave it to other tests.
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)

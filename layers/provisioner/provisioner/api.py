@@ -60,7 +60,7 @@ from provisioner.provisioning.job import (
     rotate_database_password_handler,
 )
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import NewProject
+from provisioner.provisioning.payload import NewProject, ProjectReference
 from provisioner.provisioning.projects import (
     Project,
     ProjectExistsError,
@@ -74,6 +74,12 @@ from provisioner.provisioning.result import (
     RevokeApiKeyResult,
     RotateApiKeysResult,
     RotateDatabasePasswordResult,
+)
+from provisioner.provisioning.snapshots import (
+    RestoredSnapshot,
+    Snapshot,
+    SnapshotNotFoundError,
+    Snapshots,
 )
 from provisioner.runtime import aws
 from provisioner.runtime.answers import NotAwsError
@@ -115,10 +121,13 @@ __all__ = [
     "ProvisionProjectResult",
     "ProvisioningError",
     "Redriven",
+    "RestoredSnapshot",
     "RevokeApiKeyResult",
     "RotateApiKeysResult",
     "RotateDatabasePasswordResult",
     "SettingsError",
+    "Snapshot",
+    "SnapshotNotFoundError",
     "StageRecord",
     "StageStatus",
     "StoredError",
@@ -140,11 +149,13 @@ __all__ = [
     "list_api_keys",
     "list_dead_letters",
     "list_jobs",
+    "list_snapshots",
     "protect_project",
     "provision_project_handler",
     "redrive_dead_letters",
     "register_job_handler",
     "repeat_cleanup",
+    "restore_snapshot",
     "retry_job",
     "revoke_api_key",
     "revoke_api_key_handler",
@@ -443,6 +454,51 @@ def verify_api_key(plaintext: str) -> ApiKey | None:
     return None if project is None or project.status.is_being_removed else key
 
 
+def list_snapshots(project_id: str) -> list[Snapshot]:
+    """Read which final snapshots there are of a project's databases, newest first.
+
+    They stay when the project is removed.
+
+    Raises:
+        INVALID_PAYLOAD: the id is not of its pattern.
+        ProvisioningError: the bucket of snapshots cannot be read.
+    """
+    project_id = validate_payload(ProjectReference, {"project_id": project_id}).project_id
+    return _snapshots(current_settings()).of_project(project_id)
+
+
+def restore_snapshot(
+    project_id: str, snapshot: str | None = None, *, into: str | None = None
+) -> RestoredSnapshot:
+    """Restore a snapshot of a project's database into an empty one: all of it, or nothing.
+
+    A snapshot is the tenant's own code. It is restored with the login of the target, which may be
+    no superuser, nor create roles or databases.
+
+    Args:
+        project_id: whose snapshot.
+        snapshot: its key or job, or a unique beginning of one; the newest when left out.
+        into: a PostgreSQL connection URL; the project's own database and login when left out.
+
+    Raises:
+        INVALID_PAYLOAD: the id is not of its pattern, or `into` is no such URL.
+        SnapshotNotFoundError: there is no such snapshot, or more than one begins so.
+        ProjectNotFoundError: `into` is left out, and there is no such project.
+        PROJECT_BUSY: `into` is left out, and a job works at the project.
+        DATABASE_CHANGE_FAILED: the target is not empty, or its login may do more than a tenant, or
+            it refuses the snapshot; nothing has been restored.
+        ProvisioningError: the snapshot, or the target, cannot be reached.
+    """
+    # Its parts run PostgreSQL's programs, which nothing else here needs.
+    from provisioner.composition.restore import own_url, restore  # noqa: PLC0415
+
+    project_id = validate_payload(ProjectReference, {"project_id": project_id}).project_id
+    settings = current_settings()
+    found = _snapshots(settings).find(project_id, snapshot)
+    url = own_url(settings, get_project(project_id)) if into is None else into
+    return restore(settings, found, url)
+
+
 def list_dead_letters() -> list[DeadLetter]:
     """Read the messages that can never work, or that the queue has given up on, oldest first.
 
@@ -498,6 +554,10 @@ def _jobs(settings: PlatformSettings) -> JobStore:
 
 def _api_keys(settings: PlatformSettings) -> ApiKeyStore:
     return ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table)
+
+
+def _snapshots(settings: PlatformSettings) -> Snapshots:
+    return Snapshots(aws.client("s3"), settings.snapshots_bucket)
 
 
 def _projects(settings: PlatformSettings) -> ProjectStore:

@@ -11,6 +11,9 @@ _SLUG_LENGTH = 24
 #: Hexadecimal digits of the hash: 40 bits keep the slugs of different projects apart.
 _HASH_LENGTH = 10
 
+#: What the name of a snapshot ends with.
+SNAPSHOT_SUFFIX = ".dump"
+
 
 @dataclass(frozen=True, slots=True)
 class ResourceNames:
@@ -61,6 +64,11 @@ def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceName
             app_role=f"{identifier}_app",
         ),
     )
+
+
+def snapshot_key(project_id: str, job_id: str) -> str:
+    """Name the object that holds the snapshot which a job takes of a project's database."""
+    return f"{project_id}/{job_id}{SNAPSHOT_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)

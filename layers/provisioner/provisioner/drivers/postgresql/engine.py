@@ -38,7 +38,7 @@ SCHEMA_VERSION = 1
 
 #: Schema of the platform's own records in a tenant database. The platform role owns it, so that the
 #: tenant, who owns the other one, can read what version it has and not change it.
-_PLATFORM_SCHEMA = "provisioner"
+PLATFORM_SCHEMA = "provisioner"
 
 #: Connections to a tenant's database beyond the app role's own, so that a tenant who uses all of
 #: his does not keep the platform out.
@@ -288,7 +288,7 @@ class PostgresqlEngine:
             with connect_as_tenant(self._admin, names, password) as connection:
                 row = connection.execute(
                     sql.SQL("SELECT max(version), current_schema() FROM {}").format(
-                        sql.Identifier(_PLATFORM_SCHEMA, "schema_version")
+                        sql.Identifier(PLATFORM_SCHEMA, "schema_version")
                     )
                 ).fetchone()
             if row != (SCHEMA_VERSION, names.schema):
@@ -563,7 +563,7 @@ def _has_schema(connection: Connection, names: TenantNames) -> bool:
         """,
         {
             "schema": names.schema,
-            "version_table": f"{_PLATFORM_SCHEMA}.schema_version",
+            "version_table": f"{PLATFORM_SCHEMA}.schema_version",
             "app_role": names.app_role,
             "owner_role": names.owner_role,
         },
@@ -577,7 +577,7 @@ def _has_schema(connection: Connection, names: TenantNames) -> bool:
         return False
     version = connection.execute(
         sql.SQL("SELECT max(version) FROM {}").format(
-            sql.Identifier(_PLATFORM_SCHEMA, "schema_version")
+            sql.Identifier(PLATFORM_SCHEMA, "schema_version")
         )
     ).fetchone()
     return version == (SCHEMA_VERSION,)
@@ -588,8 +588,8 @@ def _schema_statements(
 ) -> Iterator[sql.SQL | sql.Composed]:
     """Yield what makes the schema; each may stand on what an earlier transaction left."""
     owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
-    platform, schema = sql.Identifier(_PLATFORM_SCHEMA), sql.Identifier(names.schema)
-    version_table = sql.Identifier(_PLATFORM_SCHEMA, "schema_version")
+    platform, schema = sql.Identifier(PLATFORM_SCHEMA), sql.Identifier(names.schema)
+    version_table = sql.Identifier(PLATFORM_SCHEMA, "schema_version")
     database = sql.Identifier(names.database)
     is_16 = _is_16(connection)
     grant_options = sql.SQL("WITH SET TRUE, INHERIT FALSE" if is_16 else "")

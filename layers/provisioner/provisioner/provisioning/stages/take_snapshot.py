@@ -12,7 +12,7 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.location import cluster_at, location_of
-from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.naming import Naming, snapshot_key
 from provisioner.provisioning.payload import DeprovisionProjectPayload
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.result import SnapshotResult
@@ -65,7 +65,7 @@ def ensure_snapshot(
         return StageOutcome(skipped=True, check="the project has no database")
     names = naming.names(payload.project_id)
     claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
-    key = f"{payload.project_id}/{job.job_id}.dump"
+    key = snapshot_key(payload.project_id, job.job_id)
     source = dumper(admin_connection(secrets_manager, cluster, ErrorType.SNAPSHOT_FAILED))
     with source.dump(names.tenant, claim, time_left()) as dump:
         if dump is None:

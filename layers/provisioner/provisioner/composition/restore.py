@@ -1,0 +1,77 @@
+"""A restore's parts: the bucket of snapshots, a login, and PostgreSQL's programs."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+
+from provisioner.drivers.postgresql.restore import PostgresqlRestorer
+from provisioner.drivers.secrets import claimed_secret
+from provisioner.errors import ErrorType, failure
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.projects import Project, ProjectStatus
+from provisioner.provisioning.snapshots import RestoredSnapshot, Snapshot, Snapshots
+from provisioner.runtime import aws
+from provisioner.runtime.platform import PlatformSettings
+
+
+def restore(settings: PlatformSettings, snapshot: Snapshot, url: str) -> RestoredSnapshot:
+    """Restore a snapshot, as the login of a connection URL.
+
+    The snapshot is kept in a file that has no name, so that it is gone however this ends.
+    """
+    names = Naming(settings.resource_prefix, settings.resource_namespace).names(snapshot.project_id)
+    restorer = PostgresqlRestorer(url)
+    # Before anything is read: a refusal takes a second, and a snapshot may take long.
+    restorer.check()
+    with tempfile.TemporaryFile() as archive:
+        try:
+            Snapshots(aws.client("s3"), settings.snapshots_bucket).download(snapshot, archive)
+            archive.flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise failure(
+                ErrorType.DATABASE_CHANGE_FAILED,
+                f"The snapshot has {snapshot.size_bytes:,} bytes, and the folder for temporary "
+                "files has no room for them; name another by TMPDIR.",
+            ) from None
+        restored = restorer.restore(archive, names.tenant)
+    return RestoredSnapshot(
+        snapshot, restored.host, restored.port, restored.database, restored.left_out
+    )
+
+
+def own_url(settings: PlatformSettings, project: Project) -> str:
+    """Return the connection URL of a project's database, with the login of its app role.
+
+    Raises:
+        DATABASE_CHANGE_FAILED: the project has no database that anyone may use.
+        PROJECT_BUSY: a job works at it.
+        ProvisioningError: as `translated` says.
+    """
+    if project.status is not ProjectStatus.ACTIVE:
+        raise failure(
+            ErrorType.DATABASE_CHANGE_FAILED,
+            f"project_id: {project.project_id} is {project.status}; provision it first, or name "
+            "another database to restore into.",
+        )
+    if project.locked_by is not None:
+        raise failure(
+            ErrorType.PROJECT_BUSY,
+            f"project_id: {project.project_id} is held by job {project.locked_by}; "
+            "wait until that job has ended.",
+        )
+    naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    secret = claimed_secret(
+        aws.client("secretsmanager"),
+        name=naming.names(project.project_id).database_secret,
+        claim=naming.owner(project.project_id, job_id="").claim(only_this_job=False),
+        final=ErrorType.DATABASE_CHANGE_FAILED,
+    )
+    if secret is None:
+        raise failure(
+            ErrorType.DATABASE_CHANGE_FAILED,
+            f"project_id: the secret with the database login of {project.project_id} is not there.",
+        )
+    return str(secret.value["connection_string"])

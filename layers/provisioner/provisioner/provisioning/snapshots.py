@@ -1,0 +1,139 @@
+"""The final snapshots of a project's databases: what there is, and which one is meant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, TYPE_CHECKING
+
+from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.s3_download import download
+from provisioner.errors import ErrorType
+from provisioner.provisioning.naming import SNAPSHOT_SUFFIX
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot: an archive in pg_dump's custom format."""
+
+    project_id: str
+    #: The object's name in the bucket of snapshots.
+    key: str
+    #: The job that took it.
+    job_id: str
+    #: When it was whole.
+    taken_at: datetime
+    size_bytes: int
+    #: The version of the server that it was taken of, such as 18.6; empty where nothing says.
+    server_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredSnapshot:
+    """What has been restored where."""
+
+    snapshot: Snapshot
+    host: str
+    port: int
+    database: str
+    #: What the tenant had and has not got back, one text each.
+    left_out: tuple[str, ...]
+
+
+class SnapshotNotFoundError(LookupError):
+    """The project has no such snapshot, or more than one that begins so."""
+
+
+class Snapshots:
+    """Reads the bucket of snapshots."""
+
+    def __init__(self, client: S3Client, bucket: str) -> None:
+        """Bind to the bucket.
+
+        Args:
+            client: S3 in the bucket's region.
+            bucket: the bucket of snapshots.
+        """
+        self._client = client
+        self._bucket = bucket
+
+    def of_project(self, project_id: str) -> list[Snapshot]:
+        """Return a project's snapshots, newest first.
+
+        Raises:
+            ProvisioningError: as `translated` says.
+        """
+        return [self._described(project_id, found) for found in self._objects(project_id)]
+
+    def find(self, project_id: str, wanted: str | None) -> Snapshot:
+        """Return one snapshot of a project.
+
+        Args:
+            project_id: the project.
+            wanted: its key, with or without the project, or a unique beginning of it; the newest
+                snapshot when left out.
+
+        Raises:
+            SnapshotNotFoundError: there is none, or more than one.
+            ProvisioningError: as `translated` says.
+        """
+        prefix = f"{project_id}/"
+        objects = self._objects(project_id)
+        if not objects:
+            raise SnapshotNotFoundError(f"project {project_id}: there is no snapshot of it.")
+        if wanted is None:
+            return self._described(project_id, objects[0])
+        beginning = prefix + wanted.removeprefix(prefix)
+        found = [each for each in objects if each["Key"].startswith(beginning)] if wanted else []
+        exact = [each for each in found if each["Key"] in {beginning, beginning + SNAPSHOT_SUFFIX}]
+        match exact or found:
+            case [only]:
+                return self._described(project_id, only)
+            case []:
+                raise SnapshotNotFoundError(
+                    f"snapshot {wanted}: project {project_id} has none of that name; list them."
+                )
+            case several:
+                raise SnapshotNotFoundError(
+                    f"snapshot {wanted}: {len(several)} of project {project_id} begin so; "
+                    "write more of it."
+                )
+
+    def download(self, snapshot: Snapshot, target: IO[bytes]) -> None:
+        """Read a snapshot into an empty file.
+
+        Raises:
+            ProvisioningError: as `download` says.
+        """
+        download(
+            self._client,
+            target,
+            bucket=self._bucket,
+            key=snapshot.key,
+            final=ErrorType.DATABASE_CHANGE_FAILED,
+        )
+
+    def _objects(self, project_id: str) -> list[ObjectTypeDef]:
+        with translated(ErrorType.DATABASE_CHANGE_FAILED, "list the snapshots"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=f"{project_id}/"
+            )
+            objects = [found for page in pages for found in page.get("Contents", [])]
+        return sorted(objects, key=lambda each: (each["LastModified"], each["Key"]), reverse=True)
+
+    def _described(self, project_id: str, found: ObjectTypeDef) -> Snapshot:
+        with translated(ErrorType.DATABASE_CHANGE_FAILED, "read the snapshot"):
+            metadata = self._client.head_object(Bucket=self._bucket, Key=found["Key"])["Metadata"]
+        job_id = found["Key"].removeprefix(f"{project_id}/").removesuffix(SNAPSHOT_SUFFIX)
+        return Snapshot(
+            project_id=project_id,
+            key=found["Key"],
+            job_id=metadata.get("job-id", job_id),
+            taken_at=found["LastModified"],
+            size_bytes=found["Size"],
+            server_version=metadata.get("server-version", ""),
+        )

@@ -1,0 +1,189 @@
+"""Which snapshots `provision snapshots` shows, and which it takes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from provision_cli.main import main
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.provisioning.projects import ProjectStatus
+from provisioner.provisioning.snapshots import Snapshots
+from provisioner.runtime.platform import PlatformSettings
+from support.core import REGION, Answer, Core, aws_error, make_stack
+
+BUCKET = "snapshots"
+
+#: Runs a command against the stack; returns its exit code, what it showed and what it complained.
+type Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(
+    core: Core,
+    connected: PlatformSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    make_stack(connected)
+    # The command sets it, and is not to leave it to other tests.
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    core.client("s3").create_bucket(
+        Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["--stack", "provisioner", "--region", REGION, "snapshots", *arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err.removeprefix("provision: ").rstrip("\n")
+
+    return run
+
+
+def put(core: Core, key: str, **metadata: str) -> None:
+    contents = b"x" * 1234
+    core.client("s3").put_object(Bucket=BUCKET, Key=key, Body=contents, Metadata=metadata)
+
+
+def one_a_page(objects: Mapping[str, dt.datetime]) -> Answer:
+    """Answer ListObjectsV2 with one object a page."""
+    listed = [
+        {"Key": key, "LastModified": at, "Size": 1234, "ETag": '"1"'} for key, at in objects.items()
+    ]
+
+    def answer(parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        number = int(parameters.get("ContinuationToken", "0"))
+        more = {"NextContinuationToken": str(number + 1)} if number + 1 < len(listed) else {}
+        return 200, {"Contents": [listed[number]], "IsTruncated": bool(more), **more}
+
+    return answer
+
+
+def test_snapshots_are_listed_newest_first_from_all_pages(core: Core) -> None:
+    days = (dt.datetime(2026, 1, day, 10, tzinfo=dt.UTC) for day in (2, 31, 1))
+    keys = ("shop/a-1.dump", "shop/b-2.dump", "shop/by-hand.dump")
+    core.client("s3").create_bucket(
+        Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    for key in keys:
+        put(core, key)
+    core.answers["s3.ListObjectsV2"] = one_a_page(dict(zip(keys, days, strict=True)))
+    snapshots = Snapshots(core.client("s3"), BUCKET)
+
+    found = snapshots.of_project("shop")
+
+    assert [snapshot.key for snapshot in found] == [keys[1], keys[0], keys[2]]
+    assert snapshots.find("shop", None) == found[0]
+    assert {call["Prefix"] for call in core.calls_of("s3.ListObjectsV2")} == {"shop/"}
+
+
+def test_a_bucket_that_may_not_be_read_says_so(core: Core) -> None:
+    core.answers["s3.ListObjectsV2"] = aws_error("AccessDenied", 403)
+
+    with pytest.raises(ProvisioningError) as raised:
+        Snapshots(core.client("s3"), BUCKET).find("shop", None)
+
+    assert raised.value.type is ErrorType.INSUFFICIENT_PERMISSIONS
+
+
+def test_a_snapshot_is_shown_with_its_time_size_server_and_job(
+    core: Core, command: Command
+) -> None:
+    put(core, "shop/by-hand.dump", **{"server-version": "18.6", "job-id": "job-1"})
+    [stored] = core.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]
+
+    code, shown, _ = command("list", "shop")
+
+    heading, row = (re.split(r"\s{2,}", line) for line in shown.splitlines())
+    assert (code, heading) == (0, ["snapshot", "taken (UTC)", "bytes", "server", "job"])
+    at = f"{stored['LastModified']:%Y-%m-%d %H:%M:%S}"
+    assert row == ["shop/by-hand.dump", at, "1,234", "18.6", "job-1"]
+
+
+def test_the_snapshots_of_a_project_are_no_others(core: Core, command: Command) -> None:
+    for key in ("shop-2/a-1.dump", "shopping/b-2.dump", "Shop/c-3.dump"):
+        put(core, key)
+
+    assert command("list", "shop")[:2] == (0, "There are no snapshots of project shop.\n")
+    put(core, "shop/d-4.dump")
+    shown = command("list", "shop")[1]
+    assert [line.split()[0] for line in shown.splitlines()] == ["snapshot", "shop/d-4.dump"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("ab", "snapshot ab: 2 of project shop begin so; write more of it."),
+        ("shop/ab", "snapshot shop/ab: 2 of project shop begin so; write more of it."),
+        ("xyz", "snapshot xyz: project shop has none of that name; list them."),
+        ("", "snapshot : project shop has none of that name; list them."),
+        ("cafe/ef-1.dump", "snapshot cafe/ef-1.dump: project shop has none of that name; list"),
+        ("../cafe/ef-1", "snapshot ../cafe/ef-1: project shop has none of that name; list"),
+        # Found: what is asked for next is the project.
+        ("ab-", "project shop: there is no such project"),
+        ("ab-1", "project shop: there is no such project"),
+        ("shop/ab-1.dump", "project shop: there is no such project"),
+        ("abc", "project shop: there is no such project"),
+    ],
+)
+def test_a_snapshot_is_named_by_a_unique_beginning(
+    core: Core, command: Command, wanted: str, said: str
+) -> None:
+    for key in ("shop/ab-1.dump", "shop/abc.dump", "cafe/ef-1.dump"):
+        put(core, key)
+
+    code, shown, complaint = command("restore", "shop", "--snapshot", wanted)
+
+    assert (code, shown) == (1, "")
+    assert complaint.startswith(said)
+
+
+def test_a_project_without_snapshots_says_so(command: Command) -> None:
+    assert command("restore", "shop")[::2] == (1, "project shop: there is no snapshot of it.")
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("restore",)])
+def test_what_is_no_project_id_is_refused(command: Command, arguments: tuple[str, ...]) -> None:
+    code, _, complaint = command(*arguments, "../shop")
+
+    assert (code, complaint.partition(":")[0]) == (1, "INVALID_PAYLOAD")
+
+
+def test_a_project_that_nobody_may_use_is_not_restored_into(core: Core, command: Command) -> None:
+    put(core, "shop/a-1.dump")
+    core.new_project()
+
+    assert "shop is CREATED; provision it first, or name another" in command("restore", "shop")[2]
+
+    core.client("dynamodb").update_item(
+        TableName="ProjectsTable",
+        Key={"project_id": {"S": "shop"}},
+        UpdateExpression="SET #s = :active, locked_by = :job",
+        ExpressionAttributeNames={"#s": "status"},
+        ExpressionAttributeValues={":active": {"S": ProjectStatus.ACTIVE}, ":job": {"S": "job-9"}},
+    )
+
+    assert "shop is held by job job-9; wait until" in command("restore", "shop")[2]
+
+    core.client("dynamodb").update_item(
+        TableName="ProjectsTable",
+        Key={"project_id": {"S": "shop"}},
+        UpdateExpression="REMOVE locked_by",
+    )
+
+    assert "the secret with the database login of shop is not" in command("restore", "shop")[2]
+
+
+def test_what_is_no_url_is_refused_without_its_password(core: Core, command: Command) -> None:
+    put(core, "shop/a-1.dump")
+
+    code, _, complaint = command(
+        "restore", "shop", "--into", "postgresql://app:HiddenPassword@host"  # kingfisher:ignore
+    )
+
+    assert (code, complaint.startswith("INVALID_PAYLOAD: into: must be")) == (1, True)
+    assert "HiddenPassword" not in complaint
