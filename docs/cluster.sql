@@ -21,3 +21,14 @@ GRANT CONNECT ON DATABASE postgres TO provisioner;
 
 -- Without it DROP DATABASE … WITH (FORCE) cannot end a tenant's sessions.
 GRANT pg_signal_backend TO provisioner;
+
+-- Errors of pg_dump are known by their English text. Only a superuser may say so for another role, or
+-- who has SET on the parameter; where neither is so, leave the cluster's own lc_messages English.
+DO $$
+BEGIN
+    ALTER ROLE provisioner SET lc_messages = 'C';
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        RAISE NOTICE 'lc_messages stays as it is';
+END
+$$;

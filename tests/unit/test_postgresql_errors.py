@@ -8,12 +8,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from provisioner.drivers.postgresql import session as session_module
-from provisioner.drivers.postgresql.errors import is_wrong_password, translate
+from provisioner.drivers.postgresql.errors import is_wrong_password, translate, translate_text
 from provisioner.errors import ErrorType, ProvisioningError
 from psycopg import sql
 from support.postgresql import PreparedCluster
@@ -25,7 +26,7 @@ STATES = {
         *("08000", "08001", "08003", "08004", "08006", "08007", "08P01"),
         *("25006", "53000", "53200", "53300", "57P01", "57P02", "57P03"),
     ],
-    ErrorType.TIMEOUT: ["25P03", "40001", "40P01", "55006", "55P03", "57014", "57P05"],
+    ErrorType.TIMEOUT: ["25P03", "25P04", "40001", "40P01", "55006", "55P03", "57014", "57P05"],
     ErrorType.INSUFFICIENT_PERMISSIONS: ["28000", "28P01", "42501"],
     ErrorType.QUOTA_EXCEEDED: ["53100", "53400", "54000"],
     FINAL: [
@@ -68,6 +69,23 @@ LOGIN_TEXTS = {
 }
 
 
+def _dump_texts() -> list[tuple[str, ErrorType]]:
+    """Return what pg_dump 18.6 has left, and what it means.
+
+    Each comes from a real server of version 15.18 or 18.6, in the situation that its words tell
+    of, its lines joined. Most are provoked anew by the tests of snapshots; here are those too that
+    take minutes, a broken file, or a server that speaks German.
+    """
+    texts = []
+    error_type = FINAL
+    for line in Path(__file__).with_name("pg_dump_errors.txt").read_text().splitlines():
+        if line.startswith("["):
+            error_type = FINAL if line == "[FINAL]" else ErrorType(line.strip("[]"))
+        elif line:
+            texts.append((line, error_type))
+    return texts
+
+
 def _flat(table: dict[ErrorType, list[str]]) -> list[tuple[str, ErrorType]]:
     return [(key, error_type) for error_type, keys in table.items() for key in keys]
 
@@ -102,10 +120,38 @@ def test_a_failed_login_is_known_by_its_text(text: str, expected: ErrorType) -> 
     assert _translated(psycopg.OperationalError(f"connection failed: {text}")).type is expected
 
 
+@pytest.mark.parametrize(("text", "expected"), _dump_texts())
+def test_what_a_program_has_said_is_known_by_its_text(text: str, expected: ErrorType) -> None:
+    known = translate_text(text, FINAL, "dump the database")
+    assert known.type is expected
+    assert known.cause.removesuffix("…") == text[:300]
+
+
+@pytest.mark.parametrize(
+    "name", ["x timeout expired", "does not exist", "server closed the connection"]
+)
+def test_the_name_of_an_object_does_not_tell_what_a_text_means(name: str) -> None:
+    for text, expected in (
+        (f'ERROR:  query would be affected by row-level security policy for table "{name}"', FINAL),
+        (f"ERROR:  permission denied for table {name}", ErrorType.INSUFFICIENT_PERMISSIONS),
+        (f'ERROR:  invalid input for "{name}"', FINAL),
+    ):
+        assert translate_text(f"query failed: {text}", FINAL, "dump").type is expected
+
+
 def test_the_cause_is_one_bounded_line() -> None:
     cause = _translated(psycopg.OperationalError("first\nsecond " + "x" * 1000)).cause
     assert cause.startswith("SQLSTATE none: first second x")
     assert len(cause) == 300
+
+
+def test_what_the_server_says_at_once_is_no_long_wait(cluster: PreparedCluster) -> None:
+    with cluster.connect() as connection, pytest.raises(psycopg.Error) as raised:
+        connection.execute("DROP DATABASE postgres")
+    assert raised.value.sqlstate == "55006"
+    assert _translated(raised.value).message == (
+        "Other work in the database was in the way, so we could not create the database."
+    )
 
 
 def _login_error(cluster: PreparedCluster, **change: Any) -> psycopg.Error:

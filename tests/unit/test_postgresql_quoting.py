@@ -29,10 +29,10 @@ def test_a_name_that_needs_no_quotes_has_none() -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_what_is_shown_can_be_seen(text: str) -> None:
-    assert visible(text).isprintable()
-    assert not text.isprintable() or visible(text) == text
+    assert visible(text, 30).isprintable()
+    assert not text.isprintable() or visible(text, 30) == text
 
 
 def test_a_long_text_is_cut() -> None:
-    assert visible("x" * 260) == "x" * 260
-    assert visible("x" * 261) == "x" * 260 + "…"
+    assert visible("x" * 30, 30) == "x" * 30
+    assert visible("x" * 31, 30) == "x" * 30 + "…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -10,7 +11,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,6 @@ import pytest
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.postgresql import programs
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
-from provisioner.drivers.postgresql.errors import type_of_text
 from provisioner.drivers.postgresql.snapshot import PgDump, PostgresqlDumper
 from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType, ProvisioningError
@@ -68,10 +69,12 @@ class Tenant:
     names: TenantNames
     claim: Claim
 
-    def dumper(self, program: Path | None = None, **admin: Any) -> PostgresqlDumper:
-        return PostgresqlDumper(replace(self.cluster.admin, **admin), program)
+    def dumper(
+        self, program: Path | None = None, *, lock_wait: float = 30, **admin: Any
+    ) -> PostgresqlDumper:
+        return PostgresqlDumper(replace(self.cluster.admin, **admin), program, lock_wait=lock_wait)
 
-    def login(self) -> psycopg.Connection[Any]:
+    def login(self, **options: Any) -> psycopg.Connection[Any]:
         return psycopg.connect(
             host="127.0.0.1",
             port=self.cluster.admin.port,
@@ -79,6 +82,7 @@ class Tenant:
             password=PASSWORD,
             dbname=self.names.database,
             autocommit=True,
+            **options,
         )
 
     def archive(self, **admin: Any) -> bytes:
@@ -126,8 +130,10 @@ def failed(error_type: ErrorType, act: Callable[[], object]) -> ProvisioningErro
     return raised.value
 
 
-def read_all(tenant: Tenant, program: Path | None = None, seconds: float = 60, **admin: Any) -> Any:
-    with tenant.dumper(program, **admin).dump(tenant.names, tenant.claim, seconds) as dump:
+def read_all(
+    tenant: Tenant, program: Path | None = None, seconds: float = 60, **options: Any
+) -> Any:
+    with tenant.dumper(program, **options).dump(tenant.names, tenant.claim, seconds) as dump:
         assert dump is not None
         while dump.read(1_000_000):
             pass
@@ -403,8 +409,8 @@ def run_pg_dump(tenant: Tenant) -> ProvisioningError | None:
     admin = tenant.cluster.admin
     program = programs.installed_program("pg_dump", ErrorType.SNAPSHOT_FAILED)
     with (
-        PostgresqlEngine(admin).open_for_reading(tenant.names, tenant.claim, 60) as version,
-        closing(PgDump(program, admin, tenant.names.database, version or 0, 60)) as dump,
+        PostgresqlEngine(admin).open_for_reading(tenant.names, tenant.claim, 60),
+        closing(PgDump(program, admin, tenant.names.database, 180_000, 60)) as dump,
     ):
         try:
             dump.read()
@@ -455,34 +461,395 @@ def test_all_that_would_end_a_dump_is_named_at_once_and_no_more_than_can_be_read
     assert "; and 1 more like the last; " in error.message
 
 
-def test_a_connection_that_is_dropped_may_be_tried_again(tenant: Tenant) -> None:
-    dropped = threading.Event()
+# --- Who is in the way ----------------------------------------------------------------------------
 
-    def drop() -> None:
+#: Seconds that pg_dump may wait for a lock here.
+LOCK_WAIT = 0.3
+
+
+def waits_for_a_lock(tenant: Tenant, sessions: int = 1) -> None:
+    """Return once so many sessions in the tenant's database wait for a lock."""
+    deadline = time.monotonic() + 30
+    with tenant.cluster.connect() as superuser:
+        while superuser.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'",
+            (tenant.names.database,),
+        ).fetchone() != (sessions,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@contextmanager
+def meanwhile(act: Callable[[], object]) -> Iterator[None]:
+    """Do something beside what the context does, and see that it went well."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(act)
+        yield
+        done.result()
+
+
+def read_locked(tenant: Tenant) -> ProvisioningError:
+    """Fail to dump because of a lock; return the error, whose time is right."""
+    began = time.monotonic()
+    with pytest.raises(ProvisioningError) as raised:
+        read_all(tenant, lock_wait=LOCK_WAIT)
+    said = re.search(r"after ([\d.]+) seconds", raised.value.message)
+    assert said is not None
+    assert LOCK_WAIT - 0.05 <= float(said[1]) <= time.monotonic() - began + 0.05
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("locked", "statement"),
+    [
+        ("app.note", "LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE"),
+        # Whose lock pg_dump waits for without any bound of its own.
+        ("app.seen", "DROP VIEW app.seen"),
+    ],
+)
+def test_who_has_a_lock_that_lasts_is_named_with_what_ends_it(
+    tenant: Tenant, locked: str, statement: str
+) -> None:
+    with closing(tenant.login(application_name='its "app"')) as holder:
+        holder.execute("CREATE VIEW app.seen AS SELECT 1 AS id")
+        holder.execute("BEGIN")
+        holder.execute(f"{statement} /* a secret */")
+        process_id = holder.info.backend_pid
+
+        error = read_locked(tenant)
+
+        assert error.type is ErrorType.TIMEOUT
+        assert re.fullmatch(
+            rf"The database cannot be dumped: after [\d.]+ seconds {locked} is still locked by "
+            rf"process {process_id} of role {tenant.names.app_role} "
+            r'\(application "its "app"", idle in transaction, in a transaction since '
+            r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\): "
+            rf"type SELECT pg_terminate_backend\({process_id}\) in a session of that role, "
+            r"after SET ROLE NONE\.",
+            error.message,
+        )
+        with tenant.login() as customer:
+            customer.execute("SET ROLE NONE")
+            customer.execute(f"SELECT pg_terminate_backend({process_id})")
+    read_all(tenant, lock_wait=LOCK_WAIT)
+
+
+def test_of_those_who_queue_the_one_is_named_for_whom_all_wait(tenant: Tenant) -> None:
+    def queue() -> None:
+        with tenant.login() as waiting, waiting.transaction():
+            waiting.execute("LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE")
+
+    with tenant.login() as holder:
+        process_id = holder.info.backend_pid
+        holder.execute("BEGIN")
+        holder.execute("SELECT FROM app.note")
+        with meanwhile(queue):
+            waits_for_a_lock(tenant)
+            error = read_locked(tenant)
+            holder.execute("ROLLBACK")
+
+    assert error.type is ErrorType.TIMEOUT
+    assert f"app.note is still locked by process {process_id} of" in error.message
+    assert error.message.count("pg_terminate_backend") == 1
+
+
+def test_a_lock_of_a_superuser_says_who_can_end_it(tenant: Tenant) -> None:
+    with tenant.cluster.connect(tenant.names.database) as holder, holder.transaction():
+        holder.execute("LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE")
+
+        error = read_locked(tenant)
+
+        assert error.type is ErrorType.TIMEOUT
+        assert error.message.endswith(
+            f"process {holder.info.backend_pid} of role postgres (state not shown): "
+            f"type SELECT pg_terminate_backend({holder.info.backend_pid}) as a superuser."
+        )
+
+
+@pytest.mark.parametrize("is_queue", [False, True], ids=["has_the_lock", "is_before_a_queue"])
+def test_a_prepared_transaction_is_final_and_named_with_what_ends_it(
+    tenant: Tenant, *, is_queue: bool
+) -> None:
+    def queue() -> None:
+        with tenant.login() as waiting, waiting.transaction():
+            waiting.execute("LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE")
+
+    with tenant.login() as connection, ExitStack() as stack:
+        # Another one, which is in nobody's way.
+        for locking, name in (
+            ("SELECT FROM app.own", "'another'"),
+            (
+                "SELECT FROM app.note" if is_queue else "LOCK TABLE app.note",
+                "E'it''s \\\\ \\u202ethere'",
+            ),
+        ):
+            connection.execute(f"BEGIN; {locking}; PREPARE TRANSACTION {name}")
+        if is_queue:
+            stack.enter_context(meanwhile(queue))
+            waits_for_a_lock(tenant)
+
+        error = read_locked(tenant)
+
+        assert error.type is ErrorType.SNAPSHOT_FAILED
+        ending = re.search(
+            r"app\.note is still locked by transaction (E'.*'), prepared by role "
+            rf"{tenant.names.owner_role} on 20[-\d]+ [:\d]+ UTC: type COMMIT PREPARED \1 or "
+            r"(ROLLBACK PREPARED \1) in the project's database as that role\.",
+            error.message,
+        )
+        assert ending is not None
+        assert error.message.isprintable()
+        connection.execute(ending[2])
+    with tenant.login() as connection:
+        read_all(tenant, lock_wait=LOCK_WAIT)
+        connection.execute("ROLLBACK PREPARED 'another'")
+
+
+def test_a_lock_that_is_given_back_in_time_is_waited_for(tenant: Tenant) -> None:
+    def give_back() -> None:
+        waits_for_a_lock(tenant)
+        holder.execute("ROLLBACK")
+
+    with tenant.login() as holder:
+        holder.execute("BEGIN")
+        holder.execute("LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE")
+        with meanwhile(give_back):
+            read_all(tenant)
+
+
+def test_a_dump_that_was_stopped_leaves_no_session_that_waits(tenant: Tenant) -> None:
+    with tenant.login() as holder, holder.transaction():
+        holder.execute("LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE")
+        read_locked(tenant)
+        waits_for_a_lock(tenant, sessions=0)
+
+
+# --- What is changed meanwhile --------------------------------------------------------------------
+
+#: What a transaction does that pg_dump waits for; the type, and words of the message and the cause.
+CHANGES = {
+    "drops_a_table": (
+        ["DROP TABLE app.note"],
+        ErrorType.TIMEOUT,
+        "changed or dropped meanwhile, so we could not dump the database",
+        'relation "app.note" does not exist',
+    ),
+    "renames_a_table": (
+        ["ALTER TABLE app.note RENAME TO noted"],
+        ErrorType.TIMEOUT,
+        "changed or dropped meanwhile",
+        'relation "app.note" does not exist',
+    ),
+    "drops_a_column": (
+        ["ALTER TABLE app.note DROP COLUMN text"],
+        ErrorType.TIMEOUT,
+        "changed or dropped meanwhile, so we could not dump table app.note",
+        'column "text" of relation "note" does not exist',
+    ),
+    "makes_a_view_of_a_table": (
+        ["DROP TABLE app.own", "CREATE VIEW app.own AS SELECT 1 AS id"],
+        ErrorType.TIMEOUT,
+        "changed or dropped meanwhile, so we could not dump table app.own",
+        'cannot copy from view "own"',
+    ),
+    "makes_a_sequence_of_a_table": (
+        ["DROP TABLE app.own", "CREATE SEQUENCE app.own"],
+        ErrorType.TIMEOUT,
+        "changed or dropped meanwhile",
+        'cannot lock relation "own"',
+    ),
+    "drops_a_view": (
+        ["DROP VIEW app.seen"],
+        ErrorType.TIMEOUT,
+        "changed or dropped meanwhile",
+        "could not open relation with OID",
+    ),
+    "drops_a_sequence": (
+        ["LOCK TABLE app.note", "DROP SEQUENCE app.counted"],
+        ErrorType.TIMEOUT,
+        "changed or dropped meanwhile",
+        # Of versions 18, and before.
+        'failed to get data for sequence "counted"|relation "app.counted" does not exist',
+    ),
+    "forces_policies": (
+        [f"ALTER TABLE app.guarded {_FORCED}"],
+        ErrorType.SNAPSHOT_FAILED,
+        "refused to dump table app.guarded",
+        'query would be affected by row-level security policy for table "guarded"',
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("statements", "error_type", "message", "cause"), CHANGES.values(), ids=CHANGES
+)
+def test_what_a_tenant_changes_meanwhile_may_be_tried_again(
+    tenant: Tenant, statements: list[str], error_type: ErrorType, message: str, cause: str
+) -> None:
+    def commit() -> None:
+        waits_for_a_lock(tenant)
+        holder.execute("COMMIT")
+
+    with tenant.login() as holder:
+        holder.execute("CREATE VIEW app.seen AS SELECT 1 AS id; CREATE SEQUENCE app.counted")
+        holder.execute("BEGIN")
+        for statement in statements:
+            holder.execute(statement)
+        with meanwhile(commit):
+            error = failed(error_type, lambda: read_all(tenant))
+
+    assert message in error.message
+    assert re.search(cause, error.cause)
+    assert "Query was" not in error.cause
+    if error_type is ErrorType.TIMEOUT:
+        read_all(tenant)
+
+
+def test_a_deadlock_may_be_tried_again(tenant: Tenant) -> None:
+    """pg_dump has the table and waits for the view; the tenant has the view and wants the table."""
+
+    def want_the_table() -> None:
+        waits_for_a_lock(tenant)
+        # The other side is the one that is ended.
+        holder.execute("LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE")
+        holder.execute("ROLLBACK")
+
+    with tenant.login() as holder:
+        holder.execute("CREATE VIEW app.seen AS SELECT 1 AS id")
+        holder.execute("BEGIN")
+        holder.execute("CREATE OR REPLACE VIEW app.seen AS SELECT 2 AS id")
+        with meanwhile(want_the_table):
+            error = failed(ErrorType.TIMEOUT, lambda: read_all(tenant))
+
+    assert "deadlock detected" in error.cause
+    assert error.message == (
+        "Other work in the database was in the way, so we could not dump the database."
+    )
+
+
+# --- What else ends a dump ------------------------------------------------------------------------
+
+
+def ended_by(tenant: Tenant, function: str, query: str) -> Callable[[], None]:
+    """Return what calls a function of the server's for pg_dump's session, once at that query."""
+
+    def end() -> None:
+        deadline = time.monotonic() + 30
         with tenant.cluster.connect() as superuser:
-            while not dropped.is_set():
-                superuser.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = %s AND usename = %s AND query LIKE 'LOCK TABLE%%'",
-                    (tenant.names.database, tenant.cluster.admin.user),
-                )
-                time.sleep(0.02)
+            while not superuser.execute(
+                sql.SQL(
+                    "SELECT {}(pid) FROM pg_stat_activity WHERE datname = %s AND usename = %s"
+                    " AND query LIKE %s AND wait_event_type IN ('Lock', 'Client')"
+                ).format(sql.Identifier(function)),
+                (tenant.names.database, tenant.cluster.admin.user, query),
+            ).fetchall():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
 
-    dropping = threading.Thread(target=drop)
+    return end
+
+
+@pytest.mark.parametrize(
+    ("function", "error_type", "cause"),
+    [
+        ("pg_terminate_backend", ErrorType.NETWORK_ERROR, "terminating connection due to"),
+        ("pg_cancel_backend", ErrorType.TIMEOUT, "canceling statement due to user request"),
+    ],
+)
+def test_a_statement_that_is_ended_may_be_tried_again(
+    tenant: Tenant, function: str, error_type: ErrorType, cause: str
+) -> None:
     with tenant.login() as connection, connection.transaction():
         connection.execute("LOCK TABLE app.note IN ACCESS EXCLUSIVE MODE")
-        dropping.start()
-        try:
-            failed(ErrorType.NETWORK_ERROR, lambda: read_all(tenant))
-        finally:
-            dropped.set()
-            dropping.join()
+        with meanwhile(ended_by(tenant, function, "LOCK TABLE%")):
+            error = failed(error_type, lambda: read_all(tenant))
+    assert cause in error.cause
 
 
-def test_a_lock_that_lasts_may_be_waited_out() -> None:
-    said = "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout"
+@pytest.mark.parametrize(
+    ("function", "error_type", "cause"),
+    [
+        (
+            "pg_terminate_backend",
+            ErrorType.NETWORK_ERROR,
+            "server closed the connection|terminating connection due to",
+        ),
+        ("pg_cancel_backend", ErrorType.TIMEOUT, "canceling statement due to user request"),
+    ],
+)
+def test_a_table_that_breaks_off_may_be_tried_again(
+    tenant: Tenant, function: str, error_type: ErrorType, cause: str
+) -> None:
+    with tenant.login() as connection:
+        # More than what lies between the server and us keeps, and packs badly.
+        connection.execute(
+            "CREATE TABLE app.much AS SELECT sha512(n::text::bytea) AS sum"
+            " FROM generate_series(1, 150000) AS n"
+        )
+    with tenant.dumper().dump(tenant.names, tenant.claim, 60) as dump:
+        assert dump is not None
+        ended_by(tenant, function, "COPY app.much%")()
+        error = failed(error_type, dump.read)
+    assert re.search(cause, error.cause)
+    assert error.message.endswith("dump table app.much.")
 
-    assert type_of_text(said) is ErrorType.TIMEOUT
+
+def test_a_table_whose_file_is_broken_is_named(tenant: Tenant) -> None:
+    with tenant.cluster.connect(tenant.names.database) as superuser:
+        superuser.execute("UPDATE pg_class SET relfilenode = 4711 WHERE relname = 'own'")
+
+    error = failed(ErrorType.SNAPSHOT_FAILED, lambda: read_all(tenant))
+
+    assert error.message == "The database server refused to dump table app.own."
+    assert "could not open file" in error.cause
+
+
+def test_a_library_that_is_missing_is_named(tenant: Tenant) -> None:
+    with tenant.cluster.connect(tenant.names.database) as superuser:
+        superuser.execute("CREATE EXTENSION hstore SCHEMA app")
+        superuser.execute("CREATE TABLE app.pairs AS SELECT app.hstore('a', '1') AS pair")
+        superuser.execute("GRANT SELECT ON app.pairs TO PUBLIC")
+        superuser.execute("UPDATE pg_proc SET probin = '$libdir/gone' WHERE probin LIKE '%/hstore'")
+
+    error = failed(ErrorType.SNAPSHOT_FAILED, lambda: read_all(tenant))
+
+    assert error.message == "The database server refused to dump table app.pairs."
+    assert 'could not access file "' in error.cause
+
+
+def test_a_database_that_is_dropped_before_the_dump_may_be_looked_for_again(
+    cluster: PreparedCluster,
+) -> None:
+    program = programs.installed_program("pg_dump", ErrorType.SNAPSHOT_FAILED)
+    with closing(PgDump(program, cluster.admin, "nm_nobody", 180_000, 60)) as dump:
+        error = failed(ErrorType.TIMEOUT, dump.read)
+    assert 'database "nm_nobody" does not exist' in error.cause
+
+
+# --- What does not end it -------------------------------------------------------------------------
+
+
+def test_no_setting_of_the_database_ends_a_dump(tenant: Tenant) -> None:
+    settings = (
+        *("statement_timeout = 1", "lock_timeout = 1", "idle_in_transaction_session_timeout = 1"),
+        *("row_security = on", "default_transaction_read_only = on", "search_path = app"),
+        *("client_encoding = latin1", "standard_conforming_strings = off", "DateStyle = german"),
+    )
+    with tenant.cluster.connect() as superuser:
+        for setting in settings:
+            superuser.execute(f"ALTER DATABASE {tenant.names.database} SET {setting}")
+
+    read_all(tenant)
+
+
+def test_a_tenant_who_uses_all_of_his_connections_keeps_no_dump_out(tenant: Tenant) -> None:
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(tenant.login())
+        with pytest.raises(psycopg.OperationalError, match="too many connections"):
+            tenant.login()
+
+        read_all(tenant)
 
 
 def test_a_login_that_is_refused_says_so_without_the_password(tenant: Tenant) -> None:

@@ -53,6 +53,9 @@ _LOOPBACK = "127.0.0.1"
 #: Enough for the tests of several workers, each tenant having its own connections.
 _MAX_CONNECTIONS = 300
 
+#: More than the tests of several workers have at once.
+_MAX_PREPARED_TRANSACTIONS = 20
+
 _START_SECONDS = 30
 _POLL_SECONDS = 0.1
 
@@ -139,6 +142,8 @@ class PostgresqlServer:
             "unix_socket_directories": "",
             "max_connections": _MAX_CONNECTIONS,
             "fsync": "off",
+            # Off by default. With it a desk can try what keeps a database from being dumped.
+            "max_prepared_transactions": _MAX_PREPARED_TRANSACTIONS,
             "logging_collector": "off",
         }
         start = [

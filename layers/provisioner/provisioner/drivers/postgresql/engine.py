@@ -223,7 +223,7 @@ class PostgresqlEngine:
     @contextmanager
     def open_for_reading(
         self, names: TenantNames, claim: Claim, seconds: float
-    ) -> Iterator[int | None]:
+    ) -> Iterator[Connection | None]:
         """Let the platform role read all of the tenant's database while the context lasts.
 
         It is made a member of the tenant's roles, under the tenant's lock, so that no other run
@@ -235,12 +235,12 @@ class PostgresqlEngine:
             seconds: how long the context may last.
 
         Returns:
-            The server's version as PQserverVersion gives it; None where no database is claimed,
+            The session that holds the lock, in `LOCK_DATABASE`; None where no database is claimed,
             or it has never been opened to anyone.
         """
 
         def open_() -> tuple[Connection, bool]:
-            # Its session does nothing all the while.
+            # Its session may do nothing all the while.
             connection = connect_as_platform(
                 self._admin, LOCK_DATABASE, f"idle_session_timeout={math.ceil(seconds) + 60}s"
             )
@@ -259,7 +259,7 @@ class PostgresqlEngine:
         )
         with contextlib.closing(connection):
             try:
-                yield connection.info.server_version if is_claimed else None
+                yield connection if is_claimed else None
             finally:
                 # Where the server is gone, so is the reader; see above for what is left.
                 with contextlib.suppress(psycopg.Error):

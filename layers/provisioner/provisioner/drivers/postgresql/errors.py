@@ -2,14 +2,18 @@
 
 Only causes that pass by waiting get a type that is retried. Source: PostgreSQL documentation,
 appendix A, "PostgreSQL Error Codes". While a connection is being made, libpq passes no SQLSTATE on,
-so that there the text of the message has to do; a server whose messages are not English
-(`lc_messages`) is understood less well: what is not recognized is UNKNOWN_ERROR.
+and programs such as pg_dump pass none on ever: there the text of the message has to do. A server
+whose messages are not English (`lc_messages`) is understood less well: what is not recognized is
+UNKNOWN_ERROR.
 """
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 
+from provisioner.drivers.postgresql.quoting import visible
 from provisioner.errors import ErrorType, ProvisioningError, failure
 
 #: Another session worked at the same object, or made what was missing a moment ago: the whole step
@@ -31,6 +35,7 @@ _CONTENTION_TEXT = "tuple concurrently updated"
 _STATES: dict[str, ErrorType] = {
     # Passing: other sessions were in the way all the time.
     "25P03": ErrorType.TIMEOUT,  # idle_in_transaction_session_timeout
+    "25P04": ErrorType.TIMEOUT,  # transaction_timeout
     "40001": ErrorType.TIMEOUT,  # serialization_failure
     "40P01": ErrorType.TIMEOUT,  # deadlock_detected
     "55006": ErrorType.TIMEOUT,  # object_in_use
@@ -54,6 +59,9 @@ _STATES: dict[str, ErrorType] = {
     "54000": ErrorType.QUOTA_EXCEEDED,  # program_limit_exceeded
 }
 
+#: Of those that pass, what the server says at once: nobody has waited for long.
+_STATES_AT_ONCE = frozenset({"40001", "40P01", "55006"})
+
 #: Staying, by class or state, and for the code or the cluster to change: the stage's own type.
 _FINAL_STATES = (
     *("0A", "0L", "0P"),  # feature not supported, invalid grantor, invalid role specification
@@ -61,6 +69,52 @@ _FINAL_STATES = (
     *("3D", "3F"),  # no such database, no such schema
     *("42", "44"),  # syntax error or access rule violation
     *("54", "55000", "57P04"),  # program limit, prerequisite state, database dropped
+)
+
+#: Texts of programs, as `_TEXTS`. Those that stay come first: the name of an object may hold
+#: anything.
+_TEXTS_OF_PROGRAMS: tuple[tuple[str, ErrorType | None], ...] = (
+    ("row-level security", None),
+    ("permission denied", ErrorType.INSUFFICIENT_PERMISSIONS),
+    ("must be owner of", ErrorType.INSUFFICIENT_PERMISSIONS),
+    ("root certificate file", None),
+    ("no space left on device", ErrorType.QUOTA_EXCEEDED),
+    ("temporary file size exceeds", ErrorType.QUOTA_EXCEEDED),
+    ("you might need to increase", ErrorType.QUOTA_EXCEEDED),  # max_locks_per_transaction
+    # A row of more than 1 GiB, whose error is "out of memory" before version 18.
+    ("cannot enlarge string buffer", None),
+    ("invalid memory alloc request size", None),
+    # Broken files, and libraries that are missing.
+    ("too many open files", ErrorType.NETWORK_ERROR),
+    ("could not access file", None),
+    ("could not load library", None),
+    ("could not open file", None),
+    ("could not read block", None),
+    ("could not access status of transaction", None),
+    ("invalid page", None),
+    ("chunk number", None),  # missing or unexpected, of a long value
+    ("data is corrupt", None),
+    ("server version mismatch", None),
+    ("canceling statement due to", ErrorType.TIMEOUT),  # a time-out, a user's request, a standby
+    ("deadlock detected", ErrorType.TIMEOUT),
+    ("could not serialize access", ErrorType.TIMEOUT),
+    ("could not obtain lock", ErrorType.TIMEOUT),
+    ("out of memory", ErrorType.NETWORK_ERROR),
+)
+
+#: Texts of a program that reads, as `_TEXTS`: what it has seen in the catalogues and not locked is
+#: gone, or another thing. When it is run again, it sees the database as it then is.
+_TEXTS_OF_CHANGE: tuple[tuple[str, ErrorType | None], ...] = tuple(
+    (text, ErrorType.TIMEOUT)
+    for text in (
+        "does not exist",
+        "could not open relation with oid",
+        "cache lookup failed",
+        "may have been concurrently dropped",  # pg_dump's, of a sequence
+        "cannot copy from",  # a table that has become a view
+        "cannot lock relation",  # or a sequence
+        "access to non-system",  # or is read as a view: restrict_nonsystem_relation_kind
+    )
 )
 
 #: Texts of failed connections, in lower case; the first that is found counts, None for the stage's
@@ -84,7 +138,6 @@ _TEXTS: tuple[tuple[str, ErrorType | None], ...] = (
     ("does not support ssl", None),
     ("certificate verify failed", None),
     ("invalid sslmode", None),
-    ("lock timeout", ErrorType.TIMEOUT),  # pg_dump's, of --lock-wait-timeout
     ("timeout expired", ErrorType.TIMEOUT),
     ("timed out", ErrorType.TIMEOUT),
     ("connection refused", ErrorType.NETWORK_ERROR),
@@ -101,7 +154,22 @@ _TEXTS: tuple[tuple[str, ErrorType | None], ...] = (
     ("network is unreachable", ErrorType.NETWORK_ERROR),
     ("no route to host", ErrorType.NETWORK_ERROR),
     ("ssl syscall error", ErrorType.NETWORK_ERROR),
+    # Of a connection that was cut, or that something on the way has spoilt.
+    ("unexpected eof while reading", ErrorType.NETWORK_ERROR),
+    ("bad record", ErrorType.NETWORK_ERROR),
+    ("lost synchronization with server", ErrorType.NETWORK_ERROR),
 )
+
+#: What a message of the server begins with: its severity, in the language of `lc_messages`. Source:
+#: PostgreSQL source, fe-protocol3.c, `pqBuildErrorMessage3`.
+_SEVERITY = re.compile(r"(?:^|\s)(\S+):  ")
+
+#: Of a text that is a TIMEOUT: whether someone has waited for long.
+_IS_LATE = re.compile("timeout|timed out")
+
+#: Names of objects in a message may hold anything. Source: PostgreSQL documentation, "Error Message
+#: Style Guide".
+_QUOTED = re.compile('"[^"]*"')
 
 #: Kinds of exception that, without a SQLSTATE, are the driver's own refusal of what it was given.
 _REFUSED_BY_DRIVER = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError)
@@ -141,12 +209,45 @@ def translate(error: psycopg.Error, final: ErrorType, doing: str) -> Provisionin
         doing: what was tried, for the sentence that people read, such as "create the database".
     """
     error_type = _type_of(error) or final
-    return failure(
-        error_type, _SENTENCES.get(error_type, _REFUSED).format(doing=doing), _cause(error)
-    )
+    is_at_once = error.sqlstate in _STATES_AT_ONCE or _CONTENTION_TEXT in str(error)
+    sentence = _IN_THE_WAY if is_at_once else _SENTENCES.get(error_type, _REFUSED)
+    return failure(error_type, sentence.format(doing=doing), _cause(error))
+
+
+def translate_text(text: str, final: ErrorType, doing: str) -> ProvisioningError:
+    """Turn what a program that reads a database has said into an error of the table.
+
+    Args:
+        text: its words.
+        final: as `translate` takes it.
+        doing: as `translate` takes it.
+    """
+    row = _row_of_text(text, _TEXTS_OF_PROGRAMS + _TEXTS_OF_CHANGE)
+    if row in _TEXTS_OF_CHANGE:
+        error_type, sentence = ErrorType.TIMEOUT, _CHANGED
+    else:
+        error_type = type_of_text(text) or final
+        is_at_once = error_type is ErrorType.TIMEOUT and not _IS_LATE.search(text)
+        sentence = _IN_THE_WAY if is_at_once else _SENTENCES.get(error_type, _REFUSED)
+    return failure(error_type, sentence.format(doing=doing), visible(text, _CAUSE_LENGTH))
+
+
+def type_of_text(text: str) -> ErrorType | None:
+    """Return what a text says that a program of PostgreSQL's has left; None for the stage's own.
+
+    UNKNOWN_ERROR is what the server says in another language than English: the cause may pass. What
+    a program says of its own is always English, and without a row of the table it stays.
+    """
+    row = _row_of_text(text, _TEXTS_OF_PROGRAMS + _TEXTS)
+    if row is not None:
+        return row[1]
+    severity = _SEVERITY.search(_QUOTED.sub('""', text))
+    return None if severity is None or severity[1] == "ERROR" else ErrorType.UNKNOWN_ERROR
 
 
 _REFUSED = "The database server refused to {doing}."
+_IN_THE_WAY = "Other work in the database was in the way, so we could not {doing}."
+_CHANGED = "Something in the database was changed or dropped meanwhile, so we could not {doing}."
 _SENTENCES = {
     ErrorType.NETWORK_ERROR: "The database server did not serve us, so we could not {doing}.",
     ErrorType.TIMEOUT: "It took too long to {doing}.",
@@ -170,24 +271,20 @@ def _type_of(error: psycopg.Error) -> ErrorType | None:
     return None if state.startswith(_FINAL_STATES) else ErrorType.UNKNOWN_ERROR
 
 
-def type_of_text(text: str) -> ErrorType | None:
-    """Return what a text says that a program of PostgreSQL has left; None where no table says."""
-    row = _row_of_text(text)
-    return None if row is None else row[1]
-
-
 def _type_without_state(error: psycopg.Error) -> ErrorType | None:
     if isinstance(error, psycopg.errors.ConnectionTimeout):
         return ErrorType.TIMEOUT
-    row = _row_of_text(str(error))
+    row = _row_of_text(str(error), _TEXTS)
     if row is not None:
         return row[1]
     return None if isinstance(error, _REFUSED_BY_DRIVER) else ErrorType.UNKNOWN_ERROR
 
 
-def _row_of_text(text: str) -> tuple[str, ErrorType | None] | None:
-    lower = text.lower()
-    return next((row for row in _TEXTS if row[0] in lower), None)
+def _row_of_text(
+    text: str, table: tuple[tuple[str, ErrorType | None], ...]
+) -> tuple[str, ErrorType | None] | None:
+    lower = _QUOTED.sub('""', text).lower()
+    return next((row for row in table if row[0] in lower), None)
 
 
 def _cause(error: psycopg.Error) -> str:

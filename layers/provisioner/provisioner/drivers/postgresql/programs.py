@@ -33,6 +33,8 @@ _SESSION_OPTIONS = session_options(
     "tcp_keepalives_interval=10",
     "tcp_keepalives_count=3",
     "tcp_user_timeout=60s",
+    # It waits for a lock no longer than there is someone to wait.
+    "client_connection_check_interval=1s",
 )
 
 #: Of the caller's environment, what leads libpq to a root certificate, as it leads the engine's.

@@ -7,21 +7,17 @@ Source: PostgreSQL documentation, "Lexical Structure".
 
 from __future__ import annotations
 
-#: Characters of a text that are shown. A quoted and qualified name of PostgreSQL's is no longer,
-#: nor is the name of a prepared transaction.
-_LENGTH = 260
-
 #: The last character whose code has four digits.
 _LAST_OF_SHORT = 0xFFFF
 
 
-def visible(text: str) -> str:
-    """Return at most 260 characters, all of them visible.
+def visible(text: str, length: int) -> str:
+    """Return at most so many characters of a text, all of them visible.
 
     What moves the cursor, hides or turns text around stands as a code instead.
     """
-    shown = _escaped(text[:_LENGTH], "", "\\u{:04x}", "\\U{:08x}")
-    return f"{shown}…" if len(text) > _LENGTH else shown
+    shown = _escaped(text[:length], "", "\\u{:04x}", "\\U{:08x}")
+    return f"{shown}…" if len(text) > length else shown
 
 
 def literal(text: str) -> str:

