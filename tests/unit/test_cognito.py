@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,7 @@ from provisioner.drivers.cognito import UserPool
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
 from support.calls import dated
-from support.core import ACCOUNT, REGION, Core, answer_lost, meanwhile
+from support.core import ACCOUNT, REGION, Core, answer_lost, aws_error, meanwhile
 from support.drivers import FOREIGN, LATER, OWNER, each_foreign, errors, refused, told_only
 
 IDP = "cognito-identity-provider"
@@ -36,17 +36,17 @@ OPERATIONS = [
 
 #: What drifts in a pool, and in its client.
 POOL_DRIFTS: dict[str, Any] = {
-    "AutoVerifiedAttributes": ["email", "phone_number"],
+    "AutoVerifiedAttributes": [],
     "Policies": {
         "PasswordPolicy": {
             **dict.fromkeys(
                 ("RequireLowercase", "RequireUppercase", "RequireNumbers", "RequireSymbols"), False
             ),
             "MinimumLength": 6,
-            "TemporaryPasswordValidityDays": 7,
+            "TemporaryPasswordValidityDays": 90,
         }
     },
-    "AccountRecoverySetting": {"RecoveryMechanisms": [{"Priority": 1, "Name": "admin_only"}]},
+    "AccountRecoverySetting": {"RecoveryMechanisms": []},
 }
 CLIENT_DRIFTS: dict[str, Any] = {
     "ExplicitAuthFlows": ["ALLOW_USER_PASSWORD_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"],
@@ -66,6 +66,22 @@ POOL_OF_THE_CUSTOMER: dict[str, Any] = {
     "SmsAuthenticationMessage": "Code {####}",
     "UserPoolTags": {**OWNER.tags(), "cost-centre": "7"},
     "UserPoolTier": "PLUS",
+}
+#: What customers make stricter, or add.
+POOL_STRICTER: dict[str, Any] = {
+    "AutoVerifiedAttributes": ["phone_number", "email"],
+    "Policies": {
+        "PasswordPolicy": {
+            **dict.fromkeys(
+                ("RequireLowercase", "RequireUppercase", "RequireNumbers", "RequireSymbols"), True
+            ),
+            "MinimumLength": 20,
+            "PasswordHistorySize": 5,
+            "TemporaryPasswordValidityDays": 1,
+        },
+        "SignInPolicy": {"AllowedFirstAuthFactors": ["PASSWORD", "WEB_AUTHN"]},
+    },
+    "AccountRecoverySetting": {"RecoveryMechanisms": [{"Priority": 1, "Name": "admin_only"}]},
 }
 CLIENT_OF_THE_CUSTOMER: dict[str, Any] = {
     "AccessTokenValidity": 5,
@@ -164,6 +180,9 @@ def test_a_project_gets_a_pool_and_an_app_client(auth: Auth) -> None:
     assert pool.endpoint == f"https://cognito-idp.{REGION}.amazonaws.com/{pool.pool_id}"
     assert made["UserPoolTags"] == OWNER.tags()
     assert made["UsernameAttributes"] == made["AutoVerifiedAttributes"] == ["email"]
+    assert made["UsernameConfiguration"] == {"CaseSensitive": False}
+    assert (made["UserPoolTier"], made["DeletionProtection"]) == ("ESSENTIALS", "INACTIVE")
+    assert made["EmailConfiguration"] == {"EmailSendingAccount": "COGNITO_DEFAULT"}
     assert made["Policies"]["PasswordPolicy"]["MinimumLength"] == 12
     assert made["AccountRecoverySetting"]["RecoveryMechanisms"] == [
         {"Priority": 1, "Name": "verified_email"}
@@ -337,7 +356,8 @@ def test_a_setting_of_a_pool_that_has_drifted_is_seen_and_put_right(
     auth.check(pool)
     after = auth.pools()[pool.pool_id]
     # Cognito refuses this one beside the password policy; moto forgets that one.
-    del before["AdminCreateUserConfig"]["UnusedAccountValidityDays"], before["UsernameAttributes"]
+    del before["AdminCreateUserConfig"]["UnusedAccountValidityDays"]
+    del before["UsernameAttributes"], before["UsernameConfiguration"]
     assert {k: after[k] for k in before if k not in DATES} == {
         k: v for k, v in before.items() if k not in DATES
     }
@@ -381,6 +401,123 @@ def test_members_beside_ours_and_another_order_are_no_drift(auth: Auth) -> None:
     assert auth.core.changes() == []
 
 
+def test_what_the_customer_has_made_stricter_is_no_drift_and_survives_a_repair(auth: Auth) -> None:
+    pool = auth.ensure()
+    settings(pool).update(copy.deepcopy(POOL_STRICTER))
+    auth.core.calls.clear()
+    assert auth.ensure() == pool
+    auth.check(pool)
+    assert auth.core.changes() == []
+    settings(pool)["Policies"]["PasswordPolicy"]["RequireNumbers"] = False
+    auth.ensure()
+    assert auth.core.changes() == [f"{IDP}.UpdateUserPool"]
+    found = auth.pools()[pool.pool_id]
+    assert {name: found[name] for name in POOL_STRICTER} == POOL_STRICTER
+
+
+#: Second factors that a customer has set up, as GetUserPoolMfaConfig tells of them.
+FACTORS: dict[str, dict[str, Any]] = {
+    "totp_only": {"SoftwareTokenMfaConfiguration": {"Enabled": True}},
+    "totp_and_sms": {
+        "SoftwareTokenMfaConfiguration": {"Enabled": True},
+        "SmsMfaConfiguration": {
+            "SmsAuthenticationMessage": "Code {####}",
+            "SmsConfiguration": {"SnsCallerArn": f"arn:aws:iam::{ACCOUNT}:role/of-the-customer"},
+        },
+    },
+}
+
+
+@dataclass
+class SecondFactors:
+    """Second factors of a pool as Cognito keeps them, which moto's update leaves alone."""
+
+    pool_id: str
+    #: Whether UpdateUserPool asks for SMS where there is to be a second factor.
+    asks_for_sms: bool
+    config: dict[str, Any]
+
+    def get(self, _parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 200, copy.deepcopy(self.config)
+
+    def set(self, parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.config = {n: value for n, value in parameters.items() if n != "UserPoolId"}
+        return 200, self.config
+
+    def update(self, parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Set what is named, and all else to its default."""
+        state = parameters.get("MfaConfiguration", "OFF")
+        if state != "OFF" and self.asks_for_sms and "SmsConfiguration" not in parameters:
+            text = "SMS configuration and Auto verification for phone_number are required"
+            return 400, {"Error": {"Code": "InvalidParameterException", "Message": text}}
+        if state == "OFF":
+            self.config = {"MfaConfiguration": "OFF"}
+        pool = cognitoidp_backends[ACCOUNT][REGION].user_pools[self.pool_id]
+        pool.update_extended_config({n: v for n, v in parameters.items() if n != "UserPoolId"})
+        return 200, {}
+
+
+def second_factors(auth: Auth, pool: UserPool, asks_for_sms: bool, factors: str) -> SecondFactors:  # noqa: FBT001  # of tests alone
+    """Let the customer of a pool set up second factors, and let Cognito keep them."""
+    kept = SecondFactors(pool.pool_id, asks_for_sms, {"MfaConfiguration": "ON", **FACTORS[factors]})
+    settings(pool)["MfaConfiguration"] = "ON"
+    if sms := FACTORS[factors].get("SmsMfaConfiguration"):
+        settings(pool)["SmsConfiguration"] = sms["SmsConfiguration"]
+    auth.core.answers |= {
+        f"{IDP}.GetUserPoolMfaConfig": kept.get,
+        f"{IDP}.SetUserPoolMfaConfig": kept.set,
+        f"{IDP}.UpdateUserPool": kept.update,
+    }
+    return kept
+
+
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize("asks_for_sms", [True, False])
+def test_second_factors_survive_a_repair(auth: Auth, factors: str, *, asks_for_sms: bool) -> None:
+    pool = auth.ensure()
+    kept = second_factors(auth, pool, asks_for_sms, factors)
+    before = copy.deepcopy(kept.config)
+    settings(pool)["AutoVerifiedAttributes"] = []
+    auth.ensure()
+    auth.check(pool)
+    assert kept.config == before
+    auth.core.calls.clear()
+    auth.ensure()
+    assert auth.core.changes() == []
+
+
+def test_second_factors_that_cannot_be_set_again_are_told_of(auth: Auth) -> None:
+    pool = auth.ensure()
+    second_factors(auth, pool, asks_for_sms=True, factors="totp_only")
+    settings(pool)["AutoVerifiedAttributes"] = []
+    auth.core.answers[f"{IDP}.SetUserPoolMfaConfig"] = aws_error("TooManyRequestsException")
+    error = refused(auth.ensure)
+    assert (error.type, error.message) == (
+        ErrorType.SERVICE_REGISTRATION_FAILED,
+        "The user pool's multi-factor authentication may have been reset; set it again.",
+    )
+    assert pool.pool_id in error.cause
+    assert "SoftwareTokenMfaConfiguration" in error.cause
+
+
+def test_a_client_whose_refresh_tokens_rotate_keeps_that(auth: Auth) -> None:
+    """Cognito refuses the flow that does not rotate them beside it."""
+    pool = auth.ensure()
+    rotating = {
+        "ExplicitAuthFlows": ["ALLOW_USER_SRP_AUTH"],
+        "RefreshTokenRotation": {"Feature": "ENABLED", "RetryGracePeriodSeconds": 10},
+    }
+    settings(pool, of_client=True).update(copy.deepcopy(rotating))
+    auth.core.calls.clear()
+    auth.ensure()
+    auth.check(pool)
+    assert auth.core.changes() == []
+    settings(pool, of_client=True)["EnableTokenRevocation"] = False
+    auth.ensure()
+    found = auth.clients(pool.pool_id)[pool.client_id]
+    assert {name: found[name] for name in rotating} == rotating
+
+
 def test_what_cannot_be_changed_is_seen_and_not_tried(auth: Auth) -> None:
     pool = auth.ensure()
     settings(pool)["UsernameAttributes"] = ["phone_number"]
@@ -389,6 +526,9 @@ def test_what_cannot_be_changed_is_seen_and_not_tried(auth: Auth) -> None:
     assert auth.core.changes() == []
     error = refused(lambda: auth.check(pool))
     assert error.cause == f"user pool {pool.pool_id}: UsernameAttributes"
+    settings(pool)["UsernameConfiguration"] = {"CaseSensitive": True}
+    error = refused(lambda: auth.check(pool))
+    assert error.cause == f"user pool {pool.pool_id}: UsernameAttributes, UsernameConfiguration"
 
 
 def test_a_setting_that_is_never_told_of_is_set_once_a_run_and_fails_no_check(

@@ -8,12 +8,12 @@ and app client configuration".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause, translated
 from provisioner.drivers.drift import drifted, update_input
 from provisioner.drivers.partition import dns_suffix
 from provisioner.errors import ErrorType, failure
@@ -21,29 +21,39 @@ from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
-    from mypy_boto3_cognito_idp.type_defs import UserPoolClientTypeTypeDef, UserPoolTypeTypeDef
+    from mypy_boto3_cognito_idp.type_defs import (
+        GetUserPoolMfaConfigResponseTypeDef,
+        UserPoolClientTypeTypeDef,
+        UserPoolTypeTypeDef,
+    )
 
 #: The most that ListUserPools and ListUserPoolClients return at once.
 _PAGE_SIZE = 60
 
-#: What a pool is made with; Cognito never changes it afterwards.
-_LASTING_POOL_SETTINGS: dict[str, Any] = {"UsernameAttributes": ["email"]}
-
-#: What every pool of ours has, and gets back where it has drifted.
-_POOL_SETTINGS: dict[str, Any] = {
-    "AutoVerifiedAttributes": ["email"],
-    "Policies": {
-        "PasswordPolicy": {
-            "MinimumLength": 12,
-            "RequireLowercase": True,
-            "RequireUppercase": True,
-            "RequireNumbers": True,
-            "RequireSymbols": False,
-            "TemporaryPasswordValidityDays": 7,
-        }
-    },
-    "AccountRecoverySetting": {"RecoveryMechanisms": [{"Priority": 1, "Name": "verified_email"}]},
+#: What a pool is made with; Cognito never changes it afterwards. An address is the same in any
+#: case: with Cognito's default, Ann@example.com and ann@example.com would be two users for ever.
+_LASTING_POOL_SETTINGS: dict[str, Any] = {
+    "UsernameAttributes": ["email"],
+    "UsernameConfiguration": {"CaseSensitive": False},
 }
+
+#: What a pool is made with, and its customer may change: the feature plan, the sender of its mail,
+#: and whether it can be deleted. docs/decisions.md says why.
+_FIRST_POOL_SETTINGS: dict[str, Any] = {
+    "UserPoolTier": "ESSENTIALS",
+    "EmailConfiguration": {"EmailSendingAccount": "COGNITO_DEFAULT"},
+    "DeletionProtection": "INACTIVE",
+}
+
+#: The state of a pool that asks nobody for a second factor.
+_NO_MFA = "OFF"
+
+#: The attribute that users sign in and recover their accounts with.
+_EMAIL = "email"
+
+#: The shortest password, and the longest time in which a temporary one is valid.
+_PASSWORD_CHARACTERS = 12
+_TEMPORARY_PASSWORD_DAYS = 7
 
 #: What every app client of ours has, and gets back where it has drifted.
 _CLIENT_SETTINGS: dict[str, Any] = {
@@ -51,6 +61,53 @@ _CLIENT_SETTINGS: dict[str, Any] = {
     "PreventUserExistenceErrors": "ENABLED",
     "EnableTokenRevocation": True,
 }
+
+
+def _pool_settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a pool must have at least, and gets back where it has drifted.
+
+    What its customer has made stricter, or added, is right as it is.
+
+    Args:
+        found: the pool as it is; empty for one that is to be made.
+    """
+    password = found.get("Policies", {}).get("PasswordPolicy", {})
+    verified = found.get("AutoVerifiedAttributes", [])
+    recovery = found.get("AccountRecoverySetting", {})
+    days = password.get("TemporaryPasswordValidityDays") or _TEMPORARY_PASSWORD_DAYS
+    return {
+        "AutoVerifiedAttributes": verified if _EMAIL in verified else [*verified, _EMAIL],
+        "Policies": {
+            "PasswordPolicy": {
+                "MinimumLength": max(password.get("MinimumLength", 0), _PASSWORD_CHARACTERS),
+                "RequireLowercase": True,
+                "RequireUppercase": True,
+                "RequireNumbers": True,
+                "RequireSymbols": password.get("RequireSymbols", False),
+                "TemporaryPasswordValidityDays": min(days, _TEMPORARY_PASSWORD_DAYS),
+            }
+        },
+        # Without any Cognito recovers accounts by SMS first.
+        "AccountRecoverySetting": (
+            recovery
+            if recovery.get("RecoveryMechanisms")
+            else {"RecoveryMechanisms": [{"Priority": 1, "Name": "verified_email"}]}
+        ),
+    }
+
+
+def _client_settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an app client must have.
+
+    Where its customer has switched on that refresh tokens rotate, Cognito refuses the flow that
+    leaves them as they are. Source: Amazon Cognito Developer Guide, "Refresh tokens".
+
+    Args:
+        found: the client as it is.
+    """
+    if found.get("RefreshTokenRotation", {}).get("Feature") != "ENABLED":
+        return _CLIENT_SETTINGS
+    return {**_CLIENT_SETTINGS, "ExplicitAuthFlows": ["ALLOW_USER_SRP_AUTH"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +137,8 @@ def ensure_user_pool(
                 PoolName=name,
                 UserPoolTags=owner.tags(),
                 **_LASTING_POOL_SETTINGS,
-                **_POOL_SETTINGS,
+                **_FIRST_POOL_SETTINGS,
+                **_pool_settings({}),
             )["UserPool"]["Id"]
             pool = _settle(client, name, owner, made)
         _repair_pool(client, pool)
@@ -108,8 +166,8 @@ def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool) -> st
             UserPoolId=pool.pool_id, ClientId=pool.client_id
         )["UserPoolClient"]
     wrong = [
-        *drifted(found_pool, _LASTING_POOL_SETTINGS | _POOL_SETTINGS, untold=False),
-        *drifted(found_client, _CLIENT_SETTINGS, untold=False),
+        *drifted(found_pool, _LASTING_POOL_SETTINGS | _pool_settings(found_pool), untold=False),
+        *drifted(found_client, _client_settings(found_client), untold=False),
     ]
     if wrong:
         raise failure(
@@ -188,12 +246,53 @@ def _settle(
 
 
 def _repair_pool(client: CognitoIdentityProviderClient, pool: UserPoolTypeTypeDef) -> None:
-    if not drifted(pool, _POOL_SETTINGS, untold=True):
+    """Put right what has drifted; all else, multi-factor authentication too, stays as it is."""
+    wanted = _pool_settings(pool)
+    if not drifted(pool, wanted, untold=True):
         return
-    update = update_input(client, "UpdateUserPool", pool, _POOL_SETTINGS)
+    before = client.get_user_pool_mfa_config(UserPoolId=pool["Id"])
+    update = update_input(client, "UpdateUserPool", pool, wanted)
+    update |= {"UserPoolId": pool["Id"], "PoolName": pool["Name"]}
     # It is told by every pool, and refused beside the password policy's own number of days.
     update.get("AdminCreateUserConfig", {}).pop("UnusedAccountValidityDays", None)
-    client.update_user_pool(UserPoolId=pool["Id"], PoolName=pool["Name"], **update)
+    try:
+        client.update_user_pool(**update)
+    except client.exceptions.InvalidParameterException:
+        if update.get("MfaConfiguration", _NO_MFA) == _NO_MFA or "SmsConfiguration" in update:
+            raise
+        # UpdateUserPool knows of one second factor, SMS, and asks for what that needs. Left out, it
+        # is switched off, for as long as the next request takes.
+        del update["MfaConfiguration"]
+        client.update_user_pool(**update)
+    _restore_mfa(client, pool["Id"], before)
+
+
+def _restore_mfa(
+    client: CognitoIdentityProviderClient,
+    pool_id: str,
+    before: GetUserPoolMfaConfigResponseTypeDef,
+) -> None:
+    """Set the pool's multi-factor authentication again where an update has reset it.
+
+    Raises:
+        SERVICE_REGISTRATION_FAILED: it was reset and cannot be set, so that someone must.
+    """
+    wanted = update_input(client, "SetUserPoolMfaConfig", before, {})
+    if wanted.get("MfaConfiguration", _NO_MFA) == _NO_MFA:
+        # Cognito refuses a factor beside that there is none.
+        wanted = {
+            n: wanted[n] for n in wanted if n in ("MfaConfiguration", "WebAuthnConfiguration")
+        }
+    try:
+        after = client.get_user_pool_mfa_config(UserPoolId=pool_id)
+        if drifted(after, wanted, untold=True):
+            client.set_user_pool_mfa_config(UserPoolId=pool_id, **wanted)
+    except AWS_ERRORS as error:
+        raise failure(
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+            "The user pool's multi-factor authentication may have been reset; set it again.",
+            f"user pool {pool_id}: was {', '.join(sorted(wanted))}; {short_cause(error)}",
+        ) from None
 
 
 def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: str) -> str:
@@ -206,9 +305,10 @@ def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: st
         if found["ClientId"] != made["ClientId"]:
             # Another run made one too: every run keeps the oldest and removes only its own.
             client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made["ClientId"])
-    if drifted(found, _CLIENT_SETTINGS, untold=True):
+    wanted = _client_settings(found)
+    if drifted(found, wanted, untold=True):
         client.update_user_pool_client(
-            **update_input(client, "UpdateUserPoolClient", found, _CLIENT_SETTINGS)
+            **update_input(client, "UpdateUserPoolClient", found, wanted)
         )
     return found["ClientId"]
 
