@@ -8,9 +8,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(UV) pip compile --quiet --python 3.13 --generate-hashes --no-header --no-annotate
 
-# Tools that pin much of what the project uses too run in environments of their own.
-SAM := $(UV) tool run --quiet --python 3.13 --from aws-sam-cli==$(SAM_CLI_VERSION) sam
-
 # What the functions are built for: this machine's own processor, for tests and for the local stack.
 # Give the stack's when building for a deployment.
 ARCHITECTURE ?= $(if $(filter arm64 aarch64,$(shell uname -m)),arm64,x86_64)
@@ -19,17 +16,25 @@ export SAM_CLI_TELEMETRY := 0
 
 # Tens of processes import the same packages: their byte code is kept, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
+# Another Python's modules are none of ours.
+unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP
+
+# Where the home directory takes nothing, what uv downloads is kept in this folder.
+ifeq ($(shell mkdir -p "$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$${HOME:-/dev/null}/.cache}/uv}" 2>/dev/null && echo yes),)
+export UV_CACHE_DIR := $(CURDIR)/$(TOOLS)/cache
+endif
 
 .PHONY: setup bench state-machine-svg event-schemas fault-docs fault-table lock lint test build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
-	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-$(VENV)/.installed: $(UV) requirements.txt pyproject.toml
+$(VENV)/.installed: $(UV) requirements.txt pyproject.toml cli/sam
 	$(UV) venv --quiet --allow-existing --python 3.13 $(VENV)
 	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	ln -sf ../../cli/sam $(BIN)/sam
 	touch $@
 
 setup: $(VENV)/.installed ## create the environment
@@ -52,19 +57,15 @@ lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-postgresql --output-file layers/postgresql/requirements.txt
 	$(COMPILE) --no-deps --python-platform x86_64-manylinux_2_28 --constraint requirements.txt --group layer-postgresql-programs --output-file layers/postgresql_programs/requirements.txt
 
-# SAM looks for python3.13 on PATH and takes no shim for it; the layers' makefiles look for uv.
-SAM_ENVIRONMENT = PATH="$$($(BIN)/python -c 'import sys; print(sys.base_prefix)')/bin:$$PATH" \
-	UV="$(abspath $(UV))" LAMBDA_ARCHITECTURE=$(ARCHITECTURE)
-
 build: $(VENV)/.installed ## build functions and layers into .aws-sam/build
-	$(SAM_ENVIRONMENT) $(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE) --cached --cache-dir .aws-sam/cache/$(ARCHITECTURE)
+	LAMBDA_ARCHITECTURE=$(ARCHITECTURE) $(BIN)/sam build --parameter-overrides Architecture=$(ARCHITECTURE) --cached --cache-dir .aws-sam/cache/$(ARCHITECTURE)
 
 validate: $(VENV)/.installed ## check the template with SAM's linter
-	$(SAM) validate --lint
+	$(BIN)/sam validate --lint
 
 deploy: ARCHITECTURE = arm64
 deploy: build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
-	$(SAM) deploy --config-env production
+	$(BIN)/sam deploy --config-env production
 
 state-machine-svg: $(VENV)/.installed ## draw the state machine anew
 	$(BIN)/python docs/draw_state_machine.py
@@ -85,8 +86,8 @@ bench: build ## report what starts and jobs cost, as ratios to a floor; needs va
 demo: $(VENV)/.installed ## provision, fail, remove and restore projects on the local stack
 	$(BIN)/provision demo
 
-up: $(VENV)/.installed ## start the local stack and deploy the template to it
-	$(BIN)/provision up
+up: $(VENV)/.installed ## start the local stack, for containers too where there is a Docker engine
+	$(BIN)/provision up --containers
 
 down: $(VENV)/.installed ## stop the local stack
 	$(BIN)/provision down

@@ -16,9 +16,8 @@ from provisioner import api
 from provisioner.runtime.observability import logger
 from rich.console import Console
 
-from provision_cli import display, snapshots
+from provision_cli import display, local_commands, snapshots
 from provision_cli.demo import program as demonstration
-from provision_cli.local.stack import LocalStack, LocalStackSettings
 from provision_cli.sentences import CommandError, sentence
 from provision_cli.targets import Target
 
@@ -29,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(local_commands.app)
 project_app = typer.Typer(help="Create and show projects.")
 keys_app = typer.Typer(help="Hand over, rotate, revoke and list API keys.")
 password_app = typer.Typer(help="Rotate passwords.")
@@ -50,25 +50,6 @@ def _main(
     region: Annotated[str | None, typer.Option(help="The region of --stack.")] = None,
 ) -> None:
     context.obj = Target(stack, region)
-
-
-@app.command()
-def up() -> None:
-    """Start the local stack, or what was killed of it, and deploy the template to it."""
-    console = Console()
-    running = demonstration.bring_up(console)
-    display.line(console, f"AWS         {running.endpoint_url} in {running.region}")
-    display.line(console, f"PostgreSQL  127.0.0.1:{running.postgresql_port}")
-    display.line(console, f"stack       {running.stack_name}")
-
-
-@app.command()
-def down() -> None:
-    """Stop the local stack and remove what it holds."""
-    stopped = LocalStack(LocalStackSettings.from_environment()).down()
-    display.line(
-        Console(), "The local stack is stopped." if stopped else "The local stack was not running."
-    )
 
 
 @app.command()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
+from provision_cli.local.sam_local import VARIABLES_FILE
+from provision_cli.local.stack import _DIRECTORY, REGION
 from provisioner.jobs.execution import MAX_INPUT_BYTES, ExecutionStatus
 from provisioner.runtime import settings
 from support.project import (
+    LOCAL_VARIABLE,
     PACKAGE,
+    ROOT,
     TEMPLATE,
     LambdaFunction,
     functions,
@@ -84,7 +89,36 @@ def test_function_runs_python_3_13_on_the_architecture_of_the_parameter(
 
 
 def test_deployments_run_on_arm64() -> None:
-    assert template()["Parameters"]["Architecture"]["Default"] == "arm64"
+    production = tomllib.loads((ROOT / "samconfig.toml").read_text())["production"]
+    assert "Architecture=arm64" in production["deploy"]["parameters"]["parameter_overrides"]
+    assert "deploy: ARCHITECTURE = arm64\n" in (ROOT / "Makefile").read_text()
+
+
+def test_plain_sam_build_builds_layers_for_the_processor_of_the_functions() -> None:
+    default = template()["Parameters"]["Architecture"]["Default"]
+    makefiles = sorted((ROOT / "layers").glob("*/Makefile"))
+    assert len(makefiles) == 3
+    for makefile in makefiles:
+        assert f"\nLAMBDA_ARCHITECTURE ?= {default}\n" in makefile.read_text(), makefile
+
+
+@each_function
+def test_no_deployment_leads_a_function_away_from_aws(function: LambdaFunction) -> None:
+    parameter = template()["Parameters"]["LocalEndpointUrl"]
+    assert parameter["Default"] == ""
+    assert function.properties["Environment"]["Variables"][LOCAL_VARIABLE] == {
+        "Fn::If": ["HasLocalEndpoint", {"Ref": "LocalEndpointUrl"}, {"Ref": "AWS::NoValue"}]
+    }
+    assert "LocalEndpointUrl" not in (ROOT / "samconfig.toml").read_text()
+
+
+@pytest.mark.parametrize("command", ["local_invoke", "local_start_lambda"])
+def test_sam_local_takes_what_up_has_written(command: str) -> None:
+    default = tomllib.loads((ROOT / "samconfig.toml").read_text())["default"]
+    assert default[command]["parameters"] == {
+        "region": REGION,
+        "env_vars": str(_DIRECTORY.relative_to(ROOT) / VARIABLES_FILE),
+    }
 
 
 @each_function

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provisioner.api import get_job_handler
+from provision_cli.local.sam_local import store_job
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
 from provisioner.jobs.store import JobStore, NewJob, utc_now
@@ -46,16 +46,6 @@ def read(path: Path) -> dict[str, Any]:
 def invoke(sam_local: SamLocal, path: Path) -> Invocation:
     function = functions()[path.parent.name]
     return sam_local.invoke(function.logical_id, path)
-
-
-def stored_job(jobs: JobStore, projects: ProjectStore, path: Path) -> str:
-    """Store the project and the job that an event is about, as the dispatcher does."""
-    job = read(path)["job"]
-    projects.create(
-        job["payload"]["project_id"], owner_id=None, organization_id=None, created_at=utc_now()
-    )
-    jobs.create(NewJob(job["job_id"], job["job_type"], job["payload"], tuple(Stage)))
-    return str(job["job_id"])
 
 
 def log_lines(invocation: Invocation) -> Iterator[dict[str, Any]]:
@@ -106,10 +96,9 @@ def dispatcher_events() -> list[Path]:
     return [path for path in events() if path.parent.name == "dispatcher"]
 
 
-def test_job_completes_stage_by_stage(
-    sam_local: SamLocal, jobs: JobStore, projects: ProjectStore
-) -> None:
-    job_id = stored_job(jobs, projects, EVENTS / "lifecycle" / "initialize.json")
+def test_job_completes_stage_by_stage(sam_local: SamLocal, jobs: JobStore) -> None:
+    # Its job is there: the stack that lets containers in has stored it.
+    job_id = "sample-job"
     for path in stage_events():
         invocation = invoke(sam_local, path)
         assert invocation.result.get("ok"), invocation
@@ -132,20 +121,16 @@ def test_job_completes_stage_by_stage(
         [ApiKey("d" * 64, revoked, "nm_Sample", "sample-project", job_id, utc_now().isoformat())]
     )
     for path in change_events():
-        event = read(path)["job"]
-        stages = get_job_handler(event["job_type"]).stages
-        jobs.create(NewJob(event["job_id"], event["job_type"], event["payload"], stages))
+        store_job(sam_local.stack, path)
         assert invoke(sam_local, path).result.get("ok"), path
     assert len(keys.list_by_project("sample-project")) == 5
     found = keys.find(revoked)
     assert found is not None
     assert found.status is ApiKeyStatus.REVOKED
-    removal = read(removal_events()[0])["job"]
-    stages = get_job_handler(removal["job_type"]).stages
-    jobs.create(NewJob(removal["job_id"], removal["job_type"], removal["payload"], stages))
+    removal_id = store_job(sam_local.stack, removal_events()[0])
     for path in removal_events():
         assert invoke(sam_local, path).result.get("ok"), path
-    removed = jobs.get(removal["job_id"])
+    removed = jobs.get(removal_id)
     assert removed.status is JobStatus.COMPLETED
     assert removed.result is not None
     assert removed.result["snapshot"]["size_bytes"] > 0
@@ -155,7 +140,7 @@ def test_failure_is_recorded_and_what_the_job_made_is_removed(
     sam_local: SamLocal, jobs: JobStore, projects: ProjectStore
 ) -> None:
     path = EVENTS / "lifecycle" / "record_failure.json"
-    job_id = stored_job(jobs, projects, path)
+    job_id = store_job(sam_local.stack, path)
     project = projects.get("sample-failing-project")
     assert project is not None
     projects.lock(

@@ -19,7 +19,7 @@ from bench import cold_start, end_to_end
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Lay the local stack's build out as `make build` does."""
     root = tmp_path_factory.mktemp("build")
-    for made in build.ensure_built(PROJECT_ROOT, PROJECT_ROOT / ".local" / "build").iterdir():
+    for made in build.ensure_built(PROJECT_ROOT, PROJECT_ROOT / ".local" / "build", root).iterdir():
         if made.suffix == ".contents":
             (root / made.stem).mkdir()
             (root / made.stem / "python").symlink_to(made)

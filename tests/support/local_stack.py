@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from provision_cli.local import environment
 from provision_cli.local.build import locked
 from provision_cli.local.stack import (
     LocalStack,
@@ -20,7 +21,6 @@ from provision_cli.local.stack import (
 )
 from provisioner import api
 from provisioner.runtime import aws, platform
-from support import docker
 
 
 def _settings(config: pytest.Config) -> LocalStackSettings:
@@ -28,17 +28,11 @@ def _settings(config: pytest.Config) -> LocalStackSettings:
     shared = base.parent if hasattr(config, "workerinput") else base
     return LocalStackSettings(
         directory=shared / "local-stack",
-        extra_addresses=_container_gateway(),
+        for_containers=True,
         # Any free ones: the preferred ports are the developer's.
         preferred_aws_port=None,
         preferred_postgresql_port=None,
     )
-
-
-def _container_gateway() -> tuple[str, ...]:
-    """Return the address that containers know this machine by, where there is an engine."""
-    address = docker.bridge_address() if docker.engine_runs() else None
-    return (address,) if address else ()
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +64,7 @@ def deployment(
 
 def connect(stack: RunningStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the public API talk to a local stack."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    for name in environment.desk_variables(os.environ):
         monkeypatch.delenv(name)
     for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)

@@ -44,6 +44,10 @@ def _long_form(loader: _TemplateLoader, name: str, node: yaml.Node) -> dict[str,
 _TemplateLoader.add_multi_constructor("!", _long_form)
 
 
+#: Declared for `sam local` alone, and left out of every deployment.
+LOCAL_VARIABLE = "AWS_ENDPOINT_URL"
+
+
 @dataclass(frozen=True)
 class LambdaFunction:
     """A function as the template declares it, with the globals applied."""
@@ -58,8 +62,9 @@ class LambdaFunction:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Its variables, as the template writes their values."""
-        return dict(self.properties["Environment"]["Variables"])
+        """Its variables in a deployment, as the template writes their values."""
+        variables = self.properties["Environment"]["Variables"]
+        return {name: value for name, value in variables.items() if name != LOCAL_VARIABLE}
 
 
 @cache

@@ -16,14 +16,16 @@ from typing import Any
 import boto3
 import yaml  # type: ignore[import-untyped]  # as in support.project
 from botocore.config import Config
-from provision_cli.local import processes
+from provision_cli.local import environment, processes
 from provision_cli.local.aws_server import choose_port
+from provision_cli.local.sam_local import VARIABLES_FILE
 from provision_cli.local.stack import RunningStack
-from support import docker
-from support.project import ROOT, makefile_variable
+from support.project import ROOT, makefile_variable, template
 from support.stack_jobs import eventually
 
 BUILT = ROOT / ".aws-sam" / "build"
+#: What `make setup` puts beside the other programs.
+SAM = ROOT / ".venv" / "bin" / "sam"
 #: Seconds; the snapshot's function may run longest, and SAM makes an image before a first call.
 _LONGEST_CALL_SECONDS = 120
 
@@ -96,8 +98,6 @@ class SamLocal:
     """Runs functions in their images against the local stack."""
 
     stack: RunningStack
-    template: Path
-    variables: Path
     #: Where the log of the warm containers goes.
     log: Path
     #: The functions that were invoked as SAM's users do.
@@ -133,27 +133,22 @@ class SamLocal:
         return Invocation(json.loads(answer[-1]), done.stderr)
 
     def _command(self, *arguments: str) -> list[str]:
-        return [
-            *(*_sam_environment(), "sam", "local", *arguments),
-            *("--template", str(self.template)),
-            *("--env-vars", str(self.variables)),
-            *("--add-host", f"{docker.HOST}:host-gateway"),
-            *("--parameter-overrides", f"Architecture={ARCHITECTURE}"),
+        """Return what users type, but for the folder of this stack, which is not theirs."""
+        command = [
+            *(str(SAM), "local", *arguments),
+            *("--env-vars", str(self.stack.directory / VARIABLES_FILE)),
         ]
+        if template()["Parameters"]["Architecture"]["Default"] != ARCHITECTURE:
+            # As it is built for tests: for the machine that they run on.
+            command += ["--parameter-overrides", f"Architecture={ARCHITECTURE}"]
+        return command
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {
-            **{n: v for n, v in os.environ.items() if not n.startswith("AWS_")},
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": self.stack.region,
-            # SAM asks whose account it is, and waits for an answer.
-            "AWS_ENDPOINT_URL_STS": self.stack.endpoint_url,
-            # A call that finds no network gives up at once.
-            "AWS_MAX_ATTEMPTS": "1",
-            "SAM_CLI_TELEMETRY": "0",
-        }
+        """Return what a shell has after `eval "$(provision env)"`."""
+        of_desk = environment.desk_variables(os.environ)
+        kept = {name: value for name, value in os.environ.items() if name not in of_desk}
+        return {**kept, **self.stack.environment()}
 
 
 class _WarmContainers:

@@ -197,16 +197,6 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert not server._home.exists()
 
 
-def test_an_address_of_another_machine_is_named(tmp_path: Path) -> None:
-    server = PostgresqlServer(
-        tmp_path / "server",
-        _free_port(),
-        extra_addresses=["192.0.2.1"],  # RFC 5737: for documentation
-    )
-    with pytest.raises(LocalStackError, match=r"192\.0\.2\.1 cannot be listened on"):
-        server.start()
-
-
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with _stopped_at_the_end(PostgresqlServer(tmp_path / "server", _free_port())) as server:
         server.start()
@@ -243,12 +233,12 @@ def test_the_data_are_kept_below_the_folder_that_is_named_and_go_with_the_server
     assert not kept.exists()
 
 
-def test_a_folder_that_someone_else_made_is_not_root_s(tmp_path: Path) -> None:
+def test_a_folder_of_someone_else_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
     (tmp_path / "file").touch()
-    assert postgresql_server._is_roots_folder(Path("/"))
+    assert postgresql_server._is_own_folder(tmp_path)
     for name in ("link", "file", "missing"):
-        assert not postgresql_server._is_roots_folder(tmp_path / name)
+        assert not postgresql_server._is_own_folder(tmp_path / name)
 
 
 def test_programs_that_are_not_there_are_named(

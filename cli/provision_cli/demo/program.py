@@ -14,17 +14,20 @@ from rich.console import Console
 from provision_cli import display
 from provision_cli.demo import failure, first_use, removal
 from provision_cli.demo.scene import Scene
+from provision_cli.local import processes
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 
 
-def bring_up(console: Console) -> RunningStack:
+def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
     """Start the local stack, saying what is done and how long it takes."""
     began = time.monotonic()
+    settings = LocalStackSettings.from_environment(for_containers=for_containers)
 
     def report(step: str) -> None:
         display.line(console, f"{time.monotonic() - began:6.1f} s  {step}", style="dim")
 
-    running = LocalStack(LocalStackSettings.from_environment()).up(report)
+    with processes.ended_by_signals():
+        running = LocalStack(settings).up(report)
     report("The local stack is up")
     return running
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import random
 import socket
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 
-from provision_cli.local import processes, tools
+from provision_cli.local import environment, processes, tools
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.processes import StartedProcess
 
@@ -35,12 +34,12 @@ def endpoint_url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-def choose_port(configured: int | None, preferred: int | None, *, what: str, variable: str) -> int:
+def choose_port(configured: int | None, *preferred: int | None, what: str, variable: str) -> int:
     """Return the port to listen on.
 
     Args:
         configured: the port that the user chose, which must be free.
-        preferred: taken where none is configured and it is free; else any free one is taken.
+        preferred: where none is configured, the first of them that is free is taken; else any one.
         what: who listens.
         variable: where the user configures it.
 
@@ -54,14 +53,19 @@ def choose_port(configured: int | None, preferred: int | None, *, what: str, var
                 f"stop what uses it, or set {variable} to another port."
             )
         return configured
-    if preferred is not None and _is_free(preferred):
-        return preferred
+    for port in preferred:
+        if port is not None and _is_free(port):
+            return port
     # Two who choose at the same moment are not to choose the same.
     in_any_order = random.SystemRandom().sample(_CHOSEN_FROM, len(_CHOSEN_FROM))
     return next(port for port in in_any_order if _is_free(port))
 
 
 def _is_free(port: int) -> bool:
+    # Some systems let a second one listen on one address where the first listens on all of them.
+    with socket.socket() as probe:
+        if probe.connect_ex((LOOPBACK, port)) == 0:
+            return False
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -71,9 +75,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def start(
-    root: Path, directory: Path, port: int, *, region: str, extra_addresses: Sequence[str]
-) -> StartedProcess:
+def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProcess:
     """Start the local AWS and return once it answers.
 
     Args:
@@ -81,7 +83,6 @@ def start(
         directory: for its log, its state and its temporary files.
         port: a free port.
         region: where functions and services say they are.
-        extra_addresses: listened on too, beside the loopback address.
 
     Raises:
         LocalStackError: it ended, or did not answer in time.
@@ -89,17 +90,18 @@ def start(
     scratch = directory / "aws"
     scratch.mkdir(parents=True, exist_ok=True)
     log = directory / "aws.log"
-    bind = [part for a in (LOOPBACK, *extra_addresses) for part in ("--bind", f"{a}:{port}")]
     command = [
         *tools.asgi_server(root),
-        *("ministack.app:app", *bind, "--keep-alive", "75", "--log-level", "WARNING"),
+        *("ministack.app:app", "--bind", f"{LOOPBACK}:{port}"),
+        *("--keep-alive", "75", "--log-level", "WARNING"),
         # It serves by itself: nothing that serves can outlive it, or be replaced without its state.
         *("--workers", "0"),
     ]
     process = processes.start(
         # A job keeps several connections and pipes open; the usual limit of 1,024 files is low.
         ["/bin/sh", "-c", 'ulimit -n "$(ulimit -Hn)" 2>/dev/null; exec "$@"', "sh", *command],
-        environment=tools.environment(
+        environment=environment.for_programs(
+            directory,
             GATEWAY_PORT=str(port),
             # The functions inherit these: they find each other, and nothing outside.
             AWS_ENDPOINT_URL=endpoint_url(port),
@@ -112,7 +114,7 @@ def start(
             STATE_DIR=str(scratch / "state"),
             TMPDIR=str(scratch),
             # It would start a container for each database or function where it finds an engine.
-            DOCKER_HOST=f"unix://{scratch}/no-docker.sock",
+            DOCKER_HOST="unix:///nowhere/docker.sock",
             # Listeners of services that nothing here uses.
             IOT_MTLS_ENABLED="0",
             SFTP_ENABLED="0",
@@ -147,10 +149,10 @@ def _wait_until_it_answers(process: StartedProcess, port: int, log: Path) -> Non
 
 def answers(port: int) -> bool:
     """Whether a local AWS serves that port."""
+    # Whatever proxy the desk has: it is not asked for this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(  # noqa: S310 - the scheme is ours  # nosec B310
-            f"{endpoint_url(port)}/_ministack/health", timeout=5
-        ) as response:
+        with opener.open(f"{endpoint_url(port)}/_ministack/health", timeout=5) as response:
             return bool(response.status == 200)  # noqa: PLR2004 - OK
-    except (OSError, urllib.error.URLError):
+    except (OSError, http.client.HTTPException):
         return False

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from provision_cli.local import processes, tools
+from provision_cli.local import environment, processes, tools
 from provision_cli.local.errors import LocalStackError
 
 #: What the build is made of.
@@ -36,8 +38,8 @@ _CHANGES = (
 )
 
 _BOOTSTRAP = """#!/bin/sh
-export PYTHONPATH="$LAMBDA_TASK_ROOT:{layers}"
-exec "{python}" -m awslambdaric "$_HANDLER"
+export PYTHONPATH="$LAMBDA_TASK_ROOT":{layers}
+exec {python} -m awslambdaric "$_HANDLER"
 """
 
 
@@ -48,7 +50,7 @@ def architecture() -> str:
 
 def sources_digest(root: Path) -> str:
     """Return a digest of everything that the build is made of."""
-    digest = hashlib.sha256(f"{tools.sam(root)} {sys.executable} {sys.version}".encode())
+    digest = hashlib.sha256(f"{tools.sam_package(root)} {sys.executable} {sys.version}".encode())
     digest.update(Path(__file__).read_bytes())
     for name in _SOURCES:
         top = root / name
@@ -59,12 +61,13 @@ def sources_digest(root: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def ensure_built(root: Path, builds: Path) -> Path:
+def ensure_built(root: Path, builds: Path, directory: Path) -> Path:
     """Return the folder of the build of the present sources, after building it where it is missing.
 
     Args:
         root: the project.
         builds: holds one folder for each build; processes take turns there.
+        directory: the folder of the local stack that it is built for.
 
     Raises:
         LocalStackError: the build failed.
@@ -73,7 +76,7 @@ def ensure_built(root: Path, builds: Path) -> Path:
     target = builds / sources_digest(root)
     with locked(builds / "lock"):
         if not target.exists():
-            _build(root, target, builds / "sam-build.log")
+            _build(root, target, builds / "sam-build.log", directory)
             _remove_old(builds)
     return target
 
@@ -86,7 +89,7 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _build(root: Path, target: Path, log: Path) -> None:
+def _build(root: Path, target: Path, log: Path, directory: Path) -> None:
     # SAM's and the bootstraps' paths are the final ones: a build that was interrupted is known by
     # its mark and started over.
     unfinished = target.with_suffix(".unfinished")
@@ -102,10 +105,12 @@ def _build(root: Path, target: Path, log: Path) -> None:
             "--parameter-overrides",
             f"Architecture={architecture()}",
         ],
-        environment=tools.environment(
+        environment=environment.for_downloads(
+            directory,
+            # Where the layers' makefiles look for uv.
+            path=[tools.uv(root).parent],
             LAMBDA_ARCHITECTURE=architecture(),
-            UV=tools.uv(root),
-            PYTHON=str(tools.INTERPRETER),
+            SAM_CLI_TELEMETRY="0",
             # Building asks no AWS, but the SAM CLI wants to know a region.
             AWS_DEFAULT_REGION="us-east-1",
             **_layer_platform(),
@@ -122,19 +127,24 @@ def _build(root: Path, target: Path, log: Path) -> None:
     # uploaded in their place, only to be stored, is a note.
     for layer in layers:
         layer.rename(unfinished / f"{layer.parent.name}.contents")
-        (layer.parent / "README").write_text("The functions find this layer on this machine.\n")
+        (layer.parent / "README").write_text(
+            "The functions find this layer on this machine.\n", encoding="utf-8"
+        )
     search_path = ":".join(str(target / f"{layer.parent.name}.contents") for layer in layers)
     for function in functions:
         bootstrap = function / "bootstrap"
-        bootstrap.write_text(_BOOTSTRAP.format(layers=search_path, python=sys.executable))
+        script = _BOOTSTRAP.format(
+            layers=shlex.quote(search_path), python=shlex.quote(sys.executable)
+        )
+        bootstrap.write_bytes(os.fsencode(script))
         bootstrap.chmod(0o755)
     template = unfinished / "template.yaml"
-    text = template.read_text()
+    text = template.read_text(encoding="utf-8")
     for pattern, local in _CHANGES:
         text, count = re.subn(pattern, local, text)
         if count == 0:
             raise LocalStackError(f"template.yaml: {pattern} is not found in what SAM built.")
-    template.write_text(text)
+    template.write_text(text, encoding="utf-8")
     unfinished.rename(target)
 
 

@@ -4,7 +4,9 @@ It is made for trying things out: `stop` removes its data, and so it does not wa
 
 PostgreSQL does not run as root. Started by root, it runs as the account `nobody`. What that account
 needs is then below /var/tmp, because nothing promises that it can reach the project's folder, and
-because opening a home directory to it would open it to every other account too.
+because opening a home directory to it would open it to every other account too. It is there, too,
+where the project's path holds what a shell would take for its own: PostgreSQL's programs start each
+other by a shell, with paths in double quotes.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from provision_cli.local import environment
 from provision_cli.local.errors import LocalStackError
 
 #: The role that docs/cluster.sql makes.
@@ -44,7 +46,11 @@ DATA_VARIABLE = "POSTGRESQL_DATA"
 #: The account that runs the server where root starts it.
 _UNPRIVILEGED = "nobody"
 
-_FOLDER_FOR_ROOT = Path("/var/tmp")  # noqa: S108  # names in it are checked to be root's own  # nosec B108
+#: Where the data are that cannot be in the project.
+_OTHER_FOLDER = Path("/var/tmp")  # noqa: S108  # names in it are checked to be ours  # nosec B108
+
+#: What means something to a shell within double quotes. Source: POSIX, Shell Command Language.
+_SHELL_CHARACTERS = frozenset('"$`\\\n')
 
 _CLUSTER_SQL = Path(__file__).resolve().parents[3] / "docs" / "cluster.sql"
 
@@ -76,15 +82,14 @@ class PostgresqlServer:
     Whoever may start or stop it from several processes at once has them take turns.
     """
 
-    def __init__(self, directory: Path, port: int, *, extra_addresses: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, port: int, *, stack: Path | None = None) -> None:
         """Name a server; nothing is started.
 
         Args:
-            directory: holds its data, log and superuser password, unless root starts it; need not
-                exist. It belongs to the server alone, which removes it when it stops.
+            directory: holds its data, log and superuser password, unless they must be elsewhere;
+                need not exist. It belongs to the server alone, which removes it when it stops.
             port: where it listens, on 127.0.0.1.
-            extra_addresses: where else it listens, such as a container network's address; whoever
-                is in such an address's network may try to log in.
+            stack: the folder of the local stack that it is part of.
 
         Raises:
             LocalStackError: its programs are not installed.
@@ -93,15 +98,19 @@ class PostgresqlServer:
         name = f"project-provisioner-{hashlib.sha256(str(directory).encode()).hexdigest()[:12]}"
         self._programs = _programs()
         self._copied_from: Path | None = None
-        self._account: pwd.struct_passwd | None = None
-        if os.geteuid() == 0:
-            self._account = pwd.getpwnam(_UNPRIVILEGED)
-            directory = _FOLDER_FOR_ROOT / name
-            if not _is_open_to_all(self._programs / "postgres"):
+        self._account = pwd.getpwnam(_UNPRIVILEGED) if os.geteuid() == 0 else None
+        self._is_elsewhere = self._account is not None or not (
+            _is_plain(directory) and _is_plain(self._programs)
+        )
+        if self._is_elsewhere:
+            directory = _OTHER_FOLDER / name
+            is_open = self._account is None or _is_open_to_all(self._programs / "postgres")
+            if not (is_open and _is_plain(self._programs)):
                 self._copied_from = self._programs.parent.parent
                 self._programs = (
                     directory / "programs" / self._programs.relative_to(self._copied_from.parent)
                 )
+        self._stack = stack
         self._home = directory
         self._password_file = directory / "password"
         #: What the account that runs the server may write to.
@@ -111,7 +120,6 @@ class PostgresqlServer:
         self._data = self._server / "data"
         self._log = self._server / "postgresql.log"
         self._port = port
-        self._addresses = (_LOOPBACK, *extra_addresses)
 
     @property
     def port(self) -> int:
@@ -133,11 +141,11 @@ class PostgresqlServer:
         """
         if self.is_running():
             return
-        self._check_addresses()
+        self._check_port()
         if not self._data.exists():
             self._initialize()
         settings = {
-            "listen_addresses": ",".join(self._addresses),
+            "listen_addresses": _LOOPBACK,
             "port": self._port,
             "unix_socket_directories": "",
             "max_connections": _MAX_CONNECTIONS,
@@ -179,7 +187,7 @@ class PostgresqlServer:
                     f"PostgreSQL did not stop; see its log, {self._log}, and end process "
                     f"{self._process_id()}."
                 )
-        if self._account is None or _is_roots_folder(self._home):
+        if not self._is_elsewhere or _is_own_folder(self._home):
             shutil.rmtree(self._home, ignore_errors=True)
         if not self._server.is_relative_to(self._home):
             shutil.rmtree(self._server, ignore_errors=True)
@@ -196,14 +204,15 @@ class PostgresqlServer:
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
         """Connect as the superuser, with every statement a transaction of its own."""
-        return psycopg.connect(
-            host=_LOOPBACK,
-            port=self._port,
-            dbname=database,
-            user=SUPERUSER,
-            password=self._password_file.read_text(),
-            autocommit=True,
-        )
+        with environment.without_libpq_settings():
+            return psycopg.connect(
+                host=_LOOPBACK,
+                port=self._port,
+                dbname=database,
+                user=SUPERUSER,
+                password=self._password_file.read_text(encoding="utf-8"),
+                autocommit=True,
+            )
 
     def prepare_cluster(self) -> str:
         """Prepare the server as the deployment guide says; return the platform role's password.
@@ -227,27 +236,27 @@ class PostgresqlServer:
         last = self._log.read_text(errors="replace").splitlines()[-_REFUSAL_LINES:]
         return any(reason in line for line in last for reason in _NOT_ENDED_YET)
 
-    def _check_addresses(self) -> None:
-        """See that all addresses are free: PostgreSQL starts if it can listen on one of them."""
+    def _check_port(self) -> None:
+        """See that the port is free, and say who has to do what where it is not."""
         was_killed = self._process_id() is not None
         deadline = time.monotonic() + (_CLOSING_SECONDS if was_killed else 0.0)
-        for address in self._addresses:
-            while (error := _listen_error(address, self._port)) is not None:
-                if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-                    time.sleep(_POLL_SECONDS)
-                    continue
-                raise LocalStackError(
-                    f"PostgreSQL: port {self._port} of {address} cannot be listened on "
-                    f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
-                ) from error
+        while (error := _listen_error(self._port)) is not None:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+                continue
+            raise LocalStackError(
+                f"PostgreSQL: port {self._port} of {_LOOPBACK} cannot be listened on "
+                f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
+            ) from error
 
     def _initialize(self) -> None:
-        if self._account is None:
+        if not self._is_elsewhere:
             self._home.mkdir(parents=True, exist_ok=True)
         else:
-            self._home.mkdir(exist_ok=True)
-            if not _is_roots_folder(self._home):
-                raise LocalStackError(f"{self._home}: exists and is not root's; remove it.")
+            with contextlib.suppress(FileExistsError):
+                self._home.mkdir()
+            if not _is_own_folder(self._home):
+                raise LocalStackError(f"{self._home}: exists and is somebody else's; remove it.")
             self._home.chmod(0o755)
         # What an interrupted start has left.
         shutil.rmtree(self._server, ignore_errors=True)
@@ -271,10 +280,6 @@ class PostgresqlServer:
         )
         if made.returncode != 0:
             raise LocalStackError(f"PostgreSQL could not make its data: {_last_line(made.stdout)}")
-        if len(self._addresses) > 1:
-            # initdb lets in whom the loopback address lets in, and no container is there.
-            with (unfinished / "pg_hba.conf").open("a") as rules:
-                rules.write("host all all samenet scram-sha-256\n")
         unfinished.rename(self._data)
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -291,7 +296,11 @@ class PostgresqlServer:
         return subprocess.run(  # noqa: S603  # the package's own programs  # nosec B603
             [self._programs / program, *arguments],
             cwd="/",
-            env={"PATH": os.defpath, "LC_ALL": "C"},
+            env={
+                "PATH": os.defpath,
+                "LC_ALL": "C",
+                **({environment.MARK_VARIABLE: str(self._stack)} if self._stack else {}),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -303,17 +312,19 @@ class PostgresqlServer:
     def _process_id(self) -> int | None:
         """Read the id of the server's process from the file that the server keeps."""
         with contextlib.suppress(FileNotFoundError):
-            first_line = (self._data / "postmaster.pid").read_text().partition("\n")[0]
+            first_line = (
+                (self._data / "postmaster.pid").read_text(errors="replace").partition("\n")[0]
+            )
             if first_line.isdigit():
                 return int(first_line)
         return None
 
 
-def _listen_error(address: str, port: int) -> OSError | None:
+def _listen_error(port: int) -> OSError | None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address, port))
+            probe.bind((_LOOPBACK, port))
         except OSError as error:
             return error
     return None
@@ -351,11 +362,16 @@ def _is_open_to_all(program: Path) -> bool:
     return all(path.stat().st_mode & stat.S_IXOTH for path in (program.resolve(), *program.parents))
 
 
-def _is_roots_folder(path: Path) -> bool:
-    """Whether it is a folder that root made: in /var/tmp, anyone can make one of any name."""
+def _is_plain(path: Path) -> bool:
+    """Whether a shell takes a path for itself within double quotes."""
+    return _SHELL_CHARACTERS.isdisjoint(str(path))
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Whether it is a folder of this account: in /var/tmp, anyone can make one of any name."""
     with contextlib.suppress(FileNotFoundError):
         found = path.lstat()
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == 0
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
     return False
 
 
@@ -375,7 +391,7 @@ def _command_line(process_id: int) -> str:
     """Return the arguments of a process; empty where it has ended."""
     if Path("/proc/self/cmdline").exists():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            return Path(f"/proc/{process_id}/cmdline").read_text().replace("\0", " ")
+            return os.fsdecode(Path(f"/proc/{process_id}/cmdline").read_bytes()).replace("\0", " ")
         return ""
     return subprocess.run(  # noqa: S603  # the one of POSIX  # nosec B603
         ["/bin/ps", "-p", str(process_id), "-o", "args="],

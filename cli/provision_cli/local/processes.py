@@ -2,7 +2,8 @@
 
 A process is known by its id and the moment it started, because the system gives a free id to the
 next process: nothing is ever ended that was not started here. What a process leaves behind that was
-killed is known by a mark in the environment, which its children inherit.
+killed is known by a mark in the environment, which its children inherit: the local stack's folder.
+By it all that was started is found, whether or not anybody had the time to write down that it was.
 """
 
 from __future__ import annotations
@@ -11,21 +12,27 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from provision_cli.local.environment import MARK_VARIABLE
 from provision_cli.local.errors import LocalStackError
 
 #: Seconds that a group of processes has to end by itself before it is killed.
 _GRACE_SECONDS = 8.0
 _POLL_SECONDS = 0.05
 
-#: The environment variable that holds the mark.
-_MARK_VARIABLE = "PROVISION_STARTED"
+#: What ends a program that is at work: Ctrl-C, `kill`, and a terminal that is closed.
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+#: Where a process is being started, the signals that have come meanwhile: raised at once, nobody
+#: would know of it yet. It is the main thread's, where signals are handled.
+_waiting: list[list[int]] = []
 
 #: Lines of a failed program's output that are shown.
 _SHOWN_LINES = 20
@@ -64,49 +71,136 @@ class StartedProcess:
         """
         if not self.is_running() and not self._has_left_children():
             return
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, sent)
-            deadline = time.monotonic() + _GRACE_SECONDS
-            while time.monotonic() < deadline:
-                with contextlib.suppress(ChildProcessError):  # started by another process
-                    os.waitpid(self.pid, os.WNOHANG)
-                if not any(p.group == self.pid for p in _processes()):
-                    return
-                time.sleep(_POLL_SECONDS)
+        _end_group(self.pid)
 
     def _has_left_children(self) -> bool:
         """Whether the group is still this one, and not another that has got its id since."""
-        mark = f"{_MARK_VARIABLE}={self.mark}".encode()
         group = [p for p in _processes() if p.group == self.pid]
-        return bool(self.mark) and any(mark in _environment(p.pid) for p in group)
+        return bool(self.mark) and any(_is_marked(p.pid, self.mark) for p in group)
+
+
+def stop_marked(directory: Path) -> bool:
+    """End everything that a local stack has started and that still runs; whether there was any.
+
+    It is known by the stack's folder in its environment. This needs /proc; elsewhere only what was
+    written down is found.
+    """
+    mark = str(directory)
+    groups = {p.group for p in _processes() if p.pid != os.getpid() and _is_marked(p.pid, mark)}
+    # Of a process that does not lead a group of its own, only itself is ours.
+    for group in groups:
+        if _is_marked(group, mark):
+            _end_group(group)
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        left = [p.pid for p in _processes() if p.pid != os.getpid() and _is_marked(p.pid, mark)]
+        for process_id in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, sent)
+        _wait_until(lambda: not any(_is_marked(p.pid, mark) for p in _processes()))
+    return bool(groups)
+
+
+def _end_group(group: int) -> None:
+    """End a group of processes; returns once all of them are gone."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, sent)
+        if _wait_until(lambda: not any(p.group == group for p in _processes()), reaped=group):
+            return
+
+
+def _wait_until(is_over: Callable[[], bool], *, reaped: int | None = None) -> bool:
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < deadline:
+        if reaped is not None:
+            with contextlib.suppress(ChildProcessError):  # started by another process
+                os.waitpid(reaped, os.WNOHANG)
+        if is_over():
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let signals that end this process raise, so that it can stop what it has started.
+
+    A second one does not keep it from that. In a thread that gets no signals nothing changes.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+        SystemExit: another signal, with the shell's code for it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)
+        if _waiting:
+            _waiting[-1].append(number)
+        else:
+            _raise(number)
+
+    # One that is ignored, as `nohup` and a shell's background jobs do, stays ignored.
+    before = {one: signal.getsignal(one) for one in _ENDING_SIGNALS}
+    before = {one: handler for one, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for one in before:
+            signal.signal(one, end)
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _raise(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def _popen(
+    command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path
+) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """Start a program; return it with the signals that came meanwhile."""
+    came: list[int] = []
+    _waiting.append(came)
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - the commands are our own  # nosec B603
+                command,
+                env=environment,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    finally:
+        _waiting.pop()
+    return process, came
 
 
 def start(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path
 ) -> StartedProcess:
     """Start a program as the leader of its own group; its output goes to `log`."""
-    mark = uuid.uuid4().hex
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - the commands are this package's own  # nosec B603
-            command,
-            env={**environment, _MARK_VARIABLE: mark},
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process, came = _popen(command, environment=environment, log=log, directory=directory)
     # It outlives this process on purpose; without a code Popen warns that it is still running.
     process.returncode = 0
+    if came:
+        _end_group(process.pid)
+        _raise(came[0])
     started = next((p.started for p in _processes() if p.pid == process.pid), "")
-    return StartedProcess(pid=process.pid, started=started, mark=mark)
+    return StartedProcess(pid=process.pid, started=started, mark=environment.get(MARK_VARIABLE, ""))
 
 
 def run(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path, what: str
 ) -> None:
-    """Run a program to its end.
+    """Run a program to its end; where this process is ended meanwhile, end it with all it started.
 
     Args:
         command: the program and its arguments.
@@ -119,25 +213,28 @@ def run(
         LocalStackError: it could not be started or failed; the message ends with its last lines.
     """
     try:
-        with log.open("wb") as output:
-            code = subprocess.run(  # noqa: S603 - the commands are this package's own  # nosec B603
-                command,
-                env=environment,
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-            ).returncode
+        process, came = _popen(command, environment=environment, log=log, directory=directory)
     except OSError as error:
         raise LocalStackError(f"{what}: {command[0]} cannot be started: {error}.") from error
+    try:
+        if came:
+            _raise(came[0])
+        code = process.wait()
+    except BaseException:
+        _end_group(process.pid)
+        process.returncode = -signal.SIGTERM
+        raise
     if code != 0:
         raise LocalStackError(f"{what} failed; its output is in {log}:\n{last_lines(log)}")
 
 
 def last_lines(log: Path) -> str:
     """Return the end of a log."""
-    lines = log.read_text(errors="replace").rstrip().splitlines() if log.exists() else []
+    lines = (
+        log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+        if log.exists()
+        else []
+    )
     return "\n".join(lines[-_SHOWN_LINES:])
 
 
@@ -146,6 +243,10 @@ class _Process:
     pid: int
     group: int
     started: str
+
+
+def _is_marked(process_id: int, mark: str) -> bool:
+    return os.fsencode(f"{MARK_VARIABLE}={mark}") in _environment(process_id)
 
 
 def _environment(process_id: int) -> list[bytes]:
@@ -163,7 +264,9 @@ def _processes() -> list[_Process]:
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):  # it ended meanwhile
                     # Source: proc_pid_stat(5); the name, in parentheses, may hold anything.
-                    fields = (entry / "stat").read_text().rpartition(") ")[2].split()
+                    fields = (
+                        (entry / "stat").read_text(errors="replace").rpartition(") ")[2].split()
+                    )
                     if fields[0] not in "ZX":
                         found.append(_Process(int(entry.name), int(fields[2]), fields[19]))
         return found

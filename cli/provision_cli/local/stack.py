@@ -11,12 +11,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import boto3
+from botocore.config import Config
+from botocore.session import Session
 
-from provision_cli.local import aws_server, build, processes, tools
+from provision_cli.local import (
+    aws_server,
+    build,
+    containers,
+    environment,
+    processes,
+    sam_local,
+    tools,
+)
 from provision_cli.local.aws_server import LOOPBACK
+from provision_cli.local.containers import ContainerNetwork
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from provision_cli.local.processes import StartedProcess
@@ -56,12 +67,30 @@ class LocalStackNotRunningError(LocalStackError):
     """The local stack is not running."""
 
 
+#: Neither the variables nor the files of the desk are read: each setting keeps its default.
+_NO_SETTINGS = {
+    name: (None, None, os.devnull if name in {"config_file", "credentials_file"} else default, read)
+    for name, (_, _, default, read) in Session.SESSION_VARIABLES.items()
+}
+
+#: No proxy, no certificates: the local stack speaks HTTP, on this machine.
+_CLIENT_CONFIG = Config(
+    proxies={},
+    retries={"mode": "standard", "total_max_attempts": 3},
+    use_fips_endpoint=False,
+    use_dualstack_endpoint=False,
+)
+
+
 @cache
 def _client(service: str, endpoint_url: str, region: str) -> Any:
     make: Any = boto3.Session(
-        aws_access_key_id=_ANYONE, aws_secret_access_key=_ANYONE, region_name=region
+        aws_access_key_id=_ANYONE,
+        aws_secret_access_key=_ANYONE,
+        region_name=region,
+        botocore_session=Session(session_vars=_NO_SETTINGS),
     ).client  # its stubs list the literal name of every service
-    return make(service, endpoint_url=endpoint_url)
+    return make(service, endpoint_url=endpoint_url, config=_CLIENT_CONFIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +103,8 @@ class RunningStack:
     postgresql_port: int
     #: The outputs of the deployed stack.
     outputs: dict[str, str]
+    #: What containers call this machine; empty where nobody has asked for them.
+    container_host: str = ""
     stack_name: str = STACK_NAME
     region: str = REGION
 
@@ -88,7 +119,7 @@ class RunningStack:
         return f"{self.outputs['ResourcePrefix']}/clusters/local"
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that lead an AWS SDK, or the AWS CLI, here."""
+        """Return the variables that lead an AWS SDK, or the AWS CLI, here and nowhere else."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": _ANYONE,
@@ -96,13 +127,15 @@ class RunningStack:
             "AWS_DEFAULT_REGION": self.region,
             "AWS_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
+            # A profile may name other endpoints, or have them left out.
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            **environment.without_proxy(os.environ),
         }
 
     def enter(self) -> None:
-        """Lead the AWS SDK of this process here, whatever profile its environment names."""
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            del os.environ[name]
-        os.environ.update(self.environment())
+        """Lead the AWS SDK and libpq of this process here, whatever its environment says."""
+        environment.leave_desk(self.environment())
 
     def client(self, service: str) -> Any:
         """Return a client of a service, whatever the environment of this process says."""
@@ -119,24 +152,27 @@ class LocalStackSettings:
     #: A port that must be free, or None for one that is.
     aws_port: int | None = None
     postgresql_port: int | None = None
-    #: Addresses that both servers listen on beside the loopback address, such as the one that
-    #: containers know this machine by.
-    extra_addresses: tuple[str, ...] = ()
+    #: Whether containers are to reach the stack, where a Docker engine answers. Once they do, they
+    #: go on to until the stack is stopped.
+    for_containers: bool = False
     #: Ports that are taken where none is configured and they are free; None for any free one.
     preferred_aws_port: int | None = _PREFERRED_AWS_PORT
     preferred_postgresql_port: int | None = _PREFERRED_POSTGRESQL_PORT
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LocalStackSettings:
+    def from_environment(
+        cls, variables: Mapping[str, str] = os.environ, *, for_containers: bool = False
+    ) -> LocalStackSettings:
         """Read the developer's own settings.
 
         Raises:
             LocalStackError: a port is none.
         """
         return cls(
-            directory=Path(environment.get(_DIRECTORY_VARIABLE) or _DIRECTORY),
-            aws_port=_port(environment, _AWS_PORT_VARIABLE),
-            postgresql_port=_port(environment, _POSTGRESQL_PORT_VARIABLE),
+            directory=Path(variables.get(_DIRECTORY_VARIABLE) or _DIRECTORY),
+            aws_port=_port(variables, _AWS_PORT_VARIABLE),
+            postgresql_port=_port(variables, _POSTGRESQL_PORT_VARIABLE),
+            for_containers=for_containers,
         )
 
 
@@ -150,6 +186,41 @@ class _State:
     #: Names the build that is deployed; empty while none is.
     deployed: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
+    #: Lets containers in; None where Docker leads them here, or nobody has asked for them.
+    relay: StartedProcess | None = None
+    container_host: str = ""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what the state file keeps."""
+        relay = value["relay"]
+        return cls(
+            **{
+                **value,
+                "aws": StartedProcess.from_json(value["aws"]),
+                "relay": relay and StartedProcess.from_json(relay),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What of a local stack runs."""
+
+    directory: Path
+    #: Where the local AWS answers; empty where it does not run.
+    endpoint_url: str = ""
+    #: Where PostgreSQL answers; empty where it does not run.
+    postgresql: str = ""
+    #: What containers call this machine; empty where they do not reach the stack.
+    container_host: str = ""
+    #: The name of the stack; empty while nothing is deployed.
+    stack_name: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a command can use the stack."""
+        return bool(self.endpoint_url and self.postgresql and self.stack_name)
 
 
 class LocalStack:
@@ -158,8 +229,11 @@ class LocalStack:
     def __init__(self, settings: LocalStackSettings) -> None:
         """Bind to a folder; nothing is started yet."""
         self._settings = settings
-        self._directory = settings.directory
-        self._state_file = settings.directory / "state.json"
+        # Whole, so that it is the same one wherever a command is given.
+        self._directory = settings.directory.absolute()
+        self._state_file = self._directory / "state.json"
+        #: Outlives the stack: the next one listens where the last one did.
+        self._ports_file = self._directory / "ports.json"
 
     def up(self, report: Report = lambda _: None) -> RunningStack:
         """Start what does not run, deploy what has changed, and return the stack.
@@ -178,24 +252,42 @@ class LocalStack:
         self._directory.mkdir(parents=True, exist_ok=True)
         with self._locked():
             state = self._state()
-            if state is None or not self._go_on(state, report):
-                state = self._start(report)
-            digest = build.sources_digest(self._settings.root)
-            if state.deployed != digest:
-                builds = self._settings.root / ".local" / "build"
-                if not (builds / digest).exists():
-                    report("Building the functions and layers")
-                built = build.ensure_built(self._settings.root, builds)
-                report("Deploying the template")
-                self._deploy(state, built)
-                state.deployed = digest
-                self._save(state)
-            return self._describe(state)
+            is_new = False
+            try:
+                if state is None or not self._go_on(state, report):
+                    is_new = True
+                    state = self._start(report)
+                return self._complete(state, report)
+            except Exception:
+                raise
+            except BaseException:
+                # Ctrl-C, or another signal: nobody will use what has only just been started.
+                if is_new:
+                    self._stop()
+                raise
+
+    def _complete(self, state: _State, report: Report) -> RunningStack:
+        """Deploy what has changed, and let containers in where they are asked for."""
+        root = self._settings.root
+        digest = build.sources_digest(root)
+        if state.deployed != digest:
+            builds = root / ".local" / "build"
+            if not (builds / digest).exists():
+                report("Building the functions and layers")
+            built = build.ensure_built(root, builds, self._directory)
+            report("Deploying the template")
+            self._deploy(state, built)
+            state.deployed = digest
+            self._save(state)
+        if self._settings.for_containers or state.container_host:
+            self._let_containers_in(state, report)
+        return self._describe(state)
 
     def down(self) -> bool:
         """Stop everything and forget it; returns whether anything was running."""
         if not self._directory.exists():
-            return False
+            # Somebody has removed it, and what it was about may run still.
+            return processes.stop_marked(self._directory)
         with self._locked():
             return self._stop()
 
@@ -217,6 +309,21 @@ class LocalStack:
             )
         return self._describe(state)
 
+    def status(self) -> Status:
+        """Look at what runs."""
+        state = self._state()
+        if state is None:
+            return Status(self._directory)
+        is_relayed = state.relay is None or state.relay.is_running()
+        has_postgresql = self._postgresql(state.postgresql_port).is_running()
+        return Status(
+            self._directory,
+            endpoint_url=aws_server.endpoint_url(state.aws_port),
+            postgresql=f"{LOOPBACK}:{state.postgresql_port}" if has_postgresql else "",
+            container_host=state.container_host if is_relayed else "",
+            stack_name=STACK_NAME if state.deployed else "",
+        )
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with build.locked(self._directory / "lock"):
@@ -224,12 +331,15 @@ class LocalStack:
 
     def _state(self) -> _State | None:
         """Read the state file; None where the local AWS that it names does not run any more."""
-        try:
-            value = json.loads(self._state_file.read_text())
-        except FileNotFoundError:
-            return None
-        state = _State(**{**value, "aws": StartedProcess.from_json(value["aws"])})
-        return state if state.aws.is_running() else None
+        state = self._saved_state()
+        return state if state is not None and state.aws.is_running() else None
+
+    def _saved_state(self) -> _State | None:
+        # A file that another version has written, or half of one, is as good as none: what runs is
+        # found without it.
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+            return _State.from_json(json.loads(self._state_file.read_text(encoding="utf-8")))
+        return None
 
     def _go_on(self, state: _State, report: Report) -> bool:
         """See that PostgreSQL runs on the data that it had; False where they are gone."""
@@ -242,9 +352,7 @@ class LocalStack:
         return True
 
     def _save(self, state: _State) -> None:
-        unfinished = self._state_file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(asdict(state), indent=2) + "\n")
-        unfinished.replace(self._state_file)
+        _write(self._state_file, asdict(state))
 
     def _start(self, report: Report) -> _State:
         """Start both servers, empty: the local AWS keeps nothing, so neither does its database.
@@ -254,50 +362,78 @@ class LocalStack:
         """
         self._stop()
         settings = self._settings
+        before = self._ports_before()
         aws_port = aws_server.choose_port(
             settings.aws_port,
+            before.get("aws", settings.preferred_aws_port),
             settings.preferred_aws_port,
             what="the local AWS",
             variable=_AWS_PORT_VARIABLE,
         )
         postgresql_port = aws_server.choose_port(
             settings.postgresql_port,
+            before.get("postgresql", settings.preferred_postgresql_port),
             settings.preferred_postgresql_port,
             what="PostgreSQL",
             variable=_POSTGRESQL_PORT_VARIABLE,
         )
+        _write(self._ports_file, {"aws": aws_port, "postgresql": postgresql_port})
         report("Starting the local AWS")
-        aws = aws_server.start(
-            settings.root,
-            self._directory,
-            aws_port,
-            region=REGION,
-            extra_addresses=settings.extra_addresses,
-        )
+        aws = aws_server.start(settings.root, self._directory, aws_port, region=REGION)
         state = _State(aws=aws, aws_port=aws_port, postgresql_port=postgresql_port)
-        # Saved before anything else starts, so that `down` finds it whatever fails next.
         self._save(state)
         report("Starting PostgreSQL")
         self._postgresql(postgresql_port).start()
         return state
 
+    def _ports_before(self) -> dict[str, int]:
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+            value = json.loads(self._ports_file.read_text(encoding="utf-8"))
+            return {name: int(value[name]) for name in ("aws", "postgresql")}
+        return {}
+
     def _stop(self) -> bool:
-        running = False
-        try:
-            state = json.loads(self._state_file.read_text())
-        except FileNotFoundError:
-            state = None
+        state = self._saved_state()
+        server = self._postgresql(0 if state is None else state.postgresql_port)
+        running = server.is_running()
         if state is not None:
-            aws = StartedProcess.from_json(state["aws"])
-            running = aws.is_running()
-            aws.stop()
-            server = self._postgresql(int(state["postgresql_port"]))
-            running = server.is_running() or running
-            server.stop()
+            for process in (state.relay, state.aws):
+                if process is not None:
+                    running = process.is_running() or running
+                    process.stop()
+        server.stop()
+        # Also what nobody had the time to write down.
+        running = processes.stop_marked(self._directory) or running
         self._state_file.unlink(missing_ok=True)
-        for name in ("aws", "postgresql"):
+        for name in ("aws", "postgresql", "sam"):
             shutil.rmtree(self._directory / name, ignore_errors=True)
         return running
+
+    def _let_containers_in(self, state: _State, report: Report) -> None:
+        """Let containers reach both servers, and write what `sam local` tells functions in them."""
+        network = containers.find_network()
+        if network is None:
+            report("No Docker engine answers: only programs of this machine reach the stack")
+            return
+        is_reached = state.relay is None or state.relay.is_running()
+        if state.container_host != network.host or not is_reached:
+            if state.relay is not None:
+                state.relay.stop()
+            report(f"Letting containers in, by {network.host}")
+            ports = (state.aws_port, state.postgresql_port)
+            state.relay = self._start_relay(network, ports) if network.subnet else None
+            state.container_host = network.host
+            self._save(state)
+        sam_local.prepare(self._describe(state), self._settings.root)
+
+    def _start_relay(self, network: ContainerNetwork, ports: tuple[int, ...]) -> StartedProcess:
+        return containers.start_relay(
+            network,
+            ports,
+            environment=environment.for_programs(self._directory),
+            log=self._directory / "relay.log",
+            directory=self._directory,
+        )
 
     def _describe(self, state: _State) -> RunningStack:
         return RunningStack(
@@ -305,14 +441,11 @@ class LocalStack:
             aws_port=state.aws_port,
             postgresql_port=state.postgresql_port,
             outputs=state.outputs,
+            container_host=state.container_host,
         )
 
     def _postgresql(self, port: int) -> PostgresqlServer:
-        return PostgresqlServer(
-            self._directory / "postgresql",
-            port,
-            extra_addresses=self._settings.extra_addresses,
-        )
+        return PostgresqlServer(self._directory / "postgresql", port, stack=self._directory)
 
     def _deploy(self, state: _State, built: Path) -> None:
         running = self._describe(state)
@@ -338,7 +471,12 @@ class LocalStack:
                 *("--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"),
                 *("--parameter-overrides", *(f"{k}={v}" for k, v in overrides.items())),
             ],
-            environment=tools.environment(**running.environment(), SAM_CLI_POLL_DELAY="0.3"),
+            environment={
+                **environment.for_programs(self._directory),
+                **running.environment(),
+                "SAM_CLI_POLL_DELAY": "0.3",
+                "SAM_CLI_TELEMETRY": "0",
+            },
             log=self._directory / "sam-deploy.log",
             directory=self._directory,
             what="sam deploy",
@@ -375,8 +513,15 @@ class LocalStack:
         )
 
 
-def _port(environment: Mapping[str, str], variable: str) -> int | None:
-    value = environment.get(variable, "")
+def _write(file: Path, value: Mapping[str, Any]) -> None:
+    """Write a file at once: whoever reads it finds all of it, or what it was before."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(file)
+
+
+def _port(variables: Mapping[str, str], variable: str) -> int | None:
+    value = variables.get(variable, "")
     if not value:
         return None
     if not value.isdigit() or not 1 <= int(value) <= 65_535:  # noqa: PLR2004 - the highest port

@@ -1,0 +1,114 @@
+"""The commands about the local stack itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from provision_cli import display
+from provision_cli.demo import program as demonstration
+from provision_cli.local import environment, sam_local
+from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.sentences import CommandError
+
+app = typer.Typer()
+
+
+def _stack() -> LocalStack:
+    return LocalStack(LocalStackSettings.from_environment())
+
+
+@app.command()
+def up(
+    *,
+    containers: Annotated[
+        bool,
+        typer.Option(
+            "--containers",
+            help="Let Docker's containers on this machine reach it, as `sam local` needs.",
+        ),
+    ] = False,
+) -> None:
+    """Start the local stack, or what was killed of it, and deploy the template to it."""
+    console = Console()
+    running = demonstration.bring_up(console, for_containers=containers)
+    display.line(console, f"AWS         {running.endpoint_url} in {running.region}")
+    display.line(console, f"PostgreSQL  127.0.0.1:{running.postgresql_port}")
+    if running.container_host:
+        display.line(console, f"containers  reach both by {running.container_host}")
+    display.line(console, f"stack       {running.stack_name}")
+
+
+@app.command()
+def down() -> None:
+    """Stop the local stack and remove what it holds."""
+    stopped = _stack().down()
+    display.line(
+        Console(), "The local stack is stopped." if stopped else "The local stack was not running."
+    )
+
+
+@app.command()
+def status() -> None:
+    """Show what of the local stack runs, and where; fails unless all of it does."""
+    found = _stack().status()
+    console = Console()
+    for name, place in (
+        ("AWS", found.endpoint_url or "not running"),
+        ("PostgreSQL", found.postgresql or "not running"),
+        ("containers", found.container_host or "do not reach it; `provision up --containers`"),
+        ("stack", found.stack_name or "not deployed"),
+        ("logs", str(found.directory)),
+    ):
+        display.line(console, f"{name:<12}{place}")
+    if not found.is_complete:
+        raise CommandError(
+            "the local stack is not running, or not all of it; start it with `provision up`."
+        )
+
+
+@app.command("env")
+def show_environment(
+    *,
+    sam: Annotated[
+        bool, typer.Option("--sam", help="As the file of variables that SAM's --env-vars takes.")
+    ] = False,
+) -> None:
+    """Print what leads a shell's programs to the local stack: `eval "$(provision env)"`."""
+    running = _stack().running()
+    if sam:
+        typer.echo(json.dumps(sam_local.variables(running), indent=2))
+        return
+    for line in _exports(running):
+        typer.echo(line)
+
+
+def _exports(running: RunningStack) -> Iterator[str]:
+    """Yield lines that any shell of the POSIX kind takes."""
+    exported = {**running.environment(), "QUEUE_URL": running.outputs["QueueUrl"]}
+    # A PostgreSQL client's own settings lead nothing here: no variable names a server.
+    leading = [n for n in environment.desk_variables(os.environ) if n.startswith("AWS_")]
+    unset = sorted(name for name in leading if name not in exported)
+    if unset:
+        yield f"unset {' '.join(unset)}"
+    for name, value in exported.items():
+        yield f"export {name}={shlex.quote(value)}"
+
+
+@app.command("store-job")
+def store_job(
+    event: Annotated[Path, typer.Argument(help="A stage's event, one of events/.")],
+) -> None:
+    """Store the job that an event for `sam local invoke` is about, and its project; sends nothing.
+
+    The stages are run by whoever invokes the functions, one after another.
+    """
+    job_id = sam_local.store_job(_stack().running(), event)
+    display.line(Console(), f"job {job_id} is stored.")
