@@ -18,6 +18,15 @@ from provision_cli.sentences import CommandError
 
 _POLL_SECONDS = 0.25
 
+#: Between two columns, in characters.
+_GAP = 1
+
+#: Headings of columns whose cells are sentences, which may go on in the next line.
+_PROSE = {"reason", "note"}
+
+#: Of stages in these, what is wrong is shown in full.
+_PROBLEMS = {api.StageStatus.FAILED, api.StageStatus.RETRYING}
+
 _STATUS_STYLES = {
     "SUCCEEDED": "green",
     "DONE": "green",
@@ -50,10 +59,18 @@ def show_json(console: Console, value: Any) -> None:
         line(console, text)
 
 
+def moment(when: datetime) -> str:
+    """Return a point in time as every list shows it: in UTC, which the column's heading says."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
 def show_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows; without a terminal as columns of plain text."""
+    """Print rows; without a terminal as columns of plain text.
+
+    No word is broken, an id least of all: what does not fit a terminal goes over its edge.
+    """
     if console.is_terminal:
-        console.print(_table(headings, rows))
+        console.print(_table(console, headings, rows), crop=False, overflow="ignore", no_wrap=True)
         return
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
     for row in (headings, *rows):
@@ -92,6 +109,7 @@ def _is_over(job: api.Job) -> bool:
 
 
 def _watch_live(console: Console, job: api.Job) -> api.Job:
+    line(console, f"job {job.job_id}")
     with Live(_stages(job), console=console, refresh_per_second=8) as live:
         while not _is_over(job):
             time.sleep(_POLL_SECONDS)
@@ -178,7 +196,7 @@ def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
             job.job_type,
             job.project_id,
             job.status,
-            f"{job.created_at:%Y-%m-%d %H:%M:%S}",
+            moment(job.created_at),
             _duration(job.created_at, job.finished_at) if job.finished_at else "",
             job.error.type if job.error is not None else "",
             job.cleanup.status if job.cleanup is not None else "",
@@ -191,7 +209,7 @@ def history_rows(history: Sequence[api.HistoryEntry]) -> list[list[str]]:
     """Return what `provision history` shows of each entry."""
     return [
         [
-            f"{entry.at:%Y-%m-%d %H:%M:%S}",
+            moment(entry.at),
             entry.subject,
             entry.status,
             str(entry.attempt or ""),
@@ -208,7 +226,7 @@ def dead_letter_rows(letters: Sequence[api.DeadLetter]) -> list[list[str]]:
         [
             letter.message_id,
             letter.job_id,
-            f"{letter.at:%Y-%m-%d %H:%M:%S}",
+            moment(letter.at),
             letter.error_type,
             letter.reason or "nobody could say why",
         ]
@@ -221,7 +239,7 @@ def snapshot_rows(snapshots: Sequence[api.Snapshot]) -> list[list[str]]:
     return [
         [
             snapshot.key,
-            f"{snapshot.taken_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+            moment(snapshot.taken_at),
             f"{snapshot.size_bytes:,}",
             snapshot.server_version,
             snapshot.job_id,
@@ -240,42 +258,52 @@ def api_key_rows(keys: Sequence[api.ApiKey]) -> list[list[str]]:
             key.status
             if key.status is not api.ApiKeyStatus.ACTIVE or key.verifies_at(now)
             else "EXPIRED",
-            f"{datetime.fromisoformat(key.created_at):%Y-%m-%d %H:%M:%S}",
-            "" if not ended else f"{datetime.fromisoformat(ended):%Y-%m-%d %H:%M:%S}",
+            moment(datetime.fromisoformat(key.created_at)),
+            "" if not ended else moment(datetime.fromisoformat(ended)),
         ]
         for key in keys
         for ended in [key.revoked_at or key.expires_at]
     ]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table as wide as the terminal, or wider, where a word would be broken."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    narrowest = 0
+    for heading, *cells in zip(headings, *rows, strict=True):
+        is_prose = heading in _PROSE
+        words = [word for cell in cells for word in (cell.split() if is_prose else [cell])]
+        width = max(len(word) for word in [heading, *words])
+        table.add_column(heading, min_width=width, no_wrap=not is_prose)
+        narrowest += width + _GAP
+    table.width = max(console.width, narrowest) if narrowest > console.width else None
     for row in rows:
         table.add_row(*(Text(cell, _STATUS_STYLES.get(cell, "")) for cell in row))
     return table
 
 
 def _stages(job: api.Job) -> Group:
-    rows = _rows(job.stages)
-    if job.cleanup is not None:
-        rows += _rows(job.cleanup.stages)
+    records = [*job.stages, *(job.cleanup.stages if job.cleanup is not None else ())]
     summary = Text(
-        f"job {job.job_id}  {job.status}  {job.percent_done} %  "
-        f"{_duration(job.created_at, job.finished_at)}",
+        f"{job.status}  {job.percent_done} %  {_duration(job.created_at, job.finished_at)}",
         _STATUS_STYLES.get(job.status, ""),
     )
     if job.cleanup is not None:
         status = job.cleanup.status
         summary.append(f"  clean-up {status}", _STATUS_STYLES.get(status, ""))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("stage", "status", "attempt", "started", "took"):
+    for heading in ("stage", "status", "attempt", "started (UTC)", "took"):
         table.add_column(heading, no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in rows:
+    table.add_column(no_wrap=True)
+    for row in _rows(records):
         table.add_row(*row)
-    return Group(table, summary)
+    # Below the table, where there is room: a column of its rest would break ids.
+    problems = [
+        Text(f"{record.stage}: {_note(record)}")
+        for record in records
+        if record.status in _PROBLEMS and _note(record)
+    ]
+    return Group(table, *problems, summary)
 
 
 def _rows(records: Sequence[api.StageRecord]) -> list[list[Text]]:
@@ -284,19 +312,12 @@ def _rows(records: Sequence[api.StageRecord]) -> list[list[Text]]:
             Text(record.stage),
             Text(record.status, _STATUS_STYLES.get(record.status, "")),
             Text(_attempt(record).removeprefix("attempt ")),
-            Text(_clock(record.started_at)),
+            Text(f"{record.started_at.astimezone(UTC):%H:%M:%S}" if record.started_at else ""),
             Text(_took(record)),
-            _short_note(record),
+            Text("" if record.status in _PROBLEMS else _note(record), overflow="ellipsis"),
         ]
         for record in records
     ]
-
-
-def _short_note(record: api.StageRecord) -> Text:
-    """Return the note of a stage; on one line, as far as that goes, where all is well."""
-    if record.status is api.StageStatus.SUCCEEDED:
-        return Text(_note(record), no_wrap=True, overflow="ellipsis")
-    return Text(_note(record))
 
 
 def _attempt(record: api.StageRecord) -> str:
@@ -316,8 +337,8 @@ def _note(record: api.StageRecord) -> str:
     return record.check
 
 
-def _clock(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment.astimezone():%H:%M:%S}"
+def _clock(when: datetime | None) -> str:
+    return "" if when is None else f"{when.astimezone(UTC):%H:%M:%S} UTC"
 
 
 def _duration(start: datetime, end: datetime | None) -> str:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from provision_cli import display, local_commands, snapshots
 from provision_cli.demo import program as demonstration
+from provision_cli.ids import chosen, full_job_id, is_whole
 from provision_cli.sentences import CommandError, sentence
 from provision_cli.targets import Target
 
@@ -38,6 +39,9 @@ dlq_app = typer.Typer(help="Look at dead letters, and send them on their way aga
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(password_app, name="password")
 app.add_typer(snapshots.app, name="snapshots")
+
+#: An argument that names a job.
+JobId = Annotated[str, typer.Argument(help="Its id, or a beginning that no other job's has.")]
 
 
 @app.callback()
@@ -149,18 +153,18 @@ def enqueue(  # noqa: PLR0917 - Typer passes them by name
 
 
 @app.command()
-def watch(context: typer.Context, job_id: str) -> None:
+def watch(context: typer.Context, job_id: JobId) -> None:
     """Show a job's stages, and those of its clean-up, until it ends; fails when the job does."""
     Target.of(context).connect()
     console = Console()
-    display.show_outcome(console, display.watch(console, job_id))
+    display.show_outcome(console, display.watch(console, full_job_id(job_id)))
 
 
 @app.command()
-def cancel(context: typer.Context, job_id: str) -> None:
+def cancel(context: typer.Context, job_id: JobId) -> None:
     """Cancel a job and remove what it made; a stage that runs ends first."""
     Target.of(context).connect()
-    job = api.cancel_job(job_id)
+    job = api.cancel_job(full_job_id(job_id))
     display.line(Console(), f"job {job.job_id} is {job.status}.")
     if not job.status.is_terminal:
         display.line(
@@ -171,10 +175,10 @@ def cancel(context: typer.Context, job_id: str) -> None:
 
 
 @app.command()
-def retry(context: typer.Context, job_id: str) -> None:
+def retry(context: typer.Context, job_id: JobId) -> None:
     """Run a job that has failed, or was cancelled, again: its next attempt."""
     Target.of(context).connect()
-    job = api.retry_job(job_id)
+    job = api.retry_job(full_job_id(job_id))
     if job.status is api.JobStatus.RUNNING:
         display.line(Console(), f"job {job.job_id}: attempt {job.attempt} is under way.")
     else:
@@ -182,10 +186,10 @@ def retry(context: typer.Context, job_id: str) -> None:
 
 
 @app.command()
-def cleanup(context: typer.Context, job_id: str) -> None:
+def cleanup(context: typer.Context, job_id: JobId) -> None:
     """Remove again what a failed job has left, where its clean-up could not."""
     Target.of(context).connect()
-    job = api.repeat_cleanup(job_id)
+    job = api.repeat_cleanup(full_job_id(job_id))
     run = job.cleanup.run if job.cleanup is not None else 0
     display.line(Console(), f"job {job.job_id}: run {run} of its clean-up is under way.")
     display.line(Console(stderr=True), f"`provision watch {job.job_id}` follows it.")
@@ -208,11 +212,12 @@ def jobs(
 
 
 @app.command()
-def history(context: typer.Context, job_id: str) -> None:
+def history(context: typer.Context, job_id: JobId) -> None:
     """List what has happened to a job, oldest first."""
     Target.of(context).connect()
+    job = api.get_job(full_job_id(job_id))
     headings = ["at (UTC)", "of", "status", "attempt", "error", "note"]
-    display.show_table(Console(), headings, display.history_rows(api.get_job(job_id).history))
+    display.show_table(Console(), headings, display.history_rows(job.history))
 
 
 @keys_app.command("claim")
@@ -244,18 +249,20 @@ def list_dead_letters(context: typer.Context) -> None:
 def show_dead_letter(context: typer.Context, message_id: str) -> None:
     """Show a dead letter, as it came and why it is here."""
     Target.of(context).connect()
-    for letter in api.list_dead_letters():
-        if letter.message_id == message_id:
-            display.show_json(Console(), asdict(letter))
-            return
-    raise CommandError(f"message {message_id}: there is no such dead letter.")
+    letters = {letter.message_id: letter for letter in api.list_dead_letters()}
+    found = chosen(message_id, letters, "message")
+    if found is None:
+        raise CommandError(f"message {message_id}: there is no such dead letter.")
+    display.show_json(Console(), asdict(letters[found]))
 
 
 @dlq_app.command("redrive")
 def redrive_dead_letters(
     context: typer.Context,
     *,
-    job: Annotated[str | None, typer.Option(help="Only the letters of this job.")] = None,
+    job: Annotated[
+        str | None, typer.Option(help="Only the letters of this job: its id, or a beginning.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Run jobs again that have failed or were cancelled.")
@@ -270,6 +277,8 @@ def redrive_dead_letters(
     def tell(one: api.Redriven) -> None:
         display.line(console, f"{one.letter.message_id}  {one.note}")
 
+    if job is not None and not is_whole(job):
+        job = chosen(job, {letter.job_id for letter in api.list_dead_letters()}, "job") or job
     redriven = api.redrive_dead_letters(job, again=again, told=tell)
     if job is not None and not redriven:
         raise CommandError(f"--job: there is no dead letter of job {job}.")

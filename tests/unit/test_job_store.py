@@ -224,7 +224,10 @@ def test_a_job_completes_with_its_last_stage_in_one_transaction(core: Core) -> N
 def test_a_job_fails_with_its_errors_and_the_stage_that_was_open(core: Core) -> None:
     job = _ended(core, well=False)
 
-    assert (job.status, job.percent_done) == (JobStatus.FAILED, 100)
+    assert (job.status, job.percent_done) == (
+        JobStatus.FAILED,
+        0,
+    )  # its first stage has not ended well
     assert job.error == _error("INITIALIZING")
     assert [error.type for error in job.other_errors] == [ErrorType.CONFLICT]
     assert job.stages[0].status is StageStatus.FAILED

@@ -232,10 +232,15 @@ class Job:
 
     @property
     def percent_done(self) -> int:
-        """Stages that ended, of all stages, in percent; 100 only when the job is terminal."""
-        if self.status.is_terminal:
+        """Stages that are done, of all stages, in percent; 100 only of a job that has completed.
+
+        Of one that has failed, or was cancelled, it is what was done until then.
+        """
+        if self.status is JobStatus.COMPLETED:
             return 100
         if not self.stages:
             return 0
-        ended = sum(record.status.is_terminal for record in self.stages)
-        return min(99, 100 * ended // len(self.stages))
+        done = sum(
+            record.status in {StageStatus.SUCCEEDED, StageStatus.SKIPPED} for record in self.stages
+        )
+        return min(99, 100 * done // len(self.stages))
