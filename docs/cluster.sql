@@ -12,6 +12,10 @@ BEGIN
 END
 $$;
 
+-- Tenants make schemas of any name. The platform's sessions say this themselves; here it is said for
+-- people who log in as the platform role.
+ALTER ROLE provisioner SET search_path = pg_catalog;
+
 -- By default every role may connect to these two: a tenant must not. Only their owner can revoke
 -- it; for anyone else this is a warning and does nothing.
 REVOKE CONNECT, TEMPORARY ON DATABASE postgres, template1 FROM PUBLIC;

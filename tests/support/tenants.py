@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import Ownership
 from provisioner.provisioning.naming import Naming
 from psycopg import sql
@@ -59,6 +60,14 @@ class Tenant:
 
     def snapshot(self) -> dict[str, Any]:
         return tenant_snapshot(self.cluster, self.names)
+
+
+def refused(error_type: ErrorType, act: Callable[[], object]) -> ProvisioningError:
+    """Return the error that an act ends with, which must be of the type."""
+    with pytest.raises(ProvisioningError) as raised:
+        act()
+    assert raised.value.type is error_type
+    return raised.value
 
 
 @contextmanager

@@ -538,6 +538,7 @@ def test_a_database_without_a_marker_that_no_crash_left_stays(tenant: Tenant, ho
             c.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(database))
         if how == "without_a_role":
             owner_role = sql.Identifier(tenant.names.owner_role)
+            c.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, owner_role))
             c.execute(sql.SQL("DROP ROLE {}").format(owner_role))
 
     # Its app role has a privilege on it, and stays with it.

@@ -17,7 +17,7 @@ from provisioner.api_keys.key_format import digest, generate_api_key, key_id
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.composition.in_process import all_stages
 from provisioner.drivers import dynamodb, secrets
-from provisioner.drivers.postgresql.engine import TenantLimits
+from provisioner.drivers.postgresql.databases import TenantLimits
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_type import JobType

@@ -54,7 +54,9 @@ class DatabaseEngine(Protocol):
     def ensure_schema(self, names: TenantNames, owner: Ownership) -> None:
         """Make the schema, its grants and default privileges and the schema-version table.
 
-        One transaction. Raises CONFLICT when the schema exists and is not the owner role's.
+        One transaction. What the tenant has dropped, renamed or changed is made right again; what
+        the app role owns in the database becomes the owner role's. Raises CONFLICT when the schema
+        exists and is neither role's, or the platform's own schema is not as the platform makes it.
         """
 
     def check_database(self, names: TenantNames, password: str) -> str:
@@ -99,11 +101,16 @@ class DatabaseEngine(Protocol):
         Returns:
             Whether something that another job of the project made is still there.
 
-        Raises REMOVAL_FAILED when something that is to go is still there.
+        Raises REMOVAL_FAILED when something that is to go is still there, or a role owns something
+        in another database.
         """
 
     def check_schema(self, names: TenantNames, password: str) -> str:
-        """As the app role, read the schema version and say in one sentence what answered."""
+        """As the app role, see that a customer can work in the schema; say so in one sentence.
+
+        Raises SCHEMA_CREATION_FAILED when the session does not begin as the owner role in the
+        schema, a privilege is missing, or the version is another one.
+        """
 
 
 class Dump(Protocol):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from psycopg import sql
 
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.postgresql.engine import PLATFORM_SCHEMA
+from provisioner.drivers.postgresql.schema import PLATFORM_SCHEMA
 
 #: A line of the list: number, catalogue and object, then kind, schema, name and owner. What belongs
 #: to nobody ends with a blank.

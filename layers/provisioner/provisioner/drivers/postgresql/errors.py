@@ -21,6 +21,8 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 _CONTENTION_STATES = frozenset(
     {
         "23505",  # unique_violation, of a system catalogue
+        "2BP01",  # dependent_objects_still_exist: something has been granted meanwhile
+        "3F000",  # invalid_schema_name: it has been removed or renamed meanwhile
         "40001",  # serialization_failure
         "40P01",  # deadlock_detected
         "42710",  # duplicate_object
@@ -180,6 +182,14 @@ _CAUSE_LENGTH = 300
 def is_contention(error: psycopg.Error) -> bool:
     """Whether the same step, made again at once, is likely to succeed."""
     return error.sqlstate in _CONTENTION_STATES or _CONTENTION_TEXT in str(error)
+
+
+def conflict(kind: str, name: str) -> ProvisioningError:
+    """Return the error of an object of our name that is not ours."""
+    return failure(
+        ErrorType.CONFLICT,
+        f"A {kind} named {name} exists and is not this project's; remove or rename it.",
+    )
 
 
 def is_wrong_password(error: psycopg.Error) -> bool:

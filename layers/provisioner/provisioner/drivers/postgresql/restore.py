@@ -41,9 +41,9 @@ from provisioner.drivers.postgresql.archive import (
     read_list,
     select,
 )
-from provisioner.drivers.postgresql.engine import PLATFORM_SCHEMA
 from provisioner.drivers.postgresql.errors import type_of_text
 from provisioner.drivers.postgresql.programs import environment, installed_program, major_version
+from provisioner.drivers.postgresql.schema import PLATFORM_SCHEMA
 from provisioner.drivers.postgresql.session import (
     REQUIRED_AUTHENTICATION,
     SAFE_SEARCH_PATH,

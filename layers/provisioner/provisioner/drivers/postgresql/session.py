@@ -101,8 +101,14 @@ def lock(connection: Connection, names: TenantNames) -> None:
         connection: a session in `LOCK_DATABASE`.
         names: the tenant's.
     """
+    lock_database(connection, names.database)
+
+
+def lock_database(connection: Connection, database: str) -> None:
+    """As `lock`, by the name of the database."""
     connection.execute(
-        "SELECT pg_advisory_lock(hashtextextended(%s, 0))", ("provisioner:" + names.database,)
+        "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))",
+        ("provisioner:" + database,),
     )
 
 

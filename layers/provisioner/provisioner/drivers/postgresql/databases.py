@@ -1,0 +1,228 @@
+"""The database of a tenant: looked for, made and opened, and claimed for removal.
+
+Sources: PostgreSQL documentation, "CREATE DATABASE", "ALTER DATABASE", "Privileges", "pg_database".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.postgresql.errors import conflict
+from provisioner.drivers.postgresql.session import Connection
+from provisioner.ownership import Claim, Ownership, tags_of_comment
+
+#: Connections to a tenant's database beyond the app role's own, so that a tenant who uses all of
+#: his does not keep the platform out.
+_PLATFORM_CONNECTIONS = 3
+
+#: `datconnlimit` of a database whose DROP was interrupted. Source: PostgreSQL documentation,
+#: "pg_database".
+_INVALID_DATABASE = -2
+
+#: What a login needs for itself: sessions act as the owner role, unless something resets that.
+_APP_ROLE_PRIVILEGES = ("CONNECT", "TEMPORARY")
+
+#: What sessions of the tenant need. With CREATE come schemas, trusted extensions and publications;
+#: neither the settings of the database, nor its connection limit, nor who may connect.
+_OWNER_ROLE_PRIVILEGES = ("CREATE", "TEMPORARY")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """What a new tenant may use of the cluster.
+
+    They are set when the database is made and not again, so that an operator can change them for
+    one tenant. The time-outs are defaults: a tenant may change them for a session of his own.
+    """
+
+    #: Connections of the app role at once.
+    connections: int = 20
+    #: Milliseconds.
+    statement_timeout: int = 60_000
+    #: Milliseconds.
+    lock_timeout: int = 30_000
+    #: Milliseconds.
+    idle_in_transaction_session_timeout: int = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database as the catalogue shows it."""
+
+    is_the_platforms: bool
+    allows_connections: bool
+    connection_limit: int
+    comment: str | None
+    #: Whether PUBLIC is shut out, the tenant's roles have what they need, and the app role may act
+    #: as the owner role.
+    has_privileges: bool
+
+
+def look_for_database(
+    connection: Connection, names: TenantNames, owner: Ownership, roles: set[str]
+) -> Database | None:
+    """Return the tenant's database.
+
+    CREATE DATABASE cannot stand in a transaction, so a crash can come between it and the marker.
+    What that crash leaves is recognized: a database of the tenant's name without any comment, owned
+    by the platform role, that does not allow connections yet, and beside it both roles with this
+    project's marker. The roles are made before the database and marked in the transaction that
+    makes them, and they are looked for before this run makes any; so it was this project's run
+    that was about to make the database. Nothing is lost if it was not: what allows no connections
+    holds nothing that anyone put there.
+
+    Raises:
+        CONFLICT: it is not this project's.
+    """
+    row = connection.execute(
+        """
+        SELECT pg_catalog.pg_get_userbyid(datdba) = current_user, datallowconn, datconnlimit,
+               pg_catalog.shobj_description(oid, 'pg_database'),
+               NOT EXISTS (
+                   SELECT FROM pg_catalog.aclexplode(
+                       coalesce(datacl, pg_catalog.acldefault('d', datdba))) AS privilege
+                   WHERE privilege.grantee = 0)
+               AND ARRAY(
+                   SELECT pg_catalog.concat(rolname, ' ', privilege_type)
+                   FROM pg_catalog.aclexplode(datacl) AS privilege
+                   JOIN pg_catalog.pg_roles ON pg_roles.oid = privilege.grantee) @> %(privileges)s
+               AND EXISTS (
+                   SELECT FROM pg_catalog.pg_auth_members
+                   JOIN pg_catalog.pg_roles AS role ON role.oid = roleid
+                   JOIN pg_catalog.pg_roles AS login ON login.oid = member
+                   WHERE role.rolname = %(owner_role)s AND login.rolname = %(app_role)s)
+        FROM pg_catalog.pg_database WHERE datname = %(database)s
+        """,
+        {
+            "privileges": [
+                *(f"{names.app_role} {privilege}" for privilege in _APP_ROLE_PRIVILEGES),
+                *(f"{names.owner_role} {privilege}" for privilege in _OWNER_ROLE_PRIVILEGES),
+            ],
+            "app_role": names.app_role,
+            "owner_role": names.owner_role,
+            "database": names.database,
+        },
+    ).fetchone()
+    if row is None:
+        return None
+    found = Database(*row)
+    is_unmarked_yet = (
+        found.comment is None
+        and found.is_the_platforms
+        and not found.allows_connections
+        and roles == {names.owner_role, names.app_role}
+    )
+    if not owner.owns_comment(found.comment) and not is_unmarked_yet:
+        raise conflict("database", names.database)
+    return found
+
+
+def ensure_database(
+    connection: Connection,
+    names: TenantNames,
+    owner: Ownership,
+    limits: TenantLimits,
+    found: Database | None,
+) -> None:
+    """Make the database, or of what was found what it lacks.
+
+    Args:
+        connection: the session that holds the tenant's lock.
+        names: the tenant's; its roles exist.
+        owner: whose marker a new database gets.
+        limits: of a new database.
+        found: what `look_for_database` returned.
+    """
+    name = sql.Identifier(names.database)
+    if found is not None and found.connection_limit == _INVALID_DATABASE:
+        # Nothing but this can be done with it: an ALTER or a login ends the session.
+        connection.execute(sql.SQL("DROP DATABASE {}").format(name))
+        found = None
+    if found is None:
+        # template0 is never connected to, so that no session is in the way; to copy it by way of
+        # the log spares the whole cluster two checkpoints.
+        connection.execute(
+            sql.SQL(
+                "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' STRATEGY WAL_LOG"
+                " CONNECTION LIMIT {} ALLOW_CONNECTIONS false"
+            ).format(name, sql.Literal(limits.connections + _PLATFORM_CONNECTIONS))
+        )
+    if found is None or not found.has_privileges:
+        _grant(connection, names)
+    if found is not None and found.allows_connections:
+        return
+    for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+                name, sql.Identifier(setting), sql.Literal(getattr(limits, setting))
+            )
+        )
+    if found is None or found.comment is None:
+        connection.execute(
+            sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(owner.comment()))
+        )
+    # Opened last: whoever can connect finds a database that is hardened and marked.
+    connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+
+
+def _grant(connection: Connection, names: TenantNames) -> None:
+    """Shut PUBLIC out of the database, which a new one lets in, and let the tenant's roles in."""
+    database = sql.Identifier(names.database)
+    owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
+    for statement in (
+        sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database),
+        sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
+            sql.SQL(", ").join(map(sql.SQL, _APP_ROLE_PRIVILEGES)), database, app_role
+        ),
+        sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
+            sql.SQL(", ").join(map(sql.SQL, _OWNER_ROLE_PRIVILEGES)), database, owner_role
+        ),
+        sql.SQL("GRANT {} TO {}").format(owner_role, app_role),
+    ):
+        connection.execute(statement)
+
+
+def is_database_claimed(
+    connection: Connection, names: TenantNames, claim: Claim, roles: list[str]
+) -> bool:
+    """Whether the tenant's database is there and claimed.
+
+    One that a crash left without its marker is known by its roles, as `look_for_database` says.
+
+    Args:
+        connection: the session that holds the tenant's lock.
+        names: the tenant's.
+        claim: says by a marker whether it is claimed.
+        roles: the tenant's roles that are.
+    """
+    row = connection.execute(
+        "SELECT pg_catalog.shobj_description(oid, 'pg_database'),"
+        " pg_catalog.pg_get_userbyid(datdba) = current_user AND NOT datallowconn"
+        " FROM pg_catalog.pg_database WHERE datname = %s",
+        (names.database,),
+    ).fetchone()
+    comment, may_be_unmarked_yet = row or (None, False)
+    if comment is not None:
+        return claim(tags_of_comment(comment))
+    return bool(may_be_unmarked_yet) and set(roles) == {names.owner_role, names.app_role}
+
+
+def is_open_and_claimed(connection: Connection, names: TenantNames, claim: Claim) -> bool:
+    """Whether the tenant's database is there, claimed, and has been opened to the tenant."""
+    row = connection.execute(
+        "SELECT datallowconn, pg_catalog.shobj_description(oid, 'pg_database')"
+        " FROM pg_catalog.pg_database WHERE datname = %s",
+        (names.database,),
+    ).fetchone()
+    is_open, comment = row or (False, None)
+    return bool(is_open) and claim(tags_of_comment(comment))
+
+
+def drop_database(connection: Connection, names: TenantNames) -> None:
+    """Remove the tenant's database, with all sessions in it."""
+    connection.execute(
+        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(names.database))
+    )
