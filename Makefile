@@ -24,7 +24,7 @@ ifeq ($(shell mkdir -p "$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$${HOME:-/dev/null}/
 export UV_CACHE_DIR := $(CURDIR)/$(TOOLS)/cache
 endif
 
-.PHONY: setup bench state-machine-svg event-schemas fault-docs fault-table lock lint test build validate deploy demo up down test-stack
+.PHONY: setup bench state-machine-svg event-schemas fault-docs fault-table lock lint test test-postgresql-versions build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -50,6 +50,11 @@ lint: $(VENV)/.installed ## check style, types strictly, risky code, and look fo
 
 test: lint ## run the linters and every test
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on PostgreSQL 15 to 17 as well, and bring these
+	@versions="$$(.ci/postgresql-versions)" && for programs in $$versions; do \
+		echo "PostgreSQL of $$programs" && POSTGRESQL_BIN=$$programs $(BIN)/pytest --quiet \
+		tests/unit/test_postgresql_tenants.py tests/unit/test_postgresql_hostile.py || exit; done
 
 lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt
