@@ -29,6 +29,9 @@ from provisioner.errors import ErrorType, failure
 #: where it waits to send.
 _SESSION_OPTIONS = session_options(
     SAFE_SEARCH_PATH,
+    # Its first statements too, before it sets some of these itself, hold whatever the database has.
+    "statement_timeout=0",
+    "idle_session_timeout=0",
     "tcp_keepalives_idle=20",
     "tcp_keepalives_interval=10",
     "tcp_keepalives_count=3",
