@@ -500,6 +500,10 @@ def test_contention_with_another_transaction_is_waited_out(core: Core) -> None:
     [
         (("None", "ProvisionedThroughputExceeded"), "ProvisionedThroughputExceededException"),
         (("ThrottlingError", "None"), "ThrottlingException"),
+        (
+            ("ItemCollectionSizeLimitExceeded", "None"),
+            "ItemCollectionSizeLimitExceededException",
+        ),
         (("ConditionalCheckFailed", "ThrottlingError"), "ThrottlingException"),
         (("None",), "TransactionCanceledException"),
         ((), "TransactionCanceledException"),

@@ -48,6 +48,9 @@ class Secrets:
     def find(self) -> Secret | None:
         return secrets.find_secret(self.client, name=NAME, owner=OWNER, final=FINAL)
 
+    def claimed(self) -> Secret | None:
+        return secrets.claimed_secret(self.client, name=NAME, claim=OWNER.owns, final=FINAL)
+
     def remove(self) -> None:
         secrets.remove_secret(self.client, name=NAME, claim=OWNER.owns, final=FINAL)
 
@@ -180,21 +183,58 @@ def test_a_secret_that_was_deleted_and_is_still_read_is_waited_for(store: Secret
     error = refused(store.remove)
     assert (error.type, error.cause) == (
         ErrorType.TIMEOUT,
-        f"secret {NAME}: was deleted and is still read",
+        f"secret {NAME}: was deleted and is still there",
     )
     store.core.answers.clear()
     store.remove()
     assert store.find() is None
 
 
-@pytest.mark.parametrize("code", DELETING)
-def test_a_secret_that_is_described_and_cannot_be_read_any_more_is_removed(
-    store: Secrets, code: str
-) -> None:
+UNREADABLE = [*DELETING, "AccessDeniedException", "DecryptionFailure"]
+
+
+@pytest.mark.parametrize("code", UNREADABLE)
+def test_a_secret_that_cannot_be_read_is_removed(store: Secrets, code: str) -> None:
+    """For its removal nobody has to know the value, nor to use the key that it is under."""
     store.ensure()
     store.core.answers["secrets-manager.GetSecretValue"] = aws_error(code)
     store.remove()
-    assert store.core.changes() == ["secrets-manager.CreateSecret"]
+    assert store.find() is None
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        *((code, ErrorType.TIMEOUT) for code in DELETING),
+        ("AccessDeniedException", ErrorType.INSUFFICIENT_PERMISSIONS),
+        ("DecryptionFailure", FINAL),
+    ],
+)
+def test_a_secret_that_is_there_and_cannot_be_read_is_not_taken_for_gone(
+    store: Secrets, code: str, expected: ErrorType
+) -> None:
+    store.ensure()
+    store.core.answers["secrets-manager.GetSecretValue"] = aws_error(code)
+    assert refused(store.claimed).type is expected
+
+
+@pytest.mark.parametrize("force", [True, False], ids=["at_once", "with_a_wait"])
+def test_a_secret_that_is_deleted_while_it_is_read_is_gone(store: Secrets, *, force: bool) -> None:
+    store.ensure()
+    how = {"ForceDeleteWithoutRecovery": True} if force else {"RecoveryWindowInDays": 7}
+    store.core.answers["secrets-manager.GetSecretValue"] = meanwhile(
+        lambda: store.client.delete_secret(SecretId=NAME, **how)
+    )
+    assert store.claimed() is None
+
+
+@pytest.mark.parametrize("operation", ["DescribeSecret", "DeleteSecret"])
+def test_a_secret_that_may_not_be_looked_at_or_deleted_is_not_taken_for_gone(
+    store: Secrets, operation: str
+) -> None:
+    store.ensure()
+    store.core.answers[f"secrets-manager.{operation}"] = aws_error("AccessDeniedException")
+    assert refused(store.remove).type is ErrorType.INSUFFICIENT_PERMISSIONS
 
 
 def test_a_write_whose_answer_is_lost_is_the_truth(store: Secrets) -> None:

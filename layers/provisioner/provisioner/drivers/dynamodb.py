@@ -25,6 +25,7 @@ _CONFLICT = "TransactionConflict"
 
 #: What the other reasons are called outside transactions.
 _PLAIN_CODES = {
+    "ItemCollectionSizeLimitExceeded": "ItemCollectionSizeLimitExceededException",
     "ProvisionedThroughputExceeded": "ProvisionedThroughputExceededException",
     "ThrottlingError": "ThrottlingException",
     "ValidationError": "ValidationException",

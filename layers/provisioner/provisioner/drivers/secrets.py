@@ -239,26 +239,23 @@ def claimed_secret(
     """Return the secret of that name with its value, if it is there and claimed.
 
     Raises:
+        TIMEOUT: it is there, and is being deleted or cannot be read for another reason that passes.
         ProvisioningError: as `translated` says.
     """
     with translated(final, "read a secret of the project"):
-        try:
-            described = client.describe_secret(SecretId=name)
-        except client.exceptions.ResourceNotFoundException:
-            return None
-        # As in `find_secret`.
-        arn = described["ARN"]
-        if described.get("DeletedDate") is not None or not claim(
-            {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
-        ):
+        arn = _claimed(client, name, claim)
+        if arn is None:
             return None
         try:
             return Secret(arn, _value(client, name))
         except (
             client.exceptions.ResourceNotFoundException,
             client.exceptions.InvalidRequestException,
-        ):
-            return None  # it has been deleted meanwhile
+        ) as error:
+            # Both are said of one that was deleted meanwhile, and of others.
+            if _claimed(client, name, claim) is None:
+                return None
+            raise _being_deleted(name, error) from None
 
 
 def remove_secret(
@@ -266,20 +263,36 @@ def remove_secret(
 ) -> None:
     """Delete the secret of that name, if it is there and claimed, and see that it is gone.
 
+    Its value is not read: it may be under a key of AWS KMS that may not be used any more.
+
     Raises:
-        TIMEOUT: it was deleted and is still read.
+        TIMEOUT: it was deleted and is still there.
         ProvisioningError: as `translated` says.
     """
-    secret = claimed_secret(client, name=name, claim=claim, final=final)
-    if secret is None:
-        return
-    delete_secret(client, secret, final=final)
-    if claimed_secret(client, name=name, claim=claim, final=final) is not None:
-        raise failure(
-            ErrorType.TIMEOUT,
-            "A secret of the project is still there.",
-            f"secret {name}: was deleted and is still read",
-        )
+    with translated(final, "delete a secret of the project"):
+        arn = _claimed(client, name, claim)
+        if arn is None:
+            return
+        client.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
+        if _claimed(client, name, claim) is None:
+            return
+    raise failure(
+        ErrorType.TIMEOUT,
+        "A secret of the project is still there.",
+        f"secret {name}: was deleted and is still there",
+    )
+
+
+def _claimed(client: SecretsManagerClient, name: str, claim: Claim) -> str | None:
+    """Return the ARN of the secret of that name; None where it is gone, goes, or is unclaimed."""
+    try:
+        described = client.describe_secret(SecretId=name)
+    except client.exceptions.ResourceNotFoundException:
+        return None
+    # As in `find_secret`.
+    arn = described["ARN"]
+    tags = {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
+    return arn if described.get("DeletedDate") is None and claim(tags) else None
 
 
 def _being_deleted(name: str, error: ClientError) -> ProvisioningError:
