@@ -41,6 +41,11 @@ def lasting_tenant(cluster: PreparedCluster) -> Iterator[Tenant]:
             "CREATE TYPE pgboss.state AS ENUM ('a')",
             "DROP SCHEMA pgboss CASCADE",
         ),
+        (
+            "CREATE TABLE IF NOT EXISTS public.schema_migrations (version bigint)",
+            "SET search_path = public",
+            "CREATE TABLE t (a integer)",
+        ),
         ("CREATE SCHEMA mine AUTHORIZATION CURRENT_USER", "ALTER SCHEMA mine RENAME TO yours"),
         ("CREATE EXTENSION IF NOT EXISTS plpgsql", "CREATE EXTENSION IF NOT EXISTS citext"),
         (
@@ -95,7 +100,7 @@ def test_the_app_role_may(
 @pytest.mark.parametrize(
     "statement",
     [
-        "CREATE TABLE public.t (a integer)",
+        "DROP SCHEMA public",
         "CREATE DATABASE another",
         "CREATE ROLE another",
         "CREATE EXTENSION dblink",
@@ -201,6 +206,19 @@ def test_a_privilege_that_someone_gave_to_all_is_taken_back(tenant: Tenant) -> N
     assert tenant.snapshot() != first
     tenant.ensure()
     assert tenant.snapshot() == first
+
+
+def test_the_use_of_public_comes_back_where_it_was_taken(tenant: Tenant) -> None:
+    tenant.ensure()
+    first = tenant.snapshot()
+    for role in (tenant.names.owner_role, tenant.names.app_role):
+        with tenant.cluster.connect(tenant.names.database) as c:
+            c.execute(
+                sql.SQL("REVOKE CREATE ON SCHEMA public FROM {}").format(sql.Identifier(role))
+            )
+        assert tenant.snapshot() != first
+        tenant.ensure()
+        assert tenant.snapshot() == first
 
 
 def test_a_database_of_before_gets_the_privileges_that_it_lacks(tenant: Tenant) -> None:

@@ -57,8 +57,8 @@ class _Found:
 
     #: The owner of the tenant's schema; None where there is no such schema.
     schema_owner: str | None
-    #: Whether PUBLIC may use the schema `public`.
-    is_public_open: bool
+    #: Whether the schema `public`, where there is one, is for the tenant's roles alone to use.
+    has_public_grants: bool
     #: Schemas, and whether there are objects of any kind, that are the app role's.
     app_role_schemas: list[str]
     has_app_role_objects: bool
@@ -72,7 +72,7 @@ class _Found:
     def is_right(self, names: TenantNames) -> bool:
         return (
             self.schema_owner == names.owner_role
-            and not self.is_public_open
+            and self.has_public_grants
             and not self.has_app_role_objects
             and self.has_grants
             and self.has_version
@@ -111,10 +111,13 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
         """
         SELECT (SELECT pg_catalog.pg_get_userbyid(nspowner)
                 FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s),
-               EXISTS (
-                   SELECT FROM pg_catalog.pg_namespace,
-                               pg_catalog.aclexplode(nspacl) AS privilege
-                   WHERE nspname = 'public' AND privilege.grantee = 0),
+               NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_namespace
+                   WHERE nspname = 'public' AND (
+                       SELECT pg_catalog.count(DISTINCT (privilege.grantee, privilege_type)) <> 4
+                              OR pg_catalog.bool_or(privilege.grantee = 0)
+                       FROM pg_catalog.aclexplode(nspacl) AS privilege
+                       WHERE privilege.grantee IN (0, owner_role.oid, app_role.oid))),
                ARRAY(
                    SELECT nspname::text FROM pg_catalog.pg_namespace
                    WHERE nspowner = app_role.oid ORDER BY 1),
@@ -180,10 +183,10 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
             "A database role of the project is not there.",
             f"roles {names.owner_role} and {names.app_role}: not both are there",
         )
-    schema_owner, is_public_open, app_role_schemas, has_app_role_objects, has_grants = row
+    schema_owner, has_public_grants, app_role_schemas, has_app_role_objects, has_grants = row
     found = _Found(
         schema_owner=schema_owner,
-        is_public_open=is_public_open,
+        has_public_grants=has_public_grants,
         app_role_schemas=app_role_schemas,
         has_app_role_objects=has_app_role_objects,
         has_grants=has_grants,
@@ -281,8 +284,10 @@ def _statements(
 
     if found.schema_owner is None:
         yield sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(schema, owner_role)
-    if found.is_public_open:
+    if not found.has_public_grants:
         yield sql.SQL("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        # Some tools work in it unless they are told otherwise.
+        yield sql.SQL("GRANT ALL ON SCHEMA public TO {}, {}").format(owner_role, app_role)
     # A session of the app role acts as the owner role, unless something resets it, as poolers do
     # between two clients: what either makes, the other can use, and from the next run on, alter.
     yield sql.SQL("SET LOCAL ROLE {}").format(app_role)
