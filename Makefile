@@ -24,7 +24,10 @@ ifeq ($(shell mkdir -p "$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$${HOME:-/dev/null}/
 export UV_CACHE_DIR := $(CURDIR)/$(TOOLS)/cache
 endif
 
-.PHONY: setup bench state-machine-svg event-schemas fault-docs fault-table lock lint test test-postgresql-versions build validate deploy demo up down test-stack
+# Node's migration tools and job queues, as customers use them.
+CUSTOMER_TOOLS := $(TOOLS)/customers
+
+.PHONY: setup customer-tools bench state-machine-svg event-schemas fault-docs fault-table lock lint test test-postgresql-versions build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -38,6 +41,14 @@ $(VENV)/.installed: $(UV) requirements.txt pyproject.toml cli/sam
 	touch $@
 
 setup: $(VENV)/.installed ## create the environment
+
+$(CUSTOMER_TOOLS)/.installed: tests/customers/package.json tests/customers/package-lock.json
+	mkdir -p $(CUSTOMER_TOOLS)
+	cp $^ $(CUSTOMER_TOOLS)
+	npm ci --prefix $(CUSTOMER_TOOLS) --silent --no-audit --no-fund --ignore-scripts
+	touch $@
+
+customer-tools: $(CUSTOMER_TOOLS)/.installed ## install what tests/customers runs; needs npm
 
 lint: $(VENV)/.installed ## check style, types strictly, risky code, and look for secrets
 	$(BIN)/ruff format --check --quiet
