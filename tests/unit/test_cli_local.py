@@ -337,7 +337,7 @@ def test_a_process_that_enters_the_stack_leaves_the_desk_behind(tmp_path: Path) 
         check=True,
     ).stdout.splitlines()
 
-    assert said == ["http://127.0.0.1:4711 eu-central-1", "True []", "[]"]
+    assert said == ["http://127.0.0.1:4711 eu-central-1", "True []", "['PGSSLMODE']"]
 
 
 def test_what_a_killed_start_did_not_write_down_is_stopped_by_its_folder(tmp_path: Path) -> None:

@@ -44,6 +44,10 @@ _DOWNLOAD_PREFIX = "UV_INDEX_"
 _LIBPQ_PREFIX = "PG"
 _LEADING_PREFIXES = ("AWS_", _LIBPQ_PREFIX)
 
+#: What of libpq's leads nowhere: a login for a server that is named elsewhere, as the one that a
+#: snapshot is restored into, and how its certificates are checked.
+_LOGIN_PREFIXES = ("PGPASS", "PGSSL")
+
 _PROXY_VARIABLES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
 
 #: Names of this machine, and of its metadata service: no proxy is asked for them.
@@ -117,7 +121,8 @@ def desk_variables(environment: Mapping[str, str]) -> list[str]:
     return [
         name
         for name in environment
-        if name.startswith(_LEADING_PREFIXES) or name.upper() in _PROXY_VARIABLES
+        if name.upper() in _PROXY_VARIABLES
+        or (name.startswith(_LEADING_PREFIXES) and not name.startswith(_LOGIN_PREFIXES))
     ]
 
 
