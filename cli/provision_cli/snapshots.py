@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -44,6 +45,8 @@ def restore_snapshot(
     ] = None,
 ) -> None:
     """Restore a snapshot into an empty database: all of it, or nothing."""
+    # As Ctrl-C: what psql runs is cancelled, and nothing is left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     Target.of(context).connect()
     show_restored(Console(), api.restore_snapshot(project_id, snapshot, into=into))
 

@@ -63,6 +63,25 @@ INSERT INTO "Other one"."Ta b;le" VALUES (E'tab\tline\n\\.\n-- Name: x; Type: TA
 CREATE UNLOGGED TABLE unlogged (id integer);
 INSERT INTO unlogged VALUES (1);
 
+-- Names that would be something else to psql, or to a terminal, if anyone let them.
+CREATE TABLE "a
+\! echo hostile >&2
+\q" ("b
+\q" integer, "TO ""x"";" integer);
+GRANT SELECT ("b
+\q") ON "a
+\! echo hostile >&2
+\q" TO PUBLIC;
+CREATE POLICY "p
+\q" ON "a
+\! echo hostile >&2
+\q" TO APP USING ("TO ""x"";" > 0);
+COMMENT ON POLICY "p
+\q" ON "a
+\! echo hostile >&2
+\q" IS '
+\q';
+
 -- What is made of tables.
 CREATE VIEW shown AS SELECT id, text FROM note WHERE id < 10;
 CREATE MATERIALIZED VIEW counted AS SELECT mood, count(*) FROM note GROUP BY mood;

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -322,6 +326,45 @@ def test_what_only_a_superuser_may_have_is_left_out_and_told(
         assert connection.execute("SELECT count(*) FROM app.operators").fetchone() == (0,)
 
 
+def test_what_is_left_out_does_nothing_to_a_terminal(source: Tenant, target: Tenant) -> None:
+    with source.cluster.connect(source.names.database) as connection:
+        connection.execute("SET client_min_messages = error")
+        connection.execute('CREATE PUBLICATION "red\x1b[31m\nred" FOR ALL TABLES')
+
+    [left_out] = restore(archive_of(source), source, target).left_out
+
+    assert left_out.isprintable()
+    assert left_out.startswith("PUBLICATION - red")
+
+
+def test_rows_of_an_extension_that_belongs_to_another_stay_with_the_extension(
+    source: Tenant, target: Tenant
+) -> None:
+    """The servers of the tests have no extension with such rows: a table is made a part of one."""
+    for tenant in (source, target):
+        with tenant.cluster.connect(tenant.names.database) as connection:
+            connection.execute("CREATE SCHEMA operators; CREATE TABLE operators.known (id integer)")
+            connection.execute("CREATE EXTENSION citext SCHEMA operators")
+            connection.execute("ALTER EXTENSION citext ADD TABLE operators.known")
+            connection.execute(
+                "UPDATE pg_extension SET extconfig = ARRAY['operators.known'::regclass::oid],"
+                " extcondition = ARRAY[''] WHERE extname = 'citext'"
+            )
+    with source.cluster.connect(source.names.database) as connection:
+        user = connection.info.user
+        connection.execute("INSERT INTO operators.known VALUES (1)")
+        connection.execute(
+            f"GRANT USAGE ON SCHEMA operators TO {source.cluster.admin.user}".encode()
+        )
+        connection.execute(
+            f"GRANT SELECT ON operators.known TO {source.cluster.admin.user}".encode()
+        )
+
+    left_out = restore(archive_of(source), source, target).left_out
+
+    assert f"TABLE DATA operators known, of {user}" in left_out
+
+
 # --- All or nothing -------------------------------------------------------------------------------
 
 
@@ -346,6 +389,69 @@ def test_a_refusal_in_the_middle_leaves_nothing_and_names_the_place(
     assert "at TABLE DATA app.homely: ERROR: " in error.cause
     assert "violates check constraint" in error.cause
     assert contents_of(target) == before
+
+
+#: Restores the archive that is its standard input.
+RESTORE = """
+import sys
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.postgresql.restore import PostgresqlRestorer
+PostgresqlRestorer(sys.argv[1]).restore(sys.stdin.buffer, TenantNames(*sys.argv[2:]))
+"""
+
+
+def test_a_restore_that_is_interrupted_leaves_nothing_on_the_server_or_the_disk(
+    source: Tenant, target: Tenant, tmp_path: Path
+) -> None:
+    with source.login() as connection:
+        script = f"""
+            CREATE FUNCTION wait_elsewhere() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+                IF current_database() <> '{source.names.database}' THEN
+                    PERFORM pg_sleep(600);
+                END IF;
+                RETURN true; END $$;
+            CREATE TABLE slow (id integer CHECK (wait_elsewhere()));
+            INSERT INTO slow VALUES (1)
+        """
+        connection.execute(script.encode())
+    before = contents_of(target)
+    names = source.names
+    with (
+        tempfile.TemporaryFile() as archive,
+        target.cluster.connect() as superuser,
+    ):
+        archive.write(archive_of(source))
+        archive.flush()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", RESTORE, url_of(target)),
+                *(names.database, names.schema, names.owner_role, names.app_role),
+            ],
+            stdin=archive,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+        )
+
+        def sessions() -> list[Any]:
+            return superuser.execute(
+                "SELECT query FROM pg_stat_activity WHERE datname = %s AND usename = %s",
+                (target.names.database, target.names.app_role),
+            ).fetchall()
+
+        eventually(lambda: any(query.startswith("COPY") for (query,) in sessions()))
+        assert list(tmp_path.iterdir()) == []
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(timeout=20) != 0
+        eventually(lambda: not sessions())
+    assert contents_of(target) == before
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("part", [0.5, 0.98], ids=["half", "most"])

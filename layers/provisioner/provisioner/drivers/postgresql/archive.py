@@ -116,11 +116,15 @@ def select(archive: Archive, source: TenantNames, existing: Existing) -> Selecti
         existing: what the target has.
     """
     selection = Selection()
+    made = {entry.text for entry in archive.entries}
     for entry in archive.entries:
         is_tenants = entry.owner in {"", source.owner_role, source.app_role}
         if _is_platforms(entry, is_tenants=is_tenants) or _exists(entry, existing):
             continue
-        if not is_tenants and entry.text.startswith((*_SUPERUSERS, "ACL ", "DEFAULT ACL ")):
+        if not is_tenants and (
+            entry.text.startswith((*_SUPERUSERS, "ACL ", "DEFAULT ACL "))
+            or _is_data_of_extension(entry, made)
+        ):
             selection.left_out.append(f"{entry.text}, of {entry.owner}")
         elif _LATER.match(entry.text):
             selection.later.append(entry)
@@ -137,6 +141,14 @@ def _is_platforms(entry: Entry, *, is_tenants: bool) -> bool:
     return not is_tenants and bool(
         re.match(own, entry.text) or re.match(r"(?:ACL|COMMENT) - SCHEMA public$", entry.text)
     )
+
+
+def _is_data_of_extension(entry: Entry, made: Collection[str]) -> bool:
+    """Whether it is what somebody put into an extension's table, which comes with the extension."""
+    for data, kind in (("TABLE DATA ", "TABLE "), ("SEQUENCE SET ", "SEQUENCE ")):
+        if entry.text.startswith(data):
+            return kind + entry.text.removeprefix(data) not in made
+    return False
 
 
 def _exists(entry: Entry, existing: Existing) -> bool:

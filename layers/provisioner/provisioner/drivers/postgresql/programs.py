@@ -40,8 +40,9 @@ _SESSION_OPTIONS = session_options(
     "client_connection_check_interval=1s",
 )
 
-#: Of the caller's environment, what leads libpq to a root certificate, as it leads the engine's.
-_KEPT_VARIABLES = ("HOME", "PGSSLROOTCERT")
+#: Of the caller's environment, what leads libpq to a root certificate, as it leads the engine's: a
+#: file of its own, or OpenSSL's.
+_KEPT_VARIABLES = ("HOME", "PGSSLROOTCERT", "SSL_CERT_DIR", "SSL_CERT_FILE")
 
 
 def installed_program(name: str, final: ErrorType) -> Path:

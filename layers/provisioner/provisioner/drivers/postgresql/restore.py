@@ -16,9 +16,9 @@ Sources: PostgreSQL documentation, "pg_restore", "psql", "Role Attributes", "Pre
 from __future__ import annotations
 
 import bisect
-import contextlib
 import re
 import secrets
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -63,6 +63,9 @@ _NAMED_OBJECTS = 3
 
 #: Characters of a program's own words that are kept.
 _CAUSE_LENGTH = 300
+
+#: Seconds that psql gets to cancel what it runs.
+_STOP_SECONDS = 5.0
 
 #: The first and the last of the settings that begin a script.
 _FIRST_SETTING = b"SET statement_timeout = 0;\n"
@@ -282,7 +285,7 @@ class PostgresqlRestorer:
                 psql.write(f"{statement};\n".encode(errors="surrogateescape"))
             psql.write(b"COMMIT;\n", "the end")
             psql.end()
-        return Restored(target.host, target.port, target.database, tuple(left_out))
+        return Restored(target.host, target.port, target.database, tuple(map(_printable, left_out)))
 
     def _look(self) -> _Target:
         def look() -> _Target:
@@ -409,13 +412,18 @@ def _refuse_contents(connection: Connection) -> None:
     rows = connection.execute(_CONTENTS, {"platform": PLATFORM_SCHEMA}).fetchall()
     if not rows:
         return
-    named = ", ".join(text for (text,) in rows[:_NAMED_OBJECTS])
+    named = ", ".join(_printable(text) for (text,) in rows[:_NAMED_OBJECTS])
     more = len(rows) - _NAMED_OBJECTS
     raise failure(
         _FINAL,
         f"The database {connection.info.dbname} is not empty: it holds {named}"
         f"{f' and {more} more' if more > 0 else ''}; empty it, or restore into another.",
     )
+
+
+def _printable(text: str) -> str:
+    """Return a text that does nothing to a terminal: its names are a tenant's."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _settings(settings: bytes, server_version: int, search_path: str) -> bytes:
@@ -499,7 +507,7 @@ def _output(process: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[byt
         raise failure(
             _FINAL,
             "The snapshot cannot be read, so nothing of it is restored.",
-            f"pg_restore ended with {code}: {_last_line(errors)}"[:_CAUSE_LENGTH],
+            _printable(f"pg_restore ended with {code}: {_last_line(errors)}")[:_CAUSE_LENGTH],
         )
 
 
@@ -533,6 +541,7 @@ class _Psql:
                 *("--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse", "--set=SHOW_CONTEXT=never"),
             ],
             env=environment,
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -551,10 +560,14 @@ class _Psql:
         _traceback: TracebackType | None,
     ) -> None:
         """Stop psql where it still runs: what has not been committed is undone."""
-        self._process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
-        self._process.wait()
+        # It cancels the statement that runs, which the server would end otherwise.
+        self._process.send_signal(signal.SIGINT)
+        self._stdin.close()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._errors.close()
 
     def write(self, script: bytes, part: str = "") -> None:
@@ -576,8 +589,10 @@ class _Psql:
             name, kind, schema = (text.decode(errors="replace") for text in heading.groups())
             self._parts.append((self._lines + 1, f"{kind} {schema}.{name}".replace("-.", "")))
         self._lines += script.count(b"\n", begin)
+        rest = memoryview(script)
         try:
-            self._stdin.write(script)
+            while rest:
+                rest = rest[self._stdin.write(rest) :]
         except BrokenPipeError:
             raise self._failure() from None
 
@@ -587,8 +602,7 @@ class _Psql:
         Raises:
             ProvisioningError: psql has not ended well.
         """
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
+        self._stdin.close()
         if self._process.wait() != 0:
             raise self._failure()
 
@@ -606,7 +620,7 @@ class _Psql:
             error_type,
             _SENTENCES.get(error_type, "The database refused the snapshot")
             + ", so nothing of it is restored.",
-            f"psql ended with {code}{where}: {said}"[:_CAUSE_LENGTH],
+            _printable(f"psql ended with {code}{where}: {said}")[:_CAUSE_LENGTH],
         )
 
     def _part(self, line: int) -> str:
