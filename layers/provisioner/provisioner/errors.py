@@ -102,7 +102,7 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
     ),
     ErrorType.SNAPSHOT_FAILED: ErrorRule(
         retryable=False,
-        remedy="Read the technical cause; or dump it yourself and do without final_snapshot.",
+        remedy="Do what the message says; or dump it yourself and do without final_snapshot.",
     ),
     ErrorType.DATABASE_CHANGE_FAILED: ErrorRule(
         retryable=False, remedy="Read the technical cause; the login or its secret needs a look."
@@ -136,7 +136,8 @@ class ProvisioningError(Exception):
 
     Attributes:
         type: the error type.
-        message: one sentence that is safe to show a customer: it holds no secret, no host, no SQL.
+        message: one sentence that is safe to show a customer: it holds no secret, no host, and of
+            SQL only what the reader is to type.
         cause: what an operator needs to know (a code and a text), without secrets; may be empty.
     """
 
