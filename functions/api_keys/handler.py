@@ -5,7 +5,8 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from provisioner import cold_start
 from provisioner.composition import api_keys
-from provisioner.runtime.observability import logger, metrics, tracer
+from provisioner.runtime.observability import logger, metrics
+from provisioner.runtime.tracing import tracer
 
 RUN = api_keys.build()
 cold_start.end()

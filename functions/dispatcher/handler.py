@@ -6,7 +6,8 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from provisioner import cold_start
 from provisioner.composition import dispatcher
-from provisioner.runtime.observability import logger, metrics, tracer
+from provisioner.runtime.observability import logger, metrics
+from provisioner.runtime.tracing import tracer
 
 DISPATCH = dispatcher.build()
 cold_start.end()

@@ -396,7 +396,11 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
             "retry it, or rotate the keys again."
         )
     now = utc_now()
-    keys = [text for text, key in stored.items() if key is not None and key.verifies_at(now)]
+    keys = [
+        text
+        for text, key in stored.items()
+        if key is not None and key.project_id == project_id and key.verifies_at(now)
+    ]
     if not keys:
         raise ApiKeysNotClaimableError(
             f"project {project_id}: its newest keys were all revoked before they were claimed; "
@@ -445,12 +449,14 @@ def verify_api_key(plaintext: str) -> ApiKey | None:
 
     The checksum is tried first, so that a made-up key costs no read. A key that is found costs a
     second one, of its project: that says at once, and for every key, that it is being removed.
+    An answer that is another question's verifies nothing.
     """
     settings = current_settings()
-    key = _api_keys(settings).verify(plaintext)
-    if key is None:
+    try:
+        key = _api_keys(settings).verify(plaintext)
+        project = None if key is None else _projects(settings).get(key.project_id)
+    except ProvisioningError:
         return None
-    project = _projects(settings).get(key.project_id)
     return None if project is None or project.status.is_being_removed else key
 
 

@@ -86,7 +86,12 @@ class ApiKeyStore:
             KeyConditionExpression="key_id = :key_id",
             ExpressionAttributeValues=dynamodb.to_item({":key_id": key_id}),
         )["Items"]
-        return self.get(dynamodb.from_item(items[0])["digest"]) if items else None
+        if not items:
+            return None
+        key = self.get(dynamodb.from_answer(items[0], {"key_id": key_id})["digest"])
+        if key is not None and key.key_id != key_id:
+            raise dynamodb.other_answer("key_id")
+        return key
 
     def make_only(
         self, project_id: str, keys: Sequence[ApiKey], condition: TransactWriteItemTypeDef
@@ -193,7 +198,11 @@ class ApiKeyStore:
             KeyConditionExpression="project_id = :project_id",
             ExpressionAttributeValues=dynamodb.to_item({":project_id": project_id}),
         )
-        return [_to_key(dynamodb.from_item(item)) for page in pages for item in page["Items"]]
+        return [
+            _to_key(dynamodb.from_answer(item, {"project_id": project_id}))
+            for page in pages
+            for item in page["Items"]
+        ]
 
     def verify(self, plaintext: str) -> ApiKey | None:
         """Find the key that a caller presents; None where it is not one of ours.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import random
 import time
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
+
+from provisioner.errors import ErrorType, ProvisioningError, failure
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -65,6 +68,39 @@ def to_item(values: Mapping[str, Any]) -> dict[str, Any]:
 def from_item(item: Mapping[str, Any]) -> dict[str, Any]:
     """Deserialize an item; whole numbers come back as int."""
     return {name: _plain(_DESERIALIZER.deserialize(value)) for name, value in item.items()}
+
+
+def from_answer(item: Mapping[str, Any], asked: Mapping[str, str]) -> dict[str, Any]:
+    """Deserialize an item that was asked for.
+
+    Args:
+        item: what DynamoDB answers.
+        asked: the attributes that it was asked for by.
+
+    Raises:
+        NETWORK_ERROR: it is another item: an answer to another question.
+    """
+    found = from_item(item)
+    for name, value in asked.items():
+        if not _is_same(found.get(name), value):
+            raise other_answer(name)
+    return found
+
+
+def _is_same(found: object, asked: str) -> bool:
+    """Compare in constant time: an attribute may be a secret's digest."""
+    return isinstance(found, str) and hmac.compare_digest(
+        found.encode(errors="surrogatepass"), asked.encode(errors="surrogatepass")
+    )
+
+
+def other_answer(name: str) -> ProvisioningError:
+    """Make the error of an answer to another question, by the attribute that tells."""
+    return failure(
+        ErrorType.NETWORK_ERROR,
+        "The database answered another question; ask again.",
+        f"DynamoDB: an item of another {name}",
+    )
 
 
 def _storable(value: Any) -> Any:
@@ -230,8 +266,12 @@ def is_key(value: str) -> bool:
 
 
 def get(client: DynamoDBClient, table: str, key: Mapping[str, str]) -> dict[str, Any] | None:
-    """Read one item consistently; None where there is none."""
+    """Read one item consistently; None where there is none.
+
+    Raises:
+        NETWORK_ERROR: the answer holds another item.
+    """
     if not all(map(is_key, key.values())):
         return None
     item = client.get_item(TableName=table, Key=to_item(key), ConsistentRead=True).get("Item")
-    return None if item is None else from_item(item)
+    return None if item is None else from_answer(item, key)

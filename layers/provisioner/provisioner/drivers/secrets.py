@@ -114,6 +114,7 @@ def find_secret(
             return None
         # Before the marker: an answer that describes nothing is not a secret of someone else.
         arn = described["ARN"]
+        _check_answer(described, name)
         if not owner.owns({tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}):
             raise failure(
                 ErrorType.CONFLICT,
@@ -291,6 +292,7 @@ def _claimed(client: SecretsManagerClient, name: str, claim: Claim) -> str | Non
         return None
     # As in `find_secret`.
     arn = described["ARN"]
+    _check_answer(described, name)
     tags = {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
     return arn if described.get("DeletedDate") is None and claim(tags) else None
 
@@ -311,9 +313,34 @@ def _value(client: SecretsManagerClient, secret_id: str, **version: str) -> dict
     which = version or {"VersionStage": _CURRENT}
     found = client.get_secret_value(SecretId=secret_id, **which)
     value: dict[str, Any] = json.loads(found["SecretString"])
+    _check_answer(found, secret_id)
+    if found["VersionId"] != version.get("VersionId", found["VersionId"]):
+        raise _other_answer("version")
     return value
 
 
+def _check_answer(answer: Mapping[str, Any], secret_id: str) -> None:
+    """Refuse an answer that tells of another secret.
+
+    A secret is asked for by its name, or its ARN, or its ARN without a hyphen and the six
+    characters that AWS adds to the name. Source: AWS Secrets Manager User Guide, "What's in a
+    secret".
+    """
+    arn = answer["ARN"]
+    if secret_id not in {answer["Name"], arn, arn[:-7]}:
+        raise _other_answer("secret")
+
+
+def _other_answer(of: str) -> ProvisioningError:
+    return failure(
+        ErrorType.NETWORK_ERROR,
+        "AWS answered another question while we tried to read a secret.",
+        f"Secrets Manager: an answer of another {of}",
+    )
+
+
 def _current_version(client: SecretsManagerClient, secret: Secret) -> str:
-    versions = client.describe_secret(SecretId=secret.arn)["VersionIdsToStages"]
+    described = client.describe_secret(SecretId=secret.arn)
+    versions = described["VersionIdsToStages"]
+    _check_answer(described, secret.arn)
     return next(version for version, stages in versions.items() if _CURRENT in stages)

@@ -176,9 +176,16 @@ class Executions:
 
     def _describe(self, arn: str) -> dict[str, Any] | None:
         try:
-            return dict(self._client.describe_execution(executionArn=arn))
+            described = dict(self._client.describe_execution(executionArn=arn))
         except self._client.exceptions.ExecutionDoesNotExist:
             return None
+        if described["executionArn"] != arn:
+            raise failure(
+                ErrorType.NETWORK_ERROR,
+                "AWS answered another question while we tried to look at an execution.",
+                "Step Functions: an execution of another ARN",
+            )
+        return described
 
 
 def _job_input(job: NewJob | Job, attempt: int) -> dict[str, Any]:

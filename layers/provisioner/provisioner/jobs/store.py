@@ -157,7 +157,7 @@ class JobStore:
             ConsistentRead=True,
         )
         for page in pages:
-            items += [dynamodb.from_item(item) for item in page["Items"]]
+            items += [dynamodb.from_answer(item, {"job_id": job_id}) for item in page["Items"]]
         head = next((item for item in items if item["record"] == _JOB), None)
         if head is None:
             raise JobNotFoundError(f"job {job_id}: no such job is stored.")
@@ -189,7 +189,9 @@ class JobStore:
             ScanIndexForward=False,
         )
         return [
-            _to_job(dynamodb.from_item(item), {}, []) for page in pages for item in page["Items"]
+            _to_job(dynamodb.from_answer(item, {"project_id": project_id}), {}, [])
+            for page in pages
+            for item in page["Items"]
         ]
 
     def list_all(self) -> list[Job]:
@@ -201,7 +203,9 @@ class JobStore:
             ExpressionAttributeValues=dynamodb.to_item({":job": _JOB}),
         )
         jobs = [
-            _to_job(dynamodb.from_item(item), {}, []) for page in pages for item in page["Items"]
+            _to_job(dynamodb.from_answer(item, {"record": _JOB}), {}, [])
+            for page in pages
+            for item in page["Items"]
         ]
         return sorted(jobs, key=lambda job: job.created_at, reverse=True)
 
@@ -217,7 +221,8 @@ class JobStore:
             ExpressionAttributeNames={"#unfinished": _UNFINISHED},
             ExpressionAttributeValues=dynamodb.to_item({":yes": "yes"}),
         )
-        return [str(item["job_id"]["S"]) for page in pages for item in page["Items"]]
+        items = [item for page in pages for item in page["Items"]]
+        return [str(dynamodb.from_answer(item, {_UNFINISHED: "yes"})["job_id"]) for item in items]
 
     def stage(self, job_id: str, stage: str) -> StageRecord | None:
         """Read one stage; None where it has not started."""

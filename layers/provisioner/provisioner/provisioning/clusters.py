@@ -45,15 +45,22 @@ class ClusterCatalogue:
         """Return the clusters of a region; none where it is not served.
 
         Raises:
+            NETWORK_ERROR: the answer is of another parameter.
             DATABASE_CREATION_FAILED: the parameter is not what it must be; the message names it.
         """
         name = f"{self._prefix}/{region}/{engine}"
         try:
-            value = self._client.get_parameter(Name=name)["Parameter"]["Value"]
+            parameter = self._client.get_parameter(Name=name)["Parameter"]
         except self._client.exceptions.ParameterNotFound:
             return []
+        if parameter["Name"] != name:
+            raise failure(
+                ErrorType.NETWORK_ERROR,
+                "AWS answered another question while we tried to read the database clusters.",
+                "Systems Manager: a parameter of another name",
+            )
         try:
-            return _CLUSTERS.validate_json(value)
+            return _CLUSTERS.validate_json(parameter["Value"])
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"])

@@ -306,7 +306,9 @@ class ProjectStore(ProjectReader):
             FilterExpression="locked_by = :job",
             ExpressionAttributeValues=dynamodb.to_item({":job": job_id}),
         )
-        held = [self.get(str(item["project_id"]["S"])) for page in pages for item in page["Items"]]
+        items = [item for page in pages for item in page["Items"]]
+        found = [dynamodb.from_answer(item, {"locked_by": job_id}) for item in items]
+        held = [self.get(item["project_id"]) for item in found]
         return [p.project_id for p in held if p is not None and self._release(p, job_id)]
 
     def _release(self, project: Project, job_id: str) -> bool:

@@ -1,8 +1,16 @@
-"""One session a process, one client per service and region."""
+"""Every session, client and connection to AWS of this process: made here, at the first call.
+
+A process that is forked shares the open connections of the one before: each would read answers to
+the other's questions. So what is made here belongs to the process that made it, and what a module
+holds is a handle, which finds this process's own client at each use. Source: boto3 documentation,
+"Multithreading or multiprocessing with clients".
+"""
 
 from __future__ import annotations
 
-from functools import cache
+import os
+import threading
+from dataclasses import dataclass
 from typing import Any
 
 import boto3
@@ -20,27 +28,77 @@ _CONFIG = Config(
 )
 
 
-@cache
+class _Provider:
+    """The session of a process, and its clients, each made once however many threads ask."""
+
+    def __init__(self) -> None:
+        # A thread that makes a client asks for the session meanwhile.
+        self._lock = threading.RLock()
+        self._session: boto3.Session | None = None
+        self._clients: dict[tuple[str, str | None], Any] = {}
+
+    def session(self) -> boto3.Session:
+        with self._lock:
+            if self._session is None:
+                self._session = boto3.Session()
+            return self._session
+
+    def client(self, service: str, region: str | None) -> Any:
+        key = service, region
+        # Sessions are not safe in threads, clients are. Source: boto3 documentation, as above.
+        if key not in self._clients:
+            with self._lock:
+                if key not in self._clients:
+                    make: Any = self.session().client  # its stubs list the literal name of each
+                    made = make(service, region_name=region, config=_CONFIG)
+                    answers.watch(made)
+                    self._clients[key] = made
+        return self._clients[key]
+
+
+#: By the process that made it. A parent's stays here, unused: were it closed, that would wait for
+#: ever for locks that threads of the parent held.
+_providers: dict[int, _Provider] = {}
+
+
+def _provider() -> _Provider:
+    # By its number too, since not all that fork call Python's hooks: uWSGI does where it is told to
+    # (`py-call-osafterfork`).
+    process = os.getpid()
+    return _providers.get(process) or _providers.setdefault(process, _Provider())
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """A client of a service, of whichever process uses it."""
+
+    _service: str
+    _region: str | None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_provider().client(self._service, self._region), name)
+
+
 def session() -> boto3.Session:
     """Return the session that every client of this process shares."""
-    return boto3.Session()
+    return _provider().session()
 
 
-@cache
 def client(service: str, region: str | None = None) -> Any:
-    """Return the client of a service.
+    """Return the client of a service, which may be held across a fork.
 
     Args:
         service: botocore's name of the service.
         region: where it is called; the session's region when left out.
     """
-    make: Any = session().client  # its stubs list the literal name of every service
-    made = make(service, region_name=region, config=_CONFIG)
-    answers.watch(made)
-    return made
+    _provider().client(service, region)
+    return _Client(service, region)
 
 
 def reset() -> None:
     """Forget the session and its clients, so that the next call reads the environment anew."""
-    session.cache_clear()
-    client.cache_clear()
+    _providers.pop(os.getpid(), None)
+
+
+# The number of a process is given to another once it has ended, and in a new namespace at once.
+os.register_at_fork(after_in_child=reset)

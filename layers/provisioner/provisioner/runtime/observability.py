@@ -1,19 +1,14 @@
-"""The logger, the metrics and the tracer of every process.
-
-Tracing is not auto-patched: patching imports every library that the X-Ray SDK knows and costs more
-than the rest of a function's start.
-"""
+"""The logger and the metrics of every process."""
 
 import logging
 
-from aws_lambda_powertools import Logger, Metrics, Tracer
+from aws_lambda_powertools import Logger, Metrics
 
 # At every start it says where it found credentials and endpoints: lines of no job.
 logging.getLogger("botocore").setLevel(logging.WARNING)
 
 logger = Logger(log_uncaught_exceptions=False)
 metrics = Metrics()
-tracer = Tracer(auto_patch=False)
 
 
 def measure_by(**dimensions: str) -> None:

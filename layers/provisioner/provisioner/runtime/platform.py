@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 
+from provisioner.errors import ErrorType, failure
 from provisioner.runtime import aws
 from provisioner.runtime.settings import (
     ApiKeysSettings,
@@ -63,12 +64,19 @@ def connect_to_stack(stack_name: str, region: str | None = None) -> PlatformSett
         region: where it is deployed; the process's own region when left out.
 
     Raises:
+        NETWORK_ERROR: the answer is of another stack.
         botocore.exceptions.ClientError: there is no such stack, or it may not be described.
     """
     if region is not None:
         os.environ["AWS_DEFAULT_REGION"] = region
         aws.reset()
     stack = aws.client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"][0]
+    if stack_name not in {stack["StackName"], stack["StackId"]}:
+        raise failure(
+            ErrorType.NETWORK_ERROR,
+            "AWS answered another question while we tried to read the stack; ask again.",
+            "CloudFormation: a stack of another name",
+        )
     settings = settings_of({o["OutputKey"]: o["OutputValue"] for o in stack.get("Outputs", [])})
     connect(settings)
     return settings
