@@ -563,14 +563,14 @@ def test_the_function_of_projects_buckets_has_no_right_to_the_bucket_of_snapshot
 
 def test_the_function_of_projects_buckets_works_on_none_of_another_account() -> None:
     """Whoever guesses the name of a bucket can have it first, and open it to us."""
-    found = 0
+    found = []
     for statement in policies_of(ROLES["ServicesRole"])[0]["PolicyDocument"]["Statement"]:
         if statement["Effect"] == "Allow" and "${ResourcePrefix}-*" in str(statement["Resource"]):
-            found += 1
+            found.append(statement["Sid"])
             assert statement["Condition"] == {
                 "StringEqualsIfExists": {"aws:ResourceAccount": {"Ref": "AWS::AccountId"}}
             }, statement["Sid"]
-    assert found == 3
+    assert {"KeepBuckets", "LookIntoBuckets", "EmptyBuckets"} <= set(found)
 
 
 def test_statements_say_why_they_are_there() -> None:

@@ -496,8 +496,10 @@ def test_second_factors_that_cannot_be_set_again_are_told_of(auth: Auth) -> None
         ErrorType.SERVICE_REGISTRATION_FAILED,
         "The user pool's multi-factor authentication may have been reset; set it again.",
     )
-    assert pool.pool_id in error.cause
-    assert "SoftwareTokenMfaConfiguration" in error.cause
+    assert error.cause == (
+        f"user pool {pool.pool_id}: was ON, with SoftwareTokenMfaConfiguration; "
+        "SetUserPoolMfaConfig: TooManyRequestsException"
+    )
 
 
 def test_a_client_whose_refresh_tokens_rotate_keeps_that(auth: Auth) -> None:

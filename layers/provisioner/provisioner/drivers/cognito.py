@@ -279,10 +279,7 @@ def _restore_mfa(
     """
     wanted = update_input(client, "SetUserPoolMfaConfig", before, {})
     if wanted.get("MfaConfiguration", _NO_MFA) == _NO_MFA:
-        # Cognito refuses a factor beside that there is none.
-        wanted = {
-            n: wanted[n] for n in wanted if n in ("MfaConfiguration", "WebAuthnConfiguration")
-        }
+        return  # An update has nothing to reset.
     try:
         after = client.get_user_pool_mfa_config(UserPoolId=pool_id)
         if drifted(after, wanted, untold=True):
@@ -291,7 +288,8 @@ def _restore_mfa(
         raise failure(
             ErrorType.SERVICE_REGISTRATION_FAILED,
             "The user pool's multi-factor authentication may have been reset; set it again.",
-            f"user pool {pool_id}: was {', '.join(sorted(wanted))}; {short_cause(error)}",
+            f"user pool {pool_id}: was {wanted.pop('MfaConfiguration')}, "
+            f"with {', '.join(sorted(wanted))}; {short_cause(error)}",
         ) from None
 
 
