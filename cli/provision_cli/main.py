@@ -40,6 +40,9 @@ app.add_typer(dlq_app, name="dlq")
 app.add_typer(password_app, name="password")
 app.add_typer(snapshots.app, name="snapshots")
 
+#: Seconds in which the dispatcher, started anew, has stored the job of a message.
+_APPEARS_SECONDS = 15.0
+
 #: An argument that names a job.
 JobId = Annotated[str, typer.Argument(help="Its id, or a beginning that no other job's has.")]
 
@@ -157,7 +160,10 @@ def watch(context: typer.Context, job_id: JobId) -> None:
     """Show a job's stages, and those of its clean-up, until it ends; fails when the job does."""
     Target.of(context).connect()
     console = Console()
-    display.show_outcome(console, display.watch(console, full_job_id(job_id)))
+    # The job of a message that was sent a moment ago is stored by the dispatcher.
+    appears_within = _APPEARS_SECONDS if is_whole(job_id) else 0.0
+    job = display.watch(console, full_job_id(job_id), appears_within=appears_within)
+    display.show_outcome(console, job)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from provisioner.provisioning.result import (
     ProvisionProjectResult,
     SnapshotResult,
 )
+from support import readme
 from support.pages import Page, doubled, read_pages
 from support.project import ROOT, STATE_MACHINES
 
@@ -120,6 +121,24 @@ Both need a gateway for traces. The bucket comes with the stack, and stays.
 )
 def test_what_stands_in_a_page_twice_is_found(text: str) -> None:
     assert doubled(Page(ROOT / "README.md", text))
+
+
+def test_every_command_of_the_readme_is_run_or_named_with_the_reason() -> None:
+    assert {fence.language for fence in readme.readme().fences} == readme.LANGUAGES
+    typed = [readme.plain(c) for block in readme.blocks("sh") for c in readme.commands(block)]
+    assert set(readme.NOT_RUN) <= set(typed)
+    script = readme.script()
+    for block in (*readme.blocks("sh"), *readme.blocks("python")):
+        for command in readme.commands(block) if block in readme.blocks("sh") else [block]:
+            is_run = command in script
+            assert is_run is (readme.plain(command) not in readme.NOT_RUN), command
+
+
+def test_ci_runs_what_the_readme_runs() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert "make test" in lines
+    assert any(line.startswith("git clone ") for line in lines)
+    assert '(cd "$clone" && .venv/bin/pytest tests/readme)' in lines
 
 
 def test_the_licence_is_the_one_that_is_named() -> None:
