@@ -300,8 +300,12 @@ def test_the_public_api_creates_and_reads_projects() -> None:
     created = api.create_project("shop", owner_id="ada")
 
     assert api.get_project("shop") == created
-    with pytest.raises(api.ProjectExistsError):
-        api.create_project("shop")
+    assert api.create_project("shop", owner_id="ada") == created
+    for other in ({}, {"owner_id": "grace"}, {"owner_id": "ada", "organization_id": "acme"}):
+        with pytest.raises(api.ProjectExistsError):
+            api.create_project("shop", **other)
+    api.protect_project("shop", enabled=True)
+    assert api.create_project("shop", owner_id="ada").deletion_protection
     with pytest.raises(api.ProjectNotFoundError, match="another"):
         api.get_project("another")
     for wrong in ({"project_id": "../x"}, {"project_id": "abc", "owner_id": "two words"}):

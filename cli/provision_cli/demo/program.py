@@ -62,9 +62,10 @@ def _new_project() -> str:
     while True:
         project_id = f"demo-{number}"
         try:
+            api.get_project(project_id)
+        except api.ProjectNotFoundError:
             return api.create_project(project_id).project_id
-        except api.ProjectExistsError:
-            number += 1
+        number += 1
 
 
 def _next_commands(project_id: str) -> list[str]:

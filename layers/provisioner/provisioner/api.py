@@ -297,22 +297,33 @@ def wait_for_job(job_id: str, timeout: float) -> Job:
 def create_project(
     project_id: str, *, owner_id: str | None = None, organization_id: str | None = None
 ) -> Project:
-    """Store a new project, to be provisioned by a job.
+    """Store a new project, to be provisioned by a job; doing it twice is as good as once.
+
+    Returns:
+        the project, as it is by now: also where it was created before, for the same two.
 
     Raises:
         INVALID_PAYLOAD: an id is not of its pattern.
-        ProjectExistsError: there is a project of that id.
+        ProjectExistsError: there is a project of that id, of another owner or organization.
     """
     new = validate_payload(
         NewProject,
         {"project_id": project_id, "owner_id": owner_id, "organization_id": organization_id},
     )
-    return _projects(current_settings()).create(
-        new.project_id,
-        owner_id=new.owner_id,
-        organization_id=new.organization_id,
-        created_at=utc_now(),
-    )
+    projects = _projects(current_settings())
+    try:
+        return projects.create(
+            new.project_id,
+            owner_id=new.owner_id,
+            organization_id=new.organization_id,
+            created_at=utc_now(),
+        )
+    except ProjectExistsError:
+        existing = projects.get(new.project_id)
+        asked = (new.owner_id, new.organization_id)
+        if existing is None or (existing.owner_id, existing.organization_id) != asked:
+            raise
+        return existing
 
 
 def get_project(project_id: str) -> Project:
