@@ -21,7 +21,6 @@ from provisioner.drivers.postgresql.programs import installed_program
 from provisioner.drivers.postgresql.restore import PostgresqlRestorer, Restored
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.errors import ErrorType, ProvisioningError
-from psycopg import sql
 from support.postgresql import PreparedCluster
 from support.tenant_contents import ROWS, fill
 from support.tenants import PASSWORD, Tenant, tenants
@@ -95,12 +94,6 @@ def contents_of(tenant: Tenant) -> list[Any]:
 
 def prepared(tenant: Tenant) -> Tenant:
     tenant.ensure()
-    with tenant.cluster.connect() as connection:
-        connection.execute(
-            sql.SQL("GRANT CREATE, TEMPORARY ON DATABASE {} TO {}").format(
-                sql.Identifier(tenant.names.database), sql.Identifier(tenant.names.owner_role)
-            )
-        )
     return tenant
 
 
