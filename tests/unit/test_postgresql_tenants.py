@@ -308,6 +308,21 @@ def test_what_a_tenant_took_apart_is_made_again(
     assert tenant.snapshot()["roles"] == []
 
 
+def test_a_session_that_is_reset_acts_as_the_owner_role_again(lasting_tenant: Tenant) -> None:
+    """As poolers reset it between two clients."""
+    names = lasting_tenant.names
+    reset: tuple[LiteralString, ...] = (
+        *("DISCARD ALL", "RESET ROLE", "RESET ALL", "SET SESSION AUTHORIZATION DEFAULT"),
+        *("SET ROLE NONE", "DISCARD ALL", "SET ROLE NONE", "RESET ROLE"),
+    )
+    with lasting_tenant.login() as c:
+        for statement in reset:
+            c.execute(statement)
+            role = names.app_role if statement == "SET ROLE NONE" else names.owner_role
+            row = c.execute("SELECT CURRENT_USER, current_schema()").fetchone()
+            assert row == (role, names.schema), statement
+
+
 def test_what_the_app_role_made_is_the_owner_role_s_after_the_next_run(tenant: Tenant) -> None:
     tenant.ensure()
     with tenant.login() as c:

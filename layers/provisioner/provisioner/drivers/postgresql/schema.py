@@ -288,8 +288,8 @@ def _statements(
         yield sql.SQL("REVOKE ALL ON SCHEMA public FROM PUBLIC")
         # Some tools work in it unless they are told otherwise.
         yield sql.SQL("GRANT ALL ON SCHEMA public TO {}, {}").format(owner_role, app_role)
-    # A session of the app role acts as the owner role, unless something resets it, as poolers do
-    # between two clients: what either makes, the other can use, and from the next run on, alter.
+    # A session of the app role acts as the owner role until it says SET ROLE NONE: what either
+    # makes, the other can use, and the owner role, from the next run on, alter.
     yield sql.SQL("SET LOCAL ROLE {}").format(app_role)
     for name in found.app_role_schemas:
         yield sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(sql.Identifier(name), owner_role)
