@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, LiteralString
 
 import pytest
+from provisioner.drivers.postgresql import session as session_module
 from provisioner.drivers.postgresql.programs import environment
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.errors import ErrorType
@@ -534,6 +535,22 @@ def test_what_a_role_owns_elsewhere_is_named_and_stays(make_tenant: Callable[[],
         assert f"{going.names.owner_role} owns something in the database" in error.message
         assert other.names.database in error.message
         c.execute("ALTER SCHEMA copy OWNER TO CURRENT_USER")
+    remove(going)
+
+
+def test_a_grant_that_is_not_committed_delays_a_removal_and_no_more(
+    make_tenant: Callable[[], Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, staying = make_tenant(), make_tenant()
+    going.ensure()
+    staying.ensure()
+    monkeypatch.setattr(session_module, "SETTINGS", (*session_module.SETTINGS, "lock_timeout=50ms"))
+    with staying.login() as c:
+        c.execute("CREATE TABLE t (i integer)")
+        with c.transaction():
+            role = sql.Identifier(going.names.owner_role)
+            c.execute(sql.SQL("GRANT SELECT ON t TO {}").format(role))
+            refused(ErrorType.TIMEOUT, lambda: remove(going))
     remove(going)
 
 

@@ -339,9 +339,13 @@ def test_what_the_app_role_made_is_the_owner_role_s_after_the_next_run(tenant: T
             "CREATE EXTENSION citext SCHEMA app",
             "CREATE STATISTICS app.s ON (id + 1) FROM app.t",
             "SELECT lo_create(4711)",
+            "CREATE TEMP TABLE own (id serial)",
         ):
             c.execute(statement)
-    tenant.ensure_schema()
+        tenant.ensure_schema()
+        # A session that is open goes on with what is its own.
+        c.execute("INSERT INTO own DEFAULT VALUES")
+        c.execute("INSERT INTO app.t DEFAULT VALUES")
     with tenant.login() as c, tenant.cluster.connect(tenant.names.database) as superuser:
         assert not superuser.execute(
             "SELECT pg_describe_object(classid, objid, 0) FROM pg_shdepend"

@@ -119,7 +119,7 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
                        FROM pg_catalog.aclexplode(nspacl) AS privilege
                        WHERE privilege.grantee IN (0, owner_role.oid, app_role.oid))),
                ARRAY(
-                   SELECT nspname::text FROM pg_catalog.pg_namespace
+                   SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
                    WHERE nspowner = app_role.oid ORDER BY 1),
                -- Default privileges and user mappings have no new owner; a temporary table is its
                -- session's alone.
@@ -143,19 +143,19 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
                AND NOT EXISTS (
                    SELECT FROM (VALUES (owner_role.oid, app_role.oid),
                                        (app_role.oid, owner_role.oid)) AS pair (maker, other)
-                   CROSS JOIN ROWS FROM (pg_catalog.unnest(%(kinds)s::text[]),
-                                         pg_catalog.unnest(%(acl_kinds)s::text[]))
+                   CROSS JOIN ROWS FROM (pg_catalog.unnest(%(kinds)s::pg_catalog.text[]),
+                                         pg_catalog.unnest(%(acl_kinds)s::pg_catalog.text[]))
                        AS object (kind, acl_kind)
                    LEFT JOIN pg_catalog.pg_default_acl
                        ON defaclrole = maker AND defaclnamespace = 0
-                          AND defaclobjtype = kind::"char"
+                          AND defaclobjtype = kind::pg_catalog."char"
                    WHERE defaclacl IS NULL
                       OR EXISTS (
                           SELECT FROM pg_catalog.aclexplode(defaclacl) AS privilege
                           WHERE privilege.grantee = 0)
                       OR EXISTS (
                           SELECT privilege_type FROM pg_catalog.aclexplode(
-                              pg_catalog.acldefault(acl_kind::"char", maker))
+                              pg_catalog.acldefault(acl_kind::pg_catalog."char", maker))
                           WHERE grantee = maker
                           EXCEPT
                           SELECT privilege_type FROM pg_catalog.aclexplode(defaclacl)
@@ -164,7 +164,7 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
                    SELECT FROM pg_catalog.pg_db_role_setting
                    JOIN pg_catalog.pg_database ON pg_database.oid = setdatabase
                    WHERE datname = pg_catalog.current_database() AND setrole = app_role.oid
-                     AND setconfig @> %(settings)s::text[])
+                     AND setconfig @> %(settings)s::pg_catalog.text[])
         FROM pg_catalog.pg_roles AS owner_role, pg_catalog.pg_roles AS app_role
         WHERE owner_role.rolname = %(owner_role)s AND app_role.rolname = %(app_role)s
         """,
@@ -261,7 +261,7 @@ def _has_version(connection: Connection, names: TenantNames) -> bool:
             " pg_catalog.bool_and("
             "  pg_catalog.has_schema_privilege(role, %(schema)s, 'USAGE')"
             "  AND pg_catalog.has_table_privilege(role, %(table)s, 'SELECT'))"
-            " FROM {}, pg_catalog.unnest(%(roles)s::name[]) AS role"
+            " FROM {}, pg_catalog.unnest(%(roles)s::pg_catalog.name[]) AS role"
         ).format(sql.Identifier(PLATFORM_SCHEMA, _VERSION_TABLE)),
         {
             "version": SCHEMA_VERSION,
