@@ -203,7 +203,8 @@ ACTS: tuple[Callable[[Tenant], object], ...] = (
 
 def test_names_of_the_server_that_a_tenant_plants_are_not_found(planter: Planter) -> None:
     tenant = planter.tenant
-    schemas = [tenant.cluster.admin.user, tenant.names.owner_role, tenant.names.app_role, "app"]
+    names = tenant.names
+    schemas = [tenant.cluster.admin.user, names.owner_role, names.app_role, "app", "public"]
     for schema in schemas:
         planter.plant_names(schema)
     # What is planted springs where it is found.
@@ -228,7 +229,7 @@ def test_names_of_the_server_that_a_tenant_plants_are_not_found(planter: Planter
     # The same once there is something to do for every act.
     planter.execute("ALTER SCHEMA app RENAME TO old", reset_role=False)
     with tenant.cluster.connect() as c:
-        for role in (tenant.names.owner_role, tenant.names.app_role):
+        for role in (names.owner_role, names.app_role):
             c.execute(
                 sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM {}").format(
                     sql.Identifier(tenant.names.database), sql.Identifier(role)
