@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from provision_cli.local.aws_server import choose_port
 from provision_cli.local.stack import (
     LocalStack,
     LocalStackNotRunningError,
@@ -21,6 +24,7 @@ from provisioner import api
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.plan import Stage
 from provisioner.runtime import aws
+from support.desk import DESK
 from support.local_stack import connect
 from support.stack_jobs import (
     NO_SERVICES,
@@ -32,6 +36,14 @@ from support.stack_jobs import (
     result_of,
     secret,
     slow_retries,
+)
+
+_PROGRAM = Path(sys.executable).with_name("provision")
+
+#: What importing the AWS SDK reads, and what keeps any program of Python from its start.
+_BEFORE_A_COMMAND = (
+    *("AWS_PROFILE", "AWS_CONFIG", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "AWS_REQUEST"),
+    "PYTHON",
 )
 
 
@@ -59,6 +71,78 @@ def running(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runn
     connect(running, monkeypatch)
     yield running
     aws.reset()
+
+
+@contextmanager
+def _up(directory: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Start `provision up` as a process, on any free ports."""
+    ports = {
+        name: str(choose_port(None, None, what=name, variable=name))
+        for name in ("PROVISION_LOCAL_AWS_PORT", "PROVISION_LOCAL_POSTGRESQL_PORT")
+    }
+    with subprocess.Popen(
+        [_PROGRAM, "up"],
+        env={**os.environ, **variables, **ports, "PROVISION_LOCAL_DIRECTORY": str(directory)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        yield process
+
+
+def test_a_desk_with_settings_for_other_things_brings_the_stack_up(
+    stack: LocalStack, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.down()
+    desk = {n: v for n, v in DESK.items() if not n.startswith(_BEFORE_A_COMMAND)}
+
+    with _up(directory, **desk) as process:
+        said, _ = process.communicate(timeout=300)
+
+    assert process.returncode == 0, said
+    running = stack.running()
+    assert f"http://127.0.0.1:{running.aws_port}" in said
+    connect(running, monkeypatch)
+    assert provisioned(running, "at-a-desk").status is api.JobStatus.COMPLETED
+    # Each program of the stack, and each function, is without them.
+    for process_id in _processes_of(directory):
+        environment = Path(f"/proc/{process_id}/environ").read_text(errors="replace").split("\0")
+        assert not {f"{name}={value}" for name, value in DESK.items()} & set(environment)
+    before = (running.aws_port, running.postgresql_port)
+    assert stack.down()
+    assert stack._ports_before() == dict(zip(("aws", "postgresql"), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("Starting the local AWS", signal.SIGTERM),
+        ("Starting the local AWS", signal.SIGKILL),
+        ("Starting PostgreSQL", signal.SIGHUP),
+        ("Starting PostgreSQL", signal.SIGKILL),
+    ],
+)
+def test_an_up_that_is_ended_leaves_nothing(
+    tmp_path: Path, step: str, number: signal.Signals
+) -> None:
+    directory = tmp_path / "stack"
+    with _up(directory) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if step in line:
+                break
+        process.send_signal(number)
+        process.wait(timeout=120)
+    stack = LocalStack(LocalStackSettings(directory=directory))
+
+    if number is signal.SIGKILL:
+        # It could do nothing for itself.
+        stack.down()
+    else:
+        assert process.returncode == 128 + number
+
+    assert _processes_of(directory) == {}
+    assert not stack.down()
 
 
 def _superuser(stack: LocalStack, running: RunningStack) -> psycopg.Connection[tuple[Any, ...]]:

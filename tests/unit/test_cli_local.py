@@ -30,6 +30,7 @@ from provision_cli.local.errors import LocalStackError
 from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.processes import StartedProcess
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack, _State
+from support.desk import DESK
 from support.project import ROOT
 
 #: The ports that outgoing connections get, where the system is Linux.
@@ -214,43 +215,10 @@ def test_a_stack_does_not_go_on_without_the_data_of_its_postgresql(tmp_path: Pat
     assert steps == []
 
 
-#: What a desk may have that is meant for something else.
-_DESK = {
-    "HTTP_PROXY": "http://127.0.0.1:1",
-    "https_proxy": "http://127.0.0.1:1",
-    "ALL_PROXY": "socks5://127.0.0.1:1",
-    "AWS_PROFILE": "production",
-    "AWS_CONFIG_FILE": "/etc/passwd",
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:2",
-    "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:2",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
-    "AWS_USE_FIPS_ENDPOINT": "true",
-    "AWS_USE_DUALSTACK_ENDPOINT": "true",
-    "AWS_CA_BUNDLE": "/nowhere",
-    "AWS_RETRY_MODE": "no such mode",
-    "AWS_MAX_ATTEMPTS": "none",
-    "AWS_SESSION_TOKEN": "a session's",
-    "AWS_REQUEST_CHECKSUM_CALCULATION": "never",
-    "PGSERVICE": "nowhere",
-    "PGHOSTADDR": "192.0.2.1",
-    "PGOPTIONS": "-c no_such_setting=1",
-    "PGSSLMODE": "verify-full",
-    "PYTHONPATH": "/nowhere",
-    "PYTHONHOME": "/nowhere",
-    "UV_PYTHON": "2.7",
-    "UV_TARGET": "/nowhere",
-    "SAM_TEMPLATE_FILE": "/nowhere",
-    "LANG": "xx_YY.ISO-8859-1",
-    "TMPDIR": "/nowhere",
-}
-
-
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in _DESK.items():
+    for name, value in DESK.items():
         monkeypatch.setenv(name, value)
-    # Whatever a test changes is put back.
-    monkeypatch.setattr(os, "environ", os.environ)
 
 
 @pytest.mark.usefixtures("desk")
@@ -274,10 +242,10 @@ def test_what_downloads_packages_has_the_network_of_the_desk_and_no_more(
 
     made = environment.for_downloads(tmp_path)
 
-    assert {name for name in _DESK if name in made} == {
+    assert {name for name in DESK if name in made} == {
         *("HTTP_PROXY", "https_proxy", "ALL_PROXY", "TMPDIR")
     }
-    assert made["TMPDIR"] != _DESK["TMPDIR"]
+    assert made["TMPDIR"] != DESK["TMPDIR"]
     assert made["UV_INDEX_OURS_PASSWORD"] == "a password"
 
 
@@ -328,7 +296,7 @@ def test_a_process_that_enters_the_stack_leaves_the_desk_behind(tmp_path: Path) 
         "[services ours]\ns3 =\n  endpoint_url = http://127.0.0.1:3\n"
     )
 
-    desk = {**_DESK, "AWS_CONFIG_FILE": str(config), "no_proxy": "example.com"}
+    desk = {**DESK, "AWS_CONFIG_FILE": str(config), "no_proxy": "example.com"}
 
     said = subprocess.run(
         [sys.executable, "-c", script, json.dumps(desk)],

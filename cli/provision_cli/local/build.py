@@ -94,31 +94,36 @@ def _build(root: Path, target: Path, log: Path, directory: Path) -> None:
     # its mark and started over.
     unfinished = target.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    processes.run(
-        [
-            *tools.sam(root),
-            "build",
-            "--template-file",
-            str(root / "template.yaml"),
-            "--build-dir",
-            str(unfinished),
-            "--parameter-overrides",
-            f"Architecture={architecture()}",
-        ],
-        environment=environment.for_downloads(
-            directory,
-            # Where the layers' makefiles look for uv.
-            path=[tools.uv(root).parent],
-            LAMBDA_ARCHITECTURE=architecture(),
-            SAM_CLI_TELEMETRY="0",
-            # Building asks no AWS, but the SAM CLI wants to know a region.
-            AWS_DEFAULT_REGION="us-east-1",
-            **_layer_platform(),
-        ),
-        log=log,
-        directory=root,
-        what="sam build",
+    command = [
+        *tools.sam(root),
+        "build",
+        "--template-file",
+        str(root / "template.yaml"),
+        "--build-dir",
+        str(unfinished),
+        "--parameter-overrides",
+        f"Architecture={architecture()}",
+    ]
+    made = environment.for_downloads(
+        directory,
+        # Where the layers' makefiles look for uv.
+        path=[tools.uv(root).parent],
+        LAMBDA_ARCHITECTURE=architecture(),
+        SAM_CLI_TELEMETRY="0",
+        # Building asks no AWS, but the SAM CLI wants to know a region.
+        AWS_DEFAULT_REGION="us-east-1",
+        **_layer_platform(),
     )
+
+    def run(variables: dict[str, str]) -> None:
+        processes.run(command, environment=variables, log=log, directory=root, what="sam build")
+
+    try:
+        run({**made, **tools.OFFLINE})
+    except LocalStackError:
+        if tools.WITHOUT_NETWORK not in log.read_text(encoding="utf-8", errors="replace"):
+            raise
+        run(made)
     layers = sorted(unfinished.glob("*/python"))
     functions = sorted(file.parent for file in unfinished.glob("*/handler.py"))
     if not layers or not functions:

@@ -2,7 +2,8 @@
 
 The SAM CLI and the local AWS pin botocore and much else: uv keeps each of them in its own cached
 environment. uv is asked where that is, and may download it as this desk downloads packages; the
-program itself is then started without uv, in an environment that is the local stack's own.
+program itself is then started without uv, in an environment that is the local stack's own. What uv
+has kept needs no network, and none is asked: a desk's proxy may be out of reach.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from pathlib import Path
 from provision_cli.local import environment
 from provision_cli.local.environment import INTERPRETER
 from provision_cli.local.errors import LocalStackError
+
+#: Lets uv take only what it has kept. Source: uv's documentation, "Environment variables".
+OFFLINE = {"UV_OFFLINE": "1"}
+
+#: In what uv says where something is missing then.
+WITHOUT_NETWORK = "the network was disabled"
 
 #: Lines of uv's complaint that are shown.
 _SHOWN_LINES = 8
@@ -59,18 +66,23 @@ def _installed(root: Path, package: str) -> Path:
     Raises:
         LocalStackError: there is no uv, or it could not install the package.
     """
-    asked = subprocess.run(  # noqa: S603 - the command is this package's own  # nosec B603
-        [
-            *(str(uv(root)), "tool", "run", "--quiet", "--python", str(INTERPRETER)),
-            *("--from", package, "python", "-I", "-c", "import sys; print(sys.prefix)"),
-        ],
-        env=environment.for_downloads(root / ".local"),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if asked.returncode != 0:
+    command = [
+        *(str(uv(root)), "tool", "run", "--quiet", "--python", str(INTERPRETER)),
+        *("--from", package, "python", "-I", "-c", "import sys; print(sys.prefix)"),
+    ]
+    made = environment.for_downloads(root / ".local")
+    for variables in ({**made, **OFFLINE}, made):
+        asked = subprocess.run(  # noqa: S603 - the command is this package's own  # nosec B603
+            command,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if asked.returncode == 0:
+            break
+    else:
         reason = "\n".join(asked.stderr.strip().splitlines()[-_SHOWN_LINES:])
         raise LocalStackError(f"uv: could not install {package}:\n{reason}")
     return Path(asked.stdout.strip()) / "bin"
