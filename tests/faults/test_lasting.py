@@ -11,7 +11,7 @@ from provisioner import api
 from provisioner.jobs.models import StageStatus
 from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import REMOVING
+from provisioner.provisioning.plan import REMOVING, DeprovisionStage
 from provisioner.provisioning.stages.fail import left_over
 from support.changes import logs_in, new_change, plainly_provisioned
 from support.places import (
@@ -105,7 +105,7 @@ def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on
         assert failed.cleanup is None
         project = api.get_project(project_id)
         assert (project.locked_by, project.quota) == (None, "owner#ada"), place
-        if failed.error.stage in {"INITIALIZING", "CHECKING_DATA", "TAKING_SNAPSHOT"}:
+        if failed.error.stage in set(DeprovisionStage) - {*REMOVING, "FINALIZING"}:
             assert project.status is api.ProjectStatus.ACTIVE, place
             assert verifying(keys) == [True, True], place
             assert workflow.snapshot(first) == before, place

@@ -199,7 +199,12 @@ def secrets_manager_down(is_down: Callable[[], bool]) -> Iterator[None]:
 _WITH_SECRETS: dict[str, set[str]] = {
     JobType.PROVISION_PROJECT: {"CREATING_DATABASE", "CREATING_SCHEMA", "GENERATING_API_KEYS"},
     CLEANUP: {"REMOVING_API_KEYS", "REMOVING_DATABASE"},
-    JobType.DEPROVISION_PROJECT: {"TAKING_SNAPSHOT", "REMOVING_DATABASE", "REMOVING_API_KEYS"},
+    JobType.DEPROVISION_PROJECT: {
+        "CHECKING_DATA",
+        "TAKING_SNAPSHOT",
+        "REMOVING_DATABASE",
+        "REMOVING_API_KEYS",
+    },
     JobType.ROTATE_API_KEYS: {"ROTATING_API_KEYS"},
     JobType.ROTATE_DATABASE_PASSWORD: {"ROTATING_DATABASE_PASSWORD"},
 }
@@ -282,7 +287,7 @@ def test_secrets_manager_stays_down_while_a_project_is_provisioned(workflow: Wor
     "Secrets Manager down",
     where=[
         *_with_secrets(JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD),
-        f"{JobType.DEPROVISION_PROJECT}/TAKING_SNAPSHOT",
+        f"{JobType.DEPROVISION_PROJECT}/CHECKING_DATA",
     ],
     lasting=True,
 )
@@ -347,6 +352,7 @@ _IN_THE_MIDDLE = {
     f"{JobType.PROVISION_PROJECT}/CREATING_SCHEMA": "CREATE TABLE",
     f"{CLEANUP}/REMOVING_DATABASE": "DROP ROLE",
     f"{JobType.ROTATE_DATABASE_PASSWORD}/ROTATING_DATABASE_PASSWORD": "ALTER ROLE",
+    f"{JobType.DEPROVISION_PROJECT}/CHECKING_DATA": "pg_replication_slots",
     f"{JobType.DEPROVISION_PROJECT}/REMOVING_DATABASE": "DROP ROLE",
 }
 
@@ -417,6 +423,7 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
         f"{JobType.PROVISION_PROJECT}/CREATING_DATABASE",
         f"{JobType.PROVISION_PROJECT}/CREATING_SCHEMA",
         f"{JobType.ROTATE_DATABASE_PASSWORD}/ROTATING_DATABASE_PASSWORD",
+        f"{JobType.DEPROVISION_PROJECT}/CHECKING_DATA",
         "TAKING_SNAPSHOT",
         f"{JobType.DEPROVISION_PROJECT}/REMOVING_DATABASE",
     ]

@@ -126,7 +126,8 @@ REMOVING: Wrong = {
 
 DEPROVISIONING: Wrong = {
     "INITIALIZING": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
-    "CHECKING_DATA": (operation("GetBucketTagging"), empty, ErrorType.REMOVAL_FAILED),
+    "CHECKING_SERVICES": (operation("GetBucketTagging"), empty, ErrorType.REMOVAL_FAILED),
+    "CHECKING_DATA": (*_NO_JSON, ErrorType.REMOVAL_FAILED),
     "TAKING_SNAPSHOT": (*_NO_JSON, ErrorType.SNAPSHOT_FAILED),
     **REMOVING,
     "FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR),

@@ -60,6 +60,7 @@ _OF_DATABASES = {
 #: Stages that may change nothing themselves: FINALIZING hands its change on.
 _ONLY_LOOKING = {
     *(f"{job}/{_LAST}" for job in STAGES),
+    f"{JobType.DEPROVISION_PROJECT}/{DeprovisionStage.CHECKING_SERVICES}",
     f"{JobType.DEPROVISION_PROJECT}/{DeprovisionStage.CHECKING_DATA}",
     f"{JobType.REVOKE_API_KEY}/{RevokeApiKeyStage.INITIALIZING}",
 }

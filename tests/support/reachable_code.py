@@ -29,6 +29,7 @@ S3_ACTIONS = {
     "PutBucketEncryption": "PutEncryptionConfiguration",
     "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
     "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
+    "GetObjectLockConfiguration": "GetBucketObjectLockConfiguration",
     "ListObjectVersions": "ListBucketVersions",
     # A batch names versions, and objects of buckets that had no versions.
     "DeleteObjects": "DeleteObjectVersion",

@@ -13,6 +13,7 @@ from provisioner.api_keys.key_format import digest, generate_api_key, key_id, ke
 from provisioner.api_keys.store import ApiKey
 from provisioner.drivers import dynamodb
 from provisioner.drivers import s3 as s3_module
+from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
@@ -27,7 +28,8 @@ from provisioner.provisioning.payload import DeprovisionProjectPayload
 from provisioner.provisioning.plan import OWN_ERRORS, REMOVING, DeprovisionStage
 from provisioner.provisioning.projects import Project, ProjectStatus
 from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
-from provisioner.provisioning.stages.check_data import ensure_no_data_is_lost
+from provisioner.provisioning.stages.check_data import ensure_removal_is_possible
+from provisioner.provisioning.stages.check_services import ensure_services_are_looked_at
 from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
 from provisioner.provisioning.stages.give_up_removal import released_by_failed_removal
 from provisioner.provisioning.stages.initialize import ensure_initialized
@@ -557,6 +559,8 @@ def test_a_project_that_does_not_exist_cannot_be_protected(core: Core) -> None:
 
 BUCKET = NAMING.names("shop").bucket
 
+_numbers = itertools.count()
+
 
 @pytest.fixture
 def bucket(active: Core) -> Any:
@@ -575,9 +579,39 @@ def bucket(active: Core) -> Any:
     return s3
 
 
-def check_data(core: Core, s3: Any, **fields: Any) -> StageOutcome:
-    return ensure_no_data_is_lost(
-        job(**fields), s3=lambda _region: s3, projects=core.projects, naming=NAMING
+def check_data(
+    core: Core,
+    s3: Any,
+    look: Callable[[], Obstacles] = Obstacles,
+    **fields: Any,
+) -> StageOutcome:
+    """Run CHECKING_SERVICES and CHECKING_DATA of a new job."""
+    of = job(f"removal-{next(_numbers)}", **fields)
+    made = core.jobs.create(NewJob(of.job_id, of.job_type, of.payload, tuple(DeprovisionStage)))
+    core.jobs.start_stage(made, DeprovisionStage.CHECKING_SERVICES, 0)
+    looked = ensure_services_are_looked_at(
+        of,
+        s3=lambda _region: s3,
+        cognito=lambda _region: core.client("cognito-idp"),
+        projects=core.projects,
+        naming=NAMING,
+    )
+    core.jobs.end_stage(
+        of.job_id,
+        DeprovisionStage.CHECKING_SERVICES,
+        StageStatus.SUCCEEDED,
+        output=looked.output,
+        check=looked.check,
+    )
+    assert BUCKET in looked.check
+    return ensure_removal_is_possible(
+        of,
+        jobs=core.jobs,
+        projects=core.projects,
+        catalogue=core.catalogue,
+        secrets_manager=core.client("secretsmanager"),
+        look=lambda *_, **__: look(),
+        naming=NAMING,
     )
 
 
@@ -596,7 +630,7 @@ def is_there(s3: Any) -> bool:
 
 
 def test_an_empty_bucket_may_go(active: Core, bucket: Any) -> None:
-    assert BUCKET in check_data(active, bucket).check
+    assert check_data(active, bucket).check
     remove(active, bucket)
     assert not is_there(bucket)
     # What is not there holds nothing, and is removed.
@@ -628,7 +662,7 @@ def test_data_goes_with_all_its_versions_where_the_payload_asks_for_it(
             bucket.put_object(Bucket=BUCKET, Key=f"photo-{number}", Body=b"x")
     bucket.delete_object(Bucket=BUCKET, Key="photo-0")
 
-    assert check_data(active, bucket, delete_data=True).skipped
+    assert check_data(active, bucket, delete_data=True).check
     remove(active, bucket, delete_data=True)
 
     assert not is_there(bucket)

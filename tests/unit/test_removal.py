@@ -17,6 +17,7 @@ from moto.s3.models import s3_backends
 from provisioner.api_keys.key_format import digest
 from provisioner.drivers import appsync, cognito, dynamodb, s3
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Claim
@@ -726,6 +727,7 @@ def remove_tenant(core: Core) -> None:
         catalogue=core.catalogue,
         secrets_manager=core.client("secretsmanager"),
         engine=PostgresqlEngine,
+        look=look_at_database,
         naming=NAMING,
         only_this_job=True,
     )

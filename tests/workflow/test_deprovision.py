@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 from botocore.exceptions import ClientError
+from moto.s3.models import s3_backends
 from provisioner import api
 from provisioner.drivers.postgresql import snapshot as snapshot_module
 from provisioner.errors import ErrorType, failure
@@ -25,7 +27,7 @@ from support.changes import plainly_provisioned
 from support.effects import Attempt, Effect, effects
 from support.postgresql import tenant_snapshot
 from support.removal import end_of, error_of, keys_of, provisioned, snapshots, statuses, verifying
-from support.workflow import REGION, Fault, FunctionEnded, Point, Workflow
+from support.workflow import ACCOUNT, REGION, Fault, FunctionEnded, Point, Workflow
 
 
 def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
@@ -153,6 +155,171 @@ def test_what_is_refused_is_refused_before_anything_is_removed(
     assert snapshots() == []
 
 
+def lock_object(workflow: Workflow, project_id: str) -> tuple[str, str]:
+    """Put an object with a legal hold into the project's bucket; return its key and version."""
+    s3, bucket = aws.client("s3", REGION), workflow.names(project_id).bucket
+    # As in `put_object`.
+    allowed = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "*"}
+    s3.put_bucket_policy(
+        Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    )
+    # moto has Object Lock only in buckets that are made with it.
+    s3_backends[ACCOUNT]["aws"].buckets[bucket].object_lock_enabled = True
+    version = s3.put_object(Bucket=bucket, Key="photo", Body=b"x")["VersionId"]
+    lock = {"Bucket": bucket, "Key": "photo", "VersionId": version}
+    s3.put_object_legal_hold(**lock, LegalHold={"Status": "ON"})
+    return "photo", version
+
+
+@pytest.fixture
+def unretained(workflow: Workflow) -> Iterator[Workflow]:
+    """Return the deployment, where S3 says of every object that it is not retained.
+
+    moto has no such operation.
+    """
+    response = SimpleNamespace(status_code=404, headers={}, content=b"")
+    error = {"Error": {"Code": "NoSuchObjectLockConfiguration", "Message": "None."}}
+
+    def answer(**_: Any) -> Any:
+        return response, error | {"ResponseMetadata": {"HTTPStatusCode": 404}}
+
+    events = aws.client("s3", REGION).meta.events
+    events.register("before-call.s3.GetObjectRetention", answer)
+    yield workflow
+    events.unregister("before-call.s3.GetObjectRetention", answer)
+
+
+def pool_with_a_domain(workflow: Workflow, project_id: str) -> str:
+    cognito, name = aws.client("cognito-idp", REGION), workflow.names(project_id).user_pool
+    pools = cognito.list_user_pools(MaxResults=60)["UserPools"]
+    (pool_id,) = (pool["Id"] for pool in pools if pool["Name"] == name)
+    cognito.create_user_pool_domain(Domain=project_id, UserPoolId=pool_id)
+    return str(pool_id)
+
+
+def test_all_that_is_in_the_way_is_named_at_once_and_the_next_attempt_looks_anew(
+    unretained: Workflow,
+) -> None:
+    workflow = unretained
+    first = provisioned(workflow)
+    project_id, names = first.project_id, workflow.names(first.project_id)
+    key, version = lock_object(workflow, project_id)
+    pool_id = pool_with_a_domain(workflow, project_id)
+    login = workflow.secret(names.database_secret)["connection_string"]
+    with psycopg.connect(login, autocommit=True) as tenant:
+        tenant.execute("ALTER TABLE note ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        tenant.execute("BEGIN")
+        tenant.execute("CREATE TABLE half (id integer)")
+        tenant.execute("PREPARE TRANSACTION 'half'")
+    before = workflow.snapshot(first)
+
+    with workflow.cluster.connect(names.tenant.database) as superuser:
+        job = workflow.execute(workflow.new_deprovision_job(project_id))
+        pid = superuser.info.backend_pid
+
+    error = error_of(job)
+    assert (error.type, error.stage, error.attempt) == (
+        ErrorType.REMOVAL_FAILED,
+        "CHECKING_DATA",
+        1,
+    )
+    for part in (
+        "(1) delete_data: the bucket",
+        f'(2) object "{key}" of bucket {names.bucket}, version "{version}", has a legal hold',
+        f'(3) user pool {pool_id} has the domain "{project_id}"',
+        "(4) transaction 'half' of role",
+        "(5) row-level security holds for table app.note",
+        f"(6) session {pid} of role",
+        f"`provision retry {job.job_id}`",
+    ):
+        assert part in error.message
+    assert api.get_project(project_id).status is api.ProjectStatus.ACTIVE
+    assert verifying(keys_of(workflow, project_id)) == [True, True]
+    assert workflow.snapshot(first) == before
+    assert snapshots() == []
+
+    s3 = aws.client("s3", REGION)
+    s3.put_object_legal_hold(
+        Bucket=names.bucket, Key=key, VersionId=version, LegalHold={"Status": "OFF"}
+    )
+    s3.delete_object(Bucket=names.bucket, Key=key, VersionId=version)
+    aws.client("cognito-idp", REGION).delete_user_pool_domain(Domain=project_id, UserPoolId=pool_id)
+    with psycopg.connect(login, autocommit=True) as tenant:
+        tenant.execute("ROLLBACK PREPARED 'half'")
+        tenant.execute("ALTER TABLE note NO FORCE ROW LEVEL SECURITY")
+    workflow.jobs.retry(job)
+    completed = workflow.execute(workflow.jobs.get(job.job_id))
+    assert (completed.status, completed.attempt) == (api.JobStatus.COMPLETED, 2)
+
+
+def test_a_session_that_may_not_be_ended_is_waited_for_before_anything_is_removed(
+    workflow: Workflow,
+) -> None:
+    first = provisioned(workflow)
+    database = workflow.names(first.project_id).tenant.database
+    before = workflow.snapshot(first)
+    with workflow.cluster.connect(database) as superuser:
+        failed = workflow.execute(workflow.new_deprovision_job(first.project_id))
+        pid = superuser.info.backend_pid
+    error = error_of(failed)
+    assert (error.type, error.stage, error.attempt) == (ErrorType.TIMEOUT, "CHECKING_DATA", 3)
+    assert f"pg_terminate_backend({pid})" in error.message
+    assert workflow.snapshot(first) == before
+
+    # One that ends meanwhile is seen to be gone by the next attempt.
+    passing = workflow.cluster.connect(database)
+    workflow.on_wait = passing.close
+    job = workflow.execute(workflow.new_deprovision_job(first.project_id))
+    assert job.status is api.JobStatus.COMPLETED
+    checked = next(r for r in job.stages if r.stage == DeprovisionStage.CHECKING_DATA)
+    assert checked.attempt == 2
+
+
+def test_what_comes_into_the_way_later_is_named_by_the_stage_that_meets_it(
+    unretained: Workflow,
+) -> None:
+    workflow = unretained
+    project_id = provisioned(workflow).project_id
+    names = workflow.names(project_id)
+    login = workflow.secret(names.database_secret)["connection_string"]
+    held: list[tuple[str, str]] = []
+
+    def come(_job: JobInput, stage: str) -> None:
+        if stage == "REMOVING_STORAGE" and not held:
+            held.append(lock_object(workflow, project_id))
+        if stage == "REMOVING_DATABASE" and len(held) == 1:
+            held.append(("", ""))
+            with psycopg.connect(login, autocommit=True) as tenant:
+                tenant.execute("BEGIN")
+                tenant.execute("CREATE TABLE half (id integer)")
+                tenant.execute("PREPARE TRANSACTION 'half'")
+
+    workflow.observers.append(come)
+    job = workflow.execute(workflow.new_deprovision_job(project_id, delete_data=True))
+
+    error = error_of(job)
+    assert (error.type, error.stage) == (ErrorType.REMOVAL_FAILED, "REMOVING_STORAGE")
+    assert "has a legal hold" in error.message
+    assert "AccessDenied" in error.cause
+    assert api.get_project(project_id).status is api.ProjectStatus.DEPROVISIONING
+    key, version = held[0]
+    aws.client("s3", REGION).put_object_legal_hold(
+        Bucket=names.bucket, Key=key, VersionId=version, LegalHold={"Status": "OFF"}
+    )
+
+    workflow.jobs.retry(job)
+    error = error_of(workflow.execute(workflow.jobs.get(job.job_id)))
+
+    assert (error.type, error.stage) == (ErrorType.REMOVAL_FAILED, "REMOVING_DATABASE")
+    assert "ROLLBACK PREPARED 'half'" in error.message
+    assert "55006" in error.cause
+    with psycopg.connect(login, autocommit=True) as tenant:
+        tenant.execute("ROLLBACK PREPARED 'half'")
+    workflow.jobs.retry(workflow.jobs.get(job.job_id))
+    completed = workflow.execute(workflow.jobs.get(job.job_id))
+    assert (completed.status, completed.attempt) == (api.JobStatus.COMPLETED, 3)
+
+
 def test_data_that_comes_during_the_snapshot_keeps_the_project_as_it_was(
     workflow: Workflow,
 ) -> None:
@@ -190,7 +357,7 @@ def test_data_goes_where_the_payload_asks_for_it_and_no_snapshot_is_taken_where_
 
     assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
     skipped = {s for s, status in statuses(job).items() if status is StageStatus.SKIPPED}
-    assert skipped == {"CHECKING_DATA", "TAKING_SNAPSHOT"}
+    assert skipped == {"TAKING_SNAPSHOT"}
     assert job.result is not None
     assert "snapshot" not in job.result
     assert snapshots() == []

@@ -150,8 +150,9 @@ class PostgresqlServer:
             "unix_socket_directories": "",
             "max_connections": _MAX_CONNECTIONS,
             "fsync": "off",
-            # Off by default. With it a desk can try what keeps a database from being dumped.
+            # Both are off by default. With them a desk can try what keeps a database from going.
             "max_prepared_transactions": _MAX_PREPARED_TRANSACTIONS,
+            "wal_level": "logical",
             "logging_collector": "off",
         }
         start = [

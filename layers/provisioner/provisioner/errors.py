@@ -30,7 +30,7 @@ class ErrorType(StrEnum):
     SERVICE_REGISTRATION_FAILED = "SERVICE_REGISTRATION_FAILED"
     #: The API keys could not be made, stored or found again, for a reason that stays.
     API_KEY_GENERATION_FAILED = "API_KEY_GENERATION_FAILED"
-    #: A resource could not be removed, for a reason that stays.
+    #: A resource cannot be removed, for a reason that stays.
     REMOVAL_FAILED = "REMOVAL_FAILED"
     #: The project is protected against being deprovisioned.
     PROJECT_PROTECTED = "PROJECT_PROTECTED"
@@ -92,7 +92,8 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
         retryable=False, remedy="Read the technical cause; the secret or the table needs a look."
     ),
     ErrorType.REMOVAL_FAILED: ErrorRule(
-        retryable=False, remedy="Read the technical cause; run the clean-up again once it is gone."
+        retryable=False,
+        remedy="Do what the message names, or read the technical cause; then run the job again.",
     ),
     ErrorType.PROJECT_PROTECTED: ErrorRule(
         retryable=False, remedy="Run `provision project protect PROJECT --off`, then a new job."
@@ -108,7 +109,8 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
         retryable=False, remedy="Read the technical cause; the login or its secret needs a look."
     ),
     ErrorType.INSUFFICIENT_PERMISSIONS: ErrorRule(
-        retryable=False, remedy="Grant the permission that the technical cause names."
+        retryable=False,
+        remedy="Grant the permission that the message or the technical cause names.",
     ),
     ErrorType.QUOTA_EXCEEDED: ErrorRule(
         retryable=False, remedy="Raise the limit that the message names, or free some of it."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
+from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
@@ -18,6 +19,7 @@ from provisioner.provisioning.plan import (
     Stage,
 )
 from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.check_data import ensure_removal_is_possible
 from provisioner.provisioning.stages.create_database import ensure_database
 from provisioner.provisioning.stages.create_schema import ensure_schema
 from provisioner.provisioning.stages.remove_database import remove_database
@@ -26,7 +28,7 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import DatabaseSettings
 
 
-def stages(settings: DatabaseSettings) -> JobStages:
+def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
     """Bind the stages to their clients."""
     projects = ProjectStore(aws.client("dynamodb"), settings.projects_table, settings.quotas_table)
     catalogue = ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix)
@@ -55,17 +57,28 @@ def stages(settings: DatabaseSettings) -> JobStages:
                 catalogue=catalogue,
                 secrets_manager=aws.client("secretsmanager"),
                 engine=PostgresqlEngine,
+                look=look_at_database,
                 naming=naming,
                 only_this_job=True,
             ),
         },
         JobType.DEPROVISION_PROJECT: {
+            DeprovisionStage.CHECKING_DATA: partial(
+                ensure_removal_is_possible,
+                jobs=jobs,
+                projects=projects,
+                catalogue=catalogue,
+                secrets_manager=aws.client("secretsmanager"),
+                look=look_at_database,
+                naming=naming,
+            ),
             DeprovisionStage.REMOVING_DATABASE: partial(
                 remove_database,
                 projects=projects,
                 catalogue=catalogue,
                 secrets_manager=aws.client("secretsmanager"),
                 engine=PostgresqlEngine,
+                look=look_at_database,
                 naming=naming,
                 only_this_job=False,
             ),
@@ -93,4 +106,4 @@ def build() -> StageRunner:
     jobs = JobStore(
         aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
-    return StageRunner(jobs, stages(settings), own_errors=OWN_ERRORS)
+    return StageRunner(jobs, stages(settings, jobs), own_errors=OWN_ERRORS)

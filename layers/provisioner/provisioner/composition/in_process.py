@@ -67,7 +67,7 @@ def all_stages(settings: PlatformSettings, jobs: JobStore) -> JobStages:
     merged: dict[str, dict[str, StageFunction]] = {}
     for stages in (
         lifecycle.stages(settings, jobs),
-        database.stages(settings),
+        database.stages(settings, jobs),
         services.stages(settings),
         api_keys.stages(settings),
         snapshot.stages(settings, lambda: SNAPSHOT_SECONDS),

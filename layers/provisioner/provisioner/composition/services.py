@@ -10,7 +10,7 @@ from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.plan import OWN_ERRORS, CleanupStage, DeprovisionStage, Stage
 from provisioner.provisioning.projects import ProjectReader
-from provisioner.provisioning.stages.check_data import ensure_no_data_is_lost
+from provisioner.provisioning.stages.check_services import ensure_services_are_looked_at
 from provisioner.provisioning.stages.register_auth import ensure_auth
 from provisioner.provisioning.stages.register_realtime import ensure_realtime
 from provisioner.provisioning.stages.register_storage import ensure_storage
@@ -67,9 +67,10 @@ def stages(settings: ServicesSettings) -> JobStages:
             ),
         },
         JobType.DEPROVISION_PROJECT: {
-            DeprovisionStage.CHECKING_DATA: partial(
-                ensure_no_data_is_lost,
+            DeprovisionStage.CHECKING_SERVICES: partial(
+                ensure_services_are_looked_at,
                 s3=partial(aws.client, "s3"),
+                cognito=partial(aws.client, "cognito-idp"),
                 projects=projects,
                 naming=naming,
             ),

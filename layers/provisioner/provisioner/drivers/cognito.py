@@ -186,10 +186,10 @@ def remove_user_pool(client: CognitoIdentityProviderClient, *, name: str, claim:
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.REMOVAL_FAILED, "remove auth"):
-        for pool in _claimed_pools(client, name, claim):
+        for pool in claimed_pools(client, name, claim):
             with suppress(client.exceptions.ResourceNotFoundException):
                 client.delete_user_pool(UserPoolId=pool["Id"])
-        left = [pool["Id"] for pool in _claimed_pools(client, name, claim)]
+        left = [pool["Id"] for pool in claimed_pools(client, name, claim)]
     if left:
         raise failure(
             ErrorType.TIMEOUT,
@@ -213,9 +213,14 @@ def _pools_of_name(
                     yield client.describe_user_pool(UserPoolId=listed["Id"])["UserPool"]
 
 
-def _claimed_pools(
+def claimed_pools(
     client: CognitoIdentityProviderClient, name: str, claim: Claim
 ) -> list[UserPoolTypeTypeDef]:
+    """Describe the pools of that name that are claimed.
+
+    Raises:
+        botocore.exceptions.ClientError: they could not be listed or described.
+    """
     return [pool for pool in _pools_of_name(client, name) if claim(pool.get("UserPoolTags", {}))]
 
 

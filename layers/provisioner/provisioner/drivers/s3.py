@@ -6,8 +6,9 @@ Source: Amazon S3 API Reference; Amazon S3 User Guide, "Security best practices"
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import short_cause, translated
+from provisioner.drivers.obstacles import quoted
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -46,6 +48,10 @@ _UNSETTLED = frozenset({"NoSuchBucket", "OperationAborted"})
 #: request has a code of its own.
 _UNSAID = frozenset({HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.FORBIDDEN})
 _BAD_REQUEST = "400"
+
+#: Characters that no XML document has, escaped or not, and so no list of keys to be deleted.
+#: Source: Extensible Markup Language (XML) 1.0, section 2.2.
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 #: Objects that one request lists or deletes. Source: Amazon S3 API Reference, DeleteObjects.
 _BATCH = 1000
@@ -357,19 +363,25 @@ def empty_bucket(client: S3Client, *, name: str, claim: Claim, seconds: float) -
                     "There was not the time to delete all objects of the bucket.",
                     f"bucket {name}: objects are left after {seconds:g} seconds",
                 )
-            deleted = client.delete_objects(
-                Bucket=name, Delete={"Objects": versions, "Quiet": True}
-            )
-            for error in deleted.get("Errors", []):
-                raise ClientError(
-                    {
-                        "Error": {
-                            "Code": error.get("Code", ""),
-                            "Message": error.get("Message", ""),
-                        }
-                    },
-                    "DeleteObjects",
-                )
+            _delete_versions(client, name, versions)
+
+
+def _delete_versions(
+    client: S3Client, name: str, versions: Sequence[ObjectIdentifierTypeDef]
+) -> None:
+    """Delete versions in one request; those whose keys that cannot carry, in one each."""
+    alone = [version for version in versions if _NOT_IN_XML.search(version["Key"])]
+    for version in alone:
+        client.delete_object(Bucket=name, Key=version["Key"], VersionId=version["VersionId"])
+    batch = [version for version in versions if version not in alone]
+    if not batch:
+        return
+    deleted = client.delete_objects(Bucket=name, Delete={"Objects": batch, "Quiet": True})
+    for error in deleted.get("Errors", []):
+        message = f"object {quoted(error.get('Key', ''))}: {error.get('Message', '')}"
+        raise ClientError(
+            {"Error": {"Code": error.get("Code", ""), "Message": message}}, "DeleteObjects"
+        )
 
 
 def _versions(client: S3Client, name: str, limit: int) -> list[ObjectIdentifierTypeDef]:

@@ -49,7 +49,10 @@ class DeprovisionStage(StrEnum):
 
     #: The project is not protected and is ours to remove; its API keys do not verify any more.
     INITIALIZING = "INITIALIZING"
-    #: The bucket is empty, or the payload asks for its objects to be deleted.
+    #: What stands in the way of removing the bucket and the user pool is known.
+    CHECKING_SERVICES = "CHECKING_SERVICES"
+    #: Nothing that can be known beforehand stands in the way of the removal: no data that is to
+    #: stay, no lock, no protection, nothing in the database. Else all of it is named at once.
     CHECKING_DATA = "CHECKING_DATA"
     #: A dump of the tenant database is in the bucket of snapshots.
     TAKING_SNAPSHOT = "TAKING_SNAPSHOT"
@@ -132,7 +135,14 @@ PROVISION_PROJECT = Plan(
 #: The plan of deprovision_project.
 DEPROVISION_PROJECT = Plan(
     first=DeprovisionStage.INITIALIZING,
-    branches=((DeprovisionStage.CHECKING_DATA, DeprovisionStage.TAKING_SNAPSHOT, *REMOVING),),
+    branches=(
+        (
+            DeprovisionStage.CHECKING_SERVICES,
+            DeprovisionStage.CHECKING_DATA,
+            DeprovisionStage.TAKING_SNAPSHOT,
+            *REMOVING,
+        ),
+    ),
     last=DeprovisionStage.FINALIZING,
     ends_with_first=lambda output: bool(output["already_deprovisioned"]),
 )
@@ -166,6 +176,7 @@ OWN_ERRORS: dict[str, ErrorType] = {
     Stage.REGISTERING_REALTIME: ErrorType.SERVICE_REGISTRATION_FAILED,
     Stage.REGISTERING_STORAGE: ErrorType.SERVICE_REGISTRATION_FAILED,
     Stage.GENERATING_API_KEYS: ErrorType.API_KEY_GENERATION_FAILED,
+    DeprovisionStage.CHECKING_SERVICES: ErrorType.REMOVAL_FAILED,
     DeprovisionStage.CHECKING_DATA: ErrorType.REMOVAL_FAILED,
     DeprovisionStage.TAKING_SNAPSHOT: ErrorType.SNAPSHOT_FAILED,
     # The clean-up's and deprovision_project's are of the same names.
@@ -184,7 +195,7 @@ RUN_LIMITS: dict[str, int] = {
             Stage.REGISTERING_AUTH,
             Stage.REGISTERING_REALTIME,
             Stage.REGISTERING_STORAGE,
-            DeprovisionStage.CHECKING_DATA,
+            DeprovisionStage.CHECKING_SERVICES,
             CleanupStage.REMOVING_STORAGE,
             CleanupStage.REMOVING_REALTIME,
             CleanupStage.REMOVING_AUTH,
@@ -200,6 +211,7 @@ RUN_LIMITS: dict[str, int] = {
             Stage.CREATING_DATABASE,
             Stage.CREATING_SCHEMA,
             RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD,
+            DeprovisionStage.CHECKING_DATA,
             CleanupStage.REMOVING_DATABASE,
         ),
         190,

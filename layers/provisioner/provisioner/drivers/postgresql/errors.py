@@ -34,6 +34,15 @@ _CONTENTION_STATES = frozenset(
 #: The server has no SQLSTATE of its own (XX000) for this one.
 _CONTENTION_TEXT = "tuple concurrently updated"
 
+#: Another role's session is in the way, which the platform may not end (42501): it ends by itself,
+#: or someone ends it. The words of versions 16 and later, and two of version 15.
+#: Source: PostgreSQL source, `TerminateOtherDBBackends`.
+_SESSION_TEXTS = (
+    "permission denied to terminate process",
+    "must be a superuser to terminate superuser process",
+    "must be a member of the role whose process is being terminated",
+)
+
 _STATES: dict[str, ErrorType] = {
     # Passing: other sessions were in the way all the time.
     "25P03": ErrorType.TIMEOUT,  # idle_in_transaction_session_timeout
@@ -272,13 +281,17 @@ def _type_of(error: psycopg.Error) -> ErrorType | None:
     state = error.sqlstate
     if state is None:
         return _type_without_state(error)
-    if _CONTENTION_TEXT in str(error):
+    if _CONTENTION_TEXT in str(error) or _is_session_in_the_way(error):
         return ErrorType.TIMEOUT
     if state in _STATES:
         return _STATES[state]
     if state.startswith("08"):  # the class of connection exceptions
         return ErrorType.NETWORK_ERROR
     return None if state.startswith(_FINAL_STATES) else ErrorType.UNKNOWN_ERROR
+
+
+def _is_session_in_the_way(error: psycopg.Error) -> bool:
+    return error.sqlstate == "42501" and any(text in str(error) for text in _SESSION_TEXTS)
 
 
 def _type_without_state(error: psycopg.Error) -> ErrorType | None:

@@ -1,48 +1,104 @@
-"""CHECKING_DATA: no data is lost that the payload does not ask to be deleted."""
+"""CHECKING_DATA: nothing that can be known beforehand stands in the way of the removal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from provisioner.drivers.s3 import holds_objects
-from provisioner.errors import ErrorType, failure
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.obstacles import Obstacles
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.models import StageStatus
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
-from provisioner.provisioning.location import location_of
+from provisioner.jobs.store import JobStore
+from provisioner.ownership import Claim
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.location import cluster_at, location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import DeprovisionProjectPayload
+from provisioner.provisioning.plan import DeprovisionStage
 from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.removal import refusal
+from provisioner.provisioning.stages.create_database import admin_connection
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 
-def ensure_no_data_is_lost(
-    job: JobInput, *, s3: Callable[[str], S3Client], projects: ProjectReader, naming: Naming
+class DatabaseLook(Protocol):
+    """Looks at a tenant's database by the platform's login; raises as `DatabaseEngine` does."""
+
+    def __call__(
+        self, admin: AdminConnection, names: TenantNames, claim: Claim, *, with_dump: bool
+    ) -> Obstacles:
+        """Say what keeps the database from going and, if asked, from being dumped before."""
+
+
+def ensure_removal_is_possible(
+    job: JobInput,
+    *,
+    jobs: JobStore,
+    projects: ProjectReader,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    look: DatabaseLook,
+    naming: Naming,
 ) -> StageOutcome:
-    """Refuse to go on where the bucket holds anything, unless the payload asks to delete it.
+    """Look at the database too, and refuse to go on where anything stands in the way.
 
     Args:
         job: the job.
-        s3: gives the client of a region.
+        jobs: holds what CHECKING_SERVICES has found.
         projects: says where the project is.
+        catalogue: the clusters.
+        secrets_manager: holds the platform's login on the cluster.
+        look: looks at the database.
         naming: the deployment's names.
 
     Raises:
-        DATA_NOT_EMPTY: the bucket holds objects, versions of them or delete markers.
-        ProvisioningError: as `translated` says.
+        REMOVAL_FAILED: something stays in the way until someone acts; the message names all.
+        DATA_NOT_EMPTY: only objects are in the way that the payload does not ask to be deleted.
+        SNAPSHOT_FAILED: something keeps only the final snapshot, until someone acts.
+        INSUFFICIENT_PERMISSIONS: something could not be looked at.
+        TIMEOUT: what is in the way can pass.
+        UNKNOWN_ERROR: CHECKING_SERVICES has not reported.
+        ProvisioningError: as `translate` and `translated` say.
     """
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
-    if payload.delete_data:
-        return StageOutcome(skipped=True, check="the payload asks for the data to be deleted")
-    location = location_of(job, projects)
-    bucket = naming.names(payload.project_id).bucket
-    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
-    if holds_objects(s3(location.region), name=bucket, claim=claim):
-        raise failure(
-            ErrorType.DATA_NOT_EMPTY,
-            f"delete_data: the bucket {bucket} is not empty; "
-            "empty it (with all versions), or send the job with delete_data.",
+    data, services = _found_by_services(job, jobs)
+
+    def look_at_database() -> Obstacles:
+        cluster = cluster_at(location_of(job, projects), catalogue, ErrorType.REMOVAL_FAILED)
+        if cluster is None:
+            return Obstacles()
+        return look(
+            admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED),
+            naming.names(payload.project_id).tenant,
+            naming.owner(payload.project_id, job.job_id).claim(only_this_job=False),
+            with_dump=payload.final_snapshot,
         )
-    return StageOutcome(check=f"no bucket named {bucket} holds an object")
+
+    try:
+        database = look_at_database()
+    except ProvisioningError as error:
+        if not data and not services.staying:
+            raise
+        # It is refused whatever the database would say.
+        database = Obstacles(unseen=(f"the database: {error.message.removesuffix('.')}",))
+    refused = refusal(job, data, services + database)
+    if refused is not None:
+        raise refused
+    return StageOutcome(check="nothing was found that stands in the way of the removal")
+
+
+def _found_by_services(job: JobInput, jobs: JobStore) -> tuple[str, Obstacles]:
+    """Return what CHECKING_SERVICES has found in this attempt of the job."""
+    record = jobs.stage(job.job_id, DeprovisionStage.CHECKING_SERVICES)
+    if record is None or record.status is not StageStatus.SUCCEEDED or record.round != job.attempt:
+        raise failure(
+            ErrorType.UNKNOWN_ERROR,
+            "Stage CHECKING_SERVICES has not reported what it has found.",
+            f"stage CHECKING_SERVICES: {'no record' if record is None else record.status}",
+        )
+    found = record.output
+    return found["data"], Obstacles(tuple(found["staying"]), unseen=tuple(found["unseen"]))

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.cognito import remove_user_pool
+from provisioner.drivers.cognito_obstacles import look_at_pools
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.removal import explained
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
@@ -33,14 +35,17 @@ def remove_auth(
         only_this_job: whether what other jobs of the project made stays.
 
     Raises:
-        REMOVAL_FAILED: it is still there; and what `translated` raises.
+        REMOVAL_FAILED: it is still there; the message names what stands in the way.
+        ProvisioningError: as `translated` says.
     """
     location = location_of(job, projects)
-    owner = naming.owner(location.project_id, job.job_id)
+    client, name = cognito(location.region), naming.names(location.project_id).user_pool
+    claim = naming.owner(location.project_id, job.job_id).claim(only_this_job=only_this_job)
     return StageOutcome(
-        check=remove_user_pool(
-            cognito(location.region),
-            name=naming.names(location.project_id).user_pool,
-            claim=owner.claim(only_this_job=only_this_job),
+        check=explained(
+            job,
+            lambda: remove_user_pool(client, name=name, claim=claim),
+            lambda: look_at_pools(client, name=name, claim=claim),
+            is_cleanup=only_this_job,
         )
     )

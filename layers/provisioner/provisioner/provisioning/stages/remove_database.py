@@ -11,6 +11,8 @@ from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.location import cluster_at, location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.removal import explained
+from provisioner.provisioning.stages.check_data import DatabaseLook
 from provisioner.provisioning.stages.create_database import EngineFactory, admin_connection
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ def remove_database(
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
     engine: EngineFactory,
+    look: DatabaseLook,
     naming: Naming,
     only_this_job: bool,
 ) -> StageOutcome:
@@ -34,13 +37,16 @@ def remove_database(
     of which another job's part is left keeps its place, so that the next job finds it.
 
     Raises:
-        REMOVAL_FAILED: something is still there, or nobody knows where the database is, since the
-            project is gone or its cluster is described no more; and what `DatabaseEngine` and
-            `translated` raise.
+        TIMEOUT: the database is in use in a way that can pass.
+        REMOVAL_FAILED: something is still there, and the message names what keeps it, if that is
+            known; or nobody knows where the database is, since the project is gone or its cluster
+            is described no more.
+        ProvisioningError: as `DatabaseEngine` and `translated` say.
     """
     location = location_of(job, projects)
     names = naming.names(location.project_id)
     owner = naming.owner(location.project_id, job.job_id)
+    claim = owner.claim(only_this_job=only_this_job)
     if not location.is_recorded:
         raise failure(
             ErrorType.REMOVAL_FAILED,
@@ -49,12 +55,17 @@ def remove_database(
     cluster = cluster_at(location, catalogue, ErrorType.REMOVAL_FAILED)
     is_needed = False
     if cluster is not None:
-        database = engine(admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED))
-        is_needed = database.remove_database(names.tenant, owner, only_this_job=only_this_job)
+        admin = admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED)
+        is_needed = explained(
+            job,
+            lambda: engine(admin).remove_database(names.tenant, owner, only_this_job=only_this_job),
+            lambda: look(admin, names.tenant, claim, with_dump=False),
+            is_cleanup=only_this_job,
+        )
     remove_secret(
         secrets_manager,
         name=names.database_secret,
-        claim=owner.claim(only_this_job=only_this_job),
+        claim=claim,
         final=ErrorType.REMOVAL_FAILED,
     )
     if cluster is not None and not is_needed:

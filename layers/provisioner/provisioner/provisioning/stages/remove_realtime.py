@@ -10,7 +10,7 @@ from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
-from provisioner.provisioning.stages.check_data import ensure_no_data_is_lost
+from provisioner.provisioning.stages.check_services import ensure_no_data_is_lost
 
 if TYPE_CHECKING:
     from mypy_boto3_appsync.client import AppSyncClient

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.s3 import empty_bucket, remove_bucket
+from provisioner.drivers.s3_obstacles import look_at_bucket
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import DeprovisionProjectPayload
 from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.removal import explained
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -35,16 +37,11 @@ def remove_storage(
         only_this_job: whether what other jobs of the project made stays.
 
     Raises:
-        REMOVAL_FAILED: it is still there; and what `translated` raises.
+        REMOVAL_FAILED: it is still there; the message names what stands in the way.
+        ProvisioningError: as `translated` says.
     """
-    location = location_of(job, projects)
-    owner = naming.owner(location.project_id, job.job_id)
-    return StageOutcome(
-        check=remove_bucket(
-            s3(location.region),
-            name=naming.names(location.project_id).bucket,
-            claim=owner.claim(only_this_job=only_this_job),
-        )
+    return _removed(
+        job, s3=s3, projects=projects, naming=naming, only_this_job=only_this_job, seconds=None
     )
 
 
@@ -67,15 +64,44 @@ def remove_storage_with_data(
 
     Raises:
         TIMEOUT: there are objects left.
-        REMOVAL_FAILED: the bucket is still there; and what `translated` raises.
+        REMOVAL_FAILED: the bucket is still there; the message names what stands in the way.
+        ProvisioningError: as `translated` says.
     """
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
-    if payload.delete_data:
-        location = location_of(job, projects)
-        empty_bucket(
-            s3(location.region),
-            name=naming.names(location.project_id).bucket,
-            claim=naming.owner(location.project_id, job.job_id).claim(only_this_job=False),
-            seconds=seconds,
+    return _removed(
+        job,
+        s3=s3,
+        projects=projects,
+        naming=naming,
+        only_this_job=False,
+        seconds=seconds if payload.delete_data else None,
+    )
+
+
+def _removed(
+    job: JobInput,
+    *,
+    s3: Callable[[str], S3Client],
+    projects: ProjectReader,
+    naming: Naming,
+    only_this_job: bool,
+    seconds: float | None,
+) -> StageOutcome:
+    """Remove the bucket, after its objects where there are seconds for them."""
+    location = location_of(job, projects)
+    client, name = s3(location.region), naming.names(location.project_id).bucket
+    claim = naming.owner(location.project_id, job.job_id).claim(only_this_job=only_this_job)
+
+    def remove() -> str:
+        if seconds is not None:
+            empty_bucket(client, name=name, claim=claim, seconds=seconds)
+        return remove_bucket(client, name=name, claim=claim)
+
+    return StageOutcome(
+        check=explained(
+            job,
+            remove,
+            lambda: look_at_bucket(client, name=name, claim=claim).obstacles,
+            is_cleanup=only_this_job,
         )
-    return remove_storage(job, s3=s3, projects=projects, naming=naming, only_this_job=False)
+    )

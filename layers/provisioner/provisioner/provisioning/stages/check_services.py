@@ -1,0 +1,125 @@
+"""CHECKING_SERVICES: what stands in the way of removing the bucket and the user pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.cognito_obstacles import look_at_pools
+from provisioner.drivers.obstacles import Obstacles
+from provisioner.drivers.s3 import holds_objects
+from provisioner.drivers.s3_obstacles import BucketLook, look_at_bucket
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.location import location_of
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import DeprovisionProjectPayload
+from provisioner.provisioning.projects import ProjectReader
+
+if TYPE_CHECKING:
+    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
+    from mypy_boto3_s3.client import S3Client
+
+
+def ensure_services_are_looked_at(
+    job: JobInput,
+    *,
+    s3: Callable[[str], S3Client],
+    cognito: Callable[[str], CognitoIdentityProviderClient],
+    projects: ProjectReader,
+    naming: Naming,
+) -> StageOutcome:
+    """Look what keeps the bucket and the user pool, and hand it on to CHECKING_DATA.
+
+    That stage refuses, so that what it finds itself is named in the same message.
+
+    Args:
+        job: the job.
+        s3: gives the client of a region.
+        cognito: likewise.
+        projects: says where the project is.
+        naming: the deployment's names.
+
+    Raises:
+        ProvisioningError: a look failed, other than by being denied, as `translated` says.
+    """
+    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    location = location_of(job, projects)
+    names = naming.names(payload.project_id)
+    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
+    bucket = _unless_denied(
+        lambda: look_at_bucket(s3(location.region), name=names.bucket, claim=claim),
+        lambda unseen: BucketLook(obstacles=unseen),
+        f"bucket {names.bucket}",
+    )
+    pools = _unless_denied(
+        lambda: look_at_pools(cognito(location.region), name=names.user_pool, claim=claim),
+        lambda unseen: unseen,
+        f"user pool {names.user_pool}",
+    )
+    found = bucket.obstacles + pools
+    is_data = bucket.holds_objects and not payload.delete_data
+    number = len(found.staying) + len(found.unseen) + is_data
+    return StageOutcome(
+        output={
+            "data": _not_empty(names.bucket) if is_data else "",
+            "staying": list(found.staying),
+            "unseen": list(found.unseen),
+        },
+        check="; ".join(
+            filter(
+                None,
+                [
+                    f"bucket {names.bucket} and user pool {names.user_pool} were looked at",
+                    f"obstacles found: {number}" if number else "no obstacle found",
+                    bucket.beyond,
+                ],
+            )
+        ),
+    )
+
+
+def ensure_no_data_is_lost(
+    job: JobInput, *, s3: Callable[[str], S3Client], projects: ProjectReader, naming: Naming
+) -> None:
+    """Refuse to go on where the bucket holds anything, unless the payload asks to delete it.
+
+    Args:
+        job: the job.
+        s3: gives the client of a region.
+        projects: says where the project is.
+        naming: the deployment's names.
+
+    Raises:
+        DATA_NOT_EMPTY: the bucket holds objects, versions of them or delete markers.
+        ProvisioningError: as `translated` says.
+    """
+    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    if payload.delete_data:
+        return
+    location = location_of(job, projects)
+    bucket = naming.names(payload.project_id).bucket
+    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
+    if holds_objects(s3(location.region), name=bucket, claim=claim):
+        raise failure(ErrorType.DATA_NOT_EMPTY, _not_empty(bucket))
+
+
+def _not_empty(bucket: str) -> str:
+    return (
+        f"delete_data: the bucket {bucket} is not empty; "
+        "empty it (with all versions), or send the job with delete_data."
+    )
+
+
+def _unless_denied[Result](
+    look: Callable[[], Result], unseen: Callable[[Obstacles], Result], what: str
+) -> Result:
+    """Look; where that is denied, return that it was not seen."""
+    try:
+        return look()
+    except ProvisioningError as error:
+        if error.type is not ErrorType.INSUFFICIENT_PERMISSIONS:
+            raise
+        operation = error.cause.partition(":")[0]
+        return unseen(Obstacles(unseen=(f"{what}: let the platform look at it ({operation})",)))
