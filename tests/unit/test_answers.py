@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,6 +242,29 @@ def test_the_program_says_what_to_check(
         "page. Check the proxy (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), whether the network wants a "
         "login in a browser first, and the endpoint (AWS_ENDPOINT_URL).\n"
     )
+
+
+@pytest.mark.parametrize("page", [Page(200, WEB, HTML), Page(407, WEB, HTML), Page(200)])
+def test_the_program_says_so_where_credentials_are_asked_for(
+    elsewhere: Portal, capsys: pytest.CaptureFixture[str], tmp_path: Path, page: Page
+) -> None:
+    elsewhere.answer(page)
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile at-work]\nrole_arn = arn:aws:iam::123456789012:role/me\nsource_profile = mine\n"
+        "[profile mine]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = example\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", str(config))
+        patch.setenv("AWS_PROFILE", "at-work")
+        aws.reset()
+        assert main(["--stack", "prod", "--region", "eu-central-1", "jobs"]) == 1
+    aws.reset()
+    said = capsys.readouterr().err
+    assert said.startswith("provision: That was not AWS: something answered AssumeRole with ")
+    assert "Check the proxy" in said
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import HTTPClientError
 
 if TYPE_CHECKING:
+    import boto3
     from botocore.model import OperationModel, Shape
 
 #: One of these names the request in every answer of AWS.
@@ -36,6 +37,9 @@ _LOGINS: dict[int, str] = {
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "a proxy",
     HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED: "a network",
 }
+
+#: What is asked for credentials, by the names of botocore's events.
+_LOGIN_SERVICES = ("sts", "sso", "sso-oidc", "signin")
 
 #: What an answer that botocore has read is told to be, where it is not AWS's.
 _PROBLEM = "NotAws"
@@ -63,6 +67,24 @@ def watch(client: Any) -> None:
     # in the place of an answer of Amazon S3 for an error 500.
     events.register("before-parse.*.*", partial(_refuse_foreign, address))
     events.register("after-call.*.*", partial(_refuse_after_the_last_attempt, address))
+
+
+def watch_logins(session: boto3.Session) -> None:
+    """Let what a session asks for credentials raise NotAwsError alike: AWS STS and the sign-in.
+
+    Only what cannot be AWS is refused: of these services no document says that each names requests.
+    """
+    for service in _LOGIN_SERVICES:
+        session.events.register(f"before-parse.{service}.*", _refuse_page)
+
+
+def _refuse_page(operation_model: OperationModel, response_dict: dict[str, Any], **_: Any) -> None:
+    status, headers = int(response_dict["status_code"]), response_dict["headers"]
+    body = response_dict["body"]
+    is_page = _is_web_page(headers) or status in _LOGINS or headers.get("location") or not body
+    if is_page and not _is_named(headers):
+        what = _what(status, headers, body)
+        raise NotAwsError(address="something", operation=operation_model.name, what=what)
 
 
 def _refuse_foreign(

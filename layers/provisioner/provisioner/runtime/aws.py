@@ -40,7 +40,9 @@ class _Provider:
     def session(self) -> boto3.Session:
         with self._lock:
             if self._session is None:
-                self._session = boto3.Session()
+                made = boto3.Session()
+                answers.watch_logins(made)
+                self._session = made
             return self._session
 
     def client(self, service: str, region: str | None) -> Any:
