@@ -121,7 +121,7 @@ def test_a_sentence_names_the_first_field_that_is_wrong(
 
 def test_what_is_no_object_is_named_as_the_payload() -> None:
     with pytest.raises(ProvisioningError, match=r"^payload: "):
-        validate_payload(Report, [])  # type: ignore[arg-type]  # as it comes from outside
+        validate_payload(Report, [])
 
 
 @given(st.text(min_size=1).filter(lambda name: name not in {"title", "pages"}))

@@ -2,7 +2,17 @@
 
 It talks to the deployment that `connect_to_stack` names, or, where that was not called, to the
 one that the environment variables of `PlatformSettings` name. Credentials, region and endpoint are
-those of the AWS SDK's environment.
+those of the AWS SDK's environment, which is read at the first call and not before. A process that
+is forked goes on with the same deployment, by connections of its own; one that is spawned begins
+anew.
+
+Every function looks at its arguments before anything is stored, sent or asked. What an argument
+cannot be, by its type or its bounds, raises INVALID_PAYLOAD, a `ProvisioningError` and a
+`ValueError`, whose sentence begins with the argument's name. Types are exact: True is no number,
+and a UUID is no text. An id that is text, and nobody's, is not found.
+
+What comes back is looked at too: an answer to another question raises NETWORK_ERROR, and the call
+may be made again.
 """
 
 from __future__ import annotations
@@ -14,6 +24,7 @@ from typing import Any
 from provisioner import job_handlers
 from provisioner.api_keys.key_format import digest, find_api_keys
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
+from provisioner.arguments import check_flag, check_function, check_seconds, check_text, shown
 from provisioner.composition.cleanup import repeater
 from provisioner.composition.supervisor import supervisor
 from provisioner.drivers.secrets import Secret, delete_secret, find_secret
@@ -193,15 +204,15 @@ def enqueue_job(
     Args:
         job_type: a registered job type.
         payload: what the job type's payload model accepts.
-        idempotency_key: the same key gives the same job, however often it is enqueued.
+        idempotency_key: the same key gives the same job, however often it is enqueued. One
+            character or more. A number in the payload is the same whether it is written 1 or 1.0.
         delay_seconds: 0 to 900, how long the message is held back.
 
     Raises:
         UnknownJobTypeError: the job type has no handler.
-        INVALID_PAYLOAD: the payload is wrong, or too large, or the key is no text; nothing was
+        INVALID_PAYLOAD: the payload is wrong, or too large, or another argument is; nothing was
             stored or sent.
         IdempotencyConflictError: the key was used for another payload.
-        ValueError: `delay_seconds` is out of bounds.
     """
     return _job_client(current_settings()).enqueue(
         job_type, payload, idempotency_key=idempotency_key, delay_seconds=delay_seconds
@@ -222,6 +233,7 @@ def cancel_job(job_id: str) -> Job:
         JobNotFoundError: there is no such job.
         JobStateError: it has completed or failed.
     """
+    check_text("job_id", job_id)
     settings = current_settings()
     job = _job_client(settings).cancel(job_id)
     if job.status.is_terminal:
@@ -248,6 +260,7 @@ def retry_job(job_id: str) -> Job:
         UnknownJobTypeError: its job type has no handler any more; the job stays as it is.
         INVALID_PAYLOAD: its payload is not valid any more; the job stays as it is.
     """
+    check_text("job_id", job_id)
     return _job_client(current_settings()).retry(job_id)
 
 
@@ -262,6 +275,7 @@ def repeat_cleanup(job_id: str) -> Job:
         JobStateError: it has no clean-up, or one that has left nothing; or what was left has been
             taken up by another job.
     """
+    check_text("job_id", job_id)
     return repeater(current_settings())(job_id)
 
 
@@ -271,11 +285,14 @@ def get_job(job_id: str) -> Job:
     Raises:
         JobNotFoundError: there is no such job.
     """
+    check_text("job_id", job_id)
     return _jobs(current_settings()).get(job_id)
 
 
 def list_jobs(project_id: str | None = None) -> list[Job]:
     """Read a project's jobs, or everyone's, newest first, without stages and history."""
+    if project_id is not None:
+        check_text("project_id", project_id)
     jobs = _jobs(current_settings())
     return jobs.list_all() if project_id is None else jobs.list_by_project(project_id)
 
@@ -285,12 +302,14 @@ def wait_for_job(job_id: str, timeout: float) -> Job:
 
     Args:
         job_id: the job.
-        timeout: seconds.
+        timeout: seconds, 0 or more; with 0, it is read once.
 
     Raises:
         JobNotFoundError: there is no such job.
         JobWaitTimeoutError: it has not ended in that time.
     """
+    check_text("job_id", job_id)
+    check_seconds("timeout", timeout)
     return client.wait_for_job(_jobs(current_settings()), job_id, timeout)
 
 
@@ -332,9 +351,12 @@ def get_project(project_id: str) -> Project:
     Raises:
         ProjectNotFoundError: there is none of that id.
     """
+    check_text("project_id", project_id)
     project = _projects(current_settings()).get(project_id)
     if project is None:
-        raise ProjectNotFoundError(f"project {project_id}: there is no such project; create it.")
+        raise ProjectNotFoundError(
+            f"project {shown(project_id)}: there is no such project; create it."
+        )
     return project
 
 
@@ -349,6 +371,8 @@ def protect_project(project_id: str, *, enabled: bool) -> Project:
         ProjectNotFoundError: there is no such project.
         ProjectRemovedError: it is being removed.
     """
+    check_text("project_id", project_id)
+    check_flag("enabled", enabled)
     get_project(project_id)
     _projects(current_settings()).protect(project_id, enabled=enabled)
     return get_project(project_id)
@@ -369,6 +393,8 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
         ApiKeysNotClaimableError: the project is not ACTIVE, a job works at it or has failed to
             store its keys, or its keys have been claimed, or each of them was revoked.
     """
+    check_text("project_id", project_id)
+    check_function("hand_over", hand_over)
     settings = current_settings()
     naming = Naming(settings.resource_prefix, settings.resource_namespace)
     manager = aws.client("secretsmanager")
@@ -446,9 +472,12 @@ def revoke_api_key(key_id: str) -> RevokeApiKeyResult:
         ApiKeyNotFoundError: there is no such key.
         ProvisioningError: the error that the job ended with.
     """
+    check_text("key_id", key_id)
     key = _api_keys(current_settings()).find(key_id)
     if key is None:
-        raise ApiKeyNotFoundError(f"API key {key_id}: there is no such key; list the project's.")
+        raise ApiKeyNotFoundError(
+            f"API key {shown(key_id)}: there is no such key; list the project's."
+        )
     result: RevokeApiKeyResult = revoke_api_key_handler(
         {"project_id": key.project_id, "key_id": key_id}
     )
@@ -462,6 +491,7 @@ def verify_api_key(plaintext: str) -> ApiKey | None:
     second one, of its project: that says at once, and for every key, that it is being removed.
     An answer that is another question's verifies nothing.
     """
+    check_text("plaintext", plaintext)
     settings = current_settings()
     try:
         key = _api_keys(settings).verify(plaintext)
@@ -480,6 +510,7 @@ def list_snapshots(project_id: str) -> list[Snapshot]:
         INVALID_PAYLOAD: the id is not of its pattern.
         ProvisioningError: the bucket of snapshots cannot be read.
     """
+    check_text("project_id", project_id)
     project_id = validate_payload(ProjectReference, {"project_id": project_id}).project_id
     return _snapshots(current_settings()).of_project(project_id)
 
@@ -506,6 +537,11 @@ def restore_snapshot(
             it refuses the snapshot; nothing has been restored.
         ProvisioningError: the snapshot, or the target, cannot be reached.
     """
+    check_text("project_id", project_id)
+    if snapshot is not None:
+        check_text("snapshot", snapshot)
+    if into is not None:
+        check_text("into", into)
     # Its parts run PostgreSQL's programs, which nothing else here needs.
     from provisioner.composition.restore import own_url, restore  # noqa: PLC0415
 
@@ -541,6 +577,11 @@ def redrive_dead_letters(
     Returns:
         what became of each letter; one that names another job's id stays where it is.
     """
+    if job_id is not None:
+        check_text("job_id", job_id)
+    check_flag("again", again)
+    if told is not None:
+        check_function("told", told)
     return _dead_letters(current_settings()).redrive(job_id, again=again, told=told)
 
 

@@ -152,10 +152,13 @@ class ProvisioningError(Exception):
         self.cause = cause
 
 
+#: What a type is besides: in Python, a wrong argument is a ValueError.
+_ALSO: dict[ErrorType, tuple[type[Exception], ...]] = {ErrorType.INVALID_PAYLOAD: (ValueError,)}
+
 _CLASSES: dict[ErrorType, type[ProvisioningError]] = {
     error_type: type(
         error_type.value,
-        (ProvisioningError,),
+        (ProvisioningError, *_ALSO.get(error_type, ())),
         {"type": error_type, "__module__": __name__, "__doc__": rule.remedy},
     )
     for error_type, rule in ERROR_RULES.items()

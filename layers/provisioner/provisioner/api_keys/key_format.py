@@ -12,6 +12,8 @@ import secrets
 import string
 import zlib
 
+from provisioner.arguments import check_text
+
 #: Digits, then upper-case, then lower-case letters: the digits of base 62 in ASCII order.
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
@@ -63,7 +65,12 @@ def is_well_formed(api_key: str) -> bool:
 
 
 def find_api_keys(text: str) -> list[str]:
-    """Return the keys in a text, in order, whatever they stand beside; the checksum decides."""
+    """Return the keys in a text, in order, whatever they stand beside; the checksum decides.
+
+    Raises:
+        INVALID_PAYLOAD: it is no text.
+    """
+    check_text("text", text)
     found = []
     for body in _BODY.finditer(text):
         end = body.end() + RANDOM_LENGTH + CHECKSUM_LENGTH

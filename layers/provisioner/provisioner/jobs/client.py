@@ -8,8 +8,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from provisioner.arguments import (
+    check_characters,
+    check_seconds,
+    check_text,
+    check_whole_number,
+)
 from provisioner.drivers.dynamodb import ConditionFailedError
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.models import CANCELLED, Job, JobStatus, StoredError
 from provisioner.jobs.queue import JobQueue
@@ -61,23 +67,19 @@ class JobClient:
             job_type: a registered job type.
             payload: what the job type's payload model accepts.
             idempotency_key: the same key gives the same job, however often it is enqueued; a call
-                that stopped between the two writes is completed by the next.
+                that stopped between the two writes is completed by the next. One character or more.
             delay_seconds: 0 to 900, how long the message is held back.
 
         Raises:
             UnknownJobTypeError: the job type has no handler.
-            INVALID_PAYLOAD: the payload is wrong, or too large, or the key is no text; nothing was
-                stored or sent.
+            INVALID_PAYLOAD: the payload is wrong, or too large, or another argument is; nothing
+                was stored or sent.
             IdempotencyConflictError: the key was used for another payload.
-            ValueError: `delay_seconds` is out of bounds.
         """
-        if not 0 <= delay_seconds <= MAX_DELAY_SECONDS:
-            raise ValueError(f"delay_seconds: must be 0 to {MAX_DELAY_SECONDS}.")
-        if idempotency_key is not None and not _is_text(idempotency_key):
-            raise failure(
-                ErrorType.INVALID_PAYLOAD,
-                "idempotency_key: must be Unicode text of one character or more.",
-            )
+        job_type = check_text("job_type", job_type)
+        check_whole_number("delay_seconds", delay_seconds, least=0, most=MAX_DELAY_SECONDS)
+        if idempotency_key is not None:
+            idempotency_key = check_characters("idempotency_key", idempotency_key)
         handler = self._registry.get(job_type)
         valid = handler.parse(payload)
         job_id = str(
@@ -85,7 +87,7 @@ class JobClient:
             if idempotency_key is None
             else uuid.uuid5(_IDEMPOTENCY_NAMESPACE, f"{job_type}/{idempotency_key}")
         )
-        new = NewJob(job_id, str(job_type), valid.model_dump(mode="json"), handler.stages)
+        new = NewJob(job_id, job_type, valid.model_dump(mode="json"), handler.stages)
         execution_input(new)
         job = self._store.create(new, delay_seconds=delay_seconds)
         if payload_digest(job.payload) != payload_digest(new.payload):
@@ -180,21 +182,15 @@ class JobClient:
         return handler.message_group(handler.parse(job.payload))
 
 
-def _is_text(value: str) -> bool:
-    """Whether a text has characters, and none that UTF-8 cannot hold."""
-    try:
-        return value.encode() != b""
-    except UnicodeEncodeError:
-        return False
-
-
 def wait_for_job(store: JobStore, job_id: str, timeout_seconds: float) -> Job:
     """Read a job until it has ended.
 
     Raises:
+        INVALID_PAYLOAD: `timeout` is no finite number, or less than 0.
         JobNotFoundError: there is no such job.
         JobWaitTimeoutError: it has not ended after `timeout_seconds`.
     """
+    check_seconds("timeout", timeout_seconds)
     deadline = time.monotonic() + timeout_seconds
     while not (job := store.get(job_id)).status.is_terminal:
         left = deadline - time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -108,7 +109,17 @@ def is_of(job: Job, message: JobMessage) -> bool:
     It is another one, unless it is of the message's type and its payload is the message's, or what
     is kept of it when it is refused.
     """
-    return job.job_type == message.job_type and job.payload in (message.payload, _kept_of(message))
+    return job.job_type == message.job_type and any(
+        _is_same(job.payload, payload) for payload in (message.payload, _kept_of(message))
+    )
+
+
+def _is_same(payload: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    # To Python, true is 1. What came by the queue may hold what JSON cannot, such as NaN.
+    try:
+        return payload_digest(payload) == payload_digest(other)
+    except ValueError:
+        return False
 
 
 def names_another(registry: JobRegistry, job: Job, body: str) -> bool:

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -9,14 +10,18 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from provisioner.arguments import check_text, shown
 from provisioner.errors import ErrorType, failure
-
-#: Characters of a field's name that a sentence shows.
-_FIELD_LENGTH = 200
 
 #: Objects and lists within each other in a field of a payload. Whoever reads the payload again, as
 #: part of a message or an execution's input, stops at some 200, each parser at its own number.
 _MAX_DEPTH = 32
+
+#: As a message may name it; see `JobMessage`.
+_JOB_TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+#: Values of a payload: an execution's input has fewer bytes.
+_MAX_VALUES = 262_144
 
 #: What is said of a field that is too deep.
 TOO_DEEP = f"must not be nested deeper than {_MAX_DEPTH} levels"
@@ -43,14 +48,8 @@ def first_problem(error: ValidationError, whole: str) -> str:
     """
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     # An unknown field's name is the sender's own text.
-    field = _shown(".".join(str(part) for part in first["loc"])) or whole
+    field = shown(".".join(str(part) for part in first["loc"])) or whole
     return f"{field}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"
-
-
-def _shown(field: str) -> str:
-    return "".join(
-        character if character.isprintable() else "?" for character in field[:_FIELD_LENGTH]
-    )
 
 
 def is_too_deep(value: object) -> bool:
@@ -71,21 +70,47 @@ def _containers(values: Iterable[object]) -> list[Mapping[Any, object] | Sequenc
     return list(found.values())
 
 
-def validate_payload[Payload: BaseModel](
-    model: type[Payload], payload: Mapping[str, Any]
-) -> Payload:
+def _is_like_json(value: object) -> bool:
+    """Whether names are text, no value is bytes, and there are no more than a payload can hold.
+
+    A list may be in a value many times over, in each of which it is written.
+    """
+    left = [value]
+    for _ in range(_MAX_VALUES):
+        if not left:
+            return True
+        inner = left.pop()
+        if isinstance(inner, bytes | bytearray | memoryview):
+            return False
+        if isinstance(inner, Mapping):
+            if not all(isinstance(name, str) for name in inner):
+                return False
+            left += inner.values()
+        elif isinstance(inner, list | tuple):
+            left += inner
+    return not left
+
+
+def validate_payload[Payload: BaseModel](model: type[Payload], payload: object) -> Payload:
     """Validate a payload.
 
     Raises:
         INVALID_PAYLOAD: naming the first field that is wrong; it repeats no value.
     """
-    # What is no object at all, the model refuses.
-    for field, value in payload.items() if isinstance(payload, Mapping) else ():
+    if not isinstance(payload, Mapping):
+        raise failure(ErrorType.INVALID_PAYLOAD, "payload: must be an object (dict).")
+    for field, value in payload.items():
+        name = shown(str(field)) or "payload"
         if is_too_deep(value):
-            name = _shown(str(field)) or "payload"
             raise failure(ErrorType.INVALID_PAYLOAD, f"{name}: {TOO_DEEP}.")
+        if not _is_like_json({field: value}):
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                f"{name}: must be what JSON can hold: fields have text for a name, and no value is "
+                "bytes.",
+            )
     try:
-        return model.model_validate(payload)
+        return model.model_validate(dict(payload))
     except ValidationError as error:
         raise failure(ErrorType.INVALID_PAYLOAD, f"{first_problem(error, 'payload')}.") from None
 
@@ -120,9 +145,9 @@ class JobHandler[Payload: BaseModel, Result]:
         Raises:
             ProvisioningError: the error that the job ended with.
         """
-        return self.run(
-            payload if isinstance(payload, self.payload_model) else self.parse(dict(payload))
-        )
+        if isinstance(payload, self.payload_model):
+            return self.run(payload)
+        return self.run(validate_payload(self.payload_model, payload))
 
 
 class JobRegistry:
@@ -136,8 +161,18 @@ class JobRegistry:
         """Add a handler.
 
         Raises:
+            INVALID_PAYLOAD: the job type is none that a message can name, or the handler is none.
             DuplicateJobHandlerError: the job type has one.
         """
+        job_type = check_text("job_type", job_type)
+        if _JOB_TYPE.fullmatch(job_type) is None:
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                "job_type: must be 1 to 64 lower-case letters, digits and underscores; the first "
+                "is a letter.",
+            )
+        if not isinstance(handler, JobHandler):
+            raise failure(ErrorType.INVALID_PAYLOAD, "handler: must be a JobHandler.")
         if job_type in self._handlers:
             raise DuplicateJobHandlerError(
                 f"{job_type}: has a handler already; register each job type once."
@@ -148,10 +183,11 @@ class JobRegistry:
         """Return the handler of a job type.
 
         Raises:
+            INVALID_PAYLOAD: the job type is no text.
             UnknownJobTypeError: it has none.
         """
         try:
-            return self._handlers[job_type]
+            return self._handlers[check_text("job_type", job_type)]
         except KeyError:
             raise UnknownJobTypeError(
                 f"job_type: no handler is registered for it; known are {', '.join(self.types())}."
@@ -159,7 +195,7 @@ class JobRegistry:
 
     def has(self, job_type: str) -> bool:
         """Whether the job type has a handler."""
-        return job_type in self._handlers
+        return check_text("job_type", job_type) in self._handlers
 
     def types(self) -> tuple[str, ...]:
         """Return the registered job types in alphabetical order."""
@@ -171,7 +207,10 @@ class JobRegistry:
         Raises:
             UnknownJobTypeError: naming every one that has none.
         """
-        missing = sorted({str(job_type) for job_type in job_types} - set(self._handlers))
+        if isinstance(job_types, str):
+            raise failure(ErrorType.INVALID_PAYLOAD, "job_types: must be several, not one text.")
+        required = {check_text("job_types", job_type) for job_type in job_types}
+        missing = sorted(required - set(self._handlers))
         if missing:
             raise UnknownJobTypeError(
                 f"{', '.join(missing)}: required, but no handler is registered; "

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from provisioner.arguments import shown
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
@@ -79,8 +80,24 @@ def canonical_json(value: Any) -> str:
 
 
 def payload_digest(payload: Mapping[str, Any]) -> str:
-    """Return what tells two payloads apart: SHA-256 of the canonical JSON, in hexadecimal."""
-    return hashlib.sha256(canonical_json(payload).encode()).hexdigest()
+    """Return what tells two payloads apart: SHA-256 of the canonical JSON, in hexadecimal.
+
+    JSON has one kind of number: 1 and 1.0 are the same, and true is none. Source: RFC 8785, section
+    3.2.2.3.
+    """
+    return hashlib.sha256(canonical_json(_in_one_form(payload)).encode()).hexdigest()
+
+
+def _in_one_form(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case Mapping():
+            return {name: _in_one_form(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_in_one_form(inner) for inner in value]
+        case _:
+            return value
 
 
 def utc_now() -> datetime:
@@ -148,7 +165,7 @@ class JobStore:
             JobNotFoundError: there is none of that id.
         """
         if not dynamodb.is_key(job_id):
-            raise JobNotFoundError(f"job {job_id}: no such job is stored.")
+            raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
         items: list[dict[str, Any]] = []
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
@@ -160,7 +177,7 @@ class JobStore:
             items += [dynamodb.from_answer(item, {"job_id": job_id}) for item in page["Items"]]
         head = next((item for item in items if item["record"] == _JOB), None)
         if head is None:
-            raise JobNotFoundError(f"job {job_id}: no such job is stored.")
+            raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
         began = datetime.fromisoformat(head["created_at"])
         parts = [item for item in items if item is not head and not _has_expired(item, began)]
         stages = {
@@ -1042,7 +1059,7 @@ class JobStore:
     def _existing(self, job_id: str) -> Job:
         job = self.get_head(job_id)
         if job is None:
-            raise JobNotFoundError(f"job {job_id}: no such job is stored.")
+            raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
         return job
 
 

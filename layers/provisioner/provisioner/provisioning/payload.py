@@ -26,6 +26,7 @@ PROJECT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{1,62}[A-Za-z0-9]$"
 ProjectId = Annotated[
     str,
     Field(
+        strict=True,
         pattern=PROJECT_ID_PATTERN,
         description="3 to 64 letters, digits, hyphens and underscores; "
         "the first and the last are letters or digits.",
@@ -33,16 +34,21 @@ ProjectId = Annotated[
 ]
 
 #: An owner or organization: also a MessageGroupId, so without spaces. 1 to 128 characters.
-PartyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,127}$")]
+PartyId = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,127}$")]
 
 Region = Annotated[
     str,
-    Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$", max_length=32, description="An AWS region."),
+    Field(
+        strict=True,
+        pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$",
+        max_length=32,
+        description="An AWS region.",
+    ),
 ]
 
 
 #: 2 to 10 lower-case letters and digits, first a letter.
-ApiKeyPrefix = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")]
+ApiKeyPrefix = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9]{1,9}$")]
 
 DEFAULT_API_KEY_PREFIX = "nm"
 
@@ -80,9 +86,11 @@ class DatabaseRequest(_Strict):
 
     engine: Engine = Engine.POSTGRESQL
     #: A major version, such as 18; refused in INITIALIZING: the cluster decides it.
-    version: Annotated[str, Field(pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")] | None = None
+    version: (
+        Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")] | None
+    ) = None
     #: An instance size; refused in INITIALIZING: tenants share a cluster.
-    size: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")] | None = None
+    size: Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")] | None = None
     #: Gibibytes, 1 to 65,536; refused in INITIALIZING: tenants share a cluster's storage.
     storage_gb: Annotated[int, Field(ge=1, le=65_536, strict=True)] | None = None
 
@@ -139,7 +147,7 @@ class DeprovisionProjectPayload(_Strict):
 
     project_id: ProjectId
     #: The project id again, so that nobody removes a project by a slip.
-    confirm: str
+    confirm: Annotated[str, Field(strict=True)]
     #: Whether the objects in the project's bucket are deleted; if not, the bucket must be empty.
     delete_data: Annotated[bool, Field(strict=True)] = False
     #: Whether a dump of the database is kept.
@@ -178,7 +186,7 @@ class RevokeApiKeyPayload(_Strict):
     """What a revoke_api_key job is asked to do."""
 
     project_id: ProjectId
-    key_id: Annotated[str, Field(pattern=r"^key_[0-9a-f]{20}$")]
+    key_id: Annotated[str, Field(strict=True, pattern=r"^key_[0-9a-f]{20}$")]
 
 
 class RotateDatabasePasswordPayload(_Strict):

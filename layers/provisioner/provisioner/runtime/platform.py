@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 
+from provisioner.arguments import check_characters
 from provisioner.errors import ErrorType, failure
 from provisioner.runtime import aws
 from provisioner.runtime.settings import (
@@ -36,6 +37,11 @@ _OUTPUTS = {
 }
 
 
+#: Characters of a stack's name, or of its ARN, and of a region.
+_STACK_NAME_LENGTH = 1024
+_REGION_LENGTH = 32
+
+
 class PlatformSettings(
     LifecycleSettings,
     DatabaseSettings,
@@ -52,7 +58,13 @@ _connected: list[PlatformSettings] = []
 
 
 def connect(settings: PlatformSettings) -> None:
-    """Let the public API of this process talk to a deployment."""
+    """Let the public API of this process talk to a deployment.
+
+    Raises:
+        INVALID_PAYLOAD: the settings are none.
+    """
+    if not isinstance(settings, PlatformSettings):
+        raise failure(ErrorType.INVALID_PAYLOAD, "settings: must be PlatformSettings.")
     _connected[:] = [settings]
 
 
@@ -67,7 +79,9 @@ def connect_to_stack(stack_name: str, region: str | None = None) -> PlatformSett
         NETWORK_ERROR: the answer is of another stack.
         botocore.exceptions.ClientError: there is no such stack, or it may not be described.
     """
+    check_characters("stack_name", stack_name, longest=_STACK_NAME_LENGTH)
     if region is not None:
+        check_characters("region", region, longest=_REGION_LENGTH)
         os.environ["AWS_DEFAULT_REGION"] = region
         aws.reset()
     stack = aws.client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"][0]
