@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from provision_cli.main import main
+from provisioner import api
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.snapshots import Snapshots
@@ -114,43 +115,64 @@ def test_the_snapshots_of_a_project_are_no_others(core: Core, command: Command) 
     assert [line.split()[0] for line in shown.splitlines()] == ["snapshot", "shop/d-4.dump"]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "said"),
-    [
-        ("ab", "snapshot ab: 2 of project shop begin so; write more of it."),
-        ("shop/ab", "snapshot shop/ab: 2 of project shop begin so; write more of it."),
-        ("xyz", "snapshot xyz: project shop has none of that name; list them."),
-        ("", "snapshot : project shop has none of that name; list them."),
-        ("cafe/ef-1.dump", "snapshot cafe/ef-1.dump: project shop has none of that name; list"),
-        ("../cafe/ef-1", "snapshot ../cafe/ef-1: project shop has none of that name; list"),
-        # Found: what is asked for next is the project.
-        ("ab-", "project shop: there is no such project"),
-        ("ab-1", "project shop: there is no such project"),
-        ("shop/ab-1.dump", "project shop: there is no such project"),
-        ("abc", "project shop: there is no such project"),
-    ],
-)
-def test_a_snapshot_is_named_by_a_unique_beginning(
-    core: Core, command: Command, wanted: str, said: str
-) -> None:
-    for key in ("shop/ab-1.dump", "shop/abc.dump", "cafe/ef-1.dump"):
+@pytest.fixture
+def snapshots(core: Core) -> Snapshots:
+    """Return what reads a bucket with snapshots of two projects."""
+    s3 = core.client("s3")
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for key in ("shop/ab-1.dump", "shop/abc.dump", "shop/abcd.dump", "cafe/ef-1.dump"):
         put(core, key)
+    return Snapshots(s3, BUCKET)
 
-    code, shown, complaint = command("restore", "shop", "--snapshot", wanted)
 
-    assert (code, shown) == (1, "")
-    assert complaint.startswith(said)
+def test_a_snapshot_is_named_by_a_unique_beginning(snapshots: Snapshots) -> None:
+    for wanted, key in {
+        "ab-": "shop/ab-1.dump",
+        "ab-1": "shop/ab-1.dump",
+        "shop/ab-1.dump": "shop/ab-1.dump",
+        "shop/ab-": "shop/ab-1.dump",
+        # The whole name of one, though another begins so.
+        "abc": "shop/abc.dump",
+        "abc.dump": "shop/abc.dump",
+        "abcd": "shop/abcd.dump",
+    }.items():
+        assert snapshots.find("shop", wanted).key == key
+
+
+def test_what_names_no_snapshot_of_the_project_or_several_is_refused(
+    snapshots: Snapshots,
+) -> None:
+    for wanted, said in {
+        "ab": "3 of project shop begin so; write more of it.",
+        "shop/ab": "3 of project shop begin so; write more of it.",
+        "xyz": "project shop has none of that name; list them.",
+        "shop/shop/ab-1": "project shop has none of that name; list them.",
+        "cafe/ef-1.dump": "project shop has none of that name; list them.",
+        "../cafe/ef-1": "project shop has none of that name; list them.",
+    }.items():
+        with pytest.raises(api.SnapshotNotFoundError) as raised:
+            snapshots.find("shop", wanted)
+        assert str(raised.value) == f"snapshot {wanted}: {said}"
 
 
 def test_a_project_without_snapshots_says_so(command: Command) -> None:
     assert command("restore", "shop")[::2] == (1, "project shop: there is no snapshot of it.")
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("restore",)])
-def test_what_is_no_project_id_is_refused(command: Command, arguments: tuple[str, ...]) -> None:
-    code, _, complaint = command(*arguments, "../shop")
+def test_what_is_no_project_id_is_refused(command: Command) -> None:
+    for words in (("list", "../shop"), ("restore", "../shop")):
+        code, _, complaint = command(*words)
 
-    assert (code, complaint.partition(":")[0]) == (1, "INVALID_PAYLOAD")
+        assert (code, complaint.partition(":")[0]) == (1, "INVALID_PAYLOAD")
+
+
+def test_the_command_says_what_it_does_not_find(core: Core, command: Command) -> None:
+    put(core, "shop/a-1.dump")
+
+    assert command("restore", "shop", "--snapshot", "b")[::2] == (
+        *(1, "snapshot b: project shop has none of that name; list them."),
+    )
+    assert command("restore", "shop")[2].startswith("project shop: there is no such project")
 
 
 def test_a_project_that_nobody_may_use_is_not_restored_into(core: Core, command: Command) -> None:
@@ -187,3 +209,14 @@ def test_what_is_no_url_is_refused_without_its_password(core: Core, command: Com
 
     assert (code, complaint.startswith("INVALID_PAYLOAD: into: must be")) == (1, True)
     assert "HiddenPassword" not in complaint
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("arguments", [{"snapshot": 7}, {"snapshot": ""}, {"into": 7}])
+def test_an_argument_that_is_no_text_is_named(core: Core, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ProvisioningError) as raised:
+        api.restore_snapshot("shop", **arguments)
+
+    assert raised.value.type is ErrorType.INVALID_PAYLOAD
+    assert raised.value.message.startswith(f"{next(iter(arguments))}: ")
+    assert core.calls == []

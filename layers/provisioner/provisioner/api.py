@@ -71,7 +71,7 @@ from provisioner.provisioning.job import (
     rotate_database_password_handler,
 )
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import NewProject, ProjectReference
+from provisioner.provisioning.payload import NewProject, ProjectReference, SnapshotReference
 from provisioner.provisioning.projects import (
     Project,
     ProjectExistsError,
@@ -529,7 +529,7 @@ def restore_snapshot(
         into: a PostgreSQL connection URL; the project's own database and login when left out.
 
     Raises:
-        INVALID_PAYLOAD: the id is not of its pattern, or `into` is no such URL.
+        INVALID_PAYLOAD: an argument is not what it must be; the message names it, and repeats none.
         SnapshotNotFoundError: there is no such snapshot, or more than one begins so.
         ProjectNotFoundError: `into` is left out, and there is no such project.
         PROJECT_BUSY: `into` is left out, and a job works at the project.
@@ -545,11 +545,14 @@ def restore_snapshot(
     # Its parts run PostgreSQL's programs, which nothing else here needs.
     from provisioner.composition.restore import own_url, restore  # noqa: PLC0415
 
-    project_id = validate_payload(ProjectReference, {"project_id": project_id}).project_id
+    asked = validate_payload(
+        SnapshotReference, {"project_id": project_id, "snapshot": snapshot, "into": into}
+    )
     settings = current_settings()
-    found = _snapshots(settings).find(project_id, snapshot)
-    url = own_url(settings, get_project(project_id)) if into is None else into
-    return restore(settings, found, url)
+    found = _snapshots(settings).find(asked.project_id, asked.snapshot)
+    if asked.into is None:
+        return restore(settings, found, own_url(settings, get_project(asked.project_id)))
+    return restore(settings, found, asked.into)
 
 
 def list_dead_letters() -> list[DeadLetter]:

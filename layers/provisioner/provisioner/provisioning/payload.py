@@ -170,6 +170,16 @@ class ProjectReference(BaseModel):
     project_id: ProjectId
 
 
+class SnapshotReference(_Strict):
+    """Which snapshot is restored where."""
+
+    project_id: ProjectId
+    #: Its key or job, or a unique beginning of one; the newest one without it.
+    snapshot: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    #: A PostgreSQL connection URL; the project's own database without it.
+    into: str | None = None
+
+
 class RotateApiKeysPayload(_Strict):
     """What a rotate_api_keys job is asked to do."""
 
