@@ -285,6 +285,44 @@ def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> No
     ]
 
 
+def test_a_shell_is_led_to_the_stack(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = program.stack
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_PROFILE", "it's another one")
+    monkeypatch.setenv("no_proxy", "example.com")
+
+    exports = program("env")
+
+    shown = subprocess.run(
+        ["/bin/sh", "-c", exports + "env"], capture_output=True, text=True, check=True
+    ).stdout
+    led = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    assert {n: v for n, v in led.items() if n.startswith("AWS_")} == {
+        n: v for n, v in running.environment().items() if n.startswith("AWS_")
+    }
+    assert led["QUEUE_URL"] == running.outputs["QueueUrl"]
+    assert led["NO_PROXY"].split(",")[:2] == ["example.com", "127.0.0.1"]
+
+
+def test_the_status_says_what_runs_where(
+    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    running = program.stack
+    shown = program("status")
+    for name, place in (
+        ("AWS", running.endpoint_url),
+        ("PostgreSQL", f"127.0.0.1:{running.postgresql_port}"),
+        ("stack", running.stack_name),
+        ("logs", str(running.directory)),
+    ):
+        assert re.search(rf"^{name} +{re.escape(place)}$", shown, re.MULTILINE), shown
+
+    monkeypatch.setenv("PROVISION_LOCAL_DIRECTORY", str(tmp_path / "none"))
+
+    assert "start it with `provision up`" in program("status", code=1)
+    assert "start it with `provision up`" in program("env", code=1)
+
+
 def test_up_does_nothing_when_nothing_has_changed(deployment: RunningStack) -> None:
     steps: list[str] = []
 

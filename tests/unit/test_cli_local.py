@@ -364,6 +364,14 @@ def test_the_ports_of_the_stack_before_are_taken_again(tmp_path: Path) -> None:
     assert stack._ports_before() == {}
 
 
+def test_a_stack_that_runs_on_another_port_than_it_is_told_to_is_named(tmp_path: Path) -> None:
+    aws = StartedProcess(pid=os.getpid(), started="now", mark="it")
+    stack = LocalStack(LocalStackSettings(directory=tmp_path, postgresql_port=2))
+
+    with pytest.raises(LocalStackError, match=r"PROVISION_LOCAL_POSTGRESQL_PORT: is 2, .* on 3;"):
+        stack._refuse_other_ports(_State(aws=aws, aws_port=1, postgresql_port=3))
+
+
 @pytest.fixture
 def echo() -> Iterator[int]:
     """Yield the port of a server that says what it has heard, once the other side has ended."""

@@ -252,6 +252,8 @@ class LocalStack:
         self._directory.mkdir(parents=True, exist_ok=True)
         with self._locked():
             state = self._state()
+            if state is not None:
+                self._refuse_other_ports(state)
             is_new = False
             try:
                 if state is None or not self._go_on(state, report):
@@ -265,6 +267,19 @@ class LocalStack:
                 if is_new:
                     self._stop()
                 raise
+
+    def _refuse_other_ports(self, state: _State) -> None:
+        """Say so where the stack that runs listens elsewhere than it is told to."""
+        settings = self._settings
+        for configured, port, variable in (
+            (settings.aws_port, state.aws_port, _AWS_PORT_VARIABLE),
+            (settings.postgresql_port, state.postgresql_port, _POSTGRESQL_PORT_VARIABLE),
+        ):
+            if configured not in {None, port}:
+                raise LocalStackError(
+                    f"{variable}: is {configured}, and the local stack listens on {port}; "
+                    "unset it, or stop the stack first with `provision down`."
+                )
 
     def _complete(self, state: _State, report: Report) -> RunningStack:
         """Deploy what has changed, and let containers in where they are asked for."""
