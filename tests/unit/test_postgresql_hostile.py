@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any, LiteralString
 
 import pytest
+from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.postgresql import session as session_module
 from provisioner.drivers.postgresql.programs import environment
+from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.errors import ErrorType
 from psycopg import sql
@@ -185,6 +187,13 @@ def dump(tenant: Tenant) -> bytes:
         return archive.read()
 
 
+def look(tenant: Tenant) -> None:
+    """See that nothing is in the way of a snapshot and a removal."""
+    claim = tenant.owner.claim(only_this_job=False)
+    found = look_at_database(tenant.cluster.admin, tenant.names, claim, with_dump=True)
+    assert found == Obstacles()
+
+
 def remove(tenant: Tenant) -> None:
     assert tenant.engine.remove_database(tenant.names, tenant.owner, only_this_job=False) is False
     left = tenant.snapshot()
@@ -196,6 +205,7 @@ ACTS: tuple[Callable[[Tenant], object], ...] = (
     Tenant.ensure,
     Tenant.check,
     change_password,
+    look,
     dump,
     remove,
 )
@@ -515,6 +525,7 @@ def test_a_tenant_who_grants_to_another_does_not_keep_it_from_being_removed(
             role = sql.Identifier(getattr(going.names, named))
             c.execute(sql.SQL(statement).format(role=role))
 
+    look(going)
     remove(going)
 
     staying.check()
@@ -532,6 +543,9 @@ def test_what_a_role_owns_elsewhere_is_named_and_stays(make_tenant: Callable[[],
     role = sql.Identifier(going.names.owner_role)
     with other.cluster.connect(other.names.database) as c:
         c.execute(sql.SQL("CREATE SCHEMA copy AUTHORIZATION {}").format(role))
+        claim = going.owner.claim(only_this_job=False)
+        found = look_at_database(going.cluster.admin, going.names, claim, with_dump=False)
+        assert f"in database {other.names.database}: take them away" in found.staying[0]
         error = refused(ErrorType.REMOVAL_FAILED, lambda: remove(going))
         assert f"{going.names.owner_role} owns something in the database" in error.message
         assert other.names.database in error.message

@@ -131,7 +131,8 @@ _STAYING = (
             f"database {database} is a template: type ALTER DATABASE {database} IS_TEMPLATE false"
         ),
     ),
-    # What the roles own or may do outside their own database keeps them.
+    # What the roles own in another database, or may do with what the cluster shares, keeps them.
+    # What they are granted in another database, as any tenant can do, `drop_role` takes back.
     _Kind(
         "such roles",
         """
@@ -146,6 +147,7 @@ _STAYING = (
         WHERE needed.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
           AND role.rolname = ANY(%(roles)s)
           AND needed.dbid <> %(oid)s
+          AND (needed.dbid = 0 OR needed.deptype = 'o')
           AND NOT (needed.classid = 'pg_catalog.pg_database'::pg_catalog.regclass
                    AND needed.objid = %(oid)s)
         ORDER BY 1, 2 LIMIT %(limit)s
