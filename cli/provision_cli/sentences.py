@@ -6,6 +6,7 @@ import re
 
 from botocore import exceptions as aws
 from provisioner import api
+from provisioner.runtime.aws_settings import problem
 
 from provision_cli.local.errors import LocalStackError
 
@@ -20,6 +21,7 @@ _SELF_EXPLAINING = (
     LocalStackError,
     api.ApiKeyNotFoundError,
     api.ApiKeysNotClaimableError,
+    api.AwsSettingsError,
     api.DuplicateJobHandlerError,
     api.IdempotencyConflictError,
     api.JobNotFoundError,
@@ -35,14 +37,9 @@ _SELF_EXPLAINING = (
 #: What an AWS SDK raises before AWS answers; the first class that fits.
 _AWS_SENTENCES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     (
-        (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError),
-        "AWS credentials: none were found; log in, or set AWS_PROFILE.",
-    ),
-    (
         (aws.NoRegionError,),
         "--region: is needed with --stack, for your AWS settings name none.",
     ),
-    ((aws.ProfileNotFound,), "AWS_PROFILE: {}; name one that your AWS settings hold."),
     ((api.NotAwsError,), "{}."),
     # A proxy that wants a login, or is none; a portal, or a proxy, that opens what is encrypted.
     ((aws.ProxyConnectionError,), "That was not AWS: {}; check HTTPS_PROXY, and its login."),
@@ -54,7 +51,6 @@ _AWS_SENTENCES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
         ),
     ),
     ((aws.ConnectionError, aws.HTTPClientError), "AWS cannot be reached: {}."),
-    ((aws.BotoCoreError,), "AWS cannot be asked: {}."),
 )
 
 
@@ -69,9 +65,11 @@ def sentence(error: Exception) -> str:
         details = error.response["Error"]
         reason = details.get("Message", "").rstrip(".")
         return f"AWS refused {error.operation_name} with {details['Code']}: {reason}."
-    for classes, text in _AWS_SENTENCES:
-        if isinstance(error, classes):
-            return text.format(_without_login(str(error)).rstrip("."))
+    said = [text for classes, text in _AWS_SENTENCES if isinstance(error, classes)]
+    if said:
+        return said[0].format(_without_login(str(error)).rstrip("."))
+    if isinstance(error, aws.BotoCoreError):
+        return problem(error) or f"AWS cannot be asked: {type(error).__name__}."
     # The text of anything else is not ours, and may hold anything.
     return (
         f"unexpected {type(error).__name__}; set PROVISION_TRACEBACK=1 to see where, and report it."

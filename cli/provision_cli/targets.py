@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-import boto3
 import typer
 from botocore.exceptions import ClientError, NoRegionError
 from provisioner import api
+from provisioner.runtime import aws
 
 from provision_cli.local.stack import LocalStack, LocalStackSettings
 from provision_cli.sentences import CommandError
@@ -43,8 +43,8 @@ class Target:
             running.enter()
             api.connect_to_stack(running.stack_name, running.region)
             return running.region
-        region = self.region or boto3.Session().region_name
-        if region is None:
+        region = self.region or aws.session().region_name
+        if not region:
             raise NoRegionError
         try:
             api.connect_to_stack(self.stack, region)
@@ -55,6 +55,8 @@ class Target:
             raise CommandError(
                 f"--stack: there is no stack {self.stack} in {region}; name one that is deployed."
             ) from None
+        except api.AwsSettingsError:
+            raise
         except api.SettingsError:
             raise CommandError(
                 f"--stack: {self.stack} is no deployment of this project; its outputs are missing."

@@ -257,7 +257,10 @@ def test_missing_credentials_are_named(
             EndpointConnectionError(endpoint_url="http://nowhere"),
             'AWS cannot be reached: Could not connect to the endpoint URL: "http://nowhere".',
         ),
-        (ProfileNotFound(profile="me"), "AWS_PROFILE: The config profile (me) could not be found;"),
+        (
+            ProfileNotFound(profile="me"),
+            "AWS_PROFILE: there is no profile me in",
+        ),
         (KeyError("secret"), "unexpected KeyError; set PROVISION_TRACEBACK=1"),
     ],
 )

@@ -11,6 +11,9 @@ cannot be, by its type or its bounds, raises INVALID_PAYLOAD, a `ProvisioningErr
 `ValueError`, whose sentence begins with the argument's name. Types are exact: True is no number,
 and a UUID is no text. An id that is text, and nobody's, is not found.
 
+Settings of the AWS SDK that are missing or wrong, its credentials among them, raise
+`AwsSettingsError`, a `SettingsError`, which names the variable or file.
+
 What comes back is looked at too: an answer to another question raises NETWORK_ERROR, and the call
 may be made again.
 """
@@ -94,6 +97,7 @@ from provisioner.provisioning.snapshots import (
 )
 from provisioner.runtime import aws
 from provisioner.runtime.answers import NotAwsError
+from provisioner.runtime.aws_settings import AwsSettingsError
 from provisioner.runtime.platform import (
     PlatformSettings,
     connect,
@@ -107,6 +111,7 @@ __all__ = [
     "ApiKeyNotFoundError",
     "ApiKeyStatus",
     "ApiKeysNotClaimableError",
+    "AwsSettingsError",
     "Cleanup",
     "CleanupStatus",
     "DeadLetter",

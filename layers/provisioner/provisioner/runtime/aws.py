@@ -16,7 +16,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from provisioner.runtime import answers
+from provisioner.runtime import answers, aws_settings
 
 #: Within the time-outs of the functions: a call that hangs is given up and repeated in time.
 #: Source: botocore documentation, "Retries", mode standard.
@@ -40,7 +40,8 @@ class _Provider:
     def session(self) -> boto3.Session:
         with self._lock:
             if self._session is None:
-                made = boto3.Session()
+                with aws_settings.read():
+                    made = boto3.Session()
                 answers.watch_logins(made)
                 self._session = made
             return self._session
@@ -51,11 +52,24 @@ class _Provider:
         if key not in self._clients:
             with self._lock:
                 if key not in self._clients:
-                    make: Any = self.session().client  # its stubs list the literal name of each
-                    made = make(service, region_name=region, config=_CONFIG)
+                    with aws_settings.read():
+                        made = self._make(service, region)
                     answers.watch(made)
                     self._clients[key] = made
         return self._clients[key]
+
+    def _make(self, service: str, region: str | None) -> Any:
+        session = self.session()
+        make: Any = session.client  # its stubs list the literal name of each
+        made = make(service, region_name=region, config=_CONFIG)
+        aws_settings.check_addresses(made.meta.endpoint_url, session)
+        credentials = session.get_credentials()
+        if credentials is None:
+            made.meta.events.register("before-call", aws_settings.refuse_without_credentials)
+        else:
+            # Now, and not within a call, they are fetched by whatever gives them.
+            credentials.get_frozen_credentials()
+        return made
 
 
 #: By the process that made it. A parent's stays here, unused: were it closed, that would wait for
@@ -92,6 +106,9 @@ def client(service: str, region: str | None = None) -> Any:
     Args:
         service: botocore's name of the service.
         region: where it is called; the session's region when left out.
+
+    Raises:
+        AwsSettingsError: a setting of the AWS SDK is missing or wrong.
     """
     _provider().client(service, region)
     return _Client(service, region)

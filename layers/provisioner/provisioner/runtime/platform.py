@@ -76,6 +76,7 @@ def connect_to_stack(stack_name: str, region: str | None = None) -> PlatformSett
         region: where it is deployed; the process's own region when left out.
 
     Raises:
+        AwsSettingsError: a setting of the AWS SDK is missing or wrong.
         NETWORK_ERROR: the answer is of another stack.
         botocore.exceptions.ClientError: there is no such stack, or it may not be described.
     """
