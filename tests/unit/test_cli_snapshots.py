@@ -203,9 +203,8 @@ def test_a_project_that_nobody_may_use_is_not_restored_into(core: Core, command:
 def test_what_is_no_url_is_refused_without_its_password(core: Core, command: Command) -> None:
     put(core, "shop/a-1.dump")
 
-    code, _, complaint = command(
-        "restore", "shop", "--into", "postgresql://app:HiddenPassword@host"  # kingfisher:ignore
-    )
+    url = "postgresql://app:HiddenPassword@host"  # kingfisher:ignore
+    code, _, complaint = command("restore", "shop", "--into", url)
 
     assert (code, complaint.startswith("INVALID_PAYLOAD: into: must be")) == (1, True)
     assert "HiddenPassword" not in complaint

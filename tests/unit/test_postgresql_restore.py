@@ -21,6 +21,7 @@ from provisioner.drivers.postgresql.programs import installed_program
 from provisioner.drivers.postgresql.restore import PostgresqlRestorer, Restored
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.errors import ErrorType, ProvisioningError
+from psycopg import sql
 from support.postgresql import PreparedCluster
 from support.tenant_contents import ROWS, fill
 from support.tenants import PASSWORD, Tenant, tenants
@@ -365,15 +366,15 @@ def test_a_refusal_in_the_middle_leaves_nothing_and_names_the_place(
     source: Tenant, target: Tenant
 ) -> None:
     with source.login() as connection:
-        script = f"""
+        script = sql.SQL("""
             CREATE TABLE fine (id serial);
             SELECT lo_from_bytea(77, 'x');
             CREATE FUNCTION at_home() RETURNS boolean LANGUAGE plpgsql
-                AS $$ BEGIN RETURN session_user = '{source.names.app_role}'; END $$;
+                AS $$ BEGIN RETURN session_user = {}; END $$;
             CREATE TABLE homely (id integer CHECK (at_home()));
             INSERT INTO homely VALUES (1)
-        """
-        connection.execute(script.encode())
+        """)
+        connection.execute(script.format(sql.Literal(source.names.app_role)))
     archive, before = archive_of(source), contents_of(target)
 
     error = refused(lambda: restore(archive, source, target))
@@ -397,16 +398,16 @@ def test_a_restore_that_is_interrupted_leaves_nothing_on_the_server_or_the_disk(
     source: Tenant, target: Tenant, tmp_path: Path
 ) -> None:
     with source.login() as connection:
-        script = f"""
+        script = sql.SQL("""
             CREATE FUNCTION wait_elsewhere() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
-                IF current_database() <> '{source.names.database}' THEN
+                IF current_database() <> {} THEN
                     PERFORM pg_sleep(600);
                 END IF;
                 RETURN true; END $$;
             CREATE TABLE slow (id integer CHECK (wait_elsewhere()));
             INSERT INTO slow VALUES (1)
-        """
-        connection.execute(script.encode())
+        """)
+        connection.execute(script.format(sql.Literal(source.names.database)))
     before = contents_of(target)
     names = source.names
     with (
