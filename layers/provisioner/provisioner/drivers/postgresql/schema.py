@@ -164,7 +164,10 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
                    SELECT FROM pg_catalog.pg_db_role_setting
                    JOIN pg_catalog.pg_database ON pg_database.oid = setdatabase
                    WHERE datname = pg_catalog.current_database() AND setrole = app_role.oid
-                     AND setconfig @> %(settings)s::pg_catalog.text[])
+                     AND setconfig @> ARRAY[
+                         pg_catalog.concat('role=', %(owner_role)s::pg_catalog.text),
+                         pg_catalog.concat(
+                             'search_path=', pg_catalog.quote_ident(%(schema)s))])
         FROM pg_catalog.pg_roles AS owner_role, pg_catalog.pg_roles AS app_role
         WHERE owner_role.rolname = %(owner_role)s AND app_role.rolname = %(app_role)s
         """,
@@ -172,7 +175,6 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
             "schema": names.schema,
             "kinds": [kind for _, kind, _ in _DEFAULT_PRIVILEGES],
             "acl_kinds": [kind for _, _, kind in _DEFAULT_PRIVILEGES],
-            "settings": [f"role={names.owner_role}", f"search_path={names.schema}"],
             "owner_role": names.owner_role,
             "app_role": names.app_role,
         },
@@ -337,6 +339,8 @@ def check_schema(connection: Connection, names: TenantNames) -> str:
     session = connection.execute(
         "SELECT CURRENT_USER, pg_catalog.current_schema(),"
         " pg_catalog.current_setting('search_path')"
+        " OPERATOR(pg_catalog.=) pg_catalog.quote_ident(%s)",
+        (names.schema,),
     ).fetchone()
     setting, _, schema = SAFE_SEARCH_PATH.partition("=")
     connection.execute(
@@ -370,8 +374,8 @@ def check_schema(connection: Connection, names: TenantNames) -> str:
         what
         for what, is_right in (
             (
-                f"role, schema and search path are {session}",
-                session == (names.owner_role, names.schema, names.schema),
+                f"role, schema, and whether the search path is right: {session}",
+                session == (names.owner_role, names.schema, True),
             ),
             ("privileges are missing", has_privileges),
             (f"the version is {version}", version == (SCHEMA_VERSION,)),
