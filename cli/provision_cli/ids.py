@@ -19,9 +19,13 @@ def full_job_id(given: str) -> str:
     """Return the id of the job that is given by it, or by a beginning; it reads the whole table.
 
     Raises:
-        CommandError: several jobs have this beginning.
+        CommandError: several jobs have this beginning, or it is too short for one.
         JobNotFoundError: none has.
     """
+    if not given:
+        raise CommandError(
+            "job: is empty; give an id, or its beginning, as `provision jobs` shows."
+        )
     if is_whole(given):
         return given
     try:
@@ -29,6 +33,10 @@ def full_job_id(given: str) -> str:
     except api.JobNotFoundError:
         # A beginning is no key: DynamoDB finds it by reading everything.
         found = chosen(given, [job.job_id for job in api.list_jobs()], "job")
+        if found is None and len(given) < FEWEST:
+            raise CommandError(
+                f"job {given}: no such job is stored; a beginning has {FEWEST} characters or more."
+            ) from None
         if found is None:
             raise
     return found

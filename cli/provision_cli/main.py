@@ -417,7 +417,7 @@ def _complain(text: str) -> None:
     display.line(Console(stderr=True), f"provision: {text}")
 
 
-def run() -> None:
+def run_program() -> None:
     """Run the program as a process."""
     # What a job logs that runs in this process is for operators of functions, and not the answer.
     logger.setLevel(logging.CRITICAL)

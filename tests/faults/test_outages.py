@@ -365,6 +365,7 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
     own_cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restarts: list[str] = []
+    locks: list[psycopg.Connection[tuple[Any, ...]]] = []
 
     def put_in(job: str) -> None:
         for place, text in _IN_THE_MIDDLE.items():
@@ -375,6 +376,10 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
     def act(place: str, call: Call) -> Any:
         restarts.append(place)
         restart(own_cluster.server)
+        if place.endswith("/CHECKING_DATA"):
+            # pg_dump waits for the table until the server restarts again.
+            locks.append(psycopg.connect(login["connection_string"]))
+            locks[0].execute("LOCK TABLE note")
         return call.make()
 
     with deployed(own_cluster, monkeypatch) as workflow:
@@ -408,11 +413,8 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
         login = workflow.secret(workflow.names(project_id).database_secret)
         with psycopg.connect(login["connection_string"]) as connection:
             connection.execute("CREATE TABLE note (id integer)")
-        # pg_dump waits for the table until the server restarts.
-        connection = psycopg.connect(login["connection_string"])
-        connection.execute("LOCK TABLE note")
         job = workflow.execute(workflow.new_deprovision_job(project_id))
-        connection.close()
+        locks[0].close()
         assert job.status is api.JobStatus.COMPLETED, job.error
         (snapshot,) = (r for r in job.stages if r.stage == "TAKING_SNAPSHOT")
         assert snapshot.attempt == 2

@@ -78,7 +78,7 @@ PROVISIONING: dict[str, Wrong] = {
     "unrelated": {
         # A pooler leads to another database.
         f"{_PROVISION}CREATING_DATABASE": (
-            operation(SQL, "SELECT current_database(), session_user"),
+            operation(SQL, "SELECT pg_catalog.current_database(), SESSION_USER"),
             row("postgres", "someone"),
             ErrorType.DATABASE_CREATION_FAILED,
         ),
@@ -108,8 +108,8 @@ PROVISIONING: dict[str, Wrong] = {
     "no_project": {f"{_PROVISION}INITIALIZING": (first_call, empty, ErrorType.PROJECT_NOT_FOUND)},
     "another_version": {
         f"{_PROVISION}CREATING_SCHEMA": (
-            operation(SQL, "SELECT max(version)"),
-            row(99, "app"),
+            operation(SQL, "SELECT pg_catalog.max(version) FROM"),
+            row(99),
             ErrorType.SCHEMA_CREATION_FAILED,
         )
     },
@@ -143,7 +143,7 @@ CHANGING: Wrong = {
     "REVOKING_API_KEY": (first_call, empty, ErrorType.API_KEY_GENERATION_FAILED),
     # The role is not there, says the server.
     "ROTATING_DATABASE_PASSWORD": (
-        operation(SQL, "FROM pg_roles"),
+        operation(SQL, "FROM pg_catalog.pg_roles"),
         empty,
         ErrorType.DATABASE_CHANGE_FAILED,
     ),

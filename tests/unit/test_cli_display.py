@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from provision_cli import display
+from provision_cli import display, entry
 from provision_cli.ids import chosen, full_job_id
 from provision_cli.sentences import CommandError
 from provisioner import api
@@ -189,9 +190,28 @@ def test_a_job_is_found_by_a_beginning_that_no_other_has(core: Core) -> None:
     assert full_job_id("order") == "order"
     with pytest.raises(CommandError, match="job order-47: 2 jobs begin with it"):
         full_job_id("order-47")
-    for none in ("order-5", "", OTHER[:3], "ORDER-4711", "rder-4711"):
+    for none in ("order-5", "ORDER-4711", "rder-4711"):
         with pytest.raises(api.JobNotFoundError):
             full_job_id(none)
+    with pytest.raises(CommandError, match="a beginning has 4 characters or more"):
+        full_job_id(OTHER[:3])
+    with pytest.raises(CommandError, match="job: is empty"):
+        full_job_id("")
+
+
+def test_ctrl_c_while_the_program_is_imported_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "provision_cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "provision_cli.main", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        entry.run()
+    assert ended.value.code == 130
 
 
 @pytest.mark.usefixtures("connected")

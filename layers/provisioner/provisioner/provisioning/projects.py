@@ -173,7 +173,8 @@ class ProjectStore(ProjectReader):
             dynamodb.transact(self._client, [dynamodb.put_new(self._projects, item, "project_id")])
         except dynamodb.ConditionFailedError:
             raise ProjectExistsError(
-                f"project {project_id}: exists already; choose another id."
+                f"project {project_id}: exists already, for another owner or organization; "
+                "choose another id."
             ) from None
         return _to_project(item)
 

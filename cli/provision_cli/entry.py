@@ -1,0 +1,15 @@
+"""The way into the program: what is imported takes a second, in which Ctrl-C may come too."""
+
+import sys
+
+#: What a shell reports of a program that Ctrl-C ended: 128 and the number of SIGINT.
+_INTERRUPTED = 130
+
+
+def run() -> None:
+    """Run the program as a process."""
+    try:
+        from provision_cli.main import run_program  # noqa: PLC0415  # see above
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    run_program()
