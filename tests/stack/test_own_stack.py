@@ -289,15 +289,15 @@ def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
     stack: LocalStack, running: RunningStack
 ) -> None:
     services = NO_SERVICES | {"storage": True}
-    with ExitStack() as disturbance:
+    # The stage says that it waits before its wait begins, which is slow until the job has ended.
+    with slow_retries(running), ExitStack() as disturbance:
         disturbance.enter_context(_without_s3(running))
-        disturbance.enter_context(slow_retries(running))
         with _job_at_its_database(stack, running, "ends-early", services) as job:
             eventually(lambda: _stage(job, Stage.REGISTERING_STORAGE).next_attempt_before)
             disturbance.close()
             assert not api.cancel_job(job.job_id).status.is_terminal
-    # Its storage waits for half a minute; that the other stage has ended, the bus tells.
-    eventually(lambda: api.get_job(job.job_id).status.is_terminal, within=20)
+        # Its storage waits for half a minute; that the other stage has ended, the bus tells.
+        eventually(lambda: api.get_job(job.job_id).status.is_terminal, within=20)
 
     ended = cleaned_up(job.job_id)
     assert ended.status is api.JobStatus.CANCELLED
