@@ -1,0 +1,294 @@
+"""What a job type is, in one place: its name, payload, stages and what a failure of it does.
+
+All else follows from a definition: the handler that the dispatcher looks up, the retry table and the
+state machine, the time limits, the failure policy, what the supervisor knows. Code is named by
+text, `module:function`, so that a function loads only the stages that it runs.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from inspect import signature
+from typing import Any, Never
+
+from pydantic import BaseModel
+
+from provisioner.errors import ErrorType
+
+#: As a message may name it; see `JobMessage`.
+JOB_TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+_STAGE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+
+_STATE_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9]{0,79}")
+
+_CODE_PATTERN = re.compile(r"[a-z_][\w.]*:[a-z_]\w*")
+
+#: Seconds that a Task waits for longer than its function runs: AWS Lambda's own start and answer.
+TASK_MARGIN_SECONDS = 10
+
+#: Seconds after its start in which an attempt of a stage may be at work that no definition knows:
+#: AWS Lambda lets no function run for longer than 900. Source: AWS Lambda Developer Guide, "Lambda
+#: quotas".
+LONGEST_RUN_SECONDS = 900 + TASK_MARGIN_SECONDS
+
+#: Builds a stage, or a part of a failure policy: its keyword-only parameters are what it works with.
+type Resources = Mapping[str, Any]
+
+
+class DefinitionError(ValueError):
+    """A job type is defined in a way that cannot run; the message names the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A Lambda function that runs stages. Functions are cut by privilege, not by job type."""
+
+    #: The folder in `functions/`, and the module in `composition/`.
+    name: str
+    #: Its time-out in the template, in seconds.
+    seconds: int
+
+
+class Stage(str):
+    """One stage of a job type.
+
+    It is its name wherever a name is stored, sent or compared, as a member of a StrEnum is.
+    """
+
+    __slots__ = (
+        "arguments",
+        "code",
+        "ends_job_if",
+        "function",
+        "meaning",
+        "own_error",
+        "state",
+        "waits_seconds",
+    )
+
+    #: What holds once it has ended well, in one line.
+    meaning: str
+    #: The function that runs it.
+    function: Function
+    #: Its code, as `module:function`; see `StageFunction`.
+    code: str
+    #: Arguments of its code that are always the same.
+    arguments: Mapping[str, Any]
+    #: The error type of causes of its own that stay.
+    own_error: ErrorType
+    #: The name of its state in the Step Functions console.
+    state: str
+    #: The field of its output that says, where it is true, that the job has ended with it.
+    ends_job_if: str
+    #: Seconds that it may be WAITING in all, by the clock; 0 for a stage that waits for nothing.
+    waits_seconds: int
+
+    def __new__(
+        cls,
+        name: str,
+        meaning: str,
+        *,
+        function: Function,
+        code: str,
+        arguments: Mapping[str, Any] | None = None,
+        own_error: ErrorType = ErrorType.UNKNOWN_ERROR,
+        state: str = "",
+        ends_job_if: str = "",
+        waits_seconds: int = 0,
+    ) -> Stage:
+        """Define a stage.
+
+        Raises:
+            DefinitionError: a field cannot be what it is given.
+        """
+        stage = super().__new__(cls, name)
+        stage.meaning = meaning
+        stage.function = function
+        stage.code = code
+        stage.arguments = dict(arguments or {})
+        stage.own_error = own_error
+        stage.state = state or "".join(part.capitalize() for part in name.split("_"))
+        stage.ends_job_if = ends_job_if
+        stage.waits_seconds = waits_seconds
+        _check_stage(stage)
+        return stage
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Be copied and serialized as the name alone."""
+        return str, (str(self),)
+
+    @property
+    def seconds(self) -> int:
+        """For how long after its start an attempt may be at work: the time-out of its Task."""
+        return self.function.seconds + TASK_MARGIN_SECONDS
+
+
+def _check_stage(stage: Stage) -> None:
+    if _STAGE_PATTERN.fullmatch(stage) is None:
+        _refuse(
+            f"stage {stage}: a name is 1 to 64 capital letters, digits and underscores; the first "
+            "is a letter."
+        )
+    if not stage.meaning.strip():
+        _refuse(f"stage {stage}: say in `meaning` what holds once it has ended well.")
+    _check_code(f"stage {stage}: code", stage.code)
+    if _STATE_PATTERN.fullmatch(stage.state) is None:
+        _refuse(f"stage {stage}: state: letters and digits, at most 80; the first is a letter.")
+    if stage.waits_seconds < 0:
+        _refuse(f"stage {stage}: waits_seconds: must not be negative.")
+
+
+def _check_code(where: str, code: str) -> None:
+    if _CODE_PATTERN.fullmatch(code) is None:
+        _refuse(f"{where}: name it as `package.module:function`.")
+
+
+def _refuse(sentence: str) -> Never:
+    raise DefinitionError(sentence)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Branches that run beside one another, each in sequence; every branch settles."""
+
+    #: The name of its state in the Step Functions console.
+    state: str
+    branches: tuple[tuple[Stage, ...], ...]
+
+
+@dataclass(frozen=True)
+class OnFailure:
+    """What a job type does when a job of it fails; by default what suits one that makes nothing."""
+
+    #: Builds the writes that give back what the job holds, as `module:function`; see `Release`.
+    release: str = ""
+    #: The stages, in order, of the clean-up that removes what the job has made.
+    cleanup: tuple[Stage, ...] = ()
+    #: Chooses the stages of a job's clean-up, as `module:function`; all of them without it.
+    cleanup_stages: str = ""
+    #: Names what a stage of the clean-up that failed may have left, as `module:function`.
+    left_over: str = ""
+    #: Builds the writes that hold again what a clean-up holds while it runs once more, as
+    #: `module:function`.
+    hold: str = ""
+
+
+def _no_group(_payload: Any) -> None:
+    """Leave the message in the queue's common order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobDefinition[Payload: BaseModel]:
+    """One job type."""
+
+    #: What a message names it by.
+    name: str
+    #: What a job of it does, in one line.
+    meaning: str
+    #: Says what a valid payload is; the job's payload is stored as this model dumps it.
+    payload_model: type[Payload]
+    #: What a job of it ends with; None where that is no one's contract.
+    result_model: type[BaseModel] | None = None
+    #: The stages in order, with what runs beside what. The last is a stage: it completes the job.
+    steps: tuple[Stage | Parallel, ...]
+    on_failure: OnFailure = field(default_factory=OnFailure)
+    #: Whose share of the queue a job takes: the MessageGroupId of its message (SQS fair queues).
+    message_group: Callable[[Payload], str | None] = _no_group
+    #: A payload to try it with.
+    example: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check that it can run.
+
+        Raises:
+            DefinitionError: it cannot; the message says why.
+        """
+        if JOB_TYPE_PATTERN.fullmatch(self.name) is None:
+            _refuse(
+                f"job type {self.name}: a name is 1 to 64 lower-case letters, digits and "
+                "underscores; the first is a letter."
+            )
+        for stages in (self.stages, self.on_failure.cleanup):
+            for fields in ([str(s) for s in stages], [s.state for s in stages]):
+                twice = sorted({name for name in fields if fields.count(name) > 1})
+                if twice:
+                    _refuse(f"job type {self.name}: steps: {', '.join(twice)} stands there twice.")
+        if not self.steps or isinstance(self.steps[-1], Parallel):
+            _refuse(f"job type {self.name}: steps: the last must be a stage; it completes the job.")
+        for step in self.steps:
+            if isinstance(step, Parallel) and (not step.branches or not all(step.branches)):
+                _refuse(f"job type {self.name}: steps: {step.state} has a branch without stages.")
+        for name in ("release", "cleanup_stages", "left_over", "hold"):
+            code = getattr(self.on_failure, name)
+            if code:
+                _check_code(f"job type {self.name}: on_failure: {name}", code)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages in order, as the job shows them."""
+        return tuple(self._flat())
+
+    def _flat(self) -> Iterator[Stage]:
+        for step in self.steps:
+            if isinstance(step, Parallel):
+                for branch in step.branches:
+                    yield from branch
+            else:
+                yield step
+
+    @property
+    def last(self) -> Stage:
+        """The stage that completes the job."""
+        return self.stages[-1]
+
+    @cached_property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """The stages of the job, and after them those of its clean-up."""
+        return (*self.stages, *self.on_failure.cleanup)
+
+    def stage(self, name: str) -> Stage | None:
+        """Return the stage of a name, of the job or of its clean-up; None where it has none."""
+        return next((stage for stage in self.all_stages if stage == name), None)
+
+
+#: The job types of a deployment by name.
+type JobDefinitions = Mapping[str, JobDefinition[Any]]
+
+
+def longest_run(definitions: JobDefinitions, job_type: str, stage: str) -> int:
+    """Return for how many seconds after its start an attempt of a stage may be at work."""
+    definition = definitions.get(job_type)
+    found = None if definition is None else definition.stage(stage)
+    return LONGEST_RUN_SECONDS if found is None else found.seconds
+
+
+def bind(code: str, resources: Resources, **arguments: Any) -> Callable[..., Any]:
+    """Load code and bind its keyword-only parameters to what they are named after.
+
+    Args:
+        code: as `module:function`.
+        resources: what a function has, by name.
+        arguments: what the definition gives it.
+
+    Raises:
+        DefinitionError: there is no such code, or it takes what the function does not have.
+    """
+    try:
+        function = pkgutil.resolve_name(code)
+    except (ImportError, AttributeError) as error:
+        raise DefinitionError(f"code {code}: cannot be loaded: {error}.") from error
+    parameters = signature(function).parameters.values()
+    wanted = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in arguments]
+    missing = [p.name for p in wanted if p.name not in resources and p.default is p.empty]
+    if missing:
+        raise DefinitionError(
+            f"code {code}: takes {', '.join(missing)}, which its function does not have; it has "
+            f"{', '.join(sorted(resources))}."
+        )
+    found = {p.name: resources[p.name] for p in wanted if p.name in resources}
+    return partial(function, **found, **arguments)

@@ -1,0 +1,176 @@
+"""deprovision_project: removes all that a project has, after a final snapshot of its database."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from provisioner.errors import ErrorType
+from provisioner.jobs.definition import JobDefinition, OnFailure, Stage
+from provisioner.provisioning.functions import API_KEYS, DATABASE, LIFECYCLE, SERVICES, SNAPSHOT
+from provisioner.provisioning.payload import Payload, ProjectId
+from provisioner.provisioning.result import Result
+
+
+class DeprovisionProjectPayload(Payload):
+    """What a deprovision_project job is asked to do."""
+
+    project_id: ProjectId
+    #: The project id again, so that nobody removes a project by a slip.
+    confirm: Annotated[str, Field(strict=True)]
+    #: Whether the objects in the project's bucket are deleted; if not, the bucket must be empty.
+    delete_data: Annotated[bool, Field(strict=True)] = False
+    #: Whether a dump of the database is kept.
+    final_snapshot: Annotated[bool, Field(strict=True)] = True
+
+    @field_validator("confirm")
+    @classmethod
+    def _is_the_project_id(cls, confirm: str, info: ValidationInfo) -> str:
+        # Where project_id is wrong itself, that is what is said.
+        if confirm != info.data.get("project_id", confirm):
+            raise ValueError("must be the project_id again")
+        return confirm
+
+
+class SnapshotResult(Result):
+    """The final snapshot: an archive in pg_dump's custom format."""
+
+    bucket: str
+    key: str
+    size_bytes: int
+    #: The version of the server that it was taken of, such as 18.6.
+    server_version: str
+
+
+class DeprovisionProjectResult(Result):
+    """What is left of a project once it is deprovisioned."""
+
+    project_id: str
+    #: Left out where none was asked for, or there was no database.
+    snapshot: SnapshotResult | None = None
+    #: What does not exist any more, one text a resource.
+    removed: list[str]
+    deprovisioned_at: datetime
+
+
+INITIALIZING = Stage(
+    "INITIALIZING",
+    "The project is not protected and is ours to remove; its API keys do not verify any more.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.begin_removal:ensure_removal_begun",
+    state="Initialize",
+    ends_job_if="already_deprovisioned",
+)
+
+CHECKING_SERVICES = Stage(
+    "CHECKING_SERVICES",
+    "What stands in the way of removing the bucket and the user pool is known.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.check_services:ensure_services_are_looked_at",
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="CheckServices",
+)
+
+CHECKING_DATA = Stage(
+    "CHECKING_DATA",
+    "Nothing that can be known beforehand stands in the way of the removal: no data that is to stay, no lock, no protection, nothing in the database. Else all of it is named at once.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.check_data:ensure_removal_is_possible",
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="CheckData",
+)
+
+TAKING_SNAPSHOT = Stage(
+    "TAKING_SNAPSHOT",
+    "A dump of the tenant database is in the bucket of snapshots.",
+    function=SNAPSHOT,
+    code="provisioner.provisioning.stages.take_snapshot:ensure_snapshot",
+    own_error=ErrorType.SNAPSHOT_FAILED,
+    state="TakeSnapshot",
+)
+
+REMOVING_REALTIME = Stage(
+    "REMOVING_REALTIME",
+    "The AppSync Event API is gone, with its channel namespace.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_realtime:remove_realtime_before_storage",
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveRealtime",
+)
+
+REMOVING_AUTH = Stage(
+    "REMOVING_AUTH",
+    "The Cognito user pool is gone, with its app client.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_auth:remove_auth",
+    arguments={"only_this_job": False},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveAuth",
+)
+
+REMOVING_STORAGE = Stage(
+    "REMOVING_STORAGE",
+    "The S3 bucket is gone, with its objects if the payload asks for that.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_storage:remove_storage_with_data",
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveStorage",
+)
+
+REMOVING_DATABASE = Stage(
+    "REMOVING_DATABASE",
+    "The tenant database is gone, with its roles, its secret and its place on the cluster.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.remove_database:remove_database",
+    arguments={"only_this_job": False},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveDatabase",
+)
+
+REMOVING_API_KEYS = Stage(
+    "REMOVING_API_KEYS",
+    "The API keys, and the secret that hands them over, are gone.",
+    function=API_KEYS,
+    code="provisioner.provisioning.stages.remove_api_keys:remove_api_keys",
+    arguments={"only_this_job": False},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveApiKeys",
+)
+
+FINALIZING = Stage(
+    "FINALIZING",
+    "Nothing is left: the project is DEPROVISIONED and the job COMPLETED, in one transaction.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.end_removal:ensure_deprovisioned",
+    state="Finalize",
+)
+
+#: The stages that remove something. Once one has begun, the project can only be removed further.
+REMOVING = (
+    REMOVING_REALTIME,
+    REMOVING_AUTH,
+    REMOVING_STORAGE,
+    REMOVING_DATABASE,
+    REMOVING_API_KEYS,
+)
+
+JOB_TYPE = JobDefinition(
+    name="deprovision_project",
+    meaning="Removes all that a project has, after a final snapshot of its database.",
+    payload_model=DeprovisionProjectPayload,
+    result_model=DeprovisionProjectResult,
+    steps=(
+        INITIALIZING,
+        CHECKING_SERVICES,
+        CHECKING_DATA,
+        TAKING_SNAPSHOT,
+        *REMOVING,
+        FINALIZING,
+    ),
+    on_failure=OnFailure(
+        release="provisioner.provisioning.stages.give_up_removal:released_by_failed_removal"
+    ),
+    example={"project_id": "shop", "confirm": "shop"},
+)

@@ -1,0 +1,331 @@
+"""provision_project: gives a project its database, auth, realtime, storage and API keys."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from provisioner.errors import ErrorType
+from provisioner.jobs import definition
+from provisioner.jobs.definition import JobDefinition, Parallel, Stage
+from provisioner.jobs.registry import TOO_DEEP, is_too_deep
+from provisioner.provisioning.functions import API_KEYS, DATABASE, LIFECYCLE, SERVICES
+from provisioner.provisioning.payload import (
+    DEFAULT_API_KEY_PREFIX,
+    ApiKeyPrefix,
+    PartyId,
+    Payload,
+    ProjectId,
+    Region,
+)
+from provisioner.provisioning.result import ApiKeyResult, Result
+
+#: Bytes of metadata, as JSON in UTF-8.
+MAX_METADATA_BYTES = 16 * 1024
+
+
+def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if is_too_deep(metadata):
+        raise ValueError(TOO_DEEP)
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError):
+        # Their texts repeat values; a payload from Python can hold what JSON cannot.
+        raise ValueError("must be an object that JSON can hold") from None
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes of JSON")
+    return metadata
+
+
+class Engine(StrEnum):
+    """The technology of the tenant database."""
+
+    #: What is supported today.
+    POSTGRESQL = "postgresql"
+    #: Part of the contract; refused in INITIALIZING.
+    MYSQL = "mysql"
+
+
+class DatabaseRequest(Payload):
+    """Which database the project gets."""
+
+    engine: Engine = Engine.POSTGRESQL
+    #: A major version, such as 18; refused in INITIALIZING: the cluster decides it.
+    version: (
+        Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")] | None
+    ) = None
+    #: An instance size; refused in INITIALIZING: tenants share a cluster.
+    size: Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")] | None = None
+    #: Gibibytes, 1 to 65,536; refused in INITIALIZING: tenants share a cluster's storage.
+    storage_gb: Annotated[int, Field(ge=1, le=65_536, strict=True)] | None = None
+
+
+class ServicesRequest(Payload):
+    """Which services the project gets."""
+
+    auth: Annotated[bool, Field(strict=True)] = True
+    realtime: Annotated[bool, Field(strict=True)] = True
+    storage: Annotated[bool, Field(strict=True)] = True
+
+
+class ApiKeysRequest(Payload):
+    """Which API keys the project gets."""
+
+    count: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
+    prefix: ApiKeyPrefix = DEFAULT_API_KEY_PREFIX
+
+
+class OnFailure(StrEnum):
+    """What becomes of what a job has made when it fails."""
+
+    #: It is removed: nothing that the job made is left.
+    ROLLBACK = "rollback"
+    #: It stays; the next job of the project takes it up.
+    KEEP = "keep"
+
+
+class ProvisionProjectPayload(Payload):
+    """What a provision_project job is asked to do."""
+
+    project_id: ProjectId
+    region: Region
+    database: DatabaseRequest = DatabaseRequest()
+    services: ServicesRequest = ServicesRequest()
+    api_keys: ApiKeysRequest = ApiKeysRequest()
+    owner_id: PartyId | None = None
+    organization_id: PartyId | None = None
+    on_failure: OnFailure = OnFailure.ROLLBACK
+    #: Free-form; kept with the job, at most 16 KiB of JSON. Not a place for secrets.
+    metadata: Annotated[dict[str, Any], AfterValidator(_bounded_metadata)] = {}
+
+
+class DatabaseResult(Result):
+    """The tenant database."""
+
+    host: str
+    port: int
+    database_name: str
+    schema_name: str
+    #: Without a password; the secret holds the complete one.
+    connection_string: str
+    secret_arn: str
+
+
+class ServiceResult(Result):
+    """One registered service."""
+
+    enabled: bool
+    #: The service's own id of what was made for the project.
+    tenant_id: str
+    endpoint: str
+
+
+class AuthResult(ServiceResult):
+    """The user pool."""
+
+    #: The app client, with which the customer's users sign in. It has no secret.
+    client_id: str
+
+
+class StorageResult(ServiceResult):
+    """The bucket."""
+
+    bucket_name: str
+
+
+class ServicesResult(Result):
+    """The services that the payload asked for; the others are left out."""
+
+    auth: AuthResult | None = None
+    realtime: ServiceResult | None = None
+    storage: StorageResult | None = None
+
+
+class ResultMetadata(Result):
+    """When, where and for whom."""
+
+    provisioned_at: datetime
+    region: str
+    owner_id: str | None = None
+    organization_id: str | None = None
+
+
+class ProvisionProjectResult(Result):
+    """What a project has once it is provisioned."""
+
+    project_id: str
+    database: DatabaseResult
+    services: ServicesResult
+    api_keys: list[ApiKeyResult]
+    #: The secret that hands over the keys once; claiming them deletes it.
+    api_keys_secret_arn: str
+    metadata: ResultMetadata
+
+
+INITIALIZING = Stage(
+    "INITIALIZING",
+    "The payload, the project, the region and the quota are right; the project is ours to do.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.initialize:ensure_initialized",
+    state="Initialize",
+    ends_job_if="already_provisioned",
+)
+
+CREATING_DATABASE = Stage(
+    "CREATING_DATABASE",
+    "The tenant database, its roles and privileges, and the secret with the app role's login.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.create_database:ensure_database",
+    own_error=ErrorType.DATABASE_CREATION_FAILED,
+    state="CreateDatabase",
+)
+
+CREATING_SCHEMA = Stage(
+    "CREATING_SCHEMA",
+    "The tenant schema, its grants and the schema-version table.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.create_schema:ensure_schema",
+    own_error=ErrorType.SCHEMA_CREATION_FAILED,
+    state="CreateSchema",
+)
+
+REGISTERING_AUTH = Stage(
+    "REGISTERING_AUTH",
+    "The Cognito user pool and its app client.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.register_auth:ensure_auth",
+    own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
+    state="RegisterAuth",
+)
+
+REGISTERING_REALTIME = Stage(
+    "REGISTERING_REALTIME",
+    "The AppSync Event API and its channel namespace.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.register_realtime:ensure_realtime",
+    own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
+    state="RegisterRealtime",
+)
+
+REGISTERING_STORAGE = Stage(
+    "REGISTERING_STORAGE",
+    "The S3 bucket.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.register_storage:ensure_storage",
+    own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
+    state="RegisterStorage",
+)
+
+GENERATING_API_KEYS = Stage(
+    "GENERATING_API_KEYS",
+    "The API keys, their digests, and the secret that hands them over once.",
+    function=API_KEYS,
+    code="provisioner.provisioning.stages.generate_api_keys:ensure_api_keys",
+    own_error=ErrorType.API_KEY_GENERATION_FAILED,
+    state="GenerateApiKeys",
+)
+
+FINALIZING = Stage(
+    "FINALIZING",
+    "The project is ACTIVE and the job COMPLETED, in one transaction.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.finalize:ensure_active",
+    state="Finalize",
+)
+
+# The clean-up, in the reverse order of the making.
+
+REMOVING_API_KEYS = Stage(
+    "REMOVING_API_KEYS",
+    "The API keys, and the secret that hands them over, are gone.",
+    function=API_KEYS,
+    code="provisioner.provisioning.stages.remove_api_keys:remove_api_keys",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveApiKeys",
+)
+
+REMOVING_STORAGE = Stage(
+    "REMOVING_STORAGE",
+    "The S3 bucket is gone, if it was empty.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_storage:remove_storage",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveStorage",
+)
+
+REMOVING_REALTIME = Stage(
+    "REMOVING_REALTIME",
+    "The AppSync Event API is gone, with its channel namespace.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_realtime:remove_realtime",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveRealtime",
+)
+
+REMOVING_AUTH = Stage(
+    "REMOVING_AUTH",
+    "The Cognito user pool is gone, with its app client.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_auth:remove_auth",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveAuth",
+)
+
+REMOVING_DATABASE = Stage(
+    "REMOVING_DATABASE",
+    "The tenant database is gone, with its roles, its secret and its place on the cluster.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.remove_database:remove_database",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveDatabase",
+)
+
+
+def _organization(payload: ProvisionProjectPayload) -> str | None:
+    return payload.organization_id
+
+
+JOB_TYPE = JobDefinition(
+    name="provision_project",
+    meaning="Gives a project its database, auth, realtime, storage and API keys.",
+    payload_model=ProvisionProjectPayload,
+    result_model=ProvisionProjectResult,
+    steps=(
+        INITIALIZING,
+        Parallel(
+            "ProvisionResources",
+            (
+                (CREATING_DATABASE, CREATING_SCHEMA),
+                (REGISTERING_AUTH,),
+                (REGISTERING_REALTIME,),
+                (REGISTERING_STORAGE,),
+                (GENERATING_API_KEYS,),
+            ),
+        ),
+        FINALIZING,
+    ),
+    on_failure=definition.OnFailure(
+        release="provisioner.provisioning.stages.fail:released_by_failure",
+        cleanup=(
+            REMOVING_API_KEYS,
+            REMOVING_STORAGE,
+            REMOVING_REALTIME,
+            REMOVING_AUTH,
+            REMOVING_DATABASE,
+        ),
+        cleanup_stages="provisioner.provisioning.stages.fail:cleanup_stages",
+        left_over="provisioner.provisioning.stages.fail:left_over",
+        hold="provisioner.provisioning.cleanup:held_again",
+    ),
+    message_group=_organization,
+    example={"project_id": "shop", "region": "eu-central-1"},
+)

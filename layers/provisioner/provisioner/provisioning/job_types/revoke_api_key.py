@@ -1,0 +1,64 @@
+"""revoke_api_key: lets one API key stop verifying at once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from provisioner.errors import ErrorType
+from provisioner.jobs.definition import JobDefinition, Stage
+from provisioner.provisioning.functions import API_KEYS, LIFECYCLE
+from provisioner.provisioning.payload import Payload, ProjectId
+from provisioner.provisioning.result import Result
+
+
+class RevokeApiKeyPayload(Payload):
+    """What a revoke_api_key job is asked to do."""
+
+    project_id: ProjectId
+    key_id: Annotated[str, Field(strict=True, pattern=r"^key_[0-9a-f]{20}$")]
+
+
+class RevokeApiKeyResult(Result):
+    """The API key that does not verify any more."""
+
+    project_id: str
+    key_id: str
+    revoked_at: datetime
+
+
+INITIALIZING = Stage(
+    "INITIALIZING",
+    "The project is there; nobody's lock is asked for.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.find_project:ensure_found",
+    state="Initialize",
+)
+
+REVOKING_API_KEY = Stage(
+    "REVOKING_API_KEY",
+    "The API key does not verify any more.",
+    function=API_KEYS,
+    code="provisioner.provisioning.stages.revoke_api_key:ensure_api_key_revoked",
+    own_error=ErrorType.API_KEY_GENERATION_FAILED,
+    state="RevokeApiKey",
+)
+
+FINALIZING = Stage(
+    "FINALIZING",
+    "The job is COMPLETED.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.conclude:ensure_concluded",
+    state="Finalize",
+)
+
+JOB_TYPE = JobDefinition(
+    name="revoke_api_key",
+    meaning="Lets one API key stop verifying at once.",
+    payload_model=RevokeApiKeyPayload,
+    result_model=RevokeApiKeyResult,
+    steps=(INITIALIZING, REVOKING_API_KEY, FINALIZING),
+    example={"project_id": "shop", "key_id": "key_0123456789abcdef0123"},
+)

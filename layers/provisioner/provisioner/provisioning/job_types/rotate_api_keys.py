@@ -1,0 +1,75 @@
+"""rotate_api_keys: gives a project new API keys; its old ones verify until an overlap ends."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from provisioner.errors import ErrorType
+from provisioner.jobs.definition import JobDefinition, OnFailure, Stage
+from provisioner.provisioning.functions import API_KEYS, LIFECYCLE
+from provisioner.provisioning.payload import ApiKeyPrefix, Payload, ProjectId
+from provisioner.provisioning.result import ApiKeyResult, Result
+
+
+class RotateApiKeysPayload(Payload):
+    """What a rotate_api_keys job is asked to do."""
+
+    project_id: ProjectId
+    #: New keys, 1 to 20.
+    count: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
+    #: Of the new keys; the newest key's that verifies where it is left out.
+    prefix: ApiKeyPrefix | None = None
+    #: Hours that the old keys verify beside the new ones, 0 to 720.
+    overlap_hours: Annotated[int, Field(ge=0, le=720, strict=True)] = 24
+
+
+class RotateApiKeysResult(Result):
+    """The new API keys of a project."""
+
+    project_id: str
+    api_keys: list[ApiKeyResult]
+    #: The secret that hands over the keys once; left out where they have been claimed already.
+    api_keys_secret_arn: str | None = None
+    #: Until when the old keys verify.
+    old_keys_expire_at: datetime
+
+
+INITIALIZING = Stage(
+    "INITIALIZING",
+    "The project is ACTIVE and ours to change.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.hold_project:ensure_held",
+    state="Initialize",
+)
+
+ROTATING_API_KEYS = Stage(
+    "ROTATING_API_KEYS",
+    "The new API keys, the secret that hands them over once, and the end of the old ones.",
+    function=API_KEYS,
+    code="provisioner.provisioning.stages.rotate_api_keys:ensure_api_keys_rotated",
+    own_error=ErrorType.API_KEY_GENERATION_FAILED,
+    state="RotateApiKeys",
+)
+
+FINALIZING = Stage(
+    "FINALIZING",
+    "The project is let go of and the job COMPLETED, in one transaction.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.let_go_of_project:ensure_let_go",
+    state="Finalize",
+)
+
+JOB_TYPE = JobDefinition(
+    name="rotate_api_keys",
+    meaning="Gives a project new API keys; its old ones verify until an overlap ends.",
+    payload_model=RotateApiKeysPayload,
+    result_model=RotateApiKeysResult,
+    steps=(INITIALIZING, ROTATING_API_KEYS, FINALIZING),
+    on_failure=OnFailure(
+        release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
+    ),
+    example={"project_id": "shop"},
+)

@@ -1,0 +1,63 @@
+"""rotate_database_password: gives a project's database login a new password."""
+
+from __future__ import annotations
+
+from provisioner.errors import ErrorType
+from provisioner.jobs.definition import JobDefinition, OnFailure, Stage
+from provisioner.provisioning.functions import DATABASE, LIFECYCLE
+from provisioner.provisioning.payload import Payload, ProjectId
+from provisioner.provisioning.result import Result
+
+
+class RotateDatabasePasswordPayload(Payload):
+    """What a rotate_database_password job is asked to do."""
+
+    project_id: ProjectId
+
+
+class RotateDatabasePasswordResult(Result):
+    """Where the new password of a project's database login is."""
+
+    project_id: str
+    #: The secret with the login.
+    secret_arn: str
+    #: The version of the secret that holds the new password.
+    secret_version_id: str
+
+
+INITIALIZING = Stage(
+    "INITIALIZING",
+    "The project is ACTIVE and ours to change.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.hold_project:ensure_held",
+    state="Initialize",
+)
+
+ROTATING_DATABASE_PASSWORD = Stage(
+    "ROTATING_DATABASE_PASSWORD",
+    "The new password of the app role, in the secret and in the database.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.rotate_database_password:ensure_password_rotated",
+    own_error=ErrorType.DATABASE_CHANGE_FAILED,
+    state="RotateDatabasePassword",
+)
+
+FINALIZING = Stage(
+    "FINALIZING",
+    "The project is let go of and the job COMPLETED, in one transaction.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.let_go_of_project:ensure_let_go",
+    state="Finalize",
+)
+
+JOB_TYPE = JobDefinition(
+    name="rotate_database_password",
+    meaning="Gives a project's database login a new password.",
+    payload_model=RotateDatabasePasswordPayload,
+    result_model=RotateDatabasePasswordResult,
+    steps=(INITIALIZING, ROTATING_DATABASE_PASSWORD, FINALIZING),
+    on_failure=OnFailure(
+        release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
+    ),
+    example={"project_id": "shop"},
+)
