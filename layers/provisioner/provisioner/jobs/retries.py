@@ -4,6 +4,7 @@ The state machine's Retry fields hold the same numbers (the tests compare them),
 runs in one process follows them too. Source: Amazon States Language, "Retrying after an error".
 """
 
+import math
 from dataclasses import dataclass
 
 from provisioner.errors import RETRYABLE, ErrorType
@@ -97,3 +98,29 @@ QUIET_RETRY = RetryPolicy(
     max_attempts=28,
     max_delay_seconds=60,
 )
+
+#: The name of the error that a step raises which waits for something; it is no error of the job.
+WAITING_ERROR = "StageWaiting"
+
+#: Seconds between two polls of a step that waits.
+POLL_SECONDS = 60
+
+
+def waiting_retry(waits_seconds: int) -> RetryPolicy:
+    """Return the retrier of a step that may be WAITING for so many seconds in all.
+
+    Without jitter, so that it lasts: the wait ends by the clock, two polls before the retrier does.
+    Each retrier of a Task counts its own repetitions. A Task that waits for 900 seconds in all is
+    repeated up to 17 times, every 60 seconds.
+
+    Args:
+        waits_seconds: a stage's `waits_seconds`; of what ends a job, which waits until nothing can
+            be at work, `LONGEST_RUN_SECONDS`, and of a last stage that waits itself, both.
+    """
+    return RetryPolicy(
+        error_names=(WAITING_ERROR,),
+        interval_seconds=POLL_SECONDS,
+        backoff_rate=1,
+        max_attempts=math.ceil(waits_seconds / POLL_SECONDS) + 2,
+        max_delay_seconds=POLL_SECONDS,
+    )
