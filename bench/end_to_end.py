@@ -19,7 +19,7 @@ from provisioner import api
 from provisioner.composition.in_process import all_stages
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.plan import PROVISION_PROJECT
+from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from provisioner.runtime.platform import PlatformSettings
 
@@ -35,7 +35,7 @@ class Straight:
         jobs = JobStore(
             aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
         )
-        self._stages = all_stages(settings, jobs)[api.JobType.PROVISION_PROJECT]
+        self._stages = all_stages(settings, jobs)["provision_project"]
         self._region = region
         self._made: list[JobInput] = []
 
@@ -45,20 +45,19 @@ class Straight:
         api.create_project(project_id)
         job = JobInput(
             job_id=project_id,
-            job_type=api.JobType.PROVISION_PROJECT,
+            job_type="provision_project",
             payload={"project_id": project_id, "region": self._region},
         )
         self._made.append(job)
-        plan = PROVISION_PROJECT
         # The last stage completes a stored job, and there is none.
-        for stage in (plan.first, *(stage for branch in plan.branches for stage in branch)):
+        for stage in provision_project.JOB_TYPE.stages[:-1]:
             self._stages[stage](job)
         return time.time()
 
     def remove(self) -> None:
         """Remove what was made."""
         for job in self._made:
-            for stage in PROVISION_PROJECT.cleanup:
+            for stage in provision_project.JOB_TYPE.on_failure.cleanup:
                 self._stages[stage](job)
 
 
@@ -76,7 +75,7 @@ class ByMessage:
         api.create_project(project_id)
         self._made.append(project_id)
         sent = api.enqueue_job(
-            api.JobType.PROVISION_PROJECT, {"project_id": project_id, "region": self._region}
+            "provision_project", {"project_id": project_id, "region": self._region}
         )
         job = api.wait_for_job(sent.job_id, 300)
         if job.error is not None or job.finished_at is None:
@@ -85,7 +84,7 @@ class ByMessage:
 
     def remove(self) -> None:
         """Deprovision every project."""
-        remove = api.get_job_handler(api.JobType.DEPROVISION_PROJECT)
+        remove = api.get_job_handler("deprovision_project")
         for project_id in self._made:
             remove({"project_id": project_id, "confirm": project_id, "final_snapshot": False})
 

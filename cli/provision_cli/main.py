@@ -132,7 +132,7 @@ def enqueue(  # noqa: PLR0917 - Typer passes them by name
     payload: Annotated[
         str | None, typer.Option(help="A file with the payload as JSON; - reads standard input.")
     ] = None,
-    job_type: Annotated[str, typer.Option(help="The job type.")] = api.JobType.PROVISION_PROJECT,
+    job_type: Annotated[str, typer.Option(help="The job type.")] = "provision_project",
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key gives the same job, however often it is sent.")
     ] = None,
@@ -308,7 +308,7 @@ def rotate_keys(
     """Enqueue a job that makes new API keys, to be claimed; prints its id."""
     _enqueue_change(
         context,
-        api.JobType.ROTATE_API_KEYS,
+        "rotate_api_keys",
         {"project_id": project_id, "count": count, "overlap_hours": overlap_hours},
     )
 
@@ -337,7 +337,7 @@ def list_keys(context: typer.Context, project_id: str) -> None:
 @password_app.command("rotate")
 def rotate_password(context: typer.Context, project_id: str) -> None:
     """Enqueue a job that gives the project's database login a new password; prints its id."""
-    _enqueue_change(context, api.JobType.ROTATE_DATABASE_PASSWORD, {"project_id": project_id})
+    _enqueue_change(context, "rotate_database_password", {"project_id": project_id})
 
 
 @app.command()
@@ -360,11 +360,11 @@ def deprovision(
         "delete_data": delete_data,
         "final_snapshot": not no_final_snapshot,
     }
-    api.deprovision_project_handler.parse(payload)
-    _enqueue_change(context, api.JobType.DEPROVISION_PROJECT, payload)
+    api.get_job_handler("deprovision_project").parse(payload)
+    _enqueue_change(context, "deprovision_project", payload)
 
 
-def _enqueue_change(context: typer.Context, job_type: api.JobType, payload: dict[str, Any]) -> None:
+def _enqueue_change(context: typer.Context, job_type: str, payload: dict[str, Any]) -> None:
     Target.of(context).connect()
     job = api.enqueue_job(job_type, payload)
     display.line(Console(), job.job_id)

@@ -31,19 +31,15 @@ UPLOAD_DRIVER = "drivers.s3_upload"
 #: What a part of the package must not import: dependencies point one way.
 FORBIDDEN = {
     "jobs": {
-        *("provisioning", "composition", "job_handlers", "api", "api_keys", "drivers.postgresql"),
+        *("provisioning", "composition", "api", "api_keys", "drivers.postgresql"),
         *("drivers.database_engine", "drivers.secrets", *SERVICE_DRIVERS, UPLOAD_DRIVER),
     },
-    "drivers": {"jobs", "provisioning", "composition", "job_handlers", "api", "api_keys"},
-    "api_keys": {"jobs", "provisioning", "composition", "job_handlers", "api"},
-    "provisioning": {"composition", "job_handlers", "api", "drivers.postgresql"},
-    "runtime": {"jobs", "provisioning", "composition", "job_handlers", "api", "api_keys"},
+    "drivers": {"jobs", "provisioning", "composition", "api", "api_keys"},
+    "api_keys": {"jobs", "provisioning", "composition", "api"},
+    "provisioning": {"composition", "api", "drivers.postgresql"},
+    "runtime": {"jobs", "provisioning", "composition", "api", "api_keys"},
     "composition": {"api"},
 }
-
-#: A handler that is called in this process runs every stage of it, which only composition knows.
-#: The import is inside the function, so that a Lambda function does not pay for it.
-INWARD = {("provisioning/job.py", "composition.in_process")}
 
 #: Modules that a function must not load: each would cost its cold start something.
 UNWANTED = {
@@ -57,7 +53,7 @@ UNWANTED = {
     "dead_letters": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
     "events": {
         *("psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"),
-        *("provisioner.job_handlers", "provisioner.provisioning"),
+        *"provisioner.provisioning",
     },
 }
 
@@ -104,10 +100,6 @@ def test_dependencies_point_one_way(part: str) -> None:
         for path in sorted((PACKAGE / part).rglob("*.py"))
         for module in imports(path)
         if any(is_within(module, forbidden) for forbidden in FORBIDDEN[part])
-        and not any(
-            str(path.relative_to(PACKAGE)) == file and is_within(module, allowed)
-            for file, allowed in INWARD
-        )
     ]
     assert found == []
 

@@ -19,12 +19,15 @@ from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.retries import FOREIGN_ERRORS
-from provisioner.provisioning.payload import DeprovisionProjectPayload, ProvisionProjectPayload
-from provisioner.provisioning.plan import CleanupStage, DeprovisionStage, Stage
-from provisioner.provisioning.result import (
+from provisioner.provisioning.job_types import deprovision_project, provision_project
+from provisioner.provisioning.job_types.deprovision_project import (
+    DeprovisionProjectPayload,
     DeprovisionProjectResult,
-    ProvisionProjectResult,
     SnapshotResult,
+)
+from provisioner.provisioning.job_types.provision_project import (
+    ProvisionProjectPayload,
+    ProvisionProjectResult,
 )
 from support import readme
 from support.pages import Page, doubled, read_pages
@@ -170,10 +173,14 @@ def test_examples_are_valid() -> None:
 def test_the_contract_names_every_field_and_stage() -> None:
     for field in ProvisionProjectPayload.model_fields:
         assert f"`{field}" in CONTRACT, field
-    assert [name for name in re.findall(r"`([A-Z_]+)`", CONTRACT) if name in Stage][
-        : len(Stage)
-    ] == [str(stage) for stage in Stage]
-    for cleanup_stage in CleanupStage:
+    assert [
+        name
+        for name in re.findall(r"`([A-Z_]+)`", CONTRACT)
+        if name in provision_project.JOB_TYPE.stages
+    ][: len(provision_project.JOB_TYPE.stages)] == [
+        str(stage) for stage in provision_project.JOB_TYPE.stages
+    ]
+    for cleanup_stage in provision_project.JOB_TYPE.on_failure.cleanup:
         assert f"`{cleanup_stage}`" in CONTRACT
     assert LEAK_PATTERN in CONTRACT
 
@@ -183,8 +190,14 @@ def test_the_contract_names_every_field_and_stage_of_a_removal() -> None:
     for model in (DeprovisionProjectPayload, DeprovisionProjectResult, SnapshotResult):
         for field in model.model_fields:
             assert f"`{field}`" in removal, field
-    named = [name for name in re.findall(r"`([A-Z_]+)`", removal) if name in DeprovisionStage]
-    assert named[: len(DeprovisionStage)] == list(DeprovisionStage)
+    named = [
+        name
+        for name in re.findall(r"`([A-Z_]+)`", removal)
+        if name in deprovision_project.JOB_TYPE.stages
+    ]
+    assert named[: len(deprovision_project.JOB_TYPE.stages)] == list(
+        deprovision_project.JOB_TYPE.stages
+    )
 
 
 def test_the_page_of_errors_is_the_table() -> None:

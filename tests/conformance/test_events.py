@@ -11,11 +11,10 @@ import pytest
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
 from provisioner.jobs.execution import job_id_of
-from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
-from provisioner.jobs.stage_run import StageEvent
+from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE, StageEvent
 from provisioner.jobs.store import history_entry
-from provisioner.provisioning.job import JobType, provision_project_handler
-from provisioner.provisioning.plan import PLANS, CleanupStage, DeprovisionStage, Stage
+from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
+from support.core import provision_project_handler
 from support.project import all_states, events, functions, state_machines
 
 OF_QUEUES, OF_STREAMS, OF_RULES = {"dispatcher", "dead_letters"}, {"events"}, {"supervisor"}
@@ -31,18 +30,17 @@ def read(path: Path) -> dict[str, Any]:
 def test_every_function_and_every_stage_has_an_event() -> None:
     assert {path.parent.name for path in events()} == set(functions())
     wanted: dict[str, set[str]] = {
-        JobType.PROVISION_PROJECT: {
-            *Stage,
-            *CleanupStage,
+        "provision_project": {
+            *provision_project.JOB_TYPE.all_stages,
             RECORD_FAILURE,
             AWAIT_QUIET,
             RECORD_CLEANUP,
         },
-        JobType.DEPROVISION_PROJECT: set(DeprovisionStage),
+        "deprovision_project": set(deprovision_project.JOB_TYPE.stages),
     }
-    for job_type, plan in PLANS.items():
+    for job_type, definition in JOB_TYPES.items():
         # What the other job types begin and end with has the events of these two.
-        wanted.setdefault(job_type, {stage for branch in plan.branches for stage in branch})
+        wanted.setdefault(job_type, set(definition.stages[1:-1]))
     for job_type, stages in wanted.items():
         found = [read(path) for path in STAGE_EVENTS]
         assert {e["stage"] for e in found if e["job"]["job_type"] == job_type} == stages

@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from provisioner.jobs.definition import LONGEST_RUN_SECONDS, longest_run
 from provisioner.jobs.execution import cleanup_execution_name
-from provisioner.jobs.plan import AWAIT_QUIET, LONGEST_RUN_SECONDS, RECORD_FAILURE
 from provisioner.jobs.retries import QUIET_RETRY, SERVICE_RETRY, STAGE_RETRY
-from provisioner.provisioning.plan import (
-    BRANCHES,
-    REMOVING,
-    RUN_LIMITS,
-    CleanupStage,
-    DeprovisionStage,
-    Stage,
-)
+from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_FAILURE
+from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
+from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from support.project import state_machine
 
 ASL = state_machine()
@@ -44,7 +39,9 @@ SUCCESS = path(STATES, ASL["StartAt"])
 
 
 def test_stages_are_there_in_order() -> None:
-    assert [stage_of(s) for s in SUCCESS if s["Type"] == "Task"] == list(Stage)
+    assert [stage_of(s) for s in SUCCESS if s["Type"] == "Task"] == list(
+        provision_project.JOB_TYPE.stages
+    )
 
 
 def test_branches_are_those_of_the_plan() -> None:
@@ -52,7 +49,7 @@ def test_branches_are_those_of_the_plan() -> None:
         tuple(stage_of(s) for s in path(branch["States"], branch["StartAt"]))
         for branch in PARALLEL["Branches"]
     ]
-    assert branches == [tuple(branch) for branch in BRANCHES]
+    assert branches == [tuple(branch) for branch in provision_project.RESOURCES.branches]
 
 
 def test_success_takes_at_most_twelve_transitions() -> None:
@@ -154,7 +151,7 @@ def test_cleanup_removes_in_the_order_of_the_plan_and_goes_on_after_an_error() -
         assert states[name]["Catch"][0]["Next"] == states[name]["Next"]
         assert states[name]["Parameters"]["Payload"]["cleanup.$"] == "$.cleanup"
         name = states[name]["Next"]
-    assert order == list(CleanupStage)
+    assert order == list(provision_project.JOB_TYPE.on_failure.cleanup)
 
 
 @pytest.mark.parametrize(
@@ -172,14 +169,26 @@ def test_cleanup_begins_and_ends_when_nothing_is_at_work(name: str, following: s
     # Where nobody can say whether anything is, it may be anything.
     longest_wait = states[asks["Catch"][0]["Next"]]
     assert longest_wait["Type"] == "Wait"
-    assert longest_wait["Seconds"] == max(RUN_LIMITS[s] for s in (*Stage, *CleanupStage))
+    assert longest_wait["Seconds"] == max(
+        longest_run(JOB_TYPES, "provision_project", s)
+        for s in (
+            *provision_project.JOB_TYPE.stages,
+            *provision_project.JOB_TYPE.on_failure.cleanup,
+        )
+    )
     assert longest_wait["Next"] == following
 
 
 def test_cleanup_has_the_time_that_every_retry_can_take() -> None:
     tasks = [state for state in CLEANUP["States"].values() if state["Type"] == "Task"]
     waits = [state for state in CLEANUP["States"].values() if state["Type"] == "Wait"]
-    pause = max(RUN_LIMITS[stage] for stage in (*Stage, *CleanupStage))
+    pause = max(
+        longest_run(JOB_TYPES, "provision_project", stage)
+        for stage in (
+            *provision_project.JOB_TYPE.stages,
+            *provision_project.JOB_TYPE.on_failure.cleanup,
+        )
+    )
     needed = sum(map(longest, tasks)) + len(waits) * pause
     assert CLEANUP["TimeoutSeconds"] >= needed
 
@@ -200,7 +209,7 @@ def test_removal_has_its_stages_in_order_and_nothing_is_removed_before_the_snaps
         if states[name]["Type"] == "Task":
             order.append(stage_of(states[name]))
         name = states[name].get("Next") or states[name]["Default"]
-    assert order == list(DeprovisionStage)
+    assert order == list(deprovision_project.JOB_TYPE.stages)
     assert order.index("TAKING_SNAPSHOT") < min(order.index(stage) for stage in REMOVING)
 
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 from provisioner.errors import RETRYABLE
-from provisioner.jobs.plan import (
-    AWAIT_QUIET,
-    LONGEST_RUN_SECONDS,
-    RECORD_CLEANUP,
-    RECORD_FAILURE,
-)
+from provisioner.jobs.definition import LONGEST_RUN_SECONDS, longest_run
 from provisioner.jobs.quiet import StageAtWorkError
 from provisioner.jobs.retries import (
     FOREIGN_ERRORS,
@@ -21,7 +15,8 @@ from provisioner.jobs.retries import (
     STAGE_RETRY,
     RetryPolicy,
 )
-from provisioner.provisioning.plan import PLANS, RUN_LIMITS
+from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
+from provisioner.provisioning.job_types import JOB_TYPES
 from support.project import all_states, functions, state_machines
 
 MACHINES = state_machines()
@@ -50,22 +45,11 @@ def function_timeout(task: dict[str, Any]) -> int:
 def test_no_stage_runs_longer_than_the_code_allows_for() -> None:
     """A stage's Task ends after its function, which the tests below hold."""
     steps = {RECORD_FAILURE, AWAIT_QUIET, RECORD_CLEANUP}
-    limits = {
-        (stage, task["TimeoutSeconds"])
-        for task in STAGES.values()
-        if (stage := task["Parameters"]["Payload"]["stage"]) not in steps
-    }
-    assert limits == {(str(stage), seconds) for stage, seconds in RUN_LIMITS.items()}
-    assert max(RUN_LIMITS.values()) <= LONGEST_RUN_SECONDS
-
-
-def test_every_stage_of_every_plan_has_its_limit() -> None:
-    named = {
-        str(stage)
-        for plan in PLANS.values()
-        for stage in (plan.first, *itertools.chain(*plan.branches), plan.last, *plan.cleanup)
-    }
-    assert named == set(map(str, RUN_LIMITS))
+    for name, task in STAGES.items():
+        stage = task["Parameters"]["Payload"]["stage"]
+        job_type = name.partition(".")[0].removesuffix("_cleanup")
+        if stage not in steps:
+            assert task["TimeoutSeconds"] == longest_run(JOB_TYPES, job_type, stage)
 
 
 def test_they_are_written_in_jsonpath() -> None:
@@ -119,7 +103,7 @@ def test_task_retries_as_the_code_says(
 
 @each_stage
 def test_what_ends_a_job_and_no_other_waits_until_no_stage_is_at_work(task: dict[str, Any]) -> None:
-    ends = {RECORD_FAILURE, *(plan.last for plan in PLANS.values())}
+    ends = {RECORD_FAILURE, *(plan.last for plan in JOB_TYPES.values())}
     more = task["Retry"][2:]
     assert len(more) == (task["Parameters"]["Payload"]["stage"] in ends)
     for retrier in more:

@@ -22,7 +22,6 @@ from provisioner.jobs.models import JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.undelivered import UndeliveredRecorder
-from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.runtime.observability import metrics
 from support.calls import (
     Act,
@@ -45,6 +44,7 @@ from support.core import (
     STATE_MACHINE_ARN_PREFIX,
     Core,
     deployment,
+    provision_project_handler,
     take_one_request_at_a_time,
 )
 from support.supervision import cleanup_executions, client, ended, supervisor, waiting
@@ -113,7 +113,7 @@ class Dispatching(Function):
     def __init__(self, core: Core) -> None:
         super().__init__(core)
         registry = JobRegistry()
-        registry.register(JobType.PROVISION_PROJECT, provision_project_handler)
+        registry.register("provision_project", provision_project_handler)
         self._dispatcher = Dispatcher(
             registry=registry,
             store=core.jobs,
@@ -160,7 +160,7 @@ class GivingUp(Dispatching):
     def __init__(self, core: Core) -> None:
         super().__init__(core)
         registry = JobRegistry()
-        registry.register(JobType.PROVISION_PROJECT, provision_project_handler)
+        registry.register("provision_project", provision_project_handler)
         self.recorder = UndeliveredRecorder(
             registry=registry,
             store=core.jobs,
@@ -258,7 +258,7 @@ def prepared[Handed: Function](function: type[Handed]) -> Iterator[Handed]:
         queues = core.client("sqs")
         core.queue_url = queues.create_queue(QueueName="jobs")["QueueUrl"]
         core.dead_letter_url = queues.create_queue(QueueName="dead-letters")["QueueUrl"]
-        core.make_state_machine(JobType.PROVISION_PROJECT)
+        core.make_state_machine("provision_project")
         metrics.clear_metrics()
         yield function(core)
 

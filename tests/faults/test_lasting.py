@@ -9,9 +9,9 @@ from typing import Any
 
 from provisioner import api
 from provisioner.jobs.models import StageStatus
-from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.job_types import deprovision_project
+from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import REMOVING, DeprovisionStage
 from provisioner.provisioning.stages.fail import left_over
 from support.changes import logs_in, new_change, plainly_provisioned
 from support.places import (
@@ -39,7 +39,7 @@ _BOTH_WAYS = {"throttle", "permission denied"}
 
 
 @each_lasting(
-    *([f"{JobType.PROVISION_PROJECT}/{stage}" for stage in group] for group in FAILING_TOGETHER)
+    *([f"{'provision_project'}/{stage}" for stage in group] for group in FAILING_TOGETHER)
 )
 def test_a_project_is_not_provisioned_and_nothing_is_left(
     deploy: Deploy, kind: Lasting, where: list[str]
@@ -85,7 +85,7 @@ def test_what_could_not_be_removed_is_named_and_goes_once_it_can(
     assert_undone(workflow, repeated_to_its_end(workflow, job, 2))
 
 
-@each_lasting(places(JobType.DEPROVISION_PROJECT))
+@each_lasting(places("deprovision_project"))
 def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on(
     workflow: Workflow, removed: dict[str, Any], kind: Lasting, where: list[str]
 ) -> None:
@@ -105,7 +105,10 @@ def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on
         assert failed.cleanup is None
         project = api.get_project(project_id)
         assert (project.locked_by, project.quota) == (None, "owner#ada"), place
-        if failed.error.stage in set(DeprovisionStage) - {*REMOVING, "FINALIZING"}:
+        if failed.error.stage in set(deprovision_project.JOB_TYPE.stages) - {
+            *REMOVING,
+            "FINALIZING",
+        }:
             assert project.status is api.ProjectStatus.ACTIVE, place
             assert verifying(keys) == [True, True], place
             assert workflow.snapshot(first) == before, place
@@ -133,7 +136,7 @@ def test_a_project_is_let_go_of_and_its_login_is_right(
     before = api.get_project(project_id)
     for place in where:
         put_in(workflow, kind, [place])
-        job_type = JobType(place.partition("/")[0])
+        job_type = place.partition("/")[0]
         job = workflow.execute(new_change(workflow, job_type, project_id))
         assert not workflow.faults, place
         assert (job.status, job.cleanup) == (api.JobStatus.FAILED, None), place

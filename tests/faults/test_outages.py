@@ -23,8 +23,7 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.job_types import provision_project
 from support.calls import SQL, Call, Within, operation
 from support.changes import check_changed, ended, logs_in, new_change, plainly_provisioned
 from support.effects import Attempt, Effect, effects
@@ -116,9 +115,9 @@ def _changed(workflow: Workflow) -> Any:
             marks=pytest.mark.fault("DynamoDB throttling", where=places(*jobs)),
         )
         for end, jobs in (
-            (_provisioned, [JobType.PROVISION_PROJECT]),
+            (_provisioned, ["provision_project"]),
             (_cleaned_up, [CLEANUP]),
-            (_deprovisioned, [JobType.DEPROVISION_PROJECT]),
+            (_deprovisioned, ["deprovision_project"]),
             (_changed, CHANGES),
         )
     ],
@@ -145,7 +144,7 @@ def test_dynamodb_throttles_each_call_in_turn(
 
 @pytest.mark.fault(
     "DynamoDB throttling",
-    where=f"{JobType.PROVISION_PROJECT}/{Stage.REGISTERING_AUTH}",
+    where=f"{'provision_project'}/{provision_project.REGISTERING_AUTH}",
     lasting=True,
 )
 def test_a_job_that_cannot_even_be_written_failed_is_repaired_once_dynamodb_is_back(
@@ -155,7 +154,9 @@ def test_a_job_that_cannot_even_be_written_failed_is_repaired_once_dynamodb_is_b
 
     def throttle(effect: Effect, _attempt: Attempt) -> None:
         nonlocal is_throttled
-        is_throttled |= effect.stage == Stage.REGISTERING_AUTH and effect.name == "CreateUserPool"
+        is_throttled |= (
+            effect.stage == provision_project.REGISTERING_AUTH and effect.name == "CreateUserPool"
+        )
         if is_throttled and effect.name in _DYNAMODB:
             raise ClientError({"Error": {"Code": "ThrottlingException"}}, effect.name)
 
@@ -197,16 +198,16 @@ def secrets_manager_down(is_down: Callable[[], bool]) -> Iterator[None]:
 
 #: The stages that read or write a secret.
 _WITH_SECRETS: dict[str, set[str]] = {
-    JobType.PROVISION_PROJECT: {"CREATING_DATABASE", "CREATING_SCHEMA", "GENERATING_API_KEYS"},
+    "provision_project": {"CREATING_DATABASE", "CREATING_SCHEMA", "GENERATING_API_KEYS"},
     CLEANUP: {"REMOVING_API_KEYS", "REMOVING_DATABASE"},
-    JobType.DEPROVISION_PROJECT: {
+    "deprovision_project": {
         "CHECKING_DATA",
         "TAKING_SNAPSHOT",
         "REMOVING_DATABASE",
         "REMOVING_API_KEYS",
     },
-    JobType.ROTATE_API_KEYS: {"ROTATING_API_KEYS"},
-    JobType.ROTATE_DATABASE_PASSWORD: {"ROTATING_DATABASE_PASSWORD"},
+    "rotate_api_keys": {"ROTATING_API_KEYS"},
+    "rotate_database_password": {"ROTATING_DATABASE_PASSWORD"},
 }
 
 
@@ -238,7 +239,7 @@ def test_secrets_manager_is_down_for_one_attempt_of_each_stage(workflow: Workflo
         jobs: list[Callable[[], api.Job]] = [lambda: workflow.new_job(project_id)]
         jobs += [
             partial(new_change, workflow, change, project_id)
-            for change in (JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD)
+            for change in ("rotate_api_keys", "rotate_database_password")
         ]
         jobs.append(lambda: workflow.new_deprovision_job(project_id))
         for new_job in jobs:
@@ -255,13 +256,13 @@ def _failing(workflow: Workflow) -> api.Job:
 
 
 @pytest.mark.fault(
-    "Secrets Manager down", where=_with_secrets(JobType.PROVISION_PROJECT, CLEANUP), lasting=True
+    "Secrets Manager down", where=_with_secrets("provision_project", CLEANUP), lasting=True
 )
 def test_secrets_manager_stays_down_while_a_project_is_provisioned(workflow: Workflow) -> None:
     job = workflow.new_job(workflow.new_project(**OWNER))
 
     def go_down(_job: JobInput, stage: str) -> None:
-        if stage in _WITH_SECRETS[JobType.PROVISION_PROJECT]:
+        if stage in _WITH_SECRETS["provision_project"]:
             down.append(stage)
 
     down: list[str] = []
@@ -286,8 +287,8 @@ def test_secrets_manager_stays_down_while_a_project_is_provisioned(workflow: Wor
 @pytest.mark.fault(
     "Secrets Manager down",
     where=[
-        *_with_secrets(JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD),
-        f"{JobType.DEPROVISION_PROJECT}/CHECKING_DATA",
+        *_with_secrets("rotate_api_keys", "rotate_database_password"),
+        f"{'deprovision_project'}/CHECKING_DATA",
     ],
     lasting=True,
 )
@@ -296,8 +297,8 @@ def test_secrets_manager_stays_down_while_a_project_is_changed_or_removed(
 ) -> None:
     project_id = provisioned(workflow).project_id
     jobs = [
-        new_change(workflow, JobType.ROTATE_API_KEYS, project_id),
-        new_change(workflow, JobType.ROTATE_DATABASE_PASSWORD, project_id),
+        new_change(workflow, "rotate_api_keys", project_id),
+        new_change(workflow, "rotate_database_password", project_id),
         workflow.new_deprovision_job(project_id),
     ]
     before = api.get_project(project_id)
@@ -348,18 +349,18 @@ def restart(server: PostgresqlServer) -> None:
 
 #: The statement before which the server restarts, by stage: each in the middle of its work.
 _IN_THE_MIDDLE = {
-    f"{JobType.PROVISION_PROJECT}/CREATING_DATABASE": "GRANT CONNECT",
-    f"{JobType.PROVISION_PROJECT}/CREATING_SCHEMA": "CREATE TABLE",
+    f"{'provision_project'}/CREATING_DATABASE": "GRANT CONNECT",
+    f"{'provision_project'}/CREATING_SCHEMA": "CREATE TABLE",
     f"{CLEANUP}/REMOVING_DATABASE": "DROP ROLE",
-    f"{JobType.ROTATE_DATABASE_PASSWORD}/ROTATING_DATABASE_PASSWORD": "ALTER ROLE",
-    f"{JobType.DEPROVISION_PROJECT}/CHECKING_DATA": "pg_replication_slots",
-    f"{JobType.DEPROVISION_PROJECT}/REMOVING_DATABASE": "DROP ROLE",
+    f"{'rotate_database_password'}/ROTATING_DATABASE_PASSWORD": "ALTER ROLE",
+    f"{'deprovision_project'}/CHECKING_DATA": "pg_replication_slots",
+    f"{'deprovision_project'}/REMOVING_DATABASE": "DROP ROLE",
 }
 
 
 @pytest.mark.fault(
     "PostgreSQL restarted in the middle",
-    where=[*_IN_THE_MIDDLE, f"{JobType.DEPROVISION_PROJECT}/TAKING_SNAPSHOT"],
+    where=[*_IN_THE_MIDDLE, f"{'deprovision_project'}/TAKING_SNAPSHOT"],
 )
 def test_postgresql_restarts_in_the_middle_of_each_stage(
     own_cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch
@@ -391,16 +392,16 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
         project_id = _failing(workflow).project_id
         assert tenant_snapshot(own_cluster, workflow.names(project_id).tenant)["roles"] == []
 
-        put_in(JobType.PROVISION_PROJECT)
+        put_in("provision_project")
         job = workflow.execute(workflow.new_job(project_id))
         assert job.status is api.JobStatus.COMPLETED, job.error
         assert workflow.snapshot(job)["tenant"] == expected
 
-        put_in(JobType.ROTATE_DATABASE_PASSWORD)
-        job = workflow.execute(new_change(workflow, JobType.ROTATE_DATABASE_PASSWORD, project_id))
+        put_in("rotate_database_password")
+        job = workflow.execute(new_change(workflow, "rotate_database_password", project_id))
         check_changed(workflow, job)
 
-        put_in(JobType.DEPROVISION_PROJECT)
+        put_in("deprovision_project")
         read = PgDump.read
 
         def read_after_restart(dump: PgDump, size: int = -1) -> bytes:
@@ -422,10 +423,10 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
     assert not workflow.faults
     assert restarts == [
         f"{CLEANUP}/REMOVING_DATABASE",
-        f"{JobType.PROVISION_PROJECT}/CREATING_DATABASE",
-        f"{JobType.PROVISION_PROJECT}/CREATING_SCHEMA",
-        f"{JobType.ROTATE_DATABASE_PASSWORD}/ROTATING_DATABASE_PASSWORD",
-        f"{JobType.DEPROVISION_PROJECT}/CHECKING_DATA",
+        f"{'provision_project'}/CREATING_DATABASE",
+        f"{'provision_project'}/CREATING_SCHEMA",
+        f"{'rotate_database_password'}/ROTATING_DATABASE_PASSWORD",
+        f"{'deprovision_project'}/CHECKING_DATA",
         "TAKING_SNAPSHOT",
-        f"{JobType.DEPROVISION_PROJECT}/REMOVING_DATABASE",
+        f"{'deprovision_project'}/REMOVING_DATABASE",
     ]

@@ -9,7 +9,6 @@ import itertools
 from typing import Any
 
 from provisioner import api
-from provisioner.provisioning.job_type import JobType
 from support.changes import check_changed, ended, new_change, plainly_provisioned
 from support.places import (
     CHANGES,
@@ -29,9 +28,9 @@ _ends: dict[str, Any] = {}
 
 
 @each_way
-@each_passing(JobType.PROVISION_PROJECT)
+@each_passing("provision_project")
 def test_a_project_is_provisioned(workflow: Workflow, kind: Passing, run: Run) -> None:
-    put_in(workflow, kind, places(JobType.PROVISION_PROJECT))
+    put_in(workflow, kind, places("provision_project"))
     job = run(workflow, workflow.new_job(workflow.new_project()))
     assert job.error is None
     assert_met(workflow, job.job_type, kind, job.stages)
@@ -53,12 +52,12 @@ def test_what_a_failed_job_made_is_removed(workflow: Workflow, kind: Passing, ru
 
 
 @each_way
-@each_passing(JobType.DEPROVISION_PROJECT)
+@each_passing("deprovision_project")
 def test_a_project_is_deprovisioned(
     workflow: Workflow, removed: dict[str, Any], kind: Passing, run: Run
 ) -> None:
     project_id = provisioned(workflow).project_id
-    put_in(workflow, kind, places(JobType.DEPROVISION_PROJECT))
+    put_in(workflow, kind, places("deprovision_project"))
     job = run(workflow, workflow.new_deprovision_job(project_id))
     assert job.error is None
     assert_met(workflow, job.job_type, kind, job.stages)

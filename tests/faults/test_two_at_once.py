@@ -10,8 +10,8 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import PLANS, REMOVING
+from provisioner.provisioning.job_types import JOB_TYPES
+from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from support.changes import check_changed, new_change, plainly_provisioned
 from support.places import CHANGES, CLEANUP, STAGES, places
 from support.removal import end_of, provisioned, statuses
@@ -43,7 +43,7 @@ def is_busy(job: api.Job, holder: api.Job) -> bool:
 
 @pytest.mark.fault(
     "deprovision during provision",
-    where=places(JobType.PROVISION_PROJECT, without=["INITIALIZING"]),
+    where=places("provision_project", without=["INITIALIZING"]),
 )
 def test_a_project_that_is_being_provisioned_is_not_deprovisioned(workflow: Workflow) -> None:
     first = workflow.new_job(workflow.new_project())
@@ -57,7 +57,7 @@ def test_a_project_that_is_being_provisioned_is_not_deprovisioned(workflow: Work
 
     at_every_stage(workflow, first, deprovision)
     completed = workflow.execute(first)
-    assert set(second) == set(STAGES[JobType.PROVISION_PROJECT]) - {"INITIALIZING"}
+    assert set(second) == set(STAGES["provision_project"]) - {"INITIALIZING"}
     assert [stage for stage, job in second.items() if not is_busy(job, first)] == []
     assert workflow.snapshot(completed) == workflow.reference()
 
@@ -81,7 +81,7 @@ def test_a_project_that_is_being_cleaned_up_is_not_deprovisioned(workflow: Workf
 
 @pytest.mark.fault(
     "two jobs at once for one project",
-    where=places(JobType.DEPROVISION_PROJECT, without=["INITIALIZING"]),
+    where=places("deprovision_project", without=["INITIALIZING"]),
 )
 def test_a_project_that_is_being_deprovisioned_is_neither_provisioned_nor_removed_twice(
     workflow: Workflow, removed: dict[str, Any]
@@ -97,7 +97,7 @@ def test_a_project_that_is_being_deprovisioned_is_neither_provisioned_nor_remove
 
     at_every_stage(workflow, first, come)
     completed = workflow.execute(first)
-    assert set(others) == set(STAGES[JobType.DEPROVISION_PROJECT]) - {"INITIALIZING"}
+    assert set(others) == set(STAGES["deprovision_project"]) - {"INITIALIZING"}
     assert [s for s, jobs in others.items() if not all(is_busy(j, first) for j in jobs)] == []
     assert end_of(workflow, completed) == removed
 
@@ -106,7 +106,7 @@ def test_a_project_that_is_being_deprovisioned_is_neither_provisioned_nor_remove
     "two jobs at once for one project",
     where=[
         place
-        for change in (JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD)
+        for change in ("rotate_api_keys", "rotate_database_password")
         for place in places(change, without=["INITIALIZING"])
     ],
 )
@@ -114,15 +114,15 @@ def test_a_project_that_is_being_changed_is_neither_changed_by_another_nor_remov
     workflow: Workflow,
 ) -> None:
     project_id = plainly_provisioned(workflow, keys=4)
-    for change in (JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD):
+    for change in ("rotate_api_keys", "rotate_database_password"):
         first = new_change(workflow, change, project_id)
         others: dict[str, list[api.Job]] = {}
 
         def come(stage: str, others: dict[str, list[api.Job]] = others) -> None:
             if stage != "INITIALIZING":
                 jobs = [
-                    new_change(workflow, JobType.ROTATE_API_KEYS, project_id),
-                    new_change(workflow, JobType.ROTATE_DATABASE_PASSWORD, project_id),
+                    new_change(workflow, "rotate_api_keys", project_id),
+                    new_change(workflow, "rotate_database_password", project_id),
                     workflow.new_deprovision_job(project_id),
                 ]
                 others[stage] = [workflow.execute_in_process(job) for job in jobs]
@@ -149,7 +149,7 @@ def cancel_at(workflow: Workflow, job: api.Job, stage: str) -> api.Job:
     assert ended.error is not None
     assert ended.error.type is ErrorType.JOB_CANCELLED, stage
     # It was allowed to finish; what completes the job alone is not.
-    plan = PLANS[job.job_type]
+    plan = JOB_TYPES[job.job_type]
     end = StageStatus.FAILED if stage == plan.last else StageStatus.SUCCEEDED
     assert statuses(ended)[stage] is end, stage
     order = STAGES[job.job_type]
@@ -158,14 +158,14 @@ def cancel_at(workflow: Workflow, job: api.Job, stage: str) -> api.Job:
     return ended
 
 
-@pytest.mark.fault("cancel at every stage", where=places(JobType.DEPROVISION_PROJECT))
+@pytest.mark.fault("cancel at every stage", where=places("deprovision_project"))
 def test_a_removal_is_cancelled_at_the_end_of_the_stage_that_runs(
     workflow: Workflow, removed: dict[str, Any]
 ) -> None:
     first = provisioned(workflow)
     project_id = first.project_id
     before = workflow.snapshot(first)
-    for stage in STAGES[JobType.DEPROVISION_PROJECT]:
+    for stage in STAGES["deprovision_project"]:
         ended = cancel_at(workflow, workflow.new_deprovision_job(project_id), stage)
         assert ended.cleanup is None
         project = api.get_project(project_id)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.provisioning.job_type import JobType
 from support.calls import (
     SQL,
     Act,
@@ -48,8 +47,8 @@ def _untagged(answer: Any) -> Any:
     return {"UserPool": answer["UserPool"] | {"UserPoolTags": {}}}
 
 
-_PROVISION = f"{JobType.PROVISION_PROJECT}/"
-_DEPROVISION = f"{JobType.DEPROVISION_PROJECT}/"
+_PROVISION = f"{'provision_project'}/"
+_DEPROVISION = f"{'deprovision_project'}/"
 
 #: Wrong answers of stages that can meet them in one job, and what the stage fails with.
 type Wrong = dict[str, tuple[At, Act, ErrorType]]
@@ -197,10 +196,10 @@ def test_what_is_said_not_to_be_there_is_not_taken_for_removed(workflow: Workflo
     assert_undone(workflow, repeated_to_its_end(workflow, job, 2))
 
 
-@pytest.mark.fault("wrong answer", where=places(JobType.DEPROVISION_PROJECT), lasting=True)
+@pytest.mark.fault("wrong answer", where=places("deprovision_project"), lasting=True)
 def test_a_project_is_not_deprovisioned(workflow: Workflow, removed: dict[str, Any]) -> None:
     project_id = provisioned(workflow).project_id
-    for stage in STAGES[JobType.DEPROVISION_PROJECT]:
+    for stage in STAGES["deprovision_project"]:
         wrong = DEPROVISIONING[stage]
         answer_wrongly(workflow, {stage: wrong})
         job = workflow.execute(workflow.new_deprovision_job(project_id))
@@ -221,7 +220,7 @@ def test_a_project_is_not_changed(workflow: Workflow) -> None:
     for place in places(*CHANGES):
         job_type, _, stage = place.partition("/")
         answer_wrongly(workflow, {stage: CHANGING[stage]})
-        job = workflow.execute(new_change(workflow, JobType(job_type), project_id))
+        job = workflow.execute(new_change(workflow, job_type, project_id))
         workflow.faults.clear()
         assert job.status is api.JobStatus.FAILED, place
         assert job.error is not None

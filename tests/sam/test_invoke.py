@@ -12,8 +12,7 @@ from provision_cli.local.sam_local import store_job
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
 from provisioner.jobs.store import JobStore, NewJob, utc_now
-from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.projects import ProjectStore
 from support.project import ROOT, events, functions
 from support.sam import Invocation, SamLocal
@@ -70,14 +69,18 @@ def test_every_event_is_used_here() -> None:
 
 
 def stage_events() -> list[Path]:
-    return [path for path in of_type(JobType.PROVISION_PROJECT) if read(path)["stage"] in Stage]
+    return [
+        path
+        for path in of_type("provision_project")
+        if read(path)["stage"] in provision_project.JOB_TYPE.stages
+    ]
 
 
 def removal_events() -> list[Path]:
-    return of_type(JobType.DEPROVISION_PROJECT)
+    return of_type("deprovision_project")
 
 
-def of_type(*job_types: JobType) -> list[Path]:
+def of_type(*job_types: str) -> list[Path]:
     return [path for path in events() if read(path).get("job", {}).get("job_type") in job_types]
 
 
@@ -87,9 +90,7 @@ def cleanup_events() -> list[Path]:
 
 def change_events() -> list[Path]:
     """Return the events of the stages that change a project that is there."""
-    return of_type(
-        JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD
-    )
+    return of_type("rotate_api_keys", "revoke_api_key", "rotate_database_password")
 
 
 def dispatcher_events() -> list[Path]:
@@ -164,7 +165,7 @@ def test_failure_is_recorded_and_what_the_job_made_is_removed(
     job = jobs.get(job_id)
     assert job.status is JobStatus.FAILED
     assert job.error is not None
-    assert job.error.stage == Stage.CREATING_DATABASE
+    assert job.error.stage == provision_project.CREATING_DATABASE
     assert [error.type for error in job.other_errors] == ["CONFLICT"]
 
 
@@ -204,7 +205,12 @@ def test_batch_that_the_queue_gave_up_on_fails_its_jobs_and_is_kept(
 def test_history_is_published(sam_local: SamLocal, jobs: JobStore) -> None:
     path = EVENTS / "events" / "history.json"
     job_id = read(path)["Records"][0]["dynamodb"]["Keys"]["job_id"]["S"]
-    new = NewJob(job_id, "provision_project", {"project_id": "sample-told"}, tuple(Stage))
+    new = NewJob(
+        job_id,
+        "provision_project",
+        {"project_id": "sample-told"},
+        provision_project.JOB_TYPE.stages,
+    )
     with listening(sam_local.stack, job_id) as heard:
         jobs.create(new)
         invocation = invoke(sam_local, path)
@@ -238,7 +244,9 @@ def test_supervisor_ends_a_job_whose_execution_was_stopped(
     job = json.loads(read(path)["detail"]["input"])["job"]
     project_id = job["payload"]["project_id"]
     project = projects.create(project_id, owner_id=None, organization_id=None, created_at=utc_now())
-    jobs.create(NewJob(job["job_id"], job["job_type"], job["payload"], tuple(Stage)))
+    jobs.create(
+        NewJob(job["job_id"], job["job_type"], job["payload"], provision_project.JOB_TYPE.stages)
+    )
     projects.lock(
         project,
         job["job_id"],

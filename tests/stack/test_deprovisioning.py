@@ -20,7 +20,7 @@ def test_a_project_goes_with_a_snapshot_and_its_id_comes_again(deployment: Runni
 
     job = finished(
         api.enqueue_job(
-            api.JobType.DEPROVISION_PROJECT,
+            "deprovision_project",
             {"project_id": "short-lived", "confirm": "short-lived"},
         ).job_id
     )
@@ -44,7 +44,7 @@ def test_a_project_goes_with_a_snapshot_and_its_id_comes_again(deployment: Runni
 
     again = finished(
         api.enqueue_job(
-            api.JobType.PROVISION_PROJECT,
+            "provision_project",
             {"project_id": "short-lived", "region": deployment.region},
         ).job_id
     )

@@ -9,7 +9,7 @@ import pytest
 from provision_cli.local.stack import RunningStack
 from provisioner import api
 from provisioner.jobs.events import DETAILS, EventType
-from provisioner.provisioning.plan import BRANCHES, Stage
+from provisioner.provisioning.job_types import provision_project
 from support.stack_events import listening
 from support.stack_jobs import finished, provisioned, result_of, secret
 
@@ -20,7 +20,7 @@ def _of_stage(events: list[dict[str, Any]], stage: str) -> list[str]:
 
 def test_the_life_of_a_job_is_told_in_order_and_without_a_secret(deployment: RunningStack) -> None:
     # Queued, started, completed; each stage starts and ends.
-    expected = 3 + 2 * len(Stage)
+    expected = 3 + 2 * len(provision_project.JOB_TYPE.stages)
     with listening(deployment, "told-of") as heard:
         job = provisioned(deployment, "told-of")
         events = heard(expected)
@@ -33,9 +33,9 @@ def test_the_life_of_a_job_is_told_in_order_and_without_a_secret(deployment: Run
         model = DETAILS[EventType(event["detail-type"])]
         detail = model.model_validate(event["detail"])
         assert (detail.job_id, detail.project_id, detail.job_attempt) == (job.job_id, "told-of", 1)
-    for stage in Stage:
+    for stage in provision_project.JOB_TYPE.stages:
         assert _of_stage(events, stage) == ["RUNNING", "SUCCEEDED"]
-    for branch in BRANCHES:
+    for branch in provision_project.RESOURCES.branches:
         order = [e["detail"].get("stage") for e in events if e["detail"].get("stage") in branch]
         assert order == [stage for stage in branch for _ in range(2)]
     assert len({event["detail"]["event_id"] for event in events}) == expected
@@ -53,7 +53,7 @@ def test_a_job_that_fails_is_told_with_its_real_cause(deployment: RunningStack) 
     with listening(deployment, "told-missing") as heard:
         job = finished(
             api.enqueue_job(
-                api.JobType.PROVISION_PROJECT,
+                "provision_project",
                 {"project_id": "told-missing", "region": deployment.region},
             ).job_id
         )

@@ -21,8 +21,8 @@ from provision_cli.local.stack import (
     RunningStack,
 )
 from provisioner import api
+from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import Stage
 from provisioner.runtime import aws
 from support.desk import DESK
 from support.local_stack import connect
@@ -161,7 +161,7 @@ def _job_at_its_database(
             ("provisioner:" + names.tenant.database,),
         )
         job = api.enqueue_job(
-            api.JobType.PROVISION_PROJECT,
+            "provision_project",
             {"project_id": project_id, "region": running.region, "services": services},
         )
         eventually(
@@ -224,7 +224,7 @@ def test_a_job_completes_once_a_killed_postgresql_is_up_again(
         ended = finished(job.job_id)
 
     assert (ended.status, ended.error) == (api.JobStatus.COMPLETED, None)
-    assert _stage(job, Stage.CREATING_DATABASE).attempt > 1
+    assert _stage(job, provision_project.CREATING_DATABASE).attempt > 1
     result = result_of(ended)
     login = secret(running, result.database.secret_arn)["connection_string"]
     assert current_database(login) == result.database.database_name
@@ -293,7 +293,9 @@ def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
     with slow_retries(running), ExitStack() as disturbance:
         disturbance.enter_context(_without_s3(running))
         with _job_at_its_database(stack, running, "ends-early", services) as job:
-            eventually(lambda: _stage(job, Stage.REGISTERING_STORAGE).next_attempt_before)
+            eventually(
+                lambda: _stage(job, provision_project.REGISTERING_STORAGE).next_attempt_before
+            )
             disturbance.close()
             assert not api.cancel_job(job.job_id).status.is_terminal
         # Its storage waits for half a minute; that the other stage has ended, the bus tells.
@@ -301,7 +303,7 @@ def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
 
     ended = cleaned_up(job.job_id)
     assert ended.status is api.JobStatus.CANCELLED
-    assert _stage(job, Stage.REGISTERING_STORAGE).attempt == 1
+    assert _stage(job, provision_project.REGISTERING_STORAGE).attempt == 1
     execution = running.outputs["StateMachineArn"].replace(":stateMachine:", ":execution:")
     described = running.client("stepfunctions").describe_execution(
         executionArn=f"{execution}:{job.job_id}"
@@ -309,7 +311,7 @@ def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
     assert described["status"] == "ABORTED"
 
 
-def _stage(job: api.Job, stage: Stage) -> api.StageRecord:
+def _stage(job: api.Job, stage: str) -> api.StageRecord:
     (found,) = (record for record in api.get_job(job.job_id).stages if record.stage == stage)
     return found
 

@@ -12,7 +12,7 @@ from provision_cli.main import main
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import CleanupStatus
-from provisioner.provisioning.plan import BRANCHES, Stage
+from provisioner.provisioning.job_types import provision_project
 from support.stack_jobs import cleaned_up, eventually, finished, slow_retries
 
 #: Where the cluster cannot be reached, until a test lets it.
@@ -48,7 +48,7 @@ def waiting(deployment: RunningStack, describe_cluster: Callable[[int], None]) -
     api.create_project(project, owner_id=project)
     with slow_retries(deployment):
         job = api.enqueue_job(
-            api.JobType.PROVISION_PROJECT,
+            "provision_project",
             {
                 "project_id": project,
                 "region": REGION,
@@ -58,8 +58,10 @@ def waiting(deployment: RunningStack, describe_cluster: Callable[[int], None]) -
 
         def waits_for_its_database_alone() -> bool:
             found = {record.stage: record.status for record in api.get_job(job.job_id).stages}
-            others = [stage for branch in BRANCHES[1:] for stage in branch]
-            return found[Stage.CREATING_DATABASE] is api.StageStatus.RETRYING and all(
+            others = [
+                stage for branch in provision_project.RESOURCES.branches[1:] for stage in branch
+            ]
+            return found[provision_project.CREATING_DATABASE] is api.StageStatus.RETRYING and all(
                 found[stage].is_terminal for stage in others
             )
 
@@ -91,7 +93,7 @@ def test_a_job_whose_execution_is_stopped_by_hand_is_failed_and_undone(
         ErrorType.UNKNOWN_ERROR,
         "The job was stopped by hand before it had ended.",
     )
-    assert [error.stage for error in job.other_errors] == [Stage.CREATING_DATABASE]
+    assert [error.stage for error in job.other_errors] == [provision_project.CREATING_DATABASE]
     assert [entry.note for entry in job.history if entry.status == "REPAIRED"] == [
         "Nobody had told of its end: its execution was ABORTED."
     ]

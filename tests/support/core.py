@@ -22,12 +22,13 @@ from botocore.exceptions import ReadTimeoutError
 from moto import mock_aws
 from moto.dynamodb.responses import DynamoHandler
 from provisioner.api_keys.store import ApiKeyStore
+from provisioner.composition.job_handlers import job_handler
 from provisioner.drivers import dynamodb
 from provisioner.jobs.models import Job
 from provisioner.jobs.store import JobStore, NewJob
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.job import JobType, provision_project_handler
-from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.job_types import deprovision_project, provision_project
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.projects import Project, ProjectStore
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
@@ -57,6 +58,10 @@ class Clock:
 
     def advance(self, seconds: float = 1) -> None:
         self.at += timedelta(seconds=seconds)
+
+
+provision_project_handler = job_handler(provision_project.JOB_TYPE)
+deprovision_project_handler = job_handler(deprovision_project.JOB_TYPE)
 
 
 @dataclass
@@ -112,7 +117,7 @@ class Core:
             found += batch
         return found
 
-    def executions(self, job_type: str = JobType.PROVISION_PROJECT) -> list[dict[str, Any]]:
+    def executions(self, job_type: str = "provision_project") -> list[dict[str, Any]]:
         """Return the executions of a job type's state machine, with their inputs."""
         machines = self.client("stepfunctions")
         listed = machines.list_executions(stateMachineArn=f"{STATE_MACHINE_ARN_PREFIX}{job_type}")
@@ -166,7 +171,7 @@ def new_job(job_id: str = "job-1", project_id: str = "shop", **payload: Any) -> 
     """Return a valid job of provision_project."""
     return NewJob(
         job_id,
-        JobType.PROVISION_PROJECT,
+        "provision_project",
         valid_payload(project_id, **payload).model_dump(mode="json"),
         provision_project_handler.stages,
     )
@@ -324,7 +329,7 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
         queues = made.client("sqs")
         made.queue_url = queues.create_queue(QueueName="jobs")["QueueUrl"]
         made.dead_letter_url = queues.create_queue(QueueName="dead-letters")["QueueUrl"]
-        made.make_state_machine(JobType.PROVISION_PROJECT)
+        made.make_state_machine("provision_project")
         made.describe_clusters({"cluster_id": "first"})
         made.calls.clear()
         yield made

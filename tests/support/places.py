@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import pytest
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import (
-    CleanupStage,
-    DeprovisionStage,
-    RevokeApiKeyStage,
-    RotateApiKeysStage,
-    RotateDatabasePasswordStage,
-    Stage,
+from provisioner.provisioning.job_types import (
+    deprovision_project,
+    provision_project,
+    revoke_api_key,
+    rotate_api_keys,
+    rotate_database_password,
 )
 from support.calls import (
     Act,
@@ -37,32 +35,32 @@ CLEANUP = "clean-up"
 
 #: Every stage that there is, by its job type; those of a clean-up apart.
 STAGES: dict[str, tuple[str, ...]] = {
-    JobType.PROVISION_PROJECT: tuple(Stage),
-    CLEANUP: tuple(CleanupStage),
-    JobType.DEPROVISION_PROJECT: tuple(DeprovisionStage),
-    JobType.ROTATE_API_KEYS: tuple(RotateApiKeysStage),
-    JobType.REVOKE_API_KEY: tuple(RevokeApiKeyStage),
-    JobType.ROTATE_DATABASE_PASSWORD: tuple(RotateDatabasePasswordStage),
+    "provision_project": provision_project.JOB_TYPE.stages,
+    CLEANUP: provision_project.JOB_TYPE.on_failure.cleanup,
+    "deprovision_project": deprovision_project.JOB_TYPE.stages,
+    "rotate_api_keys": rotate_api_keys.JOB_TYPE.stages,
+    "revoke_api_key": revoke_api_key.JOB_TYPE.stages,
+    "rotate_database_password": rotate_database_password.JOB_TYPE.stages,
 }
-CHANGES = (JobType.ROTATE_API_KEYS, JobType.REVOKE_API_KEY, JobType.ROTATE_DATABASE_PASSWORD)
+CHANGES = ("rotate_api_keys", "revoke_api_key", "rotate_database_password")
 
 _LAST = "FINALIZING"
 
 #: Stages with statements of PostgreSQL.
 _OF_DATABASES = {
-    Stage.CREATING_DATABASE,
-    Stage.CREATING_SCHEMA,
-    CleanupStage.REMOVING_DATABASE,
-    DeprovisionStage.TAKING_SNAPSHOT,
-    RotateDatabasePasswordStage.ROTATING_DATABASE_PASSWORD,
+    provision_project.CREATING_DATABASE,
+    provision_project.CREATING_SCHEMA,
+    provision_project.REMOVING_DATABASE,
+    deprovision_project.TAKING_SNAPSHOT,
+    rotate_database_password.ROTATING_DATABASE_PASSWORD,
 }
 
 #: Stages that may change nothing themselves: FINALIZING hands its change on.
 _ONLY_LOOKING = {
     *(f"{job}/{_LAST}" for job in STAGES),
-    f"{JobType.DEPROVISION_PROJECT}/{DeprovisionStage.CHECKING_SERVICES}",
-    f"{JobType.DEPROVISION_PROJECT}/{DeprovisionStage.CHECKING_DATA}",
-    f"{JobType.REVOKE_API_KEY}/{RevokeApiKeyStage.INITIALIZING}",
+    f"{'deprovision_project'}/{deprovision_project.CHECKING_SERVICES}",
+    f"{'deprovision_project'}/{deprovision_project.CHECKING_DATA}",
+    f"{'revoke_api_key'}/{revoke_api_key.INITIALIZING}",
 }
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from botocore import xform_name
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
+from provisioner.provisioning.job_types import JOB_TYPES
 from support.project import PACKAGE
 
 #: IAM's name of a service, where botocore's differs.
@@ -53,6 +54,12 @@ TABLES = {
     ("ProjectStore", "_projects"): "ProjectsTable",
     ("ProjectStore", "_quotas"): "QuotasTable",
 }
+
+#: Runs every stage, in a process that is no function: there handlers are registered and not run.
+_IN_PROCESS = "composition.in_process"
+
+#: The functions that may end a job badly.
+RECORDS_FAILURES = {"lifecycle", "supervisor"}
 
 #: Methods that are called without their names.
 _UNNAMED = ("__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__iter__")
@@ -294,15 +301,30 @@ def _used(definition: _Definition, node: _Code) -> Iterator[_Definition]:
                         yield from _named(_resolve(source[0], name))
 
 
+def _named_by_job_types(function: str) -> Iterator[_Definition]:
+    """Yield the code of a function's stages, and of what it does when a job fails."""
+    for definition in JOB_TYPES.values():
+        codes = [stage.code for stage in definition.all_stages if stage.function.name == function]
+        if function in RECORDS_FAILURES:
+            on_failure = definition.on_failure
+            codes += [on_failure.release, on_failure.cleanup_stages, on_failure.left_over]
+        for code in filter(None, codes):
+            module, _, name = code.partition(":")
+            yield _Definition(module.removeprefix("provisioner."), "", name)
+
+
 def reachable(function: str) -> set[_Definition]:
-    """Return what a function's code can run, from `build` in its module of `composition`."""
+    """Return what a function's code can run.
+
+    That is `build` in its module of `composition`, and what the job types name as its code.
+    """
     found: set[_Definition] = set()
-    left = [_Definition(f"composition.{function}", "", "build")]
+    left = [_Definition(f"composition.{function}", "", "build"), *_named_by_job_types(function)]
     while left:
         definition = left.pop()
         node = _node(definition)
         # The helpers take their table from whoever calls them.
-        if definition in found or node is None or definition.module == _HELPERS:
+        if definition in found or node is None or definition.module in {_HELPERS, _IN_PROCESS}:
             continue
         found.add(definition)
         left += _used(definition, node)

@@ -53,8 +53,8 @@ from provisioner.drivers import dynamodb
 from provisioner.jobs import store as job_store
 from provisioner.jobs.store import canonical_json
 from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
+from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import CleanupStage
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
@@ -603,14 +603,14 @@ class Simulation:
         names = self.naming.names(project_id)
         tenant = names.tenant
         return {
-            CleanupStage.REMOVING_API_KEYS: (
+            provision_project.REMOVING_API_KEYS: (
                 f"API keys of project {project_id}",
                 f"secret {names.api_keys_secret}",
             ),
-            CleanupStage.REMOVING_STORAGE: (f"bucket {names.bucket}",),
-            CleanupStage.REMOVING_REALTIME: (f"Event API {names.event_api}",),
-            CleanupStage.REMOVING_AUTH: (f"user pool {names.user_pool}",),
-            CleanupStage.REMOVING_DATABASE: (
+            provision_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
+            provision_project.REMOVING_REALTIME: (f"Event API {names.event_api}",),
+            provision_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
+            provision_project.REMOVING_DATABASE: (
                 f"database {tenant.database}",
                 f"role {tenant.app_role}",
                 f"role {tenant.owner_role}",

@@ -47,7 +47,7 @@ def provisioned(stack: RunningStack, project_id: str, **payload: Any) -> api.Job
     """Create a project and return its job, COMPLETED."""
     api.create_project(project_id)
     job = api.enqueue_job(
-        api.JobType.PROVISION_PROJECT,
+        "provision_project",
         {"project_id": project_id, "region": stack.region, **payload},
     )
     job = finished(job.job_id)

@@ -16,15 +16,17 @@ from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import JobStore, NewJob
 from provisioner.jobs.supervision import Supervisor
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import RUN_LIMITS, Stage
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from support.core import STATE_MACHINE_ARN_PREFIX, Core
 
 #: How long a job may be QUEUED here.
 QUEUED_LIMIT = timedelta(minutes=15)
 
-NETWORK_ERROR = StoredError(ErrorType.NETWORK_ERROR, Stage.INITIALIZING, 1, "No answer.", "refused")
+NETWORK_ERROR = StoredError(
+    ErrorType.NETWORK_ERROR, provision_project.INITIALIZING, 1, "No answer.", "refused"
+)
 
 
 def client(core: Core) -> JobClient:
@@ -51,7 +53,7 @@ def supervisor(core: Core, store: JobStore | None = None) -> Supervisor:
         holders=core.projects.holders,
         release_abandoned=core.projects.release_abandoned,
         queued_limit=QUEUED_LIMIT,
-        run_limits=RUN_LIMITS,
+        definitions=JOB_TYPES,
     )
 
 
@@ -78,7 +80,7 @@ def running(core: Core) -> Job:
     core.new_job()
     start_execution(core)
     core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     core.clock.advance()
     return core.jobs.get("job-1")
 

@@ -8,7 +8,7 @@ from provisioner import api
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import StageStatus
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.job_types import provision_project
 from support.workflow import Fault, Point, Run, Workflow
 
 CLEANUP = "provision_project_cleanup"
@@ -17,9 +17,9 @@ CLEANUP = "provision_project_cleanup"
 OWNER = {"owner_id": "ada"}
 
 
-def fail(workflow: Workflow, stage: Stage = Stage.FINALIZING) -> None:
+def fail(workflow: Workflow, stage: str = provision_project.FINALIZING) -> None:
     """Let a stage fail for good after its effect; that of FINALIZING would be the job's end."""
-    point = Point.BEFORE if stage is Stage.FINALIZING else Point.AFTER
+    point = Point.BEFORE if stage is provision_project.FINALIZING else Point.AFTER
     workflow.faults[stage] = Fault(point, lambda: failure(ErrorType.CONFLICT, "Injected."))
 
 
@@ -48,7 +48,7 @@ def assert_undone(workflow: Workflow, job: api.Job) -> None:
     assert job.error is not None
     assert (job.status, job.error.stage, job.error.type, job.other_errors) == (
         api.JobStatus.FAILED,
-        Stage.FINALIZING,
+        provision_project.FINALIZING,
         ErrorType.CONFLICT,
         (),
     )

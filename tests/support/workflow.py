@@ -54,13 +54,8 @@ from provisioner.jobs.retries import FOREIGN_ERRORS, QUIET_RETRY
 from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob, utc_now
 from provisioner.ownership import Ownership
-from provisioner.provisioning.job import (
-    JobType,
-    deprovision_project_handler,
-    provision_project_handler,
-)
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming, ResourceNames
-from provisioner.provisioning.plan import OWN_ERRORS, PLANS, Stage
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
@@ -68,7 +63,11 @@ from provisioner.runtime.platform import PlatformSettings
 from psycopg import sql
 from support import project
 from support.calls import Within, met
-from support.core import take_one_request_at_a_time
+from support.core import (
+    deprovision_project_handler,
+    provision_project_handler,
+    take_one_request_at_a_time,
+)
 from support.left_over import LEDGER, deployment_of, left_in
 from support.postgresql import PreparedCluster, tenant_snapshot
 
@@ -84,16 +83,16 @@ _DEADLINE = 60.0
 
 #: Stages that fail in one job, so that all are met in four: those of the branches settle.
 FAILING_TOGETHER = [
-    (Stage.INITIALIZING,),
+    (provision_project.INITIALIZING,),
     (
-        Stage.CREATING_DATABASE,
-        Stage.REGISTERING_AUTH,
-        Stage.REGISTERING_REALTIME,
-        Stage.REGISTERING_STORAGE,
-        Stage.GENERATING_API_KEYS,
+        provision_project.CREATING_DATABASE,
+        provision_project.REGISTERING_AUTH,
+        provision_project.REGISTERING_REALTIME,
+        provision_project.REGISTERING_STORAGE,
+        provision_project.GENERATING_API_KEYS,
     ),
-    (Stage.CREATING_SCHEMA,),
-    (Stage.FINALIZING,),
+    (provision_project.CREATING_SCHEMA,),
+    (provision_project.FINALIZING,),
 ]
 
 
@@ -174,7 +173,7 @@ class Workflow:
                 job_type: {stage: self._faulty(stage, run) for stage, run in stages.items()}
                 for job_type, stages in all_stages(self.settings, self.jobs).items()
             },
-            own_errors=OWN_ERRORS,
+            definitions=JOB_TYPES,
         )
         self.record = lifecycle.steps(self.settings, self.jobs)
         self.refuse_at_work = lifecycle.quiet_ends(self.settings, self.jobs)
@@ -203,7 +202,7 @@ class Workflow:
         return self.jobs.create(
             NewJob(
                 str(uuid.uuid4()),
-                JobType.PROVISION_PROJECT,
+                "provision_project",
                 valid.model_dump(mode="json"),
                 provision_project_handler.stages,
             )
@@ -217,13 +216,13 @@ class Workflow:
         return self.jobs.create(
             NewJob(
                 str(uuid.uuid4()),
-                JobType.DEPROVISION_PROJECT,
+                "deprovision_project",
                 valid.model_dump(mode="json"),
                 deprovision_project_handler.stages,
             )
         )
 
-    def new_change(self, job_type: JobType, project_id: str, **payload: Any) -> api.Job:
+    def new_change(self, job_type: str, project_id: str, **payload: Any) -> api.Job:
         """Store a job that changes a project that is there, as the dispatcher does."""
         handler = api.get_job_handler(job_type)
         valid = handler.parse({"project_id": project_id} | payload).model_dump(mode="json")
@@ -277,14 +276,14 @@ class Workflow:
                 raise failure(FOREIGN_ERRORS[end.name], "The function ended.") from None
 
         InProcessRun(
-            PLANS[job.job_type], run_step, dict.fromkeys(self.record, run_step), sleep=self.wait
+            JOB_TYPES[job.job_type], run_step, dict.fromkeys(self.record, run_step), sleep=self.wait
         )(job)
         return self.jobs.get(job.job_id)
 
     def time_out_after(self, task: str, seconds: int) -> None:
         """Give a Task of the state machine less time."""
         machines = aws.client("stepfunctions")
-        arn = self.state_machines[JobType.PROVISION_PROJECT]
+        arn = self.state_machines["provision_project"]
         definition = machines.describe_state_machine(stateMachineArn=arn)["definition"]
         changed = re.sub(
             rf'("{task}": {{[^{{}}]*"TimeoutSeconds": )\d+', rf"\g<1>{seconds}", definition

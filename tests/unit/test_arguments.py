@@ -23,7 +23,7 @@ from provisioner.runtime.platform import PlatformSettings
 from support.core import REGION, Core
 
 PAYLOAD: dict[str, Any] = {"project_id": "shop", "region": REGION}
-PROVISION: Any = api.JobType.PROVISION_PROJECT
+PROVISION: Any = "provision_project"
 
 
 class Wrong:
@@ -138,7 +138,7 @@ CALLS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
         [*NO_TEXTS[1:], "", "\ud800"],
     ),
     "job_type, of register_job_handler": (
-        lambda wrong: JobRegistry().register(wrong, api.provision_project_handler),
+        lambda wrong: JobRegistry().register(wrong, api.get_job_handler("provision_project")),
         [*NO_TEXTS, "", "Two Words", "x" * 65, "\ud800"],
     ),
     "handler": (lambda wrong: JobRegistry().register("mine", wrong), [*NO_TEXTS, print]),

@@ -15,6 +15,7 @@ from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import REGISTRY, UnknownJobTypeError
 from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
 from provisioner.jobs.store import NewJob
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import metrics
 from support.core import Core
 
@@ -54,7 +55,9 @@ def run_stage(
     metrics.clear_metrics()
     job = core.jobs.get("job-1")
     runner = StageRunner(
-        core.jobs, {job.job_type: {"INITIALIZING": function, "REMOVING": function}}, own_errors={}
+        core.jobs,
+        {job.job_type: {"INITIALIZING": function, "REMOVING": function}},
+        definitions=JOB_TYPES,
     )
     return runner(
         {

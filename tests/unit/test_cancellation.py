@@ -13,6 +13,7 @@ from provisioner import api
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobStateError
+from provisioner.jobs.definition import LONGEST_RUN_SECONDS
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.models import (
     CANCELLED,
@@ -21,7 +22,6 @@ from provisioner.jobs.models import (
     JobStatus,
     StageStatus,
 )
-from provisioner.jobs.plan import LONGEST_RUN_SECONDS
 from provisioner.jobs.stage_run import (
     Completion,
     JobInput,
@@ -29,7 +29,7 @@ from provisioner.jobs.stage_run import (
     StageRunner,
 )
 from provisioner.jobs.store import JobNotFoundError, utc_now
-from provisioner.provisioning.plan import RUN_LIMITS, Stage
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings
@@ -70,9 +70,11 @@ def run_stage(core: Core, function: Callable[[JobInput], StageOutcome]) -> dict[
     """Run INITIALIZING as a function does."""
     metrics.clear_metrics()
     job = core.jobs.get("job-1")
-    runner = StageRunner(core.jobs, {job.job_type: {Stage.INITIALIZING: function}}, own_errors={})
+    runner = StageRunner(
+        core.jobs, {job.job_type: {provision_project.INITIALIZING: function}}, definitions=JOB_TYPES
+    )
     of_job = {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload}
-    return runner({"job": of_job, "stage": Stage.INITIALIZING})
+    return runner({"job": of_job, "stage": provision_project.INITIALIZING})
 
 
 # --- What is cancelled at once --------------------------------------------------------------------
@@ -112,7 +114,7 @@ def test_a_stage_that_died_without_a_word_is_waited_for_no_longer_than_it_can_ru
 ) -> None:
     running(core)
     assert cancel(core).status is JobStatus.RUNNING
-    core.clock.advance(RUN_LIMITS[Stage.INITIALIZING] - 2)
+    core.clock.advance(provision_project.INITIALIZING.seconds - 2)
     with unchanged(core):
         supervisor(core).examine("job-1")
     core.clock.advance(1)
@@ -124,7 +126,7 @@ def test_a_stage_that_died_without_a_word_is_waited_for_no_longer_than_it_can_ru
     (died,) = job.other_errors
     assert (died.type, died.stage, died.attempt) == (
         ErrorType.UNKNOWN_ERROR,
-        Stage.INITIALIZING,
+        provision_project.INITIALIZING,
         1,
     )
 
@@ -132,8 +134,8 @@ def test_a_stage_that_died_without_a_word_is_waited_for_no_longer_than_it_can_ru
 def test_a_stage_in_someone_s_process_is_bound_by_no_function_s_time_out(core: Core) -> None:
     core.new_project()
     core.new_job()
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
-    core.clock.advance(RUN_LIMITS[Stage.INITIALIZING])
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
+    core.clock.advance(provision_project.INITIALIZING.seconds)
 
     assert cancel(core).status is JobStatus.RUNNING
 
@@ -143,8 +145,8 @@ def test_a_stage_in_someone_s_process_is_bound_by_no_function_s_time_out(core: C
 
 def test_a_stage_that_died_in_a_later_attempt_says_nothing_of_the_one_before(core: Core) -> None:
     waiting(core)
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 1)
-    core.clock.advance(RUN_LIMITS[Stage.INITIALIZING])
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 1)
+    core.clock.advance(provision_project.INITIALIZING.seconds)
 
     (died,) = cancel(core).other_errors
 
@@ -167,13 +169,13 @@ def test_a_stage_that_runs_may_finish_and_none_starts_after_it(core: Core) -> No
 
 def test_a_stage_that_runs_beside_one_that_waits_may_finish(core: Core) -> None:
     waiting(core)
-    core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
+    core.jobs.start_stage(head(core), provision_project.CREATING_DATABASE, 0)
 
     assert cancel(core).status is JobStatus.RUNNING
     assert stopped(core) == []
 
     core.jobs.end_stage(
-        "job-1", Stage.CREATING_DATABASE, StageStatus.SUCCEEDED, output={}, check="x"
+        "job-1", provision_project.CREATING_DATABASE, StageStatus.SUCCEEDED, output={}, check="x"
     )
     supervisor(core).examine("job-1")
     assert head(core).status is JobStatus.CANCELLED
@@ -181,7 +183,9 @@ def test_a_stage_that_runs_beside_one_that_waits_may_finish(core: Core) -> None:
 
 def test_between_two_stages_the_state_machine_comes_to_the_boundary_itself(core: Core) -> None:
     running(core)
-    core.jobs.end_stage("job-1", Stage.INITIALIZING, StageStatus.SUCCEEDED, output={}, check="x")
+    core.jobs.end_stage(
+        "job-1", provision_project.INITIALIZING, StageStatus.SUCCEEDED, output={}, check="x"
+    )
 
     assert cancel(core).status is JobStatus.RUNNING
     assert stopped(core) == []
@@ -190,7 +194,7 @@ def test_between_two_stages_the_state_machine_comes_to_the_boundary_itself(core:
 def test_a_stage_without_an_attempt_left_is_the_state_machine_s_to_close(core: Core) -> None:
     running(core)
     for retry_count in (0, 1, 2):
-        core.jobs.start_stage(head(core), Stage.INITIALIZING, retry_count)
+        core.jobs.start_stage(head(core), provision_project.INITIALIZING, retry_count)
         core.clock.advance()
         error = replace(NETWORK_ERROR, attempt=retry_count + 1)
         core.jobs.stage_failed("job-1", error, retry_count=retry_count, retryable=True)
@@ -205,7 +209,7 @@ def test_attempts_whose_answers_got_lost_leave_those_that_the_retry_table_gives(
     running(core)
     start_execution(core)
     for retry_count in (1, 2):
-        core.jobs.start_stage(head(core), Stage.INITIALIZING, retry_count)
+        core.jobs.start_stage(head(core), provision_project.INITIALIZING, retry_count)
     core.jobs.stage_failed(
         "job-1", replace(NETWORK_ERROR, attempt=3), retry_count=2, retryable=True
     )
@@ -242,7 +246,7 @@ def test_a_cancel_that_was_asked_for_is_not_asked_for_again(core: Core) -> None:
 def test_a_job_that_has_ended_is_not_cancelled(core: Core, status: JobStatus) -> None:
     running(core)
     if status is JobStatus.COMPLETED:
-        core.jobs.complete("job-1", Stage.INITIALIZING, output={}, check="x", result={})
+        core.jobs.complete("job-1", provision_project.INITIALIZING, output={}, check="x", result={})
     else:
         core.jobs.fail("job-1", [NETWORK_ERROR], close={})
     with unchanged(core), pytest.raises(JobStateError, match=f"job job-1: is {status};"):
@@ -262,7 +266,7 @@ def test_a_job_that_begins_while_it_is_cancelled_is_asked_to_stop(core: Core) ->
 
     def begins(_call: Any) -> None:
         core.answers.clear()
-        core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+        core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
 
     core.answers["dynamodb.TransactWriteItems"] = begins
 
@@ -277,7 +281,7 @@ def test_a_job_that_completes_while_it_is_cancelled_is_completed(core: Core) -> 
 
     def completes(_call: Any) -> None:
         core.answers.clear()
-        core.jobs.complete("job-1", Stage.INITIALIZING, output={}, check="x", result={})
+        core.jobs.complete("job-1", provision_project.INITIALIZING, output={}, check="x", result={})
 
     core.answers["dynamodb.TransactWriteItems"] = completes
 
@@ -308,7 +312,7 @@ def test_a_cancel_that_crosses_the_record_of_a_failure_goes_before_it(core: Core
 
     core.answers["dynamodb.TransactWriteItems"] = cancelled_meanwhile
     failures = FailureRecorder(core.jobs, supervisor(core)._policies)
-    branch = {"ok": False, "stage": Stage.INITIALIZING, "error": {"Error": "CONFLICT"}}
+    branch = {"ok": False, "stage": provision_project.INITIALIZING, "error": {"Error": "CONFLICT"}}
     job = head(core)
 
     failures(
@@ -330,7 +334,7 @@ def test_a_stage_that_starts_under_the_end_of_its_job_keeps_it_from_ending(core:
 
     def starts(_call: Any) -> None:
         core.answers.clear()
-        core.jobs.start_stage(head(core), Stage.INITIALIZING, 1)
+        core.jobs.start_stage(head(core), provision_project.INITIALIZING, 1)
 
     core.answers["dynamodb.TransactWriteItems"] = starts
 
@@ -346,7 +350,7 @@ def test_a_first_start_under_the_end_of_its_job_keeps_it_from_ending(core: Core)
 
     def starts(_call: Any) -> None:
         core.answers.clear()
-        core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
+        core.jobs.start_stage(head(core), provision_project.CREATING_DATABASE, 0)
 
     core.answers["dynamodb.TransactWriteItems"] = starts
 
@@ -396,7 +400,7 @@ def test_a_cancelled_job_is_retried_once_its_cleanup_has_ended(core: Core) -> No
     assert core.jobs.list_unfinished() == ["job-1"]
     arn = start_execution(core)
     assert arn.endswith(":job-1-attempt-2")
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=2)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=2)
     assert cancel(core).cancel_requested_at is not None
 
 
@@ -422,7 +426,13 @@ def test_the_public_api_cancels_and_retries(core: Core, connected: PlatformSetti
 def test_a_cancel_that_is_stored_is_answered_though_the_job_keeps_changing(core: Core) -> None:
     core.clock.at = utc_now()  # the public API's own
     waiting(core)
-    others = iter([Stage.CREATING_DATABASE, Stage.REGISTERING_AUTH, Stage.REGISTERING_STORAGE])
+    others = iter(
+        [
+            provision_project.CREATING_DATABASE,
+            provision_project.REGISTERING_AUTH,
+            provision_project.REGISTERING_STORAGE,
+        ]
+    )
 
     def another_stage_changes(model: object, params: dict[str, Any], **_details: object) -> None:
         del model
@@ -461,4 +471,4 @@ def test_the_store_refuses_to_complete_what_is_cancelled(core: Core) -> None:
     running(core)
     core.jobs.request_cancel(head(core))
     with pytest.raises(ConditionFailedError):
-        core.jobs.complete("job-1", Stage.INITIALIZING, output={}, check="x", result={})
+        core.jobs.complete("job-1", provision_project.INITIALIZING, output={}, check="x", result={})

@@ -18,6 +18,7 @@ from provisioner import api
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.cleanup import CleanupRepeater
+from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.failure import CleanupRecorder, FailurePolicy
 from provisioner.jobs.models import (
@@ -30,14 +31,13 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE, longest_run
 from provisioner.jobs.quiet import QuietEnds, QuietStep, StageAtWorkError, seconds_until_quiet
 from provisioner.jobs.retries import QUIET_RETRY
+from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.store import NewJob
 from provisioner.provisioning.cleanup import held_again
-from provisioner.provisioning.job import provision_project_handler
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import RUN_LIMITS, CleanupStage, Stage
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
 from provisioner.runtime.observability import metrics
@@ -49,6 +49,7 @@ from support.core import (
     LogLines,
     aws_error,
     meanwhile,
+    provision_project_handler,
     times,
     valid_payload,
 )
@@ -91,11 +92,13 @@ def failed(core: Core) -> Job:
     core.jobs.start_stage(head(core), "REGISTERING_AUTH", 0)
     core.jobs.stage_failed("job-1", ERROR, retry_count=0, retryable=False)
     core.clock.advance()
-    core.jobs.fail("job-1", [ERROR], close={}, cleanup=(1, tuple(CleanupStage)))
+    core.jobs.fail(
+        "job-1", [ERROR], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
+    )
     return core.jobs.get("job-1")
 
 
-def removed(core: Core, *stages: CleanupStage, run: int = 1) -> None:
+def removed(core: Core, *stages: str, run: int = 1) -> None:
     """Let stages of a run of the clean-up end well."""
     for stage in stages:
         core.jobs.start_stage(head(core), stage, 0, round_=run)
@@ -123,7 +126,7 @@ def record_cleanup(
 
 @pytest.mark.usefixtures("failed")
 def test_a_clean_up_that_removed_all_is_done_and_gives_back_what_the_job_held(core: Core) -> None:
-    removed(core, *CleanupStage)
+    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
     core.calls.clear()
 
     assert record_cleanup(core) == {"ok": True, "left_over": []}
@@ -143,13 +146,13 @@ def test_a_clean_up_that_removed_all_is_done_and_gives_back_what_the_job_held(co
     assert (head(core).status, head(core).error) == (JobStatus.FAILED, ERROR)
 
 
-def remove(core: Core, stage: CleanupStage, retry_count: int = 0) -> None:
+def remove(core: Core, stage: str, retry_count: int = 0) -> None:
     """Let an attempt of a removal begin."""
     core.clock.advance()
     core.jobs.start_stage(head(core), stage, retry_count)
 
 
-def met(core: Core, stage: CleanupStage, attempt: int) -> StoredError:
+def met(core: Core, stage: str, attempt: int) -> StoredError:
     """Let an attempt of a removal meet what can pass, and return that."""
     error = StoredError(ErrorType.NETWORK_ERROR, stage, attempt, "It did not answer.", "reset")
     core.clock.advance()
@@ -160,9 +163,9 @@ def met(core: Core, stage: CleanupStage, attempt: int) -> StoredError:
 @pytest.mark.usefixtures("failed")
 def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
     tried, silent, silent_then = (
-        CleanupStage.REMOVING_STORAGE,
-        CleanupStage.REMOVING_AUTH,
-        CleanupStage.REMOVING_DATABASE,
+        provision_project.REMOVING_STORAGE,
+        provision_project.REMOVING_AUTH,
+        provision_project.REMOVING_DATABASE,
     )
     for attempt in (1, 2, 3):
         remove(core, tried, attempt - 1)
@@ -171,7 +174,7 @@ def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
     remove(core, silent_then)
     met(core, silent_then, 1)
     remove(core, silent_then, 1)
-    removed(core, CleanupStage.REMOVING_API_KEYS)
+    removed(core, provision_project.REMOVING_API_KEYS)
     core.clock.advance()
 
     record_cleanup(core)
@@ -179,10 +182,10 @@ def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
     unsaid = (ErrorType.UNKNOWN_ERROR, "The stage ended without saying why.", "")
     stages = {record.stage: record for record in cleanup_of(core).stages}
     assert {stage: record.status for stage, record in stages.items()} == {
-        CleanupStage.REMOVING_API_KEYS: StageStatus.SUCCEEDED,
+        provision_project.REMOVING_API_KEYS: StageStatus.SUCCEEDED,
         tried: StageStatus.FAILED,
         # Never begun: nothing kept it from its work but the end of the run.
-        CleanupStage.REMOVING_REALTIME: StageStatus.PENDING,
+        provision_project.REMOVING_REALTIME: StageStatus.PENDING,
         silent: StageStatus.FAILED,
         silent_then: StageStatus.FAILED,
     }
@@ -200,28 +203,28 @@ def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
 def test_a_stage_that_ended_without_a_word_has_the_error_that_the_state_machine_met(
     core: Core,
 ) -> None:
-    remove(core, CleanupStage.REMOVING_STORAGE)
-    remove(core, CleanupStage.REMOVING_AUTH)
-    removed(core, CleanupStage.REMOVING_API_KEYS)
+    remove(core, provision_project.REMOVING_STORAGE)
+    remove(core, provision_project.REMOVING_AUTH)
+    removed(core, provision_project.REMOVING_API_KEYS)
     core.clock.advance()
 
     record_cleanup(
         core,
         branches=[
-            {"stage": CleanupStage.REMOVING_API_KEYS, "error": {"ok": True}},
-            {"stage": CleanupStage.REMOVING_STORAGE, "error": {"Error": "States.Timeout"}},
+            {"stage": provision_project.REMOVING_API_KEYS, "error": {"ok": True}},
+            {"stage": provision_project.REMOVING_STORAGE, "error": {"Error": "States.Timeout"}},
             {
-                "stage": CleanupStage.REMOVING_AUTH,
+                "stage": provision_project.REMOVING_AUTH,
                 "error": {"Error": "Runtime.ExitError", "Cause": "exit status 137"},
             },
-            {"stage": CleanupStage.REMOVING_DATABASE, "error": {"ok": True}},
+            {"stage": provision_project.REMOVING_DATABASE, "error": {"ok": True}},
         ],
     )
 
     errors = {record.stage: record.error for record in cleanup_of(core).stages if record.error}
     assert {stage: (error.type, error.cause) for stage, error in errors.items()} == {
-        CleanupStage.REMOVING_STORAGE: (ErrorType.TIMEOUT, "States.Timeout: "),
-        CleanupStage.REMOVING_AUTH: (
+        provision_project.REMOVING_STORAGE: (ErrorType.TIMEOUT, "States.Timeout: "),
+        provision_project.REMOVING_AUTH: (
             ErrorType.UNKNOWN_ERROR,
             "Runtime.ExitError: exit status 137",
         ),
@@ -230,13 +233,16 @@ def test_a_stage_that_ended_without_a_word_has_the_error_that_the_state_machine_
 
 @pytest.mark.usefixtures("failed")
 def test_what_a_removal_says_after_the_clean_up_has_ended_changes_nothing(core: Core) -> None:
-    remove(core, CleanupStage.REMOVING_AUTH)
+    remove(core, provision_project.REMOVING_AUTH)
     record_cleanup(core)
     before = core.jobs.get("job-1")
 
-    removed(core, CleanupStage.REMOVING_AUTH)
+    removed(core, provision_project.REMOVING_AUTH)
     core.jobs.stage_failed(
-        "job-1", replace(ERROR, stage=CleanupStage.REMOVING_AUTH), retry_count=0, retryable=True
+        "job-1",
+        replace(ERROR, stage=provision_project.REMOVING_AUTH),
+        retry_count=0,
+        retryable=True,
     )
 
     assert core.jobs.get("job-1") == before
@@ -253,7 +259,9 @@ def begin(core: Core, job_id: str) -> None:
 
 def fail(core: Core) -> None:
     """Let the job fail, and its clean-up begin."""
-    core.jobs.fail("job-1", [ERROR], close={}, cleanup=(1, tuple(CleanupStage)))
+    core.jobs.fail(
+        "job-1", [ERROR], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
+    )
 
 
 def place(core: Core) -> tuple[str | None, str | None]:
@@ -268,7 +276,7 @@ def clean_up_again(core: Core) -> None:
     """Run the clean-up again, which removes all."""
     core.clock.advance()
     core.jobs.repeat_cleanup(head(core), also=core.projects.hold_items("shop", "job-1"))
-    removed(core, *CleanupStage, run=2)
+    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup, run=2)
     assert record_cleanup(core, run=2)["ok"]
 
 
@@ -277,7 +285,7 @@ def test_a_project_of_which_nothing_is_left_may_be_provisioned_elsewhere(core: C
     core.new_job()
     begin(core, "job-1")
     fail(core)
-    removed(core, *CleanupStage)
+    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
 
     record_cleanup(core)
 
@@ -291,7 +299,14 @@ def test_a_project_of_which_something_is_left_keeps_its_region_until_that_is_gon
     core.new_job()
     begin(core, "job-1")
     fail(core)
-    removed(core, *(stage for stage in CleanupStage if stage is not CleanupStage.REMOVING_AUTH))
+    removed(
+        core,
+        *(
+            stage
+            for stage in provision_project.JOB_TYPE.on_failure.cleanup
+            if stage is not provision_project.REMOVING_AUTH
+        ),
+    )
     record_cleanup(core)
     assert place(core) == (REGION, "postgresql")
 
@@ -314,7 +329,7 @@ def test_a_region_in_which_another_job_has_begun_too_is_not_given_back(
             release(core.projects.release_items("shop", job_id))
         else:
             fail(core)
-            removed(core, *list(CleanupStage)[was_first:])
+            removed(core, *list(provision_project.JOB_TYPE.on_failure.cleanup)[was_first:])
             record_cleanup(core)
     if was_first:
         # Only now is what it left gone; what the other has kept is not.
@@ -330,7 +345,7 @@ def test_a_retry_gives_back_the_region_that_its_first_attempt_began_in(core: Cor
     dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
     begin(core, "job-1")
     fail(core)
-    removed(core, *CleanupStage)
+    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
 
     record_cleanup(core)
 
@@ -343,7 +358,7 @@ def test_a_project_that_still_has_a_place_on_a_cluster_keeps_its_region(core: Co
     begin(core, "job-1")
     core.projects.place("shop", "first", 5)
     fail(core)
-    removed(core, *CleanupStage)
+    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
 
     record_cleanup(core)
 
@@ -371,8 +386,15 @@ def test_what_a_stage_has_not_removed_for_sure_is_named(
     core: Core, how: str, logged: LogLines
 ) -> None:
     left = [f"bucket {NAMING.names('shop').bucket}"]
-    removed(core, *(stage for stage in CleanupStage if stage is not CleanupStage.REMOVING_STORAGE))
-    NOT_REMOVED[how](core, CleanupStage.REMOVING_STORAGE)
+    removed(
+        core,
+        *(
+            stage
+            for stage in provision_project.JOB_TYPE.on_failure.cleanup
+            if stage is not provision_project.REMOVING_STORAGE
+        ),
+    )
+    NOT_REMOVED[how](core, provision_project.REMOVING_STORAGE)
 
     assert record_cleanup(core) == {"ok": False, "left_over": left}
 
@@ -415,7 +437,7 @@ def test_the_word_of_an_earlier_run_ends_no_later_one(core: Core) -> None:
 
 @pytest.mark.usefixtures("failed")
 def test_a_clean_up_ends_though_its_project_is_gone(core: Core) -> None:
-    removed(core, *CleanupStage)
+    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
 
     def vanish(_call: Any) -> None:
         core.answers.clear()
@@ -463,7 +485,7 @@ def stages_of_cleanup(core: Core) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("on_failure", "holder", "wanted"),
     [
-        ("rollback", "job-1", tuple(CleanupStage)),
+        ("rollback", "job-1", provision_project.JOB_TYPE.on_failure.cleanup),
         ("rollback", "job-2", ()),
         ("rollback", None, ()),
         ("keep", "job-1", ()),
@@ -489,7 +511,9 @@ def test_a_job_whose_project_is_gone_cleans_up_if_it_had_held_it(
     if has_held:
         core.jobs.end_stage("job-1", "INITIALIZING", StageStatus.SUCCEEDED, output={}, check="x")
 
-    assert stages_of_cleanup(core) == (tuple(CleanupStage) if has_held else ())
+    assert stages_of_cleanup(core) == (
+        provision_project.JOB_TYPE.on_failure.cleanup if has_held else ()
+    )
 
 
 def test_a_job_that_names_no_project_cleans_up_after_nothing(core: Core) -> None:
@@ -503,7 +527,11 @@ def test_a_job_that_names_no_project_cleans_up_after_nothing(core: Core) -> None
 @pytest.mark.usefixtures("failed")
 def test_every_stage_of_the_clean_up_names_what_it_may_leave(core: Core) -> None:
     job = core.jobs.get("job-1")
-    named = [one for stage in CleanupStage for one in left_over(job, stage, naming=NAMING)]
+    named = [
+        one
+        for stage in provision_project.JOB_TYPE.on_failure.cleanup
+        for one in left_over(job, stage, naming=NAMING)
+    ]
     names = NAMING.names("shop")
     assert sorted(one.rpartition(" ")[2] for one in named) == sorted(
         [
@@ -568,7 +596,7 @@ class Past:
             [*errors.values(), ERROR],
             close=errors,
             attempt=job.attempt,
-            cleanup=(job.cleanup_runs + 1, tuple(CleanupStage)),
+            cleanup=(job.cleanup_runs + 1, provision_project.JOB_TYPE.on_failure.cleanup),
         )
 
     def retry(self) -> None:
@@ -581,7 +609,7 @@ class Past:
     def seconds(self, after: float = 0) -> int:
         """Run the step, so many seconds later."""
         self.core.clock.advance(after)
-        answer = QuietStep(self.core.jobs, RUN_LIMITS)(job_event(AWAIT_QUIET))
+        answer = QuietStep(self.core.jobs, JOB_TYPES)(job_event(AWAIT_QUIET))
         assert answer["ok"] is True
         return int(answer["seconds"])
 
@@ -604,9 +632,9 @@ def test_a_stage_that_never_said_how_it_ended_is_waited_for(past: Past) -> None:
     past.start("REGISTERING_AUTH")
     past.core.clock.advance(9)
     past.end("REGISTERING_AUTH")
-    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 10
-    assert past.seconds(after=100.5) == RUN_LIMITS[Stage.REGISTERING_AUTH] - 110
-    assert past.seconds(after=RUN_LIMITS[Stage.REGISTERING_AUTH]) == 0
+    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 10
+    assert past.seconds(after=100.5) == provision_project.REGISTERING_AUTH.seconds - 110
+    assert past.seconds(after=provision_project.REGISTERING_AUTH.seconds) == 0
 
 
 def test_an_earlier_attempt_without_a_word_is_waited_for(past: Past) -> None:
@@ -614,7 +642,7 @@ def test_an_earlier_attempt_without_a_word_is_waited_for(past: Past) -> None:
     past.start("REGISTERING_AUTH", 1, after=60)
     past.fail("REGISTERING_AUTH", 2)
     past.end()
-    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 62
+    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 62
 
 
 def test_of_two_attempts_of_which_one_ended_well_the_last_is_waited_for(past: Past) -> None:
@@ -622,7 +650,7 @@ def test_of_two_attempts_of_which_one_ended_well_the_last_is_waited_for(past: Pa
     past.start("REGISTERING_AUTH", 1, after=60)
     past.succeed("REGISTERING_AUTH")
     past.end()
-    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 2
+    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 2
 
 
 def test_a_stage_that_failed_beside_others_is_not_taken_for_them(past: Past) -> None:
@@ -630,7 +658,7 @@ def test_a_stage_that_failed_beside_others_is_not_taken_for_them(past: Past) -> 
     past.start("REGISTERING_REALTIME")
     past.fail("REGISTERING_REALTIME")
     past.end("REGISTERING_AUTH")
-    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 3
+    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 3
 
 
 def test_a_stage_of_the_jobs_attempt_before_is_waited_for_too(past: Past) -> None:
@@ -641,25 +669,25 @@ def test_a_stage_of_the_jobs_attempt_before_is_waited_for_too(past: Past) -> Non
     past.start("INITIALIZING")
     past.fail("INITIALIZING")
     past.end()
-    assert past.seconds() == RUN_LIMITS[Stage.REGISTERING_AUTH] - 6
+    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 6
 
 
 def test_a_removal_that_never_said_how_it_ended_is_waited_for(past: Past) -> None:
     past.end()
-    past.start(CleanupStage.REMOVING_AUTH, run=1)
-    past.start(CleanupStage.REMOVING_AUTH, 1, run=1)
-    past.fail(CleanupStage.REMOVING_AUTH, 2, run=1)
-    past.start(CleanupStage.REMOVING_DATABASE, run=1)
-    past.succeed(CleanupStage.REMOVING_DATABASE, run=1)
-    assert past.seconds() == RUN_LIMITS[CleanupStage.REMOVING_AUTH] - 4
+    past.start(provision_project.REMOVING_AUTH, run=1)
+    past.start(provision_project.REMOVING_AUTH, 1, run=1)
+    past.fail(provision_project.REMOVING_AUTH, 2, run=1)
+    past.start(provision_project.REMOVING_DATABASE, run=1)
+    past.succeed(provision_project.REMOVING_DATABASE, run=1)
+    assert past.seconds() == provision_project.REMOVING_AUTH.seconds - 4
 
 
 def test_a_removal_for_which_the_end_of_the_clean_up_spoke_is_waited_for(past: Past) -> None:
     past.end()
-    past.start(CleanupStage.REMOVING_AUTH, run=1)
+    past.start(provision_project.REMOVING_AUTH, run=1)
     past.core.clock.advance()
     record_cleanup(past.core)
-    assert past.seconds() == RUN_LIMITS[CleanupStage.REMOVING_AUTH] - 1
+    assert past.seconds() == provision_project.REMOVING_AUTH.seconds - 1
 
 
 def test_a_removal_that_has_said_how_it_ended_in_a_later_run_is_not_waited_for(past: Past) -> None:
@@ -668,8 +696,8 @@ def test_a_removal_that_has_said_how_it_ended_in_a_later_run_is_not_waited_for(p
     past.core.jobs.end_cleanup("job-1", 1, ["user pool"])
     past.core.clock.advance()
     past.core.jobs.repeat_cleanup(head(past.core))
-    past.start(CleanupStage.REMOVING_AUTH, run=2)
-    past.fail(CleanupStage.REMOVING_AUTH, run=2)
+    past.start(provision_project.REMOVING_AUTH, run=2)
+    past.fail(provision_project.REMOVING_AUTH, run=2)
     assert past.seconds() == 0
 
 
@@ -677,7 +705,7 @@ def test_a_removal_that_has_said_how_it_ended_in_a_later_run_is_not_waited_for(p
 def test_a_table_that_does_not_answer_leaves_the_question_open(core: Core) -> None:
     core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
     with pytest.raises(ProvisioningError) as raised:
-        QuietStep(core.jobs, RUN_LIMITS)(job_event(AWAIT_QUIET))
+        QuietStep(core.jobs, JOB_TYPES)(job_event(AWAIT_QUIET))
     assert raised.value.type is ErrorType.NETWORK_ERROR
 
 
@@ -687,16 +715,16 @@ def test_a_table_that_does_not_answer_leaves_the_question_open(core: Core) -> No
 def may_end(core: Core, stage: str, *, cleanup: tuple[str, ...] = (), retry_count: int = 0) -> bool:
     """Say whether a step that ends the job may begin, where such a clean-up follows a failure."""
     policy = FailurePolicy(release=lambda _job: (), cleanup_stages=lambda _job: cleanup)
-    policies, last = {"provision_project": policy}, {"provision_project": Stage.FINALIZING}
+    policies = {"provision_project": policy}
     event = job_event(stage) | {"cleanup": 0, "retry_count": retry_count}
     try:
-        QuietEnds(core.jobs, policies, last, RUN_LIMITS)(event)
+        QuietEnds(core.jobs, policies, JOB_TYPES)(event)
     except StageAtWorkError:
         return False
     return True
 
 
-each_end = pytest.mark.parametrize("end", [Stage.FINALIZING, RECORD_FAILURE])
+each_end = pytest.mark.parametrize("end", [provision_project.FINALIZING, RECORD_FAILURE])
 
 
 @each_end
@@ -706,7 +734,7 @@ def test_a_job_does_not_end_while_a_stage_may_be_at_work(
     past.start("GENERATING_API_KEYS")
     past.start("GENERATING_API_KEYS", 1)
     past.succeed("GENERATING_API_KEYS")
-    longest = RUN_LIMITS[Stage.GENERATING_API_KEYS]
+    longest = provision_project.GENERATING_API_KEYS.seconds
 
     assert not may_end(past.core, end)
     (line,) = logged()
@@ -729,20 +757,28 @@ def test_a_job_ends_at_once_where_every_attempt_has_said_how_it_ended(past: Past
 def test_only_what_ends_a_job_waits(past: Past) -> None:
     past.start("GENERATING_API_KEYS")
     past.core.calls.clear()
-    assert all(may_end(past.core, stage) for stage in Stage if stage is not Stage.FINALIZING)
+    assert all(
+        may_end(past.core, stage)
+        for stage in provision_project.JOB_TYPE.stages
+        if stage is not provision_project.FINALIZING
+    )
     assert past.core.calls == []
 
 
 def test_a_failure_is_told_at_once_where_a_clean_up_follows(past: Past) -> None:
     """That one waits itself, before it removes and before it lets go of anything."""
     past.start("GENERATING_API_KEYS")
-    assert may_end(past.core, RECORD_FAILURE, cleanup=tuple(CleanupStage))
-    assert not may_end(past.core, Stage.FINALIZING, cleanup=tuple(CleanupStage))
+    assert may_end(past.core, RECORD_FAILURE, cleanup=provision_project.JOB_TYPE.on_failure.cleanup)
+    assert not may_end(
+        past.core,
+        provision_project.FINALIZING,
+        cleanup=provision_project.JOB_TYPE.on_failure.cleanup,
+    )
 
 
 def test_the_end_of_a_job_does_not_wait_for_itself(past: Past) -> None:
     past.start("FINALIZING")
-    assert may_end(past.core, Stage.FINALIZING)
+    assert may_end(past.core, provision_project.FINALIZING)
 
 
 def test_a_job_that_has_ended_lets_go_of_nothing_more(past: Past) -> None:
@@ -763,13 +799,12 @@ def test_a_job_ends_once_it_has_waited_for_longer_than_any_function_runs(
 def test_a_job_does_not_end_where_nobody_knows_whether_a_stage_is_at_work(past: Past) -> None:
     past.core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
     with pytest.raises(ProvisioningError) as raised:
-        may_end(past.core, Stage.FINALIZING)
+        may_end(past.core, provision_project.FINALIZING)
     assert raised.value.type is ErrorType.NETWORK_ERROR
 
 
-#: The third stage is one that has no limit of its own.
-LIMITS = {"INITIALIZING": 70, "REGISTERING_AUTH": 130}
-STAGES = (*LIMITS, "ARCHIVING")
+#: The third stage is one that its job type does not know.
+STAGES = ("INITIALIZING", "REGISTERING_AUTH", "ARCHIVING")
 
 
 @given(
@@ -790,7 +825,10 @@ def test_what_is_at_work_is_never_missed(
 ) -> None:
     """Whatever attempts there were, each that never said how it ended is over after the wait."""
     begun = Clock().at
-    longest = {stage: longest_run(stage, LIMITS) for stage in STAGES}
+    longest = {
+        stage: timedelta(seconds=longest_run(JOB_TYPES, "provision_project", stage))
+        for stage in STAGES
+    }
     finished = begun + max(
         (
             timedelta(seconds=start) + longest[stage] * (run or 0)
@@ -821,11 +859,11 @@ def test_what_is_at_work_is_never_missed(
         history=tuple(sorted(entries, key=lambda entry: entry.at)),
     )
     at = finished + timedelta(seconds=now)
-    quiet_at = at + timedelta(seconds=seconds_until_quiet(job, at, LIMITS))
+    quiet_at = at + timedelta(seconds=seconds_until_quiet(job, at, JOB_TYPES))
     for stage, _, start, run in attempts:
         if run is None:
             assert begun + timedelta(seconds=start) + longest[stage] <= quiet_at
-    assert seconds_until_quiet(job, quiet_at, LIMITS) == 0
+    assert seconds_until_quiet(job, quiet_at, JOB_TYPES) == 0
 
 
 # Running it again.
@@ -919,7 +957,7 @@ def refused(core: Core, match: str) -> None:
 
 @pytest.mark.usefixtures("failed")
 def test_a_clean_up_that_has_left_nothing_is_not_run_again(core: Core) -> None:
-    removed(core, *CleanupStage)
+    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
     record_cleanup(core)
     refused(core, "job job-1: its clean-up has left nothing")
 

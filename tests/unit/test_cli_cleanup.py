@@ -15,7 +15,7 @@ from provision_cli.sentences import CommandError
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job, StageStatus, StoredError
 from provisioner.jobs.store import utc_now
-from provisioner.provisioning.plan import CleanupStage
+from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console
 from support.core import REGION, Core, make_stack
@@ -37,11 +37,13 @@ def failed(core: Core) -> Core:
     core.new_job()
     core.jobs.start_stage(head(core), "REGISTERING_AUTH", 0)
     core.jobs.stage_failed("job-1", ERROR, retry_count=0, retryable=False)
-    core.jobs.fail("job-1", [ERROR], close={}, cleanup=(1, tuple(CleanupStage)))
+    core.jobs.fail(
+        "job-1", [ERROR], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
+    )
     return core
 
 
-def remove(core: Core, stage: CleanupStage) -> None:
+def remove(core: Core, stage: str) -> None:
     core.jobs.start_stage(head(core), stage, 0)
     core.clock.advance(2)
     core.jobs.end_stage("job-1", stage, StageStatus.SUCCEEDED, output={}, check="nothing is left")
@@ -78,12 +80,12 @@ def command(stack: Core, capsys: pytest.CaptureFixture[str]) -> Command:
 def test_a_job_is_watched_until_its_clean_up_has_ended(
     failed: Core, capsys: pytest.CaptureFixture[str], *, terminal: bool
 ) -> None:
-    remove(failed, CleanupStage.REMOVING_API_KEYS)
+    remove(failed, provision_project.REMOVING_API_KEYS)
     seen: list[Job] = []
     console = Console(force_terminal=terminal, width=200)
     watching = threading.Thread(target=lambda: seen.append(watch(console, "job-1")))
     watching.start()
-    for stage in list(CleanupStage)[1:]:
+    for stage in list(provision_project.JOB_TYPE.on_failure.cleanup)[1:]:
         remove(failed, stage)
     assert watching.is_alive()
     failed.jobs.end_cleanup("job-1", 1, [])
@@ -91,7 +93,11 @@ def test_a_job_is_watched_until_its_clean_up_has_ended(
 
     assert seen[0].cleanup is not None
     shown = capsys.readouterr().out
-    for text in ("REGISTERING_AUTH", *CleanupStage, "nothing is left"):
+    for text in (
+        "REGISTERING_AUTH",
+        *provision_project.JOB_TYPE.on_failure.cleanup,
+        "nothing is left",
+    ):
         assert text in shown
     said = "clean-up DONE" if terminal else "job job-1  FAILED; its clean-up:"
     assert said in shown
@@ -100,7 +106,7 @@ def test_a_job_is_watched_until_its_clean_up_has_ended(
 def test_what_heads_a_clean_up_that_has_failed_does_not_say_that_all_is_removed(
     stack: Core, command: Command
 ) -> None:
-    remove(stack, CleanupStage.REMOVING_API_KEYS)
+    remove(stack, provision_project.REMOVING_API_KEYS)
     stack.jobs.end_cleanup("job-1", 1, LEFT)
 
     code, shown, complaint = command("watch", "job-1")

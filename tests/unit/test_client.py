@@ -27,7 +27,6 @@ from provisioner.jobs.models import Job, JobStatus
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
 from provisioner.jobs.store import JobNotFoundError, NewJob
-from provisioner.provisioning.job import JobType
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.generate_api_keys import new_key
 from provisioner.runtime import aws, platform
@@ -64,7 +63,7 @@ def nothing_is_there(core: Core) -> bool:
 
 
 def test_a_job_is_stored_as_queued_and_its_message_sent(core: Core, client: JobClient) -> None:
-    job = client.enqueue(JobType.PROVISION_PROJECT, PAYLOAD)
+    job = client.enqueue("provision_project", PAYLOAD)
 
     assert (job.status, job.project_id, core.jobs.get_head(job.job_id)) == (
         JobStatus.QUEUED,
@@ -81,7 +80,7 @@ def test_a_job_is_stored_as_queued_and_its_message_sent(core: Core, client: JobC
 
 
 def test_the_job_is_stored_before_its_message_is_sent(core: Core, client: JobClient) -> None:
-    client.enqueue(JobType.PROVISION_PROJECT, PAYLOAD)
+    client.enqueue("provision_project", PAYLOAD)
 
     writes = [
         name for name, _ in core.calls if name in {"dynamodb.TransactWriteItems", "sqs.SendMessage"}
@@ -92,7 +91,7 @@ def test_the_job_is_stored_before_its_message_is_sent(core: Core, client: JobCli
 def test_the_message_of_an_organization_takes_its_share_of_the_queue(
     core: Core, client: JobClient
 ) -> None:
-    client.enqueue(JobType.PROVISION_PROJECT, PAYLOAD | {"organization_id": "acme"})
+    client.enqueue("provision_project", PAYLOAD | {"organization_id": "acme"})
 
     (call,) = core.calls_of("sqs.SendMessage")
     assert call["MessageGroupId"] == "acme"
@@ -111,7 +110,7 @@ def test_nothing_is_stored_or_sent_for_a_bad_payload(
     core: Core, client: JobClient, payload: Mapping[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ProvisioningError) as raised:
-        client.enqueue(JobType.PROVISION_PROJECT, payload)
+        client.enqueue("provision_project", payload)
 
     assert raised.value.type is ErrorType.INVALID_PAYLOAD
     assert raised.value.message.startswith(sentence)
@@ -165,7 +164,7 @@ def test_nothing_is_stored_or_sent_for_a_delay_that_the_queue_does_not_have(
     core: Core, client: JobClient, delay_seconds: int
 ) -> None:
     with pytest.raises(ValueError, match="delay_seconds: must be 0 to 900"):
-        client.enqueue(JobType.PROVISION_PROJECT, PAYLOAD, delay_seconds=delay_seconds)
+        client.enqueue("provision_project", PAYLOAD, delay_seconds=delay_seconds)
     assert nothing_is_there(core)
 
 
@@ -173,7 +172,7 @@ def test_nothing_is_stored_or_sent_for_a_delay_that_the_queue_does_not_have(
 def test_a_message_is_held_back_as_long_as_is_asked(
     core: Core, client: JobClient, delay_seconds: int
 ) -> None:
-    client.enqueue(JobType.PROVISION_PROJECT, PAYLOAD, delay_seconds=delay_seconds)
+    client.enqueue("provision_project", PAYLOAD, delay_seconds=delay_seconds)
 
     (call,) = core.calls_of("sqs.SendMessage")
     assert call["DelaySeconds"] == delay_seconds
@@ -181,7 +180,7 @@ def test_a_message_is_held_back_as_long_as_is_asked(
 
 def enqueue_with_key(client: JobClient, key: str = "order-1", **more: Any) -> Job:
     """Enqueue with an idempotency key."""
-    return client.enqueue(JobType.PROVISION_PROJECT, PAYLOAD | more, idempotency_key=key)
+    return client.enqueue("provision_project", PAYLOAD | more, idempotency_key=key)
 
 
 def test_the_same_key_is_the_same_job(core: Core, client: JobClient) -> None:
@@ -191,7 +190,7 @@ def test_the_same_key_is_the_same_job(core: Core, client: JobClient) -> None:
     # A default that is written out is the same payload.
     assert enqueue_with_key(client, api_keys={"count": 2}) == first
     assert enqueue_with_key(client, "order-2").job_id != first.job_id
-    assert client.enqueue(JobType.PROVISION_PROJECT, PAYLOAD).job_id != first.job_id
+    assert client.enqueue("provision_project", PAYLOAD).job_id != first.job_id
 
 
 def test_the_same_key_at_once_is_the_same_job(core: Core, client: JobClient) -> None:
@@ -281,7 +280,7 @@ def _complete(core: Core, job_id: str, result: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("connected")
 def test_the_public_api_enqueues_and_reads_jobs(core: Core) -> None:
-    job = api.enqueue_job(api.JobType.PROVISION_PROJECT, PAYLOAD, idempotency_key="order-1")
+    job = api.enqueue_job("provision_project", PAYLOAD, idempotency_key="order-1")
 
     assert api.enqueue_job("provision_project", PAYLOAD, idempotency_key="order-1") == job
     assert api.get_job(job.job_id).history[0].status == "QUEUED"

@@ -18,14 +18,12 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
 from provisioner.jobs.store import NewJob
-from provisioner.provisioning.job import (
-    JobType,
-    deprovision_project_handler,
-    provision_project_handler,
+from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
+from provisioner.provisioning.job_types.deprovision_project import (
+    REMOVING,
+    DeprovisionProjectPayload,
 )
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import DeprovisionProjectPayload
-from provisioner.provisioning.plan import OWN_ERRORS, REMOVING, DeprovisionStage
 from provisioner.provisioning.projects import Project, ProjectStatus
 from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
 from provisioner.provisioning.stages.check_data import ensure_removal_is_possible
@@ -34,7 +32,13 @@ from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
 from provisioner.provisioning.stages.give_up_removal import released_by_failed_removal
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.provisioning.stages.remove_storage import remove_storage_with_data
-from support.core import ACCOUNT, REGION, Core
+from support.core import (
+    ACCOUNT,
+    REGION,
+    Core,
+    deprovision_project_handler,
+    provision_project_handler,
+)
 
 NAMING = Naming("nm", f"test-{ACCOUNT}")
 SNAPSHOT = {"bucket": "snapshots", "key": "shop/x.dump", "size_bytes": 7, "server_version": "18.6"}
@@ -144,8 +148,8 @@ def test_a_wrong_project_id_is_what_is_said() -> None:
 
 
 def test_the_job_type_is_registered() -> None:
-    assert api.get_job_handler(api.JobType.DEPROVISION_PROJECT) is deprovision_project_handler
-    assert deprovision_project_handler.stages == tuple(DeprovisionStage)
+    assert api.get_job_handler("deprovision_project") == deprovision_project_handler
+    assert deprovision_project_handler.stages == deprovision_project.JOB_TYPE.stages
 
 
 # --- INITIALIZING ---------------------------------------------------------------------------------
@@ -235,11 +239,13 @@ def test_a_project_that_is_protected_is_refused(active: Core, meets: bool) -> No
 
 def run_first_stage(core: Core, of: JobInput) -> Job:
     """Store a job and run its INITIALIZING, as its function does; return it."""
-    core.jobs.create(NewJob(of.job_id, of.job_type, of.payload, tuple(DeprovisionStage)))
+    core.jobs.create(
+        NewJob(of.job_id, of.job_type, of.payload, deprovision_project.JOB_TYPE.stages)
+    )
     runner = StageRunner(
         core.jobs,
         {of.job_type: {"INITIALIZING": lambda job: begin(core, job)}},
-        own_errors=OWN_ERRORS,
+        definitions=JOB_TYPES,
     )
     runner({"job": of.model_dump(), "stage": "INITIALIZING", "retry_count": 0})
     return core.jobs.get(of.job_id)
@@ -309,8 +315,10 @@ def test_keys_stop_verifying_with_the_first_stage_and_verify_again_if_it_fails(
 def stored(core: Core, reached: str, of: JobInput | None = None) -> Job:
     """Return a job that has come to a stage."""
     of = of or job()
-    made = core.jobs.create(NewJob(of.job_id, of.job_type, of.payload, tuple(DeprovisionStage)))
-    for stage in DeprovisionStage:
+    made = core.jobs.create(
+        NewJob(of.job_id, of.job_type, of.payload, deprovision_project.JOB_TYPE.stages)
+    )
+    for stage in deprovision_project.JOB_TYPE.stages:
         core.jobs.start_stage(made, stage, 0)
         if stage == reached:
             break
@@ -465,7 +473,7 @@ def provision(core: Core, **fields: Any) -> StageOutcome:
     return ensure_initialized(
         JobInput(
             job_id="again",
-            job_type=JobType.PROVISION_PROJECT,
+            job_type="provision_project",
             payload=valid.model_dump(mode="json"),
         ),
         jobs=core.jobs,
@@ -587,8 +595,10 @@ def check_data(
 ) -> StageOutcome:
     """Run CHECKING_SERVICES and CHECKING_DATA of a new job."""
     of = job(f"removal-{next(_numbers)}", **fields)
-    made = core.jobs.create(NewJob(of.job_id, of.job_type, of.payload, tuple(DeprovisionStage)))
-    core.jobs.start_stage(made, DeprovisionStage.CHECKING_SERVICES, 0)
+    made = core.jobs.create(
+        NewJob(of.job_id, of.job_type, of.payload, deprovision_project.JOB_TYPE.stages)
+    )
+    core.jobs.start_stage(made, deprovision_project.CHECKING_SERVICES, 0)
     looked = ensure_services_are_looked_at(
         of,
         s3=lambda _region: s3,
@@ -598,7 +608,7 @@ def check_data(
     )
     core.jobs.end_stage(
         of.job_id,
-        DeprovisionStage.CHECKING_SERVICES,
+        deprovision_project.CHECKING_SERVICES,
         StageStatus.SUCCEEDED,
         output=looked.output,
         check=looked.check,

@@ -18,10 +18,17 @@ from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobId
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
 from provisioner.jobs.store import NewJob
-from provisioner.provisioning.job import JobType, provision_project_handler
 from provisioner.runtime import aws
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from support.core import REGION, STATE_MACHINE_ARN_PREFIX, Core, LogLines, aws_error, times
+from support.core import (
+    REGION,
+    STATE_MACHINE_ARN_PREFIX,
+    Core,
+    LogLines,
+    aws_error,
+    provision_project_handler,
+    times,
+)
 
 type Record = dict[str, Any]
 type Deliver = Callable[..., list[str]]
@@ -56,7 +63,7 @@ def good(project_id: str = "shop", message_id: str | None = None, **more: Any) -
 def deliver(core: Core) -> Deliver:
     """Return what delivers a batch and returns the ids of the messages that are to come again."""
     registry = JobRegistry()
-    registry.register(JobType.PROVISION_PROJECT, provision_project_handler)
+    registry.register("provision_project", provision_project_handler)
     registry.register(
         "anything",
         JobHandler(payload_model=Anything, stages=("DOING",), run=lambda payload: payload),

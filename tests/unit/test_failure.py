@@ -14,11 +14,10 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, stage_errors
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.store import JobNotFoundError
-from provisioner.provisioning.job import provision_project_handler
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.fail import released_by_failure
 from provisioner.runtime.observability import metrics
-from support.core import Core, LogLines, aws_error, times
+from support.core import Core, LogLines, aws_error, provision_project_handler, times
 
 STAGES = provision_project_handler.stages
 

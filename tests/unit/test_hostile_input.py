@@ -14,13 +14,14 @@ from aws_lambda_powertools.utilities.batch import process_partial_response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from provision_cli.main import main
-from provisioner import api, job_handlers
+from provisioner import api
+from provisioner.composition.job_handlers import register_job_types
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
 from provisioner.jobs.models import JobStatus
 from provisioner.jobs.queue import DeadLetterQueue
-from provisioner.jobs.registry import REGISTRY, load_job_handlers
+from provisioner.jobs.registry import REGISTRY
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime.platform import PlatformSettings
 from support import hostile
@@ -48,16 +49,16 @@ def assert_is_a_sentence(said: str, field: str) -> None:
 
 # --- Payloads -------------------------------------------------------------------------------------
 
-PROVISION, DEPROVISION = api.JobType.PROVISION_PROJECT, api.JobType.DEPROVISION_PROJECT
+PROVISION, DEPROVISION = "provision_project", "deprovision_project"
 
 #: Every field that is a text, with the rest of a payload that is right.
-FIELDS: dict[str, tuple[api.JobType, dict[str, Any]]] = {
+FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     **dict.fromkeys(("project_id", "region"), (PROVISION, PAYLOAD)),
     **dict.fromkeys(("database.engine", "database.version", "database.size"), (PROVISION, PAYLOAD)),
     **dict.fromkeys(("api_keys.prefix", "on_failure"), (PROVISION, PAYLOAD)),
     "confirm": (DEPROVISION, {"project_id": "shop"}),
-    "key_id": (api.JobType.REVOKE_API_KEY, {"project_id": "shop"}),
-    "prefix": (api.JobType.ROTATE_API_KEYS, {"project_id": "shop"}),
+    "key_id": ("revoke_api_key", {"project_id": "shop"}),
+    "prefix": ("rotate_api_keys", {"project_id": "shop"}),
 }
 
 
@@ -104,7 +105,7 @@ type Deliver = Callable[[str], list[str]]
 @pytest.fixture
 def deliver(core: Core) -> Deliver:
     """Return what delivers a message by its body, and returns what is to come again."""
-    load_job_handlers(job_handlers)
+    register_job_types()
     for job_type in set(REGISTRY.types()) - {PROVISION}:
         core.make_state_machine(job_type)
     dispatcher = Dispatcher(

@@ -9,10 +9,9 @@ from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import JobStatus, StageStatus
 from provisioner.jobs.stage_run import JobInput, JobStages, StageOutcome, StageRunner
-from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import OWN_ERRORS, Stage
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectResult
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.result import ProvisionProjectResult
 from provisioner.provisioning.stages.finalize import ensure_active
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.runtime.observability import metrics
@@ -228,8 +227,8 @@ def test_a_project_that_is_provisioned_already_ends_the_job_with_its_result(core
 
 
 OUTPUTS: dict[str, dict[str, Any]] = {
-    Stage.INITIALIZING: {"already_provisioned": False},
-    Stage.CREATING_DATABASE: {
+    provision_project.INITIALIZING: {"already_provisioned": False},
+    provision_project.CREATING_DATABASE: {
         "cluster_id": "first",
         "host": "db.example",
         "port": 5432,
@@ -238,16 +237,20 @@ OUTPUTS: dict[str, dict[str, Any]] = {
         "connection_string": "postgresql://nm_shop_app@db.example:5432/nm_shop",
         "secret_arn": "arn:of:login",
     },
-    Stage.CREATING_SCHEMA: {"schema_name": "app"},
-    Stage.REGISTERING_AUTH: {
+    provision_project.CREATING_SCHEMA: {"schema_name": "app"},
+    provision_project.REGISTERING_AUTH: {
         "enabled": True,
         "tenant_id": "pool",
         "endpoint": "https://auth",
         "client_id": "client",
     },
-    Stage.REGISTERING_REALTIME: {"enabled": True, "tenant_id": "api", "endpoint": "https://rt"},
-    Stage.REGISTERING_STORAGE: {},
-    Stage.GENERATING_API_KEYS: {
+    provision_project.REGISTERING_REALTIME: {
+        "enabled": True,
+        "tenant_id": "api",
+        "endpoint": "https://rt",
+    },
+    provision_project.REGISTERING_STORAGE: {},
+    provision_project.GENERATING_API_KEYS: {
         "api_keys": [
             {"key_id": "key_1", "key_prefix": "nm_abc", "created_at": "2026-01-31T10:00:00+00:00"}
         ],
@@ -279,8 +282,8 @@ def finalize(core: Core, retry_count: int = 0) -> dict[str, Any]:
     def stage(of: JobInput) -> StageOutcome:
         return ensure_active(of, jobs=core.jobs, projects=core.projects)
 
-    stages: JobStages = {JobType.PROVISION_PROJECT: {Stage.FINALIZING: stage}}
-    return StageRunner(core.jobs, stages, own_errors=OWN_ERRORS)(
+    stages: JobStages = {"provision_project": {provision_project.FINALIZING: stage}}
+    return StageRunner(core.jobs, stages, definitions=JOB_TYPES)(
         {"job": job().model_dump(), "stage": "FINALIZING", "retry_count": retry_count}
     )
 
@@ -303,7 +306,7 @@ def test_project_and_job_end_in_one_transaction_with_the_result(core: Core) -> N
         "project_id": "shop",
         "database": {
             name: value
-            for name, value in OUTPUTS[Stage.CREATING_DATABASE].items()
+            for name, value in OUTPUTS[provision_project.CREATING_DATABASE].items()
             if name != "cluster_id"
         },
         "services": {

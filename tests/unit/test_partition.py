@@ -6,7 +6,6 @@ import json
 from functools import partial
 
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.job import JobType
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.register_storage import ensure_storage
 from support.core import ACCOUNT, Core, valid_payload
@@ -17,7 +16,7 @@ NAMING = Naming("nm", f"test-{ACCOUNT}")
 
 def test_endpoint_and_policy_of_storage_have_the_names_of_the_partition(core: Core) -> None:
     payload = valid_payload(region=REGION).model_dump(mode="json")
-    job = JobInput(job_id="job-1", job_type=JobType.PROVISION_PROJECT, payload=payload)
+    job = JobInput(job_id="job-1", job_type="provision_project", payload=payload)
     storage = ensure_storage(job, s3=partial(core.client, "s3"), naming=NAMING).output
     bucket = storage["bucket_name"]
     policy = core.client("s3", REGION).get_bucket_policy(Bucket=bucket)["Policy"]

@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from provisioner import api, job_handlers
+from provisioner import api
+from provisioner.composition.job_handlers import register_job_types
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.messages import parse_message
-from provisioner.jobs.registry import load_job_handlers
-from provisioner.provisioning.job import provision_project_handler
-from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.payload import ProvisionProjectPayload
+from provisioner.provisioning.job_types import JOB_TYPES
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.runtime.platform import PlatformSettings
 from pydantic import ValidationError
-from support.core import Core
+from support.core import Core, provision_project_handler
 from support.hostile import nested
 
 REQUIRED = {"project_id": "shop", "region": "eu-central-1"}
@@ -316,7 +315,7 @@ def test_what_is_nested_as_deep_as_it_may_be_goes_through_every_parser(
     core.new_project()
     metadata = {"a": [nested(29)]}
     job = api.enqueue_job(
-        JobType.PROVISION_PROJECT,
+        "provision_project",
         {"project_id": "shop", "region": "eu-central-1", "metadata": metadata},
     )
     (message,) = core.messages(connected.queue_url)
@@ -324,9 +323,9 @@ def test_what_is_nested_as_deep_as_it_may_be_goes_through_every_parser(
     assert core.jobs.get(job.job_id).payload["metadata"] == metadata
 
 
-@pytest.mark.parametrize("job_type", JobType)
-def test_no_field_of_any_job_is_nested_deeper(job_type: JobType) -> None:
-    load_job_handlers(job_handlers)
+@pytest.mark.parametrize("job_type", JOB_TYPES)
+def test_no_field_of_any_job_is_nested_deeper(job_type: str) -> None:
+    register_job_types()
     with pytest.raises(ProvisioningError) as raised:
         api.get_job_handler(job_type).parse({"a\nb": nested(32)})
     assert raised.value.type is ErrorType.INVALID_PAYLOAD

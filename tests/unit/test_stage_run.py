@@ -17,6 +17,7 @@ from provisioner.jobs.stage_run import (
     StageOutcome,
     StageRunner,
 )
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import metrics
 from support.core import Core, LogLines, aws_error, meanwhile
 
@@ -42,7 +43,7 @@ def run(core: Core, function: StageFunction, **of_event: Any) -> dict[str, Any]:
     """Run an attempt."""
     metrics.clear_metrics()  # as at the end of a function
     stages = {"provision_project": {STAGE: function, "FINALIZING": function}}
-    runner = StageRunner(core.jobs, stages, own_errors=OWN_ERRORS)
+    runner = StageRunner(core.jobs, stages, definitions=JOB_TYPES)
     return runner(event(**of_event))
 
 

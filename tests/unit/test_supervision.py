@@ -11,11 +11,12 @@ from botocore.exceptions import ClientError
 from provisioner.composition.in_process import SNAPSHOT_SECONDS
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.models import CleanupStatus, Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.store import NewJob
-from provisioner.provisioning.plan import RUN_LIMITS, CleanupStage, Stage
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime.observability import metrics
 from support.core import STATE_MACHINE_ARN_PREFIX, Core, LogLines, aws_error, new_job, times
@@ -35,7 +36,9 @@ from support.supervision import (
     waiting,
 )
 
-CONFLICT = StoredError(ErrorType.CONFLICT, Stage.INITIALIZING, 1, "It is not ours.", "tags")
+CONFLICT = StoredError(
+    ErrorType.CONFLICT, provision_project.INITIALIZING, 1, "It is not ours.", "tags"
+)
 LIMIT_SECONDS = QUEUED_LIMIT.total_seconds()
 
 
@@ -56,7 +59,7 @@ def record_failure(core: Core) -> dict[str, Any]:
     metrics.clear_metrics()
     job = head(core)
     of_job = {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload}
-    branch = {"ok": False, "stage": Stage.INITIALIZING, "error": {"Error": "CONFLICT"}}
+    branch = {"ok": False, "stage": provision_project.INITIALIZING, "error": {"Error": "CONFLICT"}}
     failures = FailureRecorder(core.jobs, supervisor(core)._policies)
     return failures({"job": of_job, "stage": "FAILED", "branches": [branch]})
 
@@ -151,8 +154,10 @@ def test_what_step_functions_says_counts_where_no_event_told(core: Core) -> None
 
 def test_the_stage_that_failed_is_the_reason_where_its_record_was_lost(core: Core) -> None:
     waiting(core)
-    core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
-    failed = StoredError(ErrorType.CONFLICT, Stage.CREATING_DATABASE, 1, "Not ours.", "tags")
+    core.jobs.start_stage(head(core), provision_project.CREATING_DATABASE, 0)
+    failed = StoredError(
+        ErrorType.CONFLICT, provision_project.CREATING_DATABASE, 1, "Not ours.", "tags"
+    )
     core.jobs.stage_failed("job-1", failed, retry_count=0, retryable=False)
 
     job = examine(core, ended(core, ExecutionStatus.FAILED, "UNKNOWN_ERROR"))
@@ -163,8 +168,10 @@ def test_the_stage_that_failed_is_the_reason_where_its_record_was_lost(core: Cor
 
 def test_a_stage_that_failed_is_not_the_reason_of_another_end(core: Core) -> None:
     waiting(core)
-    core.jobs.start_stage(head(core), Stage.CREATING_DATABASE, 0)
-    failed = StoredError(ErrorType.CONFLICT, Stage.CREATING_DATABASE, 1, "Not ours.", "tags")
+    core.jobs.start_stage(head(core), provision_project.CREATING_DATABASE, 0)
+    failed = StoredError(
+        ErrorType.CONFLICT, provision_project.CREATING_DATABASE, 1, "Not ours.", "tags"
+    )
     core.jobs.stage_failed("job-1", failed, retry_count=0, retryable=False)
 
     job = examine(core, ended(core, ExecutionStatus.TIMED_OUT))
@@ -198,7 +205,7 @@ def test_a_long_cause_is_cut(core: Core) -> None:
 
 def test_a_job_is_not_ended_while_a_stage_may_run(core: Core) -> None:
     running(core)
-    core.clock.advance(RUN_LIMITS[Stage.INITIALIZING] - 2)
+    core.clock.advance(provision_project.INITIALIZING.seconds - 2)
     told = ended(core)
     with unchanged(core):
         examine(core, told)
@@ -208,7 +215,7 @@ def test_a_job_is_not_ended_while_a_stage_may_run(core: Core) -> None:
 
     assert job.status is JobStatus.FAILED
     (silent,) = job.other_errors
-    assert (silent.type, silent.stage) == (ErrorType.UNKNOWN_ERROR, Stage.INITIALIZING)
+    assert (silent.type, silent.stage) == (ErrorType.UNKNOWN_ERROR, provision_project.INITIALIZING)
 
 
 def overtaken(core: Core, stage: str) -> int:
@@ -221,7 +228,7 @@ def overtaken(core: Core, stage: str) -> int:
     core.jobs.start_stage(head(core), stage, 1)
     error = StoredError(ErrorType.CONFLICT, stage, 2, "It is not ours.", "")
     core.jobs.stage_failed("job-1", error, retry_count=1, retryable=False)
-    return RUN_LIMITS[stage] - 2
+    return longest_run(JOB_TYPES, "provision_project", stage) - 2
 
 
 def begun(core: Core, on_failure: str) -> None:
@@ -233,7 +240,7 @@ def begun(core: Core, on_failure: str) -> None:
 
 def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_overtaken(core: Core) -> None:
     begun(core, "keep")
-    core.clock.advance(overtaken(core, Stage.INITIALIZING) - 1)
+    core.clock.advance(overtaken(core, provision_project.INITIALIZING) - 1)
     with unchanged(core):
         examine(core, ended(core))
     core.clock.advance(1)
@@ -246,7 +253,7 @@ def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_overtaken(core: Co
 
 def test_a_job_is_ended_beside_such_an_attempt_where_its_cleanup_waits_for_it(core: Core) -> None:
     begun(core, "rollback")
-    overtaken(core, Stage.INITIALIZING)
+    overtaken(core, provision_project.INITIALIZING)
 
     job = examine(core, ended(core))
 
@@ -289,7 +296,7 @@ def test_a_job_that_keeps_what_it_made_gives_back_what_it_held(core: Core) -> No
     project = core.new_project()
     core.new_job(on_failure="keep")
     core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True)
 
     job = examine(core, ended(core))
@@ -303,7 +310,7 @@ def test_a_job_that_runs_in_someone_s_process_is_left_alone_until_that_is_gone(c
     project = core.new_project()
     core.new_job()
     core.projects.lock(project, "job-1", quota=None, default_limit=5)
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     core.clock.advance(3600)
     with unchanged(core):
         examine(core)
@@ -319,7 +326,7 @@ def test_a_job_that_runs_in_someone_s_process_is_left_alone_until_that_is_gone(c
 def test_a_dump_in_someone_s_process_ends_before_that_is_taken_for_gone(core: Core) -> None:
     core.new_project()
     core.new_job()
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     # And has time to say so.
     core.clock.advance(SNAPSHOT_SECONDS + 300)
     with unchanged(core):
@@ -362,13 +369,13 @@ def test_a_failure_that_is_recorded_after_the_supervisor_changes_nothing(core: C
 
 def test_a_job_that_completes_meanwhile_is_completed(core: Core) -> None:
     waiting(core)
-    core.jobs.start_stage(head(core), Stage.FINALIZING, 0)
-    core.clock.advance(RUN_LIMITS[Stage.FINALIZING])
+    core.jobs.start_stage(head(core), provision_project.FINALIZING, 0)
+    core.clock.advance(provision_project.FINALIZING.seconds)
     also = core.projects.activate_items("shop", "job-1", {})
     meanwhile(
         core,
         lambda: core.jobs.complete(
-            "job-1", Stage.FINALIZING, output={}, check="x", result={}, also=also
+            "job-1", provision_project.FINALIZING, output={}, check="x", result={}, also=also
         ),
     )
 
@@ -376,9 +383,12 @@ def test_a_job_that_completes_meanwhile_is_completed(core: Core) -> None:
     assert history(core, "REPAIRED") == []
 
 
-@pytest.mark.parametrize(("stage", "retry_count"), [(Stage.INITIALIZING, 1), (Stage.FINALIZING, 0)])
+@pytest.mark.parametrize(
+    ("stage", "retry_count"),
+    [(provision_project.INITIALIZING, 1), (provision_project.FINALIZING, 0)],
+)
 def test_a_stage_that_starts_meanwhile_keeps_its_job_from_ending(
-    core: Core, stage: Stage, retry_count: int
+    core: Core, stage: str, retry_count: int
 ) -> None:
     waiting(core)
     meanwhile(core, lambda: core.jobs.start_stage(head(core), stage, retry_count))
@@ -391,7 +401,7 @@ def test_a_stage_that_starts_meanwhile_keeps_its_job_from_ending(
 
 def test_a_first_stage_that_starts_meanwhile_keeps_its_job_from_ending(core: Core) -> None:
     core.new_job()
-    meanwhile(core, lambda: core.jobs.start_stage(head(core), Stage.INITIALIZING, 0))
+    meanwhile(core, lambda: core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0))
 
     assert examine(core, ended(core)).status is JobStatus.RUNNING
 
@@ -433,7 +443,7 @@ def test_an_event_that_comes_after_a_retry_changes_nothing(core: Core) -> None:
     core.jobs.fail("job-1", [CONFLICT], close={})
     client(core).retry("job-1")
     start_execution(core)
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=2)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=2)
     core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True, round_=2)
     with unchanged(core):
         examine(core, told)
@@ -441,7 +451,9 @@ def test_an_event_that_comes_after_a_retry_changes_nothing(core: Core) -> None:
 
 def test_an_event_of_a_cleanup_says_nothing_of_its_job_s_next_attempt(core: Core) -> None:
     running(core)
-    core.jobs.fail("job-1", [CONFLICT], close={}, cleanup=(1, tuple(CleanupStage)))
+    core.jobs.fail(
+        "job-1", [CONFLICT], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
+    )
     told = Execution(executions(core).cleanup_arn(head(core), 1), ExecutionStatus.ABORTED)
     core.jobs.end_cleanup("job-1", 1, [])
     client(core).retry("job-1")
@@ -458,7 +470,9 @@ def cleaning(core: Core) -> Job:
     running(core)
     core.jobs.stage_failed("job-1", CONFLICT, retry_count=0, retryable=False)
     core.clock.advance()
-    core.jobs.fail("job-1", [CONFLICT], close={}, cleanup=(1, tuple(CleanupStage)))
+    core.jobs.fail(
+        "job-1", [CONFLICT], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
+    )
     return core.jobs.get("job-1")
 
 
@@ -466,7 +480,7 @@ def cleanup_ended(core: Core, status: ExecutionStatus = ExecutionStatus.ABORTED)
     return Execution(executions(core).cleanup_arn(head(core), 1), status)
 
 
-def remove(core: Core, stage: CleanupStage, status: StageStatus = StageStatus.SUCCEEDED) -> None:
+def remove(core: Core, stage: str, status: StageStatus = StageStatus.SUCCEEDED) -> None:
     core.jobs.start_stage(head(core), stage, 0)
     if status.is_terminal:
         core.jobs.end_stage("job-1", stage, status, output={}, check="x")
@@ -498,10 +512,10 @@ def test_a_cleanup_that_is_started_meanwhile_needs_no_repair(core: Core) -> None
 
 @pytest.mark.usefixtures("cleaning")
 def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core: Core) -> None:
-    remove(core, CleanupStage.REMOVING_API_KEYS)
-    remove(core, CleanupStage.REMOVING_STORAGE, StageStatus.SKIPPED)
-    remove(core, CleanupStage.REMOVING_REALTIME, StageStatus.RUNNING)
-    core.clock.advance(RUN_LIMITS[CleanupStage.REMOVING_REALTIME] - 1)
+    remove(core, provision_project.REMOVING_API_KEYS)
+    remove(core, provision_project.REMOVING_STORAGE, StageStatus.SKIPPED)
+    remove(core, provision_project.REMOVING_REALTIME, StageStatus.RUNNING)
+    core.clock.advance(provision_project.REMOVING_REALTIME.seconds - 1)
     with unchanged(core):
         examine(core, cleanup_ended(core))
     core.clock.advance(1)
@@ -525,7 +539,7 @@ def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core:
 
 @pytest.mark.usefixtures("cleaning")
 def test_a_cleanup_is_not_ended_while_a_removal_may_run_that_was_overtaken(core: Core) -> None:
-    core.clock.advance(overtaken(core, CleanupStage.REMOVING_DATABASE) - 1)
+    core.clock.advance(overtaken(core, provision_project.REMOVING_DATABASE) - 1)
     with unchanged(core):
         examine(core, cleanup_ended(core))
     core.clock.advance(1)
@@ -539,7 +553,7 @@ def test_a_cleanup_is_not_ended_while_a_removal_may_run_that_was_overtaken(core:
 
 @pytest.mark.usefixtures("cleaning")
 def test_a_cleanup_of_which_only_the_record_was_lost_is_done(core: Core) -> None:
-    for stage in CleanupStage:
+    for stage in provision_project.JOB_TYPE.on_failure.cleanup:
         remove(core, stage)
 
     job = examine(core, cleanup_ended(core, ExecutionStatus.FAILED))
@@ -549,12 +563,14 @@ def test_a_cleanup_of_which_only_the_record_was_lost_is_done(core: Core) -> None
 
 
 @pytest.mark.usefixtures("cleaning")
-@pytest.mark.parametrize("stage", [CleanupStage.REMOVING_API_KEYS, CleanupStage.REMOVING_DATABASE])
+@pytest.mark.parametrize(
+    "stage", [provision_project.REMOVING_API_KEYS, provision_project.REMOVING_DATABASE]
+)
 def test_a_removal_that_starts_meanwhile_keeps_its_cleanup_from_ending(
-    core: Core, stage: CleanupStage
+    core: Core, stage: str
 ) -> None:
-    core.jobs.start_stage(head(core), CleanupStage.REMOVING_API_KEYS, 0)
-    error = StoredError(ErrorType.NETWORK_ERROR, CleanupStage.REMOVING_API_KEYS, 1, "No.", "")
+    core.jobs.start_stage(head(core), provision_project.REMOVING_API_KEYS, 0)
+    error = StoredError(ErrorType.NETWORK_ERROR, provision_project.REMOVING_API_KEYS, 1, "No.", "")
     core.jobs.stage_failed("job-1", error, retry_count=0, retryable=True)
     meanwhile(core, lambda: core.jobs.start_stage(head(core), stage, 1))
 
@@ -660,7 +676,7 @@ def test_a_job_that_begins_while_it_is_given_up_goes_on(core: Core) -> None:
     core.clock.advance(LIMIT_SECONDS)
     examine(core)
     core.clock.advance(LIMIT_SECONDS)
-    meanwhile(core, lambda: core.jobs.start_stage(head(core), Stage.INITIALIZING, 0))
+    meanwhile(core, lambda: core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0))
 
     assert examine(core).status is JobStatus.RUNNING
     assert len(history(core, "REPAIRED")) == 1
@@ -669,7 +685,7 @@ def test_a_job_that_begins_while_it_is_given_up_goes_on(core: Core) -> None:
 def test_a_job_that_begins_while_it_is_sent_again_goes_on(core: Core) -> None:
     core.new_job()
     core.clock.advance(LIMIT_SECONDS)
-    meanwhile(core, lambda: core.jobs.start_stage(head(core), Stage.INITIALIZING, 0))
+    meanwhile(core, lambda: core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0))
 
     assert examine(core).status is JobStatus.RUNNING
     assert history(core, "REPAIRED") == []
@@ -740,7 +756,9 @@ def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
 
 def test_what_a_cleanup_that_is_run_again_holds_is_not_given_back(core: Core) -> None:
     running(core)
-    core.jobs.fail("job-1", [CONFLICT], close={}, cleanup=(1, tuple(CleanupStage)))
+    core.jobs.fail(
+        "job-1", [CONFLICT], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
+    )
     core.jobs.end_cleanup("job-1", 1, ["bucket"])
     core.clock.advance()
     meanwhile(core, lambda: core.jobs.repeat_cleanup(head(core)))
@@ -991,7 +1009,7 @@ def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Cor
     core.jobs.fail_queued("job-1", CONFLICT, attempt=2)
     assert not is_unfinished()
     core.jobs.retry(head(core))
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=3)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=3)
     core.jobs.request_cancel(head(core))
     assert is_unfinished()
     core.jobs.fail(
@@ -1005,13 +1023,15 @@ def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Cor
     core.jobs.end_cleanup("job-1", 2, [])
     assert not is_unfinished()
     core.jobs.retry(head(core))
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=4)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=4)
     core.jobs.fail("job-1", [CONFLICT], close={}, attempt=4)
     assert not is_unfinished()
     core.jobs.retry(head(core))
-    core.jobs.start_stage(head(core), Stage.INITIALIZING, 0, round_=5)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=5)
     assert is_unfinished()
-    core.jobs.complete("job-1", Stage.INITIALIZING, attempt=5, output={}, check="", result={})
+    core.jobs.complete(
+        "job-1", provision_project.INITIALIZING, attempt=5, output={}, check="", result={}
+    )
     assert not is_unfinished()
 
 

@@ -13,9 +13,8 @@ from provisioner.composition.supervisor import supervisor
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
-from provisioner.jobs.plan import RECORD_FAILURE
-from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.plan import BRANCHES, CleanupStage, Stage
+from provisioner.jobs.stage_run import RECORD_FAILURE, JobInput
+from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from support.postgresql import tenant_snapshot
 from support.workflow import Fault, Point, Workflow
@@ -113,11 +112,11 @@ def assert_is_undone(workflow: Workflow, job: api.Job) -> None:
             id=stage,
             marks=pytest.mark.fault("cancel at every stage", where=f"provision_project/{stage}"),
         )
-        for stage in Stage
+        for stage in provision_project.JOB_TYPE.stages
     ],
 )
 def test_a_job_is_cancelled_at_the_end_of_the_stage_that_runs(
-    workflow: Workflow, stage: Stage
+    workflow: Workflow, stage: str
 ) -> None:
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
     cancel_in(workflow, job, stage)
@@ -127,15 +126,15 @@ def test_a_job_is_cancelled_at_the_end_of_the_stage_that_runs(
     assert job.status is JobStatus.CANCELLED
     assert job.error is not None
     assert job.error.type is ErrorType.JOB_CANCELLED
-    assert job.other_errors == () or stage is not Stage.INITIALIZING
+    assert job.other_errors == () or stage is not provision_project.INITIALIZING
     statuses = {record.stage: record.status for record in job.stages}
     # It was allowed to finish; what completes the job alone is not.
-    ended = StageStatus.FAILED if stage is Stage.FINALIZING else StageStatus.SUCCEEDED
+    ended = StageStatus.FAILED if stage is provision_project.FINALIZING else StageStatus.SUCCEEDED
     assert statuses[stage] is ended
-    if stage is Stage.INITIALIZING:
+    if stage is provision_project.INITIALIZING:
         assert {s for name, s in statuses.items() if name != stage} == {StageStatus.PENDING}
-    if stage is Stage.CREATING_DATABASE:
-        assert statuses[Stage.CREATING_SCHEMA] is StageStatus.PENDING
+    if stage is provision_project.CREATING_DATABASE:
+        assert statuses[provision_project.CREATING_SCHEMA] is StageStatus.PENDING
     assert workflow.waits == []
     assert_is_undone(workflow, job)
 
@@ -153,7 +152,7 @@ def test_a_job_that_is_cancelled_before_it_begins_makes_nothing(workflow: Workfl
 
 def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(workflow: Workflow) -> None:
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
-    workflow.faults[Stage.INITIALIZING] = Fault(Point.AFTER, times=3)
+    workflow.faults[provision_project.INITIALIZING] = Fault(Point.AFTER, times=3)
     statuses: list[JobStatus] = []
     workflow.on_wait = once(lambda: statuses.append(api.cancel_job(job.job_id).status))
 
@@ -169,9 +168,11 @@ def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(workflow: Wo
     assert_is_undone(workflow, ended)
 
 
-@pytest.mark.parametrize("branch", BRANCHES, ids=lambda branch: branch[0])
+@pytest.mark.parametrize(
+    "branch", provision_project.RESOURCES.branches, ids=lambda branch: branch[0]
+)
 def test_a_branch_that_waits_keeps_no_cancel_waiting_once_the_others_have_ended(
-    workflow: Workflow, branch: tuple[Stage, ...]
+    workflow: Workflow, branch: tuple[str, ...]
 ) -> None:
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
     workflow.faults[branch[0]] = Fault(Point.AFTER, times=3)
@@ -200,7 +201,7 @@ def test_a_cancelled_job_that_is_retried_completes_as_its_second_attempt(
     workflow: Workflow,
 ) -> None:
     job = workflow.new_job(workflow.new_project())
-    cancel_in(workflow, job, Stage.GENERATING_API_KEYS)
+    cancel_in(workflow, job, provision_project.GENERATING_API_KEYS)
     cancelled = run(workflow, job)
     workflow.observers.clear()
 
@@ -217,7 +218,7 @@ def test_a_cancelled_job_that_is_retried_completes_as_its_second_attempt(
 
 def test_a_job_that_is_cancelled_twice_at_once_is_cancelled(workflow: Workflow) -> None:
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
-    workflow.faults[Stage.INITIALIZING] = Fault(Point.AFTER, times=3)
+    workflow.faults[provision_project.INITIALIZING] = Fault(Point.AFTER, times=3)
     returned: list[api.Job] = []
 
     def cancel_twice() -> None:
@@ -242,13 +243,20 @@ def test_a_job_that_is_cancelled_twice_at_once_is_cancelled(workflow: Workflow) 
 # --- Executions that end without telling ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", [Stage.INITIALIZING, Stage.CREATING_SCHEMA, Stage.FINALIZING])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        provision_project.INITIALIZING,
+        provision_project.CREATING_SCHEMA,
+        provision_project.FINALIZING,
+    ],
+)
 def test_a_job_whose_execution_is_stopped_by_hand_is_failed_and_undone(
-    workflow: Workflow, stage: Stage
+    workflow: Workflow, stage: str
 ) -> None:
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
     # The effect of FINALIZING would be the end of the job.
-    point = Point.BEFORE if stage is Stage.FINALIZING else Point.AFTER
+    point = Point.BEFORE if stage is provision_project.FINALIZING else Point.AFTER
     workflow.faults[stage] = Fault(point, times=3)
 
     def stop_once_alone() -> None:
@@ -277,7 +285,7 @@ def test_a_job_whose_execution_takes_too_long_is_failed_and_undone(workflow: Wor
     assert shorter != definition
     machines.update_state_machine(stateMachineArn=arn, definition=shorter)
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
-    workflow.faults[Stage.INITIALIZING] = Fault(Point.AFTER, times=3)
+    workflow.faults[provision_project.INITIALIZING] = Fault(Point.AFTER, times=3)
     execution = workflow.execution_arn(job.job_type, job.job_id)
     workflow.on_wait = once(lambda: workflow.ended(execution))
 
@@ -298,7 +306,7 @@ def test_a_failure_whose_record_was_lost_is_recorded_and_undone(workflow: Workfl
 
     workflow.record[RECORD_FAILURE] = refuse
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
-    workflow.faults[Stage.REGISTERING_AUTH] = Fault(
+    workflow.faults[provision_project.REGISTERING_AUTH] = Fault(
         Point.AFTER, lambda: failure(ErrorType.CONFLICT, "Not ours.")
     )
 
@@ -307,7 +315,7 @@ def test_a_failure_whose_record_was_lost_is_recorded_and_undone(workflow: Workfl
     assert ended.error is not None
     assert (ended.error.type, ended.error.stage, ended.error.message) == (
         ErrorType.CONFLICT,
-        Stage.REGISTERING_AUTH,
+        provision_project.REGISTERING_AUTH,
         "Not ours.",
     )
     assert_is_undone(workflow, ended)
@@ -315,10 +323,10 @@ def test_a_failure_whose_record_was_lost_is_recorded_and_undone(workflow: Workfl
 
 def test_a_cleanup_that_is_stopped_by_hand_names_what_may_be_left(workflow: Workflow) -> None:
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
-    workflow.faults[Stage.CREATING_SCHEMA] = Fault(
+    workflow.faults[provision_project.CREATING_SCHEMA] = Fault(
         Point.BEFORE, lambda: failure(ErrorType.CONFLICT, "Not ours.")
     )
-    workflow.faults[CleanupStage.REMOVING_AUTH] = Fault(Point.BEFORE, times=3)
+    workflow.faults[provision_project.REMOVING_AUTH] = Fault(Point.BEFORE, times=3)
     workflow.on_wait = once(
         lambda: aws.client("stepfunctions").stop_execution(
             executionArn=cleanup_arn(workflow, workflow.jobs.get(job.job_id))

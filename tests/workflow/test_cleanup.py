@@ -13,12 +13,12 @@ from provisioner import api
 from provisioner.composition.in_process import all_stages
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import StageStatus
-from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, JobInput
 from provisioner.ownership import Ownership
-from provisioner.provisioning.plan import RUN_LIMITS, CleanupStage, Stage
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime import aws
 from support.calls import SQL
 from support.effects import Attempt, Effect, aside, effects
@@ -42,7 +42,7 @@ def test_the_job_has_failed_before_anything_is_removed(workflow: Workflow) -> No
     workflow.observers.append(
         lambda job, stage: (
             seen.append(workflow.jobs.get(job.job_id))
-            if stage == CleanupStage.REMOVING_API_KEYS
+            if stage == provision_project.REMOVING_API_KEYS
             else None
         )
     )
@@ -62,7 +62,7 @@ def test_the_job_has_failed_before_anything_is_removed(workflow: Workflow) -> No
 
 def test_a_cancelled_job_leaves_nothing_either(workflow: Workflow) -> None:
     def cancel(job: JobInput, stage: str) -> None:
-        if stage == Stage.CREATING_DATABASE:
+        if stage == provision_project.CREATING_DATABASE:
             workflow.jobs.request_cancel(workflow.jobs.get(job.job_id))
 
     workflow.observers.append(cancel)
@@ -82,8 +82,14 @@ def test_the_tests_below_go_through_every_call(
     with effects(workflow, monkeypatch, lambda _effect, _attempt: None) as attempts:
         job = run_failing(workflow, run)
     assert_undone(workflow, job)
-    removals = [attempt for attempt in attempts if attempt.stage in set(CleanupStage)]
-    assert [attempt.stage for attempt in removals] == list(CleanupStage)
+    removals = [
+        attempt
+        for attempt in attempts
+        if attempt.stage in set(provision_project.JOB_TYPE.on_failure.cleanup)
+    ]
+    assert [attempt.stage for attempt in removals] == list(
+        provision_project.JOB_TYPE.on_failure.cleanup
+    )
     assert max(len(attempt.calls) for attempt in removals) == MOST_CALLS
     assert max(len(a.effects) - len(a.calls) for a in removals) == MOST_STATEMENTS
     # At the least, a stage records its start and its end.
@@ -114,7 +120,11 @@ def test_every_removal_may_meet_an_error_and_die_at_any_call(
     met: set[tuple[str, int]] = set()
 
     def go_wrong(effect: Effect, _attempt: Attempt) -> None:
-        here = effect.stage in {*CleanupStage, AWAIT_QUIET, RECORD_CLEANUP}
+        here = effect.stage in {
+            *provision_project.JOB_TYPE.on_failure.cleanup,
+            AWAIT_QUIET,
+            RECORD_CLEANUP,
+        }
         if not here or effect.number != number or (effect.name == SQL) != (name == SQL):
             return
         met.add((effect.stage, effect.retry_count))
@@ -139,7 +149,10 @@ def test_a_removal_that_was_given_up_may_go_on_beside_the_next(
     overtaken: set[str] = set()
 
     def be_overtaken(effect: Effect, attempt: Attempt) -> None:
-        here = effect.stage in set(CleanupStage) and effect.name != SQL
+        here = (
+            effect.stage in set(provision_project.JOB_TYPE.on_failure.cleanup)
+            and effect.name != SQL
+        )
         if not here or effect.number != number or effect.stage in overtaken:
             return
         overtaken.add(effect.stage)
@@ -153,9 +166,14 @@ def test_a_removal_that_was_given_up_may_go_on_beside_the_next(
 
 
 @pytest.mark.parametrize(
-    "stage", [stage for stage in Stage if stage not in {Stage.INITIALIZING, Stage.FINALIZING}]
+    "stage",
+    [
+        stage
+        for stage in provision_project.JOB_TYPE.stages
+        if stage not in {provision_project.INITIALIZING, provision_project.FINALIZING}
+    ],
 )
-def test_what_a_stage_makes_late_is_removed_too(workflow: Workflow, stage: Stage) -> None:
+def test_what_a_stage_makes_late_is_removed_too(workflow: Workflow, stage: str) -> None:
     """The answers of a stage got lost; the last of its functions goes on for as long as it may."""
     workflow.faults[stage] = Fault(Point.BEFORE, lambda: FunctionEnded("Lambda.Unknown"), times=3)
     job = workflow.new_job(workflow.new_project(**OWNER))
@@ -171,7 +189,9 @@ def test_what_a_stage_makes_late_is_removed_too(workflow: Workflow, stage: Stage
     assert ended.error.stage == stage
     # Before the removals, and, as no time passes here, after them too.
     assert len(workflow.pauses) == 2
-    assert all(0 < pause <= RUN_LIMITS[stage] for pause in workflow.pauses)
+    assert all(
+        0 < pause <= longest_run(JOB_TYPES, "provision_project", stage) for pause in workflow.pauses
+    )
     assert cleanup_of(ended).status is api.CleanupStatus.DONE
     assert workflow.remains(job.project_id) == {}
 
@@ -200,9 +220,11 @@ def test_what_an_earlier_job_keeps_stays(workflow: Workflow, run: Run) -> None:
 
 
 @each_way
-@pytest.mark.parametrize("later", [Stage.CREATING_SCHEMA, Stage.FINALIZING], ids=str)
+@pytest.mark.parametrize(
+    "later", [provision_project.CREATING_SCHEMA, provision_project.FINALIZING], ids=str
+)
 def test_only_the_part_that_the_job_made_is_removed(
-    workflow: Workflow, later: Stage, run: Run
+    workflow: Workflow, later: str, run: Run
 ) -> None:
     """An earlier job made its database and one key; the later makes the services and two keys."""
     off = {"auth": False, "realtime": False, "storage": False}
@@ -252,7 +274,7 @@ def test_a_provisioned_project_is_not_touched_by_a_job_that_fails(
     workflow: Workflow, run: Run
 ) -> None:
     first = workflow.execute(workflow.new_job(workflow.new_project()))
-    workflow.faults[Stage.INITIALIZING] = Fault(
+    workflow.faults[provision_project.INITIALIZING] = Fault(
         Point.BEFORE, lambda: failure(ErrorType.CONFLICT, "Injected.")
     )
     second = run(workflow, workflow.new_job(first.project_id))
@@ -269,7 +291,7 @@ def test_a_project_is_held_until_all_is_removed(workflow: Workflow, run: Run) ->
     meanwhile = workflow.new_job(project_id)
 
     def come(_job: JobInput, stage: str) -> None:
-        if stage == CleanupStage.REMOVING_DATABASE:
+        if stage == provision_project.REMOVING_DATABASE:
             workflow.observers.clear()
             workflow.execute_in_process(meanwhile)
 
@@ -314,7 +336,7 @@ def run_leaving_a_bucket(workflow: Workflow, run: Run = Workflow.execute) -> api
     """Run a job that fails and leaves its bucket, since someone has put an object into it."""
 
     def put(job: JobInput, stage: str) -> None:
-        if stage == CleanupStage.REMOVING_STORAGE:
+        if stage == provision_project.REMOVING_STORAGE:
             workflow.observers.clear()
             put_object(workflow, job.payload["project_id"])
 
@@ -339,7 +361,7 @@ def test_a_bucket_that_holds_an_object_stays_and_is_named(workflow: Workflow, ru
     (record,) = (r for r in cleanup.stages if r.status is not StageStatus.SUCCEEDED)
     assert record.error is not None
     assert (record.stage, record.status, record.error.type, record.error.message) == (
-        CleanupStage.REMOVING_STORAGE,
+        provision_project.REMOVING_STORAGE,
         StageStatus.FAILED,
         ErrorType.REMOVAL_FAILED,
         f"The bucket {bucket} holds objects, so it stays; empty it first.",
@@ -352,7 +374,7 @@ def test_a_bucket_that_holds_an_object_stays_and_is_named(workflow: Workflow, ru
 def test_what_cannot_be_removed_at_all_is_named_and_the_project_is_free(
     workflow: Workflow, run: Run
 ) -> None:
-    gone_wrong = [CleanupStage.REMOVING_API_KEYS, CleanupStage.REMOVING_DATABASE]
+    gone_wrong = [provision_project.REMOVING_API_KEYS, provision_project.REMOVING_DATABASE]
     for stage in gone_wrong:
         workflow.faults[stage] = Fault(Point.BEFORE, times=3)
     job = run_failing(workflow, run)
@@ -401,7 +423,7 @@ def test_no_job_begins_while_a_cleanup_is_run_again(workflow: Workflow) -> None:
     seen: list[api.Job] = []
 
     def come(_job: JobInput, stage: str) -> None:
-        if stage == CleanupStage.REMOVING_AUTH:
+        if stage == provision_project.REMOVING_AUTH:
             workflow.observers.clear()
             seen.append(api.repeat_cleanup(job.job_id))
             workflow.execute_in_process(meanwhile)
@@ -422,7 +444,7 @@ def test_what_another_job_holds_is_not_removed(workflow: Workflow) -> None:
     refused: list[str] = []
 
     def repeat(running: JobInput, stage: str) -> None:
-        if running.job_id == other.job_id and stage == Stage.REGISTERING_AUTH:
+        if running.job_id == other.job_id and stage == provision_project.REGISTERING_AUTH:
             with pytest.raises(api.JobStateError) as raised:
                 api.repeat_cleanup(job.job_id)
             refused.append(str(raised.value))
@@ -455,7 +477,7 @@ def test_a_project_that_is_gone_keeps_no_resource_from_being_named(workflow: Wor
     project_id = workflow.new_project(**OWNER)
 
     def remove(_job: JobInput, stage: str) -> None:
-        if stage == Stage.FINALIZING:
+        if stage == provision_project.FINALIZING:
             aws.client("dynamodb").delete_item(
                 TableName=workflow.settings.projects_table, Key={"project_id": {"S": project_id}}
             )
@@ -482,5 +504,17 @@ def test_where_nobody_can_say_whether_a_stage_is_at_work_the_longest_is_waited_f
 
     monkeypatch.setitem(workflow.record, AWAIT_QUIET, refuse)
     job = run_failing(workflow)
-    assert workflow.pauses == [max(RUN_LIMITS[s] for s in (*Stage, *CleanupStage))] * 2
+    assert (
+        workflow.pauses
+        == [
+            max(
+                longest_run(JOB_TYPES, "provision_project", s)
+                for s in (
+                    *provision_project.JOB_TYPE.stages,
+                    *provision_project.JOB_TYPE.on_failure.cleanup,
+                )
+            )
+        ]
+        * 2
+    )
     assert_undone(workflow, job)

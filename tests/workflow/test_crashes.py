@@ -12,7 +12,7 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.job_types import provision_project
 from support.calls import SQL
 from support.effects import Attempt, Effect, aside, effects
 from support.workflow import FunctionEnded, Run, Workflow, each_way
@@ -22,6 +22,8 @@ MOST_CALLS = 7
 
 each_call = pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
 
+STAGE_NAMES: list[str] = list(provision_project.JOB_TYPE.stages)
+
 
 def test_the_tests_below_go_through_every_call(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch
@@ -29,7 +31,7 @@ def test_the_tests_below_go_through_every_call(
     with effects(workflow, monkeypatch, lambda _effect, _attempt: None) as attempts:
         job = workflow.execute(workflow.new_job(workflow.new_project()))
     assert job.status is api.JobStatus.COMPLETED
-    assert {attempt.stage for attempt in attempts} == set(Stage)
+    assert {attempt.stage for attempt in attempts} == set(provision_project.JOB_TYPE.stages)
     assert max(len(attempt.calls) for attempt in attempts) == MOST_CALLS
     # At the least, a stage records its start and its end.
     assert min(len(attempt.calls) for attempt in attempts) >= 2
@@ -55,7 +57,7 @@ def test_every_stage_may_meet_an_error_and_die_at_any_call(
         if effect.name == SQL or effect.number != number:
             return
         if effect.retry_count == 0:
-            raise ERRORS[(number + list(Stage).index(Stage(effect.stage))) % 4](effect.name)
+            raise ERRORS[(number + STAGE_NAMES.index(effect.stage)) % 4](effect.name)
         if effect.retry_count == 1:
             raise FunctionEnded("Runtime.ExitError")
 
@@ -108,15 +110,15 @@ def test_a_run_that_was_given_up_may_go_on_beside_the_next(
 @pytest.mark.parametrize(
     ("stage", "number"),
     [
-        (Stage.INITIALIZING, 1),
-        (Stage.INITIALIZING, 2),
-        (Stage.INITIALIZING, 3),
-        (Stage.GENERATING_API_KEYS, 2),
-        (Stage.FINALIZING, 2),
+        (provision_project.INITIALIZING, 1),
+        (provision_project.INITIALIZING, 2),
+        (provision_project.INITIALIZING, 3),
+        (provision_project.GENERATING_API_KEYS, 2),
+        (provision_project.FINALIZING, 2),
     ],
 )
 def test_another_job_of_the_project_may_come_before_any_call(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, stage: Stage, number: int
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
 ) -> None:
     project_id = workflow.new_project()
     first, second = workflow.new_job(project_id), workflow.new_job(project_id)
@@ -132,10 +134,10 @@ def test_another_job_of_the_project_may_come_before_any_call(
         workflow.execute(first)
     jobs = [workflow.jobs.get(job.job_id) for job in (first, second)]
     # Who holds the project when the other comes does the work.
-    does = jobs[1] if stage is Stage.INITIALIZING and number <= 2 else jobs[0]
+    does = jobs[1] if stage is provision_project.INITIALIZING and number <= 2 else jobs[0]
     other = jobs[0] if does is jobs[1] else jobs[1]
     assert workflow.snapshot(does) == workflow.reference()
-    if (stage, number) == (Stage.INITIALIZING, 1):
+    if (stage, number) == (provision_project.INITIALIZING, 1):
         assert other.result == does.result
     else:
         assert other.error is not None
@@ -187,10 +189,10 @@ def test_the_step_that_records_a_failure_is_tried_again(
     assert (job.status, job.error.type, job.error.stage) == (
         api.JobStatus.FAILED,
         ErrorType.INSUFFICIENT_PERMISSIONS,
-        Stage.REGISTERING_STORAGE,
+        provision_project.REGISTERING_STORAGE,
     )
     failed = {record.stage for record in job.stages if record.status is StageStatus.FAILED}
-    assert failed == {Stage.REGISTERING_STORAGE}
+    assert failed == {provision_project.REGISTERING_STORAGE}
     project = api.get_project(project_id)
     assert (project.status, project.locked_by, project.quota) == (
         api.ProjectStatus.FAILED,

@@ -17,10 +17,12 @@ from moto.s3.models import s3_backends
 from provisioner import api
 from provisioner.drivers.postgresql import snapshot as snapshot_module
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import QUIET_RETRY
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.plan import REMOVING, RUN_LIMITS, DeprovisionStage, Stage
+from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
+from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from provisioner.runtime import aws
 from support.calls import SQL
 from support.changes import plainly_provisioned
@@ -43,7 +45,9 @@ def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
     job = workflow.execute(workflow.new_deprovision_job(project_id))
 
     assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
-    assert statuses(job) == dict.fromkeys(DeprovisionStage, StageStatus.SUCCEEDED)
+    assert statuses(job) == dict.fromkeys(
+        deprovision_project.JOB_TYPE.stages, StageStatus.SUCCEEDED
+    )
     result = api.DeprovisionProjectResult.model_validate(job.result)
     assert result.snapshot is not None
     assert result.snapshot.key == f"{project_id}/{job.job_id}.dump"
@@ -271,7 +275,7 @@ def test_a_session_that_may_not_be_ended_is_waited_for_before_anything_is_remove
     workflow.on_wait = passing.close
     job = workflow.execute(workflow.new_deprovision_job(first.project_id))
     assert job.status is api.JobStatus.COMPLETED
-    checked = next(r for r in job.stages if r.stage == DeprovisionStage.CHECKING_DATA)
+    checked = next(r for r in job.stages if r.stage == deprovision_project.CHECKING_DATA)
     assert checked.attempt == 2
 
 
@@ -414,13 +418,13 @@ def test_a_cancelled_job_leaves_the_project_as_it_was(workflow: Workflow) -> Non
 @pytest.mark.parametrize(
     ("stage", "fails"),
     [
-        (DeprovisionStage.TAKING_SNAPSHOT, True),
-        (DeprovisionStage.REMOVING_DATABASE, True),
-        (DeprovisionStage.REMOVING_DATABASE, False),
+        (deprovision_project.TAKING_SNAPSHOT, True),
+        (deprovision_project.REMOVING_DATABASE, True),
+        (deprovision_project.REMOVING_DATABASE, False),
     ],
 )
 def test_a_removal_holds_its_project_for_as_long_as_a_stage_of_it_may_be_at_work(
-    workflow: Workflow, stage: DeprovisionStage, *, fails: bool
+    workflow: Workflow, stage: str, *, fails: bool
 ) -> None:
     """A function whose answer got lost is not to meet what the next job makes."""
     project_id = plainly_provisioned(workflow)
@@ -447,8 +451,12 @@ def test_a_removal_holds_its_project_for_as_long_as_a_stage_of_it_may_be_at_work
     assert held
     assert all(held)
     interval = QUIET_RETRY.interval_seconds
-    assert RUN_LIMITS[stage] - interval < sum(workflow.pauses) < RUN_LIMITS[stage] + interval
-    final = statuses(ended)[DeprovisionStage.FINALIZING]
+    assert (
+        longest_run(JOB_TYPES, "provision_project", stage) - interval
+        < sum(workflow.pauses)
+        < longest_run(JOB_TYPES, "provision_project", stage) + interval
+    )
+    final = statuses(ended)[deprovision_project.FINALIZING]
     assert final is (StageStatus.PENDING if fails else StageStatus.SUCCEEDED)
 
 
@@ -491,7 +499,7 @@ def test_a_job_for_a_deprovisioned_project_completes_at_once(workflow: Workflow)
 
 def test_a_failed_project_is_removed_with_whatever_it_has(workflow: Workflow) -> None:
     project_id = workflow.new_project(owner_id="ada")
-    workflow.faults[Stage.CREATING_SCHEMA] = Fault(
+    workflow.faults[provision_project.CREATING_SCHEMA] = Fault(
         Point.BEFORE, lambda: failure(ErrorType.CONFLICT, "Injected.")
     )
     failed = workflow.execute(workflow.new_job(project_id, on_failure="keep"))
@@ -510,7 +518,9 @@ def test_a_failed_project_is_removed_with_whatever_it_has(workflow: Workflow) ->
 def test_the_handler_removes_a_project_in_this_process(workflow: Workflow) -> None:
     project_id = provisioned(workflow).project_id
 
-    result = api.deprovision_project_handler({"project_id": project_id, "confirm": project_id})
+    result = api.get_job_handler("deprovision_project")(
+        {"project_id": project_id, "confirm": project_id}
+    )
 
     assert result.project_id == project_id
     assert result.snapshot is not None

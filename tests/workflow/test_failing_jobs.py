@@ -10,7 +10,7 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Ownership
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from psycopg import sql
 from support.workflow import FAILING_TOGETHER, Deploy, Workflow
@@ -56,7 +56,7 @@ def schema_taken(workflow: Workflow) -> api.Job:
     tenant = workflow.names(project_id).tenant
 
     def take(_job: JobInput, stage: str) -> None:
-        if stage == Stage.CREATING_SCHEMA:
+        if stage == provision_project.CREATING_SCHEMA:
             with workflow.cluster.connect(tenant.database) as connection:
                 connection.execute(
                     sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(tenant.schema))
@@ -73,7 +73,7 @@ def before_finalizing(act: Callable[[Workflow, str], object]) -> Case:
         project_id = workflow.new_project(owner_id="ada")
 
         def meanwhile(_job: JobInput, stage: str) -> None:
-            if stage == Stage.FINALIZING:
+            if stage == provision_project.FINALIZING:
                 act(workflow, project_id)
 
         workflow.observers.append(meanwhile)
@@ -133,25 +133,31 @@ CASES: dict[str, tuple[Case, list[tuple[str, ErrorType, int]]]] = {
         names_taken,
         [(stage, ErrorType.CONFLICT, 1) for stage in FAILING_TOGETHER[1]],
     ),
-    "schema_taken": (schema_taken, [(Stage.CREATING_SCHEMA, ErrorType.CONFLICT, 1)]),
+    "schema_taken": (schema_taken, [(provision_project.CREATING_SCHEMA, ErrorType.CONFLICT, 1)]),
     "no_project": (
         lambda workflow: workflow.new_job("no-such-project"),
-        [(Stage.INITIALIZING, ErrorType.PROJECT_NOT_FOUND, 1)],
+        [(provision_project.INITIALIZING, ErrorType.PROJECT_NOT_FOUND, 1)],
     ),
     "project_removed": (
         before_finalizing(remove_project),
-        [(Stage.FINALIZING, ErrorType.PROJECT_NOT_FOUND, 1)],
+        [(provision_project.FINALIZING, ErrorType.PROJECT_NOT_FOUND, 1)],
     ),
-    "project_busy": (busy, [(Stage.INITIALIZING, ErrorType.PROJECT_BUSY, 1)]),
+    "project_busy": (busy, [(provision_project.INITIALIZING, ErrorType.PROJECT_BUSY, 1)]),
     "project_taken": (
         before_finalizing(take_project),
-        [(Stage.FINALIZING, ErrorType.CONFLICT, 1)],
+        [(provision_project.FINALIZING, ErrorType.CONFLICT, 1)],
     ),
-    "no_project_left": (no_project_left, [(Stage.INITIALIZING, ErrorType.QUOTA_EXCEEDED, 1)]),
-    "no_tenant_left": (no_tenant_left, [(Stage.CREATING_DATABASE, ErrorType.QUOTA_EXCEEDED, 1)]),
+    "no_project_left": (
+        no_project_left,
+        [(provision_project.INITIALIZING, ErrorType.QUOTA_EXCEEDED, 1)],
+    ),
+    "no_tenant_left": (
+        no_tenant_left,
+        [(provision_project.CREATING_DATABASE, ErrorType.QUOTA_EXCEEDED, 1)],
+    ),
     "unsupported": (
         lambda workflow: workflow.new_job(workflow.new_project(), database={"engine": "mysql"}),
-        [(Stage.INITIALIZING, ErrorType.INVALID_PAYLOAD, 1)],
+        [(provision_project.INITIALIZING, ErrorType.INVALID_PAYLOAD, 1)],
     ),
 }
 

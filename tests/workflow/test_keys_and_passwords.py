@@ -20,8 +20,7 @@ from provisioner.drivers import dynamodb, secrets
 from provisioner.drivers.postgresql.databases import TenantLimits
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import PLANS
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.stages import rotate_database_password
 from provisioner.runtime import aws
 from support.changes import (
@@ -54,7 +53,7 @@ def test_old_keys_verify_until_the_overlap_ends_and_new_ones_are_handed_over_onc
     old = claimed(project_id)
     job = run(
         workflow,
-        workflow.new_change(JobType.ROTATE_API_KEYS, project_id, count=3, overlap_hours=2),
+        workflow.new_change("rotate_api_keys", project_id, count=3, overlap_hours=2),
     )
     check_changed(workflow, job)
     result = api.RotateApiKeysResult.model_validate(job.result)
@@ -90,14 +89,12 @@ def test_a_set_that_was_never_claimed_is_replaced_and_expires(workflow: Workflow
     sets = [workflow.secret(secret)["api_keys"]]
     for _ in range(2):
         job = workflow.execute(
-            workflow.new_change(JobType.ROTATE_API_KEYS, project_id, prefix="live", overlap_hours=1)
+            workflow.new_change("rotate_api_keys", project_id, prefix="live", overlap_hours=1)
         )
         check_changed(workflow, job)
         sets.append(workflow.secret(secret)["api_keys"])
     # The prefix of the newest key is kept, and no overlap means none.
-    job = workflow.execute(
-        workflow.new_change(JobType.ROTATE_API_KEYS, project_id, overlap_hours=0)
-    )
+    job = workflow.execute(workflow.new_change("rotate_api_keys", project_id, overlap_hours=0))
     check_changed(workflow, job)
     assert all(verifying(workflow, keys) == {False} for keys in sets)
     new = claimed(project_id)
@@ -112,7 +109,7 @@ def test_keys_that_the_index_does_not_show_yet_expire_too(
     old = workflow.secret(workflow.names(project_id).api_keys_secret)["api_keys"]
     with monkeypatch.context() as patch:
         patch.setattr(ApiKeyStore, "list_by_project", lambda _store, _project_id: [])
-        job = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+        job = workflow.execute(workflow.new_change("rotate_api_keys", project_id))
     check_changed(workflow, job)
     assert verifying(workflow, old, hours=25) == {False}
 
@@ -122,15 +119,13 @@ def test_keys_are_not_claimed_while_a_job_changes_them(workflow: Workflow) -> No
     refused: list[str] = []
 
     def claim(_job: JobInput, stage: str) -> None:
-        if stage == PLANS[JobType.ROTATE_API_KEYS].last:
+        if stage == JOB_TYPES["rotate_api_keys"].last:
             with pytest.raises(api.ApiKeysNotClaimableError, match="works at it"):
                 claimed(project_id)
             refused.append(stage)
 
     workflow.observers.append(claim)
-    check_changed(
-        workflow, workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
-    )
+    check_changed(workflow, workflow.execute(workflow.new_change("rotate_api_keys", project_id)))
     assert refused
 
 
@@ -142,7 +137,7 @@ def test_a_set_that_comes_while_another_is_handed_over_stays_for_the_next_claim(
 
     def rotate(keys: Sequence[str]) -> None:
         handed.append(list(keys))
-        workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+        workflow.execute(workflow.new_change("rotate_api_keys", project_id))
 
     api.claim_api_keys(project_id, rotate)
     handed.append(claimed(project_id))
@@ -154,7 +149,7 @@ def test_keys_that_a_failed_job_did_not_store_are_not_handed_over(workflow: Work
     project_id = plainly_provisioned(workflow)
     old = claimed(project_id)
     workflow.faults["ROTATING_API_KEYS"] = Fault(Point.AFTER, RuntimeError)
-    job = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    job = workflow.execute(workflow.new_change("rotate_api_keys", project_id))
     assert job.status is api.JobStatus.FAILED
     for key in api.list_api_keys(project_id):
         if key.job_id == job.job_id:
@@ -178,7 +173,7 @@ def test_the_overlap_begins_when_the_new_keys_verify_however_late_a_retry_stores
     old = claimed(project_id)
     with effects(workflow, monkeypatch, refuse_digests):
         failed = workflow.execute(
-            workflow.new_change(JobType.ROTATE_API_KEYS, project_id, overlap_hours=1)
+            workflow.new_change("rotate_api_keys", project_id, overlap_hours=1)
         )
     assert failed.status is api.JobStatus.FAILED
     assert {key.job_id for key in api.list_api_keys(project_id)} != {failed.job_id}
@@ -214,9 +209,7 @@ def test_a_retry_makes_no_second_set_where_the_first_has_been_claimed(workflow: 
     project_id = plainly_provisioned(workflow)
     claimed(project_id)
     workflow.faults["FINALIZING"] = Fault(Point.BEFORE, RuntimeError, times=3)
-    failed = workflow.execute(
-        workflow.new_change(JobType.ROTATE_API_KEYS, project_id, overlap_hours=0)
-    )
+    failed = workflow.execute(workflow.new_change("rotate_api_keys", project_id, overlap_hours=0))
     assert failed.status is api.JobStatus.FAILED
     new = claimed(project_id)
     workflow.jobs.retry(failed)
@@ -233,10 +226,8 @@ def test_a_retry_makes_no_second_set_where_the_first_has_been_claimed(workflow: 
 def test_a_retry_does_not_take_up_keys_that_a_later_job_has_replaced(workflow: Workflow) -> None:
     project_id = plainly_provisioned(workflow)
     workflow.faults["FINALIZING"] = Fault(Point.BEFORE, RuntimeError, times=3)
-    failed = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
-    check_changed(
-        workflow, workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
-    )
+    failed = workflow.execute(workflow.new_change("rotate_api_keys", project_id))
+    check_changed(workflow, workflow.execute(workflow.new_change("rotate_api_keys", project_id)))
     before = api.list_api_keys(project_id)
     workflow.jobs.retry(failed)
     job = workflow.execute(workflow.jobs.get(failed.job_id))
@@ -247,7 +238,7 @@ def test_a_retry_does_not_take_up_keys_that_a_later_job_has_replaced(workflow: W
 
 @each_change
 def test_it_may_die_before_any_effect_and_no_more_is_made(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, job_type: JobType
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, job_type: str
 ) -> None:
     project_id = plainly_provisioned(workflow, keys=4)
     login = workflow.secret(workflow.names(project_id).database_secret)
@@ -271,22 +262,22 @@ def test_it_may_die_before_any_effect_and_no_more_is_made(
             break
         check_changed(workflow, job)
         assert open_session.execute("SELECT session_user").fetchone() == (login["username"],)
-        if job_type is JobType.REVOKE_API_KEY:
-            workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+        if job_type == "revoke_api_key":
+            workflow.execute(workflow.new_change("rotate_api_keys", project_id))
     open_session.close()
     # What makes the change is among the effects, and before it the secret was never wrong.
     assert logged_in
     assert all(logged_in)
     assert {effect.name for effect in met} >= {
-        JobType.ROTATE_API_KEYS: {"PutSecretValue", "TransactWriteItems"},
-        JobType.REVOKE_API_KEY: {"TransactWriteItems"},
-        JobType.ROTATE_DATABASE_PASSWORD: {"PutSecretValue", "SQL", "UpdateSecretVersionStage"},
+        "rotate_api_keys": {"PutSecretValue", "TransactWriteItems"},
+        "revoke_api_key": {"TransactWriteItems"},
+        "rotate_database_password": {"PutSecretValue", "SQL", "UpdateSecretVersionStage"},
     }[job_type]
 
 
 @each_change
 def test_a_run_that_was_given_up_may_go_on_beside_the_next(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, job_type: JobType
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, job_type: str
 ) -> None:
     project_id = plainly_provisioned(workflow, keys=20)
     number = 0
@@ -301,7 +292,7 @@ def test_a_run_that_was_given_up_may_go_on_beside_the_next(
 
     # From its third effect on, the run that changes a password holds the lock that keeps the other
     # out.
-    most = 2 if job_type is JobType.ROTATE_DATABASE_PASSWORD else 50
+    most = 2 if job_type == "rotate_database_password" else 50
     while number < most:
         number += 1
         overtaken.clear()
@@ -320,7 +311,7 @@ def test_a_password_is_changed_in_secret_and_database_and_open_sessions_go_on(
     secret = workflow.names(project_id).database_secret
     old = workflow.secret(secret)
     with psycopg.connect(old["connection_string"], autocommit=True) as session:
-        job = workflow.execute(workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id))
+        job = workflow.execute(workflow.new_change("rotate_database_password", project_id))
         check_changed(workflow, job)
         session.execute("CREATE TABLE kept (id integer)")
     new = workflow.secret(secret)
@@ -364,7 +355,7 @@ def test_a_function_that_dies_at_the_commit_is_repeated_with_the_same_password(
 
     monkeypatch.setattr(rotate_database_password, "make_current", move_and_die)
     workflow.on_wait = lambda: logged_in.append(logs_in(workflow, project_id))
-    job = workflow.execute(workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id))
+    job = workflow.execute(workflow.new_change("rotate_database_password", project_id))
     check_changed(workflow, job)
     assert logged_in == [False]
     assert len(passwords) == 2
@@ -388,8 +379,8 @@ def test_two_attempts_may_die_anywhere_and_no_password_is_lost(
 ) -> None:
     project_id = plainly_provisioned(workflow)
     secret = workflow.names(project_id).database_secret
-    stages = all_stages(workflow.settings, workflow.jobs)[JobType.ROTATE_DATABASE_PASSWORD]
-    job = workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id)
+    stages = all_stages(workflow.settings, workflow.jobs)["rotate_database_password"]
+    job = workflow.new_change("rotate_database_password", project_id)
     attempts = itertools.count(1)
     # The number of moments that the attempt has left to live.
     left = 0
@@ -443,7 +434,7 @@ def test_a_secret_that_someone_has_emptied_is_written_anew(workflow: Workflow) -
     aws.client("secretsmanager").put_secret_value(
         SecretId=workflow.names(project_id).database_secret, SecretString="{}"
     )
-    job = workflow.execute(workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id))
+    job = workflow.execute(workflow.new_change("rotate_database_password", project_id))
     check_changed(workflow, job)
 
 
@@ -454,7 +445,7 @@ def test_a_tenant_who_uses_all_connections_gets_a_new_password(workflow: Workflo
     sessions = [psycopg.connect(login["connection_string"]) for _ in range(limit)]
     with pytest.raises(psycopg.OperationalError, match="too many connections"):
         psycopg.connect(login["connection_string"])
-    job = workflow.execute(workflow.new_change(JobType.ROTATE_DATABASE_PASSWORD, project_id))
+    job = workflow.execute(workflow.new_change("rotate_database_password", project_id))
     for session in sessions:
         session.execute("SELECT 1")
         session.close()
@@ -463,11 +454,11 @@ def test_a_tenant_who_uses_all_connections_gets_a_new_password(workflow: Workflo
 
 @each_change
 def test_a_job_that_fails_lets_go_of_the_project_and_can_be_retried(
-    workflow: Workflow, job_type: JobType
+    workflow: Workflow, job_type: str
 ) -> None:
     project_id = plainly_provisioned(workflow)
     before = api.get_project(project_id)
-    ((work,),) = PLANS[job_type].branches
+    work = JOB_TYPES[job_type].stages[1]
     workflow.faults[work] = Fault(Point.AFTER, RuntimeError)
     job = workflow.execute(new_change(workflow, job_type, project_id))
     assert job.error is not None
@@ -479,11 +470,9 @@ def test_a_job_that_fails_lets_go_of_the_project_and_can_be_retried(
     check_changed(workflow, workflow.execute(workflow.jobs.get(job.job_id)))
 
 
-@pytest.mark.parametrize(
-    "job_type", [JobType.ROTATE_API_KEYS, JobType.ROTATE_DATABASE_PASSWORD], ids=str
-)
+@pytest.mark.parametrize("job_type", ["rotate_api_keys", "rotate_database_password"], ids=str)
 def test_a_project_that_is_not_there_or_not_active_or_held_is_refused(
-    workflow: Workflow, job_type: JobType
+    workflow: Workflow, job_type: str
 ) -> None:
     created = workflow.new_project()
     held = plainly_provisioned(workflow)
@@ -510,7 +499,7 @@ def test_a_key_is_revoked_at_once_by_a_job_of_its_own(workflow: Workflow) -> Non
     assert api.verify_api_key(first) is None
     assert api.verify_api_key(second) is not None
     assert api.revoke_api_key(revoked.key_id) == revoked
-    jobs = [job for job in api.list_jobs(project_id) if job.job_type == JobType.REVOKE_API_KEY]
+    jobs = [job for job in api.list_jobs(project_id) if job.job_type == "revoke_api_key"]
     assert [job.status for job in jobs] == [api.JobStatus.COMPLETED] * 2
     assert api.get_job(jobs[0].job_id).history
     listed = {key.key_id: key.status for key in api.list_api_keys(project_id)}
@@ -547,7 +536,7 @@ def test_a_key_is_revoked_whatever_the_project_s_status_is_and_whoever_holds_it(
             ],
         )
         before = api.get_project(project_id)
-        change = workflow.new_change(JobType.REVOKE_API_KEY, project_id, key_id=key_id(digest(key)))
+        change = workflow.new_change("revoke_api_key", project_id, key_id=key_id(digest(key)))
         job = run(workflow, change)
         assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
         assert [record.status for record in job.stages] == [api.StageStatus.SUCCEEDED] * 3
@@ -557,7 +546,7 @@ def test_a_key_is_revoked_whatever_the_project_s_status_is_and_whoever_holds_it(
 
 def test_a_key_of_a_project_that_is_not_there_is_not_revoked(workflow: Workflow) -> None:
     job = workflow.execute(
-        workflow.new_change(JobType.REVOKE_API_KEY, "none-such", key_id="key_" + "0" * 20)
+        workflow.new_change("revoke_api_key", "none-such", key_id="key_" + "0" * 20)
     )
     assert job.error is not None
     assert (job.error.type, job.error.stage) == (ErrorType.PROJECT_NOT_FOUND, "INITIALIZING")
@@ -587,7 +576,7 @@ def test_no_rotation_makes_a_key_valid_again_that_is_revoked_beside_it(
     while number < effects_of_stage:
         number += 1
         with effects(workflow, monkeypatch, revoke) as attempts:
-            job = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+            job = workflow.execute(workflow.new_change("rotate_api_keys", project_id))
         assert job.status is api.JobStatus.COMPLETED
         (attempt,) = (a for a in attempts if a.stage == "ROTATING_API_KEYS")
         effects_of_stage = len(attempt.effects)
@@ -604,7 +593,7 @@ def test_a_retried_rotation_does_not_bring_back_a_key_that_nobody_had_claimed(
 ) -> None:
     project_id = plainly_provisioned(workflow)
     workflow.faults["ROTATING_API_KEYS"] = Fault(Point.AFTER, RuntimeError)
-    failed = workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id, count=1))
+    failed = workflow.execute(workflow.new_change("rotate_api_keys", project_id, count=1))
     (made,) = (key for key in api.list_api_keys(project_id) if key.job_id == failed.job_id)
     api.revoke_api_key(made.key_id)
     let_expire(workflow)
@@ -616,7 +605,7 @@ def test_a_retried_rotation_does_not_bring_back_a_key_that_nobody_had_claimed(
     ]
     with pytest.raises(api.ApiKeysNotClaimableError, match="were all revoked"):
         claimed(project_id)
-    workflow.execute(workflow.new_change(JobType.ROTATE_API_KEYS, project_id))
+    workflow.execute(workflow.new_change("rotate_api_keys", project_id))
     assert verifying(workflow, claimed(project_id)) == {True}
 
 
@@ -635,9 +624,7 @@ def test_a_claim_leaves_out_a_key_that_was_revoked(workflow: Workflow, *, is_gon
 def test_a_key_that_the_project_does_not_have_is_not_revoked(workflow: Workflow) -> None:
     one, other = plainly_provisioned(workflow), plainly_provisioned(workflow)
     key = claimed(one)[0]
-    job = workflow.execute(
-        workflow.new_change(JobType.REVOKE_API_KEY, other, key_id=key_id(digest(key)))
-    )
+    job = workflow.execute(workflow.new_change("revoke_api_key", other, key_id=key_id(digest(key))))
     assert job.error is not None
     assert job.error.type is ErrorType.INVALID_PAYLOAD
     assert job.error.message.startswith("key_id: ")

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.provisioning.plan import Stage
+from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from support.calls import SQL
 from support.effects import Attempt, Effect, effects
@@ -83,7 +83,7 @@ def left(
             "provision_project", {"project_id": project_id, "region": REGION}
         )
         left.jobs.append(workflow.execute(enqueued))
-        workflow.faults[Stage.CREATING_SCHEMA] = Fault(
+        workflow.faults[provision_project.CREATING_SCHEMA] = Fault(
             Point.AFTER, lambda: psycopg.errors.InsufficientPrivilege("permission denied"), times=3
         )
         failing = workflow.new_job(workflow.new_project(), on_failure="keep")
@@ -142,8 +142,8 @@ def test_an_error_that_tells_a_secret_is_not_passed_on(
         return lambda: RuntimeError(json.dumps(workflow.secret(secret)))
 
     for stage, secret in (
-        (Stage.CREATING_DATABASE, names.database_secret),
-        (Stage.GENERATING_API_KEYS, names.api_keys_secret),
+        (provision_project.CREATING_DATABASE, names.database_secret),
+        (provision_project.GENERATING_API_KEYS, names.api_keys_secret),
     ):
         workflow.faults[stage] = Fault(Point.AFTER, telling(secret))
     with workflow.logged() as log:

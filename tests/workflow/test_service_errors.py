@@ -12,10 +12,12 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.jobs.plan import RECORD_FAILURE
 from provisioner.jobs.retries import SERVICE_RETRY
-from provisioner.provisioning.plan import Stage
+from provisioner.jobs.stage_run import RECORD_FAILURE
+from provisioner.provisioning.job_types import provision_project
 from support.workflow import Fault, FunctionEnded, Point, Workflow
+
+STAGE_NAMES: list[str] = list(provision_project.JOB_TYPE.stages)
 
 
 @pytest.fixture
@@ -51,15 +53,17 @@ def test_they_are_waited_out_and_are_no_attempts_of_a_stage(
     codes = [name.removeprefix("Lambda.") for name in SERVICE_RETRY.error_names]
 
     def code_of(stage: str, asked: int) -> str:
-        offset = list(Stage).index(Stage(stage))
+        offset = STAGE_NAMES.index(stage)
         return codes[(offset + asked) % len(codes)] if asked <= SERVICE_RETRY.max_attempts else ""
 
     asked = lambda_says(code_of)
     job = workflow.execute(workflow.new_job(workflow.new_project()))
     assert workflow.snapshot(job) == workflow.reference()
     assert {record.attempt for record in job.stages} == {1}
-    assert asked == dict.fromkeys(Stage, 1 + SERVICE_RETRY.max_attempts)
-    assert len(workflow.waits) == len(Stage) * SERVICE_RETRY.max_attempts
+    assert asked == dict.fromkeys(provision_project.JOB_TYPE.stages, 1 + SERVICE_RETRY.max_attempts)
+    assert (
+        len(workflow.waits) == len(provision_project.JOB_TYPE.stages) * SERVICE_RETRY.max_attempts
+    )
     assert all(0 <= wait <= SERVICE_RETRY.max_delay_seconds for wait in workflow.waits)
 
 
@@ -73,7 +77,7 @@ def test_attempts_whose_answers_got_lost_take_no_other_away(workflow: Workflow) 
         seen.append((record.status, record.next_attempt_before is not None))
 
     workflow.on_wait = look
-    workflow.faults[Stage.INITIALIZING] = Fault(
+    workflow.faults[provision_project.INITIALIZING] = Fault(
         Point.BEFORE,
         lambda: FunctionEnded("Lambda.SdkClientException"),
         times=2,
@@ -96,14 +100,16 @@ def test_attempts_whose_answers_got_lost_take_no_other_away(workflow: Workflow) 
 def test_one_that_stays_fails_the_job(
     workflow: Workflow, lambda_says: Callable[..., Counter[str]], code: str, asked_in_all: int
 ) -> None:
-    asked = lambda_says(lambda stage, _: code if stage == Stage.REGISTERING_AUTH else "")
+    asked = lambda_says(
+        lambda stage, _: code if stage == provision_project.REGISTERING_AUTH else ""
+    )
     job = workflow.execute(workflow.new_job(workflow.new_project()))
-    assert asked[Stage.REGISTERING_AUTH] == asked_in_all
+    assert asked[provision_project.REGISTERING_AUTH] == asked_in_all
     assert job.error is not None
     assert (job.status, job.error.type, job.error.stage, job.error.attempt) == (
         api.JobStatus.FAILED,
         ErrorType.UNKNOWN_ERROR,
-        Stage.REGISTERING_AUTH,
+        provision_project.REGISTERING_AUTH,
         0,
     )
     assert job.error.cause.startswith(f"Lambda.{code}: It is not well.")
@@ -115,7 +121,7 @@ def test_a_failure_that_cannot_be_recorded_still_ends_the_execution(
 ) -> None:
     """Both errors then stand in the history of the execution."""
     failing = {
-        Stage.REGISTERING_AUTH: "AccessDeniedException",
+        provision_project.REGISTERING_AUTH: "AccessDeniedException",
         RECORD_FAILURE: "KMSDisabledException",
     }
     lambda_says(lambda stage, _: failing.get(stage, ""))

@@ -15,10 +15,11 @@ import pytest
 from provisioner import api
 from provisioner.composition.in_process import all_stages
 from provisioner.errors import ERROR_RULES, RETRYABLE, ErrorType, failure
+from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import FOREIGN_ERRORS, QUIET_RETRY, STAGE_RETRY
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.plan import BRANCHES, RUN_LIMITS, Stage
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws
 from support.workflow import Fault, FunctionEnded, Point, Workflow
@@ -98,7 +99,7 @@ def test_a_project_becomes_active_once_none_of_its_stages_may_be_at_work(
     workflow: Workflow,
 ) -> None:
     """A function whose answer got lost goes on for as long as it may, and changes nothing."""
-    stage = Stage.GENERATING_API_KEYS
+    stage = provision_project.GENERATING_API_KEYS
     workflow.faults[stage] = Fault(Point.BEFORE, lambda: FunctionEnded("Lambda.Unknown"))
     job = workflow.new_job(workflow.new_project())
     function = all_stages(workflow.settings, workflow.jobs)[job.job_type][stage]
@@ -113,8 +114,12 @@ def test_a_project_becomes_active_once_none_of_its_stages_may_be_at_work(
     ended = workflow.execute(job)
 
     assert set(seen) == {(ProjectStatus.PROVISIONING, StageStatus.PENDING)}
-    longest = RUN_LIMITS[stage] + QUIET_RETRY.interval_seconds
-    assert RUN_LIMITS[stage] - QUIET_RETRY.interval_seconds < sum(workflow.pauses) < longest
+    longest = longest_run(JOB_TYPES, "provision_project", stage) + QUIET_RETRY.interval_seconds
+    assert (
+        longest_run(JOB_TYPES, "provision_project", stage) - QUIET_RETRY.interval_seconds
+        < sum(workflow.pauses)
+        < longest
+    )
     assert len(entered(workflow.history(job))) <= 12
     assert ended.stages[-1].attempt == 1
     # Of the keys that the secret hands over, each verifies.
@@ -126,9 +131,9 @@ def test_what_the_payload_does_without_is_skipped(workflow: Workflow) -> None:
     job = workflow.execute(workflow.new_job(workflow.new_project(), services=off))
     assert job.status is api.JobStatus.COMPLETED
     assert {s for s, status in statuses(job).items() if status is StageStatus.SKIPPED} == {
-        Stage.REGISTERING_AUTH,
-        Stage.REGISTERING_REALTIME,
-        Stage.REGISTERING_STORAGE,
+        provision_project.REGISTERING_AUTH,
+        provision_project.REGISTERING_REALTIME,
+        provision_project.REGISTERING_STORAGE,
     }
     assert job.result is not None
     assert job.result["services"] == {}
@@ -136,9 +141,13 @@ def test_what_the_payload_does_without_is_skipped(workflow: Workflow) -> None:
 
 
 #: Stages of different branches, which all settle: they fail in one execution.
-FIRST_OF_BRANCHES: tuple[Stage, ...] = tuple(branch[0] for branch in BRANCHES)
+FIRST_OF_BRANCHES: tuple[str, ...] = tuple(
+    branch[0] for branch in provision_project.RESOURCES.branches
+)
 #: The other stages: one fails at the beginning, one after another of its branch, one at the end.
-OTHERS: list[tuple[Stage, ...]] = [(stage,) for stage in Stage if stage not in FIRST_OF_BRANCHES]
+OTHERS: list[tuple[str, ...]] = [
+    (stage,) for stage in provision_project.JOB_TYPE.stages if stage not in FIRST_OF_BRANCHES
+]
 
 
 def each_error(names: Sequence[str]) -> pytest.MarkDecorator:
@@ -161,7 +170,7 @@ def errors_of(job: api.Job) -> dict[str, api.StoredError]:
     [*RETRYABLE, "Sandbox.Timedout", "Lambda.Unknown", "Runtime.ExitError", "Runtime.OutOfMemory"]
 )
 def test_a_retryable_error_is_tried_three_times(
-    workflow: Workflow, stages: tuple[Stage, ...], name: str
+    workflow: Workflow, stages: tuple[str, ...], name: str
 ) -> None:
     def error() -> BaseException:
         return failure(ErrorType(name), "Injected.") if name in ErrorType else FunctionEnded(name)
@@ -189,7 +198,7 @@ def test_a_task_that_gets_no_answer_in_time_is_tried_three_times(workflow: Workf
     over = threading.Event()
 
     def hang(_job: JobInput, stage: str) -> None:
-        if stage == Stage.REGISTERING_AUTH:
+        if stage == provision_project.REGISTERING_AUTH:
             with workflow.others_go_on():
                 over.wait()
             raise FunctionEnded("Sandbox.Timedout")
@@ -199,14 +208,14 @@ def test_a_task_that_gets_no_answer_in_time_is_tried_three_times(workflow: Workf
         job = workflow.execute(workflow.new_job(workflow.new_project()))
     finally:
         over.set()
-    assert scheduled(workflow.history(job))[Stage.REGISTERING_AUTH] == 3
+    assert scheduled(workflow.history(job))[provision_project.REGISTERING_AUTH] == 3
     assert error_of(job).type is ErrorType.TIMEOUT
     assert "States.Timeout" in error_of(job).cause
 
 
 @each_error([error_type for error_type in ERROR_RULES if error_type not in RETRYABLE])
 def test_no_other_error_is_tried_again(
-    workflow: Workflow, stages: tuple[Stage, ...], name: str
+    workflow: Workflow, stages: tuple[str, ...], name: str
 ) -> None:
     error_type = ErrorType(name)
     for stage in stages:
@@ -224,14 +233,14 @@ def test_no_other_error_is_tried_again(
         )
 
 
-@pytest.mark.parametrize("stage", list(Stage), ids=str)
+@pytest.mark.parametrize("stage", list(provision_project.JOB_TYPE.stages), ids=str)
 def test_a_failed_job_gives_back_what_it_held_and_the_next_takes_up_what_is_there(
-    workflow: Workflow, stage: Stage
+    workflow: Workflow, stage: str
 ) -> None:
     project_id = workflow.new_project(owner_id="ada")
     workflow.faults[stage] = Fault(Point.AFTER, lambda: failure(ErrorType.CONFLICT, "Injected."))
     failed = workflow.execute(workflow.new_job(project_id, on_failure="keep"))
-    if stage is Stage.FINALIZING:
+    if stage is provision_project.FINALIZING:
         # Its effect is the end of the job, which nothing overwrites.
         assert failed.status is api.JobStatus.COMPLETED
         return
@@ -240,8 +249,8 @@ def test_a_failed_job_gives_back_what_it_held_and_the_next_takes_up_what_is_ther
     assert (project.status, project.locked_by, project.quota) == (ProjectStatus.FAILED, None, None)
     assert _quota(workflow, "owner#ada") == 0
     # The siblings of a branch that failed have settled.
-    initialized = stage is not Stage.INITIALIZING
-    for branch in BRANCHES:
+    initialized = stage is not provision_project.INITIALIZING
+    for branch in provision_project.RESOURCES.branches:
         if stage not in branch:
             status = StageStatus.SUCCEEDED if initialized else StageStatus.PENDING
             assert {statuses(failed)[sibling] for sibling in branch} == {status}
@@ -276,14 +285,18 @@ def _same(error: BaseException) -> BaseException:
 def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(
     workflow: Workflow,
 ) -> None:
-    for stage in (Stage.GENERATING_API_KEYS, Stage.REGISTERING_AUTH, Stage.CREATING_SCHEMA):
+    for stage in (
+        provision_project.GENERATING_API_KEYS,
+        provision_project.REGISTERING_AUTH,
+        provision_project.CREATING_SCHEMA,
+    ):
         error = failure(ErrorType.CONFLICT, f"In {stage}.")
         workflow.faults[stage] = Fault(Point.BEFORE, partial(_same, error))
     job = workflow.execute(workflow.new_job(workflow.new_project()))
-    assert error_of(job).stage == Stage.CREATING_SCHEMA
+    assert error_of(job).stage == provision_project.CREATING_SCHEMA
     assert [error.stage for error in job.other_errors] == [
-        Stage.REGISTERING_AUTH,
-        Stage.GENERATING_API_KEYS,
+        provision_project.REGISTERING_AUTH,
+        provision_project.GENERATING_API_KEYS,
     ]
     assert [error.message for error in job.other_errors] == [
         "In REGISTERING_AUTH.",
@@ -306,7 +319,7 @@ def test_a_second_job_of_a_project_that_is_being_provisioned_harms_nothing(
     ran: list[api.Job] = []
 
     def meanwhile(job: JobInput, stage: str) -> None:
-        if job.job_id == first.job_id and stage == Stage.REGISTERING_AUTH:
+        if job.job_id == first.job_id and stage == provision_project.REGISTERING_AUTH:
             workflow.observers.clear()
             ran.append(workflow.execute_in_process(second))
 
@@ -368,7 +381,7 @@ def test_one_read_says_how_far_a_job_is(workflow: Workflow) -> None:
     seen: list[api.Job] = []
 
     def look(_job: JobInput, stage: str) -> None:
-        if stage == Stage.CREATING_DATABASE:
+        if stage == provision_project.CREATING_DATABASE:
             seen.append(workflow.jobs.get(job.job_id))
 
     def look_while_waiting() -> None:
@@ -376,11 +389,11 @@ def test_one_read_says_how_far_a_job_is(workflow: Workflow) -> None:
 
     workflow.observers.append(look)
     workflow.on_wait = look_while_waiting
-    workflow.faults[Stage.CREATING_DATABASE] = Fault(Point.BEFORE)
+    workflow.faults[provision_project.CREATING_DATABASE] = Fault(Point.BEFORE)
     workflow.execute_in_process(job)
     running, waiting, again = seen
     assert [(r.stage, r.attempt, r.max_attempts) for r in running.running_stages] == [
-        (Stage.CREATING_DATABASE, 1, 3)
+        (provision_project.CREATING_DATABASE, 1, 3)
     ]
     assert running.running_stages[0].started_at is not None
     assert running.percent_done == 12
@@ -404,7 +417,11 @@ def test_one_read_says_how_far_a_job_is(workflow: Workflow) -> None:
 
 
 def test_nothing_that_a_job_leaves_holds_a_secret(workflow: Workflow) -> None:
-    for stage in (Stage.CREATING_DATABASE, Stage.GENERATING_API_KEYS, Stage.CREATING_SCHEMA):
+    for stage in (
+        provision_project.CREATING_DATABASE,
+        provision_project.GENERATING_API_KEYS,
+        provision_project.CREATING_SCHEMA,
+    ):
         workflow.faults[stage] = Fault(Point.AFTER)
     with workflow.logged() as log:
         job = workflow.execute(workflow.new_job(workflow.new_project()))

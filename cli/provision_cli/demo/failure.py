@@ -31,7 +31,7 @@ def show(scene: Scene, *, beside: str) -> None:
     scene.line(f"bucket {bucket} is made with an object in it, and without the project's marker")
     with _bucket_of_someone_else(scene, bucket):
         job = api.enqueue_job(
-            api.JobType.PROVISION_PROJECT,
+            "provision_project",
             {"project_id": project_id, "region": scene.running.region},
         )
         job = display.watch(scene.console, job.job_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from provisioner import api
 from psycopg import sql
 
 from provision_cli import display
@@ -24,7 +23,7 @@ def show(scene: Scene, project_id: str) -> list[str]:
     running, console = scene.running, scene.console
     scene.heading(f"Project {project_id} is created; a plain JSON message asks for the rest")
     body = {
-        "job_type": str(api.JobType.PROVISION_PROJECT),
+        "job_type": "provision_project",
         "payload": {"project_id": project_id, "region": running.region},
     }
     scene.line(json.dumps(body))

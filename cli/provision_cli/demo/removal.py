@@ -34,7 +34,7 @@ def show(scene: Scene, project_id: str, keys: Sequence[str]) -> None:
 def _remove(scene: Scene, project_id: str, keys: Sequence[str]) -> None:
     scene.heading(f"Project {project_id} is deprovisioned, with a last snapshot of its database")
     result = scene.complete(
-        api.JobType.DEPROVISION_PROJECT, {"project_id": project_id, "confirm": project_id}
+        "deprovision_project", {"project_id": project_id, "confirm": project_id}
     )
     _show_snapshot(scene, project_id, result["snapshot"])
     left = look_up(scene, project_id)
@@ -64,7 +64,7 @@ def _provision_again(scene: Scene, project_id: str, keys: Sequence[str]) -> str:
     """Provision the project, and return the ARN of the secret with its database's login."""
     scene.heading("The same id is provisioned again, from nothing")
     result = scene.complete(
-        api.JobType.PROVISION_PROJECT, {"project_id": project_id, "region": scene.running.region}
+        "provision_project", {"project_id": project_id, "region": scene.running.region}
     )
     secret_arn = str(result["database"]["secret_arn"])
     login = read_login(scene.running, secret_arn)

@@ -41,7 +41,7 @@ class Scene:
         """Print a line."""
         display.line(self.console, text)
 
-    def complete(self, job_type: api.JobType, payload: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, job_type: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Run a job to its end, print one line, and return its result.
 
         Raises:

@@ -24,11 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from provisioner import job_handlers
 from provisioner.api_keys.key_format import digest, find_api_keys
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.arguments import check_flag, check_function, check_seconds, check_text, shown
 from provisioner.composition.cleanup import repeater
+from provisioner.composition.job_handlers import register_job_types
 from provisioner.composition.supervisor import supervisor
 from provisioner.drivers.secrets import Secret, delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
@@ -59,20 +59,16 @@ from provisioner.jobs.registry import (
     get_job_handler,
     get_registered_job_types,
     has_job_handler,
-    load_job_handlers,
     register_job_handler,
     validate_payload,
     validate_required_handlers,
 )
 from provisioner.jobs.store import JobNotFoundError, JobStore, utc_now
-from provisioner.provisioning.job import (
-    JobType,
-    deprovision_project_handler,
-    provision_project_handler,
-    revoke_api_key_handler,
-    rotate_api_keys_handler,
-    rotate_database_password_handler,
-)
+from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectResult
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectResult
+from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyResult
+from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysResult
+from provisioner.provisioning.job_types.rotate_database_password import RotateDatabasePasswordResult
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import NewProject, ProjectReference, SnapshotReference
 from provisioner.provisioning.projects import (
@@ -81,13 +77,6 @@ from provisioner.provisioning.projects import (
     ProjectRemovedError,
     ProjectStatus,
     ProjectStore,
-)
-from provisioner.provisioning.result import (
-    DeprovisionProjectResult,
-    ProvisionProjectResult,
-    RevokeApiKeyResult,
-    RotateApiKeysResult,
-    RotateDatabasePasswordResult,
 )
 from provisioner.provisioning.snapshots import (
     RestoredSnapshot,
@@ -125,7 +114,6 @@ __all__ = [
     "JobNotFoundError",
     "JobStateError",
     "JobStatus",
-    "JobType",
     "JobWaitTimeoutError",
     "NotAwsError",
     "PlatformSettings",
@@ -154,7 +142,6 @@ __all__ = [
     "connect_to_stack",
     "create_project",
     "current_settings",
-    "deprovision_project_handler",
     "enqueue_job",
     "find_api_keys",
     "get_job",
@@ -167,22 +154,18 @@ __all__ = [
     "list_jobs",
     "list_snapshots",
     "protect_project",
-    "provision_project_handler",
     "redrive_dead_letters",
     "register_job_handler",
     "repeat_cleanup",
     "restore_snapshot",
     "retry_job",
     "revoke_api_key",
-    "revoke_api_key_handler",
-    "rotate_api_keys_handler",
-    "rotate_database_password_handler",
     "validate_required_handlers",
     "verify_api_key",
     "wait_for_job",
 ]
 
-load_job_handlers(job_handlers)
+register_job_types()
 
 
 class ProjectNotFoundError(LookupError):
@@ -483,7 +466,7 @@ def revoke_api_key(key_id: str) -> RevokeApiKeyResult:
         raise ApiKeyNotFoundError(
             f"API key {shown(key_id)}: there is no such key; list the project's."
         )
-    result: RevokeApiKeyResult = revoke_api_key_handler(
+    result: RevokeApiKeyResult = get_job_handler("revoke_api_key")(
         {"project_id": key.project_id, "key_id": key_id}
     )
     return result

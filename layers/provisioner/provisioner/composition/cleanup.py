@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
+from provisioner.composition.stage_code import holds_of
 from provisioner.jobs.cleanup import CleanupRepeater
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.cleanup import held_again
-from provisioner.provisioning.job_type import JobType
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws
 from provisioner.runtime.platform import PlatformSettings
@@ -21,5 +18,5 @@ def repeater(settings: PlatformSettings) -> CleanupRepeater:
     return CleanupRepeater(
         JobStore(tables, settings.jobs_table, retention_days=settings.job_retention_days),
         Executions(aws.client("stepfunctions"), settings.state_machine_arn_prefix),
-        {JobType.PROVISION_PROJECT: partial(held_again, projects=projects)},
+        holds_of({"projects": projects}),
     )

@@ -11,9 +11,9 @@ from aws_lambda_powertools.utilities.batch import (
     process_partial_response,
 )
 
-from provisioner import job_handlers
+from provisioner.composition.job_handlers import register_job_types
 from provisioner.jobs.queue import DeadLetterQueue
-from provisioner.jobs.registry import REGISTRY, load_job_handlers
+from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.undelivered import UndeliveredRecorder
 from provisioner.runtime import aws
@@ -30,7 +30,7 @@ def build() -> BatchFunction:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = DeadLettersSettings.from_environment()
-    load_job_handlers(job_handlers)
+    register_job_types()
     recorder = UndeliveredRecorder(
         registry=REGISTRY,
         store=JobStore(

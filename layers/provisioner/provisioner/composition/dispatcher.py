@@ -7,10 +7,10 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.batch import process_partial_response
 
-from provisioner import job_handlers
+from provisioner.composition.job_handlers import register_job_types
 from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
 from provisioner.jobs.queue import DeadLetterQueue
-from provisioner.jobs.registry import REGISTRY, load_job_handlers
+from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import JobStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DispatcherSettings
@@ -27,7 +27,7 @@ def build() -> BatchFunction:
         UnknownJobTypeError: a required job type has no handler.
     """
     settings = DispatcherSettings.from_environment()
-    load_job_handlers(job_handlers)
+    register_job_types()
     REGISTRY.validate_required(settings.required_job_types.split(","))
     dispatcher = Dispatcher(
         registry=REGISTRY,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from provisioner.composition import api_keys, database, lifecycle, services, snapshot
 from provisioner.errors import failure
+from provisioner.jobs.definition import JobDefinition
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job
 from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
-from provisioner.provisioning.job_type import JobType
-from provisioner.provisioning.plan import OWN_ERRORS, PLANS
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings, current_settings
@@ -25,7 +25,7 @@ from provisioner.runtime.platform import PlatformSettings, current_settings
 SNAPSHOT_SECONDS = 3000.0
 
 
-def run_job(job_type: JobType, payload: BaseModel, stages: Sequence[str]) -> Job:
+def run_job[Payload: BaseModel](definition: JobDefinition[Payload], payload: Payload) -> Job:
     """Run a job in this process and return it as it has ended.
 
     It is stored like any other, so that its progress can be read while it runs.
@@ -40,19 +40,19 @@ def run_job(job_type: JobType, payload: BaseModel, stages: Sequence[str]) -> Job
     stored = jobs.create(
         NewJob(
             job_id=str(uuid.uuid4()),
-            job_type=job_type,
+            job_type=definition.name,
             payload=payload.model_dump(mode="json"),
-            stages=stages,
+            stages=definition.stages,
         )
     )
     run_stage = StageRunner(
         jobs,
         all_stages(settings, jobs),
-        own_errors=OWN_ERRORS,
+        definitions=JOB_TYPES,
     )
     record = lifecycle.steps(settings, jobs)
     InProcessRun(
-        PLANS[job_type],
+        definition,
         _unmeasured(run_stage),
         {name: _unmeasured(step) for name, step in record.items()},
     )(stored)

@@ -1,78 +1,47 @@
-"""The lifecycle function's parts: INITIALIZING, FINALIZING, and the step that records a failure."""
+"""The lifecycle function's parts: how jobs begin and end, and the steps that record a failure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-from provisioner.composition.failure import CHANGES, failure_policies
+from provisioner.composition.failure import failure_policies
+from provisioner.composition.stage_code import stages_of
 from provisioner.jobs.failure import CleanupRecorder, FailureRecorder
-from provisioner.jobs.plan import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.quiet import QuietEnds, QuietStep
-from provisioner.jobs.stage_run import JobStages, StageRunner, Step
+from provisioner.jobs.stage_run import (
+    AWAIT_QUIET,
+    RECORD_CLEANUP,
+    RECORD_FAILURE,
+    JobStages,
+    StageRunner,
+    Step,
+)
 from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.functions import LIFECYCLE
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import (
-    OWN_ERRORS,
-    PLANS,
-    RUN_LIMITS,
-    DeprovisionStage,
-    RevokeApiKeyStage,
-    Stage,
-)
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
-from provisioner.provisioning.stages.conclude import ensure_concluded
-from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
-from provisioner.provisioning.stages.finalize import ensure_active
-from provisioner.provisioning.stages.find_project import ensure_found
-from provisioner.provisioning.stages.hold_project import ensure_held
-from provisioner.provisioning.stages.initialize import ensure_initialized
-from provisioner.provisioning.stages.let_go_of_project import ensure_let_go
 from provisioner.runtime import aws
 from provisioner.runtime.settings import LifecycleSettings
 
 
 def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
     """Bind the stages to their clients."""
-    projects = _projects(settings)
-    return {
-        JobType.PROVISION_PROJECT: {
-            Stage.INITIALIZING: partial(
-                ensure_initialized,
-                jobs=jobs,
-                projects=projects,
-                catalogue=ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
-                default_project_quota=settings.default_project_quota,
+    return stages_of(
+        LIFECYCLE,
+        {
+            "jobs": jobs,
+            "projects": ProjectStore(
+                aws.client("dynamodb"), settings.projects_table, settings.quotas_table
             ),
-            Stage.FINALIZING: partial(ensure_active, jobs=jobs, projects=projects),
+            "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+            "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+            "default_project_quota": settings.default_project_quota,
+            "clock": utc_now,
         },
-        JobType.DEPROVISION_PROJECT: {
-            DeprovisionStage.INITIALIZING: partial(
-                ensure_removal_begun, projects=projects, clock=utc_now
-            ),
-            DeprovisionStage.FINALIZING: partial(
-                ensure_deprovisioned,
-                jobs=jobs,
-                projects=projects,
-                naming=Naming(settings.resource_prefix, settings.resource_namespace),
-            ),
-        },
-        **{
-            job_type: {
-                PLANS[job_type].first: partial(ensure_held, projects=projects),
-                PLANS[job_type].last: partial(ensure_let_go, jobs=jobs, projects=projects),
-            }
-            for job_type in CHANGES
-        },
-        JobType.REVOKE_API_KEY: {
-            RevokeApiKeyStage.INITIALIZING: partial(ensure_found, projects=projects),
-            RevokeApiKeyStage.FINALIZING: partial(ensure_concluded, jobs=jobs),
-        },
-    }
+    )
 
 
 def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
@@ -80,15 +49,14 @@ def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
     policies = failure_policies(settings)
     return {
         RECORD_FAILURE: FailureRecorder(jobs, policies),
-        AWAIT_QUIET: QuietStep(jobs, RUN_LIMITS),
+        AWAIT_QUIET: QuietStep(jobs, JOB_TYPES),
         RECORD_CLEANUP: CleanupRecorder(jobs, policies),
     }
 
 
 def quiet_ends(settings: LifecycleSettings, jobs: JobStore) -> QuietEnds:
     """Bind what keeps a job from ending while one of its stages may still be at work."""
-    last_stages = {job_type: plan.last for job_type, plan in PLANS.items()}
-    return QuietEnds(jobs, failure_policies(settings), last_stages, RUN_LIMITS)
+    return QuietEnds(jobs, failure_policies(settings), JOB_TYPES)
 
 
 def build() -> Step:
@@ -101,7 +69,7 @@ def build() -> Step:
     jobs = JobStore(
         aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
-    run_stage = StageRunner(jobs, stages(settings, jobs), own_errors=OWN_ERRORS)
+    run_stage = StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
     record = steps(settings, jobs)
     refuse_at_work = quiet_ends(settings, jobs)
 
@@ -110,7 +78,3 @@ def build() -> Step:
         return record.get(event["stage"], run_stage)(event)
 
     return run
-
-
-def _projects(settings: LifecycleSettings) -> ProjectStore:
-    return ProjectStore(aws.client("dynamodb"), settings.projects_table, settings.quotas_table)

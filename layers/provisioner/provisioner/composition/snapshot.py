@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from provisioner.composition.stage_code import stages_of
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.job_type import JobType
+from provisioner.provisioning.functions import SNAPSHOT
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.plan import OWN_ERRORS, DeprovisionStage
 from provisioner.provisioning.projects import ProjectReader
-from provisioner.provisioning.stages.take_snapshot import ensure_snapshot
 from provisioner.runtime import aws
 from provisioner.runtime.settings import SnapshotSettings
 
@@ -34,21 +33,28 @@ def stages(settings: SnapshotSettings, time_left: Callable[[], float]) -> JobSta
         settings: the function's.
         time_left: says how many seconds a dump may take.
     """
-    return {
-        JobType.DEPROVISION_PROJECT: {
-            DeprovisionStage.TAKING_SNAPSHOT: partial(
-                ensure_snapshot,
-                projects=ProjectReader(aws.client("dynamodb"), settings.projects_table),
-                catalogue=ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
-                secrets_manager=aws.client("secretsmanager"),
-                dumper=PostgresqlDumper,
-                s3=aws.client("s3"),
-                bucket=settings.snapshots_bucket,
-                naming=Naming(settings.resource_prefix, settings.resource_namespace),
-                time_left=time_left,
-            )
-        }
-    }
+    return stages_of(
+        SNAPSHOT,
+        {
+            "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
+            "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+            "secrets_manager": aws.client("secretsmanager"),
+            "dumper": PostgresqlDumper,
+            "s3": aws.client("s3"),
+            "bucket": settings.snapshots_bucket,
+            "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+            "time_left": time_left,
+        },
+    )
+
+
+class _TimeLeft:
+    """Says how many seconds a dump may take, by the context of the invocation that runs."""
+
+    context: LambdaContext
+
+    def __call__(self) -> float:
+        return self.context.get_remaining_time_in_millis() / 1000 - _RESERVE_SECONDS
 
 
 def build() -> ContextStep:
@@ -61,14 +67,12 @@ def build() -> ContextStep:
     jobs = JobStore(
         aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
-    # Made at the start, as the other functions make theirs.
-    for service in ("s3", "secretsmanager", "ssm"):
-        aws.client(service)
+    time_left = _TimeLeft()
+    run_stage = StageRunner(jobs, stages(settings, time_left), definitions=JOB_TYPES)
 
     def run(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-        def time_left() -> float:
-            return context.get_remaining_time_in_millis() / 1000 - _RESERVE_SECONDS
-
-        return StageRunner(jobs, stages(settings, time_left), own_errors=OWN_ERRORS)(event)
+        # A process of AWS Lambda runs one invocation at a time.
+        time_left.context = context
+        return run_stage(event)
 
     return run

@@ -9,7 +9,7 @@ from provisioner.jobs.execution import Executions
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.supervision import Supervisor
-from provisioner.provisioning.plan import RUN_LIMITS
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import SupervisorSettings
@@ -27,7 +27,7 @@ def supervisor(settings: SupervisorSettings) -> Supervisor:
         holders=projects.holders,
         release_abandoned=projects.release_abandoned,
         queued_limit=timedelta(minutes=settings.queued_minutes),
-        run_limits=RUN_LIMITS,
+        definitions=JOB_TYPES,
     )
 
 

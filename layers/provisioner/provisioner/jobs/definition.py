@@ -1,8 +1,8 @@
 """What a job type is, in one place: its name, payload, stages and what a failure of it does.
 
-All else follows from a definition: the handler that the dispatcher looks up, the retry table and the
-state machine, the time limits, the failure policy, what the supervisor knows. Code is named by
-text, `module:function`, so that a function loads only the stages that it runs.
+All else follows from a definition: the handler that the dispatcher looks up, the state machine with
+its retries and time limits, the failure policy, what the supervisor knows. Code is named by text,
+`module:function`, so that a function loads only the stages that it runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from inspect import signature
-from typing import Any, Never
+from typing import Any, Never, Self
 
 from pydantic import BaseModel
 
@@ -36,7 +36,7 @@ TASK_MARGIN_SECONDS = 10
 #: quotas".
 LONGEST_RUN_SECONDS = 900 + TASK_MARGIN_SECONDS
 
-#: Builds a stage, or a part of a failure policy: its keyword-only parameters are what it works with.
+#: What the code of a function's stages works with, by the names of its keyword-only parameters.
 type Resources = Mapping[str, Any]
 
 
@@ -100,7 +100,7 @@ class Stage(str):
         state: str = "",
         ends_job_if: str = "",
         waits_seconds: int = 0,
-    ) -> Stage:
+    ) -> Self:
         """Define a stage.
 
         Raises:
@@ -178,7 +178,7 @@ class OnFailure:
     hold: str = ""
 
 
-def _no_group(_payload: Any) -> None:
+def no_group(_payload: Any) -> None:
     """Leave the message in the queue's common order."""
 
 
@@ -198,7 +198,7 @@ class JobDefinition[Payload: BaseModel]:
     steps: tuple[Stage | Parallel, ...]
     on_failure: OnFailure = field(default_factory=OnFailure)
     #: Whose share of the queue a job takes: the MessageGroupId of its message (SQS fair queues).
-    message_group: Callable[[Payload], str | None] = _no_group
+    message_group: Callable[[Payload], str | None] = no_group
     #: A payload to try it with.
     example: Mapping[str, Any]
 

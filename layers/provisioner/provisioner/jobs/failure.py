@@ -51,7 +51,7 @@ class FailurePolicy:
     """What a job type does when a job of it fails."""
 
     #: Given back with the job's end, or, where a clean-up follows, with the clean-up's.
-    release: Release
+    release: Release = lambda _job: ()
     #: The stages, in order, of the clean-up that follows; none where what was made stays.
     cleanup_stages: Callable[[Job], Sequence[str]] = lambda _job: ()
     #: The resources that a stage of the clean-up removes, as people know them.

@@ -15,10 +15,10 @@ from contextlib import suppress
 from typing import Any
 
 from provisioner.errors import ERROR_RULES, ProvisioningError
+from provisioner.jobs.definition import JobDefinition, Stage
 from provisioner.jobs.models import Job
-from provisioner.jobs.plan import RECORD_CLEANUP, RECORD_FAILURE, Plan
 from provisioner.jobs.retries import STAGE_RETRY
-from provisioner.jobs.stage_run import Step
+from provisioner.jobs.stage_run import RECORD_CLEANUP, RECORD_FAILURE, Step
 
 
 class InProcessRun:
@@ -26,7 +26,7 @@ class InProcessRun:
 
     def __init__(
         self,
-        plan: Plan,
+        definition: JobDefinition[Any],
         run_stage: Step,
         record: Mapping[str, Step],
         *,
@@ -35,12 +35,12 @@ class InProcessRun:
         """Bind the run.
 
         Args:
-            plan: the order of the stages.
+            definition: the job type.
             run_stage: runs one attempt of a stage, as `StageRunner` does.
             record: the steps that are no stages, by name, as the lifecycle function has them.
             sleep: waits between attempts, in seconds.
         """
-        self._plan = plan
+        self._definition = definition
         self._run_stage = run_stage
         self._record = record
         self._sleep = sleep
@@ -51,19 +51,21 @@ class InProcessRun:
         Raises:
             ProvisioningError: the failure of the job could not be recorded.
         """
-        first = self._attempts(job, self._plan.first)
-        if not first["ok"]:
-            self._fail(job, [first])
-            return
-        if self._plan.ends_with_first(first["output"]):
-            return
-        settled = [self._branch(job, stages) for stages in self._plan.branches]
-        if all(end["ok"] for end in settled):
-            settled = [self._attempts(job, self._plan.last)]
-        if not all(end["ok"] for end in settled):
-            self._fail(job, settled)
+        for step in self._definition.steps:
+            if isinstance(step, Stage):
+                settled = [self._attempts(job, step)]
+                has_ended = bool(
+                    step.ends_job_if and settled[0].get("output", {}).get(step.ends_job_if)
+                )
+            else:
+                settled, has_ended = [self._branch(job, stages) for stages in step.branches], False
+            if not all(end["ok"] for end in settled):
+                self._fail(job, settled)
+                return
+            if has_ended:
+                return
 
-    def _branch(self, job: Job, stages: Sequence[str]) -> dict[str, Any]:
+    def _branch(self, job: Job, stages: Sequence[Stage]) -> dict[str, Any]:
         end: dict[str, Any] = {}
         for stage in stages:
             end = self._attempts(job, stage)
@@ -92,7 +94,7 @@ class InProcessRun:
 
     def _clean_up(self, job: Job, run: int) -> None:
         """Remove what the job made, as the clean-up's state machine does."""
-        for stage in self._plan.cleanup:
+        for stage in self._definition.on_failure.cleanup:
             # Its record says how it ended, and a stage that failed keeps no other from its work.
             with suppress(ProvisioningError):
                 self._repeat(self._run_stage, job, stage, cleanup=run)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType
+from provisioner.jobs.definition import JobDefinitions, longest_run
 from provisioner.jobs.models import (
     CLEANUP_SUBJECT,
     ENDS,
@@ -22,9 +23,8 @@ from provisioner.jobs.models import (
     Job,
     StageStatus,
 )
-from provisioner.jobs.plan import RECORD_FAILURE, RunLimits, longest_run
 from provisioner.jobs.retries import QUIET_RETRY
-from provisioner.jobs.stage_run import StageEvent
+from provisioner.jobs.stage_run import RECORD_FAILURE, StageEvent
 from provisioner.runtime.observability import logger
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from provisioner.jobs.store import JobStore
 
 
-def seconds_until_quiet(job: Job, now: datetime, limits: RunLimits) -> int:
+def seconds_until_quiet(job: Job, now: datetime, definitions: JobDefinitions) -> int:
     """Return for how many seconds more an attempt may be at work that never said how it ended.
 
     Args:
         job: the job, with its history.
         now: the time.
-        limits: how long an attempt of each stage may be at work.
+        definitions: the job types, which say how long an attempt of each stage may be at work.
     """
     until = max(
         (
-            start.at + longest_run(stage, limits)
+            start.at + timedelta(seconds=longest_run(definitions, job.job_type, stage))
             for stage, starts in _unended(job).items()
             for start in starts
         ),
@@ -88,10 +88,10 @@ def _had_ended(job: Job, whole: str, change: HistoryEntry) -> bool:
 class QuietStep:
     """The step of a clean-up that says for how long something may still be at work."""
 
-    def __init__(self, store: JobStore, limits: RunLimits) -> None:
-        """Bind the step to the jobs, and to how long their stages may be at work."""
+    def __init__(self, store: JobStore, definitions: JobDefinitions) -> None:
+        """Bind the step to the jobs, and to their types."""
         self._store = store
-        self._limits = limits
+        self._definitions = definitions
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Look at what the stages of the job, and of its clean-up, have said.
@@ -108,7 +108,7 @@ class QuietStep:
         )
         with translated(ErrorType.UNKNOWN_ERROR, "see whether a stage is still at work"):
             job = self._store.get(parsed.job.job_id)
-            seconds = seconds_until_quiet(job, self._store.now(), self._limits)
+            seconds = seconds_until_quiet(job, self._store.now(), self._definitions)
         if seconds > 0:
             logger.warning("a stage may still be at work", seconds=seconds)
         return {"ok": True, "seconds": seconds}
@@ -133,21 +133,18 @@ class QuietEnds:
         self,
         store: JobStore,
         policies: Mapping[str, FailurePolicy],
-        last_stages: Mapping[str, str],
-        limits: RunLimits,
+        definitions: JobDefinitions,
     ) -> None:
         """Bind it.
 
         Args:
             store: the jobs.
             policies: what follows a failure, by job type.
-            last_stages: the stage that completes a job, by job type.
-            limits: how long an attempt of each stage may be at work.
+            definitions: the job types.
         """
         self._store = store
         self._policies = policies
-        self._last_stages = last_stages
-        self._limits = limits
+        self._definitions = definitions
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """See whether the step that the event names may begin.
@@ -159,7 +156,8 @@ class QuietEnds:
             ProvisioningError: as `translated` says, so that what can pass is tried again.
         """
         parsed = StageEvent.model_validate(event)
-        ends = {RECORD_FAILURE, self._last_stages.get(parsed.job.job_type)}
+        definition = self._definitions.get(parsed.job.job_type)
+        ends = {RECORD_FAILURE, None if definition is None else definition.last}
         # Repeated as often as it may, it has waited for longer than any function runs.
         if parsed.stage not in ends or parsed.retry_count >= QUIET_RETRY.max_attempts:
             return
@@ -168,7 +166,7 @@ class QuietEnds:
             # The step's own earlier attempts end the job, or find it ended.
             others = tuple(entry for entry in job.history if entry.subject != parsed.stage)
             seconds = seconds_until_quiet(
-                replace(job, history=others), self._store.now(), self._limits
+                replace(job, history=others), self._store.now(), self._definitions
             )
             if seconds == 0 or self._lets_go_of_nothing(job, parsed):
                 return

@@ -1,24 +1,18 @@
 """Job types and their handlers: what the dispatcher and the client look up."""
 
-import importlib
-import pkgutil
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from provisioner.arguments import check_text, shown
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.definition import JOB_TYPE_PATTERN, no_group
 
 #: Objects and lists within each other in a field of a payload. Whoever reads the payload again, as
 #: part of a message or an execution's input, stops at some 200, each parser at its own number.
 _MAX_DEPTH = 32
-
-#: As a message may name it; see `JobMessage`.
-_JOB_TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 #: Values of a payload: an execution's input has fewer bytes.
 _MAX_VALUES = 262_144
@@ -33,10 +27,6 @@ class DuplicateJobHandlerError(ValueError):
 
 class UnknownJobTypeError(LookupError):
     """No handler is registered for the job type."""
-
-
-def _no_group(_payload: Any) -> None:
-    """Leave the message in the queue's common order."""
 
 
 def first_problem(error: ValidationError, whole: str) -> str:
@@ -129,7 +119,7 @@ class JobHandler[Payload: BaseModel, Result]:
     #: Runs the job to its end in this process and returns its result.
     run: Callable[[Payload], Result]
     #: Whose share of the queue a job takes: the MessageGroupId of its message (SQS fair queues).
-    message_group: Callable[[Payload], str | None] = _no_group
+    message_group: Callable[[Payload], str | None] = no_group
 
     def parse(self, payload: Mapping[str, Any]) -> Payload:
         """Validate a payload.
@@ -165,7 +155,7 @@ class JobRegistry:
             DuplicateJobHandlerError: the job type has one.
         """
         job_type = check_text("job_type", job_type)
-        if _JOB_TYPE.fullmatch(job_type) is None:
+        if JOB_TYPE_PATTERN.fullmatch(job_type) is None:
             raise failure(
                 ErrorType.INVALID_PAYLOAD,
                 "job_type: must be 1 to 64 lower-case letters, digits and underscores; the first "
@@ -214,7 +204,7 @@ class JobRegistry:
         if missing:
             raise UnknownJobTypeError(
                 f"{', '.join(missing)}: required, but no handler is registered; "
-                "add a module to provisioner.job_handlers that registers it."
+                "define it in provisioner.provisioning.job_types."
             )
 
 
@@ -257,9 +247,3 @@ def validate_required_handlers(job_types: Iterable[str]) -> None:
         UnknownJobTypeError: naming every one that has none.
     """
     REGISTRY.validate_required(job_types)
-
-
-def load_job_handlers(package: ModuleType) -> None:
-    """Import every module of a package, so that each registers its handlers."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")

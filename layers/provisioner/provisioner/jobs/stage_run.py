@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError, failure
+from provisioner.jobs.definition import JobDefinitions
 from provisioner.jobs.models import (
     CANCELLED,
     CleanupStatus,
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
     from provisioner.jobs.store import JobStore
+
+
+#: The step of every state machine that records a failed job; it is no stage.
+RECORD_FAILURE = "FAILED"
+
+#: The step of every clean-up that says for how long a stage may still be at work; it is no stage.
+AWAIT_QUIET = "QUIET"
+
+#: The step of every clean-up that records its end; it is no stage.
+RECORD_CLEANUP = "CLEANED_UP"
 
 
 class JobInput(BaseModel):
@@ -81,7 +92,7 @@ class StageOutcome:
     check: str = ""
     #: Whether the payload does not ask for the stage.
     skipped: bool = False
-    #: Given by the stage that ends the job.
+    #: Given by the last stage, which ends the job; without it the job's result is its output.
     completion: Completion | None = None
 
 
@@ -103,18 +114,18 @@ class StageRunner:
         store: JobStore,
         stages: JobStages,
         *,
-        own_errors: Mapping[str, ErrorType],
+        definitions: JobDefinitions,
     ) -> None:
         """Bind the runner.
 
         Args:
             store: where progress is kept.
-            stages: the stages of each job type by name.
-            own_errors: the error type of each stage for causes of its own that stay.
+            stages: the code of the stages of each job type, by name.
+            definitions: the job types.
         """
         self._store = store
         self._stages = stages
-        self._own_errors = own_errors
+        self._definitions = definitions
 
     @property
     def store(self) -> JobStore:
@@ -174,7 +185,7 @@ class StageRunner:
                 return self._failed(event, attempt, refusal)
             return self._run(event) if _is_recorded(record, event) else _too_late(event)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
-            known = self._known(error, event.stage)
+            known = self._known(error, event)
             known.__cause__ = known.__context__ = None
             return self._failed(event, attempt, self._unless_cancelled(event, known))
 
@@ -214,7 +225,10 @@ class StageRunner:
     def _run(self, event: StageEvent) -> StageRecord:
         outcome = self._stages[event.job.job_type][event.stage](event.job)
         job_id, stage = event.job.job_id, event.stage
-        if outcome.completion is None:
+        completion = outcome.completion
+        if completion is None and stage == self._definitions[event.job.job_type].last:
+            completion = Completion(outcome.output)
+        if completion is None:
             return self._store.end_stage(
                 job_id,
                 stage,
@@ -230,8 +244,8 @@ class StageRunner:
                 attempt=event.job.attempt,
                 output=outcome.output,
                 check=outcome.check,
-                result=outcome.completion.result,
-                also=outcome.completion.also,
+                result=completion.result,
+                also=completion.also,
             )
         except ConditionFailedError:
             ended = self._store.stage(job_id, stage)
@@ -250,9 +264,11 @@ class StageRunner:
             stage=stage, status=StageStatus.SUCCEEDED, output=dict(outcome.output)
         )
 
-    def _known(self, error: Exception, stage: str) -> ProvisioningError:
+    def _known(self, error: Exception, event: StageEvent) -> ProvisioningError:
         """Turn any exception into one of the table; its text is kept only where we made it."""
-        own = self._own_errors.get(stage, ErrorType.UNKNOWN_ERROR)
+        definition = self._definitions.get(event.job.job_type)
+        stage = None if definition is None else definition.stage(event.stage)
+        own = ErrorType.UNKNOWN_ERROR if stage is None else stage.own_error
         if isinstance(error, ProvisioningError):
             return error
         if isinstance(error, AWS_ERRORS):

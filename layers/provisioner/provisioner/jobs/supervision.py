@@ -16,6 +16,7 @@ from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from provisioner.drivers.aws_errors import AWS_ERRORS
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.definition import JobDefinitions, longest_run
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureRecorder
 from provisioner.jobs.models import (
@@ -27,7 +28,6 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.plan import RunLimits, longest_run
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.quiet import seconds_until_quiet
 from provisioner.jobs.store import JobNotFoundError, JobStore
@@ -91,7 +91,7 @@ class Supervisor:
         holders: Callable[[], Sequence[str]],
         release_abandoned: Callable[[str], Sequence[str]],
         queued_limit: timedelta,
-        run_limits: RunLimits,
+        definitions: JobDefinitions,
     ) -> None:
         """Bind the supervisor.
 
@@ -105,7 +105,7 @@ class Supervisor:
                 the names of it.
             queued_limit: how long a job may be QUEUED before its message is sent again, and then
                 before it has failed.
-            run_limits: how long an attempt of each stage may be at work in its function.
+            definitions: the job types.
         """
         self._store = store
         self._queue = queue
@@ -116,7 +116,7 @@ class Supervisor:
         self._holders = holders
         self._release_abandoned = release_abandoned
         self._queued_limit = queued_limit
-        self._run_limits = run_limits
+        self._definitions = definitions
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Examine the job that an event of EventBridge is about, or, on schedule, all that are due.
@@ -225,7 +225,7 @@ class Supervisor:
         if execution is None and job.status is JobStatus.QUEUED:
             return self._examine_unstarted(job)
         # In someone's process no function's time-out ends a stage.
-        if self._keeps_from_ending(job, {} if execution is None else self._run_limits):
+        if self._keeps_from_ending(job, {} if execution is None else self._definitions):
             return _NOTHING
         if execution is None:
             last_word = max((entry.at for entry in job.history), default=job.updated_at)
@@ -302,7 +302,7 @@ class Supervisor:
             repair = "Its clean-up had not been started."
             self._store.repair(job, repair)
             return Examined(repair)
-        if execution.status is ExecutionStatus.RUNNING or self._may_run(job, self._run_limits):
+        if execution.status is ExecutionStatus.RUNNING or self._may_run(job, self._definitions):
             return _NOTHING
         repair = f"Nobody had told of its clean-up's end: its execution was {execution.status}."
         left = self._cleanups.end(
@@ -316,28 +316,30 @@ class Supervisor:
     def _find(self, arn: str, told: Execution | None) -> Execution | None:
         return told if told is not None and told.arn == arn else self._executions.find(arn)
 
-    def _keeps_from_ending(self, job: Job, limits: RunLimits) -> bool:
+    def _keeps_from_ending(self, job: Job, definitions: JobDefinitions) -> bool:
         """Whether an attempt may be at work that nobody is to meet.
 
         Where a clean-up follows, that one holds the project, and waits itself for the attempts that
         were overtaken.
         """
-        if any(_is_at_work(record, self._store.now(), limits) for record in job.stages):
+        now = self._store.now()
+        if any(_is_at_work(job, record, now, definitions) for record in job.stages):
             return True
         is_cleaned_up = bool(self._policies[job.job_type].cleanup_stages(job))
-        return not is_cleaned_up and self._may_run(job, limits)
+        return not is_cleaned_up and self._may_run(job, definitions)
 
-    def _may_run(self, job: Job, limits: RunLimits) -> bool:
+    def _may_run(self, job: Job, definitions: JobDefinitions) -> bool:
         """Whether an attempt may be at work in a Lambda, which no end of an execution stops."""
-        return seconds_until_quiet(job, self._store.now(), limits) > 0
+        return seconds_until_quiet(job, self._store.now(), definitions) > 0
 
 
-def _is_at_work(record: StageRecord, now: datetime, limits: RunLimits) -> bool:
+def _is_at_work(job: Job, record: StageRecord, now: datetime, definitions: JobDefinitions) -> bool:
     """Whether the last attempt of a stage may be at work."""
+    longest = timedelta(seconds=longest_run(definitions, job.job_type, record.stage))
     return (
         record.status is StageStatus.RUNNING
         and record.started_at is not None
-        and now - record.started_at < longest_run(record.stage, limits)
+        and now - record.started_at < longest
     )
 
 

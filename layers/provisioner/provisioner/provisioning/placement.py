@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
-from provisioner.provisioning.payload import Engine, ProvisionProjectPayload
+from provisioner.provisioning.job_types.provision_project import Engine, ProvisionProjectPayload
 from provisioner.provisioning.projects import (
     Project,
     ProjectBusyError,

@@ -75,7 +75,7 @@ CHECKING_SERVICES = Stage(
 
 CHECKING_DATA = Stage(
     "CHECKING_DATA",
-    "Nothing that can be known beforehand stands in the way of the removal: no data that is to stay, no lock, no protection, nothing in the database. Else all of it is named at once.",
+    "Nothing that can be known beforehand stands in the way of the removal; else all is named.",
     function=DATABASE,
     code="provisioner.provisioning.stages.check_data:ensure_removal_is_possible",
     own_error=ErrorType.REMOVAL_FAILED,

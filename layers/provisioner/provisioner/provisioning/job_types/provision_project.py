@@ -100,7 +100,9 @@ class ProvisionProjectPayload(Payload):
     organization_id: PartyId | None = None
     on_failure: OnFailure = OnFailure.ROLLBACK
     #: Free-form; kept with the job, at most 16 KiB of JSON. Not a place for secrets.
-    metadata: Annotated[dict[str, Any], AfterValidator(_bounded_metadata)] = {}
+    metadata: Annotated[dict[str, Any], AfterValidator(_bounded_metadata)] = Field(
+        default_factory=dict
+    )
 
 
 class DatabaseResult(Result):
@@ -289,6 +291,18 @@ REMOVING_DATABASE = Stage(
     state="RemoveDatabase",
 )
 
+#: What does not depend on one another.
+RESOURCES = Parallel(
+    "ProvisionResources",
+    (
+        (CREATING_DATABASE, CREATING_SCHEMA),
+        (REGISTERING_AUTH,),
+        (REGISTERING_REALTIME,),
+        (REGISTERING_STORAGE,),
+        (GENERATING_API_KEYS,),
+    ),
+)
+
 
 def _organization(payload: ProvisionProjectPayload) -> str | None:
     return payload.organization_id
@@ -301,16 +315,7 @@ JOB_TYPE = JobDefinition(
     result_model=ProvisionProjectResult,
     steps=(
         INITIALIZING,
-        Parallel(
-            "ProvisionResources",
-            (
-                (CREATING_DATABASE, CREATING_SCHEMA),
-                (REGISTERING_AUTH,),
-                (REGISTERING_REALTIME,),
-                (REGISTERING_STORAGE,),
-                (GENERATING_API_KEYS,),
-            ),
-        ),
+        RESOURCES,
         FINALIZING,
     ),
     on_failure=definition.OnFailure(

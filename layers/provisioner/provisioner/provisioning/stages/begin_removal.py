@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
-from provisioner.provisioning.payload import DeprovisionProjectPayload
+from provisioner.provisioning.job_types.deprovision_project import (
+    DeprovisionProjectPayload,
+    DeprovisionProjectResult,
+)
 from provisioner.provisioning.projects import (
     Project,
     ProjectBusyError,
     ProjectStatus,
     ProjectStore,
 )
-from provisioner.provisioning.result import DeprovisionProjectResult
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef

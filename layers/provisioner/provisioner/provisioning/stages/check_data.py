@@ -13,10 +13,10 @@ from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.ownership import Claim
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.job_types import deprovision_project
+from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
 from provisioner.provisioning.location import cluster_at, location_of
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import DeprovisionProjectPayload
-from provisioner.provisioning.plan import DeprovisionStage
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import refusal
 from provisioner.provisioning.stages.create_database import admin_connection
@@ -93,7 +93,7 @@ def ensure_removal_is_possible(
 
 def _found_by_services(job: JobInput, jobs: JobStore) -> tuple[str, Obstacles]:
     """Return what CHECKING_SERVICES has found in this attempt of the job."""
-    record = jobs.stage(job.job_id, DeprovisionStage.CHECKING_SERVICES)
+    record = jobs.stage(job.job_id, deprovision_project.CHECKING_SERVICES)
     if record is None or record.status is not StageStatus.SUCCEEDED or record.round != job.attempt:
         raise failure(
             ErrorType.UNKNOWN_ERROR,

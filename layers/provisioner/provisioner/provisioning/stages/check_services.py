@@ -12,9 +12,9 @@ from provisioner.drivers.s3_obstacles import BucketLook, look_at_bucket
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import DeprovisionProjectPayload
 from provisioner.provisioning.projects import ProjectReader
 
 if TYPE_CHECKING:

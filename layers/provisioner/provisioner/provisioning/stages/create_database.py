@@ -15,8 +15,8 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.placement import ensure_placed
 from provisioner.provisioning.projects import ProjectStore
 

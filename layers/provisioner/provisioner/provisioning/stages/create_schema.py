@@ -9,8 +9,8 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
 from provisioner.provisioning.placement import ensure_placed
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.create_database import EngineFactory, admin_connection

@@ -10,11 +10,14 @@ from provisioner.jobs.models import Job, StageRecord, StageStatus
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
+from provisioner.provisioning.job_types import deprovision_project
+from provisioner.provisioning.job_types.deprovision_project import (
+    REMOVING,
+    DeprovisionProjectPayload,
+    DeprovisionProjectResult,
+)
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import DeprovisionProjectPayload
-from provisioner.provisioning.plan import REMOVING, DeprovisionStage
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.result import DeprovisionProjectResult
 from provisioner.provisioning.stages.fail import left_over
 
 
@@ -73,14 +76,14 @@ def ensure_deprovisioned(
 
 def snapshot_of(job: Job) -> Mapping[str, Any] | None:
     """Return where the snapshot is that a job has taken; None where it has taken none."""
-    (record,) = (r for r in job.stages if r.stage == DeprovisionStage.TAKING_SNAPSHOT)
+    (record,) = (r for r in job.stages if r.stage == deprovision_project.TAKING_SNAPSHOT)
     snapshot: Mapping[str, Any] | None = record.output.get("snapshot")
     return snapshot
 
 
 def _refuse_unchecked(job: Job) -> None:
     for record in job.stages:
-        if record.stage != DeprovisionStage.FINALIZING and not _is_checked(record):
+        if record.stage != deprovision_project.FINALIZING and not _is_checked(record):
             raise failure(
                 ErrorType.UNKNOWN_ERROR,
                 f"Stage {record.stage} has not reported that nothing is left.",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from provisioner.jobs.models import Job, StageStatus
+from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types.provision_project import OnFailure
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import OnFailure
-from provisioner.provisioning.plan import CleanupStage, Stage
 from provisioner.provisioning.projects import ProjectStore
 
 if TYPE_CHECKING:
@@ -40,30 +40,32 @@ def cleanup_stages(job: Job, *, projects: ProjectStore) -> Sequence[str]:
     project = projects.get(job.project_id)
     if project is None:
         has_held = any(
-            record.stage == Stage.INITIALIZING and record.status is StageStatus.SUCCEEDED
+            record.stage == provision_project.INITIALIZING
+            and record.status is StageStatus.SUCCEEDED
             for record in job.stages
         )
     else:
         has_held = project.locked_by == job.job_id
-    return tuple(CleanupStage) if has_held else ()
+    return provision_project.JOB_TYPE.on_failure.cleanup if has_held else ()
 
 
 def left_over(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
     """Name what a stage of the clean-up that failed may have left."""
     names = naming.names(job.project_id)
     tenant = names.tenant
-    return {
-        CleanupStage.REMOVING_API_KEYS: (
+    of_stage: dict[str, tuple[str, ...]] = {
+        provision_project.REMOVING_API_KEYS: (
             f"API keys of project {job.project_id}",
             f"secret {names.api_keys_secret}",
         ),
-        CleanupStage.REMOVING_STORAGE: (f"bucket {names.bucket}",),
-        CleanupStage.REMOVING_REALTIME: (f"Event API {names.event_api}",),
-        CleanupStage.REMOVING_AUTH: (f"user pool {names.user_pool}",),
-        CleanupStage.REMOVING_DATABASE: (
+        provision_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
+        provision_project.REMOVING_REALTIME: (f"Event API {names.event_api}",),
+        provision_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
+        provision_project.REMOVING_DATABASE: (
             f"database {tenant.database}",
             f"role {tenant.app_role}",
             f"role {tenant.owner_role}",
             f"secret {names.database_secret}",
         ),
-    }[CleanupStage(stage)]
+    }
+    return of_stage[stage]

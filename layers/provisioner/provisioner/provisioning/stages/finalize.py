@@ -10,19 +10,19 @@ from provisioner.jobs.models import Job, StageRecord, StageStatus
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.payload import ProvisionProjectPayload
-from provisioner.provisioning.plan import Stage
-from provisioner.provisioning.projects import Project, ProjectStore
-from provisioner.provisioning.result import (
-    ApiKeyResult,
+from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types.provision_project import (
     AuthResult,
     DatabaseResult,
+    ProvisionProjectPayload,
     ProvisionProjectResult,
     ResultMetadata,
     ServiceResult,
     ServicesResult,
     StorageResult,
 )
+from provisioner.provisioning.projects import Project, ProjectStore
+from provisioner.provisioning.result import ApiKeyResult
 
 
 def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:
@@ -53,7 +53,7 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
 
 
 def _before_last(job: Job) -> tuple[StageRecord, ...]:
-    return tuple(record for record in job.stages if record.stage != Stage.FINALIZING)
+    return tuple(record for record in job.stages if record.stage != provision_project.FINALIZING)
 
 
 def checked(record: StageRecord) -> StageRecord:
@@ -77,16 +77,16 @@ def _result(
     outputs: Mapping[str, Mapping[str, Any]],
     jobs: JobStore,
 ) -> ProvisionProjectResult:
-    keys = outputs[Stage.GENERATING_API_KEYS]
+    keys = outputs[provision_project.GENERATING_API_KEYS]
     return ProvisionProjectResult(
         project_id=payload.project_id,
         database=DatabaseResult.model_validate(
-            _only(outputs[Stage.CREATING_DATABASE], DatabaseResult)
+            _only(outputs[provision_project.CREATING_DATABASE], DatabaseResult)
         ),
         services=ServicesResult(
-            auth=_service(outputs[Stage.REGISTERING_AUTH], AuthResult),
-            realtime=_service(outputs[Stage.REGISTERING_REALTIME], ServiceResult),
-            storage=_service(outputs[Stage.REGISTERING_STORAGE], StorageResult),
+            auth=_service(outputs[provision_project.REGISTERING_AUTH], AuthResult),
+            realtime=_service(outputs[provision_project.REGISTERING_REALTIME], ServiceResult),
+            storage=_service(outputs[provision_project.REGISTERING_STORAGE], StorageResult),
         ),
         api_keys=[ApiKeyResult.model_validate(key) for key in keys["api_keys"]],
         api_keys_secret_arn=keys["secret_arn"],

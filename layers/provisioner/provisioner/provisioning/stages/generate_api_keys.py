@@ -24,8 +24,11 @@ from provisioner.drivers.secrets import (
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.job_types.provision_project import (
+    ApiKeysRequest,
+    ProvisionProjectPayload,
+)
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ApiKeysRequest, ProvisionProjectPayload
 from provisioner.provisioning.projects import ProjectReader
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job, StageRecord
-from provisioner.provisioning.plan import REMOVING
+from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.end_removal import snapshot_of
 

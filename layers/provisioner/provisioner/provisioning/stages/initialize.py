@@ -7,7 +7,7 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.payload import Engine, ProvisionProjectPayload
+from provisioner.provisioning.job_types.provision_project import Engine, ProvisionProjectPayload
 from provisioner.provisioning.projects import (
     Project,
     ProjectBusyError,

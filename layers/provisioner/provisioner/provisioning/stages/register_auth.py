@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from provisioner.drivers.cognito import check_user_pool, ensure_user_pool
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from provisioner.drivers.appsync import check_event_api, ensure_event_api
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
 
 if TYPE_CHECKING:
     from mypy_boto3_appsync.client import AppSyncClient

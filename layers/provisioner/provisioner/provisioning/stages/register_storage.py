@@ -9,8 +9,8 @@ from provisioner.drivers.partition import dns_suffix
 from provisioner.drivers.s3 import Settling, check_bucket, ensure_bucket
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import ProvisionProjectPayload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

@@ -9,9 +9,9 @@ from provisioner.drivers.s3 import empty_bucket, remove_bucket
 from provisioner.drivers.s3_obstacles import look_at_bucket
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import DeprovisionProjectPayload
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import explained
 

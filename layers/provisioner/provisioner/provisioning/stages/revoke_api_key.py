@@ -6,7 +6,7 @@ from provisioner.api_keys.store import ApiKeyStatus, ApiKeyStore
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
-from provisioner.provisioning.payload import RevokeApiKeyPayload
+from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyPayload
 
 
 def ensure_api_key_revoked(job: JobInput, *, store: ApiKeyStore) -> StageOutcome:

@@ -18,8 +18,9 @@ from provisioner.drivers.secrets import (
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysPayload
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import DEFAULT_API_KEY_PREFIX, RotateApiKeysPayload
+from provisioner.provisioning.payload import DEFAULT_API_KEY_PREFIX
 from provisioner.provisioning.stages.generate_api_keys import found_again, new_key, shown
 
 if TYPE_CHECKING:

@@ -15,8 +15,10 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.job_types.rotate_database_password import (
+    RotateDatabasePasswordPayload,
+)
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import RotateDatabasePasswordPayload
 from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.create_database import (

@@ -11,11 +11,13 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.job_types.deprovision_project import (
+    DeprovisionProjectPayload,
+    SnapshotResult,
+)
 from provisioner.provisioning.location import cluster_at, location_of
 from provisioner.provisioning.naming import Naming, snapshot_key
-from provisioner.provisioning.payload import DeprovisionProjectPayload
 from provisioner.provisioning.projects import ProjectReader
-from provisioner.provisioning.result import SnapshotResult
 from provisioner.provisioning.stages.create_database import admin_connection
 
 if TYPE_CHECKING:

@@ -1,0 +1,59 @@
+"""Which code a function runs: that of its stages, and that of what follows a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from provisioner.jobs.cleanup import Hold
+from provisioner.jobs.definition import Function, OnFailure, Resources, bind
+from provisioner.jobs.failure import FailurePolicy
+from provisioner.jobs.stage_run import JobStages
+from provisioner.provisioning.job_types import JOB_TYPES
+
+
+def stages_of(function: Function, resources: Resources) -> JobStages:
+    """Load the stages of every job type that a function runs.
+
+    Args:
+        function: the function.
+        resources: what it has; a stage takes of it what its keyword-only parameters name.
+
+    Raises:
+        DefinitionError: a stage takes what the function does not have.
+    """
+    return {
+        name: {
+            stage: bind(stage.code, resources, **stage.arguments)
+            for stage in definition.all_stages
+            if stage.function == function
+        }
+        for name, definition in JOB_TYPES.items()
+    }
+
+
+def failure_policies_of(resources: Resources) -> dict[str, FailurePolicy]:
+    """Load what each job type does when a job of it fails."""
+    return {name: _policy(d.on_failure, resources) for name, d in JOB_TYPES.items()}
+
+
+def _policy(on_failure: OnFailure, resources: Resources) -> FailurePolicy:
+    given: dict[str, Any] = {
+        name: bind(code, resources)
+        for name, code in {
+            "release": on_failure.release,
+            "cleanup_stages": on_failure.cleanup_stages,
+            "left_over_of": on_failure.left_over,
+        }.items()
+        if code
+    }
+    return FailurePolicy(**{"cleanup_stages": lambda _job: on_failure.cleanup, **given})
+
+
+def holds_of(resources: Resources) -> Mapping[str, Hold]:
+    """Load what the clean-up of each job type holds when it is run again."""
+    return {
+        name: bind(definition.on_failure.hold, resources)
+        for name, definition in JOB_TYPES.items()
+        if definition.on_failure.hold
+    }
