@@ -332,7 +332,9 @@ def run_another_function(template: Template) -> None:
 
 
 def start_no_cleanup(template: Template) -> None:
-    policy = policies_of(template["Resources"]["StateMachineRole"])[0]["PolicyDocument"]
+    policy = policies_of(template["Resources"]["ProvisionProjectStateMachineRole"])[0][
+        "PolicyDocument"
+    ]
     policy["Statement"] = [s for s in policy["Statement"] if s["Sid"] != "StartCleanup"]
 
 

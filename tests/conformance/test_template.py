@@ -13,6 +13,7 @@ import pytest
 from provision_cli.local.sam_local import VARIABLES_FILE
 from provision_cli.local.stack import _DIRECTORY, REGION
 from provisioner.jobs.execution import MAX_INPUT_BYTES, ExecutionStatus
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime import settings
 from support.project import (
     LOCAL_VARIABLE,
@@ -677,6 +678,7 @@ def test_dispatcher_finds_the_state_machine_by_the_job_type() -> None:
     prefix = FUNCTIONS["dispatcher"].environment["STATE_MACHINE_ARN_PREFIX"]["Fn::Sub"]
     assert prefix.endswith(":stateMachine:${AWS::StackName}-")
     required = FUNCTIONS["dispatcher"].environment["REQUIRED_JOB_TYPES"].split(",")
+    assert required == list(JOB_TYPES)
     assert set(required) <= set(state_machines())
 
 

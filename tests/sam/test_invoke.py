@@ -12,7 +12,7 @@ from provision_cli.local.sam_local import store_job
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
 from provisioner.jobs.store import JobStore, NewJob, utc_now
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.projects import ProjectStore
 from support.project import ROOT, events, functions
 from support.sam import Invocation, SamLocal
@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def invoke(sam_local: SamLocal, path: Path) -> Invocation:
-    function = functions()[path.parent.name]
+    function = functions()[path.relative_to(EVENTS).parts[0]]
     return sam_local.invoke(function.logical_id, path)
 
 
@@ -85,12 +85,15 @@ def of_type(*job_types: str) -> list[Path]:
 
 
 def cleanup_events() -> list[Path]:
-    return [path for path in events() if "cleanup" in read(path)]
+    """Return the events of a clean-up in its order, between the steps that begin and end it."""
+    steps = [EVENTS / "lifecycle" / f"{name}.json" for name in ("await_quiet", "record_cleanup")]
+    removals = [path for path in events() if "cleanup" in read(path) and path not in steps]
+    return [steps[0], *removals, steps[1]]
 
 
 def change_events() -> list[Path]:
     """Return the events of the stages that change a project that is there."""
-    return of_type("rotate_api_keys", "revoke_api_key", "rotate_database_password")
+    return of_type(*(JOB_TYPES.keys() - {"provision_project", "deprovision_project"}))
 
 
 def dispatcher_events() -> list[Path]:
@@ -99,7 +102,7 @@ def dispatcher_events() -> list[Path]:
 
 def test_job_completes_stage_by_stage(sam_local: SamLocal, jobs: JobStore) -> None:
     # Its job is there: the stack that lets containers in has stored it.
-    job_id = "sample-job"
+    job_id = "sample-provision-project"
     for path in stage_events():
         invocation = invoke(sam_local, path)
         assert invocation.result.get("ok"), invocation
@@ -107,7 +110,7 @@ def test_job_completes_stage_by_stage(sam_local: SamLocal, jobs: JobStore) -> No
         lines = list(log_lines(invocation))
         assert lines
         assert {line.get("job_id") for line in lines} == {job_id}, lines
-        assert {line.get("project_id") for line in lines} == {"sample-project"}, lines
+        assert {line.get("project_id") for line in lines} == {"sample-shop"}, lines
     job = jobs.get(job_id)
     assert job.status is JobStatus.COMPLETED
     assert job.result is not None
@@ -119,12 +122,12 @@ def test_job_completes_stage_by_stage(sam_local: SamLocal, jobs: JobStore) -> No
     )
     revoked = "key_0123456789abcdef0123"
     keys.put_set(
-        [ApiKey("d" * 64, revoked, "nm_Sample", "sample-project", job_id, utc_now().isoformat())]
+        [ApiKey("d" * 64, revoked, "nm_Sample", "sample-shop", job_id, utc_now().isoformat())]
     )
     for path in change_events():
         store_job(sam_local.stack, path)
         assert invoke(sam_local, path).result.get("ok"), path
-    assert len(keys.list_by_project("sample-project")) == 5
+    assert len(keys.list_by_project("sample-shop")) == 5
     found = keys.find(revoked)
     assert found is not None
     assert found.status is ApiKeyStatus.REVOKED
@@ -142,7 +145,7 @@ def test_failure_is_recorded_and_what_the_job_made_is_removed(
 ) -> None:
     path = EVENTS / "lifecycle" / "record_failure.json"
     job_id = store_job(sam_local.stack, path)
-    project = projects.get("sample-failing-project")
+    project = projects.get("sample-failing-shop")
     assert project is not None
     projects.lock(
         project,
@@ -159,7 +162,7 @@ def test_failure_is_recorded_and_what_the_job_made_is_removed(
     cleanup = jobs.get(job_id).cleanup
     assert cleanup is not None
     assert cleanup.status is CleanupStatus.DONE
-    project = projects.get("sample-failing-project")
+    project = projects.get("sample-failing-shop")
     assert project is not None
     assert project.locked_by is None
     job = jobs.get(job_id)

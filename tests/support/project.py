@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package that nothing else needs
+from provision_cli.job_types.events import events as stage_events
+from provisioner.provisioning.job_types import JOB_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "template.yaml"
@@ -133,49 +135,21 @@ def _name_of(state_machine_resource: dict[str, Any]) -> str:
 
 
 def events() -> list[Path]:
-    """Return the sample events, in the order in which one job meets them."""
-    order = [
+    """Return the sample events; those of stages in the order of their job, after all others."""
+    by_hand = [
         "dispatcher/batch",
         "dispatcher/poison_message",
-        "lifecycle/initialize",
-        "database/create_database",
-        "database/create_schema",
-        "services/register_auth",
-        "services/register_realtime",
-        "services/register_storage",
-        "api_keys/generate_api_keys",
-        "lifecycle/finalize",
         "lifecycle/record_failure",
         "lifecycle/await_quiet",
-        "api_keys/remove_api_keys",
-        "services/remove_storage",
-        "services/remove_realtime",
-        "services/remove_auth",
-        "database/remove_database",
         "lifecycle/record_cleanup",
         "supervisor/execution_aborted",
-        "lifecycle/deprovision_initialize",
-        "services/deprovision_check_services",
-        "database/deprovision_check_data",
-        "snapshot/deprovision_take_snapshot",
-        "services/deprovision_remove_realtime",
-        "services/deprovision_remove_auth",
-        "services/deprovision_remove_storage",
-        "database/deprovision_remove_database",
-        "api_keys/deprovision_remove_api_keys",
-        "lifecycle/deprovision_finalize",
         "dead_letters/batch",
         "events/history",
-        "api_keys/rotate_api_keys",
-        "api_keys/revoke_api_key",
-        "database/rotate_database_password",
     ]
-    found = {
-        str(path.relative_to(ROOT / "events").with_suffix("")): path
-        for path in (ROOT / "events").rglob("*.json")
-    }
-    assert set(found) == set(order), "events/ and this list differ"
-    return [found[name] for name in order]
+    order = [ROOT / "events" / f"{name}.json" for name in by_hand]
+    order += [ROOT / path for path in stage_events(JOB_TYPES)]
+    assert set((ROOT / "events").rglob("*.json")) == set(order), "run `make state-machines`"
+    return order
 
 
 def kept_operations() -> dict[str, list[str]]:

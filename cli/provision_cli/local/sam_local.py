@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 VARIABLES_FILE = Path("sam") / "variables-from-make-up.json"
 
 #: What the event in the README is about, below the project.
-_FIRST_EVENT = Path("events") / "lifecycle" / "initialize.json"
+_FIRST_EVENT = Path("events", "lifecycle", "provision_project", "initializing.json")
 
 #: Ends the name of the output that names a function.
 _FUNCTION_OUTPUT = "FunctionName"

@@ -1,0 +1,65 @@
+"""The events of the stages, in `events/<function>/<job type>/<stage>.json`, for `sam local invoke`.
+
+Those of a job type's stages are of one job: in its order they can be handed to the functions. Those
+of its clean-up are of another job, which has failed, and of another project.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from provisioner.errors import ProvisioningError
+from provisioner.jobs.definition import DefinitionError, JobDefinition, JobDefinitions, Stage
+from provisioner.jobs.registry import validate_payload
+
+
+def events(definitions: JobDefinitions) -> dict[PurePosixPath, str]:
+    """Return the text of every stage's event by its path below the project's folder.
+
+    Raises:
+        DefinitionError: a job type's example is not a valid payload of it.
+    """
+    return {
+        PurePosixPath("events", s.function.name, d.name, f"{s.lower()}.json"): (
+            json.dumps(event, indent=2, ensure_ascii=False) + "\n"
+        )
+        for d in definitions.values()
+        for s, event in _events_of(d)
+    }
+
+
+def _events_of(definition: JobDefinition[Any]) -> Iterator[tuple[Stage, dict[str, Any]]]:
+    job = _job(definition, "sample")
+    for stage in definition.stages:
+        yield stage, {"job": job, "stage": str(stage), "retry_count": 0}
+    if not definition.on_failure.cleanup:
+        return
+    failed = _job(definition, "sample-failing")
+    for stage in definition.on_failure.cleanup:
+        yield stage, {"job": failed, "stage": str(stage), "cleanup": 1, "retry_count": 0}
+
+
+def _job(definition: JobDefinition[Any], beginning: str) -> dict[str, Any]:
+    """Make a job of the type's example, with an id and a project of this beginning.
+
+    A local stack stores such a project: none that people think of is to be called the same.
+    """
+    project_id = definition.example.get("project_id")
+    payload = {
+        # Some payloads name the project twice, so that nobody removes one by a slip.
+        name: f"{beginning}-{value}" if value is not None and value == project_id else value
+        for name, value in definition.example.items()
+    }
+    try:
+        parsed = validate_payload(definition.payload_model, payload)
+    except ProvisioningError as error:
+        raise DefinitionError(f"job type {definition.name}: example: {error.message}") from None
+    return {
+        "job_id": f"{beginning}-{definition.name.replace('_', '-')}",
+        "job_type": definition.name,
+        "payload": parsed.model_dump(mode="json"),
+        "attempt": 1,
+    }

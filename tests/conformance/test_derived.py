@@ -1,0 +1,22 @@
+"""What is derived from the job types' definitions is committed as it is derived."""
+
+from __future__ import annotations
+
+import pytest
+from provision_cli.job_types.derived import derived_files
+from provision_cli.job_types.template import TemplateError, generate
+from provisioner.provisioning.job_types import JOB_TYPES
+from support.project import ROOT, TEMPLATE
+
+DERIVED = {str(path.relative_to(ROOT)): text for path, text in derived_files(ROOT).items()}
+
+
+@pytest.mark.parametrize("path", DERIVED)
+def test_what_is_derived_is_committed(path: str) -> None:
+    assert (ROOT / path).read_text() == DERIVED[path], "run `make state-machines`"
+
+
+def test_a_template_without_the_place_of_a_part_is_refused() -> None:
+    text = TEMPLATE.read_text().replace("# end executions\n", "")
+    with pytest.raises(TemplateError, match=r"the lines `begin executions` and `end executions`"):
+        generate(text, JOB_TYPES)
