@@ -10,10 +10,10 @@ import pytest
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.provisioning.job_types import (
+    JOB_TYPES,
     deprovision_project,
     provision_project,
     revoke_api_key,
-    rotate_api_keys,
     rotate_database_password,
 )
 from support.calls import (
@@ -35,14 +35,11 @@ CLEANUP = "clean-up"
 
 #: Every stage that there is, by its job type; those of a clean-up apart.
 STAGES: dict[str, tuple[str, ...]] = {
-    "provision_project": provision_project.JOB_TYPE.stages,
+    **{name: definition.stages for name, definition in JOB_TYPES.items()},
     CLEANUP: provision_project.JOB_TYPE.on_failure.cleanup,
-    "deprovision_project": deprovision_project.JOB_TYPE.stages,
-    "rotate_api_keys": rotate_api_keys.JOB_TYPE.stages,
-    "revoke_api_key": revoke_api_key.JOB_TYPE.stages,
-    "rotate_database_password": rotate_database_password.JOB_TYPE.stages,
 }
-CHANGES = ("rotate_api_keys", "revoke_api_key", "rotate_database_password")
+#: The job types that are about a project that is there and stays.
+CHANGES = tuple(sorted(JOB_TYPES.keys() - {"provision_project", "deprovision_project"}))
 
 _LAST = "FINALIZING"
 
@@ -58,9 +55,9 @@ _OF_DATABASES = {
 #: Stages that may change nothing themselves: FINALIZING hands its change on.
 _ONLY_LOOKING = {
     *(f"{job}/{_LAST}" for job in STAGES),
-    f"{'deprovision_project'}/{deprovision_project.CHECKING_SERVICES}",
-    f"{'deprovision_project'}/{deprovision_project.CHECKING_DATA}",
-    f"{'revoke_api_key'}/{revoke_api_key.INITIALIZING}",
+    f"deprovision_project/{deprovision_project.CHECKING_SERVICES}",
+    f"deprovision_project/{deprovision_project.CHECKING_DATA}",
+    f"revoke_api_key/{revoke_api_key.INITIALIZING}",
 }
 
 
