@@ -66,7 +66,7 @@ test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on Post
 	@versions="$$(.ci/postgresql-versions)" && for programs in $$versions; do \
 		echo "PostgreSQL of $$programs" && POSTGRESQL_BIN=$$programs $(BIN)/pytest --quiet \
 		tests/unit/test_postgresql_tenants.py tests/unit/test_postgresql_hostile.py \
-		tests/unit/test_postgresql_restore.py || exit; done
+		tests/unit/test_postgresql_restore.py tests/unit/test_postgresql_repair.py || exit; done
 
 lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from moto.appsync.models import appsync_backends
 from provisioner.drivers import appsync
 from provisioner.drivers.appsync import EventApi
+from provisioner.drivers.drift import MADE_AGAIN, Drift, Repairs
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
 from support.core import ACCOUNT, REGION, Core, answer_lost, aws_error, meanwhile, times
@@ -330,3 +331,86 @@ def test_a_run_whose_answer_is_lost_makes_no_second_one(realtime: Realtime, oper
     api = realtime.ensure()
     assert list(realtime.apis()) == [api.api_id]
     assert len(realtime.namespaces(api.api_id)) == 1
+
+
+def repair(realtime: Realtime, api: EventApi, owner: Ownership = LATER) -> Repairs:
+    return appsync.repair_event_api(
+        realtime.client, api_id=api.api_id, namespace="default", owner=owner
+    )
+
+
+def test_a_repair_of_what_is_right_only_looks(realtime: Realtime) -> None:
+    api = realtime.ensure()
+    realtime.core.calls.clear()
+    checked = f"Event API {api.api_id} and its namespace default answered"
+    assert repair(realtime, api) == Repairs((), (), checked)
+    assert [name for name, _ in realtime.core.calls] == [
+        "appsync.GetApi",
+        "appsync.ListChannelNamespaces",
+    ]
+
+
+def test_a_repair_puts_right_what_has_drifted_and_says_what_it_was(realtime: Realtime) -> None:
+    api = realtime.ensure()
+    for setting in EVENT_CONFIG:
+        event_config(api.api_id)[setting] = [*IAM, {"authType": "API_KEY"}]
+    realtime.client.delete_channel_namespace(apiId=api.api_id, name="default")
+    repairs = repair(realtime, api)
+    assert set(repairs.repaired) == {
+        *(Drift(f"Event API {api.api_id}", setting) for setting in EVENT_CONFIG),
+        Drift("channel namespace default", MADE_AGAIN),
+    }
+    assert repairs.remaining == ()
+    realtime.check(api)
+    realtime.core.calls.clear()
+    assert repair(realtime, api).repaired == ()
+    assert realtime.core.changes() == []
+
+
+def test_a_repair_does_not_claim_what_the_service_does_not_show(realtime: Realtime) -> None:
+    api = realtime.ensure()
+    event_config(api.api_id)["connectionAuthModes"] = [{"authType": "API_KEY"}]
+    realtime.core.answers["appsync.UpdateApi"] = lambda _parameters: (200, {})
+    repairs = repair(realtime, api)
+    assert repairs.repaired == ()
+    assert [(r.resource, r.what) for r in repairs.remaining] == [
+        (f"Event API {api.api_id}", "connectionAuthModes")
+    ]
+
+
+def test_a_repair_makes_no_missing_api_and_takes_no_other(realtime: Realtime) -> None:
+    api = realtime.ensure()
+    realtime.client.delete_api(apiId=api.api_id)
+    realtime.make_api(OWNER.tags())
+    realtime.core.calls.clear()
+    error = refused(lambda: repair(realtime, api))
+    assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
+    assert api.api_id in error.message
+    assert realtime.core.changes() == []
+
+
+@each_foreign
+def test_a_repair_leaves_an_api_that_is_not_the_project_s(
+    realtime: Realtime, tags: dict[str, str]
+) -> None:
+    api = realtime.ensure()
+    event_config(api.api_id)["connectionAuthModes"] = []
+    theirs = Ownership("other-123456789012", "shop", "job-1")
+    realtime.core.calls.clear()
+    assert refused(lambda: repair(realtime, api, theirs)).type is ErrorType.CONFLICT
+    made = realtime.make_api(tags)
+    realtime.core.calls.clear()
+    error = refused(lambda: repair(realtime, replace(api, api_id=made)))
+    assert (error.type, realtime.core.changes()) == (ErrorType.CONFLICT, [])
+
+
+def test_an_error_of_a_call_of_a_repair_is_understood(realtime: Realtime) -> None:
+    api = realtime.ensure()
+    event_config(api.api_id)["connectionAuthModes"] = []
+    for operation in ("GetApi", "UpdateApi", "ListChannelNamespaces"):
+        for answer, expected in errors(ErrorType.SERVICE_REGISTRATION_FAILED).values():
+            realtime.core.answers[f"appsync.{operation}"] = answer
+            assert refused(lambda: repair(realtime, api)).type is expected
+        realtime.core.answers["appsync.UpdateApi"] = update_api
+        realtime.core.answers.pop("appsync.GetApi", None)
+    realtime.core.answers.pop("appsync.ListChannelNamespaces", None)

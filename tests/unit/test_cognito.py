@@ -16,6 +16,7 @@ from moto.cognitoidp.models import (
 )
 from provisioner.drivers import cognito
 from provisioner.drivers.cognito import UserPool
+from provisioner.drivers.drift import MADE_AGAIN, Drift, Repairs
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
 from support.calls import dated
@@ -600,3 +601,117 @@ def test_a_run_whose_answer_is_lost_makes_no_second_one(auth: Auth, operation: s
     pool = auth.ensure()
     assert list(auth.pools()) == [pool.pool_id]
     assert list(auth.clients(pool.pool_id)) == [pool.client_id]
+
+
+def repair(auth: Auth, pool: UserPool, owner: Ownership = LATER) -> tuple[UserPool, Repairs]:
+    return cognito.repair_user_pool(
+        auth.client,
+        pool_id=pool.pool_id,
+        client_id=pool.client_id,
+        client_name="nm-shop-app",
+        owner=owner,
+    )
+
+
+def test_a_repair_of_what_is_right_only_looks(auth: Auth) -> None:
+    pool = auth.ensure()
+    auth.core.calls.clear()
+    checked = f"user pool {pool.pool_id} and its app client answered"
+    assert repair(auth, pool) == (pool, Repairs((), (), checked))
+    assert [name for name, _ in auth.core.calls] == [
+        f"{IDP}.DescribeUserPool",
+        f"{IDP}.DescribeUserPoolClient",
+    ]
+
+
+def test_a_repair_puts_right_what_has_drifted_and_says_what_it_was(auth: Auth) -> None:
+    pool = auth.ensure()
+    settings(pool).update(copy.deepcopy(POOL_DRIFTS))
+    settings(pool, of_client=True).update(copy.deepcopy(CLIENT_DRIFTS))
+    found, repairs = repair(auth, pool)
+    assert found == pool
+    assert set(repairs.repaired) == {
+        *(Drift(f"user pool {pool.pool_id}", name) for name in POOL_DRIFTS),
+        *(Drift(f"app client {pool.client_id}", name) for name in CLIENT_DRIFTS),
+    }
+    assert repairs.remaining == ()
+    auth.check(pool)
+    auth.core.calls.clear()
+    assert repair(auth, pool)[1].repaired == ()
+    assert auth.core.changes() == []
+
+
+def test_a_repair_does_not_claim_what_the_service_does_not_show(auth: Auth) -> None:
+    pool = auth.ensure()
+    settings(pool)["AutoVerifiedAttributes"] = []
+    auth.core.answers[f"{IDP}.UpdateUserPool"] = lambda _parameters: (200, {})
+    _, repairs = repair(auth, pool)
+    assert repairs.repaired == ()
+    assert [(r.resource, r.what) for r in repairs.remaining] == [
+        (f"user pool {pool.pool_id}", "AutoVerifiedAttributes")
+    ]
+
+
+def test_a_repair_tells_of_what_cognito_never_changes(auth: Auth) -> None:
+    pool = auth.ensure()
+    settings(pool)["UsernameConfiguration"] = {"CaseSensitive": True}
+    auth.core.calls.clear()
+    _, repairs = repair(auth, pool)
+    (remaining,) = repairs.remaining
+    assert (remaining.resource, remaining.what) == (
+        f"user pool {pool.pool_id}",
+        "UsernameConfiguration",
+    )
+    assert "only a new pool" in remaining.why
+    assert (repairs.repaired, auth.core.changes()) == ((), [])
+
+
+def test_a_repair_makes_a_missing_client_again_and_no_missing_pool(auth: Auth) -> None:
+    pool = auth.ensure()
+    auth.client.delete_user_pool_client(UserPoolId=pool.pool_id, ClientId=pool.client_id)
+    made, repairs = repair(auth, pool)
+    assert made.client_id != pool.client_id
+    again = (Drift(f"app client {made.client_id}", MADE_AGAIN),)
+    assert repairs.repaired == again
+    # Who does not know the new id yet is told of it again.
+    assert repair(auth, pool)[1].repaired == again
+    assert list(auth.clients(pool.pool_id)) == [made.client_id]
+    assert repair(auth, made) == (made, Repairs((), (), repairs.checked))
+    auth.client.delete_user_pool(UserPoolId=pool.pool_id)
+    auth.make_pool(OWNER.tags())
+    auth.core.calls.clear()
+    error = refused(lambda: repair(auth, made))
+    assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
+    assert pool.pool_id in error.message
+    assert auth.core.changes() == []
+
+
+def test_a_client_that_the_customer_has_renamed_is_repaired_and_not_made_again(auth: Auth) -> None:
+    pool = auth.ensure()
+    auth.client.update_user_pool_client(
+        UserPoolId=pool.pool_id, ClientId=pool.client_id, ClientName="mobile", **CLIENT_DRIFTS
+    )
+    found, repairs = repair(auth, pool)
+    assert found == pool
+    assert {drift.what for drift in repairs.repaired} == set(CLIENT_DRIFTS)
+    assert list(auth.clients(pool.pool_id)) == [pool.client_id]
+
+
+@each_foreign
+def test_a_repair_leaves_a_pool_that_is_not_the_project_s(auth: Auth, tags: dict[str, str]) -> None:
+    pool = auth.ensure()
+    settings(pool).update(copy.deepcopy(POOL_DRIFTS), UserPoolTags=tags)
+    auth.core.calls.clear()
+    error = refused(lambda: repair(auth, pool))
+    assert (error.type, auth.core.changes()) == (ErrorType.CONFLICT, [])
+
+
+def test_an_error_of_a_repair_is_understood(auth: Auth) -> None:
+    pool = auth.ensure()
+    settings(pool).update(copy.deepcopy(POOL_DRIFTS))
+    for operation in ("DescribeUserPool", "UpdateUserPool"):
+        for answer, expected in errors(ErrorType.SERVICE_REGISTRATION_FAILED).values():
+            auth.core.answers[f"{IDP}.{operation}"] = answer
+            assert refused(lambda: repair(auth, pool)).type is expected
+        del auth.core.answers[f"{IDP}.{operation}"]
+    assert {drift.what for drift in repair(auth, pool)[1].repaired} == set(POOL_DRIFTS)

@@ -13,6 +13,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from provisioner.drivers import s3
+from provisioner.drivers.drift import Drift, Repairs
 from provisioner.drivers.s3 import Settling
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership
@@ -601,3 +602,66 @@ def test_a_bucket_of_ours_that_comes_meanwhile_and_is_not_seen_yet_is_looked_for
     storage.core.answers["s3.HeadBucket"] = times(4, unseen)
     storage.register()
     assert len(storage.waits) == 3
+
+
+def repair(storage: Storage, owner: Ownership = LATER, settling: Settling | None = None) -> Repairs:
+    return s3.repair_bucket(
+        storage.core.client("s3", storage.region),
+        name=BUCKET,
+        region=storage.region,
+        owner=owner,
+        settling=settling or storage.settling(),
+    )
+
+
+ANSWERED = f"bucket {BUCKET} answered: encrypted, private, TLS only, versioned, tagged"
+
+
+def test_a_repair_of_what_is_right_only_looks(storage: Storage) -> None:
+    storage.ensure()
+    storage.core.calls.clear()
+    assert repair(storage) == Repairs((), (), ANSWERED)
+    assert storage.core.changes() == []
+    assert len(storage.core.calls) == 6
+
+
+def test_a_repair_puts_right_what_has_drifted_and_says_what_it_was(storage: Storage) -> None:
+    storage.ensure()
+    before = storage.settings()
+    for _, drift in DRIFTS.values():
+        drift(storage.client)
+    repairs = repair(storage)
+    assert repairs.repaired == tuple(
+        Drift(f"bucket {BUCKET}", setting)
+        for setting in ("public access block", "encryption", "versioning", "policy")
+    )
+    assert (repairs.remaining, repairs.checked) == ((), ANSWERED)
+    assert storage.settings() == before
+    storage.core.calls.clear()
+    assert repair(storage) == Repairs((), (), ANSWERED)
+    assert storage.core.changes() == []
+
+
+def test_a_repair_does_not_claim_what_s3_does_not_show(storage: Storage) -> None:
+    storage.ensure()
+    storage.client.delete_bucket_policy(Bucket=BUCKET)
+    storage.core.answers["s3.PutBucketPolicy"] = lambda _parameters: (200, {})
+    error = refused(lambda: repair(storage))
+    assert (error.type, error.cause) == (ErrorType.TIMEOUT, f"bucket {BUCKET}: policy")
+
+
+def test_a_repair_makes_no_missing_bucket(storage: Storage) -> None:
+    error = refused(lambda: repair(storage))
+    assert error.type is ErrorType.SERVICE_REGISTRATION_FAILED
+    assert f"The bucket {BUCKET} of the project is not there" in error.message
+    assert (storage.core.changes(), storage.names()) == ([], [])
+
+
+@each_foreign
+def test_a_repair_leaves_a_bucket_that_is_not_the_project_s(
+    storage: Storage, tags: dict[str, str]
+) -> None:
+    storage.make_bucket(tags)
+    storage.core.calls.clear()
+    error = refused(lambda: repair(storage))
+    assert (error.type, storage.core.changes()) == (ErrorType.CONFLICT, [])

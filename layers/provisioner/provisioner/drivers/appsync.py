@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import translated
-from provisioner.drivers.drift import drifted, update_input
+from provisioner.drivers.drift import (
+    MADE_AGAIN,
+    Drift,
+    Repairs,
+    drifted,
+    put_right,
+    still_drifted,
+    update_input,
+)
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -64,24 +72,90 @@ def ensure_event_api(
             if api["apiId"] != made["apiId"]:
                 # Another run made one too: every run keeps the oldest and removes only its own.
                 client.delete_api(apiId=made["apiId"])
-        if drifted(api.get("eventConfig", {}), _EVENT_CONFIG, untold=True):
-            client.update_api(
-                **update_input(client, "UpdateApi", api, {"eventConfig": _EVENT_CONFIG})
-            )
-        if namespace not in _namespaces(client, api["apiId"]):
-            try:
-                client.create_channel_namespace(
-                    apiId=api["apiId"], name=namespace, tags=owner.tags()
-                )
-            except client.exceptions.ConflictException:
-                if namespace not in _namespaces(client, api["apiId"]):
-                    raise
+        _put_right(client, api, namespace, owner)
         return EventApi(
             api_id=api["apiId"],
             arn=api["apiArn"],
             http_endpoint=f"https://{api['dns']['HTTP']}/event",
             realtime_endpoint=f"wss://{api['dns']['REALTIME']}/event/realtime",
         )
+
+
+def repair_event_api(
+    client: AppSyncClient, *, api_id: str, namespace: str, owner: Ownership
+) -> Repairs:
+    """Put right what has drifted of the project's Event API and its channel namespace.
+
+    A namespace that is missing is made again: it holds nothing, and has no id.
+
+    Args:
+        client: AppSync in the API's region.
+        api_id: the API.
+        namespace: the namespace's name.
+        owner: whose the API must be.
+
+    Raises:
+        SERVICE_REGISTRATION_FAILED: the API is not there.
+        CONFLICT: it is not the project's.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair realtime"):
+        try:
+            api = client.get_api(apiId=api_id)["api"]
+        except client.exceptions.NotFoundException:
+            raise failure(
+                ErrorType.SERVICE_REGISTRATION_FAILED,
+                f"The Event API {api_id} of the project is not there, and a new one would have "
+                "another address; deprovision the project and provision it again.",
+                "GetApi: NotFoundException",
+            ) from None
+        if not owner.owns(_tags(client, api)):
+            raise failure(
+                ErrorType.CONFLICT,
+                f"The Event API {api_id} does not have the project's tags; give them back to it.",
+            )
+        before = _put_right(client, api, namespace, owner)
+        after = _drifts(api, *_wrong(client, api_id, namespace)) if before else []
+    return Repairs(
+        put_right(before, after),
+        tuple(still_drifted(drift) for drift in after),
+        _answered(api_id, namespace),
+    )
+
+
+def _put_right(
+    client: AppSyncClient, api: ApiTypeDef, namespace: str, owner: Ownership
+) -> list[Drift]:
+    """Put right what has drifted, and return it."""
+    wrong = drifted(api.get("eventConfig", {}), _EVENT_CONFIG, untold=True)
+    if wrong:
+        client.update_api(**update_input(client, "UpdateApi", api, {"eventConfig": _EVENT_CONFIG}))
+    is_missing = namespace not in _namespaces(client, api["apiId"])
+    if is_missing:
+        try:
+            client.create_channel_namespace(apiId=api["apiId"], name=namespace, tags=owner.tags())
+        except client.exceptions.ConflictException:
+            if namespace not in _namespaces(client, api["apiId"]):
+                raise
+    return _drifts(api, wrong, [namespace] if is_missing else [])
+
+
+def _drifts(api: ApiTypeDef, in_api: list[str], missing: list[str]) -> list[Drift]:
+    return [
+        *(Drift(f"Event API {api['apiId']}", what) for what in in_api),
+        *(Drift(f"channel namespace {namespace}", MADE_AGAIN) for namespace in missing),
+    ]
+
+
+def _answered(api_id: str, namespace: str) -> str:
+    return f"Event API {api_id} and its namespace {namespace} answered"
+
+
+def _wrong(client: AppSyncClient, api_id: str, namespace: str) -> tuple[list[str], list[str]]:
+    """Name the settings that are not as they must be, and the namespace if it is missing."""
+    found = client.get_api(apiId=api_id)["api"]
+    wrong = drifted(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
+    return wrong, [] if namespace in _namespaces(client, api_id) else [namespace]
 
 
 def check_event_api(client: AppSyncClient, api: EventApi, namespace: str) -> str:
@@ -92,17 +166,15 @@ def check_event_api(client: AppSyncClient, api: EventApi, namespace: str) -> str
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check realtime"):
-        found = client.get_api(apiId=api.api_id)["api"]
-        wrong = drifted(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
-        if namespace not in _namespaces(client, api.api_id):
-            wrong.append(f"no namespace {namespace}")
+        in_api, missing = _wrong(client, api.api_id, namespace)
+    wrong = [*in_api, *(f"no namespace {name}" for name in missing)]
     if wrong:
         raise failure(
             ErrorType.SERVICE_REGISTRATION_FAILED,
             "The Event API of the project does not have what it must have.",
             f"API {api.api_id}: {', '.join(wrong)}",
         )
-    return f"Event API {api.api_id} and its namespace {namespace} answered"
+    return _answered(api.api_id, namespace)
 
 
 def remove_event_api(client: AppSyncClient, *, name: str, claim: Claim) -> str:

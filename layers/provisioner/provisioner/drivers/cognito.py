@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause, translated
-from provisioner.drivers.drift import drifted, update_input
+from provisioner.drivers.drift import (
+    MADE_AGAIN,
+    Drift,
+    Remaining,
+    Repairs,
+    drifted,
+    put_right,
+    still_drifted,
+    update_input,
+)
 from provisioner.drivers.partition import dns_suffix
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
@@ -142,15 +151,94 @@ def ensure_user_pool(
             )["UserPool"]["Id"]
             pool = _settle(client, name, owner, made)
         _repair_pool(client, pool)
-        pool_id = pool["Id"]
-        return UserPool(
-            pool_id=pool_id,
-            arn=pool["Arn"],
-            client_id=_ensure_client(client, pool_id, client_name),
-            endpoint=(
-                f"https://cognito-idp.{pool_id.partition('_')[0]}.{dns_suffix(client)}/{pool_id}"
+        app_client, _ = _ensure_client(client, pool["Id"], client_name)
+        return _user_pool(client, pool, app_client)
+
+
+def repair_user_pool(
+    client: CognitoIdentityProviderClient,
+    *,
+    pool_id: str,
+    client_id: str,
+    client_name: str,
+    owner: Ownership,
+) -> tuple[UserPool, Repairs]:
+    """Put right what has drifted of the project's user pool and app client.
+
+    An app client that is missing is made again: nothing is lost with it but its id.
+
+    Args:
+        client: Cognito in the pool's region.
+        pool_id: the pool.
+        client_id: the app client, as it is known.
+        client_name: the name of one that is made again.
+        owner: whose the pool must be.
+
+    Raises:
+        SERVICE_REGISTRATION_FAILED: the pool is not there.
+        CONFLICT: it is not the project's.
+        ProvisioningError: as `translated` says.
+    """
+    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair auth"):
+        try:
+            pool = client.describe_user_pool(UserPoolId=pool_id)["UserPool"]
+        except client.exceptions.ResourceNotFoundException:
+            raise failure(
+                ErrorType.SERVICE_REGISTRATION_FAILED,
+                f"The user pool {pool_id} of the project is not there, and a new one would be "
+                "empty; deprovision the project and provision it again.",
+                "DescribeUserPool: ResourceNotFoundException",
+            ) from None
+        if not owner.owns(pool.get("UserPoolTags", {})):
+            raise failure(
+                ErrorType.CONFLICT,
+                f"The user pool {pool_id} does not have the project's tags; give them back to it.",
+            )
+        in_pool = _repair_pool(client, pool)
+        app_client, in_client = _ensure_client(client, pool_id, client_name, client_id)
+        found = _user_pool(client, pool, app_client)
+        before = _drifts(found, in_pool, in_client)
+        after = _drifts(found, *_wrong(client, found)[:2]) if before else []
+    return found, Repairs(
+        put_right(before, after),
+        (
+            *(still_drifted(drift) for drift in after),
+            *(
+                Remaining(
+                    f"user pool {pool_id}",
+                    what,
+                    "Cognito never changes it once a pool is made: only a new pool can have it.",
+                )
+                for what in drifted(pool, _LASTING_POOL_SETTINGS, untold=False)
             ),
-        )
+        ),
+        _answered(found),
+    )
+
+
+def _drifts(pool: UserPool, in_pool: list[str], in_client: list[str]) -> list[Drift]:
+    return [
+        *(Drift(f"user pool {pool.pool_id}", what) for what in in_pool),
+        *(Drift(f"app client {pool.client_id}", what) for what in in_client),
+    ]
+
+
+def _answered(pool: UserPool) -> str:
+    return f"user pool {pool.pool_id} and its app client answered"
+
+
+def _user_pool(
+    client: CognitoIdentityProviderClient,
+    pool: UserPoolTypeTypeDef,
+    app_client: UserPoolClientTypeTypeDef,
+) -> UserPool:
+    pool_id = pool["Id"]
+    return UserPool(
+        pool_id=pool_id,
+        arn=pool["Arn"],
+        client_id=app_client["ClientId"],
+        endpoint=f"https://cognito-idp.{pool_id.partition('_')[0]}.{dns_suffix(client)}/{pool_id}",
+    )
 
 
 def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool) -> str:
@@ -161,21 +249,30 @@ def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool) -> st
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check auth"):
-        found_pool = client.describe_user_pool(UserPoolId=pool.pool_id)["UserPool"]
-        found_client = client.describe_user_pool_client(
-            UserPoolId=pool.pool_id, ClientId=pool.client_id
-        )["UserPoolClient"]
-    wrong = [
-        *drifted(found_pool, _LASTING_POOL_SETTINGS | _pool_settings(found_pool), untold=False),
-        *drifted(found_client, _client_settings(found_client), untold=False),
-    ]
+        in_pool, in_client, lasting = _wrong(client, pool)
+    wrong = [*lasting, *in_pool, *in_client]
     if wrong:
         raise failure(
             ErrorType.SERVICE_REGISTRATION_FAILED,
             "The user pool of the project does not have the settings that it must have.",
             f"user pool {pool.pool_id}: {', '.join(wrong)}",
         )
-    return f"user pool {pool.pool_id} and its app client answered"
+    return _answered(pool)
+
+
+def _wrong(
+    client: CognitoIdentityProviderClient, pool: UserPool
+) -> tuple[list[str], list[str], list[str]]:
+    """Name what is not as it must be: of the pool, of its client, and what stays so."""
+    found_pool = client.describe_user_pool(UserPoolId=pool.pool_id)["UserPool"]
+    found_client = client.describe_user_pool_client(
+        UserPoolId=pool.pool_id, ClientId=pool.client_id
+    )["UserPoolClient"]
+    return (
+        drifted(found_pool, _pool_settings(found_pool), untold=False),
+        drifted(found_client, _client_settings(found_client), untold=False),
+        drifted(found_pool, _LASTING_POOL_SETTINGS, untold=False),
+    )
 
 
 def remove_user_pool(client: CognitoIdentityProviderClient, *, name: str, claim: Claim) -> str:
@@ -250,11 +347,16 @@ def _settle(
     return pool
 
 
-def _repair_pool(client: CognitoIdentityProviderClient, pool: UserPoolTypeTypeDef) -> None:
-    """Put right what has drifted; all else, multi-factor authentication too, stays as it is."""
+def _repair_pool(client: CognitoIdentityProviderClient, pool: UserPoolTypeTypeDef) -> list[str]:
+    """Put right what has drifted; all else, multi-factor authentication too, stays as it is.
+
+    Returns:
+        What had drifted.
+    """
     wanted = _pool_settings(pool)
-    if not drifted(pool, wanted, untold=True):
-        return
+    wrong = drifted(pool, wanted, untold=True)
+    if not wrong:
+        return []
     before = client.get_user_pool_mfa_config(UserPoolId=pool["Id"])
     update = update_input(client, "UpdateUserPool", pool, wanted)
     update |= {"UserPoolId": pool["Id"], "PoolName": pool["Name"]}
@@ -270,6 +372,7 @@ def _repair_pool(client: CognitoIdentityProviderClient, pool: UserPoolTypeTypeDe
         del update["MfaConfiguration"]
         client.update_user_pool(**update)
     _restore_mfa(client, pool["Id"], before)
+    return wrong
 
 
 def _restore_mfa(
@@ -298,8 +401,18 @@ def _restore_mfa(
         ) from None
 
 
-def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: str) -> str:
-    found = _find_client(client, pool_id, name)
+def _ensure_client(
+    client: CognitoIdentityProviderClient, pool_id: str, name: str, known: str = ""
+) -> tuple[UserPoolClientTypeTypeDef, list[str]]:
+    """Return the app client as it was found or made, and what of it was not as it must be.
+
+    Args:
+        client: Cognito in the pool's region.
+        pool_id: the pool, which is ours.
+        name: the client's name.
+        known: the client's id, where one has been made before.
+    """
+    found = _known_client(client, pool_id, known) or _find_client(client, pool_id, name)
     if found is None:
         made = client.create_user_pool_client(
             UserPoolId=pool_id, ClientName=name, GenerateSecret=False, **_CLIENT_SETTINGS
@@ -309,11 +422,24 @@ def _ensure_client(client: CognitoIdentityProviderClient, pool_id: str, name: st
             # Another run made one too: every run keeps the oldest and removes only its own.
             client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made["ClientId"])
     wanted = _client_settings(found)
-    if drifted(found, wanted, untold=True):
+    wrong = drifted(found, wanted, untold=True)
+    if wrong:
         client.update_user_pool_client(
             **update_input(client, "UpdateUserPoolClient", found, wanted)
         )
-    return found["ClientId"]
+    return found, wrong if found["ClientId"] == known else [MADE_AGAIN]
+
+
+def _known_client(
+    client: CognitoIdentityProviderClient, pool_id: str, client_id: str
+) -> UserPoolClientTypeTypeDef | None:
+    if not client_id:
+        return None
+    try:
+        described = client.describe_user_pool_client(UserPoolId=pool_id, ClientId=client_id)
+    except client.exceptions.ResourceNotFoundException:
+        return None
+    return described["UserPoolClient"]
 
 
 def _find_client(

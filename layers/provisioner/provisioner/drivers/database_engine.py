@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from provisioner.drivers.drift import Repairs
 from provisioner.ownership import Claim, Ownership
 
 
@@ -58,6 +59,21 @@ class DatabaseEngine(Protocol):
         the app role owns in the database becomes the owner role's. Raises CONFLICT when the schema
         exists and is neither role's, or the platform's own schema is not as the platform makes it.
         """
+
+    def repair_database(
+        self, names: TenantNames, password: Callable[[], str], owner: Ownership
+    ) -> Repairs:
+        """Put right what has drifted of the roles, the database and its privileges.
+
+        Nothing is made that is not there, and no password is changed: one that the server does not
+        take remains, as what only a superuser may change does.
+
+        Raises CONFLICT when the database or a role is not this project's, and
+        DATABASE_CHANGE_FAILED when one is not there.
+        """
+
+    def repair_schema(self, names: TenantNames, owner: Ownership) -> Repairs:
+        """Put right what has drifted of the schema; what `ensure_schema` makes anew, this does."""
 
     def check_database(self, names: TenantNames, password: str) -> str:
         """Log in as the app role and say in one sentence what answered."""

@@ -5,11 +5,57 @@ Only what we set is compared. All else in a resource is its owner's, and stays a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One thing that is not as it must be. It holds no value: one could be a secret."""
+
+    #: Such as `user pool eu-central-1_Ab12`.
+    resource: str
+    #: What of it, by the name that it has there: `Policies`, `CONNECTION LIMIT`.
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining(Drift):
+    """One thing that is not as it must be, and that the platform cannot put right."""
+
+    #: Why not, and what to do, in one sentence.
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """What a repair has come to."""
+
+    #: What was put right, and found right after that.
+    repaired: tuple[Drift, ...] = ()
+    remaining: tuple[Remaining, ...] = ()
+    #: What answered, in one sentence.
+    checked: str = ""
+
+
+#: What of a thing that was missing, and that nothing is lost with.
+MADE_AGAIN = "was not there and was made again"
+
+
+def still_drifted(drift: Drift) -> Remaining:
+    """Tell of what a service was asked to put right, and took, and tells of as it was."""
+    why = "The service took the change and does not tell of it yet; send the job again."
+    return Remaining(drift.resource, drift.what, why)
+
+
+def put_right(before: Iterable[Drift], after: Iterable[Drift]) -> tuple[Drift, ...]:
+    """Return what was not as it must be and now is."""
+    still = set(after)
+    return tuple(drift for drift in before if drift not in still)
 
 
 def drifted(found: Mapping[str, Any], wanted: Mapping[str, Any], *, untold: bool) -> list[str]:

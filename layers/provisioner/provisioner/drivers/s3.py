@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import short_cause, translated
+from provisioner.drivers.drift import Drift, Repairs
 from provisioner.drivers.obstacles import quoted
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
@@ -222,9 +223,50 @@ def ensure_bucket(
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register storage"):
         _ensure_exists(client, name, region, owner, settling)
-        for setting, value in _drifted(client, name, settling):
-            settling.at_bucket(partial(_SETTINGS[setting].write, client, name, value))
-            settling.just_written = True
+        _put_right(client, name, settling)
+
+
+def repair_bucket(
+    client: S3Client, *, name: str, region: str, owner: Ownership, settling: Settling
+) -> Repairs:
+    """Put right what has drifted of the project's bucket.
+
+    Raises:
+        SERVICE_REGISTRATION_FAILED: there is no such bucket.
+        TIMEOUT: S3 does not show yet what was put right.
+        CONFLICT, INSUFFICIENT_PERMISSIONS, and what `translated` raises: as of `ensure_bucket`.
+    """
+    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair storage"):
+        if not _exists(client, name, region):
+            raise failure(
+                ErrorType.SERVICE_REGISTRATION_FAILED,
+                f"The bucket {name} of the project is not there, and a new one would be empty; "
+                "deprovision the project and provision it again.",
+                "HeadBucket: 404",
+            )
+        if not owner.owns(_seen_tags(client, name, settling)):
+            raise failure(
+                ErrorType.CONFLICT,
+                f"The bucket {name} does not have the project's tags; give them back to it.",
+            )
+        wrong = _put_right(client, name, settling)
+    # What was put right is looked at again until S3 shows it, so nothing can remain.
+    checked = check_bucket(client, name, owner, settling) if wrong else _answered(name)
+    return Repairs(tuple(Drift(f"bucket {name}", setting) for setting in wrong), (), checked)
+
+
+def _put_right(client: S3Client, name: str, settling: Settling) -> list[str]:
+    """Put right what has drifted, and return what it was."""
+    wrong = []
+    for setting, value in _drifted(client, name, settling):
+        settling.at_bucket(partial(_SETTINGS[setting].write, client, name, value))
+        settling.just_written = True
+        wrong.append(setting)
+    return wrong
+
+
+def _answered(name: str) -> str:
+    return f"bucket {name} answered: encrypted, private, TLS only, versioned, tagged"
 
 
 def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settling) -> str:
@@ -246,7 +288,7 @@ def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settli
                 )
             if not settling.wait():
                 raise _unsettled(cause)
-    return f"bucket {name} answered: encrypted, private, TLS only, versioned, tagged"
+    return _answered(name)
 
 
 def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
@@ -397,12 +439,7 @@ def _ensure_exists(
     client: S3Client, name: str, region: str, owner: Ownership, settling: Settling
 ) -> None:
     is_new = not _exists(client, name, region) and _make(client, name, region, owner, settling)
-    try:
-        tags = settling.at_bucket(partial(_tags, client, name))
-    except ClientError as error:
-        if not settling.just_written and _is_of_another(client, name, error):
-            raise _conflict(name, of="another account") from None
-        raise
+    tags = _seen_tags(client, name, settling)
     if is_new and not tags:
         # A bucket comes into being with its tags; an emulator may leave them out.
         settling.at_bucket(
@@ -410,6 +447,20 @@ def _ensure_exists(
         )
     elif not owner.owns(tags):
         raise _conflict(name)
+
+
+def _seen_tags(client: S3Client, name: str, settling: Settling) -> dict[str, str]:
+    """Return the tags of a bucket that is there.
+
+    Raises:
+        CONFLICT: it is another account's.
+    """
+    try:
+        return settling.at_bucket(partial(_tags, client, name))
+    except ClientError as error:
+        if not settling.just_written and _is_of_another(client, name, error):
+            raise _conflict(name, of="another account") from None
+        raise
 
 
 def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: Settling) -> bool:

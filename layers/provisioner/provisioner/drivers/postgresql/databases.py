@@ -5,12 +5,15 @@ Sources: PostgreSQL documentation, "CREATE DATABASE", "ALTER DATABASE", "Privile
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.drift import Drift
 from provisioner.drivers.postgresql.errors import conflict
+from provisioner.drivers.postgresql.roles import NO_LIMIT
 from provisioner.drivers.postgresql.session import Connection
 from provisioner.ownership import Claim, Ownership, tags_of_comment
 
@@ -35,7 +38,8 @@ class TenantLimits:
     """What a new tenant may use of the cluster.
 
     They are set when the database is made and not again, so that an operator can change them for
-    one tenant. The time-outs are defaults: a tenant may change them for a session of his own.
+    one tenant; only a connection limit that was taken away is set again. The time-outs are
+    defaults: a tenant may change them for a session of his own.
     """
 
     #: Connections of the app role at once.
@@ -56,13 +60,51 @@ class Database:
     allows_connections: bool
     connection_limit: int
     comment: str | None
-    #: Whether PUBLIC is shut out, the tenant's roles have what they need, and the app role may act
-    #: as the owner role.
+    #: Whether PUBLIC is shut out, and the tenant's roles have what they need.
     has_privileges: bool
+    #: Whether the app role may act as the owner role.
+    has_membership: bool
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether its DROP was interrupted, so that nothing but another DROP can be done to it."""
+        return self.connection_limit == _INVALID_DATABASE
+
+    def limit_drifted(self, connections: int) -> bool:
+        """Whether it has no limit, or lets in too few for the app role and the platform.
+
+        Args:
+            connections: those of the app role at once.
+        """
+        least = connections + _PLATFORM_CONNECTIONS
+        return self.connection_limit == NO_LIMIT or self.connection_limit < least
+
+    def drift(self, names: TenantNames, connections: int) -> list[Drift]:
+        """Name what is not as it must be.
+
+        Args:
+            names: the tenant's.
+            connections: of the app role at once.
+        """
+        database = f"database {names.database}"
+        return [
+            drift
+            for drift, is_right in (
+                (Drift(database, "OWNER"), self.is_the_platforms),
+                (Drift(database, "ALLOW_CONNECTIONS"), self.allows_connections),
+                (Drift(database, "CONNECTION LIMIT"), not self.limit_drifted(connections)),
+                (Drift(database, "privileges"), self.has_privileges),
+                (
+                    Drift(f"role {names.app_role}", f"membership in {names.owner_role}"),
+                    self.has_membership,
+                ),
+            )
+            if not is_right
+        ]
 
 
 def look_for_database(
-    connection: Connection, names: TenantNames, owner: Ownership, roles: set[str]
+    connection: Connection, names: TenantNames, owner: Ownership, roles: Collection[str]
 ) -> Database | None:
     """Return the tenant's database.
 
@@ -88,8 +130,8 @@ def look_for_database(
                AND ARRAY(
                    SELECT pg_catalog.concat(rolname, ' ', privilege_type)
                    FROM pg_catalog.aclexplode(datacl) AS privilege
-                   JOIN pg_catalog.pg_roles ON pg_roles.oid = privilege.grantee) @> %(privileges)s
-               AND EXISTS (
+                   JOIN pg_catalog.pg_roles ON pg_roles.oid = privilege.grantee) @> %(privileges)s,
+               EXISTS (
                    SELECT FROM pg_catalog.pg_auth_members
                    JOIN pg_catalog.pg_roles AS role ON role.oid = roleid
                    JOIN pg_catalog.pg_roles AS login ON login.oid = member
@@ -113,7 +155,7 @@ def look_for_database(
         found.comment is None
         and found.is_the_platforms
         and not found.allows_connections
-        and roles == {names.owner_role, names.app_role}
+        and set(roles) == {names.owner_role, names.app_role}
     )
     if not owner.owns_comment(found.comment) and not is_unmarked_yet:
         raise conflict("database", names.database)
@@ -127,17 +169,17 @@ def ensure_database(
     limits: TenantLimits,
     found: Database | None,
 ) -> None:
-    """Make the database, or of what was found what it lacks.
+    """Make the database, or of what was found put right what has drifted.
 
     Args:
         connection: the session that holds the tenant's lock.
         names: the tenant's; its roles exist.
         owner: whose marker a new database gets.
-        limits: of a new database.
+        limits: of the tenant; its app role has the connections in it.
         found: what `look_for_database` returned.
     """
     name = sql.Identifier(names.database)
-    if found is not None and found.connection_limit == _INVALID_DATABASE:
+    if found is not None and found.is_invalid:
         # Nothing but this can be done with it: an ALTER or a login ends the session.
         connection.execute(sql.SQL("DROP DATABASE {}").format(name))
         found = None
@@ -150,17 +192,23 @@ def ensure_database(
                 " CONNECTION LIMIT {} ALLOW_CONNECTIONS false"
             ).format(name, sql.Literal(limits.connections + _PLATFORM_CONNECTIONS))
         )
-    if found is None or not found.has_privileges:
+    elif found.limit_drifted(limits.connections):
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
+                name, sql.Literal(limits.connections + _PLATFORM_CONNECTIONS)
+            )
+        )
+    if found is None or not (found.has_privileges and found.has_membership):
         _grant(connection, names)
     if found is not None and found.allows_connections:
         return
-    for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-        connection.execute(
-            sql.SQL("ALTER DATABASE {} SET {} = {}").format(
-                name, sql.Identifier(setting), sql.Literal(getattr(limits, setting))
-            )
-        )
     if found is None or found.comment is None:
+        for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+                    name, sql.Identifier(setting), sql.Literal(getattr(limits, setting))
+                )
+            )
         connection.execute(
             sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(owner.comment()))
         )

@@ -13,23 +13,29 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.drift import Drift, Remaining, Repairs, put_right
 from provisioner.drivers.postgresql import databases, schema
 from provisioner.drivers.postgresql.databases import TenantLimits
 from provisioner.drivers.postgresql.errors import is_connection_limit, is_wrong_password
 from provisioner.drivers.postgresql.roles import (
+    Role,
     claimed_roles,
+    connection_limit,
     create_role,
+    drifted_roles,
     drop_role,
     join_role,
     leave_role,
     look_for_roles,
+    put_roles_right,
     set_password,
     verifier,
 )
@@ -43,6 +49,38 @@ from provisioner.drivers.postgresql.session import (
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership
+
+
+@dataclass(frozen=True, slots=True)
+class _Tenant:
+    """What a tenant has, and what of it has drifted."""
+
+    roles: Mapping[str, Role]
+    database: databases.Database
+    limits: TenantLimits
+    of_roles: tuple[Drift, ...]
+    of_database: tuple[Drift, ...]
+
+    @property
+    def drift(self) -> tuple[Drift, ...]:
+        return (*self.of_roles, *self.of_database)
+
+    def remaining(self, names: TenantNames, platform: str) -> Iterator[Remaining]:
+        """Yield what is still not as it must be, with what to do."""
+        for drift in self.of_roles:
+            yield Remaining(
+                drift.resource,
+                drift.what,
+                "Only a superuser may change this role: take SUPERUSER, REPLICATION and BYPASSRLS "
+                "from it, and send the job again.",
+            )
+        for drift in self.of_database:
+            yield Remaining(
+                drift.resource,
+                drift.what,
+                f"Only the owner of the database may change it: as a superuser, run ALTER DATABASE "
+                f"{names.database} OWNER TO {platform}, and send the job again.",
+            )
 
 
 class PostgresqlEngine:
@@ -84,7 +122,9 @@ class PostgresqlEngine:
                         ),
                         owner,
                     )
-                databases.ensure_database(connection, names, owner, self._limits, database)
+                limits = self._limits_of(names, roles)
+                put_roles_right(connection, names, roles, limits.connections)
+                databases.ensure_database(connection, names, owner, limits, database)
                 if names.app_role in roles:
                     self._ensure_password(connection, names, password())
 
@@ -102,6 +142,52 @@ class PostgresqlEngine:
                 schema.ensure_schema(connection, names, owner)
 
         run_step(ensure, ErrorType.SCHEMA_CREATION_FAILED, "create the schema")
+
+    def repair_database(
+        self, names: TenantNames, password: Callable[[], str], owner: Ownership
+    ) -> Repairs:
+        """Put right what has drifted of the roles, the database and its privileges."""
+        #: Of every try: what one has put right, the next does not find.
+        before: list[Drift] = []
+
+        def repair() -> Repairs:
+            with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
+                lock(connection, names)
+                tenant = self._look(connection, names, owner)
+                before.extend(drift for drift in tenant.drift if drift not in before)
+                if tenant.drift:
+                    self._put_right(connection, names, owner, tenant)
+                    tenant = self._look(connection, names, owner)
+                checked, wrong = self._try_login(names, password())
+            return Repairs(
+                put_right(before, tenant.drift),
+                (*tenant.remaining(names, self._admin.user), *wrong),
+                checked,
+            )
+
+        return run_step(repair, ErrorType.DATABASE_CHANGE_FAILED, "repair the database")
+
+    def repair_schema(self, names: TenantNames, owner: Ownership) -> Repairs:
+        """Put right what has drifted of the schema, as `ensure_schema` does."""
+        before: list[Drift] = []
+
+        def repair() -> Repairs:
+            with (
+                connect_as_platform(self._admin, LOCK_DATABASE) as lock_connection,
+                connect_as_platform(self._admin, names.database) as connection,
+            ):
+                lock(lock_connection, names)
+                found = schema.ensure_schema(connection, names, owner)
+                before.extend(drift for drift in found if drift not in before)
+                after = schema.drifted_schema(connection, names) if found else []
+            why = "The platform's role may not change it; a superuser must, or the owner."
+            return Repairs(
+                put_right(before, after),
+                tuple(Remaining(drift.resource, drift.what, why) for drift in after),
+                f"schema {names.schema} was looked at, with all that belongs to it",
+            )
+
+        return run_step(repair, ErrorType.DATABASE_CHANGE_FAILED, "repair the schema")
 
     def change_password(
         self,
@@ -233,21 +319,11 @@ class PostgresqlEngine:
 
     def check_database(self, names: TenantNames, password: str) -> str:
         """Log in as the app role and say in one sentence what answered."""
-
-        def check() -> str:
-            with connect_as_tenant(self._admin, names, password) as connection:
-                row = connection.execute(
-                    "SELECT pg_catalog.current_database(), SESSION_USER"
-                ).fetchone()
-            if row != (names.database, names.app_role):
-                raise failure(
-                    ErrorType.DATABASE_CREATION_FAILED,
-                    "The login of the project did not reach the project's database.",
-                    f"database and user are {row}",
-                )
-            return f"database {names.database} answered a login as {names.app_role}"
-
-        return run_step(check, ErrorType.DATABASE_CREATION_FAILED, "log in to the database")
+        return run_step(
+            lambda: self._log_in(names, password),
+            ErrorType.DATABASE_CREATION_FAILED,
+            "log in to the database",
+        )
 
     def check_schema(self, names: TenantNames, password: str) -> str:
         """As the app role, read the schema version and say in one sentence what answered."""
@@ -257,6 +333,82 @@ class PostgresqlEngine:
                 return schema.check_schema(connection, names)
 
         return run_step(check, ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
+
+    def _look(self, connection: Connection, names: TenantNames, owner: Ownership) -> _Tenant:
+        """Look at the roles and the database of a tenant that has been provisioned.
+
+        Raises:
+            DATABASE_CHANGE_FAILED: one of them is not there.
+            CONFLICT: one of them is not this project's.
+        """
+        roles = look_for_roles(connection, names, owner)
+        for role in (names.owner_role, names.app_role):
+            if role not in roles:
+                options = "LOGIN" if role == names.app_role else "NOLOGIN"
+                raise failure(
+                    ErrorType.DATABASE_CHANGE_FAILED,
+                    f"The role {role} of the project is not there; as the platform's role, run "
+                    f"CREATE ROLE {role} {options} and COMMENT ON ROLE {role} IS "
+                    f"'{owner.comment()}', and send the job again.",
+                    f"role {role}: no such role",
+                )
+        database = databases.look_for_database(connection, names, owner, roles)
+        if database is None or database.is_invalid:
+            raise failure(
+                ErrorType.DATABASE_CHANGE_FAILED,
+                f"The database {names.database} of the project is not there, and a new one would be"
+                " empty; restore the cluster, or deprovision the project and provision it again.",
+                f"database {names.database}: "
+                + ("no such database" if database is None else "its DROP was interrupted"),
+            )
+        limits = self._limits_of(names, roles)
+        return _Tenant(
+            roles,
+            database,
+            limits,
+            of_roles=tuple(drifted_roles(names, roles, limits.connections)),
+            of_database=tuple(database.drift(names, limits.connections)),
+        )
+
+    def _put_right(
+        self, connection: Connection, names: TenantNames, owner: Ownership, tenant: _Tenant
+    ) -> None:
+        put_roles_right(connection, names, tenant.roles, tenant.limits.connections)
+        if tenant.database.is_the_platforms:
+            databases.ensure_database(connection, names, owner, tenant.limits, tenant.database)
+
+    def _limits_of(self, names: TenantNames, roles: Mapping[str, Role]) -> TenantLimits:
+        """Return the limits of a tenant, with as many connections as its app role may have."""
+        connections = connection_limit(names, roles, self._limits.connections)
+        return replace(self._limits, connections=connections)
+
+    def _try_login(self, names: TenantNames, password: str) -> tuple[str, list[Remaining]]:
+        """Say in one sentence what answered a login, and what was wrong with it."""
+        login = f"role {names.app_role}"
+        try:
+            return self._log_in(names, password), []
+        except psycopg.OperationalError as error:
+            # The limit is looked at once the password has been found right.
+            if is_connection_limit(error):
+                return f"{login} can log in, and uses all of its connections", []
+            if not is_wrong_password(error):
+                raise
+        why = "The server does not take the password of the secret; rotate the database password."
+        return f"database {names.database} answered", [Remaining(login, "PASSWORD", why)]
+
+    def _log_in(self, names: TenantNames, password: str) -> str:
+        """Log in as the app role and say in one sentence what answered."""
+        with connect_as_tenant(self._admin, names, password) as connection:
+            row = connection.execute(
+                "SELECT pg_catalog.current_database(), SESSION_USER"
+            ).fetchone()
+        if row != (names.database, names.app_role):
+            raise failure(
+                ErrorType.DATABASE_CREATION_FAILED,
+                "The login of the project did not reach the project's database.",
+                f"database and user are {row}",
+            )
+        return f"database {names.database} answered a login as {names.app_role}"
 
     def _ensure_password(self, connection: Connection, names: TenantNames, password: str) -> None:
         """Let the app role log in with this password; change it only if it does not."""

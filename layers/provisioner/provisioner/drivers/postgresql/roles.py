@@ -5,9 +5,13 @@ Sources: PostgreSQL documentation, "CREATE ROLE", "GRANT", "Role Membership", "D
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
 from psycopg import sql
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.drift import Drift
 from provisioner.drivers.postgresql.errors import conflict
 from provisioner.drivers.postgresql.session import (
     Connection,
@@ -22,38 +26,135 @@ from provisioner.ownership import Claim, Ownership, tags_of_comment
 _VERSION_16 = 160_000
 
 
+#: The connection limit of a role, or of a database, that has none.
+NO_LIMIT = -1
+
+#: Attributes that only a superuser can take from a role; from a role that has one, in some
+#: versions, nobody else can take anything.
+_OF_SUPERUSERS = frozenset({"SUPERUSER", "REPLICATION", "BYPASSRLS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role of a tenant as the catalogue shows it."""
+
+    comment: str | None
+    connection_limit: int
+    #: As CREATE ROLE names them, and VALID UNTIL where its password has an end.
+    attributes: frozenset[str]
+
+    @property
+    def is_within_reach(self) -> bool:
+        """Whether the platform may change it."""
+        return not self.attributes & _OF_SUPERUSERS
+
+
 def is_16(connection: Connection) -> bool:
     """Whether a grant of a role says what it allows, and who granted it."""
     return connection.info.server_version >= _VERSION_16
 
 
-def look_for_roles(connection: Connection, names: TenantNames, owner: Ownership) -> set[str]:
-    """Return which of the tenant's roles exist.
+def look_for_roles(connection: Connection, names: TenantNames, owner: Ownership) -> dict[str, Role]:
+    """Return those of the tenant's roles that exist, by name.
 
     Raises:
         CONFLICT: one is not this project's.
     """
     roles = _roles(connection, names)
-    for role, comment in roles.items():
-        if not owner.owns_comment(comment):
-            raise conflict("role", role)
-    return set(roles)
+    for name, role in roles.items():
+        if not owner.owns_comment(role.comment):
+            raise conflict("role", name)
+    return roles
+
+
+def connection_limit(names: TenantNames, roles: Mapping[str, Role], default: int) -> int:
+    """Return how many connections the app role may have at once.
+
+    Args:
+        names: the tenant's.
+        roles: those that exist.
+        default: of an app role that does not exist, or has no limit.
+    """
+    app_role = roles.get(names.app_role)
+    if app_role is None or app_role.connection_limit == NO_LIMIT:
+        return default
+    return app_role.connection_limit
+
+
+def drifted_roles(names: TenantNames, roles: Mapping[str, Role], limit: int) -> list[Drift]:
+    """Name what of the tenant's roles is not as it must be.
+
+    Args:
+        names: the tenant's.
+        roles: those that exist.
+        limit: as `put_roles_right` takes it.
+    """
+    return [
+        Drift(f"role {name}", what)
+        for name, role in roles.items()
+        for what, _ in _differences(names, name, role, limit)
+    ]
+
+
+def put_roles_right(
+    connection: Connection, names: TenantNames, roles: Mapping[str, Role], limit: int
+) -> None:
+    """Give the tenant's roles back what they must have, and take what they must not.
+
+    Args:
+        connection: the session that holds the tenant's lock.
+        names: the tenant's.
+        roles: those that exist.
+        limit: connections of an app role that has no limit; any other limit is an operator's.
+    """
+    for name, role in roles.items():
+        options = [option for _, option in _differences(names, name, role, limit)]
+        if options and role.is_within_reach:
+            connection.execute(
+                sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(name), sql.SQL(" ").join(options))
+            )
+
+
+def _differences(
+    names: TenantNames, name: str, role: Role, limit: int
+) -> Iterator[tuple[str, sql.SQL | sql.Composed]]:
+    """Yield what is not as it must be, each with the option of ALTER ROLE that puts it right."""
+    wanted = frozenset({"LOGIN"} if name == names.app_role else ())
+    for attribute in sorted(role.attributes ^ wanted):
+        if attribute == "VALID UNTIL":
+            yield attribute, sql.SQL("VALID UNTIL 'infinity'")
+        else:
+            yield attribute, sql.SQL(attribute if attribute in wanted else f"NO{attribute}")
+    if name == names.app_role and role.connection_limit == NO_LIMIT:
+        yield "CONNECTION LIMIT", sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(limit))
 
 
 def claimed_roles(connection: Connection, names: TenantNames, claim: Claim) -> list[str]:
     """Return which of the tenant's roles are claimed, the app role first."""
     roles = _roles(connection, names)
-    return [role for role, comment in roles.items() if claim(tags_of_comment(comment))]
+    return [name for name, role in roles.items() if claim(tags_of_comment(role.comment))]
 
 
-def _roles(connection: Connection, names: TenantNames) -> dict[str, str | None]:
-    """Return the comments of the tenant's roles, the app role's first."""
+def _roles(connection: Connection, names: TenantNames) -> dict[str, Role]:
+    """Return the tenant's roles by name, the app role first."""
     rows = connection.execute(
-        "SELECT rolname, pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles"
-        " WHERE rolname = ANY(%s) ORDER BY rolname",
+        """
+        SELECT rolname, pg_catalog.shobj_description(oid, 'pg_authid'), rolconnlimit,
+               ARRAY(
+                   SELECT attribute FROM (VALUES
+                       ('LOGIN', rolcanlogin), ('SUPERUSER', rolsuper), ('CREATEDB', rolcreatedb),
+                       ('CREATEROLE', rolcreaterole), ('REPLICATION', rolreplication),
+                       ('BYPASSRLS', rolbypassrls), ('VALID UNTIL', rolvaliduntil < 'infinity'))
+                       AS option (attribute, is_set)
+                   WHERE is_set)
+        FROM pg_catalog.pg_roles WHERE rolname = ANY(%s) ORDER BY rolname
+        """,
         ([names.owner_role, names.app_role],),
     ).fetchall()
-    return dict(rows)
+    return {
+        name: Role(comment, limit, frozenset(attributes))
+        for name, comment, limit, attributes in rows
+    }
 
 
 def create_role(

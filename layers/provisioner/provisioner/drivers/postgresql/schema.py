@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.drift import Drift
 from provisioner.drivers.postgresql.errors import conflict
 from provisioner.drivers.postgresql.roles import leave_role, let_act_as
 from provisioner.drivers.postgresql.session import SAFE_SEARCH_PATH, Connection
@@ -55,6 +56,10 @@ _DEFAULT_PRIVILEGES: tuple[tuple[sql.SQL, str, str], ...] = (
 class _Found:
     """What is in a database, as the catalogues show it."""
 
+    has_platform_schema: bool
+    has_version_table: bool
+    #: Whether the tenant's roles may read the version, and it is `SCHEMA_VERSION`.
+    has_version: bool
     #: The owner of the tenant's schema; None where there is no such schema.
     schema_owner: str | None
     #: Whether the schema `public`, where there is one, is for the tenant's roles alone to use.
@@ -62,24 +67,50 @@ class _Found:
     #: Schemas, and whether there are objects of any kind, that are the app role's.
     app_role_schemas: list[str]
     has_app_role_objects: bool
-    #: Whether the grants, default privileges and settings of the tenant's roles are right.
+    #: Whether the tenant's roles have all privileges of the tenant's schema.
     has_grants: bool
-    has_platform_schema: bool
-    has_version_table: bool
-    #: Whether the tenant's roles may read the version, and it is `SCHEMA_VERSION`.
-    has_version: bool
+    #: Whether each of them gives the other all privileges of what it makes, and PUBLIC none of the
+    #: functions.
+    has_default_privileges: bool
+    #: Whether sessions of the app role begin as the owner role, in the tenant's schema.
+    has_settings: bool
 
-    def is_right(self, names: TenantNames) -> bool:
-        return (
-            self.schema_owner == names.owner_role
-            and self.has_public_grants
-            and not self.has_app_role_objects
-            and self.has_grants
-            and self.has_version
-        )
+    def drift(self, names: TenantNames) -> list[Drift]:
+        schema, login = f"schema {names.schema}", f"role {names.app_role}"
+        is_there = self.schema_owner is not None
+        return [
+            drift
+            for drift, is_right in (
+                (Drift(schema, "not there"), is_there),
+                (Drift(schema, "OWNER"), not is_there or self.schema_owner == names.owner_role),
+                (Drift(schema, "privileges"), not is_there or self.has_grants),
+                (Drift("schema public", "privileges"), self.has_public_grants),
+                (Drift(login, "OWNER of objects"), not self.has_app_role_objects),
+                (Drift(login, "role or search_path"), self.has_settings),
+                (
+                    Drift(f"{login} and role {names.owner_role}", "default privileges"),
+                    self.has_default_privileges,
+                ),
+                (Drift(f"table {PLATFORM_SCHEMA}.{_VERSION_TABLE}", "version"), self.has_version),
+            )
+            if not is_right
+        ]
 
 
-def ensure_schema(connection: Connection, names: TenantNames, owner: Ownership) -> None:
+def drifted_schema(connection: Connection, names: TenantNames) -> list[Drift]:
+    """Name what is not as `ensure_schema` makes it.
+
+    Args:
+        connection: as `ensure_schema` takes it.
+        names: the tenant's.
+
+    Raises:
+        CONFLICT: as `ensure_schema` does.
+    """
+    return _look(connection, names).drift(names)
+
+
+def ensure_schema(connection: Connection, names: TenantNames, owner: Ownership) -> list[Drift]:
     """Make the schema, its grants and default privileges and the schema-version table.
 
     Args:
@@ -88,14 +119,18 @@ def ensure_schema(connection: Connection, names: TenantNames, owner: Ownership) 
         names: the tenant's.
         owner: whose marker the version gets.
 
+    Returns:
+        What was not so before.
+
     Raises:
         CONFLICT: a schema, or something in the platform's, is neither the tenant's nor the
             platform's.
     """
     with connection.transaction():
         found = _look(connection, names)
-        if found.is_right(names):
-            return
+        drift = found.drift(names)
+        if not drift:
+            return []
         # The platform role may act as the tenant's roles within this transaction only.
         for role in (names.owner_role, names.app_role):
             let_act_as(connection, role)
@@ -103,6 +138,7 @@ def ensure_schema(connection: Connection, names: TenantNames, owner: Ownership) 
             connection.execute(statement)
         for role in (names.owner_role, names.app_role):
             leave_role(connection, role)
+    return drift
 
 
 def _look(connection: Connection, names: TenantNames) -> _Found:
@@ -139,8 +175,8 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
                (SELECT pg_catalog.count(DISTINCT (privilege.grantee, privilege_type)) = 4
                 FROM pg_catalog.pg_namespace, pg_catalog.aclexplode(nspacl) AS privilege
                 WHERE nspname = %(schema)s
-                  AND privilege.grantee IN (owner_role.oid, app_role.oid))
-               AND NOT EXISTS (
+                  AND privilege.grantee IN (owner_role.oid, app_role.oid)),
+               NOT EXISTS (
                    SELECT FROM (VALUES (owner_role.oid, app_role.oid),
                                        (app_role.oid, owner_role.oid)) AS pair (maker, other)
                    CROSS JOIN ROWS FROM (pg_catalog.unnest(%(kinds)s::pg_catalog.text[]),
@@ -150,7 +186,7 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
                        ON defaclrole = maker AND defaclnamespace = 0
                           AND defaclobjtype = kind::pg_catalog."char"
                    WHERE defaclacl IS NULL
-                      OR EXISTS (
+                      OR kind = 'f' AND EXISTS (
                           SELECT FROM pg_catalog.aclexplode(defaclacl) AS privilege
                           WHERE privilege.grantee = 0)
                       OR EXISTS (
@@ -159,8 +195,8 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
                           WHERE grantee = maker
                           EXCEPT
                           SELECT privilege_type FROM pg_catalog.aclexplode(defaclacl)
-                          WHERE grantee = other))
-               AND EXISTS (
+                          WHERE grantee = other)),
+               EXISTS (
                    SELECT FROM pg_catalog.pg_db_role_setting
                    JOIN pg_catalog.pg_database ON pg_database.oid = setdatabase
                    WHERE datname = pg_catalog.current_database() AND setrole = app_role.oid
@@ -185,17 +221,8 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
             "A database role of the project is not there.",
             f"roles {names.owner_role} and {names.app_role}: not both are there",
         )
-    schema_owner, has_public_grants, app_role_schemas, has_app_role_objects, has_grants = row
-    found = _Found(
-        schema_owner=schema_owner,
-        has_public_grants=has_public_grants,
-        app_role_schemas=app_role_schemas,
-        has_app_role_objects=has_app_role_objects,
-        has_grants=has_grants,
-        has_platform_schema=has_platform_schema,
-        has_version_table=has_version_table,
-        has_version=has_version_table and _has_version(connection, names),
-    )
+    has_version = has_version_table and _has_version(connection, names)
+    found = _Found(has_platform_schema, has_version_table, has_version, *row)
     if found.schema_owner not in (None, names.owner_role, names.app_role):
         raise conflict("schema", names.schema)
     return found
