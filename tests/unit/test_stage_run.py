@@ -47,6 +47,15 @@ def run(core: Core, function: StageFunction, **of_event: Any) -> dict[str, Any]:
     return runner(event(**of_event))
 
 
+def test_the_last_stage_completes_the_job_with_its_output_where_it_says_nothing_else(
+    core: Core,
+) -> None:
+    core.new_job()
+    run(core, lambda _: StageOutcome(output={"a": 1}, check="done"), stage="FINALIZING")
+    job = core.jobs.get("job-1")
+    assert (job.status, job.result) == (JobStatus.COMPLETED, {"a": 1})
+
+
 def raised_by(core: Core, function: StageFunction, **of_event: Any) -> ProvisioningError:
     """Run an attempt that fails, and return what it raises."""
     with pytest.raises(ProvisioningError) as raised:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from provisioner.jobs.cleanup import Hold
-from provisioner.jobs.definition import Function, OnFailure, Resources, bind
+from provisioner.jobs.definition import FailureHandling, Function, Resources, bind
 from provisioner.jobs.failure import FailurePolicy
 from provisioner.jobs.stage_run import JobStages
 from provisioner.provisioning.job_types import JOB_TYPES
@@ -37,7 +37,7 @@ def failure_policies_of(resources: Resources) -> dict[str, FailurePolicy]:
     return {name: _policy(d.on_failure, resources) for name, d in JOB_TYPES.items()}
 
 
-def _policy(on_failure: OnFailure, resources: Resources) -> FailurePolicy:
+def _policy(on_failure: FailureHandling, resources: Resources) -> FailurePolicy:
     given: dict[str, Any] = {
         name: bind(code, resources)
         for name, code in {

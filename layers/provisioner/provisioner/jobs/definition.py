@@ -162,7 +162,7 @@ class Parallel:
 
 
 @dataclass(frozen=True)
-class OnFailure:
+class FailureHandling:
     """What a job type does when a job of it fails; by default what suits one that makes nothing."""
 
     #: Builds the writes that give back what the job holds, as `module:function`; see `Release`.
@@ -196,7 +196,7 @@ class JobDefinition[Payload: BaseModel]:
     result_model: type[BaseModel] | None = None
     #: The stages in order, with what runs beside what. The last is a stage: it completes the job.
     steps: tuple[Stage | Parallel, ...]
-    on_failure: OnFailure = field(default_factory=OnFailure)
+    on_failure: FailureHandling = field(default_factory=FailureHandling)
     #: Whose share of the queue a job takes: the MessageGroupId of its message (SQS fair queues).
     message_group: Callable[[Payload], str | None] = no_group
     #: A payload to try it with.

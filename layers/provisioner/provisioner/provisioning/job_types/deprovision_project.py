@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from provisioner.errors import ErrorType
-from provisioner.jobs.definition import JobDefinition, OnFailure, Stage
+from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
 from provisioner.provisioning.functions import API_KEYS, DATABASE, LIFECYCLE, SERVICES, SNAPSHOT
 from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.result import Result
@@ -169,7 +169,7 @@ JOB_TYPE = JobDefinition(
         *REMOVING,
         FINALIZING,
     ),
-    on_failure=OnFailure(
+    on_failure=FailureHandling(
         release="provisioner.provisioning.stages.give_up_removal:released_by_failed_removal"
     ),
     example={"project_id": "shop", "confirm": "shop"},

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from provisioner.errors import ErrorType
-from provisioner.jobs import definition
-from provisioner.jobs.definition import JobDefinition, Parallel, Stage
+from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.jobs.registry import TOO_DEEP, is_too_deep
 from provisioner.provisioning.functions import API_KEYS, DATABASE, LIFECYCLE, SERVICES
 from provisioner.provisioning.payload import (
@@ -318,7 +317,7 @@ JOB_TYPE = JobDefinition(
         RESOURCES,
         FINALIZING,
     ),
-    on_failure=definition.OnFailure(
+    on_failure=FailureHandling(
         release="provisioner.provisioning.stages.fail:released_by_failure",
         cleanup=(
             REMOVING_API_KEYS,

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from provisioner.errors import ErrorType
-from provisioner.jobs.definition import JobDefinition, OnFailure, Stage
+from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
 from provisioner.provisioning.functions import API_KEYS, LIFECYCLE
 from provisioner.provisioning.payload import ApiKeyPrefix, Payload, ProjectId
 from provisioner.provisioning.result import ApiKeyResult, Result
@@ -68,7 +68,7 @@ JOB_TYPE = JobDefinition(
     payload_model=RotateApiKeysPayload,
     result_model=RotateApiKeysResult,
     steps=(INITIALIZING, ROTATING_API_KEYS, FINALIZING),
-    on_failure=OnFailure(
+    on_failure=FailureHandling(
         release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
     ),
     example={"project_id": "shop"},

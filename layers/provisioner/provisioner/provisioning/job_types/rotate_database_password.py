@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from provisioner.errors import ErrorType
-from provisioner.jobs.definition import JobDefinition, OnFailure, Stage
+from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
 from provisioner.provisioning.functions import DATABASE, LIFECYCLE
 from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.result import Result
@@ -56,7 +56,7 @@ JOB_TYPE = JobDefinition(
     payload_model=RotateDatabasePasswordPayload,
     result_model=RotateDatabasePasswordResult,
     steps=(INITIALIZING, ROTATING_DATABASE_PASSWORD, FINALIZING),
-    on_failure=OnFailure(
+    on_failure=FailureHandling(
         release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
     ),
     example={"project_id": "shop"},
