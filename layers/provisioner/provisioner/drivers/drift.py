@@ -86,7 +86,7 @@ def update_input(
         for name in takes.members  # type: ignore[union-attr]  # an update takes something
         if found.get(name) not in (None, "", [], {})
     }
-    return _overlaid(passed, wanted)
+    return overlaid(passed, wanted)
 
 
 def _holds(found: Any, wanted: Any, untold: bool) -> bool:  # noqa: FBT001  # as in `drifted`
@@ -103,11 +103,12 @@ def _holds(found: Any, wanted: Any, untold: bool) -> bool:  # noqa: FBT001  # as
             return bool(found == wanted)
 
 
-def _overlaid(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Put members over those of the same name, at every depth; all others stay."""
     return {
         **found,
         **{
-            name: _overlaid(found.get(name, {}), value) if isinstance(value, dict) else value
+            name: overlaid(found.get(name, {}), value) if isinstance(value, dict) else value
             for name, value in wanted.items()
         },
     }
