@@ -34,7 +34,13 @@ def archive(job: str, *, bucket: str, prefix: str = "old", days: int) -> tuple[s
 
 
 def stage(name: str = "ARCHIVING", **fields: Any) -> Stage:
-    return Stage(name, **{"meaning": "It is kept.", "function": FUNCTION, "code": CODE} | fields)
+    given: dict[str, Any] = {
+        "name": name,
+        "meaning": "It is kept.",
+        "function": FUNCTION,
+        "code": CODE,
+    }
+    return Stage(**given | fields)
 
 
 def job_type(*steps: Stage | Parallel, **fields: Any) -> JobDefinition[ProjectReference]:
