@@ -27,7 +27,7 @@ endif
 # Node's migration tools and job queues, as customers use them.
 CUSTOMER_TOOLS := $(TOOLS)/customers
 
-.PHONY: setup customer-tools bench state-machine-svg event-schemas fault-docs fault-table lock lint test test-postgresql-versions build validate deploy demo up down test-stack
+.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint test test-postgresql-versions build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -84,8 +84,8 @@ deploy: ARCHITECTURE = arm64
 deploy: build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
 	$(BIN)/sam deploy --config-env production
 
-state-machine-svg: $(VENV)/.installed ## draw the state machine anew
-	$(BIN)/python docs/draw_state_machine.py
+state-machines: $(VENV)/.installed ## write anew what follows from the job types: state machines, their pictures, the template's part, events
+	$(BIN)/python -m provision_cli.job_types
 
 event-schemas: $(VENV)/.installed ## write the JSON Schemas of the events anew
 	$(BIN)/python docs/write_event_schemas.py

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from provision_cli.job_types.derived import derived_files
+from provision_cli.job_types.derived import derived_files, left_behind
 from provision_cli.job_types.template import TemplateError, generate
 from provisioner.provisioning.job_types import JOB_TYPES
-from support.project import ROOT, TEMPLATE
+from support.project import PACKAGE, ROOT, TEMPLATE
 
 DERIVED = {str(path.relative_to(ROOT)): text for path, text in derived_files(ROOT).items()}
 
@@ -14,6 +14,21 @@ DERIVED = {str(path.relative_to(ROOT)): text for path, text in derived_files(ROO
 @pytest.mark.parametrize("path", DERIVED)
 def test_what_is_derived_is_committed(path: str) -> None:
     assert (ROOT / path).read_text() == DERIVED[path], "run `make state-machines`"
+
+
+def test_nothing_is_left_of_job_types_that_are_gone() -> None:
+    left = left_behind(ROOT, [ROOT / path for path in DERIVED])
+    assert left == [], "run `make state-machines`"
+
+
+def test_no_function_loads_what_makes_state_machines() -> None:
+    """It is the build's; a cold start is not to pay for it."""
+    users = [
+        path.name
+        for path in (*PACKAGE.rglob("*.py"), *(ROOT / "functions").rglob("*.py"))
+        if "jobs.state_machine" in path.read_text()
+    ]
+    assert users == []
 
 
 def test_a_template_without_the_place_of_a_part_is_refused() -> None:

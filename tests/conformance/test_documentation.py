@@ -31,7 +31,7 @@ from provisioner.provisioning.job_types.provision_project import (
 )
 from support import readme
 from support.pages import Page, doubled, read_pages
-from support.project import ROOT, STATE_MACHINES
+from support.project import ROOT
 
 from docs import write_fault_table
 
@@ -208,18 +208,6 @@ def test_the_page_of_errors_is_the_table() -> None:
         assert rule.remedy in page
     for name, error_type in FOREIGN_ERRORS.items():
         assert re.search(rf"`{re.escape(name)}`.*\| `{error_type}`", page), name
-
-
-def test_the_pictures_are_of_these_state_machines(tmp_path: Path) -> None:
-    (tmp_path / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "draw_state_machine.py", tmp_path / "docs" / "draw.py")
-    shutil.copytree(STATE_MACHINES, tmp_path / "state_machines")
-    subprocess.run([sys.executable, tmp_path / "docs" / "draw.py"], check=True)
-    drawn, kept = (
-        {path.name: path.read_text() for path in (root / "docs" / "state-machines").iterdir()}
-        for root in (tmp_path, ROOT)
-    )
-    assert drawn == kept, "make state-machine-svg"
 
 
 def test_the_schemas_of_the_events_are_of_these_models(tmp_path: Path) -> None:

@@ -225,9 +225,12 @@ def test_stage_of_a_removal_fails_in_the_form_of_a_branch(name: str) -> None:
 def test_removal_ends_at_once_where_nothing_is_left_to_remove() -> None:
     choice = REMOVAL["States"][REMOVAL["States"][REMOVAL["StartAt"]]["Next"]]
     (rule,) = choice["Choices"]
+    said = "$.INITIALIZING.output.already_deprovisioned"
     assert rule == {
-        "Variable": "$.initialized.output.already_deprovisioned",
-        "BooleanEquals": True,
+        "And": [
+            {"Variable": said, "IsPresent": True},
+            {"Variable": said, "BooleanEquals": True},
+        ],
         "Next": "Completed",
     }
 

@@ -275,7 +275,17 @@ def _read(path: str, data: Data) -> Data:
 def _holds(rule: Mapping[str, Any], data: Data) -> bool:
     if "And" in rule:
         return all(_holds(part, data) for part in rule["And"])
+    if "IsPresent" in rule:
+        return _is_present(rule["Variable"], data) is rule["IsPresent"]
     value = _read(rule["Variable"], data)
     if "BooleanEquals" in rule:
         return bool(value is rule["BooleanEquals"])
     return bool(value > rule["NumericGreaterThan"])
+
+
+def _is_present(path: str, data: Data) -> bool:
+    try:
+        _read(path, data)
+    except (LookupError, TypeError):
+        return False
+    return True

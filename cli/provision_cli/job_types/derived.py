@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from provisioner.jobs.state_machine import state_machines, text
+from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
 
 from provision_cli.job_types.events import events
+from provision_cli.job_types.pictures import draw
 from provision_cli.job_types.template import generate
 
 _TEMPLATE = "template.yaml"
+
+#: Where nothing is but what is derived.
+_DERIVED_ALONE = ("state_machines/*.asl.json", "docs/state-machines/*.svg", "events/*/*/*.json")
 
 
 def derived_files(root: Path) -> dict[Path, str]:
@@ -25,5 +32,49 @@ def derived_files(root: Path) -> dict[Path, str]:
     template = root / _TEMPLATE
     return {
         template: generate(template.read_text(encoding="utf-8"), JOB_TYPES),
-        **{root / path: text for path, text in events(JOB_TYPES).items()},
+        **{root / path: event for path, event in events(JOB_TYPES).items()},
+        **dict(_machines_and_pictures(root)),
     }
+
+
+def _machines_and_pictures(root: Path) -> Iterator[tuple[Path, str]]:
+    for definition in JOB_TYPES.values():
+        for name, document in state_machines(definition, LIFECYCLE).items():
+            yield root / "state_machines" / f"{name}.asl.json", text(document)
+            yield root / "docs" / "state-machines" / f"{name}.svg", draw(document)
+
+
+def left_behind(root: Path, derived: Iterable[Path]) -> list[Path]:
+    """Return the files of job types that are gone: derived once, and no more.
+
+    Args:
+        root: the project's folder.
+        derived: what is derived, as `derived_files` names it.
+    """
+    there = {path for pattern in _DERIVED_ALONE for path in root.glob(pattern)}
+    return sorted(there - set(derived))
+
+
+def write(root: Path) -> list[str]:
+    """Write what is derived where it differs, and remove what is left of job types that are gone.
+
+    Args:
+        root: the project's folder.
+
+    Returns:
+        What has been done, a line a file.
+
+    Raises:
+        DefinitionError, TemplateError: as of `derived_files`; nothing is written.
+    """
+    done: list[str] = []
+    files = derived_files(root)
+    for path, content in files.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+            done.append(f"wrote {path.relative_to(root)}")
+    for path in left_behind(root, files):
+        path.unlink()
+        done.append(f"removed {path.relative_to(root)}")
+    return done

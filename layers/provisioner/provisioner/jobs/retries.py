@@ -1,7 +1,7 @@
 """How often, and after how long, an attempt is repeated.
 
-The state machine's Retry fields hold the same numbers (the tests compare them), and a job that
-runs in one process follows them too. Source: Amazon States Language, "Retrying after an error".
+The Retry fields of the state machines are made from these, and a job that runs in one process
+follows them too. Source: Amazon States Language, "Retrying after an error".
 """
 
 import math
@@ -86,6 +86,19 @@ STAGE_RETRY = RetryPolicy(
     backoff_rate=2,
     max_attempts=2,
     max_delay_seconds=900,
+)
+
+#: Passing errors of Step Functions itself, where a state machine starts another's execution.
+START_RETRY = RetryPolicy(
+    error_names=(
+        "StepFunctions.SdkClientException",
+        "StepFunctions.AWSStepFunctionsException",
+        "StepFunctions.ThrottlingException",
+    ),
+    interval_seconds=2,
+    backoff_rate=2,
+    max_attempts=6,
+    max_delay_seconds=60,
 )
 
 #: The end of a job that finds that a stage may still be at work, as `QuietEnds` raises it. Without

@@ -1,22 +1,15 @@
-"""Draws every definition in state_machines/ as a picture of its name in docs/state-machines/.
+"""Draws state machines.
 
 The way of a job that succeeds goes from the top down; what follows an error stands to its right.
-A Task shows the stage that it hands over and the function that it calls. Run by
-`make state-machine-svg`.
+A Task shows the stage that it hands over and the function that it calls.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).resolve().parents[1]
-DEFINITIONS = ROOT / "state_machines"
-PICTURES = ROOT / "docs" / "state-machines"
 
 #: Pixels: a box, the way between two boxes across and down, the margin of the picture.
 WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 196, 48, 62, 34, 44
@@ -49,14 +42,17 @@ class Place:
 
     @property
     def middle(self) -> tuple[float, float]:
+        """Where its centre is."""
         return self.x + self.width / 2, self.y + self.height / 2
 
     @property
     def right(self) -> float:
+        """Where it ends across."""
         return self.x + self.width
 
     @property
     def bottom(self) -> float:
+        """Where it ends below."""
         return self.y + self.height
 
 
@@ -67,6 +63,7 @@ class Picture:
     elements: list[str] = field(default_factory=list)
 
     def box(self, name: str, state: dict[str, Any], place: Place) -> None:
+        """Draw a state."""
         x, y = place.middle
         detail = _detail(state)
         self.elements.append(
@@ -87,6 +84,7 @@ class Picture:
         size: int = 13,
         fill: str = "#0f172a",
     ) -> None:
+        """Write a line."""
         self.elements.append(
             f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}"'
             f' fill="{fill}">{escape(text)}</text>'
@@ -288,10 +286,3 @@ def _connect(
     else:
         turn, start = b.x - ACROSS / 2, ay + HEIGHT / 4
         picture.arrow((a.right, start), (turn, start), (turn, by), (b.x, by), label=label)
-
-
-if __name__ == "__main__":
-    PICTURES.mkdir(exist_ok=True)
-    for path in sorted(DEFINITIONS.glob("*.asl.json")):
-        picture = PICTURES / f"{path.name.removesuffix('.asl.json')}.svg"
-        picture.write_text(draw(json.loads(path.read_text())))

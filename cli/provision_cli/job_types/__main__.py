@@ -1,0 +1,30 @@
+"""Writes all that is derived from the job types' definitions, as `make state-machines` runs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+from provisioner.jobs.definition import DefinitionError
+
+from provision_cli.job_types.derived import write
+from provision_cli.job_types.template import TemplateError
+
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+def main() -> int:
+    """Write the files of this project, and name those that have changed."""
+    try:
+        done = write(_ROOT)
+    except (DefinitionError, TemplateError) as error:
+        typer.echo(error, err=True)
+        return 1
+    for line in done:
+        typer.echo(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

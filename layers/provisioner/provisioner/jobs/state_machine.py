@@ -1,0 +1,634 @@
+"""The state machines of a job type in the Amazon States Language, made from its definition.
+
+What calls this is the build: `make state-machines` writes the documents that are deployed. No
+function imports it. Source of the language: https://states-language.net/spec.html.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provisioner.jobs.definition import (
+    LONGEST_RUN_SECONDS,
+    TASK_MARGIN_SECONDS,
+    DefinitionError,
+    Function,
+    JobDefinition,
+    Parallel,
+    Stage,
+)
+from provisioner.jobs.execution import cleanup_state_machine
+from provisioner.jobs.retries import (
+    QUIET_RETRY,
+    SERVICE_RETRY,
+    STAGE_RETRY,
+    START_RETRY,
+    RetryPolicy,
+)
+from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
+
+#: Bytes of a document as `text` writes it. AWS takes 1 MB; some of that is for the ARNs that take
+#: the place of names. Source: AWS Step Functions Developer Guide, "Quotas".
+MAX_DOCUMENT_BYTES = 1_000_000
+
+#: Events of an execution's history: one that needs more fails. Source: the same.
+MAX_EVENTS = 25_000
+
+#: Characters of a state's name. Source: Amazon States Language, "States".
+MAX_STATE_NAME = 80
+
+#: What the history holds of an attempt of a Task: scheduled, started, ended.
+_EVENTS_OF_AN_ATTEMPT = 3
+
+#: What it holds of a state besides: entered and left; a Parallel state has started and ended, too.
+_EVENTS_OF_A_STATE = 4
+
+_FIELD_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
+
+_LAMBDA = "arn:aws:states:::lambda:invoke"
+_START_EXECUTION = "arn:aws:states:::states:startExecution"
+
+_SERVICE_COMMENT = (
+    "The Lambda service itself failed or throttles, or makes the network interfaces of an idle "
+    "function anew: that passes within minutes."
+)
+_STAGE_COMMENT = (
+    "The retryable error types, and the names under which a function arrives that ran out of time "
+    "or died: three attempts in all."
+)
+_QUIET_COMMENT = (
+    "A stage may still be at work whose answer got lost: what comes after the job is not to meet "
+    "it."
+)
+_START_COMMENT = "Step Functions itself failed or throttles: that passes within seconds."
+
+_COMPLETED, _RECORD_FAILURE, _FAILED = "Completed", "RecordFailure", "Failed"
+
+type State = dict[str, Any]
+
+#: States by name, in the order in which they are read best.
+type States = list[tuple[str, State]]
+
+
+def state_machines(
+    definition: JobDefinition[Any], lifecycle: Function
+) -> dict[str, dict[str, Any]]:
+    """Return the state machine of a job type and, where it has one, of its clean-up, by name.
+
+    Args:
+        definition: the job type.
+        lifecycle: the function that runs the steps that are no stages.
+
+    Raises:
+        DefinitionError: AWS would not take it, or could not run it to its end.
+    """
+    made = {definition.name: _job(definition, lifecycle)}
+    if definition.on_failure.cleanup:
+        made[cleanup_state_machine(definition.name)] = _cleanup(definition, lifecycle)
+    for name, document in made.items():
+        size = len(text(document).encode())
+        if size > MAX_DOCUMENT_BYTES:
+            raise DefinitionError(
+                f"state machine {name}: {size:,} bytes, more than the {MAX_DOCUMENT_BYTES:,} that "
+                "AWS takes; give the job type fewer stages."
+            )
+    return made
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """Return a state machine as its file holds it."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A Task's call of a function: a stage, or a step that is none."""
+
+    #: What the function knows the stage or step by.
+    name: str
+    comment: str
+    function: Function
+    #: Seconds that it can be put off, beside its attempts, by a retrier of its own.
+    waits_seconds: int = 0
+
+    @property
+    def seconds(self) -> int:
+        return self.function.seconds + TASK_MARGIN_SECONDS
+
+    def task(
+        self,
+        *,
+        selected: Sequence[str] = ("ok", "stage", "status"),
+        result: str = "",
+        caught: tuple[str, str],
+        is_cleanup: bool = False,
+        branches: Mapping[str, Any] | None = None,
+        following: str = "",
+    ) -> State:
+        """Return the state.
+
+        Args:
+            selected: what is kept of the answer.
+            result: where it is put, beside the input; in the place of the input without it.
+            caught: where an error is put, and the state that follows it.
+            is_cleanup: whether the execution is that of a clean-up.
+            branches: how the function is told how what came before has ended.
+            following: the state that follows; the end without it.
+        """
+        payload = {
+            "job.$": "$.job",
+            "stage": str(self.name),
+            **({"cleanup.$": "$.cleanup"} if is_cleanup else {}),
+            "retry_count.$": "$$.State.RetryCount",
+            **(branches or {}),
+        }
+        path, handler = caught
+        retries = [_retrier(SERVICE_RETRY, _SERVICE_COMMENT), _retrier(STAGE_RETRY, _STAGE_COMMENT)]
+        if self.waits_seconds:
+            retries.append(_retrier(QUIET_RETRY, _QUIET_COMMENT))
+        return {
+            "Type": "Task",
+            "Comment": self.comment,
+            "Resource": _LAMBDA,
+            "TimeoutSeconds": self.seconds,
+            "Parameters": {
+                "FunctionName": f"${{{_camel_case(self.function.name)}FunctionArn}}",
+                "Payload": payload,
+            },
+            "ResultSelector": {f"{name}.$": f"$.Payload.{name}" for name in selected},
+            **({"ResultPath": f"$.{result}"} if result else {}),
+            "Retry": retries,
+            "Catch": [_catch(path, handler)],
+            **({"Next": following} if following else {"End": True}),
+        }
+
+    @property
+    def most(self) -> _Most:
+        """What it takes at most, with every repetition."""
+        most = _most(self.seconds, SERVICE_RETRY, STAGE_RETRY)
+        if not self.waits_seconds:
+            return most
+        # What it waits for comes to an end by the clock. An attempt that has to wait says so at
+        # once; the last one may begin just before that end.
+        polls = math.ceil(self.waits_seconds / QUIET_RETRY.interval_seconds) + 1
+        return _Most(
+            most.seconds + self.waits_seconds + QUIET_RETRY.interval_seconds,
+            most.events + polls * _EVENTS_OF_AN_ATTEMPT,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Most:
+    """What a part of an execution takes at most."""
+
+    seconds: float = 0
+    #: Of the execution's history.
+    events: int = 0
+
+    def __add__(self, other: _Most) -> _Most:
+        return _Most(self.seconds + other.seconds, self.events + other.events)
+
+
+def _most(seconds: int, *policies: RetryPolicy) -> _Most:
+    """Return what a Task takes at most: each attempt its time-out, each wait its longest."""
+    attempts = 1 + sum(policy.max_attempts for policy in policies)
+    waits = sum(
+        policy.longest_delay(attempt) or 0
+        for policy in policies
+        for attempt in range(1, policy.attempts_in_all)
+    )
+    return _Most(attempts * seconds + waits, attempts * _EVENTS_OF_AN_ATTEMPT + _EVENTS_OF_A_STATE)
+
+
+def _retrier(policy: RetryPolicy, comment: str) -> dict[str, Any]:
+    retrier = {
+        "Comment": comment,
+        "ErrorEquals": list(policy.error_names),
+        "IntervalSeconds": policy.interval_seconds,
+        "BackoffRate": policy.backoff_rate,
+        "MaxAttempts": policy.max_attempts,
+    }
+    if policy.backoff_rate == 1:
+        # AWS refuses a longest delay that the first is not below.
+        return retrier | {"JitterStrategy": "NONE"}
+    return retrier | {"MaxDelaySeconds": policy.max_delay_seconds, "JitterStrategy": "FULL"}
+
+
+def _catch(path: str, handler: str) -> dict[str, Any]:
+    return {"ErrorEquals": ["States.ALL"], "ResultPath": f"$.{path}", "Next": handler}
+
+
+# --- The machine of a job -------------------------------------------------------------------------
+
+
+def _job(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
+    _check_early_ends(definition)
+    choices = _choices(definition)
+    states: States = []
+    closing: States = []
+    most = _Most()
+    names = [step.state for step in definition.steps]
+    for step, following in zip(definition.steps, [*names[1:], _COMPLETED], strict=True):
+        if isinstance(step, Parallel):
+            states += _parallel(step, choices[step.state], following)
+            most += _most_of_branches(step)
+            continue
+        call = _stage_call(step, is_last=step is definition.last)
+        most += call.most
+        task = call.task(
+            selected=("ok", "stage", "status", *(("output",) if step.ends_job_if else ())),
+            result=str(step),
+            caught=("error", f"{step.state}Failed"),
+            following=choices.get(step.state, following),
+        )
+        states.append((step.state, task))
+        if step.ends_job_if:
+            states.append((choices[step.state], _has_ended(step, following)))
+        closing.append((f"{step.state}Failed", _failed_alone(step)))
+        most += _Most(events=_EVENTS_OF_A_STATE)
+    states.append((_COMPLETED, {"Type": "Succeed", "Comment": "The job's item holds the result."}))
+    ending, of_ending = _ending(lifecycle, has_cleanup=bool(definition.on_failure.cleanup))
+    comment = (
+        f"{definition.meaning} The input stays under $.job; every Task is one stage of the job and "
+        "can be run twice."
+    )
+    return _document(definition.name, comment, [*states, *closing, *ending], most + of_ending)
+
+
+def _check_early_ends(definition: JobDefinition[Any]) -> None:
+    alone = [step for step in definition.steps[:-1] if isinstance(step, Stage)]
+    for stage in definition.stages:
+        where = f"job type {definition.name}: stage {stage}: ends_job_if"
+        if stage.ends_job_if and stage not in alone:
+            raise DefinitionError(
+                f"{where}: leave it out; a stage that runs beside others, or is the last, ends no "
+                "job early."
+            )
+        if stage.ends_job_if and _FIELD_PATTERN.fullmatch(stage.ends_job_if) is None:
+            raise DefinitionError(
+                f"{where}: name a field of its output: lower-case letters, digits, underscores."
+            )
+
+
+def _choices(definition: JobDefinition[Any]) -> dict[str, str]:
+    """Name the Choice states after the steps that have one, by the states of these."""
+    named = {
+        step.state: f"Is{_camel_case(step.ends_job_if)}"
+        if isinstance(step, Stage)
+        else "HaveAllBranchesSucceeded"
+        for step in definition.steps
+        if isinstance(step, Parallel) or step.ends_job_if
+    }
+    times = Counter(named.values())
+    return {
+        state: name if times[name] == 1 else f"{name}After{state}" for state, name in named.items()
+    }
+
+
+def _stage_call(stage: Stage, *, is_last: bool = False) -> _Call:
+    # What ends the job waits, besides, until nothing of it is at work.
+    waits = stage.waits_seconds + (LONGEST_RUN_SECONDS if is_last else 0)
+    return _Call(str(stage), stage.meaning, stage.function, waits)
+
+
+def _has_ended(stage: Stage, following: str) -> State:
+    field = f"$.{stage}.output.{stage.ends_job_if}"
+    return {
+        "Type": "Choice",
+        "Comment": "Where the stage says so, the job has completed with it and nothing is left to "
+        "do.",
+        "Choices": [
+            {
+                "And": [
+                    {"Variable": field, "IsPresent": True},
+                    {"Variable": field, "BooleanEquals": True},
+                ],
+                "Next": _COMPLETED,
+            }
+        ],
+        "Default": following,
+    }
+
+
+def _parallel(parallel: Parallel, choice: str, following: str) -> States:
+    settled = {
+        "Type": "Parallel",
+        "Comment": "What does not depend on one another. Every branch settles before anything "
+        "decides, for a sibling's Lambda keeps running when a branch fails.",
+        "Branches": [_branch(stages) for stages in parallel.branches],
+        "ResultSelector": {"branches.$": "$", "ok.$": "$[*].ok"},
+        "ResultPath": "$.settled",
+        "Next": choice,
+    }
+    decides = {
+        "Type": "Choice",
+        "Comment": "All well, or at least one branch passed an error on.",
+        "Choices": [
+            {
+                "And": [
+                    {"Variable": f"$.settled.ok[{number}]", "BooleanEquals": True}
+                    for number in range(len(parallel.branches))
+                ],
+                "Next": following,
+            }
+        ],
+        "Default": _RECORD_FAILURE,
+    }
+    return [(parallel.state, settled), (choice, decides)]
+
+
+def _branch(stages: Sequence[Stage]) -> dict[str, Any]:
+    states: States = []
+    for stage, after in zip(stages, [*stages[1:], None], strict=True):
+        caught = ("error", f"{stage.state}Failed")
+        call = _stage_call(stage)
+        task = (
+            call.task(caught=caught)
+            if after is None
+            else call.task(result=str(stage), caught=caught, following=after.state)
+        )
+        states.append((stage.state, task))
+    for stage in stages:
+        passed_on = {
+            "Type": "Pass",
+            "Comment": "Passes the error on as data: a branch never fails the Parallel state.",
+            "Parameters": _failed(stage),
+            "End": True,
+        }
+        states.append((f"{stage.state}Failed", passed_on))
+    return {"StartAt": stages[0].state, "States": dict(states)}
+
+
+def _most_of_branches(parallel: Parallel) -> _Most:
+    """Return what they take beside one another: the time of the longest, the events of all."""
+    branches = [
+        sum((_stage_call(stage).most for stage in stages), _Most()) for stages in parallel.branches
+    ]
+    states = 2 * len(parallel.branches) + 2
+    return _Most(
+        max(branch.seconds for branch in branches),
+        sum(branch.events for branch in branches) + states * _EVENTS_OF_A_STATE,
+    )
+
+
+def _failed(stage: Stage) -> dict[str, Any]:
+    return {"ok": False, "stage": str(stage), "error.$": "$.error"}
+
+
+def _failed_alone(stage: Stage) -> State:
+    return {
+        "Type": "Pass",
+        "Comment": "Says which stage the error is of, in the form of a branch's.",
+        "Parameters": {"job.$": "$.job", "settled": {"branches": [_failed(stage)]}},
+        "Next": _RECORD_FAILURE,
+    }
+
+
+def _ending(lifecycle: Function, *, has_cleanup: bool) -> tuple[States, _Most]:
+    """Return how a job that failed ends, and what that takes at most."""
+    record = _Call(
+        RECORD_FAILURE,
+        "Stores the errors, closes the stages that never said how they ended, and gives back what "
+        f"the job holds{', unless a clean-up follows that will' if has_cleanup else ''}.",
+        lifecycle,
+        waits_seconds=LONGEST_RUN_SECONDS,
+    )
+    task = record.task(
+        selected=("error_type", "message", *(("cleanup",) if has_cleanup else ())),
+        result="failure",
+        caught=("error", "FailureNotRecorded"),
+        branches={"branches.$": "$.settled.branches"},
+        following="IsCleanupWanted" if has_cleanup else _FAILED,
+    )
+    states: States = [(_RECORD_FAILURE, task)]
+    most = record.most
+    if has_cleanup:
+        seconds = lifecycle.seconds + TASK_MARGIN_SECONDS
+        states += _start_of_cleanup(seconds)
+        most += _most(seconds, START_RETRY)
+    states += [
+        (
+            _FAILED,
+            {
+                "Type": "Fail",
+                "Comment": "Ends with the job's own error.",
+                "ErrorPath": "$.failure.error_type",
+                "CausePath": "$.failure.message",
+            },
+        ),
+        (
+            "FailureNotRecorded",
+            {
+                "Type": "Fail",
+                "Comment": "The job's item could not be written; the history holds both errors.",
+                "Error": "UNKNOWN_ERROR",
+                "Cause": "The failure of the job could not be recorded; see the Catch of "
+                "RecordFailure in this history.",
+            },
+        ),
+    ]
+    return states, most + _Most(events=len(states) * _EVENTS_OF_A_STATE)
+
+
+def _start_of_cleanup(seconds: int) -> States:
+    wanted = {
+        "Type": "Choice",
+        "Comment": "Whether what the job made is removed or stays for a later job.",
+        "Choices": [
+            {"Variable": "$.failure.cleanup", "NumericGreaterThan": 0, "Next": "StartCleanup"}
+        ],
+        "Default": _FAILED,
+    }
+    start = {
+        "Type": "Task",
+        "Comment": "Starts the clean-up and does not wait for it: the job's failure has been told.",
+        "Resource": _START_EXECUTION,
+        "TimeoutSeconds": seconds,
+        "Parameters": {
+            "StateMachineArn": "${CleanupStateMachineArn}",
+            # As `cleanup_execution_name` has it.
+            "Name.$": "States.Format('{}-cleanup-{}', $.job.job_id, $.failure.cleanup)",
+            "Input": {"job.$": "$.job", "cleanup.$": "$.failure.cleanup"},
+        },
+        "ResultSelector": {"execution_arn.$": "$.ExecutionArn"},
+        "ResultPath": "$.cleanup",
+        "Retry": [_retrier(START_RETRY, _START_COMMENT)],
+        # What does not start is found and started later.
+        "Catch": [_catch("cleanup", _FAILED)],
+        "Next": _FAILED,
+    }
+    return [("IsCleanupWanted", wanted), ("StartCleanup", start)]
+
+
+# --- The machine of a clean-up --------------------------------------------------------------------
+
+
+_STAGES_AT_WORK = (
+    "Says for how long a stage of the job may still be at work because its answer got lost.",
+    ("What such a stage makes has to be removed too; nearly always there is none, and no wait."),
+    (
+        "Nobody can say whether a stage is at work: waits for as long as any may be, so that what "
+        "it makes is removed too."
+    ),
+)
+
+_REMOVALS_AT_WORK = (
+    "Says for how long a removal may still be at work because its answer got lost.",
+    "Such a removal must not meet what the next job makes.",
+    "Nobody can say whether a removal is at work: waits for as long as any may be.",
+)
+
+
+def _cleanup(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
+    stages = definition.on_failure.cleanup
+    pause = max(stage.seconds for stage in definition.all_stages)
+    states, most = _quiet("Stages", _STAGES_AT_WORK, lifecycle, pause, stages[0].state)
+    removals, of_removals = _quiet("Removals", _REMOVALS_AT_WORK, lifecycle, pause, "RecordCleanup")
+    following = [*(stage.state for stage in stages[1:]), removals[0][0]]
+    for stage, after in zip(stages, following, strict=True):
+        call = _stage_call(stage)
+        task = call.task(
+            result=str(stage), caught=(str(stage), after), is_cleanup=True, following=after
+        )
+        states.append((stage.state, task))
+        most += call.most
+    ending, of_ending = _ending_of_cleanup(stages, lifecycle)
+    comment = (
+        f"Removes what a failed job of {definition.name} made. The input stays under $.job and "
+        "$.cleanup; a stage that fails for good does not keep the next from its work."
+    )
+    return _document(
+        cleanup_state_machine(definition.name),
+        comment,
+        [*states, *removals, *ending],
+        most + of_removals + of_ending,
+    )
+
+
+def _quiet(
+    of: str, comments: tuple[str, str, str], lifecycle: Function, pause: int, following: str
+) -> tuple[States, _Most]:
+    """Return how a clean-up waits until nothing is at work, and what that takes at most."""
+    asks, waits, waits_longest = comments
+    path = of.lower()
+    call = _Call(AWAIT_QUIET, asks, lifecycle)
+    task = call.task(
+        selected=("seconds",),
+        result=path,
+        caught=(path, f"WaitLongestFor{of}"),
+        is_cleanup=True,
+        following=f"WaitFor{of}",
+    )
+    wait = {"Type": "Wait", "Comment": waits, "SecondsPath": f"$.{path}.seconds", "Next": following}
+    longest = {"Type": "Wait", "Comment": waits_longest, "Seconds": pause, "Next": following}
+    states = [(f"Await{of}", task), (f"WaitFor{of}", wait), (f"WaitLongestFor{of}", longest)]
+    return states, call.most + _Most(pause, _EVENTS_OF_A_STATE)
+
+
+def _ending_of_cleanup(stages: Iterable[Stage], lifecycle: Function) -> tuple[States, _Most]:
+    record = _Call(
+        RECORD_CLEANUP,
+        "Stores what is left, if anything is, and gives back what the job holds.",
+        lifecycle,
+    )
+    task = record.task(
+        selected=("ok",),
+        result="recorded",
+        caught=("error", "CleanupNotRecorded"),
+        is_cleanup=True,
+        branches={"branches": [{"stage": str(stage), "error.$": f"$.{stage}"} for stage in stages]},
+        following="IsNothingLeft",
+    )
+    states: States = [
+        ("RecordCleanup", task),
+        (
+            "IsNothingLeft",
+            {
+                "Type": "Choice",
+                "Comment": "The job's item names what is left.",
+                "Choices": [
+                    {"Variable": "$.recorded.ok", "BooleanEquals": True, "Next": "CleanedUp"}
+                ],
+                "Default": "SomethingIsLeft",
+            },
+        ),
+        ("CleanedUp", {"Type": "Succeed", "Comment": "Nothing that the job made is left."}),
+        (
+            "SomethingIsLeft",
+            {
+                "Type": "Fail",
+                "Comment": "The job's item names each resource that is left; the clean-up can be "
+                "run again.",
+                "Error": "UNKNOWN_ERROR",
+                "Cause": "Something that the job made could not be removed; the job's record names "
+                "it.",
+            },
+        ),
+        (
+            "CleanupNotRecorded",
+            {
+                "Type": "Fail",
+                "Comment": "The job's item could not be written; the history holds the error.",
+                "Error": "UNKNOWN_ERROR",
+                "Cause": "The end of the clean-up could not be recorded; see the Catch of "
+                "RecordCleanup in this history.",
+            },
+        ),
+    ]
+    return states, record.most + _Most(events=len(states) * _EVENTS_OF_A_STATE)
+
+
+# --- What both have in common ---------------------------------------------------------------------
+
+
+def _document(name: str, comment: str, states: States, most: _Most) -> dict[str, Any]:
+    """Put a state machine together.
+
+    Raises:
+        DefinitionError: two states of it have one name, a name is too long, or the history of an
+            execution cannot hold what may happen.
+    """
+    names = list(_names(states))
+    twice = sorted(found for found, times in Counter(names).items() if times > 1)
+    if twice:
+        raise DefinitionError(
+            f"state machine {name}: {', '.join(twice)} is the name of two states; give a stage "
+            "another `state`."
+        )
+    too_long = [found for found in names if len(found) > MAX_STATE_NAME]
+    if too_long:
+        raise DefinitionError(
+            f"state machine {name}: {too_long[0]} is longer than {MAX_STATE_NAME} characters; give "
+            "the stage a shorter `state`."
+        )
+    if most.events > MAX_EVENTS:
+        raise DefinitionError(
+            f"state machine {name}: an execution may need {most.events:,} events, and AWS keeps "
+            f"{MAX_EVENTS:,}; let its stages wait for less, or give it fewer."
+        )
+    return {
+        "Comment": comment,
+        "QueryLanguage": "JSONPath",
+        # What every step takes with every retry, in whole hours.
+        "TimeoutSeconds": math.ceil(most.seconds / 3600) * 3600,
+        "StartAt": states[0][0],
+        "States": dict(states),
+    }
+
+
+def _names(states: Iterable[tuple[str, State]]) -> Iterator[str]:
+    """Yield the name of every state, of the branches too: each is to be there once."""
+    for name, state in states:
+        yield name
+        for branch in state.get("Branches", []):
+            yield from _names(branch["States"].items())
+
+
+def _camel_case(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
