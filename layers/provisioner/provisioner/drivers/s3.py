@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import short_cause, translated
-from provisioner.drivers.drift import Drift, Repairs
+from provisioner.drivers.drift import Drift, Repairs, put_right, still_drifted
 from provisioner.drivers.obstacles import quoted
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
@@ -233,7 +233,6 @@ def repair_bucket(
 
     Raises:
         SERVICE_REGISTRATION_FAILED: there is no such bucket.
-        TIMEOUT: S3 does not show yet what was put right.
         CONFLICT, INSUFFICIENT_PERMISSIONS, and what `translated` raises: as of `ensure_bucket`.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair storage"):
@@ -249,24 +248,33 @@ def repair_bucket(
                 ErrorType.CONFLICT,
                 f"The bucket {name} does not have the project's tags; give them back to it.",
             )
-        wrong = _put_right(client, name, settling)
-    # What was put right is looked at again until S3 shows it, so nothing can remain.
-    checked = check_bucket(client, name, owner, settling) if wrong else _answered(name)
-    return Repairs(tuple(Drift(f"bucket {name}", setting) for setting in wrong), (), checked)
+        before = _put_right(client, name, settling)
+        after = _still_drifted(client, name, settling) if before else []
+    return Repairs(
+        put_right(before, after),
+        tuple(still_drifted(drift) for drift in after),
+        f"bucket {name} answered",
+    )
 
 
-def _put_right(client: S3Client, name: str, settling: Settling) -> list[str]:
-    """Put right what has drifted, and return what it was."""
+def _put_right(client: S3Client, name: str, settling: Settling) -> list[Drift]:
+    """Put right what has drifted, and return it."""
     wrong = []
     for setting, value in _drifted(client, name, settling):
         settling.at_bucket(partial(_SETTINGS[setting].write, client, name, value))
         settling.just_written = True
-        wrong.append(setting)
+        wrong.append(Drift(f"bucket {name}", setting))
     return wrong
 
 
-def _answered(name: str) -> str:
-    return f"bucket {name} answered: encrypted, private, TLS only, versioned, tagged"
+def _still_drifted(client: S3Client, name: str, settling: Settling) -> list[Drift]:
+    """Return what S3 still shows as it was when the time in which it may do so is over."""
+    while True:
+        wrong = [
+            Drift(f"bucket {name}", setting) for setting, _ in _drifted(client, name, settling)
+        ]
+        if not wrong or not settling.wait():
+            return wrong
 
 
 def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settling) -> str:
@@ -288,7 +296,7 @@ def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settli
                 )
             if not settling.wait():
                 raise _unsettled(cause)
-    return _answered(name)
+    return f"bucket {name} answered: encrypted, private, TLS only, versioned, tagged"
 
 
 def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
