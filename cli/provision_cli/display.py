@@ -123,6 +123,10 @@ def _watch_plain(console: Console, job: api.Job) -> api.Job:
     if not job.status.is_terminal:
         line(console, f"job {job.job_id}  {job.status}")
     while True:
+        note = not_begun(job)
+        if note and note != shown.get("JOB"):
+            shown["JOB"] = note
+            line(console, note)
         _show_new(console, job.stages, shown)
         if job.cleanup is not None:
             if "" not in shown:
@@ -145,6 +149,18 @@ def _show_new(console: Console, records: Sequence[api.StageRecord], shown: dict[
         if record.status is not api.StageStatus.PENDING and shown.get(record.stage) != text:
             shown[record.stage] = text
             line(console, text)
+
+
+def not_begun(job: api.Job) -> str:
+    """Say why a job that is QUEUED has not begun; nothing where nobody has said so."""
+    if job.dispatch_error is None:
+        return ""
+    return f"It has not begun: {_told(job.dispatch_error)} Its message is delivered again."
+
+
+def _told(error: api.StoredError) -> str:
+    cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
+    return f"{error.type}: {error.message}{cause}"
 
 
 def show_outcome(console: Console, job: api.Job) -> None:
@@ -198,7 +214,7 @@ def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
             job.status,
             moment(job.created_at),
             _duration(job.created_at, job.finished_at) if job.finished_at else "",
-            job.error.type if job.error is not None else "",
+            next((str(e.type) for e in (job.error, job.dispatch_error) if e is not None), ""),
             job.cleanup.status if job.cleanup is not None else "",
         ]
         for job in jobs
@@ -303,6 +319,8 @@ def _stages(job: api.Job) -> Group:
         for record in records
         if record.status in _PROBLEMS and _note(record)
     ]
+    if job.dispatch_error is not None:
+        problems.append(Text(not_begun(job)))
     return Group(table, *problems, summary)
 
 

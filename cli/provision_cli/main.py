@@ -223,7 +223,10 @@ def history(context: typer.Context, job_id: JobId) -> None:
     Target.of(context).connect()
     job = api.get_job(full_job_id(job_id))
     headings = ["at (UTC)", "of", "status", "attempt", "error", "note"]
-    display.show_table(Console(), headings, display.history_rows(job.history))
+    console = Console()
+    display.show_table(console, headings, display.history_rows(job.history))
+    if job.dispatch_error is not None:
+        display.line(console, display.not_begun(job))
 
 
 @keys_app.command("claim")

@@ -319,22 +319,40 @@ def _always(act: Act) -> Within:
 
 
 @pytest.mark.parametrize(
-    ("act", "cause"),
+    ("act", "error_type", "cause"),
     [
         pytest.param(
             act,
+            error_type,
             cause,
             id=fault,
             marks=pytest.mark.fault(fault, where="dispatcher/dispatching", lasting=True),
         )
-        for fault, act, cause in (
-            ("before the effect", unwell, "StartExecution: InternalServerError"),
-            ("throttle", throttled, "StartExecution: ThrottlingException"),
-            ("permission denied", forbidden, "StartExecution: AccessDeniedException"),
+        for fault, act, error_type, cause in (
+            (
+                "before the effect",
+                unwell,
+                ErrorType.UNKNOWN_ERROR,
+                "StartExecution: InternalServerError",
+            ),
+            (
+                "throttle",
+                throttled,
+                ErrorType.UNKNOWN_ERROR,
+                "StartExecution: ThrottlingException",
+            ),
+            (
+                "permission denied",
+                forbidden,
+                ErrorType.INSUFFICIENT_PERMISSIONS,
+                "StartExecution: AccessDeniedException",
+            ),
         )
     ],
 )
-def test_a_message_that_is_never_dispatched_fails_its_job_and_is_kept(act: Act, cause: str) -> None:
+def test_a_message_that_is_never_dispatched_fails_its_job_and_is_kept(
+    act: Act, error_type: ErrorType, cause: str
+) -> None:
     with prepared(Dispatching) as dispatching:
         for _ in range(_DELIVERIES):
             with met(_always(act), ignored=()) as happened:
@@ -345,7 +363,7 @@ def test_a_message_that_is_never_dispatched_fails_its_job_and_is_kept(act: Act, 
         status, error, _, executions, letters = giving_up.end()
         assert (status, executions) == (JobStatus.FAILED, [])
         assert error is not None
-        assert (error.type, error.cause) == (ErrorType.UNKNOWN_ERROR, cause)
+        assert (error.type, error.cause) == (error_type, cause)
         assert letters == {("message-1", dispatching.record["body"])}
 
 

@@ -17,7 +17,7 @@ from support.stack_jobs import eventually, finished
 
 @pytest.fixture
 def failing_intake(deployment: RunningStack) -> Iterator[str]:
-    """Return a queue like the stack's, whose dispatcher finds no state machine.
+    """Return a queue like the stack's, whose dispatcher does not reach Step Functions.
 
     Its messages come again after a second, and go where the stack's own go after five deliveries.
     """
@@ -45,8 +45,8 @@ def failing_intake(deployment: RunningStack) -> Iterator[str]:
             Timeout=configuration["Timeout"],
             Code={"ZipFile": code.read()},
             Environment={
-                "Variables": variables
-                | {"STATE_MACHINE_ARN_PREFIX": f"{variables['STATE_MACHINE_ARN_PREFIX']}none-"}
+                # Where nobody listens.
+                "Variables": variables | {"AWS_ENDPOINT_URL_SFN": "http://127.0.0.1:1"}
             },
         )
     mapping = functions.create_event_source_mapping(
@@ -78,7 +78,7 @@ def test_a_message_that_cannot_be_dispatched_fails_its_job_and_is_sent_back_by_p
     assert job.error is not None
     assert (job.error.type, job.error.cause) == (
         ErrorType.UNKNOWN_ERROR,
-        "StartExecution: StateMachineDoesNotExist",
+        "EndpointConnectionError",
     )
     (letter,) = eventually(lambda: [one for one in api.list_dead_letters() if one.job_id == job_id])
     assert (letter.body, letter.error_type, letter.reason, letter.cause) == (

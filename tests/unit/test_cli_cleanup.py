@@ -14,7 +14,7 @@ from provision_cli.main import main
 from provision_cli.sentences import CommandError
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job, StageStatus, StoredError
-from provisioner.jobs.store import utc_now
+from provisioner.jobs.store import NewJob, utc_now
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console
@@ -187,6 +187,28 @@ def test_a_cancel_of_a_job_at_work_says_that_it_is_stored(stack: Core, command: 
             "`provision watch job-2` follows it.\n"
         ),
     )
+
+
+@pytest.mark.parametrize(
+    "arguments", [("cancel", "job-9"), ("retry", "job-9"), ("cleanup", "job-9")], ids=" ".join
+)
+def test_a_job_of_a_type_that_this_version_does_not_define_is_left_with_a_sentence(
+    stack: Core, command: Command, arguments: tuple[str, ...]
+) -> None:
+    job = stack.jobs.create(NewJob("job-9", "gone", {"project_id": "shop"}, ("DOING",)))
+    stack.jobs.start_stage(job, "DOING", 0)
+    if arguments[0] != "cancel":
+        error = replace(ERROR, stage="DOING")
+        stack.jobs.fail("job-9", [error], close={"DOING": error}, cleanup=(1, ("UNDOING",)))
+        stack.jobs.end_cleanup("job-9", 1, ["mail"])
+
+    code, out, complaint = command(*arguments)
+
+    assert (code, out) == (1, "")
+    said = {"retry": "job_type: no handler is registered for it; known are "}
+    sentence = said.get(arguments[0], "job job-9: its job type gone is not defined in this version")
+    assert complaint.startswith(f"provision: {sentence}")
+    assert complaint.count("\n") == 1
 
 
 def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Command) -> None:

@@ -108,6 +108,29 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
 }
 
 
+DENIED = api.StoredError(
+    ErrorType.INSUFFICIENT_PERMISSIONS,
+    "",
+    0,
+    "job_type: the dispatcher may not start the state machine provisioner-mail.",
+    "StartExecution: AccessDeniedException",
+)
+
+
+def test_a_queued_job_says_why_it_has_not_begun() -> None:
+    queued = replace(job(status=api.JobStatus.QUEUED), finished_at=None, dispatch_error=DENIED)
+    sentence = (
+        f"It has not begun: INSUFFICIENT_PERMISSIONS: {DENIED.message} Technical cause: "
+        "StartExecution: AccessDeniedException. Its message is delivered again."
+    )
+
+    assert display.not_begun(queued) == sentence
+    assert sentence in shown(300, lambda console: console.print(display._stages(queued)))
+    (row,) = display.job_rows([queued])
+    assert row[3:7:3] == ["QUEUED", "INSUFFICIENT_PERMISSIONS"]
+    assert display.not_begun(replace(queued, dispatch_error=None)) == ""
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("table", TABLES)

@@ -58,6 +58,23 @@ def give_up(core: Core) -> Callable[[Record], None]:
 type GiveUp = Callable[[Record], None]
 
 
+#: Why a message was not dispatched.
+THROTTLED = StoredError(
+    ErrorType.UNKNOWN_ERROR,
+    "",
+    0,
+    "The job could not be started.",
+    "StartExecution: ThrottlingException",
+)
+DENIED = StoredError(
+    ErrorType.INSUFFICIENT_PERMISSIONS,
+    "",
+    0,
+    "job_type: the dispatcher may not start it.",
+    "StartExecution: AccessDeniedException",
+)
+
+
 def letters(core: Core) -> list[dict[str, Any]]:
     return core.messages(core.dead_letter_url)
 
@@ -83,7 +100,7 @@ def test_the_job_fails_with_the_last_cause_and_the_message_is_kept_with_it(
 ) -> None:
     if is_stored:
         core.new_job("message-1")
-    core.jobs.note_dispatch_failure("message-1", "StartExecution: StateMachineDoesNotExist")
+    core.jobs.note_dispatch_failure("message-1", THROTTLED)
     given_up = message()
 
     give_up(given_up)
@@ -94,7 +111,7 @@ def test_the_job_fails_with_the_last_cause_and_the_message_is_kept_with_it(
     assert (job.error.type, job.error.stage, job.error.cause) == (
         ErrorType.UNKNOWN_ERROR,
         "",
-        "StartExecution: StateMachineDoesNotExist",
+        "StartExecution: ThrottlingException",
     )
     body, said = the_letter(core)
     assert body == given_up["body"]
@@ -102,9 +119,23 @@ def test_the_job_fails_with_the_last_cause_and_the_message_is_kept_with_it(
         "job_id": "message-1",
         "error_type": "UNKNOWN_ERROR",
         "reason": job.error.message,
-        "cause": "StartExecution: StateMachineDoesNotExist",
+        "cause": "StartExecution: ThrottlingException",
     }
     assert set(metrics.metric_set) == {"JobsFailed", "MessagesUndelivered"}
+
+
+def test_what_the_last_dispatch_knew_by_name_the_job_ends_with(core: Core, give_up: GiveUp) -> None:
+    core.jobs.note_dispatch_failure("message-1", DENIED)
+
+    give_up(message())
+
+    assert core.jobs.get("message-1").error == DENIED
+    _, said = the_letter(core)
+    assert (said["error_type"], said["reason"], said["cause"]) == (
+        DENIED.type,
+        DENIED.message,
+        DENIED.cause,
+    )
 
 
 def test_without_a_kept_cause_that_is_said(core: Core, give_up: GiveUp) -> None:
@@ -646,7 +677,7 @@ def _letters(core: Core) -> dead_letters.DeadLetters:
 def test_the_program_lists_shows_and_sends_back(
     people: Core, give_up: GiveUp, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    people.jobs.note_dispatch_failure("job-1", "StartExecution: AccessDeniedException")
+    people.jobs.note_dispatch_failure("job-1", THROTTLED)
     (job,) = given_up_jobs(people, give_up, "job-1")
     capsys.readouterr()
 
@@ -661,7 +692,7 @@ def test_the_program_lists_shows_and_sends_back(
     shown = json.loads(capsys.readouterr().out)
     assert (shown["job_id"], shown["cause"], shown["body"]) == (
         "job-1",
-        "StartExecution: AccessDeniedException",
+        "StartExecution: ThrottlingException",
         message("job-1")["body"],
     )
 

@@ -12,12 +12,14 @@ import pytest
 from aws_lambda_powertools.utilities.batch import process_partial_response
 from provisioner.composition import dispatcher as composition
 from provisioner.errors import ErrorType
+from provisioner.jobs.client import JobClient
 from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
 from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_name
 from provisioner.jobs.models import Job, JobStatus, StoredError
-from provisioner.jobs.queue import DeadLetterQueue, JobId
+from provisioner.jobs.queue import DeadLetterQueue, JobId, JobQueue
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
 from provisioner.jobs.store import NewJob
+from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from support.core import (
@@ -449,7 +451,6 @@ PASSING = [
     ("sfn.StartExecution", "ThrottlingException", 400),
     ("dynamodb.GetItem", "InternalServerError", 500),
     ("dynamodb.TransactWriteItems", "ProvisionedThroughputExceededException", 400),
-    ("sfn.StartExecution", "StateMachineDoesNotExist", 400),
     ("sfn.StartExecution", "AccessDeniedException", 400),
 ]
 
@@ -540,11 +541,93 @@ def test_why_the_last_dispatch_failed_is_kept_under_the_job(
     core.answers["sfn.StartExecution"] = times(1, aws_error("ThrottlingException"))
     deliver(message)
 
-    assert core.jobs.dispatch_failure(job_id) == "StartExecution: ThrottlingException"
+    failed = core.jobs.dispatch_failure(job_id)
+    assert failed is not None
+    assert failed.cause == "StartExecution: ThrottlingException"
     (kept,) = (item for item in core.scan("JobsTable") if item["record"] == "DISPATCH")
     assert kept["expires_at"] > core.clock.at.timestamp()
     # It is no part of the job.
     assert len(core.jobs.get(job_id).history) == 1
+
+
+@pytest.mark.parametrize("code", ["StateMachineDoesNotExist", "StateMachineDeleting"])
+def test_a_job_whose_state_machine_is_missing_fails_at_once_and_says_so(
+    core: Core, deliver: Deliver, code: str
+) -> None:
+    core.answers["sfn.StartExecution"] = aws_error(code)
+    message = good(message_id="message-1")
+
+    assert deliver(message) == []
+
+    job = core.jobs.get("message-1")
+    machine = f"{STATE_MACHINE_ARN_PREFIX.rpartition(':')[2]}provision_project"
+    sentence = f"job_type: there is no state machine {machine}; deploy it, then run the job again."
+    cause = f"StartExecution: {code}"
+    assert job.status is JobStatus.FAILED
+    assert job.error == StoredError(ErrorType.JOB_TYPE_NOT_DEPLOYED, "", 0, sentence, cause)
+    letter = the_letter(core)
+    assert letter["Body"] == message["body"]
+    assert attributes(letter) == {
+        "job_id": "message-1",
+        "error_type": "JOB_TYPE_NOT_DEPLOYED",
+        "reason": sentence,
+        "cause": cause,
+    }
+
+
+def test_once_its_state_machine_is_there_such_a_job_is_retried(
+    core: Core, deliver: Deliver
+) -> None:
+    core.answers["sfn.StartExecution"] = aws_error("StateMachineDoesNotExist")
+    deliver(good(message_id="message-1"))
+    core.answers.clear()
+
+    job = JobClient(
+        registry=REGISTRY, store=core.jobs, queue=JobQueue(core.client("sqs"), core.queue_url)
+    ).retry("message-1")
+    (again,) = core.messages(core.queue_url)
+    assert deliver(record(again["Body"])) == []
+
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 2)
+    assert [e["name"] for e in core.executions()] == ["message-1-attempt-2"]
+
+
+def test_a_job_that_the_dispatcher_may_not_start_shows_it_while_it_is_queued(
+    core: Core, deliver: Deliver
+) -> None:
+    """AWS answers so for a state machine that a role does not name, whether there is one or not."""
+    core.answers["sfn.StartExecution"] = times(1, aws_error("AccessDeniedException"))
+    message = good(message_id="message-1")
+
+    assert deliver(message) == ["message-1"]
+
+    job = core.jobs.get("message-1")
+    assert job.status is JobStatus.QUEUED
+    assert job.error is None
+    assert job.dispatch_error is not None
+    assert job.dispatch_error.type is ErrorType.INSUFFICIENT_PERMISSIONS
+    assert job.dispatch_error.message.startswith(
+        "job_type: the dispatcher may not start the state machine "
+    )
+    assert job.dispatch_error == core.jobs.dispatch_failure("message-1")
+
+    assert deliver(message) == []
+    core.jobs.start_stage(job, provision_project.INITIALIZING, 0)
+    assert core.jobs.get("message-1").dispatch_error is None
+
+
+def test_why_an_attempt_was_not_dispatched_is_not_shown_of_the_next(
+    core: Core, deliver: Deliver
+) -> None:
+    core.answers["sfn.StartExecution"] = aws_error("AccessDeniedException")
+    deliver(good(message_id="message-1"))
+    error = StoredError(ErrorType.UNKNOWN_ERROR, "", 0, "Given up.", "")
+    core.jobs.fail_queued("message-1", error)
+
+    core.jobs.retry(core.jobs.get("message-1"))
+
+    job = core.jobs.get("message-1")
+    assert (job.status, job.dispatch_error) == (JobStatus.QUEUED, None)
 
 
 def test_a_cause_that_cannot_be_kept_changes_nothing(core: Core, deliver: Deliver) -> None:

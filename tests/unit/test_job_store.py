@@ -378,8 +378,11 @@ def test_a_job_that_is_cleaned_up_again_late_outlives_its_stages(core: Core) -> 
 
 
 def test_why_a_message_was_not_dispatched_is_forgotten_with_its_job(core: Core) -> None:
-    core.jobs.note_dispatch_failure("job-1", "StartExecution: AccessDeniedException")
-    assert core.jobs.dispatch_failure("job-1") == "StartExecution: AccessDeniedException"
+    error = StoredError(
+        ErrorType.UNKNOWN_ERROR, "", 0, "It was not started.", "StartExecution: ThrottlingException"
+    )
+    core.jobs.note_dispatch_failure("job-1", error)
+    assert core.jobs.dispatch_failure("job-1") == error
 
     core.clock.advance(91 * 86_400)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -979,6 +980,60 @@ def test_a_job_that_cannot_be_examined_keeps_no_other_from_it(core: Core, logged
     assert json.loads(message["Body"])["job_id"] == "second"
     assert "ThrottlingException" in logged()[0]["cause"]
     # Nor does such a sweep count: an alarm tells of a job that is never examined.
+    assert counted() == {"Repairs": [1.0]}
+
+
+def test_a_job_of_a_type_that_this_code_does_not_define_is_one_warning_of_a_sweep(
+    core: Core, logged: LogLines
+) -> None:
+    unknown = NewJob("of-older-code", "gone", {"project_id": "shop"}, ("DOING",))
+    core.jobs.create(unknown)
+    core.jobs.start_stage(core.jobs.get("of-older-code"), "DOING", 0)
+    core.clock.advance()
+    core.new_job("known")
+    core.clock.advance(2 * LIMIT_SECONDS)
+
+    assert handle(core, SWEEP) == {"examined": 2, "repaired": 1}
+
+    (message,) = core.messages(core.queue_url)
+    assert json.loads(message["Body"])["job_id"] == "known"
+    (warning,) = [line for line in logged() if line["job_id"] == "of-older-code"]
+    assert (warning["level"], warning["message"]) == ("WARNING", "job of an unknown job type")
+    assert "its job type gone is not defined in this version" in warning["cause"]
+    # Waiting does not help it: the alarm is about sweeps that do not end.
+    assert counted() == {"Repairs": [1.0], "SweepsCompleted": [1.0]}
+    assert core.jobs.get("of-older-code").status is JobStatus.RUNNING
+
+
+def test_an_event_of_such_a_job_is_not_handed_over_again(core: Core) -> None:
+    core.jobs.create(NewJob("of-older-code", "gone", {"project_id": "shop"}, ("DOING",)))
+    event = {"source": "project-provisioner", "detail": {"job_id": "of-older-code"}}
+
+    assert handle(core, event) == {"examined": 1, "repaired": 0}
+
+
+def test_a_job_that_nobody_can_read_keeps_a_sweep_from_no_other(
+    core: Core, logged: LogLines
+) -> None:
+    core.new_job("first")
+    core.clock.advance()
+    core.new_job("second")
+    core.clock.advance(LIMIT_SECONDS)
+    core.client("dynamodb").update_item(
+        TableName="JobsTable",
+        Key=dynamodb.to_item({"job_id": "first", "record": "JOB"}),
+        UpdateExpression="SET payload = :damaged",
+        ExpressionAttributeValues={":damaged": {"S": "{"}},
+    )
+
+    assert handle(core, SWEEP) == {"examined": 2, "repaired": 1}
+
+    (message,) = core.messages(core.queue_url)
+    assert json.loads(message["Body"])["job_id"] == "second"
+    (warning,) = [line for line in logged() if line["job_id"] == "first"]
+    assert warning["message"] == "job not examined"
+    # Its text may hold a part of the payload.
+    assert re.fullmatch(r"JSONDecodeError at \S+:\d+", warning["cause"])
     assert counted() == {"Repairs": [1.0]}
 
 

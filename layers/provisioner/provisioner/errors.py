@@ -18,6 +18,8 @@ class ErrorType(StrEnum):
     PROJECT_NOT_FOUND = "PROJECT_NOT_FOUND"
     #: The payload breaks the contract, or asks for what is not supported.
     INVALID_PAYLOAD = "INVALID_PAYLOAD"
+    #: The deployment has no state machine of the job type.
+    JOB_TYPE_NOT_DEPLOYED = "JOB_TYPE_NOT_DEPLOYED"
     #: Another job holds the project.
     PROJECT_BUSY = "PROJECT_BUSY"
     #: A resource of the name we need exists and does not carry our ownership marker.
@@ -72,6 +74,9 @@ ERROR_RULES: dict[ErrorType, ErrorRule] = {
     ),
     ErrorType.INVALID_PAYLOAD: ErrorRule(
         retryable=False, remedy="Correct the field that the message names and send a new job."
+    ),
+    ErrorType.JOB_TYPE_NOT_DEPLOYED: ErrorRule(
+        retryable=False, remedy="Deploy the job type; then run the job again."
     ),
     ErrorType.PROJECT_BUSY: ErrorRule(
         retryable=False, remedy="Wait for the job that the message names, then send a new job."

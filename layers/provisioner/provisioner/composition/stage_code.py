@@ -53,7 +53,6 @@ def _policy(on_failure: FailureHandling, resources: Resources) -> FailurePolicy:
 def holds_of(resources: Resources) -> Mapping[str, Hold]:
     """Load what the clean-up of each job type holds when it is run again."""
     return {
-        name: bind(definition.on_failure.hold, resources)
-        for name, definition in JOB_TYPES.items()
-        if definition.on_failure.hold
+        name: bind(d.on_failure.hold, resources) if d.on_failure.hold else lambda _job: ()
+        for name, d in JOB_TYPES.items()
     }

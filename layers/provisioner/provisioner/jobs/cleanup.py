@@ -10,6 +10,7 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.client import JobStateError
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.models import CleanupStatus, Job
+from provisioner.jobs.registry import of_job_type
 from provisioner.jobs.store import JobStore
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class CleanupRepeater:
             JobNotFoundError: there is no such job.
             JobStateError: it has no clean-up, or one that has left nothing, or may not hold again
                 what it held.
+            UnknownJobTypeError: its job type is not defined in this version of the code.
             TIMEOUT: the job kept changing.
         """
         for _ in range(_ATTEMPTS):
@@ -56,7 +58,7 @@ class CleanupRepeater:
                 self._executions.start_cleanup(job, job.cleanup.run)
                 return job
             try:
-                self._store.repeat_cleanup(job, also=self._holds[job.job_type](job))
+                self._store.repeat_cleanup(job, also=of_job_type(self._holds, job)(job))
             except ConditionFailedError:
                 continue
         raise failure(ErrorType.TIMEOUT, "The job kept changing while its clean-up was begun.")

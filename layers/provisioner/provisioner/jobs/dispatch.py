@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
+from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
-from provisioner.errors import ProvisioningError
+from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import execution_input, execution_name
 from provisioner.jobs.messages import (
     end_refused,
@@ -21,7 +22,9 @@ from provisioner.jobs.messages import (
     new_job,
     own_job,
     parse_message,
+    stored_error,
 )
+from provisioner.jobs.models import StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore, NewJob
@@ -32,11 +35,23 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.batch.exceptions import ExceptionInfo
     from mypy_boto3_stepfunctions.client import SFNClient
 
-#: Takes an SQS record and a short cause.
-type NoteFailure = Callable[[Mapping[str, Any], str], None]
+#: Takes an SQS record, and why it was not dispatched.
+type NoteFailure = Callable[[Mapping[str, Any], StoredError], None]
+
+#: What AWS answers who may not start a state machine, whether there is one or not. Source: IAM User
+#: Guide, "Policy evaluation logic"; AWS Step Functions API Reference, "Common Error Types".
+_DENIED = "AccessDeniedException"
 
 #: Records that are dispatched at once: a batch holds at most this many.
 _CONCURRENT_RECORDS = 10
+
+
+def _stored(error: BaseException | None) -> StoredError:
+    """Return why a message was not dispatched, as it is kept."""
+    if isinstance(error, ProvisioningError):
+        return stored_error(error)
+    cause = "" if error is None else short_cause(error)
+    return StoredError(ErrorType.UNKNOWN_ERROR, "", 0, "The job could not be started.", cause)
 
 
 class ConcurrentBatchProcessor(BatchProcessor):
@@ -65,11 +80,10 @@ class ConcurrentBatchProcessor(BatchProcessor):
 
     def failure_handler(self, record: Any, exception: ExceptionInfo) -> FailureResponse:
         """Say why the queue is going to deliver a message again."""
-        error = exception[1]
-        cause = "" if error is None else short_cause(error)
-        logger.warning("message not dispatched", cause=cause)
+        error = _stored(exception[1])
+        logger.warning("message not dispatched", cause=error.cause)
         if self._note_failure is not None:
-            self._note_failure(record, cause)
+            self._note_failure(record, error)
         return super().failure_handler(record, exception)
 
 
@@ -135,13 +149,29 @@ class Dispatcher:
         if job.status.is_terminal or message.attempt < job.attempt:
             logger.info("job has ended before", status=job.status, attempt=job.attempt)
             return
-        self._start(new, message.attempt, input_text)
+        missing = (
+            self._state_machines.exceptions.StateMachineDoesNotExist,
+            self._state_machines.exceptions.StateMachineDeleting,
+        )
+        try:
+            self._start(new, message.attempt, input_text)
+        except missing as error:
+            # No delivery helps before somebody deploys it: the job says so at once.
+            not_deployed = failure(
+                ErrorType.JOB_TYPE_NOT_DEPLOYED,
+                f"job_type: there is no state machine {self._machine(new)}; deploy it, then run "
+                "the job again.",
+                short_cause(error),
+            )
+            # First, so that a crash between the two writes loses neither.
+            self._bury(body, job_id, not_deployed)
+            self._store.fail_queued(job_id, stored_error(not_deployed), attempt=message.attempt)
 
-    def note_failure(self, record: Mapping[str, Any], cause: str) -> None:
+    def note_failure(self, record: Mapping[str, Any], error: StoredError) -> None:
         """Keep why a message was not dispatched, as well as it goes."""
         job_id = job_id_of(str(record["body"]), str(record["messageId"]))
         with contextlib.suppress(*AWS_ERRORS):
-            self._store.note_dispatch_failure(job_id, cause)
+            self._store.note_dispatch_failure(job_id, error)
 
     def _start(self, new: NewJob, attempt: int, input_text: str) -> None:
         try:
@@ -153,8 +183,21 @@ class Dispatcher:
         except self._state_machines.exceptions.ExecutionAlreadyExists:
             logger.info("job was started before")
             return
+        except ClientError as error:
+            if error.response["Error"]["Code"] != _DENIED:
+                raise
+            raise failure(
+                ErrorType.INSUFFICIENT_PERMISSIONS,
+                f"job_type: the dispatcher may not start the state machine {self._machine(new)}, "
+                "or there is none; deploy the job type.",
+                short_cause(error),
+            ) from None
         metrics.add_metric("JobsStarted", MetricUnit.Count, 1)
         logger.info("job started", job_type=new.job_type)
+
+    def _machine(self, new: NewJob) -> str:
+        """Name the state machine of a job, as the console does."""
+        return f"{self._arn_prefix}{new.job_type}".rpartition(":")[2]
 
     def _refuse(
         self, body: str, message: JobMessage, job_id: str, error: ProvisioningError

@@ -22,6 +22,7 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
+from provisioner.jobs.registry import of_job_type
 from provisioner.jobs.retries import FOREIGN_ERRORS
 from provisioner.jobs.stage_run import StageEvent
 from provisioner.runtime.observability import logger, metrics
@@ -135,7 +136,7 @@ class FailureRecorder:
             # A stage that a cancelled job never started has not failed.
             if not record.status.is_terminal and not (was_cancelled and record.attempt == 0)
         }
-        policy = self._policies[job.job_type]
+        policy = of_job_type(self._policies, job)
         cleanup_stages = policy.cleanup_stages(job)
         self._store.fail(
             job.job_id,
@@ -214,7 +215,7 @@ class CleanupRecorder:
         Raises:
             ConditionFailedError: something has changed under the write.
         """
-        policy = self._policies[job.job_type]
+        policy = of_job_type(self._policies, job)
         met = {branch["stage"]: branch["error"] for branch in branches}
         left = tuple(
             resource

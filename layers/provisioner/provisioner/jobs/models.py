@@ -198,6 +198,8 @@ class Job:
     attempt: int = 1
     #: Until when its message is held back, where it is.
     held_until: datetime | None = None
+    #: Why its message could not be dispatched last, where it is QUEUED; the queue tries again.
+    dispatch_error: StoredError | None = None
     #: When its message was sent again, because nothing had come of the first.
     resent_at: datetime | None = None
     started_at: datetime | None = None

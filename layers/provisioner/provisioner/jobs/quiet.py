@@ -23,6 +23,7 @@ from provisioner.jobs.models import (
     Job,
     StageStatus,
 )
+from provisioner.jobs.registry import of_job_type
 from provisioner.jobs.retries import QUIET_RETRY
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageEvent
 from provisioner.runtime.observability import logger
@@ -179,5 +180,5 @@ class QuietEnds:
         if job.status.is_terminal or job.attempt != event.job.attempt:
             return True
         return event.stage == RECORD_FAILURE and bool(
-            self._policies[job.job_type].cleanup_stages(job)
+            of_job_type(self._policies, job).cleanup_stages(job)
         )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from provisioner.arguments import check_text, shown
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.definition import JOB_TYPE_PATTERN, no_group
+from provisioner.jobs.models import Job
 
 #: Objects and lists within each other in a field of a payload. Whoever reads the payload again, as
 #: part of a message or an execution's input, stops at some 200, each parser at its own number.
@@ -27,6 +28,21 @@ class DuplicateJobHandlerError(ValueError):
 
 class UnknownJobTypeError(LookupError):
     """No handler is registered for the job type."""
+
+
+def of_job_type[Value](values: Mapping[str, Value], job: Job) -> Value:
+    """Return what is kept by job type, such as its failure policy, for a job.
+
+    Raises:
+        UnknownJobTypeError: the job's type is not defined in this version of the code.
+    """
+    try:
+        return values[job.job_type]
+    except KeyError:
+        raise UnknownJobTypeError(
+            f"job {job.job_id}: its job type {job.job_type} is not defined in this version, so "
+            "that nobody can end it; deploy, or run, a version that defines it."
+        ) from None
 
 
 def first_problem(error: ValidationError, whole: str) -> str:

@@ -368,6 +368,7 @@ class JobStore:
                     remove=(
                         *("started_at", "finished_at", "cancel_requested_at", "expires_at"),
                         *("result", "error", "other_errors", "held_until", "resent_at"),
+                        "dispatch_error",
                     ),
                 ),
                 self._history(job.job_id, _JOB, JobStatus.QUEUED, attempt=job.attempt + 1),
@@ -782,23 +783,36 @@ class JobStore:
 
     # The dispatch of a message, whose job may not be stored.
 
-    def note_dispatch_failure(self, job_id: str, cause: str) -> None:
-        """Keep why the last dispatch of a job's message failed, for when the queue gives it up."""
+    def note_dispatch_failure(self, job_id: str, error: StoredError) -> None:
+        """Keep why the last dispatch of a job's message failed, for when the queue gives it up.
+
+        A job that is QUEUED shows it too.
+        """
         now = self.now()
         item = {
             "job_id": job_id,
             "record": _DISPATCH,
             "at": _text(now),
-            "cause": cause,
+            "error": asdict(error),
             "expires_at": self._part_expires(now),
         }
         self._client.put_item(TableName=self._table, Item=dynamodb.to_item(item))
+        shown = dynamodb.update(
+            self._table,
+            {"job_id": job_id, "record": _JOB},
+            set_values={"dispatch_error": asdict(error)},
+            condition=_any_of("status", (JobStatus.QUEUED,)),
+            condition_values=_statuses((JobStatus.QUEUED,)),
+            names={"status": "status"},
+        )
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(self._client, [shown])
 
-    def dispatch_failure(self, job_id: str) -> str | None:
+    def dispatch_failure(self, job_id: str) -> StoredError | None:
         """Return why the last dispatch of a job's message failed; None where nothing was kept."""
         key = {"job_id": job_id, "record": _DISPATCH}
         item = dynamodb.get(self._client, self._table, key)
-        return None if item is None or _has_expired(item, self.now()) else str(item["cause"])
+        return None if item is None or _has_expired(item, self.now()) else _to_error(item["error"])
 
     # Items.
 
@@ -1155,6 +1169,9 @@ def _to_job(
         created_at=datetime.fromisoformat(item["created_at"]),
         updated_at=datetime.fromisoformat(item["updated_at"]),
         held_until=_time(item.get("held_until")),
+        dispatch_error=_to_error(item.get("dispatch_error"))
+        if item["status"] == JobStatus.QUEUED
+        else None,
         resent_at=_time(item.get("resent_at")),
         attempt=item["attempt"],
         started_at=_time(item.get("started_at")),

@@ -6,6 +6,7 @@ where to look: one that comes late, or twice, finds nothing to do.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,6 +31,7 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.quiet import seconds_until_quiet
+from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
 
@@ -160,10 +162,15 @@ class Supervisor:
 
         Raises:
             JobNotFoundError: there is no such job.
+            UnknownJobTypeError: its job type is not defined in this version of the code.
             TIMEOUT: the job kept changing.
         """
         for _ in range(_ATTEMPTS):
             job = self._store.get(job_id)
+            if not job.stages:
+                # Refused as it came: it never held anything.
+                return _NOTHING
+            of_job_type(self._definitions, job)
             try:
                 if job.status.is_terminal:
                     return self._examine_ended(job, told)
@@ -179,9 +186,9 @@ class Supervisor:
         for job_id in job_ids:
             try:
                 repaired += self._examine_and_report(job_id, None)
-            except (*AWS_ERRORS, ProvisioningError) as error:
-                # The others are examined all the same, and this one again by the next sweep.
-                logger.warning("job not examined", cause=f"{type(error).__name__}: {error}")
+            # The others are examined all the same, and this one again by the next sweep.
+            except Exception as error:  # noqa: BLE001  # each is told, and an alarm misses the sweep
+                logger.warning("job not examined", cause=_cause(error))
                 unexamined += 1
         if unexamined == 0:
             # Whatever keeps sweeps from their end cannot say so itself: an alarm misses this.
@@ -192,6 +199,10 @@ class Supervisor:
         logger.append_keys(job_id=job_id)
         try:
             examined = self.examine(job_id, told)
+        except UnknownJobTypeError as error:
+            # Only its definition says how it ends: no repetition helps, and no alarm.
+            logger.warning("job of an unknown job type", cause=str(error))
+            return False
         except JobNotFoundError:
             released = self._release_abandoned(job_id)
             if not released:
@@ -285,8 +296,7 @@ class Supervisor:
     def _examine_ended(self, job: Job, told: Execution | None) -> Examined:
         if job.cleanup is not None and job.is_cleaned_up_now:
             return self._examine_cleanup(job, job.cleanup, told)
-        policy = self._policies.get(job.job_type)
-        held = [] if policy is None else policy.release(job)
+        held = of_job_type(self._policies, job).release(job)
         if not held:
             return _NOTHING
         repair = "It still held what it should have given back."
@@ -325,12 +335,20 @@ class Supervisor:
         now = self._store.now()
         if any(_is_at_work(job, record, now, definitions) for record in job.stages):
             return True
-        is_cleaned_up = bool(self._policies[job.job_type].cleanup_stages(job))
+        is_cleaned_up = bool(of_job_type(self._policies, job).cleanup_stages(job))
         return not is_cleaned_up and self._may_run(job, definitions)
 
     def _may_run(self, job: Job, definitions: JobDefinitions) -> bool:
         """Whether an attempt may be at work in a Lambda, which no end of an execution stops."""
         return seconds_until_quiet(job, self._store.now(), definitions) > 0
+
+
+def _cause(error: Exception) -> str:
+    """Name what kept a job from being examined; of a text that is not ours, only its place."""
+    if isinstance(error, (*AWS_ERRORS, ProvisioningError)):
+        return f"{type(error).__name__}: {error}"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {where.filename}:{where.lineno}"
 
 
 def _is_at_work(job: Job, record: StageRecord, now: datetime, definitions: JobDefinitions) -> bool:

@@ -18,7 +18,7 @@ from provisioner.jobs.messages import (
     parse_message,
     stored_error,
 )
-from provisioner.jobs.models import JobStatus
+from provisioner.jobs.models import JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore
@@ -85,9 +85,7 @@ class UndeliveredRecorder:
 
     def _end_job(self, body: str, job_id: str) -> ProvisioningError | None:
         """Write the job FAILED; return why, or None where the message has nothing left to do."""
-        given_up = failure(
-            ErrorType.UNKNOWN_ERROR, _GIVEN_UP, self._store.dispatch_failure(job_id) or _NO_CAUSE
-        )
+        given_up = _given_up(self._store.dispatch_failure(job_id))
         try:
             message = parse_message(body)
         except ProvisioningError as error:
@@ -111,3 +109,11 @@ class UndeliveredRecorder:
         # What has begun, was cancelled, or is at a later attempt, misses no message.
         is_missing = job.status is JobStatus.FAILED and job.started_at is None
         return given_up if is_missing and job.attempt == message.attempt else None
+
+
+def _given_up(last: StoredError | None) -> ProvisioningError:
+    """Say why the queue has given up on a message, by what its last dispatch met."""
+    if last is None or last.type is ErrorType.UNKNOWN_ERROR:
+        cause = _NO_CAUSE if last is None else last.cause or _NO_CAUSE
+        return failure(ErrorType.UNKNOWN_ERROR, _GIVEN_UP, cause)
+    return failure(last.type, last.message, last.cause)
