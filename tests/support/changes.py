@@ -78,7 +78,7 @@ def check_changed(workflow: Workflow, job: api.Job) -> None:
     assert project.quota == "owner#ada"
     keys = {key.key_id: key for key in api.list_api_keys(job.project_id)}
     if job.job_type == "rotate_api_keys":
-        new = {k.key_id for k in keys.values() if k.expires_at is None}
+        new = {k.key_id for k in keys.values() if k.expires_at is None and k.revoked_at is None}
         assert new == {key["key_id"] for key in job.result["api_keys"]}
         assert {k.key_id for k in keys.values() if k.job_id == job.job_id} == new
         handed_over = workflow.secret(job.result["api_keys_secret_arn"])["api_keys"]
