@@ -13,12 +13,16 @@ from typing import Annotated, Any
 
 import typer
 from provisioner import api
+from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import logger
 from rich.console import Console
 
 from provision_cli import display, local_commands, snapshots
 from provision_cli.demo import program as demonstration
 from provision_cli.ids import chosen, full_job_id, is_whole
+from provision_cli.job_commands import add_job_commands, enqueue_change
+from provision_cli.job_types.new import write_job_type
+from provision_cli.local.stack import PROJECT_ROOT
 from provision_cli.sentences import CommandError, sentence
 from provision_cli.targets import Target
 
@@ -32,13 +36,13 @@ app = typer.Typer(
 app.add_typer(local_commands.app)
 project_app = typer.Typer(help="Create and show projects.")
 keys_app = typer.Typer(help="Hand over, rotate, revoke and list API keys.")
-password_app = typer.Typer(help="Rotate passwords.")
 app.add_typer(project_app, name="project")
 app.add_typer(keys_app, name="keys")
 dlq_app = typer.Typer(help="Look at dead letters, and send them on their way again.")
 app.add_typer(dlq_app, name="dlq")
-app.add_typer(password_app, name="password")
 app.add_typer(snapshots.app, name="snapshots")
+new_app = typer.Typer(help="Write what extends this project.")
+app.add_typer(new_app, name="new")
 
 #: Seconds in which the dispatcher, started anew, has stored the job of a message.
 _APPEARS_SECONDS = 15.0
@@ -229,6 +233,22 @@ def history(context: typer.Context, job_id: JobId) -> None:
         display.line(console, display.not_begun(job))
 
 
+@new_app.command("job-type")
+def new_job_type(
+    name: Annotated[str, typer.Argument(help="What messages are to name it by: archive_project.")],
+) -> None:
+    """Write a job type, to be edited, and all that is derived from it."""
+    console = Console()
+    for done in write_job_type(PROJECT_ROOT, name):
+        display.line(console, done)
+    display.line(
+        console,
+        f"""Next: edit the first of these files; `make state-machines` writes the others anew.
+`make up` deploys it. Then, for a project that is ACTIVE:
+echo '{{"project_id": "shop"}}' | provision enqueue --job-type {name} --payload -""",
+    )
+
+
 @keys_app.command("claim")
 def claim_keys(context: typer.Context, project_id: str) -> None:
     """Print a project's API keys, then delete the secret that held them: they are shown once."""
@@ -299,23 +319,6 @@ def redrive_dead_letters(
         raise CommandError(f"{left} of {len(redriven)} dead letters stay where they are{hint}.")
 
 
-@keys_app.command("rotate")
-def rotate_keys(
-    context: typer.Context,
-    project_id: str,
-    count: Annotated[int, typer.Option(min=1, max=20, help="New keys.")] = 2,
-    overlap_hours: Annotated[
-        int, typer.Option(min=0, max=720, help="Hours that the old keys verify from now on.")
-    ] = 24,
-) -> None:
-    """Enqueue a job that makes new API keys, to be claimed; prints its id."""
-    _enqueue_change(
-        context,
-        "rotate_api_keys",
-        {"project_id": project_id, "count": count, "overlap_hours": overlap_hours},
-    )
-
-
 @keys_app.command("revoke")
 def revoke_key(context: typer.Context, key_id: str) -> None:
     """Let an API key stop verifying at once."""
@@ -335,12 +338,6 @@ def list_keys(context: typer.Context, project_id: str) -> None:
         return
     headings = ["key", "begins with", "status", "created (UTC)", "ends (UTC)"]
     display.show_table(console, headings, display.api_key_rows(found))
-
-
-@password_app.command("rotate")
-def rotate_password(context: typer.Context, project_id: str) -> None:
-    """Enqueue a job that gives the project's database login a new password; prints its id."""
-    _enqueue_change(context, "rotate_database_password", {"project_id": project_id})
 
 
 @app.command()
@@ -363,15 +360,11 @@ def deprovision(
         "delete_data": delete_data,
         "final_snapshot": not no_final_snapshot,
     }
-    api.get_job_handler("deprovision_project").parse(payload)
-    _enqueue_change(context, "deprovision_project", payload)
+    enqueue_change(context, "deprovision_project", payload)
 
 
-def _enqueue_change(context: typer.Context, job_type: str, payload: dict[str, Any]) -> None:
-    Target.of(context).connect()
-    job = api.enqueue_job(job_type, payload)
-    display.line(Console(), job.job_id)
-    display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
+# After the commands above, so that no job type replaces one of them.
+add_job_commands(app, JOB_TYPES)
 
 
 def _read_payload(source: str) -> dict[str, Any]:

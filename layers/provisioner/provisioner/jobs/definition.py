@@ -26,6 +26,8 @@ _STAGE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 _STATE_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9]{0,79}")
 
+_COMMAND_PATTERN = re.compile(r"[a-z]+(-[a-z]+)*")
+
 _CODE_PATTERN = re.compile(r"[a-z_][\w.]*:[a-z_]\w*")
 
 #: Seconds that a Task waits for longer than its function runs: AWS Lambda's own start and answer.
@@ -152,6 +154,11 @@ def _refuse(sentence: str) -> Never:
     raise DefinitionError(sentence)
 
 
+def _check_command(name: str, words: tuple[str, ...] | None) -> None:
+    if words is not None and not (words and all(map(_COMMAND_PATTERN.fullmatch, words))):
+        _refuse(f"job type {name}: command: give its words, each of a-z and hyphens.")
+
+
 @dataclass(frozen=True)
 class Parallel:
     """Branches that run beside one another, each in sequence; every branch settles."""
@@ -201,6 +208,9 @@ class JobDefinition[Payload: BaseModel]:
     message_group: Callable[[Payload], str | None] = no_group
     #: A payload to try it with.
     example: Mapping[str, Any]
+    #: The words of the program's command that enqueues a job, such as `("keys", "rotate")`; None
+    #: where only `provision enqueue` does. Every field but `project_id` becomes an option of it.
+    command: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check that it can run.
@@ -223,6 +233,7 @@ class JobDefinition[Payload: BaseModel]:
         for step in self.steps:
             if isinstance(step, Parallel) and (not step.branches or not all(step.branches)):
                 _refuse(f"job type {self.name}: steps: {step.state} has a branch without stages.")
+        _check_command(self.name, self.command)
         for name in ("release", "cleanup_stages", "left_over", "hold"):
             code = getattr(self.on_failure, name)
             if code:

@@ -18,12 +18,15 @@ class RotateApiKeysPayload(Payload):
     """What a rotate_api_keys job is asked to do."""
 
     project_id: ProjectId
-    #: New keys, 1 to 20.
-    count: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
-    #: Of the new keys; the newest key's that verifies where it is left out.
-    prefix: ApiKeyPrefix | None = None
-    #: Hours that the old keys verify beside the new ones, 0 to 720.
-    overlap_hours: Annotated[int, Field(ge=0, le=720, strict=True)] = 24
+    count: Annotated[int, Field(ge=1, le=20, strict=True, description="New keys.")] = 2
+    prefix: Annotated[
+        ApiKeyPrefix | None,
+        Field(description="What the new keys begin with; else what the newest that verifies does."),
+    ] = None
+    overlap_hours: Annotated[
+        int,
+        Field(ge=0, le=720, strict=True, description="Hours that the old keys verify from now on."),
+    ] = 24
 
 
 class RotateApiKeysResult(Result):
@@ -72,4 +75,5 @@ JOB_TYPE = JobDefinition(
         release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
     ),
     example={"project_id": "shop"},
+    command=("keys", "rotate"),
 )

@@ -60,4 +60,5 @@ JOB_TYPE = JobDefinition(
         release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
     ),
     example={"project_id": "shop"},
+    command=("password", "rotate"),
 )

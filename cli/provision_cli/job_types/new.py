@@ -1,0 +1,149 @@
+"""A job type of one's own: its module, to be edited, and all that is derived from it."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import subprocess
+import sys
+from pathlib import Path
+from string import Template
+
+from provisioner.provisioning.job_types import JOB_TYPES
+
+from provision_cli.sentences import CommandError
+
+_MODULES = Path("layers", "provisioner", "provisioner", "provisioning", "job_types")
+
+#: Shorter than a message may name it: the state machine of its clean-up, `<stack>-<name>_cleanup`,
+#: has 80 characters. Source: AWS Step Functions API Reference, CreateStateMachine.
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+_MODULE = Template('''\
+"""${name}: looks at a project that nobody changes meanwhile."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.functions import LIFECYCLE
+from provisioner.provisioning.payload import Payload, ProjectId
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.result import Result
+from provisioner.provisioning.stages.find_project import found
+
+
+class ${class_name}Payload(Payload):
+    """What a job of ${name} is asked to do."""
+
+    project_id: ProjectId
+    reason: Annotated[str, Field(strict=True, max_length=200, description="Why it is asked.")] = ""
+
+
+class ${class_name}Result(Result):
+    """What a job of ${name} ends with: what its stages put out."""
+
+    project_id: str
+    status: str
+    reason: str
+
+
+def ensure_looked_at(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
+    """Look at the project; twice, or beside another attempt, is as good as once.
+
+    Raises:
+        PROJECT_NOT_FOUND: there is no such project.
+    """
+    payload = validate_payload(${class_name}Payload, job.payload)
+    project = found(payload.project_id, projects)
+    return StageOutcome(
+        output={"status": str(project.status), "reason": payload.reason},
+        check=f"project {project.project_id} is {project.status}",
+    )
+
+
+INITIALIZING = Stage(
+    "INITIALIZING",
+    "The project is ACTIVE and ours to change.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.hold_project:ensure_held",
+    state="Initialize",
+)
+
+LOOKING = Stage(
+    "LOOKING",
+    "The status of the project is known.",
+    function=LIFECYCLE,
+    code=f"{__name__}:ensure_looked_at",
+    state="Look",
+)
+
+FINALIZING = Stage(
+    "FINALIZING",
+    "The project is let go of and the job COMPLETED, in one transaction.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.let_go_of_project:ensure_let_go",
+    state="Finalize",
+)
+
+JOB_TYPE = JobDefinition(
+    name="${name}",
+    meaning="Looks at a project that nobody changes meanwhile.",
+    payload_model=${class_name}Payload,
+    result_model=${class_name}Result,
+    steps=(INITIALIZING, LOOKING, FINALIZING),
+    on_failure=FailureHandling(
+        release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
+    ),
+    example={"project_id": "shop"},
+)
+''')
+
+
+def write_job_type(root: Path, name: str) -> list[str]:
+    """Write the module of a new job type, and all that is derived.
+
+    Args:
+        root: the project's folder, from which this program runs.
+        name: what messages are to name it by.
+
+    Returns:
+        What has been done, a line a file.
+
+    Raises:
+        CommandError: no job type can have the name, or one has it.
+    """
+    _check(root, name)
+    module = _MODULES / f"{name}.py"
+    class_name = "".join(word.capitalize() for word in name.split("_"))
+    text = _MODULE.substitute(name=name, class_name=class_name)
+    (root / module).write_text(text, encoding="utf-8")
+    # In a process of its own: in this one the job types have been loaded.
+    derived = subprocess.run(  # our own program, and no text of anyone's  # nosec B603
+        [sys.executable, "-m", "provision_cli.job_types"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if derived.returncode != 0:
+        (root / module).unlink()
+        raise CommandError(f"{module}: nothing was derived from it: {derived.stderr.strip()}")
+    return [f"wrote {module}", *derived.stdout.splitlines()]
+
+
+def _check(root: Path, name: str) -> None:
+    if _NAME.fullmatch(name) is None or keyword.iskeyword(name):
+        raise CommandError(
+            f"{name}: no job type can be named so; give 1 to 40 lower-case letters, digits and "
+            "underscores, the first a letter, and no word of Python's."
+        )
+    if name.endswith("_cleanup"):
+        raise CommandError(f"{name}: clean-ups' state machines are named so; choose another name.")
+    if name in JOB_TYPES or (root / _MODULES / f"{name}.py").exists():
+        raise CommandError(f"{name}: is a job type already; choose another name, or edit that one.")
