@@ -1,13 +1,24 @@
-"""The house rules of every state machine."""
+"""The state machines do what the definitions of their job types say.
+
+They are run, with made-up answers. What is expected follows from the definitions alone, so that a
+further job type is judged as it is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from provisioner.errors import RETRYABLE
-from provisioner.jobs.definition import LONGEST_RUN_SECONDS, longest_run
-from provisioner.jobs.quiet import StageAtWorkError
+from provisioner.jobs.definition import (
+    LONGEST_RUN_SECONDS,
+    JobDefinition,
+    Parallel,
+    Stage,
+    longest_run,
+)
+from provisioner.jobs.execution import cleanup_execution_name, cleanup_state_machine
 from provisioner.jobs.retries import (
     FOREIGN_ERRORS,
     QUIET_RETRY,
@@ -16,105 +27,228 @@ from provisioner.jobs.retries import (
     RetryPolicy,
 )
 from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
-from provisioner.provisioning.job_types import JOB_TYPES
-from support.project import all_states, functions, state_machines
+from provisioner.jobs.state_machine import state_machines
+from provisioner.provisioning.functions import LIFECYCLE
+from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
+from support.asl import Pause
+from support.machine_runs import JOB, RUN, Answers, run
+from support.project import all_states, functions
 
-MACHINES = state_machines()
-STATES = {
-    f"{machine}.{name}": state
-    for machine, definition in MACHINES.items()
-    for name, state in all_states(definition["States"])
+type Definition = JobDefinition[Any]
+
+#: As they are generated; that they are committed so is a test's of its own.
+MACHINES = {
+    name: document
+    for definition in JOB_TYPES.values()
+    for name, document in state_machines(definition, LIFECYCLE).items()
 }
-TASKS = {name: state for name, state in STATES.items() if state["Type"] == "Task"}
-STAGES = {n: s for n, s in TASKS.items() if s["Resource"] == "arn:aws:states:::lambda:invoke"}
+STATES = [
+    (f"{machine}.{name}", state)
+    for machine, document in MACHINES.items()
+    for name, state in all_states(document["States"])
+]
+TASKS = [
+    pytest.param(state, id=name)
+    for name, state in STATES
+    if state.get("Resource") == "arn:aws:states:::lambda:invoke"
+]
+CLEANED_UP = [d for d in JOB_TYPES.values() if d.on_failure.cleanup]
 
-#: How much longer than its function a Task may wait: AWS Lambda's own start and answer.
-LONGEST_MARGIN_SECONDS = 15
-
-each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-each_stage = pytest.mark.parametrize("task", STAGES.values(), ids=STAGES)
-
-
-def function_timeout(task: dict[str, Any]) -> int:
-    """Return the Timeout of the function that a Task calls."""
-    logical_id = task["Parameters"]["FunctionName"].removeprefix("${").removesuffix("Arn}")
-    (function,) = (f for f in functions().values() if f.logical_id == logical_id)
-    return int(function.properties["Timeout"])
-
-
-def test_no_stage_runs_longer_than_the_code_allows_for() -> None:
-    """A stage's Task ends after its function, which the tests below hold."""
-    steps = {RECORD_FAILURE, AWAIT_QUIET, RECORD_CLEANUP}
-    for name, task in STAGES.items():
-        stage = task["Parameters"]["Payload"]["stage"]
-        job_type = name.partition(".")[0].removesuffix("_cleanup")
-        if stage not in steps:
-            assert task["TimeoutSeconds"] == longest_run(JOB_TYPES, job_type, stage)
+each_type = pytest.mark.parametrize("definition", JOB_TYPES.values(), ids=JOB_TYPES)
+each_cleanup = pytest.mark.parametrize("definition", CLEANED_UP, ids=lambda d: d.name)
+each_task = pytest.mark.parametrize("task", TASKS)
 
 
-def test_they_are_written_in_jsonpath() -> None:
-    assert {definition["QueryLanguage"] for definition in MACHINES.values()} == {"JSONPath"}
-    assert not any("QueryLanguage" in state for state in STATES.values())
+def each(
+    of: Callable[[Definition], tuple[Stage, ...]],
+) -> pytest.MarkDecorator:
+    """Meet each stage of each job type."""
+    found = [(d, stage) for d in JOB_TYPES.values() for stage in of(d)]
+    return pytest.mark.parametrize(
+        ("definition", "stage"), found, ids=[f"{d.name}.{stage}" for d, stage in found]
+    )
 
 
-def test_every_state_says_what_it_is_for() -> None:
-    assert {name for name, state in STATES.items() if not state.get("Comment")} == set()
-    assert all(definition["Comment"] for definition in MACHINES.values())
+each_stage = each(lambda definition: definition.stages)
+each_cleanup_stage = each(lambda definition: definition.on_failure.cleanup)
+
+
+def cleanup_of(definition: Definition) -> dict[str, Any]:
+    return MACHINES[cleanup_state_machine(definition.name)]
+
+
+def function_arn(name: str) -> str:
+    """Return the placeholder of a function's ARN, as the template fills it."""
+    assert name in functions(), f"template.yaml declares no function {name}"
+    return f"${{{functions()[name].logical_id}Arn}}"
+
+
+def failed(stage: str) -> dict[str, Any]:
+    """Return how the step that records a failure is told of a stage's."""
+    error = {"Error": "CONFLICT", "Cause": f"{stage} went wrong."}
+    return {"ok": False, "stage": str(stage), "error": error}
+
+
+# --- A job that goes well -------------------------------------------------------------------------
+
+
+@each_type
+def test_a_job_calls_the_function_of_each_stage_in_order(definition: Definition) -> None:
+    done = run(MACHINES[definition.name], Answers())
+    assert done.end == ("SUCCEEDED", "")
+    assert [(call.function, call.payload) for call in done.calls] == [
+        (
+            function_arn(stage.function.name),
+            {"job": JOB, "stage": str(stage), "retry_count": 0},
+        )
+        for stage in definition.stages
+    ]
+
+
+@each_type
+def test_branches_begin_beside_one_another(definition: Definition) -> None:
+    done = run(MACHINES[definition.name], Answers())
+    for step in definition.steps:
+        if isinstance(step, Parallel):
+            assert tuple(str(branch[0]) for branch in step.branches) in done.beside
+
+
+def test_a_project_that_is_provisioned_takes_twelve_transitions() -> None:
+    done = run(MACHINES["provision_project"], Answers())
+    assert len(done.execution.entered) == 12, done.execution.entered
 
 
 @each_stage
-def test_task_hands_the_untouched_job_its_stage_and_the_retry_count_to_a_function(
-    task: dict[str, Any],
+@pytest.mark.parametrize("says", [True, False, None])
+def test_a_job_ends_early_where_its_stage_says_so(
+    definition: Definition, stage: Stage, *, says: bool | None
 ) -> None:
-    payload = task["Parameters"]["Payload"]
-    assert payload["job.$"] == "$.job"
-    assert payload["retry_count.$"] == "$$.State.RetryCount"
-    assert payload["stage"]
+    output = {} if says is None else {stage.ends_job_if or "ends": says}
+    done = run(MACHINES[definition.name], Answers(outputs={stage: output}))
+    assert done.end == ("SUCCEEDED", "")
+    stages = list(definition.stages)
+    ends = bool(says and stage.ends_job_if)
+    assert done.stages == (stages[: stages.index(stage) + 1] if ends else stages)
+
+
+def test_nothing_is_removed_before_the_final_snapshot() -> None:
+    stages = deprovision_project.JOB_TYPE.stages
+    removing = [stages.index(stage) for stage in deprovision_project.REMOVING]
+    assert stages.index(deprovision_project.TAKING_SNAPSHOT) < min(removing)
+
+
+# --- A job that fails -----------------------------------------------------------------------------
+
+
+def told_by(definition: Definition, *failing: Stage) -> tuple[list[Stage], list[dict[str, Any]]]:
+    """Return the stages that run where some fail, and what is told of the step that decides."""
+    called: list[Stage] = []
+    for step in definition.steps:
+        branches = step.branches if isinstance(step, Parallel) else ((step,),)
+        told: list[dict[str, Any]] = []
+        for branch in branches:
+            ended = next((stage for stage in branch if stage in failing), None)
+            called += branch if ended is None else branch[: branch.index(ended) + 1]
+            last = branch[-1]
+            told.append(
+                {"ok": True, "stage": str(last), "status": "SUCCEEDED"}
+                if ended is None
+                else failed(ended)
+            )
+        if not all(end["ok"] for end in told):
+            return called, told
+    return called, []
+
+
+@each_stage
+def test_a_stage_that_fails_for_good_ends_the_job_once_its_branches_have_settled(
+    definition: Definition, stage: Stage
+) -> None:
+    done = run(MACHINES[definition.name], Answers(errors={stage: ["CONFLICT"]}))
+    called, told = told_by(definition, stage)
+    assert done.stages == [*called, RECORD_FAILURE]
+    assert done.payloads(RECORD_FAILURE) == [
+        {"job": JOB, "stage": RECORD_FAILURE, "retry_count": 0, "branches": told}
+    ]
+    assert done.calls[-1].function == function_arn(LIFECYCLE.name)
+    # With the job's own error.
+    assert (done.end, done.execution.cause) == (("FAILED", "CONFLICT"), "It failed.")
+    assert done.starts == []
+
+
+@each_type
+def test_all_that_fails_beside_one_another_is_told(definition: Definition) -> None:
+    for step in definition.steps:
+        if isinstance(step, Parallel):
+            failing = [branch[-1] for branch in step.branches]
+            errors = {str(stage): ["CONFLICT"] for stage in failing}
+            done = run(MACHINES[definition.name], Answers(errors=errors))
+            (recorded,) = done.payloads(RECORD_FAILURE)
+            assert recorded["branches"] == told_by(definition, *failing)[1]
+
+
+@each_type
+def test_a_clean_up_is_started_where_the_definition_has_one(definition: Definition) -> None:
+    answers = Answers(errors={definition.stages[0]: ["CONFLICT"]}, cleanup=RUN)
+    done = run(MACHINES[definition.name], answers)
+    assert done.end == ("FAILED", "CONFLICT")
+    assert [(start.name, start.input) for start in done.starts] == [
+        (cleanup_execution_name(str(JOB["job_id"]), RUN), {"job": JOB, "cleanup": RUN})
+        for _ in definition.on_failure.cleanup[:1]
+    ]
+
+
+@each_type
+def test_a_failure_that_cannot_be_recorded_says_where_to_look(definition: Definition) -> None:
+    errors = {definition.stages[0]: ["CONFLICT"], RECORD_FAILURE: ["CONFLICT"]}
+    done = run(MACHINES[definition.name], Answers(errors=errors))
+    assert done.end == ("FAILED", "UNKNOWN_ERROR")
+    assert "RecordFailure" in done.execution.cause
+
+
+# --- Repetitions ----------------------------------------------------------------------------------
+
+
+def repeated(definition: Definition, name: str, errors: list[str]) -> tuple[list[int], list[Pause]]:
+    """Return the repetitions of a stage, or of the step that records a failure, and their waits."""
+    met = {name: list(errors)}
+    if name == RECORD_FAILURE:
+        met[definition.stages[0]] = ["CONFLICT"]
+    done = run(MACHINES[definition.name], Answers(errors=met))
+    return (
+        [payload["retry_count"] for payload in done.payloads(name)],
+        [pause for stage, pause in done.pauses if stage == name],
+    )
+
+
+@each_type
+@pytest.mark.parametrize("policy", [SERVICE_RETRY, STAGE_RETRY])
+def test_every_step_is_repeated_as_often_as_the_table_of_retries_says(
+    definition: Definition, policy: RetryPolicy
+) -> None:
+    for name in (*definition.stages, RECORD_FAILURE):
+        counts, pauses = repeated(definition, name, [policy.error_names[0]] * 50)
+        assert counts == list(range(policy.attempts_in_all)), f"{definition.name}: {name}"
+        longest = [policy.longest_delay(attempt) or 0 for attempt in range(1, len(counts))]
+        assert pauses == [Pause(seconds, is_jittered=True) for seconds in longest]
 
 
 @each_task
-def test_task_keeps_its_input(task: dict[str, Any]) -> None:
-    assert "InputPath" not in task
-    assert task.get("ResultPath", "$") != "$.job"
+def test_a_task_is_repeated_for_the_errors_of_the_table_of_retries(task: dict[str, Any]) -> None:
+    of_service, of_stage = (tuple(retrier["ErrorEquals"]) for retrier in task["Retry"][:2])
+    assert (of_service, of_stage) == (SERVICE_RETRY.error_names, STAGE_RETRY.error_names)
 
 
-@each_stage
-def test_task_waits_a_little_longer_than_its_function_runs(task: dict[str, Any]) -> None:
-    margin = task["TimeoutSeconds"] - function_timeout(task)
-    assert 0 < margin <= LONGEST_MARGIN_SECONDS
-
-
-@each_stage
-@pytest.mark.parametrize(("position", "policy"), [(0, SERVICE_RETRY), (1, STAGE_RETRY)])
-def test_task_retries_as_the_code_says(
-    task: dict[str, Any], position: int, policy: RetryPolicy
+@each_type
+def test_what_ends_a_job_and_no_other_waits_until_no_stage_is_at_work(
+    definition: Definition,
 ) -> None:
-    retrier = dict(task["Retry"][position])
-    assert retrier.pop("Comment")
-    assert tuple(retrier.pop("ErrorEquals")) == policy.error_names
-    assert retrier == {
-        "IntervalSeconds": policy.interval_seconds,
-        "BackoffRate": policy.backoff_rate,
-        "MaxAttempts": policy.max_attempts,
-        "MaxDelaySeconds": policy.max_delay_seconds,
-        "JitterStrategy": "FULL",
-    }
-
-
-@each_stage
-def test_what_ends_a_job_and_no_other_waits_until_no_stage_is_at_work(task: dict[str, Any]) -> None:
-    ends = {RECORD_FAILURE, *(plan.last for plan in JOB_TYPES.values())}
-    more = task["Retry"][2:]
-    assert len(more) == (task["Parameters"]["Payload"]["stage"] in ends)
-    for retrier in more:
-        assert retrier["Comment"]
-        assert {name: value for name, value in retrier.items() if name != "Comment"} == {
-            "ErrorEquals": [StageAtWorkError.__name__],
-            "IntervalSeconds": QUIET_RETRY.interval_seconds,
-            "BackoffRate": 1,
-            "MaxAttempts": QUIET_RETRY.max_attempts,
-            "JitterStrategy": "NONE",
-        }
+    for name in (*definition.stages, RECORD_FAILURE):
+        counts, pauses = repeated(definition, name, list(QUIET_RETRY.error_names) * 50)
+        is_end = name in {definition.last, RECORD_FAILURE}
+        waits = QUIET_RETRY.max_attempts if is_end else 0
+        assert counts == list(range(waits + 1)), f"{definition.name}: {name}"
+        assert pauses == [Pause(QUIET_RETRY.interval_seconds)] * waits
 
 
 def test_the_end_of_a_job_can_wait_for_longer_than_any_function_runs() -> None:
@@ -122,30 +256,173 @@ def test_the_end_of_a_job_can_wait_for_longer_than_any_function_runs() -> None:
     others = SERVICE_RETRY.max_attempts + STAGE_RETRY.max_attempts
     waits = QUIET_RETRY.max_attempts - others
     assert waits * QUIET_RETRY.interval_seconds >= LONGEST_RUN_SECONDS
-    assert QUIET_RETRY.error_names == (StageAtWorkError.__name__,)
-    assert QUIET_RETRY.longest_delay(QUIET_RETRY.max_attempts) == QUIET_RETRY.interval_seconds
 
 
 def test_retried_are_the_retryable_types_and_the_names_that_are_not_ours() -> None:
     assert STAGE_RETRY.error_names == (*RETRYABLE, *FOREIGN_ERRORS)
-    assert STAGE_RETRY.attempts_in_all == 3
-    assert STAGE_RETRY.interval_seconds == 300
-    assert STAGE_RETRY.backoff_rate == 2
+
+
+# --- The time that it takes -----------------------------------------------------------------------
 
 
 @each_task
-def test_task_has_a_time_out_and_retries_with_jitter_and_a_cap(task: dict[str, Any]) -> None:
-    assert task["TimeoutSeconds"] > 0
-    for retrier in task["Retry"][:2]:
-        assert retrier["JitterStrategy"] == "FULL"
-        assert retrier["MaxDelaySeconds"] > 0
+def test_a_task_waits_a_little_longer_than_its_function_runs(task: dict[str, Any]) -> None:
+    arn = task["Parameters"]["FunctionName"]
+    (function,) = (f for f in functions().values() if arn == f"${{{f.logical_id}Arn}}")
+    assert 0 < task["TimeoutSeconds"] - int(function.properties["Timeout"]) <= 15
 
 
-@each_task
-def test_task_catches_everything_and_keeps_its_input_beside_the_error(
-    task: dict[str, Any],
+@each_type
+def test_no_stage_runs_longer_than_the_code_allows_for(definition: Definition) -> None:
+    machines = [definition.name]
+    machines += [cleanup_state_machine(definition.name)] if definition.on_failure.cleanup else []
+    found = {
+        payload["stage"]: task["TimeoutSeconds"]
+        for name in machines
+        for _, task in all_states(MACHINES[name]["States"])
+        if task["Type"] == "Task" and (payload := task["Parameters"].get("Payload"))
+    }
+    for stage in definition.all_stages:
+        longest = longest_run(JOB_TYPES, definition.name, stage)
+        assert found[stage] == longest <= LONGEST_RUN_SECONDS, f"{definition.name}: {stage}"
+
+
+#: What an execution may have beyond that: whole hours, and the start of a clean-up.
+TWO_HOURS = 7200
+
+#: All that can be repeated, at its longest.
+ALL_REPEATED = [
+    *[SERVICE_RETRY.error_names[0]] * SERVICE_RETRY.max_attempts,
+    *[STAGE_RETRY.error_names[0]] * STAGE_RETRY.max_attempts,
+]
+
+
+def seconds_by_step(document: dict[str, Any], answers: Answers, **more: Any) -> dict[str, float]:
+    """Run a machine, and return how long its stages and steps take at most, each for itself."""
+    timeouts = {
+        state["Parameters"]["Payload"]["stage"]: state["TimeoutSeconds"]
+        for _, state in all_states(document["States"])
+        if state.get("Resource") == "arn:aws:states:::lambda:invoke"
+    }
+    done = run(document, answers, **more)
+    seconds = {
+        name: float(timeouts[name] * len(done.payloads(name)))
+        for name in dict.fromkeys(done.stages)
+    }
+    for name, pause in done.pauses:
+        seconds[name] += pause.seconds
+    return seconds
+
+
+@each_type
+def test_a_job_has_the_time_that_every_repetition_takes(definition: Definition) -> None:
+    document = MACHINES[definition.name]
+    errors = {str(name): list(ALL_REPEATED) for name in (*definition.stages, RECORD_FAILURE)}
+    errors[definition.last] += ["CONFLICT"]
+    seconds = seconds_by_step(document, Answers(errors=errors))
+    longest = seconds[RECORD_FAILURE]
+    for step in definition.steps:
+        branches = step.branches if isinstance(step, Parallel) else ((step,),)
+        longest += max(sum(seconds[stage] for stage in branch) for branch in branches)
+    # What ends a job, well or badly, may wait, too; and stages may that wait for something.
+    longest += 2 * LONGEST_RUN_SECONDS + sum(stage.waits_seconds for stage in definition.stages)
+    assert 0 <= document["TimeoutSeconds"] - longest < TWO_HOURS
+
+
+@each_cleanup
+def test_a_clean_up_has_the_time_that_every_repetition_takes(definition: Definition) -> None:
+    document = cleanup_of(definition)
+    names = (*definition.on_failure.cleanup, AWAIT_QUIET, RECORD_CLEANUP)
+    answers = Answers(
+        errors={str(name): list(ALL_REPEATED) for name in names}, quiet_seconds=pause_of(definition)
+    )
+    # The second time that it asks what is at work, it may meet as much.
+    answers.errors[AWAIT_QUIET] += ALL_REPEATED
+    seconds = seconds_by_step(document, answers, is_cleanup=True)
+    longest = sum(seconds.values())
+    longest += sum(stage.waits_seconds for stage in definition.on_failure.cleanup)
+    assert 0 <= document["TimeoutSeconds"] - longest < TWO_HOURS
+
+
+# --- The clean-up ---------------------------------------------------------------------------------
+
+
+def pause_of(definition: Definition) -> int:
+    """Return for how long anything of a job may be at work."""
+    return max(longest_run(JOB_TYPES, definition.name, stage) for stage in definition.all_stages)
+
+
+@each_cleanup
+def test_a_clean_up_removes_in_order_between_two_looks_at_what_is_at_work(
+    definition: Definition,
 ) -> None:
-    (catch,) = task["Catch"]
-    assert catch["ErrorEquals"] == ["States.ALL"]
-    assert catch["ResultPath"].startswith("$.")
-    assert catch["ResultPath"] != "$.job"
+    done = run(cleanup_of(definition), Answers(quiet_seconds=5), is_cleanup=True)
+    assert done.end == ("SUCCEEDED", "")
+    steps = [AWAIT_QUIET, *definition.on_failure.cleanup, AWAIT_QUIET, RECORD_CLEANUP]
+    assert done.stages == steps
+    owners = {stage: stage.function.name for stage in definition.on_failure.cleanup}
+    for call in done.calls:
+        name = call.payload["stage"]
+        assert call.function == function_arn(owners.get(name, LIFECYCLE.name))
+        common = {"job": JOB, "stage": name, "cleanup": RUN, "retry_count": 0}
+        assert common.items() <= call.payload.items()
+    assert done.pauses == [(AWAIT_QUIET, Pause(5))] * 2
+
+
+@each_cleanup_stage
+def test_a_stage_of_a_clean_up_that_fails_is_named_and_keeps_no_other_from_its_work(
+    definition: Definition, stage: Stage
+) -> None:
+    answers = Answers(errors={stage: ["CONFLICT"]}, is_nothing_left=False)
+    done = run(cleanup_of(definition), answers, is_cleanup=True)
+    assert done.end == ("FAILED", "UNKNOWN_ERROR")
+    assert [s for s in done.stages if s != AWAIT_QUIET] == [
+        *definition.on_failure.cleanup,
+        RECORD_CLEANUP,
+    ]
+    (recorded,) = done.payloads(RECORD_CLEANUP)
+    told = {branch["stage"]: branch["error"].get("Error") for branch in recorded["branches"]}
+    assert told == {
+        str(s): "CONFLICT" if s == stage else None for s in definition.on_failure.cleanup
+    }
+
+
+@each_cleanup
+def test_a_clean_up_waits_for_as_long_as_anything_runs_where_nobody_can_say(
+    definition: Definition,
+) -> None:
+    answers = Answers(errors={AWAIT_QUIET: ["CONFLICT"] * 2})
+    done = run(cleanup_of(definition), answers, is_cleanup=True)
+    assert done.end == ("SUCCEEDED", "")
+    assert done.pauses == [(AWAIT_QUIET, Pause(pause_of(definition)))] * 2
+
+
+@each_cleanup
+def test_the_end_of_a_clean_up_that_cannot_be_recorded_says_where_to_look(
+    definition: Definition,
+) -> None:
+    answers = Answers(errors={RECORD_CLEANUP: ["CONFLICT"]})
+    done = run(cleanup_of(definition), answers, is_cleanup=True)
+    assert done.end == ("FAILED", "UNKNOWN_ERROR")
+    assert "RecordCleanup" in done.execution.cause
+
+
+@each_cleanup
+@pytest.mark.parametrize("policy", [SERVICE_RETRY, STAGE_RETRY])
+def test_every_step_of_a_clean_up_is_repeated_as_often_as_the_table_of_retries_says(
+    definition: Definition, policy: RetryPolicy
+) -> None:
+    for name in (*definition.on_failure.cleanup, AWAIT_QUIET, RECORD_CLEANUP):
+        answers = Answers(errors={name: [policy.error_names[0]] * 50})
+        done = run(cleanup_of(definition), answers, is_cleanup=True)
+        counts = [payload["retry_count"] for payload in done.payloads(name)]
+        times = 2 if name == AWAIT_QUIET else 1
+        assert counts == list(range(policy.attempts_in_all)) * times, f"{definition.name}: {name}"
+
+
+# --- For those who read them ----------------------------------------------------------------------
+
+
+def test_every_state_says_what_it_is_for() -> None:
+    assert [name for name, state in STATES if not state.get("Comment")] == []
+    assert all(document["Comment"] for document in MACHINES.values())

@@ -83,11 +83,12 @@ class Execution:
     output: Data = None
     error: str = ""
     cause: str = ""
+    #: The names of the states that have been entered: AWS counts these transitions.
+    entered: list[str] = field(default_factory=list)
     _root: _Strand = field(init=False)
 
     def __post_init__(self) -> None:
-        states, start = self.definition["States"], self.definition["StartAt"]
-        self._root = _Strand(_states(states, start, copy.deepcopy(self.input)))
+        self._root = _Strand(_states(self.definition, copy.deepcopy(self.input), self.entered))
         self._go_on(self._root, None)
 
     @property
@@ -139,16 +140,18 @@ class Execution:
             self._go_on(parent, results)
 
 
-def _states(states: Mapping[str, Any], name: str, data: Data) -> _Steps:
+def _states(machine: Mapping[str, Any], data: Data, entered: list[str]) -> _Steps:
+    name = machine["StartAt"]
     while True:
-        state = states[name]
+        state = machine["States"][name]
+        entered.append(name)
         if state["Type"] == "Succeed":
             return data
         try:
             if state["Type"] == "Choice":
                 name = _chosen(state, data)
                 continue
-            data = yield from _state(state, data)
+            data = yield from _state(state, data, entered)
         except StateError as error:
             catcher = next((c for c in state.get("Catch", ()) if _matches(c, error)), None)
             if catcher is None:
@@ -161,14 +164,14 @@ def _states(states: Mapping[str, Any], name: str, data: Data) -> _Steps:
         name = state["Next"]
 
 
-def _state(state: Mapping[str, Any], data: Data) -> _Steps:
+def _state(state: Mapping[str, Any], data: Data, entered: list[str]) -> _Steps:
     """Go through one state, and return what it puts out."""
     match state["Type"]:
         case "Task":
             return _with_result(state, data, (yield from _task(state, data)))
         case "Parallel":
             branches = [
-                _Strand(_states(branch["States"], branch["StartAt"], copy.deepcopy(data)))
+                _Strand(_states(branch, copy.deepcopy(data), entered))
                 for branch in state["Branches"]
             ]
             return _with_result(state, data, (yield _Fork(branches)))

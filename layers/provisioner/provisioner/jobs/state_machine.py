@@ -595,10 +595,10 @@ def _document(name: str, comment: str, states: States, most: _Most) -> dict[str,
             execution cannot hold what may happen.
     """
     names = list(_names(states))
-    twice = sorted(found for found, times in Counter(names).items() if times > 1)
+    twice = [found for found, times in Counter(names).items() if times > 1]
     if twice:
         raise DefinitionError(
-            f"state machine {name}: {', '.join(twice)} is the name of two states; give a stage "
+            f"state machine {name}: two states are called {twice[0]}; give one of their steps "
             "another `state`."
         )
     too_long = [found for found in names if len(found) > MAX_STATE_NAME]
