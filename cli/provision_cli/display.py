@@ -24,8 +24,8 @@ _GAP = 1
 #: Headings of columns whose cells are sentences, which may go on in the next line.
 _PROSE = {"reason", "note"}
 
-#: Of stages in these, what is wrong is shown in full.
-_PROBLEMS = {api.StageStatus.FAILED, api.StageStatus.RETRYING}
+#: Of stages in these, what is wrong, or is waited for, is shown in full.
+_PROBLEMS = {api.StageStatus.FAILED, api.StageStatus.RETRYING, api.StageStatus.WAITING}
 
 _STATUS_STYLES = {
     "SUCCEEDED": "green",
@@ -38,6 +38,7 @@ _STATUS_STYLES = {
     "DEPROVISIONING": "cyan",
     "DEPROVISIONED": "dim",
     "RETRYING": "yellow",
+    "WAITING": "yellow",
     "CANCELLED": "yellow",
     "FAILED": "bold red",
     "EXPIRED": "dim",
@@ -127,6 +128,10 @@ def _watch_plain(console: Console, job: api.Job) -> api.Job:
         if note and note != shown.get("JOB"):
             shown["JOB"] = note
             line(console, note)
+        for sentence in _end_waits(job):
+            if shown.get(_END) != sentence:
+                shown[_END] = sentence
+                line(console, sentence)
         _show_new(console, job.stages, shown)
         if job.cleanup is not None:
             if "" not in shown:
@@ -137,6 +142,23 @@ def _watch_plain(console: Console, job: api.Job) -> api.Job:
             return job
         time.sleep(_POLL_SECONDS)
         job = api.get_job(job.job_id)
+
+
+#: Under which it is known what was shown of the end of a job; no stage has such a name.
+_END = "its end"
+
+
+def _end_waits(job: api.Job) -> list[str]:
+    """Say what the end of a job waits for, where it does."""
+    return [
+        f"The end of the job waits {_waits(wait.since, wait.until, wait.waiting_for)}"
+        for wait in job.waits
+        if not wait.stage
+    ]
+
+
+def _waits(since: datetime | None, until: datetime | None, waiting_for: str) -> str:
+    return f"since {_clock(since)}, until {_clock(until)} at the latest: {waiting_for}"
 
 
 def _show_new(console: Console, records: Sequence[api.StageRecord], shown: dict[str, str]) -> None:
@@ -218,6 +240,16 @@ def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
             job.cleanup.status if job.cleanup is not None else "",
         ]
         for job in jobs
+    ]
+
+
+def job_waits(jobs: Sequence[api.Job]) -> list[str]:
+    """Return what `provision jobs` says below its table: which jobs wait, and what for."""
+    return [
+        f"job {job.job_id}: {wait.stage or 'its end'} waits "
+        f"{_waits(wait.since, wait.until, wait.waiting_for)}"
+        for job in jobs
+        for wait in job.waits
     ]
 
 
@@ -321,6 +353,7 @@ def _stages(job: api.Job) -> Group:
     ]
     if job.dispatch_error is not None:
         problems.append(Text(not_begun(job)))
+    problems += map(Text, _end_waits(job))
     return Group(table, *problems, summary)
 
 
@@ -347,6 +380,8 @@ def _took(record: api.StageRecord) -> str:
 
 
 def _note(record: api.StageRecord) -> str:
+    if record.status is api.StageStatus.WAITING:
+        return _waits(record.waiting_since, record.waits_until, record.waiting_for)
     if record.next_attempt_before is not None and not record.status.is_terminal:
         error = f"{record.error.type}; " if record.error is not None else ""
         return f"{error}next attempt by {_clock(record.next_attempt_before)} at the latest"

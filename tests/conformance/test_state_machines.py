@@ -21,10 +21,12 @@ from provisioner.jobs.definition import (
 from provisioner.jobs.execution import cleanup_execution_name, cleanup_state_machine
 from provisioner.jobs.retries import (
     FOREIGN_ERRORS,
-    QUIET_RETRY,
+    POLL_SECONDS,
     SERVICE_RETRY,
     STAGE_RETRY,
+    WAITING_ERROR,
     RetryPolicy,
+    waiting_retry,
 )
 from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
 from provisioner.jobs.state_machine import state_machines
@@ -240,22 +242,17 @@ def test_a_task_is_repeated_for_the_errors_of_the_table_of_retries(task: dict[st
 
 
 @each_type
-def test_what_ends_a_job_and_no_other_waits_until_no_stage_is_at_work(
+def test_a_step_waits_for_as_long_as_it_may_and_the_end_of_a_job_until_no_stage_is_at_work(
     definition: Definition,
 ) -> None:
     for name in (*definition.stages, RECORD_FAILURE):
-        counts, pauses = repeated(definition, name, list(QUIET_RETRY.error_names) * 50)
-        is_end = name in {definition.last, RECORD_FAILURE}
-        waits = QUIET_RETRY.max_attempts if is_end else 0
+        counts, pauses = repeated(definition, name, [WAITING_ERROR] * 99)
+        seconds = name.waits_seconds if isinstance(name, Stage) else 0
+        if name in {definition.last, RECORD_FAILURE}:
+            seconds += LONGEST_RUN_SECONDS
+        waits = waiting_retry(seconds).max_attempts if seconds else 0
         assert counts == list(range(waits + 1)), f"{definition.name}: {name}"
-        assert pauses == [Pause(QUIET_RETRY.interval_seconds)] * waits
-
-
-def test_the_end_of_a_job_can_wait_for_longer_than_any_function_runs() -> None:
-    """However often the Task is repeated for another reason."""
-    others = SERVICE_RETRY.max_attempts + STAGE_RETRY.max_attempts
-    waits = QUIET_RETRY.max_attempts - others
-    assert waits * QUIET_RETRY.interval_seconds >= LONGEST_RUN_SECONDS
+        assert pauses == [Pause(POLL_SECONDS)] * waits
 
 
 def test_retried_are_the_retryable_types_and_the_names_that_are_not_ours() -> None:

@@ -44,16 +44,26 @@ from provisioner.drivers.cognito import ensure_user_pool
 from provisioner.drivers.s3 import Settling, ensure_bucket
 from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.definition import Stage
 from provisioner.jobs.execution import (
     cleanup_execution_name,
     execution_input,
     execution_name,
 )
 from provisioner.jobs.in_process import InProcessRun
-from provisioner.jobs.retries import FOREIGN_ERRORS, QUIET_RETRY
-from provisioner.jobs.stage_run import JobInput, StageFunction, StageOutcome, StageRunner, Step
+from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS
+from provisioner.jobs.stage_run import (
+    JobInput,
+    StageFunction,
+    StageOutcome,
+    StageRunner,
+    Step,
+    Waiting,
+)
+from provisioner.jobs.state_machine import state_machines
 from provisioner.jobs.store import JobStore, NewJob, utc_now
 from provisioner.ownership import Ownership
+from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.provisioning.projects import ProjectStore
@@ -141,6 +151,8 @@ class Workflow:
     jobs: JobStore
     #: Faults by stage; taken away as they happen.
     faults: dict[str, Fault] = field(default_factory=dict)
+    #: What a stage waits for, by its name: one sentence each time that it is asked.
+    waiting_for: dict[str, Iterator[str]] = field(default_factory=dict)
     #: Called before every run of a stage.
     observers: list[Callable[[JobInput, str], None]] = field(default_factory=list)
     #: Every wait that a retrier has drawn, in seconds.
@@ -254,7 +266,7 @@ class Workflow:
 
     def wait(self, seconds: float) -> None:
         """Stand in for every wait between two attempts: it is noted and costs nothing."""
-        if seconds == QUIET_RETRY.interval_seconds:  # none that is drawn ever is
+        if seconds == POLL_SECONDS:  # none that is drawn ever is
             self.pauses.append(seconds)
             self.on_pause()
             self.passed += timedelta(seconds=seconds)
@@ -279,6 +291,15 @@ class Workflow:
             JOB_TYPES[job.job_type], run_step, dict.fromkeys(self.record, run_step), sleep=self.wait
         )(job)
         return self.jobs.get(job.job_id)
+
+    def let_wait(self, stage: Stage, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let a stage of provision_project be one that may wait for so long."""
+        monkeypatch.setattr(stage, "waits_seconds", seconds)
+        made = state_machines(JOB_TYPES["provision_project"], LIFECYCLE)["provision_project"]
+        aws.client("stepfunctions").update_state_machine(
+            stateMachineArn=self.state_machines["provision_project"],
+            definition=_with_arns("provision_project", made),
+        )
 
     def time_out_after(self, task: str, seconds: int) -> None:
         """Give a Task of the state machine less time."""
@@ -346,9 +367,11 @@ class Workflow:
         return json.dumps(error | {"stackTrace": []}).encode(), False
 
     def _faulty(self, stage: str, function: StageFunction) -> StageFunction:
-        def run(job: JobInput) -> StageOutcome:
+        def run(job: JobInput) -> StageOutcome | Waiting:
             for observe in self.observers:
                 observe(job, stage)
+            for waiting_for in self.waiting_for.get(stage, ()):
+                return Waiting(waiting_for)
             fault = self.faults.get(stage)
             if fault is None:
                 return function(job)
@@ -366,7 +389,7 @@ class Workflow:
             if fault.point is Point.TWICE:
                 return function(job)
             # The effect of a stage that ends the job is the end of the job.
-            if outcome.completion is not None:
+            if isinstance(outcome, StageOutcome) and outcome.completion is not None:
                 self.jobs.complete(
                     job.job_id,
                     stage,
@@ -804,8 +827,12 @@ def _make_state_machine(name: str) -> str:
 
 @cache
 def _definition(name: str) -> str:
+    return _with_arns(name, project.state_machine(name))
+
+
+def _with_arns(name: str, document: Mapping[str, Any]) -> str:
     """Return the definition of a state machine, with the ARNs that the template substitutes."""
-    definition = json.dumps(project.state_machine(name))
+    definition = json.dumps(document)
     for placeholder in set(re.findall(r"\$\{(\w+)\}", definition)):
         kind = "function" if placeholder.endswith("FunctionArn") else "stateMachine"
         target = placeholder

@@ -333,7 +333,7 @@ def test_any_ends_of_the_branches_give_errors_of_the_table_in_stage_order(
         for stage, name, cause, ok in ends
     ]
 
-    errors = stage_errors(job, branches)
+    errors = stage_errors(job, branches, job.updated_at)
 
     order = [*STAGES, "NO_STAGE", ""]
     assert [order.index(error.stage) for error in errors] == sorted(

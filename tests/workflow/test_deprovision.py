@@ -19,7 +19,7 @@ from provisioner.drivers.postgresql import snapshot as snapshot_module
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
-from provisioner.jobs.retries import QUIET_RETRY
+from provisioner.jobs.retries import POLL_SECONDS
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
 from provisioner.provisioning.job_types.deprovision_project import REMOVING
@@ -450,7 +450,7 @@ def test_a_removal_holds_its_project_for_as_long_as_a_stage_of_it_may_be_at_work
     assert api.get_project(project_id).locked_by is None
     assert held
     assert all(held)
-    interval = QUIET_RETRY.interval_seconds
+    interval = POLL_SECONDS
     assert (
         longest_run(JOB_TYPES, "provision_project", stage) - interval
         < sum(workflow.pauses)

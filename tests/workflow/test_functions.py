@@ -20,7 +20,7 @@ from moto.awslambda_simple.models import LambdaSimpleBackend
 from provisioner import api
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import StageStatus
-from provisioner.jobs.quiet import StageAtWorkError
+from provisioner.jobs.stage_run import StageWaiting
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from support import project
@@ -277,6 +277,6 @@ def test_the_lifecycle_function_ends_no_job_of_which_a_stage_may_be_at_work(
         "stage": "FINALIZING",
         "retry_count": 0,
     }
-    with pytest.raises(StageAtWorkError):
+    with pytest.raises(StageWaiting):
         functions.run("LifecycleFunction", event)
     assert workflow.jobs.stage(job.job_id, "FINALIZING") is None

@@ -17,7 +17,7 @@ from provisioner.composition.in_process import all_stages
 from provisioner.errors import ERROR_RULES, RETRYABLE, ErrorType, failure
 from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
-from provisioner.jobs.retries import FOREIGN_ERRORS, QUIET_RETRY, STAGE_RETRY
+from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS, STAGE_RETRY
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.projects import ProjectStatus
@@ -113,10 +113,10 @@ def test_a_project_becomes_active_once_none_of_its_stages_may_be_at_work(
     workflow.on_pause = go_on
     ended = workflow.execute(job)
 
-    assert set(seen) == {(ProjectStatus.PROVISIONING, StageStatus.PENDING)}
-    longest = longest_run(JOB_TYPES, "provision_project", stage) + QUIET_RETRY.interval_seconds
+    assert set(seen) == {(ProjectStatus.PROVISIONING, StageStatus.WAITING)}
+    longest = longest_run(JOB_TYPES, "provision_project", stage) + POLL_SECONDS
     assert (
-        longest_run(JOB_TYPES, "provision_project", stage) - QUIET_RETRY.interval_seconds
+        longest_run(JOB_TYPES, "provision_project", stage) - POLL_SECONDS
         < sum(workflow.pauses)
         < longest
     )

@@ -49,6 +49,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    Wait,
 )
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import (
@@ -136,6 +137,7 @@ __all__ = [
     "StageStatus",
     "StoredError",
     "UnknownJobTypeError",
+    "Wait",
     "cancel_job",
     "claim_api_keys",
     "connect",
@@ -211,8 +213,8 @@ def cancel_job(job_id: str) -> Job:
     """Cancel a job; doing it twice is as good as once.
 
     One that is QUEUED never starts. Of one that is RUNNING no further stage starts: it is CANCELLED
-    at once where it only waits for the next attempt of a stage, else when the stages that run have
-    ended, and what it made is removed as after a failure.
+    at once where it only waits, for the next attempt of a stage or another thing, else when the
+    stages that run have ended, and what it made is removed as after a failure.
 
     Returns:
         the job: CANCELLED, or RUNNING with `cancel_requested_at`.
@@ -278,7 +280,10 @@ def get_job(job_id: str) -> Job:
 
 
 def list_jobs(project_id: str | None = None) -> list[Job]:
-    """Read a project's jobs, or everyone's, newest first, without stages and history."""
+    """Read a project's jobs, or everyone's, newest first, without stages and history.
+
+    What each waits for is told: its stages that are WAITING, and its end.
+    """
     if project_id is not None:
         check_text("project_id", project_id)
     jobs = _jobs(current_settings())

@@ -170,6 +170,15 @@ _CLASSES: dict[ErrorType, type[ProvisioningError]] = {
 }
 
 
+#: The class name of an error of a retryable type that nobody is to repeat; no retrier names it.
+FINAL_ERROR = "StageEnded"
+
+_FINAL_CLASSES: dict[ErrorType, type[ProvisioningError]] = {
+    error_type: type(FINAL_ERROR, (_CLASSES[error_type],), {"__module__": __name__})
+    for error_type in RETRYABLE
+}
+
+
 def failure(error_type: ErrorType, message: str, cause: str = "") -> ProvisioningError:
     """Make the exception of that type, to be raised.
 
@@ -179,3 +188,16 @@ def failure(error_type: ErrorType, message: str, cause: str = "") -> Provisionin
         cause: the technical cause for operators, without secrets.
     """
     return _CLASSES[error_type](message, cause)
+
+
+def final_failure(error_type: ErrorType, message: str, cause: str = "") -> ProvisioningError:
+    """Make the exception of that type of what has ended for good: whatever its type, it is final.
+
+    Its class is a subclass of the type's, named `StageEnded` where the type is a retryable one.
+    """
+    return _FINAL_CLASSES.get(error_type, _CLASSES[error_type])(message, cause)
+
+
+def is_retried(error: ProvisioningError) -> bool:
+    """Whether the same attempt, made later, can succeed: its type says so, and it is not final."""
+    return ERROR_RULES[error.type].retryable and type(error).__name__ != FINAL_ERROR

@@ -25,6 +25,7 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
     CLEANUP_SUBJECT,
     JOB_SUBJECT,
+    JOB_WAITS,
     CleanupStatus,
     HistoryEntry,
     Job,
@@ -65,10 +66,12 @@ class EventType(StrEnum):
     QUEUED = "job.queued"
     #: Its first stage has started.
     STARTED = "job.started"
-    #: A stage of the job, or of its clean-up, has started or ended.
+    #: A stage of the job, or of its clean-up, has started, waits for something, or has ended.
     STAGE_CHANGED = "job.stage_changed"
     #: An attempt of a stage has failed, and the next one is going to start.
     RETRYING = "job.retrying"
+    #: The end of the job waits for something.
+    WAITING = "job.waiting"
     #: Everything that the job makes answers.
     COMPLETED = "job.completed"
     #: The job has failed.
@@ -109,7 +112,7 @@ class JobEndedEvent(JobEvent):
     attempt: Annotated[int | None, Field(ge=1, description="The attempt of that stage.")] = None
 
 
-class StageChangedEvent(JobEvent):
+class StageStatusEvent(JobEvent):
     """Says how a stage stands."""
 
     stage: str
@@ -126,7 +129,25 @@ class StageChangedEvent(JobEvent):
     ] = None
 
 
-class RetryingEvent(StageChangedEvent):
+class StageChangedEvent(StageStatusEvent):
+    """Says how a stage stands, and what it waits for where it does."""
+
+    waiting_for: Annotated[
+        str | None, Field(description="What a stage that is WAITING waits for, in one sentence.")
+    ] = None
+    waits_until: Annotated[
+        AwareDatetime | None, Field(description="When that wait ends at the latest.")
+    ] = None
+
+
+class WaitingEvent(JobEvent):
+    """Says what the end of a job waits for."""
+
+    waiting_for: Annotated[str, Field(description="In one sentence.")]
+    waits_until: Annotated[AwareDatetime, Field(description="When it ends at the latest.")]
+
+
+class RetryingEvent(StageStatusEvent):
     """Says when a stage is tried again."""
 
     next_attempt_before: Annotated[
@@ -150,25 +171,27 @@ DETAILS: dict[EventType, type[JobEvent]] = {
     EventType.STARTED: JobEvent,
     EventType.STAGE_CHANGED: StageChangedEvent,
     EventType.RETRYING: RetryingEvent,
+    EventType.WAITING: WaitingEvent,
     EventType.COMPLETED: JobEvent,
     EventType.FAILED: JobEndedEvent,
     EventType.CANCELLED: JobEndedEvent,
     EventType.CLEANUP_CHANGED: CleanupEvent,
 }
 
-_JOB_TYPES = {
+_JOB_TYPES: dict[str, EventType] = {
     JobStatus.QUEUED: EventType.QUEUED,
     JobStatus.RUNNING: EventType.STARTED,
     JobStatus.COMPLETED: EventType.COMPLETED,
     JobStatus.FAILED: EventType.FAILED,
     JobStatus.CANCELLED: EventType.CANCELLED,
+    JOB_WAITS: EventType.WAITING,
 }
 
 
 def event_type(entry: HistoryEntry) -> EventType | None:
     """Return what a change is told as; None where it is told to nobody."""
     if entry.subject == JOB_SUBJECT:
-        return _JOB_TYPES[JobStatus(entry.status)] if entry.status in JobStatus else None
+        return _JOB_TYPES.get(entry.status)
     if entry.subject == CLEANUP_SUBJECT:
         return EventType.CLEANUP_CHANGED
     if entry.next_attempt_before is not None:
@@ -201,6 +224,8 @@ def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
             "cleanup_status": entry.status,
             "message": entry.note or None,
         }
+    elif told is EventType.WAITING:
+        said |= {"waiting_for": entry.note, "waits_until": entry.waits_until}
     elif told in {EventType.STAGE_CHANGED, EventType.RETRYING}:
         is_of_job = entry.subject in {record.stage for record in job.stages}
         said |= {
@@ -211,6 +236,8 @@ def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
             "attempt": entry.attempt or None,
             "error_type": entry.error_type,
             "message": entry.note if entry.error_type is not None else None,
+            "waiting_for": entry.note if entry.waits_until is not None else None,
+            "waits_until": entry.waits_until,
         }
         if told is EventType.RETRYING:
             said["next_attempt_before"] = entry.next_attempt_before

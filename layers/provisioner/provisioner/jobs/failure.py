@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.drivers.dynamodb import ConditionFailedError
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import FINAL_ERROR, ErrorType, failure
 from provisioner.jobs.models import (
     CANCELLED,
     Cleanup,
@@ -21,10 +22,11 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    waited_in_vain,
 )
 from provisioner.jobs.registry import of_job_type
-from provisioner.jobs.retries import FOREIGN_ERRORS
-from provisioner.jobs.stage_run import StageEvent
+from provisioner.jobs.retries import FOREIGN_ERRORS, WAITING_ERROR
+from provisioner.jobs.stage_run import StageEvent, measure_wait
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ class FailureRecorder:
                 raise failure(
                     ErrorType.INVALID_PAYLOAD, "job_id: a later attempt of this job has begun."
                 )
-            errors = stage_errors(job, event.branches)
+            errors = stage_errors(job, event.branches, self._store.now())
             if not job.status.is_terminal:
                 try:
                     self.end(job, errors)
@@ -128,26 +130,30 @@ class FailureRecorder:
             ConditionFailedError: something has changed under the write.
         """
         was_cancelled = job.cancel_requested_at is not None
-        if was_cancelled:
-            errors = _cancelled_first(errors)
         open_stages = {
             record.stage
             for record in job.stages
             # A stage that a cancelled job never started has not failed.
-            if not record.status.is_terminal and not (was_cancelled and record.attempt == 0)
+            if not record.status.is_terminal
+            and not (was_cancelled and record.status is StageStatus.PENDING)
         }
+        close = {error.stage: error for error in errors if error.stage in open_stages}
+        if was_cancelled:
+            errors = _cancelled_first(errors)
         policy = of_job_type(self._policies, job)
         cleanup_stages = policy.cleanup_stages(job)
         self._store.fail(
             job.job_id,
             errors,
-            close={error.stage: error for error in errors if error.stage in open_stages},
+            close=close,
             attempt=job.attempt,
             status=JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
             cleanup=(job.cleanup_runs + 1, cleanup_stages) if cleanup_stages else None,
             unstarted=unstarted,
             also=[*also, *([] if cleanup_stages else policy.release(job))],
         )
+        for wait in job.waits:
+            measure_wait(wait.since, self._store.now())
 
 
 class CleanupRecorder:
@@ -227,9 +233,9 @@ class CleanupRecorder:
             cleanup.run,
             left,
             close={
-                record.stage: _unsaid(record, met.get(record.stage, {}))
+                record.stage: _unsaid(record, met.get(record.stage, {}), self._store.now())
                 for record in cleanup.stages
-                if record.status in {StageStatus.RUNNING, StageStatus.RETRYING}
+                if record.status is not StageStatus.PENDING and not record.status.is_terminal
             },
             unstarted=unstarted,
             also=[*also, *policy.release(job)],
@@ -237,10 +243,12 @@ class CleanupRecorder:
         return left
 
 
-def _unsaid(record: StageRecord, met: Mapping[str, Any]) -> StoredError:
+def _unsaid(record: StageRecord, met: Mapping[str, Any], now: datetime) -> StoredError:
     """Return why a stage failed of which nobody has said that it did."""
     if "Error" in met:
-        return _stage_error(record, met)
+        return _stage_error(record, met, now)
+    if record.status is StageStatus.WAITING:
+        return waited_out(record, now)
     if record.error is not None and record.error.attempt == record.attempt:
         return record.error
     return StoredError(
@@ -275,13 +283,23 @@ def _cancelled_first(errors: Sequence[StoredError]) -> list[StoredError]:
     return [StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, ""), *met]
 
 
-def stage_errors(job: Job, branches: Sequence[Mapping[str, Any]]) -> list[StoredError]:
+def waited_out(record: StageRecord, now: datetime) -> StoredError:
+    """Return the error of a stage that is WAITING and is polled no more."""
+    seconds = (now - (record.waiting_since or now)).total_seconds()
+    message = waited_in_vain(record.waiting_for, seconds)
+    return StoredError(ErrorType.TIMEOUT, record.stage, record.attempt, message, "")
+
+
+def stage_errors(
+    job: Job, branches: Sequence[Mapping[str, Any]], now: datetime
+) -> list[StoredError]:
     """Return the errors of the branches that failed, in stage order.
 
     Args:
         job: the job with its stages.
         branches: how each branch ended; a failed one holds `stage` and the state machine's
             `error` (`Error`, `Cause`).
+        now: the time, which says for how long a stage has waited.
     """
     order = {record.stage: (i, record) for i, record in enumerate(job.stages)}
     found = [
@@ -293,13 +311,18 @@ def stage_errors(job: Job, branches: Sequence[Mapping[str, Any]]) -> list[Stored
         if not branch.get("ok")
     ]
     found.sort(key=lambda entry: entry[0][0])
-    return [_stage_error(record, error) for (_, record), error in found] or [
+    return [_stage_error(record, error, now) for (_, record), error in found] or [
         StoredError(ErrorType.UNKNOWN_ERROR, "", 0, _FOREIGN_MESSAGES[ErrorType.UNKNOWN_ERROR], "")
     ]
 
 
-def _stage_error(record: StageRecord, error: Mapping[str, Any]) -> StoredError:
+def _stage_error(record: StageRecord, error: Mapping[str, Any], now: datetime) -> StoredError:
     name, cause = str(error.get("Error", "")), str(error.get("Cause", ""))
+    if name == FINAL_ERROR and record.status is StageStatus.FAILED and record.error is not None:
+        return record.error
+    # It could not store that it waited too long, or is polled no more.
+    if name in {FINAL_ERROR, WAITING_ERROR} and record.status is StageStatus.WAITING:
+        return waited_out(record, now)
     if name in ErrorType:
         told = record.error
         if told is not None and told.type == name and told.attempt == record.attempt:

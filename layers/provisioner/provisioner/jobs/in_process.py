@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from provisioner.errors import ERROR_RULES, ProvisioningError
+from provisioner.errors import ProvisioningError, is_retried
 from provisioner.jobs.definition import JobDefinition, Stage
 from provisioner.jobs.models import Job
-from provisioner.jobs.retries import STAGE_RETRY
-from provisioner.jobs.stage_run import RECORD_CLEANUP, RECORD_FAILURE, Step
+from provisioner.jobs.retries import STAGE_RETRY, waiting_retry
+from provisioner.jobs.stage_run import RECORD_CLEANUP, RECORD_FAILURE, StageWaiting, Step
 
 
 class InProcessRun:
@@ -77,12 +77,12 @@ class InProcessRun:
         """Run a stage until it ends well or for good; an error becomes data, as in the branches."""
         try:
             return self._repeat(self._run_stage, job, stage)
-        except ProvisioningError as error:
-            cause = json.dumps({"errorMessage": error.message})
+        except (ProvisioningError, StageWaiting) as error:
+            cause = json.dumps({"errorMessage": str(error)})
             return {
                 "ok": False,
                 "stage": str(stage),
-                "error": {"Error": str(error.type), "Cause": cause},
+                "error": {"Error": type(error).__name__, "Cause": cause},
             }
 
     def _fail(self, job: Job, branches: Sequence[Mapping[str, Any]]) -> None:
@@ -96,18 +96,26 @@ class InProcessRun:
         """Remove what the job made, as the clean-up's state machine does."""
         for stage in self._definition.on_failure.cleanup:
             # Its record says how it ended, and a stage that failed keeps no other from its work.
-            with suppress(ProvisioningError):
+            with suppress(ProvisioningError, StageWaiting):
                 self._repeat(self._run_stage, job, stage, cleanup=run)
         self._repeat(self._record[RECORD_CLEANUP], job, RECORD_CLEANUP, cleanup=run)
 
     def _repeat(self, step: Step, job: Job, stage: str, **more: Any) -> dict[str, Any]:
         """Run a step as often as a Task of the state machine does; raise its last error."""
+        polls = waiting_retry(stage.waits_seconds if isinstance(stage, Stage) else 0)
+        waits = failures = 0
         for retry_count in itertools.count():
             try:
                 return step(_event(job, stage, retry_count=retry_count, **more))
+            except StageWaiting:
+                waits += 1
+                if waits > polls.max_attempts:
+                    raise
+                self._sleep(polls.interval_seconds)
             except ProvisioningError as error:
-                longest = STAGE_RETRY.longest_delay(retry_count + 1)
-                if not ERROR_RULES[error.type].retryable or longest is None:
+                failures += 1
+                longest = STAGE_RETRY.longest_delay(failures)
+                if not is_retried(error) or longest is None:
                     raise
                 self._sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
         raise AssertionError  # the count has no end

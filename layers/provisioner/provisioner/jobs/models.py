@@ -11,6 +11,11 @@ from provisioner.errors import ErrorType
 CANCELLED = "The job was cancelled."
 
 
+def waited_in_vain(waiting_for: str, seconds: float) -> str:
+    """Say that what a stage has waited for so long has not come."""
+    return f"The stage waited for {max(0, round(seconds))} seconds in vain: {waiting_for}"
+
+
 class JobStatus(StrEnum):
     """Where a job as a whole stands."""
 
@@ -41,6 +46,9 @@ class StageStatus(StrEnum):
     #: The last attempt failed with a retryable error; the next starts by `next_attempt_before`,
     #: or, where that is empty, none is left and the stage waits to be closed.
     RETRYING = "RETRYING"
+    #: It waits for what `waiting_for` says and is asked again and again, which counts no attempt;
+    #: where it has not come by `waits_until`, the stage fails with TIMEOUT.
+    WAITING = "WAITING"
     #: Terminal: it ended well and its check answered.
     SUCCEEDED = "SUCCEEDED"
     #: Terminal: the payload does not ask for it, or there was nothing left to do.
@@ -102,6 +110,14 @@ class StageRecord:
     finished_at: datetime | None = None
     #: The latest time at which the next attempt starts (the wait is drawn between zero and this).
     next_attempt_before: datetime | None = None
+    #: What it is WAITING for, in one sentence; empty where it does not wait.
+    waiting_for: str = ""
+    #: Since when it is WAITING.
+    waiting_since: datetime | None = None
+    #: When the wait ends at the latest; of the first wait of a round, however often it waits.
+    waits_until: datetime | None = None
+    #: Whether it is WAITING to start, for other stages: until then no code of its own runs.
+    waits_to_start: bool = False
     #: What the stage made, without secrets.
     output: dict[str, Any] = field(default_factory=dict)
     #: What answered, in one sentence.
@@ -112,6 +128,11 @@ class StageRecord:
 
 #: The subject of a change of the job itself.
 JOB_SUBJECT = "JOB"
+
+#: What a job's history says of it beside its statuses: someone asked for it to be cancelled; its
+#: end waits.
+CANCEL_REQUESTED = "CANCEL_REQUESTED"
+JOB_WAITS = "WAITING"
 
 #: The subject of a change of the job's clean-up as a whole.
 CLEANUP_SUBJECT = "CLEANUP"
@@ -158,6 +179,21 @@ class HistoryEntry:
     error_attempt: int = 0
     #: The latest time at which a stage's next attempt starts, where it waits for one.
     next_attempt_before: datetime | None = None
+    #: When a wait ends at the latest, where one has begun; the note says what for.
+    waits_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a job, or a stage of it, waits for."""
+
+    #: The stage; empty where the end of the job waits.
+    stage: str
+    #: What for, in one sentence.
+    waiting_for: str
+    since: datetime
+    #: When it ends at the latest.
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +252,8 @@ class Job:
     cleanup_runs: int = 0
     #: Every stage of the job type, in order.
     stages: tuple[StageRecord, ...] = ()
+    #: What it waits for: the stages that are WAITING, in order, and then its end.
+    waits: tuple[Wait, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
 
     @property
@@ -225,12 +263,9 @@ class Job:
 
     @property
     def running_stages(self) -> tuple[StageRecord, ...]:
-        """The stages that have started and not ended."""
-        return tuple(
-            record
-            for record in self.stages
-            if record.status in {StageStatus.RUNNING, StageStatus.RETRYING}
-        )
+        """The stages that are under way: what has begun and not ended."""
+        under_way = {StageStatus.RUNNING, StageStatus.RETRYING, StageStatus.WAITING}
+        return tuple(record for record in self.stages if record.status in under_way)
 
     @property
     def percent_done(self) -> int:

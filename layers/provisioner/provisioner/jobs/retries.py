@@ -101,17 +101,6 @@ START_RETRY = RetryPolicy(
     max_delay_seconds=60,
 )
 
-#: The end of a job that finds that a stage may still be at work, as `QuietEnds` raises it. Without
-#: jitter, since no wait may be none: however often the other two have repeated the step before,
-#: what is left of the repetitions lasts longer than any function runs.
-QUIET_RETRY = RetryPolicy(
-    error_names=("StageAtWorkError",),
-    interval_seconds=60,
-    backoff_rate=1,
-    max_attempts=28,
-    max_delay_seconds=60,
-)
-
 #: The name of the error that a step raises which waits for something; it is no error of the job.
 WAITING_ERROR = "StageWaiting"
 

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -13,8 +14,14 @@ from pydantic import BaseModel, ConfigDict
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate
 from provisioner.drivers.dynamodb import ConditionFailedError
-from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError, failure
-from provisioner.jobs.definition import JobDefinitions
+from provisioner.errors import (
+    ErrorType,
+    ProvisioningError,
+    failure,
+    final_failure,
+    is_retried,
+)
+from provisioner.jobs.definition import JobDefinitions, Stage
 from provisioner.jobs.models import (
     CANCELLED,
     CleanupStatus,
@@ -22,6 +29,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    waited_in_vain,
 )
 from provisioner.runtime.observability import logger, measure_by, metrics
 
@@ -96,8 +104,26 @@ class StageOutcome:
     completion: Completion | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How a stage says that it has to wait: it is run again in a minute, as the same attempt.
+
+    Only a stage whose definition has `waits_seconds` may; so long it may wait in all.
+    """
+
+    #: What for, in one sentence without secrets. It is stored when it changes.
+    waiting_for: str
+
+
+class StageWaiting(Exception):  # noqa: N818  # the state machines know it by this name
+    """A stage, or the end of a job, waits. A retrier of its own, `waiting_retry`, repeats it.
+
+    It is no error of the job.
+    """
+
+
 #: A stage: takes the job, makes sure that its thing exists, and says what answered.
-type StageFunction = Callable[[JobInput], StageOutcome]
+type StageFunction = Callable[[JobInput], StageOutcome | Waiting]
 
 #: Runs one step for an event, as a function of a state machine does.
 type Step = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -139,7 +165,9 @@ class StageRunner:
             ok, stage, status and output; no part of it is secret.
 
         Raises:
-            ProvisioningError: its class is named like its error type.
+            ProvisioningError: its class is named like its error type, or `StageEnded` where the
+                stage has failed for good with an error of a type that is retried.
+            StageWaiting: the stage waits.
         """
         parsed = StageEvent.model_validate(event)
         logger.append_keys(
@@ -150,11 +178,11 @@ class StageRunner:
         measure_by(stage=parsed.stage)
         began = time.monotonic()
         ended = self._attempt(parsed)
-        if isinstance(ended, ProvisioningError):
+        if isinstance(ended, Exception):
             raise ended
         record = ended
         if record.error is not None and record.status is StageStatus.FAILED:
-            raise failure(record.error.type, record.error.message, record.error.cause)
+            raise final_failure(record.error.type, record.error.message, record.error.cause)
         metrics.add_metric(
             "StageDuration", MetricUnit.Milliseconds, (time.monotonic() - began) * 1000
         )
@@ -166,13 +194,13 @@ class StageRunner:
             "output": record.output,
         }
 
-    def _attempt(self, event: StageEvent) -> StageRecord | ProvisioningError:
-        """Run the attempt and record how it ended.
+    def _attempt(self, event: StageEvent) -> StageRecord | ProvisioningError | StageWaiting:
+        """Run the attempt, or poll the one that waits, and record how it ended.
 
         An error is returned, to be raised apart from the exception that it stands for: that one,
         and what it holds (a driver's connection, with its password), goes no further.
         """
-        attempt = 0
+        attempt, waiting_since = 0, None
         try:
             record = self._start(event)
             attempt = record.attempt
@@ -180,13 +208,18 @@ class StageRunner:
                 return record
             # Read after the start is stored: who cancels a job stores that first and looks for
             # running stages then, so that one of the two sees the other.
-            refusal = _refusal(self._head(event), event)
+            job = self._head(event)
+            refusal = _refusal(job, event)
             if refusal is not None:
                 return self._failed(event, attempt, refusal)
-            return self._run(event) if _is_recorded(record, event) else _too_late(event)
+            if not _is_recorded(record, event):
+                return _too_late(event)
+            waiting_since = record.waiting_since
+            return self._run(event, job, record)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
             known = self._known(error, event)
             known.__cause__ = known.__context__ = None
+            measure_wait(waiting_since, self._store.now())
             return self._failed(event, attempt, self._unless_cancelled(event, known))
 
     def _start(self, event: StageEvent) -> StageRecord:
@@ -210,7 +243,7 @@ class StageRunner:
 
     def _unless_cancelled(self, event: StageEvent, error: ProvisioningError) -> ProvisioningError:
         """Let an error that would be waited out end a job that is cancelled."""
-        if event.cleanup or not ERROR_RULES[error.type].retryable:
+        if event.cleanup or not is_retried(error):
             return error
         try:
             job = self._store.get_head(event.job.job_id)
@@ -222,8 +255,50 @@ class StageRunner:
             ErrorType.JOB_CANCELLED, CANCELLED, f"{error.type}: {error.message} {error.cause}"
         )
 
-    def _run(self, event: StageEvent) -> StageRecord:
+    def _run(self, event: StageEvent, job: Job, record: StageRecord) -> StageRecord | StageWaiting:
         outcome = self._stages[event.job.job_type][event.stage](event.job)
+        if isinstance(outcome, Waiting):
+            return self._wait(event, job, record, outcome.waiting_for)
+        ended = self._end(event, outcome)
+        measure_wait(record.waiting_since, self._store.now())
+        return ended
+
+    def _wait(
+        self, event: StageEvent, job: Job, record: StageRecord, waiting_for: str
+    ) -> StageWaiting:
+        """Record what the stage waits for, where that is new.
+
+        Raises:
+            ProvisioningError: it may not wait, has waited too long, or the job has ended or is
+                being cancelled.
+        """
+        stage = self._stage(event)
+        if stage is None or stage.waits_seconds == 0 or not waiting_for.strip():
+            raise failure(
+                ErrorType.UNKNOWN_ERROR if stage is None else stage.own_error,
+                "The stage waits, but its definition gives it no time to wait (waits_seconds), or "
+                "it does not say what for.",
+            )
+        now = self._store.now()
+        longest = timedelta(seconds=stage.waits_seconds)
+        until = record.waits_until or now + longest
+        if now >= until:
+            seconds = (now - until + longest).total_seconds()
+            raise final_failure(ErrorType.TIMEOUT, waited_in_vain(waiting_for, seconds))
+        is_written = record.waiting_for != waiting_for and self._store.stage_waits(
+            job, record, waiting_for, until, retry_count=event.retry_count, round_=event.round
+        )
+        if is_written and record.status is not StageStatus.WAITING:
+            metrics.add_metric("StageWaits", MetricUnit.Count, 1)
+        logger.info("stage waits", waiting_for=waiting_for, waits_until=until.isoformat())
+        # Read after the wait is stored: who cancels a job stores that first and looks for stages
+        # that wait then, so that one of the two sees the other.
+        refusal = _refusal(self._head(event), event)
+        if refusal is not None:
+            raise refusal
+        return StageWaiting(waiting_for)
+
+    def _end(self, event: StageEvent, outcome: StageOutcome) -> StageRecord:
         job_id, stage = event.job.job_id, event.stage
         completion = outcome.completion
         if completion is None and stage == self._definitions[event.job.job_type].last:
@@ -264,10 +339,13 @@ class StageRunner:
             stage=stage, status=StageStatus.SUCCEEDED, output=dict(outcome.output)
         )
 
+    def _stage(self, event: StageEvent) -> Stage | None:
+        definition = self._definitions.get(event.job.job_type)
+        return None if definition is None else definition.stage(event.stage)
+
     def _known(self, error: Exception, event: StageEvent) -> ProvisioningError:
         """Turn any exception into one of the table; its text is kept only where we made it."""
-        definition = self._definitions.get(event.job.job_type)
-        stage = None if definition is None else definition.stage(event.stage)
+        stage = self._stage(event)
         own = ErrorType.UNKNOWN_ERROR if stage is None else stage.own_error
         if isinstance(error, ProvisioningError):
             return error
@@ -284,7 +362,7 @@ class StageRunner:
         self, event: StageEvent, attempt: int, error: ProvisioningError
     ) -> ProvisioningError:
         """Record how the attempt failed; return its error, to be raised."""
-        retryable = ERROR_RULES[error.type].retryable
+        retryable = is_retried(error)
         measure_by(error_type=error.type)
         metrics.add_metric("StageFailures", MetricUnit.Count, 1)
         logger.warning(
@@ -295,11 +373,11 @@ class StageRunner:
             attempt=attempt,
             retryable=retryable,
         )
-        is_retried = retryable
+        is_repeated = retryable
         stored = StoredError(error.type, event.stage, attempt, error.message, error.cause)
         try:
             if attempt > 0:
-                is_retried = self._store.stage_failed(
+                is_repeated = self._store.stage_failed(
                     event.job.job_id,
                     stored,
                     retry_count=event.retry_count,
@@ -309,13 +387,22 @@ class StageRunner:
         except AWS_ERRORS as write_error:
             # The stage's own error says more than this one, and reaches the state machine.
             logger.warning("failure not recorded", cause=type(write_error).__name__)
-        if is_retried:
+        if is_repeated:
             metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         return error
 
 
+def measure_wait(since: datetime | None, now: datetime) -> None:
+    """Measure how long a wait took that has ended, where there was one."""
+    if since is not None:
+        milliseconds = (now - since).total_seconds() * 1000
+        metrics.add_metric("StageWaitDuration", MetricUnit.Milliseconds, milliseconds)
+
+
 def _is_recorded(record: StageRecord, event: StageEvent) -> bool:
-    """Whether the record of a stage tells of the attempt that the event begins."""
+    """Whether the record of a stage tells of the attempt that the event begins, or polls."""
+    if record.status is StageStatus.WAITING and not record.waits_to_start:
+        return record.round == event.round and record.retry_count <= event.retry_count
     return record.status is StageStatus.RUNNING and (record.round, record.retry_count) == (
         event.round,
         event.retry_count,

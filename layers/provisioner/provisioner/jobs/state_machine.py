@@ -25,11 +25,12 @@ from provisioner.jobs.definition import (
 )
 from provisioner.jobs.execution import cleanup_state_machine
 from provisioner.jobs.retries import (
-    QUIET_RETRY,
+    POLL_SECONDS,
     SERVICE_RETRY,
     STAGE_RETRY,
     START_RETRY,
     RetryPolicy,
+    waiting_retry,
 )
 from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
 
@@ -62,9 +63,9 @@ _STAGE_COMMENT = (
     "The retryable error types, and the names under which a function arrives that ran out of time "
     "or died: three attempts in all."
 )
-_QUIET_COMMENT = (
-    "A stage may still be at work whose answer got lost: what comes after the job is not to meet "
-    "it."
+_WAITING_COMMENT = (
+    "It waits, for what the job's item names, and is asked again each minute; the wait ends by the "
+    "clock before this does."
 )
 _START_COMMENT = "Step Functions itself failed or throttles: that passes within seconds."
 
@@ -151,7 +152,7 @@ class _Call:
         path, handler = caught
         retries = [_retrier(SERVICE_RETRY, _SERVICE_COMMENT), _retrier(STAGE_RETRY, _STAGE_COMMENT)]
         if self.waits_seconds:
-            retries.append(_retrier(QUIET_RETRY, _QUIET_COMMENT))
+            retries.append(_retrier(waiting_retry(self.waits_seconds), _WAITING_COMMENT))
         return {
             "Type": "Task",
             "Comment": self.comment,
@@ -174,11 +175,10 @@ class _Call:
         most = _most(self.seconds, SERVICE_RETRY, STAGE_RETRY)
         if not self.waits_seconds:
             return most
-        # What it waits for comes to an end by the clock. An attempt that has to wait says so at
-        # once; the last one may begin just before that end.
-        polls = math.ceil(self.waits_seconds / QUIET_RETRY.interval_seconds) + 1
+        # The wait comes to an end by the clock; the last poll may begin just before that.
+        polls = waiting_retry(self.waits_seconds).max_attempts
         return _Most(
-            most.seconds + self.waits_seconds + QUIET_RETRY.interval_seconds,
+            most.seconds + self.waits_seconds + POLL_SECONDS,
             most.events + polls * _EVENTS_OF_AN_ATTEMPT,
         )
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from provisioner.arguments import shown
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
+    CANCEL_REQUESTED,
     CLEANUP_SUBJECT,
     JOB_SUBJECT,
+    JOB_WAITS,
     Cleanup,
     CleanupStatus,
     HistoryEntry,
@@ -28,6 +30,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    Wait,
     place_in_transaction,
 )
 from provisioner.jobs.retries import STAGE_RETRY
@@ -48,6 +51,10 @@ _UNFINISHED = "unfinished"
 
 #: What says how a clean-up has ended, and all that is stored of one but for the count of its runs.
 _CLEANUP_END = ("cleanup_finished_at", "cleanup_left_over")
+
+#: What says that a stage, or the end of a job, waits. A stage keeps for its round until when.
+_WAIT = ("waiting_for", "waiting_since", "waits_to_start")
+_WHOLE_WAIT = (*_WAIT, "waits_until")
 _OF_CLEANUP = ("cleanup_status", "cleanup_started_at", "cleanup_stages", *_CLEANUP_END)
 
 #: How often a start is written that meets another one.
@@ -58,6 +65,9 @@ _START_ATTEMPTS = 3
 #: expired in no order; what is left when the job is gone has then expired as well, and counts as
 #: absent, so that a new job of the same id does not take for its own what expired before it began.
 _JOB_MARGIN = timedelta(days=2)
+
+#: What a stage that begins anew says no more of the round before.
+_OF_ATTEMPTS = ("finished_at", "output", "check", "error", "failures")
 
 #: The condition that a stage has not begun in this round of this job.
 _NOT_BEGUN = "attribute_not_exists(job_id) OR #expires_at <= :expires_at OR #round < :round"
@@ -195,7 +205,7 @@ class JobStore:
         return None if item is None else _to_job(item, {}, [])
 
     def list_by_project(self, project_id: str) -> list[Job]:
-        """Read a project's jobs without their stages, newest first."""
+        """Read a project's jobs without their stages, newest first; each with what it waits for."""
         if not dynamodb.is_key(project_id):
             return []
         pages = self._client.get_paginator("query").paginate(
@@ -205,24 +215,40 @@ class JobStore:
             ExpressionAttributeValues=dynamodb.to_item({":project_id": project_id}),
             ScanIndexForward=False,
         )
-        return [
+        jobs = [
             _to_job(dynamodb.from_answer(item, {"project_id": project_id}), {}, [])
             for page in pages
             for item in page["Items"]
         ]
+        # Few are open: one alone may hold the project.
+        return [
+            replace(job, waits=self.get(job.job_id).waits) if _is_open(job) else job for job in jobs
+        ]
 
     def list_all(self) -> list[Job]:
-        """Read every job without its stages, newest first: a Scan, for people at a small table."""
+        """Read every job without its stages, newest first; each with what it waits for.
+
+        It is a Scan, for people at a small table.
+        """
         pages = self._client.get_paginator("scan").paginate(
             TableName=self._table,
-            FilterExpression="#record = :job",
-            ExpressionAttributeNames={"#record": "record"},
-            ExpressionAttributeValues=dynamodb.to_item({":job": _JOB}),
+            FilterExpression="#record = :job"
+            " OR (begins_with(#record, :stage) AND #status = :waiting)",
+            ExpressionAttributeNames={"#record": "record", "#status": "status"},
+            ExpressionAttributeValues=dynamodb.to_item(
+                {":job": _JOB, ":stage": _STAGE, ":waiting": StageStatus.WAITING}
+            ),
         )
+        heads: list[dict[str, Any]] = []
+        waiting: dict[str, dict[str, StageRecord]] = {}
+        for item in (dynamodb.from_item(item) for page in pages for item in page["Items"]):
+            if item["record"].startswith(_STAGE):
+                waiting.setdefault(item["job_id"], {})[item["stage"]] = _to_stage(item)
+            else:
+                heads.append(item)
         jobs = [
-            _to_job(dynamodb.from_answer(item, {"record": _JOB}), {}, [])
-            for page in pages
-            for item in page["Items"]
+            replace(_to_job(head, {}, []), waits=_waits(head, waiting.get(head["job_id"], {})))
+            for head in heads
         ]
         return sorted(jobs, key=lambda job: job.created_at, reverse=True)
 
@@ -336,7 +362,7 @@ class JobStore:
                     attempt=job.attempt,
                     condition="attribute_not_exists(cancel_requested_at)",
                 ),
-                self._history(job.job_id, _JOB, "CANCEL_REQUESTED", attempt=job.attempt),
+                self._history(job.job_id, _JOB, CANCEL_REQUESTED, attempt=job.attempt),
             ],
         )
 
@@ -557,6 +583,40 @@ class JobStore:
             ],
         )
 
+    def job_waits(self, job: Job, waiting_for: str, waits_until: datetime) -> bool:
+        """Record that the end of a job that has not ended waits, and for what.
+
+        Returns:
+            Whether that was written: it may be stored already, or the job have ended.
+        """
+        now = self.now()
+        begins = not any(wait.stage == "" for wait in job.waits)
+        items = [
+            self._update_job(
+                job.job_id,
+                {
+                    "waiting_for": waiting_for,
+                    "waiting_since": _text(now) if begins else None,
+                    "waits_until": _text(waits_until),
+                    "updated_at": _text(now),
+                },
+                [status for status in JobStatus if not status.is_terminal],
+                attempt=job.attempt,
+                condition="(attribute_not_exists(waiting_for) OR waiting_for <> :waiting_for)",
+                values={"waiting_for": waiting_for},
+            ),
+            self._history(
+                job.job_id,
+                _JOB,
+                JOB_WAITS,
+                attempt=job.attempt,
+                note=waiting_for,
+                waits_until=waits_until,
+                at=now,
+            ),
+        ]
+        return self._is_written(items)
+
     # Writing repairs.
 
     def repair(self, job: Job, note: str, *, also: Sequence[TransactWriteItemTypeDef] = ()) -> None:
@@ -617,8 +677,9 @@ class JobStore:
     ) -> StageRecord:
         """Record that an attempt starts, and the job with it if it is the first; return the stage.
 
-        A second start of the same attempt, a late one of an earlier attempt, and a start of a
-        stage that has ended, leave the stage as it is: what is returned says whose it is.
+        A second start of the same attempt, a late one of an earlier attempt, a poll of a stage that
+        waits, and a start of a stage that has ended, leave the stage as it is: what is returned
+        says whose it is.
 
         Args:
             job: the job, as `get_head` returned it.
@@ -630,7 +691,9 @@ class JobStore:
         for _ in range(_START_ATTEMPTS):
             before = self.stage(job.job_id, stage) or StageRecord(stage=stage)
             is_late = before.retry_count >= retry_count or before.status.is_terminal
-            if before.round > round_ or (before.round == round_ and is_late):
+            # A poll counts no attempt.
+            is_polled = before.status is StageStatus.WAITING and not before.waits_to_start
+            if before.round > round_ or (before.round == round_ and (is_late or is_polled)):
                 return before
             if before.round < round_:
                 before = StageRecord(stage=stage, round=before.round)
@@ -669,12 +732,8 @@ class JobStore:
                 },
                 remove=(
                     "next_attempt_before",
-                    # A stage that begins anew says nothing of the round before.
-                    *(
-                        ()
-                        if before.attempt
-                        else ("finished_at", "output", "check", "error", "failures")
-                    ),
+                    *(_WHOLE_WAIT if before.waits_to_start or not before.attempt else _WAIT),
+                    *(() if before.attempt else _OF_ATTEMPTS),
                 ),
                 condition=(
                     f"{_NOT_BEGUN} OR "
@@ -702,22 +761,116 @@ class JobStore:
                 at=now,
             ),
         ]
-        if job.status is JobStatus.QUEUED:
-            # Before its first stage: as it is written, the stream mostly delivers it.
-            items[:0] = [
-                self._update_job(
-                    job.job_id,
-                    {
-                        "status": JobStatus.RUNNING,
-                        "started_at": _text(now),
-                        "updated_at": _text(now),
+        # Before its first stage: as it is written, the stream mostly delivers it.
+        return [*self._begin_items(job, now), *items]
+
+    def _begin_items(self, job: Job, now: datetime) -> list[TransactWriteItemTypeDef]:
+        """Build the writes of the beginning of a job that has not begun."""
+        if job.status is not JobStatus.QUEUED:
+            return []
+        return [
+            self._update_job(
+                job.job_id,
+                {
+                    "status": JobStatus.RUNNING,
+                    "started_at": _text(now),
+                    "updated_at": _text(now),
+                },
+                job_sources(JobStatus.RUNNING),
+                attempt=job.attempt,
+            ),
+            self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt, at=now),
+        ]
+
+    def stage_waits(
+        self,
+        job: Job,
+        before: StageRecord,
+        waiting_for: str,
+        waits_until: datetime,
+        *,
+        retry_count: int,
+        round_: int = 1,
+        to_start: bool = False,
+    ) -> bool:
+        """Record what a stage waits for: WAITING.
+
+        Args:
+            job: the job, as it was read.
+            before: the stage, as it was read: that of the attempt that waits.
+            waiting_for: what for, in one sentence.
+            waits_until: when the wait ends at the latest.
+            retry_count: how often the state machine has repeated the stage, from 0.
+            round_: the job's attempt, or the clean-up's run.
+            to_start: whether it waits before it starts, so that none of its code has run.
+
+        Returns:
+            Whether that was written: it may be stored already, or another have gone on.
+        """
+        now = self.now()
+        sources = stage_sources(StageStatus.WAITING)
+        condition = (
+            f"#round = :round AND {_any_of('status', sources)} AND #attempt = :attempt"
+            " AND #retry_count <= :retry_count"
+            f" AND (#status <> :{StageStatus.WAITING} OR waiting_for <> :waiting_for)"
+        )
+        names = ["round", "status", "attempt", "retry_count"]
+        values = _statuses(sources) | {
+            "round": round_,
+            "attempt": before.attempt,
+            "retry_count": retry_count,
+            "waiting_for": waiting_for,
+        }
+        if to_start:
+            condition = f"{_NOT_BEGUN} OR ({condition})"
+            names.append("expires_at")
+            values["expires_at"] = _seconds(now)
+        begins = before.status is not StageStatus.WAITING
+        stage = before.stage
+        return self._is_written(
+            [
+                *(self._begin_items(job, now) if to_start else ()),
+                dynamodb.update(
+                    self._table,
+                    {"job_id": job.job_id, "record": f"{_STAGE}{stage}"},
+                    set_values={
+                        "stage": stage,
+                        "round": round_,
+                        "status": StageStatus.WAITING,
+                        "attempt": before.attempt,
+                        "max_attempts": before.max_attempts,
+                        "retry_count": retry_count,
+                        "waiting_for": waiting_for,
+                        "waiting_since": _text(now) if begins else None,
+                        "waits_until": _text(waits_until),
+                        "waits_to_start": to_start or None,
+                        "expires_at": self._part_expires(now),
                     },
-                    job_sources(JobStatus.RUNNING),
-                    attempt=job.attempt,
+                    remove=("next_attempt_before", *(() if before.attempt else _OF_ATTEMPTS)),
+                    condition=condition,
+                    condition_values=values,
+                    names={name: name for name in names},
                 ),
-                self._history(job.job_id, _JOB, JobStatus.RUNNING, attempt=job.attempt, at=now),
+                self._history(
+                    job.job_id,
+                    stage,
+                    StageStatus.WAITING,
+                    attempt=0 if to_start else before.attempt,
+                    note=waiting_for,
+                    round_=round_,
+                    waits_until=waits_until,
+                    at=now,
+                ),
             ]
-        return items
+        )
+
+    def _is_written(self, items: Sequence[TransactWriteItemTypeDef]) -> bool:
+        """Write all items where their conditions hold; return whether they did."""
+        try:
+            dynamodb.transact(self._client, items)
+        except dynamodb.ConditionFailedError:
+            return False
+        return True
 
     def end_stage(
         self,
@@ -894,6 +1047,7 @@ class JobStore:
                 attempt=attempt,
                 condition=condition,
                 remove=(
+                    *_WHOLE_WAIT,
                     *((_UNFINISHED,) if run is None else _CLEANUP_END),
                     # What was left has become part of what the job has made.
                     *(_OF_CLEANUP if status is JobStatus.COMPLETED else ()),
@@ -923,10 +1077,14 @@ class JobStore:
         condition = f"#round = :round AND {_any_of('status', sources)}"
         names = {"status": "status", "round": "round"}
         values = _statuses(sources) | {"round": round_}
-        if retry_count is not None:
-            condition += " AND #retry_count = :retry_count"
-            names["retry_count"] = "retry_count"
-            values["retry_count"] = retry_count
+        if retry_count is not None and error is not None:
+            # A poll is of the attempt that waits, however often that was repeated before it.
+            condition += (
+                f" AND (#retry_count = :retry_count OR (#status = :{StageStatus.WAITING}"
+                " AND #attempt = :attempt AND #retry_count < :retry_count))"
+            )
+            names |= {"retry_count": "retry_count", "attempt": "attempt"}
+            values |= {"retry_count": retry_count, "attempt": error.attempt}
         elif StageStatus.PENDING in sources:
             condition = f"{_NOT_BEGUN} OR ({condition})"
             names["expires_at"] = "expires_at"
@@ -952,12 +1110,14 @@ class JobStore:
                     # Closed without ever having started in this round.
                     "attempt": 0 if error is not None and error.attempt == 0 else None,
                     "failures": failures,
+                    "retry_count": retry_count,
                     "max_attempts": None
                     if error is None or next_attempt_before is None
                     else max(STAGE_RETRY.attempts_in_all, error.attempt + 1),
                     "expires_at": self._part_expires(now),
                 },
                 remove=(
+                    *(_WHOLE_WAIT if status.is_terminal else _WAIT),
                     *(() if next_attempt_before else ("next_attempt_before",)),
                     *(() if output is not None else ("output",)),
                     *(() if check is not None else ("check",)),
@@ -1041,6 +1201,7 @@ class JobStore:
         error: StoredError | None = None,
         round_: int | None = None,
         next_attempt_before: datetime | None = None,
+        waits_until: datetime | None = None,
         at: datetime | None = None,
     ) -> TransactWriteItemTypeDef:
         now = at or self.now()
@@ -1059,6 +1220,7 @@ class JobStore:
                 "error_attempt": None if error is None else error.attempt or None,
                 "round": round_,
                 "next_attempt_before": _text(next_attempt_before),
+                "waits_until": _text(waits_until),
                 "expires_at": self._part_expires(now),
             },
             "job_id",
@@ -1106,7 +1268,7 @@ def _statuses(statuses: Sequence[str]) -> dict[str, Any]:
 
 def _unstarted(record: StageRecord, now: datetime) -> tuple[str, dict[str, int]]:
     """Say, as a condition with its values, that a stage has not started since it was read."""
-    if record.attempt:
+    if record.status is not StageStatus.PENDING:
         return "#round = :round AND #attempt = :attempt", {"attempt": record.attempt}
     return _NOT_BEGUN, {"expires_at": _seconds(now)}
 
@@ -1135,6 +1297,10 @@ def _to_stage(item: Mapping[str, Any]) -> StageRecord:
         started_at=_time(item.get("started_at")),
         finished_at=_time(item.get("finished_at")),
         next_attempt_before=_time(item.get("next_attempt_before")),
+        waiting_for=item.get("waiting_for", ""),
+        waiting_since=_time(item.get("waiting_since")),
+        waits_until=_time(item.get("waits_until")),
+        waits_to_start=item.get("waits_to_start", False),
         output=item.get("output", {}),
         check=item.get("check", ""),
         error=_to_error(item.get("error")),
@@ -1154,6 +1320,7 @@ def history_entry(item: Mapping[str, Any]) -> HistoryEntry:
         error_stage=item.get("error_stage", ""),
         error_attempt=item.get("error_attempt", 0),
         next_attempt_before=_time(item.get("next_attempt_before")),
+        waits_until=_time(item.get("waits_until")),
     )
 
 
@@ -1185,8 +1352,33 @@ def _to_job(
         cleanup=_to_cleanup(item, stages),
         cleanup_runs=item.get("cleanup_run", 0),
         stages=_of_round(item["stages"], stages, item["attempt"]),
+        waits=_waits(item, stages),
         history=tuple(history),
     )
+
+
+def _waits(item: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> tuple[Wait, ...]:
+    """Return what a job waits for: its stages, or those of its clean-up, then its end."""
+    cleanup = _to_cleanup(item, stages)
+    records = (
+        _of_round(item["stages"], stages, item["attempt"]) if cleanup is None else cleanup.stages
+    )
+    waits = [
+        Wait(record.stage, record.waiting_for, record.waiting_since, record.waits_until)
+        for record in records
+        if record.status is StageStatus.WAITING and record.waiting_since and record.waits_until
+    ]
+    if "waiting_for" in item:
+        since, until = (
+            datetime.fromisoformat(item[name]) for name in ("waiting_since", "waits_until")
+        )
+        waits.append(Wait("", item["waiting_for"], since, until))
+    return tuple(waits)
+
+
+def _is_open(job: Job) -> bool:
+    """Whether someone has something left to do for a job."""
+    return not job.status.is_terminal or job.is_cleaned_up_now
 
 
 def _to_cleanup(item: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> Cleanup | None:

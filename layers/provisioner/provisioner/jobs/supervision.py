@@ -19,7 +19,12 @@ from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.definition import JobDefinitions, longest_run
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
-from provisioner.jobs.failure import CleanupRecorder, FailurePolicy, FailureRecorder
+from provisioner.jobs.failure import (
+    CleanupRecorder,
+    FailurePolicy,
+    FailureRecorder,
+    waited_out,
+)
 from provisioner.jobs.models import (
     CANCELLED,
     Cleanup,
@@ -30,7 +35,7 @@ from provisioner.jobs.models import (
     StoredError,
 )
 from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.quiet import seconds_until_quiet
+from provisioner.jobs.quiet import longest_before_end, seconds_until_quiet
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
@@ -235,25 +240,28 @@ class Supervisor:
         execution = self._find(arn, told)
         if execution is None and job.status is JobStatus.QUEUED:
             return self._examine_unstarted(job)
-        # In someone's process no function's time-out ends a stage.
-        if self._keeps_from_ending(job, {} if execution is None else self._definitions):
-            return _NOTHING
         if execution is None:
-            last_word = max((entry.at for entry in job.history), default=job.updated_at)
+            # What waits says nothing meanwhile.
+            words = [*(entry.at for entry in job.history), *(wait.until for wait in job.waits)]
+            last_word = max(words, default=job.updated_at)
             is_over = self._store.now() - last_word > _PROCESS_IS_GONE_AFTER
         else:
             is_over = execution.status is not ExecutionStatus.RUNNING
         was_cancelled = job.cancel_requested_at is not None
+        if not is_over and not (was_cancelled and any(map(_is_open, job.stages))):
+            return _NOTHING
+        # In someone's process no function's time-out ends a stage.
+        if self._keeps_from_ending(job, {} if execution is None else self._definitions):
+            return _NOTHING
+        now = self._store.now()
         if is_over and not was_cancelled:
             how = "gone" if execution is None else execution.status
             repair = f"Nobody had told of its end: its execution was {how}."
-            return self._end(job, _errors(job, execution), repair)
-        if is_over or (was_cancelled and any(map(_is_open, job.stages))):
-            # Ended first: should this process stop here, the execution finds that after its wait.
-            examined = self._end(job, [*_failed_stages(job), *_open_stages(job)])
-            self._executions.stop(arn, CANCELLED)
-            return examined
-        return _NOTHING
+            return self._end(job, _errors(job, execution, now), repair)
+        # Ended first: should this process stop here, the execution finds that after its wait.
+        examined = self._end(job, [*_failed_stages(job), *_open_stages(job, now)])
+        self._executions.stop(arn, CANCELLED)
+        return examined
 
     def _end(self, job: Job, errors: Sequence[StoredError], repair: str = "") -> Examined:
         """End a job that nobody is at any more, and start its clean-up."""
@@ -332,11 +340,16 @@ class Supervisor:
         Where a clean-up follows, that one holds the project, and waits itself for the attempts that
         were overtaken.
         """
-        now = self._store.now()
+        now, policy = self._store.now(), of_job_type(self._policies, job)
         if any(_is_at_work(job, record, now, definitions) for record in job.stages):
             return True
-        is_cleaned_up = bool(of_job_type(self._policies, job).cleanup_stages(job))
-        return not is_cleaned_up and self._may_run(job, definitions)
+        if policy.cleanup_stages(job):
+            return False
+        at_work = longest_before_end(job, now, definitions, policy.release)
+        if at_work is not None and any(map(_waits, job.stages)):
+            # What is polled says nothing: from here on it counts for how long a poll may last.
+            self._store.job_waits(job, at_work.waiting_for, at_work.until)
+        return at_work is not None
 
     def _may_run(self, job: Job, definitions: JobDefinitions) -> bool:
         """Whether an attempt may be at work in a Lambda, which no end of an execution stops."""
@@ -361,16 +374,21 @@ def _is_at_work(job: Job, record: StageRecord, now: datetime, definitions: JobDe
     )
 
 
+def _waits(record: StageRecord) -> bool:
+    """Whether polls of a stage run its code."""
+    return record.status is StageStatus.WAITING and not record.waits_to_start
+
+
 def _is_open(record: StageRecord) -> bool:
-    """Whether a stage waits for its next attempt, or has died without a word."""
-    return record.status is StageStatus.RUNNING or (
+    """Whether a stage waits, for its next attempt or another thing, or has died without a word."""
+    return record.status in {StageStatus.RUNNING, StageStatus.WAITING} or (
         record.status is StageStatus.RETRYING and record.next_attempt_before is not None
     )
 
 
-def _errors(job: Job, execution: Execution | None) -> list[StoredError]:
+def _errors(job: Job, execution: Execution | None, now: datetime) -> list[StoredError]:
     """Return the errors of a job whose execution has ended without telling, the reason first."""
-    failed, opened = _failed_stages(job), _open_stages(job)
+    failed, opened = _failed_stages(job), _open_stages(job, now)
     status = None if execution is None else execution.status
     if status is ExecutionStatus.FAILED and failed:
         # It ended because of them, and could not say so.
@@ -390,9 +408,20 @@ def _failed_stages(job: Job) -> list[StoredError]:
     ]
 
 
-def _open_stages(job: Job) -> list[StoredError]:
-    """Return the errors of the stages that wait for their next attempt, or have died."""
-    return [_stage_error(record) for record in job.stages if _is_open(record)]
+def _open_stages(job: Job, now: datetime) -> list[StoredError]:
+    """Return the errors of the stages that wait, or have died."""
+    errors = []
+    for record in filter(_is_open, job.stages):
+        if record.status is not StageStatus.WAITING:
+            errors.append(_stage_error(record))
+        elif job.cancel_requested_at is None:
+            errors.append(waited_out(record, now))
+        else:
+            message = f"The job was cancelled while the stage waited: {record.waiting_for}"
+            errors.append(
+                StoredError(ErrorType.JOB_CANCELLED, record.stage, record.attempt, message, "")
+            )
+    return errors
 
 
 def _stage_error(record: StageRecord) -> StoredError:

@@ -26,19 +26,33 @@ CLEANUP_TRANSITIONS: dict[CleanupStatus, frozenset[CleanupStatus]] = {
 }
 
 #: From each status of a stage, the statuses that may follow. RUNNING follows RUNNING when an
-#: attempt died without a word and the next one starts.
+#: attempt died without a word and the next one starts. WAITING follows PENDING and RETRYING, and
+#: RUNNING follows it, where a stage waits to start; it follows itself when what it is for changes.
 STAGE_TRANSITIONS: dict[StageStatus, frozenset[StageStatus]] = {
-    StageStatus.PENDING: frozenset({StageStatus.RUNNING, StageStatus.FAILED, StageStatus.SKIPPED}),
+    StageStatus.PENDING: frozenset(
+        {StageStatus.RUNNING, StageStatus.WAITING, StageStatus.FAILED, StageStatus.SKIPPED}
+    ),
     StageStatus.RUNNING: frozenset(
         {
             StageStatus.RUNNING,
             StageStatus.RETRYING,
+            StageStatus.WAITING,
             StageStatus.SUCCEEDED,
             StageStatus.SKIPPED,
             StageStatus.FAILED,
         }
     ),
-    StageStatus.RETRYING: frozenset({StageStatus.RUNNING, StageStatus.FAILED}),
+    StageStatus.RETRYING: frozenset({StageStatus.RUNNING, StageStatus.WAITING, StageStatus.FAILED}),
+    StageStatus.WAITING: frozenset(
+        {
+            StageStatus.RUNNING,
+            StageStatus.RETRYING,
+            StageStatus.WAITING,
+            StageStatus.SUCCEEDED,
+            StageStatus.SKIPPED,
+            StageStatus.FAILED,
+        }
+    ),
     StageStatus.SUCCEEDED: frozenset(),
     StageStatus.SKIPPED: frozenset(),
     StageStatus.FAILED: frozenset(),

@@ -1,0 +1,117 @@
+"""Stages that wait, on the real state machine."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+
+import pytest
+from provisioner import api
+from provisioner.errors import FINAL_ERROR
+from provisioner.jobs.models import HistoryEntry
+from provisioner.jobs.retries import POLL_SECONDS
+from provisioner.provisioning.job_types import provision_project
+from support.workflow import Fault, FunctionEnded, Point, Workflow
+
+STAGE = provision_project.CREATING_DATABASE
+WAITS_SECONDS = 600
+NO_ROOM = "No cluster has room for one more database."
+SLOW = "The new cluster is being made."
+
+
+@pytest.fixture
+def job(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> api.Job:
+    """Return a job of which a stage in a branch may wait."""
+    workflow.let_wait(STAGE, WAITS_SECONDS, monkeypatch)
+    return workflow.new_job(workflow.new_project())
+
+
+def record_of(job: api.Job) -> api.StageRecord:
+    return next(record for record in job.stages if record.stage == STAGE)
+
+
+def waits(job: api.Job, of: str = STAGE) -> list[HistoryEntry]:
+    return [entry for entry in job.history if (entry.subject, entry.status) == (of, "WAITING")]
+
+
+def test_a_stage_waits_and_goes_on(workflow: Workflow, job: api.Job) -> None:
+    workflow.waiting_for[STAGE] = iter([NO_ROOM, NO_ROOM, SLOW, SLOW])
+    # Between two polls it fails once: that is the attempt's end.
+    workflow.faults[STAGE] = Fault(Point.BEFORE)
+
+    ended = workflow.execute(job)
+
+    assert ended.status is api.JobStatus.COMPLETED
+    assert [entry.note for entry in waits(ended)] == [NO_ROOM, SLOW]
+    assert record_of(ended).attempt == 2
+    # What it made is what a stage makes that never waited.
+    assert workflow.snapshot(ended) == workflow.reference()
+    # A poll might be at work that nobody has seen: the project was not let go of before that.
+    (held,) = waits(ended, "FINALIZING")
+    assert held.note == f"An earlier attempt of {STAGE} may still be at work."
+    polled = [e for e in workflow.history(job) if e["type"] == "TaskFailed"]
+    assert len(polled) == len(workflow.pauses) + len(workflow.waits)
+
+
+def test_a_stage_that_waits_past_its_time_fails_once(workflow: Workflow, job: api.Job) -> None:
+    workflow.waiting_for[STAGE] = itertools.repeat(NO_ROOM)
+
+    ended = workflow.execute(job)
+
+    assert ended.status is api.JobStatus.FAILED
+    assert ended.error is not None
+    assert (ended.error.type, ended.error.stage) == (api.ErrorType.TIMEOUT, STAGE)
+    # Besides the minutes that cost nothing here, it takes the moments that each poll does.
+    told = re.fullmatch(r"The stage waited for (\d+) seconds in vain: (.+)", ended.error.message)
+    assert told is not None
+    assert (WAITS_SECONDS <= int(told[1]) < WAITS_SECONDS + POLL_SECONDS, told[2]) == (
+        True,
+        NO_ROOM,
+    )
+    assert (record_of(ended).status, record_of(ended).attempt) == (api.StageStatus.FAILED, 1)
+    assert workflow.waits == []
+    failed = [
+        event["taskFailedEventDetails"]["error"]
+        for event in workflow.history(job)
+        if event["type"] == "TaskFailed"
+    ]
+    assert failed == ["StageWaiting"] * (WAITS_SECONDS // POLL_SECONDS) + [FINAL_ERROR]
+
+
+def test_a_stage_that_waits_is_cancelled_between_two_polls(
+    workflow: Workflow, job: api.Job
+) -> None:
+    workflow.waiting_for[STAGE] = itertools.repeat(NO_ROOM)
+    seen: list[api.Job] = []
+
+    def cancel() -> None:
+        if seen:
+            return
+        deadline = time.monotonic() + 30
+        # The other branches settle; two stages come after.
+        while [r.status.is_terminal for r in workflow.jobs.get(job.job_id).stages].count(False) > 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        seen.extend([*api.list_jobs(job.project_id), api.cancel_job(job.job_id)])
+
+    workflow.on_pause = cancel
+
+    ended = workflow.execute(job)
+
+    shown, cancelled = seen
+    assert [(wait.stage, wait.waiting_for) for wait in shown.waits] == [(STAGE, NO_ROOM)]
+    assert cancelled.status is ended.status is api.JobStatus.CANCELLED
+    assert record_of(ended).attempt == 1
+    assert ended.cleanup is not None
+    assert (ended.cleanup.status, ended.cleanup.left_over) == (api.CleanupStatus.DONE, ())
+
+
+def test_a_poll_that_dies_is_repeated(workflow: Workflow, job: api.Job) -> None:
+    workflow.waiting_for[STAGE] = iter([NO_ROOM])
+    workflow.faults[STAGE] = Fault(Point.BEFORE, lambda: FunctionEnded("Lambda.Unknown"))
+
+    ended = workflow.execute(job)
+
+    assert ended.status is api.JobStatus.COMPLETED
+    assert record_of(ended).attempt == 1
