@@ -84,8 +84,9 @@ deploy: ARCHITECTURE = arm64
 deploy: build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
 	$(BIN)/sam deploy --config-env production
 
-state-machines: $(VENV)/.installed ## write anew what follows from the job types: state machines, their pictures, the template's part, events
+state-machines: $(VENV)/.installed ## write anew what follows from the job types: state machines, their pictures, the template's part, events, the table of faults
 	$(BIN)/python -m provision_cli.job_types
+	$(BIN)/python docs/write_fault_table.py
 
 event-schemas: $(VENV)/.installed ## write the JSON Schemas of the events anew
 	$(BIN)/python docs/write_event_schemas.py
