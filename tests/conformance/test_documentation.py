@@ -19,7 +19,6 @@ from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.retries import FOREIGN_ERRORS
-from provisioner.provisioning.job_types import deprovision_project, provision_project
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
     DeprovisionProjectResult,
@@ -170,34 +169,17 @@ def test_examples_are_valid() -> None:
     ProvisionProjectResult.model_validate(result)
 
 
-def test_the_contract_names_every_field_and_stage() -> None:
+def test_the_contract_names_every_field() -> None:
     for field in ProvisionProjectPayload.model_fields:
         assert f"`{field}" in CONTRACT, field
-    assert [
-        name
-        for name in re.findall(r"`([A-Z_]+)`", CONTRACT)
-        if name in provision_project.JOB_TYPE.stages
-    ][: len(provision_project.JOB_TYPE.stages)] == [
-        str(stage) for stage in provision_project.JOB_TYPE.stages
-    ]
-    for cleanup_stage in provision_project.JOB_TYPE.on_failure.cleanup:
-        assert f"`{cleanup_stage}`" in CONTRACT
     assert LEAK_PATTERN in CONTRACT
 
 
-def test_the_contract_names_every_field_and_stage_of_a_removal() -> None:
+def test_the_contract_names_every_field_of_a_removal() -> None:
     _, removal = CONTRACT.split("## deprovision_project")
     for model in (DeprovisionProjectPayload, DeprovisionProjectResult, SnapshotResult):
         for field in model.model_fields:
             assert f"`{field}`" in removal, field
-    named = [
-        name
-        for name in re.findall(r"`([A-Z_]+)`", removal)
-        if name in deprovision_project.JOB_TYPE.stages
-    ]
-    assert named[: len(deprovision_project.JOB_TYPE.stages)] == list(
-        deprovision_project.JOB_TYPE.stages
-    )
 
 
 def test_the_page_of_errors_is_the_table() -> None:

@@ -10,6 +10,7 @@ from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
 
 from provision_cli.job_types.events import events
+from provision_cli.job_types.page import page
 from provision_cli.job_types.pictures import draw
 from provision_cli.job_types.template import generate
 
@@ -34,6 +35,7 @@ def derived_files(root: Path) -> dict[Path, str]:
         template: generate(template.read_text(encoding="utf-8"), JOB_TYPES),
         **{root / path: event for path, event in events(JOB_TYPES).items()},
         **dict(_machines_and_pictures(root)),
+        root / "docs" / "job-types.md": page(JOB_TYPES),
     }
 
 

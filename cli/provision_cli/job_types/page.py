@@ -1,0 +1,89 @@
+"""The page of all job types, in Markdown: what each does, and its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from provisioner.jobs.definition import JobDefinition, JobDefinitions, Parallel, Stage
+from provisioner.jobs.execution import cleanup_state_machine
+from provisioner.jobs.state_machine import state_machines
+from provisioner.provisioning.functions import LIFECYCLE
+
+_INTRODUCTION = """\
+# Job types
+
+`make state-machines` writes this page from the modules in `provisioning/job_types/`. Steps follow
+one another; stages of `2a` and `2b` are of branches that run beside one another. Each stage is
+tried three times; its function ends an attempt after the seconds that stand here. A clean-up is
+an execution of its own, which removes what a failed job has made. What a message holds, and what
+a job ends with: [job contract](job-contract.md).
+"""
+
+_HEAD = """\
+| stage | step | function | seconds | own error | what holds once it has ended well |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def page(definitions: JobDefinitions) -> str:
+    """Return the page.
+
+    Raises:
+        DefinitionError: a job type's definition allows no state machine.
+    """
+    return "\n".join([_INTRODUCTION, *(_section(each) for each in definitions.values())])
+
+
+def _section(definition: JobDefinition[Any]) -> str:
+    name, cleanup = definition.name, definition.on_failure.cleanup
+    hours = {
+        machine: document["TimeoutSeconds"] // 3600
+        for machine, document in state_machines(definition, LIFECYCLE).items()
+    }
+    # Short: no two paragraphs of a page are to say the same.
+    parts = [
+        f"## {name}",
+        definition.meaning,
+        f"At most {hours[name]} hours ([picture]({_picture(name)})):",
+        _HEAD + "".join(_rows(definition)),
+    ]
+    if cleanup:
+        machine = cleanup_state_machine(name)
+        rows = (_row(stage, str(number)) for number, stage in enumerate(cleanup, 1))
+        parts += [
+            f"Its clean-up, at most {hours[machine]} hours ([picture]({_picture(machine)})):",
+            _HEAD + "".join(rows),
+        ]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _picture(machine: str) -> str:
+    return f"state-machines/{machine}.svg"
+
+
+def _rows(definition: JobDefinition[Any]) -> Iterator[str]:
+    for number, step in enumerate(definition.steps, 1):
+        if isinstance(step, Parallel):
+            for letter, branch in enumerate(step.branches):
+                for stage in branch:
+                    yield _row(stage, f"{number}{chr(ord('a') + letter)}")
+        else:
+            yield _row(step, str(number))
+
+
+def _row(stage: Stage, number: str) -> str:
+    meaning = stage.meaning
+    if stage.ends_job_if:
+        meaning += f" Where `{stage.ends_job_if}`, the job has completed with it."
+    if stage.waits_seconds:
+        meaning += f" May wait for {stage.waits_seconds} seconds."
+    cells = (
+        f"`{stage}`",
+        number,
+        stage.function.name,
+        str(stage.function.seconds),
+        f"`{stage.own_error}`",
+        meaning.replace("|", "\\|"),
+    )
+    return f"| {' | '.join(cells)} |\n"
