@@ -180,6 +180,11 @@ def not_begun(job: api.Job) -> str:
     return f"It has not begun: {_told(job.dispatch_error)} Its message is delivered again."
 
 
+def jobs_not_begun(jobs: Sequence[api.Job]) -> list[str]:
+    """Say below a table of jobs which of them have not begun, and why."""
+    return [f"job {job.job_id}: {not_begun(job)}" for job in jobs if job.dispatch_error is not None]
+
+
 def _told(error: api.StoredError) -> str:
     cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
     return f"{error.type}: {error.message}{cause}"

@@ -219,6 +219,8 @@ def jobs(
         return
     headings = ["job", "type", "project", "status", "created (UTC)", "took", "error", "clean-up"]
     display.show_table(console, headings, display.job_rows(found))
+    for note in display.jobs_not_begun(found):
+        display.line(console, note)
     for waits in display.job_waits(found):
         display.line(console, waits)
 

@@ -21,12 +21,53 @@ from support.local_stack import connect
 from support.project import ROOT
 from support.stack_jobs import eventually, finished, slow_retries
 
-NAME = "archive_project"
+FAILS, WAITS = "archive_project", "wait_for_room"
 
-MODULE = Path("layers/provisioner/provisioner/provisioning/job_types", f"{NAME}.py")
+MODULES = Path("layers", "provisioner", "provisioner", "provisioning", "job_types")
 
 #: What is no part of the project, or takes long to copy and is not deployed.
 LEFT_OUT = (".git", ".venv", ".tools", ".local", ".aws-sam", "*_cache", "__pycache__", "tests")
+
+
+#: What their authors have edited: how the text stood before, and how it stands after.
+EDITS = {
+    FAILS: (
+        (
+            "from provisioner.jobs.definition",
+            "from provisioner.errors import ErrorType, failure\nfrom provisioner.jobs.definition",
+        ),
+        (
+            "    project = found(payload.project_id, projects)\n",
+            """    project = found(payload.project_id, projects)
+    if payload.reason == "fail":
+        raise failure(ErrorType.NETWORK_ERROR, "The archive does not answer.")
+""",
+        ),
+    ),
+    # It holds nothing, so that its end waits for no poll which may be at work.
+    WAITS: (
+        ("import JobInput, StageOutcome\n", "import JobInput, StageOutcome, Waiting\n"),
+        ("-> StageOutcome:", "-> StageOutcome | Waiting:"),
+        (
+            "    project = found(payload.project_id, projects)\n",
+            """    project = found(payload.project_id, projects)
+    if payload.reason == "wait":
+        return Waiting("The archive has no room.")
+""",
+        ),
+        ('    state="Look",\n', '    state="Look",\n    waits_seconds=3600,\n'),
+        ("hold_project:ensure_held", "find_project:ensure_found"),
+        ("let_go_of_project:ensure_let_go", "conclude:ensure_concluded"),
+        ("import FailureHandling, JobDefinition, Stage", "import JobDefinition, Stage"),
+        (
+            """    on_failure=FailureHandling(
+        release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
+    ),
+""",
+            "",
+        ),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +77,22 @@ class OwnProject:
     root: Path
     directory: Path
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads Python to the copy's modules, and its program to its own stack."""
+        layer = self.root / "layers" / "provisioner"
+        return {
+            **os.environ,
+            "PYTHONPATH": f"{self.root / 'cli'}{os.pathsep}{layer}",
+            "PROVISION_LOCAL_DIRECTORY": str(self.directory),
+        }
+
     def run(self, *arguments: str, stdin: str = "") -> str:
         """Run the copy's program; return what it says."""
-        layer = self.root / "layers" / "provisioner"
         ran = subprocess.run(
             [sys.executable, "-c", "from provision_cli.entry import run; run()", *arguments],
             cwd=self.root,
-            env={
-                **os.environ,
-                "PYTHONPATH": f"{self.root / 'cli'}{os.pathsep}{layer}",
-                "PROVISION_LOCAL_DIRECTORY": str(self.directory),
-            },
+            env=self.environment,
             input=stdin,
             capture_output=True,
             text=True,
@@ -55,36 +101,37 @@ class OwnProject:
         assert ran.returncode == 0, ran.stderr
         return ran.stdout.strip()
 
-    def enqueue(self, project_id: str, reason: str = "") -> str:
-        """Enqueue a job of the own type for a new project that is ACTIVE; return its id."""
+    def enqueue(self, project_id: str, reason: str = "", *, job_type: str = FAILS) -> str:
+        """Enqueue a job of an own type; return its id."""
         payload = json.dumps({"project_id": project_id, "reason": reason})
-        return self.run("enqueue", "--job-type", NAME, "--payload", "-", stdin=payload)
+        return self.run("enqueue", "--job-type", job_type, "--payload", "-", stdin=payload)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> OwnProject:
-    """Return a copy of the project in which the program has written a job type.
+    """Return a copy of the project in which the program has written two job types.
 
-    Its stage fails where its payload asks for that, as the author might have edited it.
+    Where its payload asks for that, a stage of the one fails, and of the other waits.
     """
     folder = tmp_path_factory.mktemp("own-job-type")
     root = folder / "project"
     shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*LEFT_OUT))
     (root / ".tools").symlink_to(ROOT / ".tools")
     project = OwnProject(root, folder / "stack")
-    assert f"wrote {MODULE}" in project.run("new", "job-type", NAME).splitlines()
-    text = (root / MODULE).read_text()
-    looks = "    project = found(payload.project_id, projects)\n"
-    imports = "from provisioner.jobs.definition import"
-    assert text.count(looks) == text.count(imports) == 1
-    text = text.replace(imports, f"from provisioner.errors import ErrorType, failure\n{imports}")
-    text = text.replace(
-        looks,
-        f"""{looks}    if payload.reason == "fail":
-        raise failure(ErrorType.NETWORK_ERROR, "The archive does not answer.")
-""",
+    for name, edits in EDITS.items():
+        module = MODULES / f"{name}.py"
+        assert f"wrote {module}" in project.run("new", "job-type", name).splitlines()
+        text = (root / module).read_text()
+        for before, after in edits:
+            assert text.count(before) == 1, before
+            text = text.replace(before, after)
+        (root / module).write_text(text)
+    subprocess.run(  # as `make state-machines` does
+        [sys.executable, "-m", "provision_cli.job_types"],
+        cwd=root,
+        env=project.environment,
+        check=True,
     )
-    (root / MODULE).write_text(text)
     return project
 
 
@@ -164,20 +211,17 @@ def fails_after_its_retries(own: OwnProject, stack: RunningStack) -> None:
 def waits_and_is_cancelled(own: OwnProject, stack: RunningStack) -> None:
     project_id = active_project(stack, "cancelled")
     with slow_retries(stack):
-        job_id = own.enqueue(project_id, "fail")
-        eventually(
-            lambda: stage_of(api.get_job(job_id), "LOOKING").status is api.StageStatus.RETRYING
-        )
+        job_id = own.enqueue(project_id, "wait", job_type=WAITS)
+        (wait,) = eventually(lambda: api.get_job(job_id).waits)
+        assert (wait.stage, wait.waiting_for) == ("LOOKING", "The archive has no room.")
 
         assert own.run("cancel", job_id) == f"job {job_id} is CANCELLED."
-
-    assert api.get_project(project_id).locked_by is None
 
 
 def says_that_its_state_machine_is_missing(own: OwnProject, stack: RunningStack) -> None:
     project_id = active_project(stack, "missing")
     machines = stack.client("stepfunctions")
-    arn = stack.outputs["StateMachineArnPrefix"] + NAME
+    arn = stack.outputs["StateMachineArnPrefix"] + FAILS
     machine = machines.describe_state_machine(stateMachineArn=arn)
     machines.delete_state_machine(stateMachineArn=arn)
 
@@ -213,7 +257,7 @@ def is_swept_beside_a_job_of_an_unknown_type(own: OwnProject, stack: RunningStac
             lambda: stage_of(api.get_job(job_id), "LOOKING").status is api.StageStatus.RETRYING
         )
         executions = stack.outputs["StateMachineArnPrefix"].replace(":stateMachine:", ":execution:")
-        stack.client("stepfunctions").stop_execution(executionArn=f"{executions}{NAME}:{job_id}")
+        stack.client("stepfunctions").stop_execution(executionArn=f"{executions}{FAILS}:{job_id}")
 
         answer = stack.client("lambda").invoke(
             FunctionName=stack.outputs["SupervisorFunctionName"],

@@ -128,6 +128,7 @@ def test_a_queued_job_says_why_it_has_not_begun() -> None:
     assert sentence in shown(300, lambda console: console.print(display._stages(queued)))
     (row,) = display.job_rows([queued])
     assert row[3:7:3] == ["QUEUED", "INSUFFICIENT_PERMISSIONS"]
+    assert display.jobs_not_begun([job(), queued]) == [f"job {queued.job_id}: {sentence}"]
     assert display.not_begun(replace(queued, dispatch_error=None)) == ""
 
 
