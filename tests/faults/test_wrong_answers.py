@@ -215,7 +215,7 @@ def test_a_project_is_not_deprovisioned(workflow: Workflow, removed: dict[str, A
 
 @pytest.mark.fault("wrong answer", where=places(*CHANGES), lasting=True)
 def test_a_project_is_not_changed(workflow: Workflow) -> None:
-    project_id = plainly_provisioned(workflow)
+    project_id = plainly_provisioned(workflow, keys=4)
     before = api.get_project(project_id), api.list_api_keys(project_id)
     for place in places(*CHANGES):
         job_type, _, stage = place.partition("/")
