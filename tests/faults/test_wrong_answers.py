@@ -132,7 +132,7 @@ DEPROVISIONING: Wrong = {
     "FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR),
 }
 
-#: By job type, of the stage between the first and the last.
+#: Of the stages of the job types that change a project.
 CHANGING: Wrong = {
     "ROTATING_API_KEYS": (
         operation("DescribeSecret"),
@@ -146,6 +146,19 @@ CHANGING: Wrong = {
         empty,
         ErrorType.DATABASE_CHANGE_FAILED,
     ),
+    "REPAIRING_DATABASE": (
+        operation(SQL, "FROM pg_catalog.pg_roles"),
+        empty,
+        ErrorType.DATABASE_CHANGE_FAILED,
+    ),
+    "REPAIRING_SCHEMA": (
+        operation(SQL, "FROM pg_catalog.pg_roles AS owner_role"),
+        empty,
+        ErrorType.SCHEMA_CREATION_FAILED,
+    ),
+    "REPAIRING_AUTH": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
+    "REPAIRING_REALTIME": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
+    "REPAIRING_STORAGE": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
     "INITIALIZING": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
     "FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR),
 }

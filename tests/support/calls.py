@@ -18,9 +18,10 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 from botocore.parsers import ResponseParserError
+from moto.appsync.models import appsync_backends
 from moto.cognitoidp.models import CognitoIdpUserPoolClient
 from psycopg import sql
-from support.core import READING
+from support.core import ACCOUNT, READING
 
 #: Makes the state machine's own calls, beside the stages.
 _NOT_OF_STAGES = {"lambda", "stepfunctions"}
@@ -274,6 +275,11 @@ def call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> A
         if version in call_moto(client, "DescribeSecret", secret)["VersionIdsToStages"]:
             error = {"Error": {"Code": "ResourceExistsException", "Message": "It exists."}}
             raise client.exceptions.ResourceExistsException(error, operation)
+    if operation == "UpdateApi":
+        # The configuration is replaced whole.
+        found = appsync_backends[ACCOUNT][client.meta.region_name].events_apis[parameters["apiId"]]
+        found.name, found.event_config = parameters["name"], dict(parameters["eventConfig"])
+        return call_moto(client, "GetApi", {"apiId": parameters["apiId"]})
     answer = call_moto(client, operation, parameters)
     if operation == "CreateBucket":
         # A bucket comes into being with its tags.

@@ -11,8 +11,12 @@ import pytest
 from provisioner import api
 from provisioner.api_keys.key_format import digest, key_id
 from provisioner.api_keys.store import ApiKeyStatus, ApiKeyStore
+from provisioner.drivers.drift import Drift
+from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.errors import is_wrong_password
+from provisioner.provisioning.naming import Naming
 from provisioner.runtime import aws
+from psycopg import sql
 from support.workflow import Workflow
 
 CHANGES = ("rotate_api_keys", "revoke_api_key", "rotate_database_password")
@@ -58,8 +62,46 @@ def logs_in(workflow: Workflow, project_id: str) -> bool:
     return True
 
 
+def drift_database(workflow: Workflow, project_id: str) -> set[tuple[str, str]]:
+    """Change of a project's database what a superuser can; return how a repair tells of it."""
+    tenant = workflow.names(project_id).tenant
+    names = {
+        "database": sql.Identifier(tenant.database),
+        "schema": sql.Identifier(tenant.schema),
+        "app": sql.Identifier(tenant.app_role),
+        "owner": sql.Identifier(tenant.owner_role),
+    }
+    with workflow.cluster.connect(tenant.database) as connection:
+        for statement in (
+            "ALTER ROLE {app} CONNECTION LIMIT -1 CREATEDB",
+            "ALTER DATABASE {database} CONNECTION LIMIT -1",
+            "GRANT CONNECT ON DATABASE {database} TO PUBLIC",
+            "REVOKE CREATE ON DATABASE {database} FROM {owner}",
+            "ALTER SCHEMA {schema} OWNER TO {app}",
+            "GRANT USAGE ON SCHEMA public TO PUBLIC",
+            "ALTER ROLE {app} IN DATABASE {database} RESET role",
+            "REVOKE SELECT ON provisioner.schema_version FROM {owner}",
+        ):
+            connection.execute(sql.SQL(statement).format(**names))
+    return {
+        (f"role {tenant.app_role}", "CONNECTION LIMIT"),
+        (f"role {tenant.app_role}", "CREATEDB"),
+        (f"role {tenant.app_role}", "OWNER of objects"),
+        (f"role {tenant.app_role}", "role or search_path"),
+        (f"database {tenant.database}", "CONNECTION LIMIT"),
+        (f"database {tenant.database}", "privileges"),
+        (f"schema {tenant.schema}", "OWNER"),
+        (f"schema {tenant.schema}", "privileges"),
+        ("schema public", "privileges"),
+        ("table provisioner.schema_version", "version"),
+    }
+
+
 def new_change(workflow: Workflow, job_type: str, project_id: str) -> api.Job:
-    """Store a job; one that revokes takes the next key that is in force."""
+    """Store a job that has something to do; one that revokes takes the next key in force."""
+    if job_type == "repair_project":
+        drift_database(workflow, project_id)
+        return workflow.new_change(job_type, project_id)
     if job_type == "rotate_api_keys":
         return workflow.new_change(job_type, project_id, count=1)
     if job_type == "rotate_database_password":
@@ -87,8 +129,25 @@ def check_changed(workflow: Workflow, job: api.Job) -> None:
     elif job.job_type == "revoke_api_key":
         assert keys[job.payload["key_id"]].status is ApiKeyStatus.REVOKED
         assert keys[job.payload["key_id"]].revoked_at == job.result["revoked_at"]
+    elif job.job_type == "repair_project":
+        assert job.result["remaining"] == []
+        assert _drifted(workflow, job.project_id) == set()
     else:
         assert logs_in(workflow, job.project_id)
+
+
+def _drifted(workflow: Workflow, project_id: str) -> set[Drift]:
+    names = workflow.names(project_id)
+    login = workflow.secret(names.database_secret)
+    owner = Naming(workflow.settings.resource_prefix, workflow.settings.resource_namespace).owner(
+        project_id, "none"
+    )
+    engine = PostgresqlEngine(workflow.cluster.admin)
+    repairs = (
+        engine.repair_database(names.tenant, lambda: str(login["password"]), owner),
+        engine.repair_schema(names.tenant, owner),
+    )
+    return {drift for found in repairs for drift in (*found.repaired, *found.remaining)}
 
 
 def ended(job: api.Job) -> Any:

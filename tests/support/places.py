@@ -13,6 +13,7 @@ from provisioner.provisioning.job_types import (
     JOB_TYPES,
     deprovision_project,
     provision_project,
+    repair_project,
     revoke_api_key,
     rotate_database_password,
 )
@@ -50,6 +51,8 @@ _OF_DATABASES = {
     provision_project.REMOVING_DATABASE,
     deprovision_project.TAKING_SNAPSHOT,
     rotate_database_password.ROTATING_DATABASE_PASSWORD,
+    repair_project.REPAIRING_DATABASE,
+    repair_project.REPAIRING_SCHEMA,
 }
 
 #: Stages that may change nothing themselves: FINALIZING hands its change on.
@@ -58,6 +61,10 @@ _ONLY_LOOKING = {
     f"deprovision_project/{deprovision_project.CHECKING_SERVICES}",
     f"deprovision_project/{deprovision_project.CHECKING_DATA}",
     f"revoke_api_key/{revoke_api_key.INITIALIZING}",
+    # The project that the tests repair has no services.
+    f"repair_project/{repair_project.REPAIRING_AUTH}",
+    f"repair_project/{repair_project.REPAIRING_REALTIME}",
+    f"repair_project/{repair_project.REPAIRING_STORAGE}",
 }
 
 

@@ -1,0 +1,128 @@
+"""repair_project: puts right what has drifted of a project, and tells what it was."""
+
+from __future__ import annotations
+
+from provisioner.errors import ErrorType
+from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
+from provisioner.provisioning.functions import DATABASE, LIFECYCLE, SERVICES
+from provisioner.provisioning.payload import Payload, ProjectId
+from provisioner.provisioning.result import Result
+
+
+class RepairProjectPayload(Payload):
+    """What a repair_project job is asked to do."""
+
+    project_id: ProjectId
+
+
+class RepairedResult(Result):
+    """One thing that was not as it must be, and that was found right after it was put right."""
+
+    #: Such as `user pool eu-central-1_Ab12`.
+    resource: str
+    #: What of it, such as `Policies` or `CONNECTION LIMIT`; never a value.
+    what: str
+
+
+class RemainingResult(RepairedResult):
+    """One thing that is not as it must be, and that the platform cannot put right."""
+
+    #: Why not, and what to do.
+    why: str
+
+
+class RepairProjectResult(Result):
+    """What was put right of a project, and what was not."""
+
+    project_id: str
+    repaired: list[RepairedResult]
+    remaining: list[RemainingResult]
+    #: What answered, or was not there to be asked: one sentence a stage.
+    checked: list[str]
+
+
+INITIALIZING = Stage(
+    "INITIALIZING",
+    "The project is ACTIVE and ours to change.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.hold_project:ensure_held",
+    state="Initialize",
+)
+
+REPAIRING_DATABASE = Stage(
+    "REPAIRING_DATABASE",
+    "The roles, limits and privileges of the tenant database are as they must be.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.repair_database:ensure_database_repaired",
+    own_error=ErrorType.DATABASE_CHANGE_FAILED,
+    state="RepairDatabase",
+)
+
+REPAIRING_SCHEMA = Stage(
+    "REPAIRING_SCHEMA",
+    "The tenant schema, its grants and the schema-version table are as they must be.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.repair_schema:ensure_schema_repaired",
+    own_error=ErrorType.DATABASE_CHANGE_FAILED,
+    state="RepairSchema",
+)
+
+REPAIRING_AUTH = Stage(
+    "REPAIRING_AUTH",
+    "The settings of the Cognito user pool and its app client are as they must be.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.repair_auth:ensure_auth_repaired",
+    own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
+    state="RepairAuth",
+)
+
+REPAIRING_REALTIME = Stage(
+    "REPAIRING_REALTIME",
+    "The settings of the AppSync Event API and its channel namespace are as they must be.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.repair_realtime:ensure_realtime_repaired",
+    own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
+    state="RepairRealtime",
+)
+
+REPAIRING_STORAGE = Stage(
+    "REPAIRING_STORAGE",
+    "The settings of the S3 bucket are as they must be.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.repair_storage:ensure_storage_repaired",
+    own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
+    state="RepairStorage",
+)
+
+FINALIZING = Stage(
+    "FINALIZING",
+    "The project is let go of and the job COMPLETED, in one transaction.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.end_repair:ensure_repair_ended",
+    state="Finalize",
+)
+
+JOB_TYPE = JobDefinition(
+    name="repair_project",
+    meaning="Puts right what has drifted of a project, and tells what it was.",
+    payload_model=RepairProjectPayload,
+    result_model=RepairProjectResult,
+    steps=(
+        INITIALIZING,
+        Parallel(
+            "RepairResources",
+            (
+                (REPAIRING_DATABASE, REPAIRING_SCHEMA),
+                (REPAIRING_AUTH,),
+                (REPAIRING_REALTIME,),
+                (REPAIRING_STORAGE,),
+            ),
+        ),
+        FINALIZING,
+    ),
+    on_failure=FailureHandling(
+        release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
+    ),
+    example={"project_id": "shop"},
+    command=("project", "repair"),
+)

@@ -1,0 +1,103 @@
+"""REPAIRING_DATABASE: the roles, limits and privileges of the tenant database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from provisioner.drivers.drift import Drift, Remaining
+from provisioner.drivers.secrets import read_secret
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.placement import cluster_of
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.stages.create_database import (
+    EngineFactory,
+    admin_connection,
+    connection_string,
+    login_secret,
+)
+from provisioner.provisioning.stages.repair_report import outcome, repaired_project
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+_FINAL = ErrorType.DATABASE_CHANGE_FAILED
+
+
+def ensure_database_repaired(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    engine: EngineFactory,
+    naming: Naming,
+) -> StageOutcome:
+    """Put right what has drifted of the database; its password and its secret stay as they are.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: the database or a role is not the project's.
+        DATABASE_CHANGE_FAILED: the database, a role or the secret is not there; and what
+            `DatabaseEngine` raises.
+    """
+    project = repaired_project(job, projects)
+    names = naming.names(project.project_id)
+    cluster = cluster_of(project, catalogue, _FINAL)
+    login: dict[str, Any] = {}
+
+    def password() -> str:
+        login.update(_read_login(secrets_manager, names.database_secret))
+        return str(login["password"])
+
+    repairs = engine(admin_connection(secrets_manager, cluster, _FINAL)).repair_database(
+        names.tenant, password, naming.owner(project.project_id, job.job_id)
+    )
+    right = login_secret(cluster, names.tenant, str(login["password"]))
+    stale = sorted(name for name in right if login.get(name) != right[name])
+    told = (project.result or {}).get("database", {})
+    now = {
+        "host": cluster.host,
+        "port": cluster.port,
+        "connection_string": connection_string(cluster, names.tenant),
+    }
+    moved = sorted(name for name, value in now.items() if told.get(name) != value)
+    return outcome(
+        replace(
+            repairs,
+            repaired=(
+                *repairs.repaired,
+                *(Drift("result of the project", f"database.{name}") for name in moved),
+            ),
+            remaining=(
+                *repairs.remaining,
+                *(
+                    Remaining(
+                        f"secret {names.database_secret}",
+                        name,
+                        "The cluster is described otherwise by now, and a repair writes no secret; "
+                        "rotate the database password, which does.",
+                    )
+                    for name in stale
+                ),
+            ),
+        ),
+        {"database": now} if moved else None,
+    )
+
+
+def _read_login(secrets_manager: SecretsManagerClient, name: str) -> dict[str, Any]:
+    try:
+        return read_secret(secrets_manager, name, final=_FINAL)
+    except ProvisioningError as error:
+        if error.type is not _FINAL:
+            raise
+        raise failure(
+            _FINAL,
+            f"The secret {name} with the database login of the project is not there; restore it in "
+            "Secrets Manager, and send the job again.",
+            error.cause,
+        ) from None
