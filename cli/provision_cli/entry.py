@@ -12,4 +12,10 @@ def run() -> None:
         from provision_cli.main import run_program  # noqa: PLC0415  # see above
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except ValueError as error:
+        from provisioner.jobs.definition import DefinitionError  # noqa: PLC0415  # see above
+
+        if not isinstance(error, DefinitionError):
+            raise
+        sys.exit(f"provision: {error}")
     run_program()

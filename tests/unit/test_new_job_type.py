@@ -1,13 +1,20 @@
-"""What `provision new job-type` refuses; what it writes is run by tests/stack."""
+"""What is refused of a new job type; what is written for one is run by tests/stack."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from provision_cli.job_types.derived import derived_files
 from provision_cli.job_types.new import write_job_type
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
+from provisioner.jobs.definition import DefinitionError, Stage
+from provisioner.provisioning import job_types
+from provisioner.provisioning.job_types import rotate_api_keys
 from support.project import PACKAGE, ROOT
 
 JOB_TYPES = PACKAGE / "provisioning" / "job_types"
@@ -50,3 +57,35 @@ def test_a_module_that_is_there_is_never_written_over(tmp_path: Path) -> None:
         write_job_type(tmp_path, "archive_project")
 
     assert module.read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("program", ["provision_cli.entry", "provision_cli.job_types.__main__"])
+def test_a_definition_that_cannot_run_is_a_sentence_of_every_program(program: str) -> None:
+    # As if no name could be a job type's.
+    code = f"""
+import re
+from provisioner.jobs import definition
+definition.JOB_TYPE_PATTERN = re.compile("none")
+import {program} as program
+raise SystemExit(getattr(program, "run", getattr(program, "main", None))())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 1
+    assert ran.stderr.removeprefix("provision: ").startswith("job type deprovision_project: a name")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_stage_whose_code_is_not_there_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (before, middle, after) = rotate_api_keys.JOB_TYPE.steps
+    assert isinstance(middle, Stage)
+    stage = Stage(
+        str(middle), middle.meaning, function=middle.function, code=middle.code + "_elsewhere"
+    )
+    changed = replace(rotate_api_keys.JOB_TYPE, steps=(before, stage, after))
+    monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
+
+    with pytest.raises(DefinitionError, match=r"stage ROTATING_API_KEYS: code .*cannot be loaded"):
+        derived_files(ROOT)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from provisioner.jobs.definition import DefinitionError, Stage
 from provisioner.jobs.state_machine import state_machines, text
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
@@ -30,6 +32,9 @@ def derived_files(root: Path) -> dict[Path, str]:
         DefinitionError: a job type's definition does not allow it.
         TemplateError: the template lacks the lines between which a part of it is written.
     """
+    for definition in JOB_TYPES.values():
+        for stage in definition.all_stages:
+            _check_code(definition.name, stage)
     template = root / _TEMPLATE
     return {
         template: generate(template.read_text(encoding="utf-8"), JOB_TYPES),
@@ -44,6 +49,16 @@ def _machines_and_pictures(root: Path) -> Iterator[tuple[Path, str]]:
         for name, document in state_machines(definition, LIFECYCLE).items():
             yield root / "state_machines" / f"{name}.asl.json", text(document)
             yield root / "docs" / "state-machines" / f"{name}.svg", draw(document)
+
+
+def _check_code(job_type: str, stage: Stage) -> None:
+    """Refuse a stage whose code is not there: with it, its function would run no job type's."""
+    try:
+        pkgutil.resolve_name(stage.code)
+    except (ImportError, AttributeError) as error:
+        raise DefinitionError(
+            f"job type {job_type}: stage {stage}: code {stage.code}: cannot be loaded: {error}."
+        ) from None
 
 
 def left_behind(root: Path, derived: Iterable[Path]) -> list[Path]:
