@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from provision_cli.job_types.derived import derived_files, left_behind
+from provision_cli.job_types.derived import derived_files, left_behind, write
 from provision_cli.job_types.template import TemplateError, generate
 from provisioner.provisioning.job_types import JOB_TYPES
 from support.project import PACKAGE, ROOT, TEMPLATE
@@ -19,6 +25,41 @@ def test_what_is_derived_is_committed(path: str) -> None:
 def test_nothing_is_left_of_job_types_that_are_gone() -> None:
     left = left_behind(ROOT, [ROOT / path for path in DERIVED])
     assert left == [], "run `make state-machines`"
+
+
+def test_what_differs_is_written_and_what_is_gone_removed(tmp_path: Path) -> None:
+    shutil.copy(TEMPLATE, tmp_path)
+    assert len(write(tmp_path)) == len(DERIVED) - 1  # the template is as it must be
+    assert write(tmp_path) == []
+    gone = [tmp_path / "state_machines" / "gone.asl.json", tmp_path / "events/a/gone/b.json"]
+    for path in gone:
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("{}")
+    changed = tmp_path / "state_machines" / "revoke_api_key.asl.json"
+    changed.write_text("{}")
+    assert write(tmp_path) == [
+        "wrote state_machines/revoke_api_key.asl.json",
+        "removed events/a/gone/b.json",
+        "removed state_machines/gone.asl.json",
+    ]
+    assert changed.read_text() == DERIVED["state_machines/revoke_api_key.asl.json"]
+    assert not any(path.exists() for path in (*gone, tmp_path / "events" / "a" / "gone"))
+
+
+def test_a_definition_that_cannot_be_is_told_in_a_sentence(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "provisioner")
+    module = tmp_path / "provisioner" / "provisioning" / "job_types" / "revoke_api_key.py"
+    module.write_text(module.read_text().replace('name="revoke_api_key"', 'name="Revoke"'))
+    done = subprocess.run(
+        [sys.executable, "-m", "provision_cli.job_types"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("job type Revoke: a name is 1 to 64 lower-case letters")
+    assert done.stderr.count("\n") == 1
 
 
 def test_no_function_loads_what_makes_state_machines() -> None:

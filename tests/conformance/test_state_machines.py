@@ -246,11 +246,11 @@ def test_a_step_waits_for_as_long_as_it_may_and_the_end_of_a_job_until_no_stage_
     definition: Definition,
 ) -> None:
     for name in (*definition.stages, RECORD_FAILURE):
-        counts, pauses = repeated(definition, name, [WAITING_ERROR] * 99)
         seconds = name.waits_seconds if isinstance(name, Stage) else 0
         if name in {definition.last, RECORD_FAILURE}:
             seconds += LONGEST_RUN_SECONDS
         waits = waiting_retry(seconds).max_attempts if seconds else 0
+        counts, pauses = repeated(definition, name, [WAITING_ERROR] * (waits + 2))
         assert counts == list(range(waits + 1)), f"{definition.name}: {name}"
         assert pauses == [Pause(POLL_SECONDS)] * waits
 

@@ -93,5 +93,7 @@ def write(root: Path) -> list[str]:
             done.append(f"wrote {path.relative_to(root)}")
     for path in left_behind(root, files):
         path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
         done.append(f"removed {path.relative_to(root)}")
     return done
