@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from moto import mock_aws
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
+from provision_cli.job_types.pictures import draw
 from provisioner.jobs.definition import (
     DefinitionError,
     FailureHandling,
@@ -28,6 +31,7 @@ from provisioner.jobs.state_machine import MAX_STATE_NAME, state_machines, text
 from provisioner.provisioning.payload import ProjectReference
 from support.asl import Invoke, StateError
 from support.machine_runs import JOB, Answers, Run, run
+from support.project import all_states
 
 REGION, ACCOUNT = "eu-central-1", "123456789012"
 
@@ -201,6 +205,17 @@ def test_a_job_of_any_shape_tells_of_all_that_fails_in_it(
     stages = job_type(*steps).stages
     assert done.stages[-1] == RECORD_FAILURE
     assert set(done.stages[:-1]) <= set(stages[: stages.index(failing[-1]) + 1])
+
+
+@each_shape
+def test_a_picture_shows_every_state_of_any_shape(
+    steps: tuple[Stage | Parallel, ...], failing: tuple[Stage, ...]
+) -> None:
+    del failing
+    document = machine(*steps)
+    shown = Counter(re.findall(r">(\w+)[:<]", draw(document)))
+    names = [name for name, _ in all_states(document["States"])]
+    assert {name: shown[name] for name in names} == dict.fromkeys(names, 1)
 
 
 @pytest.mark.parametrize(

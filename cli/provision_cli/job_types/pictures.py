@@ -70,9 +70,10 @@ class Picture:
             f'<rect x="{place.x:g}" y="{place.y:g}" width="{WIDTH}" height="{HEIGHT}" rx="7"'
             f' fill="{FILL[state["Type"]]}" stroke="{LINE}"/>'
         )
-        self.text(x, y + (-3 if detail else 5), name, anchor="middle")
+        self.text(x, y + (-3 if detail else 5), name, anchor="middle", size=_fitting(name, 13))
         if detail:
-            self.text(x, y + 14, detail, anchor="middle", size=10, fill=LINE)
+            size = _fitting(detail, 10)
+            self.text(x, y + 14, detail, anchor="middle", size=size, fill=LINE)
 
     def text(
         self,
@@ -81,12 +82,12 @@ class Picture:
         text: str,
         *,
         anchor: str = "start",
-        size: int = 13,
+        size: float = 13,
         fill: str = "#0f172a",
     ) -> None:
         """Write a line."""
         self.elements.append(
-            f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}"'
+            f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size:g}"'
             f' fill="{fill}">{escape(text)}</text>'
         )
 
@@ -109,6 +110,13 @@ class Picture:
             self.text(x1 + (9 if x2 > x1 else -30), y1 - 6, label, size=11, fill=line)
         else:
             self.text(x1 + 7, y1 + 20, label, size=11, fill=line)
+
+
+def _fitting(text: str, size: float) -> float:
+    """Return the greatest size, up to one, in which a text fits into a box."""
+    # Of Helvetica, in parts of its size.
+    width = sum(0.7 if letter.isupper() or letter == "_" else 0.56 for letter in text)
+    return min(size, round((WIDTH - 2 * 6) / width, 1))
 
 
 def draw(definition: dict[str, Any]) -> str:
