@@ -39,8 +39,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     **{name: definition.stages for name, definition in JOB_TYPES.items()},
     CLEANUP: provision_project.JOB_TYPE.on_failure.cleanup,
 }
-#: The job types that are about a project that is there and stays.
-CHANGES = tuple(sorted(JOB_TYPES.keys() - {"provision_project", "deprovision_project"}))
+#: The job types that are about a project that is there and stays. Another one is met by the faults
+#: once it stands here, and `support.changes` knows how to make and to check a job of it.
+CHANGES = ("repair_project", "revoke_api_key", "rotate_api_keys", "rotate_database_password")
 
 _LAST = "FINALIZING"
 

@@ -176,8 +176,10 @@ def test_a_stage_runs_in_its_own_function_alone() -> None:
 def test_what_a_failure_does_is_loaded_by_the_definitions() -> None:
     policies = failure_policies_of({"projects": None, "naming": None})
     assert policies.keys() == JOB_TYPES.keys()
-    assert holds_of({"projects": None}).keys() == {"provision_project"}
+    holds = holds_of({"projects": None})
+    assert holds.keys() == JOB_TYPES.keys()
     # One that makes nothing gives nothing back and removes nothing.
     none: Any = None
     assert policies["revoke_api_key"].release(none) == ()
     assert policies["revoke_api_key"].cleanup_stages(none) == ()
+    assert holds["revoke_api_key"](none) == ()

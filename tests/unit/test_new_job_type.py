@@ -72,7 +72,8 @@ raise SystemExit(getattr(program, "run", getattr(program, "main", None))())
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert ran.returncode == 1
-    assert ran.stderr.removeprefix("provision: ").startswith("job type deprovision_project: a name")
+    first = next(iter(job_types.JOB_TYPES))
+    assert ran.stderr.removeprefix("provision: ").startswith(f"job type {first}: a name")
     assert ran.stderr.count("\n") == 1
 
 
