@@ -179,6 +179,63 @@ def test_a_next_attempt_is_in_utc() -> None:
     assert display._note(record) == "next attempt by 04:30:05 UTC at the latest"
 
 
+WAITS = "No cluster has room for one more database."
+SINCE_UNTIL = "since 04:30:05 UTC, until 04:40:05 UTC at the latest"
+
+
+def waiting_job() -> api.Job:
+    """Return a job of which a stage waits, and the end too."""
+    record = StageRecord(
+        stage="INITIALIZING",
+        status=api.StageStatus.WAITING,
+        started_at=AT,
+        attempt=1,
+        waiting_for=WAITS,
+        waiting_since=AT,
+        waits_until=AT + timedelta(minutes=10),
+    )
+    waits = tuple(
+        api.Wait(stage, WAITS, AT, AT + timedelta(minutes=10)) for stage in (record.stage, "")
+    )
+    return replace(job(), stages=(record,), waits=waits)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_job_waits_for_is_shown_where_it_is_watched(*, terminal: bool) -> None:
+    watch = display._watch_live if terminal else display._watch_plain
+
+    text = shown(200, lambda c: watch(c, waiting_job()), terminal=terminal)
+
+    assert "WAITING" in text
+    assert f"{SINCE_UNTIL}: {WAITS}" in text
+    assert f"The end of the job waits {SINCE_UNTIL}: {WAITS}" in text
+
+
+def test_what_jobs_wait_for_is_listed_below_their_table() -> None:
+    assert display.job_waits([job(IDS[1]), waiting_job()]) == [
+        f"job {IDS[0]}: {of} waits {SINCE_UNTIL}: {WAITS}" for of in ("INITIALIZING", "its end")
+    ]
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("project", ["shop", None])
+def test_what_a_job_waits_for_is_listed_with_it(core: Core, project: str | None) -> None:
+    made = core.new_job()
+    core.jobs.start_stage(made, "INITIALIZING", 0)
+    record = core.jobs.stage("job-1", "INITIALIZING")
+    assert record is not None
+    until = core.clock.at + timedelta(minutes=10)
+    core.jobs.stage_waits(made, record, WAITS, until, retry_count=0)
+    begun = core.jobs.get("job-1")
+    core.jobs.job_waits(begun, "The end.", until)
+
+    (listed,) = api.list_jobs(project)
+
+    stage, end = listed.waits
+    assert (stage.stage, stage.waiting_for, stage.since) == ("INITIALIZING", WAITS, core.clock.at)
+    assert (end.stage, end.waiting_for, end.until) == ("", "The end.", until)
+
+
 @pytest.mark.parametrize(
     ("status", "percent"),
     [

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -173,6 +174,38 @@ def test_a_retry_says_why_and_by_when(core: Core, told: Told) -> None:
     assert (detail["stage"], detail["stage_status"], detail["attempt"]) == (STAGE, "RETRYING", 1)
     assert (detail["error_type"], detail["message"]) == ("NETWORK_ERROR", ERROR.message)
     assert detail["next_attempt_before"] == "2026-01-31T10:05:02Z"
+
+
+WAITS = "An earlier attempt of GENERATING_API_KEYS may still be at work."
+
+
+@pytest.mark.parametrize("to_start", [True, False])
+def test_a_wait_says_what_for_and_until_when(core: Core, told: Told, *, to_start: bool) -> None:
+    job = begun(core)
+    record = core.jobs.stage("job-1", STAGE)
+    assert record is not None
+    until = core.clock.at + timedelta(minutes=10)
+    core.jobs.stage_waits(job, record, WAITS, until, retry_count=0, to_start=to_start)
+
+    told()
+
+    detail = told.details("job.stage_changed")[-1]
+    assert (detail["stage"], detail["stage_status"]) == (STAGE, "WAITING")
+    assert (detail["waiting_for"], detail["waits_until"]) == (WAITS, "2026-01-31T10:10:02Z")
+    # The attempt that waits; none has begun where it waits to start.
+    assert detail.get("attempt") == (None if to_start else 1)
+    assert not {"error_type", "message"} & detail.keys()
+
+
+def test_the_end_of_a_job_that_waits_says_what_for(core: Core, told: Told) -> None:
+    job = begun(core)
+    assert core.jobs.job_waits(job, WAITS, core.clock.at + timedelta(minutes=10))
+
+    told()
+
+    (detail,) = told.details("job.waiting")
+    assert (detail["waiting_for"], detail["waits_until"]) == (WAITS, "2026-01-31T10:10:02Z")
+    assert (detail["job_attempt"], detail["at"]) == (1, "2026-01-31T10:00:02Z")
 
 
 def test_a_last_attempt_is_no_retry(core: Core, told: Told) -> None:

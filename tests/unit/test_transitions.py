@@ -77,6 +77,28 @@ def _give_up(core: Core, stage: str, number: int) -> None:
     core.jobs.stage_failed("job", error, retry_count=number, retryable=False)
 
 
+def _wait(core: Core, stage: str, number: int, *, to_start: bool = False) -> None:
+    job = core.jobs.get("job")
+    record = next(record for record in job.stages if record.stage == stage)
+    core.jobs.stage_waits(
+        job,
+        record,
+        f"{number}",
+        core.clock.at,
+        retry_count=max(number, record.retry_count),
+        round_=job.attempt,
+        to_start=to_start,
+    )
+
+
+def _wait_to_start(core: Core, stage: str, number: int) -> None:
+    _wait(core, stage, number, to_start=True)
+
+
+def _end_waits(core: Core, _stage: str, number: int) -> None:
+    core.jobs.job_waits(core.jobs.get("job"), f"{number}", core.clock.at)
+
+
 def _complete(core: Core, stage: str, _number: int) -> None:
     core.jobs.complete("job", stage, output={}, check="it answers", result={"made": 1})
 
@@ -111,6 +133,9 @@ def _create_failed(core: Core, stage: str, _number: int) -> None:
 
 WRITES: list[Callable[[Core, str, int], None]] = [
     _start,
+    _wait,
+    _wait_to_start,
+    _end_waits,
     _succeed,
     _skip,
     _retry,
@@ -137,7 +162,7 @@ def _may_follow(before: JobStatus | StageStatus, after: JobStatus | StageStatus)
     return before == after or after in table[before]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(WRITES), st.sampled_from(STAGES), st.integers(0, 2)),
@@ -190,6 +215,15 @@ def _history_says_what_changed(before: Job, after: Job) -> None:
         for record in after.stages
         if record.attempt != attempts[record.stage]
     }
+    texts = {record.stage: record.waiting_for for record in before.stages}
+    changed |= {
+        (record.stage, "WAITING")
+        for record in after.stages
+        if record.waiting_for and record.waiting_for != texts[record.stage]
+    }
+    ends = [[wait for wait in job.waits if not wait.stage] for job in (before, after)]
+    if ends[1] and ends[0] != ends[1]:
+        changed.add(("JOB", "WAITING"))
     if after.cancel_requested_at != before.cancel_requested_at:
         changed.add(("JOB", "CANCEL_REQUESTED"))
     assert added == changed
