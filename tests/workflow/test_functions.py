@@ -279,4 +279,7 @@ def test_the_lifecycle_function_ends_no_job_of_which_a_stage_may_be_at_work(
     }
     with pytest.raises(StageWaiting):
         functions.run("LifecycleFunction", event)
-    assert workflow.jobs.stage(job.job_id, "FINALIZING") is None
+    last = workflow.jobs.stage(job.job_id, "FINALIZING")
+    assert last is not None
+    # It waits for its start: no attempt of it has begun.
+    assert (last.status, last.attempt, last.waits_to_start) == (StageStatus.WAITING, 0, True)
