@@ -61,6 +61,8 @@ OUTCOMES = {
     "project FAILED",
     "project DEPROVISIONED",
     "repaired",
+    "GENERATING_API_KEYS WAITING",
+    "FINALIZING WAITING",
 }
 
 #: Two of one owner, who may have one; one of an organization.
@@ -143,6 +145,7 @@ class Machine(RuleBasedStateMachine):
         steps=st.sampled_from((0, 0, 4, 9, 12)),
         services=st.sampled_from(SERVICES),
         is_given_up=st.sampled_from((True, True, False)),
+        polls=st.sampled_from((0, 0, 0, 2, 6)),
     )
     def begin(
         self,
@@ -150,9 +153,11 @@ class Machine(RuleBasedStateMachine):
         steps: int,
         services: dict[str, bool],
         is_given_up: bool,  # noqa: FBT001
+        polls: int,
     ) -> None:
         """Some begin with a project that is under way, or there, or whose names are taken."""
         self.is_given_up = is_given_up
+        self.let_wait(polls=polls, changes=True)
         if foreign is not None:
             self.world.make_foreign(foreign, "first")
             self.foreign = foreign
@@ -262,6 +267,11 @@ class Machine(RuleBasedStateMachine):
         self.world.go_on(_pick(self.world.hanging, which))
         reached["hanging function went on"] += 1
         self._look()
+
+    @act(polls=st.integers(1, 6), changes=st.booleans())
+    def let_wait(self, polls: int, changes: bool) -> None:  # noqa: FBT001
+        """A stage has to wait, for the same thing or for another one each time."""
+        self.world.waits = [f"Thing {number * changes} is not there." for number in range(polls)]
 
     @act(fault=faults)
     def sweep(self, fault: Fault | None) -> None:
@@ -382,6 +392,8 @@ class Machine(RuleBasedStateMachine):
         if round_ == before[0] and StageStatus(before[2]).is_terminal:
             assert status == before[2], f"{job_id} {record}: {before[2]} became {status}"
         assert attempt <= STAGE_RETRY.attempts_in_all, f"{job_id} {record}: attempt {attempt}"
+        if status == "WAITING":
+            assert {"waiting_for", "waiting_since", "waits_until"} <= item.keys()
         self.stages[job_id, record] = (round_, attempt, status)
 
     def history_only_grows(self) -> None:
@@ -542,6 +554,10 @@ class Machine(RuleBasedStateMachine):
                 for stage in head["cleanup_stages"]:
                     *_, status = self.stages.get((job_id, f"STAGE#{stage}"), ("PENDING",))
                     assert status not in {"RUNNING", "RETRYING"}, f"{job_id} {stage}: {status}"
+            for stage in head["stages"]:
+                round_, _, status = self.stages.get((job_id, f"STAGE#{stage}"), (0, 0, ""))
+                is_over = round_ < int(head["attempt"]) or status != "WAITING"
+                assert is_over, f"{job_id} {stage}: {status}"
             if int(head["attempt"]) > 1:
                 reached[f"retried {head['status']}"] += 1
         for project in self.projects:
@@ -549,6 +565,9 @@ class Machine(RuleBasedStateMachine):
             reached[f"project {project['status']}"] += 1
         for told in self.history.values():
             reached["repaired"] += any(status == "REPAIRED" for status in told.values())
+            waits = {tuple(record.split("#")[2:4]) for record in told}
+            for subject in ("GENERATING_API_KEYS", "FINALIZING", "JOB"):
+                reached[f"{subject} WAITING"] += (subject, "WAITING") in waits
         self._check_secrets()
 
     def _check_secrets(self) -> None:

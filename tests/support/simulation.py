@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pkgutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import wraps
+from importlib import import_module
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any
@@ -51,8 +54,11 @@ from provisioner.composition import (
 )
 from provisioner.drivers import dynamodb
 from provisioner.jobs import store as job_store
+from provisioner.jobs.stage_run import Waiting
+from provisioner.jobs.state_machine import state_machines
 from provisioner.jobs.store import canonical_json
 from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
+from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime import aws, platform
@@ -89,6 +95,9 @@ _FUNCTIONS = {
     "${ApiKeysFunctionArn}": "api_keys",
     "${SnapshotFunctionArn}": "snapshot",
 }
+
+#: Seconds that the stage may wait which waits here.
+WAITS_SECONDS = 300
 
 _BEGIN = datetime(2026, 1, 31, 10, 0, tzinfo=UTC)
 
@@ -237,7 +246,10 @@ class Simulation:
         self.projects = projects
         self.naming = Naming(settings.resource_prefix, settings.resource_namespace)
         self.functions = {name: build() for name, build in _BUILD.items()}
-        self.machines = project.state_machines()
+        # As they are generated: a stage may wait here that does not elsewhere.
+        self.machines = project.state_machines() | state_machines(
+            provision_project.JOB_TYPE, LIFECYCLE
+        )
         self._time_outs = {
             name: function.properties["Timeout"] for name, function in project.functions().items()
         }
@@ -255,6 +267,7 @@ class Simulation:
         self.events: list[dict[str, Any]] = []
         self.hanging: list[Hanging] = []
         self.has_hung = False
+        self.waits: list[str] = []
         self.running: dict[str, asl.Execution] = {}
         self._due: dict[Any, datetime] = {}
         self._started: dict[str, datetime] = {}
@@ -683,6 +696,7 @@ def simulation(
         for name, value in settings.model_dump().items():
             monkeypatch.setenv(name.upper(), str(value))
         monkeypatch.setenv("REQUIRED_JOB_TYPES", "provision_project")
+        let_wait(monkeypatch)
         for module in (job_store, api_key_store):
             monkeypatch.setattr(module, "datetime", _Clocked)
         made = _Clocked.simulation = Simulation(cluster, settings, projects)
@@ -696,6 +710,21 @@ def simulation(
             made.close()
             handler.setStream(before)
             aws.reset()
+
+
+def let_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a stage wait for what a test says, before it makes anything."""
+    stage = provision_project.GENERATING_API_KEYS
+    monkeypatch.setattr(stage, "waits_seconds", WAITS_SECONDS)
+    module, _, name = stage.code.partition(":")
+    code = pkgutil.resolve_name(stage.code)
+
+    @wraps(code)
+    def waits_first(*arguments: Any, **resources: Any) -> Any:
+        waits = _Clocked.simulation.waits
+        return Waiting(waits.pop(0)) if waits else code(*arguments, **resources)
+
+    monkeypatch.setattr(import_module(module), name, waits_first)
 
 
 class _LogOf:

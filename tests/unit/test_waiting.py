@@ -398,8 +398,8 @@ def test_two_polls_at_once_store_a_change_once(world: World) -> None:
 
     def another() -> None:
         world.core.answers.clear()
-        world.run(Waiting(SLOW), 1)
         world.core.clock.advance()
+        world.run(Waiting(SLOW), 1)
 
     world.core.answers["dynamodb.TransactWriteItems"] = meanwhile(another)
     assert type(world.run(Waiting(SLOW), 1)) is StageWaiting
@@ -413,6 +413,7 @@ def test_a_poll_that_another_has_overtaken_says_nothing_any_more(world: World) -
 
     def another() -> None:
         world.core.answers.clear()
+        world.core.clock.advance()
         world.run(Waiting(SLOW), 2)
 
     world.core.answers["dynamodb.TransactWriteItems"] = meanwhile(another)
@@ -675,6 +676,18 @@ def test_the_last_stage_may_wait_by_itself(world: World) -> None:
     assert run(StageOutcome(completion=Completion(result={})), 1)["status"] == "SUCCEEDED"
     assert world.job().status is JobStatus.COMPLETED
     assert world.stage(LAST).attempt == 1
+
+
+def test_what_a_stage_waits_for_to_start_takes_nothing_of_its_own_time(world: World) -> None:
+    quiet_at = overtaken(world)
+    assert not world.may_end(LAST)
+    world.core.clock.at = quiet_at
+    definition = replace(DEFINITION, steps=(MAKING, _stage("LAST", WAITS_SECONDS)))
+    definitions = {DEFINITION.name: definition}
+
+    assert type(world.run(Waiting(NO_ROOM), 1, LAST, definitions=definitions)) is StageWaiting
+
+    assert world.stage(LAST).waits_until == quiet_at + timedelta(seconds=WAITS_SECONDS)
 
 
 #: What a stage, as its history has it, does next; and how long after the last.
