@@ -264,3 +264,17 @@ def test_what_is_not_the_project_s_is_left(tenant: Tenant) -> None:
     as_superuser(tenant, "COMMENT ON ROLE {app} IS 'theirs'")
     refused(ErrorType.CONFLICT, lambda: repair(tenant))
     assert tenant.snapshot()["databases"] == before["databases"]
+
+
+def test_what_the_platform_may_not_change_of_the_schema_remains(tenant: Tenant) -> None:
+    tenant.ensure()
+    as_superuser(
+        tenant,
+        "ALTER SCHEMA public OWNER TO CURRENT_USER",
+        "GRANT USAGE ON SCHEMA public TO PUBLIC",
+        "REVOKE CREATE ON SCHEMA app FROM {app}",
+        inside=True,
+    )
+    repairs = tenant.engine.repair_schema(tenant.names, tenant.owner)
+    assert repairs.repaired == (Drift("schema app", "privileges"),)
+    assert [(r.resource, r.what) for r in repairs.remaining] == [("schema public", "privileges")]
