@@ -111,9 +111,10 @@ POLL_SECONDS = 60
 def waiting_retry(waits_seconds: int) -> RetryPolicy:
     """Return the retrier of a step that may be WAITING for so many seconds in all.
 
-    Without jitter, so that it lasts: the wait ends by the clock, two polls before the retrier does.
-    Each retrier of a Task counts its own repetitions. A Task that waits for 900 seconds in all is
-    repeated up to 17 times, every 60 seconds.
+    Without jitter, so that it lasts: the wait ends by the clock before the retrier does, and a Task
+    that was repeated so often has waited for so long, however often the other two retriers have
+    repeated it. Each counts its own repetitions. A Task that waits for 900 seconds in all is
+    repeated up to 27 times, every 60 seconds.
 
     Args:
         waits_seconds: a stage's `waits_seconds`; of what ends a job, which waits until nothing can
@@ -123,6 +124,8 @@ def waiting_retry(waits_seconds: int) -> RetryPolicy:
         error_names=(WAITING_ERROR,),
         interval_seconds=POLL_SECONDS,
         backoff_rate=1,
-        max_attempts=math.ceil(waits_seconds / POLL_SECONDS) + 2,
+        max_attempts=math.ceil(waits_seconds / POLL_SECONDS)
+        + SERVICE_RETRY.max_attempts
+        + STAGE_RETRY.max_attempts,
         max_delay_seconds=POLL_SECONDS,
     )
