@@ -85,8 +85,11 @@ def test_a_stage_that_waits_is_cancelled_between_two_polls(
     workflow.waiting_for[STAGE] = itertools.repeat(NO_ROOM)
     seen: list[api.Job] = []
 
+    # Branches pause beside one another.
+    pauses = itertools.count()
+
     def cancel() -> None:
-        if seen:
+        if next(pauses):
             return
         deadline = time.monotonic() + 30
         # The other branches settle; two stages come after.
