@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from provisioner.jobs.definition import (
     bind,
     longest_run,
 )
+from provisioner.provisioning import job_types
 from provisioner.provisioning.functions import FUNCTIONS
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.payload import ProjectReference
@@ -118,6 +121,27 @@ def test_a_job_type_that_cannot_run_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(DefinitionError, match=rf"^job type .*{message}.*\.$"):
         job_type(*steps, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("nothing", "JOB = 1", "^module nothing.py: define its job type as JOB_TYPE.$"),
+        (
+            "other",
+            "from provisioner.provisioning.job_types.revoke_api_key import JOB_TYPE",
+            "^module other.py: its job type is named revoke_api_key; name both alike.$",
+        ),
+    ],
+)
+def test_a_module_that_is_no_job_type_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
+) -> None:
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(job_types, "__path__", [*job_types.__path__, str(tmp_path)])
+    with pytest.raises(DefinitionError, match=message):
+        job_types.load(name)
+    del sys.modules[f"{job_types.__name__}.{name}"]
 
 
 def test_the_stages_are_those_of_the_steps_in_order() -> None:

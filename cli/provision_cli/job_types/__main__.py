@@ -23,6 +23,9 @@ def main() -> int:
     except (DefinitionError, TemplateError) as error:
         typer.echo(error, err=True)
         return 1
+    except SyntaxError as error:
+        typer.echo(f"{error.filename}, line {error.lineno}: {error.msg}.", err=True)
+        return 1
     for line in done:
         typer.echo(line)
     return 0
