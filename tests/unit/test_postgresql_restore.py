@@ -678,3 +678,17 @@ def test_a_wrong_password_says_so(target: Tenant) -> None:
     error = refused(PostgresqlRestorer(url).check, ErrorType.INSUFFICIENT_PERMISSIONS)
 
     assert "AnotherPassword" not in error.cause
+
+
+def test_a_psql_that_could_not_connect_is_told_and_leaves_nothing_open() -> None:
+    nowhere = {"PGHOST": "127.0.0.1", "PGPORT": "1", "PGPASSWORD": "x", "PGDATABASE": "none"}
+    psql = restore_module._Psql(nowhere)
+
+    def begin_too_late() -> None:
+        with psql:
+            psql._process.wait()
+            psql.begin()
+
+    refused(begin_too_late, ErrorType.NETWORK_ERROR)
+    assert psql._stdin.closed
+    assert psql._errors.closed

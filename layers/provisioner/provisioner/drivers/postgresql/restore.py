@@ -268,7 +268,7 @@ class PostgresqlRestorer:
             *later_statements(dump.script(selection.later), roles, target.roles, left_out),
         ]
         with _Psql(target.environment) as psql:
-            psql.write(b"BEGIN;\n")
+            psql.begin()
             for section, search_path in (
                 ("pre-data", ""),
                 # The archive names everything with its schema. A function that a constraint or an
@@ -550,7 +550,6 @@ class _Psql:
         self._stdin = self._process.stdin
 
     def __enter__(self) -> Self:
-        self.write(f"\\restrict {secrets.token_hex(16)}\n".encode())
         return self
 
     def __exit__(
@@ -569,6 +568,14 @@ class _Psql:
             self._process.kill()
             self._process.wait()
         self._errors.close()
+
+    def begin(self) -> None:
+        """Begin the transaction, in which psql takes no command of its own from the script.
+
+        Raises:
+            ProvisioningError: psql has stopped, since it could not connect.
+        """
+        self.write(f"\\restrict {secrets.token_hex(16)}\nBEGIN;\n".encode())
 
     def write(self, script: bytes, part: str = "") -> None:
         """Send a part of the script.
