@@ -6,14 +6,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from provision_cli.job_types.derived import derived_files
 from provision_cli.job_types.new import write_job_type
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
-from provisioner.jobs.definition import DefinitionError, Stage
+from provisioner.jobs.definition import DefinitionError, FailureHandling, Stage
 from provisioner.provisioning import job_types
+from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import rotate_api_keys
 from support.project import PACKAGE, ROOT
 
@@ -77,16 +79,36 @@ raise SystemExit(getattr(program, "run", getattr(program, "main", None))())
     assert ran.stderr.count("\n") == 1
 
 
-def test_a_stage_whose_code_is_not_there_is_refused_before_anything_is_written(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"code": "nowhere:run"}, r"stage ROTATING_API_KEYS: code nowhere:run: cannot be loaded"),
+        (
+            {"function": LIFECYCLE},
+            r"stage ROTATING_API_KEYS: code .* takes secrets_manager, store, which its function",
+        ),
+    ],
+)
+def test_a_stage_whose_code_its_function_cannot_run_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], message: str
 ) -> None:
     (before, middle, after) = rotate_api_keys.JOB_TYPE.steps
     assert isinstance(middle, Stage)
-    stage = Stage(
-        str(middle), middle.meaning, function=middle.function, code=middle.code + "_elsewhere"
-    )
+    given: dict[str, Any] = {"function": middle.function, "code": middle.code}
+    stage = Stage(str(middle), middle.meaning, **given | fields)
     changed = replace(rotate_api_keys.JOB_TYPE, steps=(before, stage, after))
     monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
 
-    with pytest.raises(DefinitionError, match=r"stage ROTATING_API_KEYS: code .*cannot be loaded"):
+    with pytest.raises(DefinitionError, match=message):
+        derived_files(ROOT)
+
+
+def test_a_failure_policy_that_takes_what_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = "provisioner.provisioning.stages.hold_project:ensure_held_by_nobody"
+    changed = replace(rotate_api_keys.JOB_TYPE, on_failure=FailureHandling(release=release))
+    monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
+
+    with pytest.raises(DefinitionError, match=r"rotate_api_keys: on_failure: code .*cannot be"):
         derived_files(ROOT)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Iterable, Iterator
+import importlib
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from provisioner.jobs.definition import DefinitionError, Stage
+from provisioner.composition import failure
+from provisioner.jobs.definition import DefinitionError, JobDefinition, load
 from provisioner.jobs.state_machine import state_machines, text
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
@@ -33,8 +35,7 @@ def derived_files(root: Path) -> dict[Path, str]:
         TemplateError: the template lacks the lines between which a part of it is written.
     """
     for definition in JOB_TYPES.values():
-        for stage in definition.all_stages:
-            _check_code(definition.name, stage)
+        _check_code(definition)
     template = root / _TEMPLATE
     return {
         template: generate(template.read_text(encoding="utf-8"), JOB_TYPES),
@@ -51,14 +52,22 @@ def _machines_and_pictures(root: Path) -> Iterator[tuple[Path, str]]:
             yield root / "docs" / "state-machines" / f"{name}.svg", draw(document)
 
 
-def _check_code(job_type: str, stage: Stage) -> None:
-    """Refuse a stage whose code is not there: with it, its function would run no job type's."""
+def _check_code(definition: JobDefinition[Any]) -> None:
+    """Refuse code that its function could not load: with it, that would run no job type's."""
+    policy = definition.on_failure
+    for code in filter(None, (policy.release, policy.cleanup_stages, policy.left_over)):
+        _load(f"job type {definition.name}: on_failure", code, failure.Resources, ())
+    for stage in definition.all_stages:
+        parts = importlib.import_module(f"provisioner.composition.{stage.function.name}")
+        where = f"job type {definition.name}: stage {stage}"
+        _load(where, stage.code, parts.Resources, stage.arguments)
+
+
+def _load(where: str, code: str, resources: type[Any], arguments: Collection[str]) -> None:
     try:
-        pkgutil.resolve_name(stage.code)
-    except (ImportError, AttributeError) as error:
-        raise DefinitionError(
-            f"job type {job_type}: stage {stage}: code {stage.code}: cannot be loaded: {error}."
-        ) from None
+        load(code, resources.__annotations__, arguments)
+    except DefinitionError as error:
+        raise DefinitionError(f"{where}: {error}") from None
 
 
 def left_behind(root: Path, derived: Iterable[Path]) -> list[Path]:

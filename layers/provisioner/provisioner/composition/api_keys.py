@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, TypedDict
+
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.composition.stage_code import stages_of
 from provisioner.jobs.stage_run import JobStages, StageRunner
@@ -13,19 +17,30 @@ from provisioner.provisioning.projects import ProjectReader
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ApiKeysSettings
 
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+
+class Resources(TypedDict):
+    """What the stages of the function may take, by the names of their parameters."""
+
+    secrets_manager: SecretsManagerClient
+    store: ApiKeyStore
+    projects: ProjectReader
+    naming: Naming
+    clock: Callable[[], datetime]
+
 
 def stages(settings: ApiKeysSettings) -> JobStages:
     """Bind the stages to their clients."""
-    return stages_of(
-        API_KEYS,
-        {
-            "secrets_manager": aws.client("secretsmanager"),
-            "store": ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
-            "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
-            "naming": Naming(settings.resource_prefix, settings.resource_namespace),
-            "clock": utc_now,
-        },
-    )
+    resources: Resources = {
+        "secrets_manager": aws.client("secretsmanager"),
+        "store": ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
+        "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
+        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "clock": utc_now,
+    }
+    return stages_of(API_KEYS, resources)
 
 
 def build() -> StageRunner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypedDict
+
 from provisioner.composition.stage_code import stages_of
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.removal_obstacles import look_at_database
@@ -15,23 +17,38 @@ from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DatabaseSettings
 
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+    from provisioner.provisioning.stages.check_data import DatabaseLook
+
+
+class Resources(TypedDict):
+    """What the stages of the function may take, by the names of their parameters."""
+
+    jobs: JobStore
+    projects: ProjectStore
+    catalogue: ClusterCatalogue
+    secrets_manager: SecretsManagerClient
+    engine: type[PostgresqlEngine]
+    look: DatabaseLook
+    naming: Naming
+
 
 def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
     """Bind the stages to their clients."""
-    return stages_of(
-        DATABASE,
-        {
-            "jobs": jobs,
-            "projects": ProjectStore(
-                aws.client("dynamodb"), settings.projects_table, settings.quotas_table
-            ),
-            "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
-            "secrets_manager": aws.client("secretsmanager"),
-            "engine": PostgresqlEngine,
-            "look": look_at_database,
-            "naming": Naming(settings.resource_prefix, settings.resource_namespace),
-        },
-    )
+    resources: Resources = {
+        "jobs": jobs,
+        "projects": ProjectStore(
+            aws.client("dynamodb"), settings.projects_table, settings.quotas_table
+        ),
+        "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+        "secrets_manager": aws.client("secretsmanager"),
+        "engine": PostgresqlEngine,
+        "look": look_at_database,
+        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+    }
+    return stages_of(DATABASE, resources)
 
 
 def build() -> StageRunner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from provisioner.composition.stage_code import failure_policies_of
 from provisioner.jobs.failure import FailurePolicy
 from provisioner.provisioning.naming import Naming
@@ -10,13 +12,19 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import FailureSettings
 
 
+class Resources(TypedDict):
+    """What the code of a failure policy may take, by the names of its parameters."""
+
+    projects: ProjectStore
+    naming: Naming
+
+
 def failure_policies(settings: FailureSettings) -> dict[str, FailurePolicy]:
     """Say what each job type does when a job of it fails."""
-    return failure_policies_of(
-        {
-            "projects": ProjectStore(
-                aws.client("dynamodb"), settings.projects_table, settings.quotas_table
-            ),
-            "naming": Naming(settings.resource_prefix, settings.resource_namespace),
-        }
-    )
+    resources: Resources = {
+        "projects": ProjectStore(
+            aws.client("dynamodb"), settings.projects_table, settings.quotas_table
+        ),
+        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+    }
+    return failure_policies_of(resources)

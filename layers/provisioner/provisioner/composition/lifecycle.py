@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypedDict
 
 from provisioner.composition.failure import failure_policies
 from provisioner.composition.stage_code import stages_of
@@ -27,21 +28,30 @@ from provisioner.runtime import aws
 from provisioner.runtime.settings import LifecycleSettings
 
 
+class Resources(TypedDict):
+    """What the stages of the function may take, by the names of their parameters."""
+
+    jobs: JobStore
+    projects: ProjectStore
+    catalogue: ClusterCatalogue
+    naming: Naming
+    default_project_quota: int
+    clock: Callable[[], datetime]
+
+
 def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
     """Bind the stages to their clients."""
-    return stages_of(
-        LIFECYCLE,
-        {
-            "jobs": jobs,
-            "projects": ProjectStore(
-                aws.client("dynamodb"), settings.projects_table, settings.quotas_table
-            ),
-            "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
-            "naming": Naming(settings.resource_prefix, settings.resource_namespace),
-            "default_project_quota": settings.default_project_quota,
-            "clock": utc_now,
-        },
-    )
+    resources: Resources = {
+        "jobs": jobs,
+        "projects": ProjectStore(
+            aws.client("dynamodb"), settings.projects_table, settings.quotas_table
+        ),
+        "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "default_project_quota": settings.default_project_quota,
+        "clock": utc_now,
+    }
+    return stages_of(LIFECYCLE, resources)
 
 
 def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:

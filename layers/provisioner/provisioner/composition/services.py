@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, TypedDict
 
 from provisioner.composition.stage_code import stages_of
 from provisioner.jobs.stage_run import JobStages, StageRunner
@@ -14,25 +16,40 @@ from provisioner.provisioning.projects import ProjectReader
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ServicesSettings
 
+if TYPE_CHECKING:
+    from mypy_boto3_appsync.client import AppSyncClient
+    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
+    from mypy_boto3_s3.client import S3Client
+
 #: Seconds in which objects are deleted, of the 120 that the function has.
 _EMPTYING_SECONDS = 90.0
+
+
+class Resources(TypedDict):
+    """What the stages of the function may take, by the names of their parameters."""
+
+    cognito: Callable[[str], CognitoIdentityProviderClient]
+    appsync: Callable[[str], AppSyncClient]
+    s3: Callable[[str], S3Client]
+    projects: ProjectReader
+    naming: Naming
+    #: For which objects are deleted, in one attempt.
+    seconds: float
 
 
 def stages(settings: ServicesSettings) -> JobStages:
     """Bind the stages to their clients; those of other regions are made when a job names them."""
     for service in ("cognito-idp", "appsync", "s3"):
         aws.client(service, aws.session().region_name)
-    return stages_of(
-        SERVICES,
-        {
-            "cognito": partial(aws.client, "cognito-idp"),
-            "appsync": partial(aws.client, "appsync"),
-            "s3": partial(aws.client, "s3"),
-            "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
-            "naming": Naming(settings.resource_prefix, settings.resource_namespace),
-            "seconds": _EMPTYING_SECONDS,
-        },
-    )
+    resources: Resources = {
+        "cognito": partial(aws.client, "cognito-idp"),
+        "appsync": partial(aws.client, "appsync"),
+        "s3": partial(aws.client, "s3"),
+        "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
+        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "seconds": _EMPTYING_SECONDS,
+    }
+    return stages_of(SERVICES, resources)
 
 
 def build() -> StageRunner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -19,11 +19,29 @@ from provisioner.provisioning.projects import ProjectReader
 from provisioner.runtime import aws
 from provisioner.runtime.settings import SnapshotSettings
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
 #: Seconds of the function's time that are no dump's: for giving up an upload and storing the error.
 _RESERVE_SECONDS = 60.0
 
 #: AWS Lambda's function of an event: the event and the context to the result.
 type ContextStep = Callable[[Mapping[str, Any], LambdaContext], dict[str, Any]]
+
+
+class Resources(TypedDict):
+    """What the stages of the function may take, by the names of their parameters."""
+
+    projects: ProjectReader
+    catalogue: ClusterCatalogue
+    secrets_manager: SecretsManagerClient
+    dumper: type[PostgresqlDumper]
+    s3: S3Client
+    bucket: str
+    naming: Naming
+    #: How many seconds a dump may take.
+    time_left: Callable[[], float]
 
 
 def stages(settings: SnapshotSettings, time_left: Callable[[], float]) -> JobStages:
@@ -33,19 +51,17 @@ def stages(settings: SnapshotSettings, time_left: Callable[[], float]) -> JobSta
         settings: the function's.
         time_left: says how many seconds a dump may take.
     """
-    return stages_of(
-        SNAPSHOT,
-        {
-            "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
-            "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
-            "secrets_manager": aws.client("secretsmanager"),
-            "dumper": PostgresqlDumper,
-            "s3": aws.client("s3"),
-            "bucket": settings.snapshots_bucket,
-            "naming": Naming(settings.resource_prefix, settings.resource_namespace),
-            "time_left": time_left,
-        },
-    )
+    resources: Resources = {
+        "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
+        "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+        "secrets_manager": aws.client("secretsmanager"),
+        "dumper": PostgresqlDumper,
+        "s3": aws.client("s3"),
+        "bucket": settings.snapshots_bucket,
+        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "time_left": time_left,
+    }
+    return stages_of(SNAPSHOT, resources)
 
 
 class _TimeLeft:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from inspect import signature
@@ -278,13 +278,15 @@ def longest_run(definitions: JobDefinitions, job_type: str, stage: str) -> int:
     return LONGEST_RUN_SECONDS if found is None else found.seconds
 
 
-def bind(code: str, resources: Resources, **arguments: Any) -> Callable[..., Any]:
-    """Load code and bind its keyword-only parameters to what they are named after.
+def load(
+    code: str, resources: Collection[str], arguments: Collection[str] = ()
+) -> tuple[Callable[..., Any], list[str]]:
+    """Load code; return it with the names of what it takes of a function's resources.
 
     Args:
         code: as `module:function`.
-        resources: what a function has, by name.
-        arguments: what the definition gives it.
+        resources: the names of what the function has.
+        arguments: the names of what the definition gives it.
 
     Raises:
         DefinitionError: there is no such code, or it takes what the function does not have.
@@ -301,5 +303,19 @@ def bind(code: str, resources: Resources, **arguments: Any) -> Callable[..., Any
             f"code {code}: takes {', '.join(missing)}, which its function does not have; it has "
             f"{', '.join(sorted(resources))}."
         )
-    found = {p.name: resources[p.name] for p in wanted if p.name in resources}
-    return partial(function, **found, **arguments)
+    return function, [p.name for p in wanted if p.name in resources]
+
+
+def bind(code: str, resources: Resources, **arguments: Any) -> Callable[..., Any]:
+    """Load code and bind its keyword-only parameters to what they are named after.
+
+    Args:
+        code: as `module:function`.
+        resources: what a function has, by name.
+        arguments: what the definition gives it.
+
+    Raises:
+        DefinitionError: as `load` says.
+    """
+    function, taken = load(code, resources.keys(), arguments.keys())
+    return partial(function, **{name: resources[name] for name in taken}, **arguments)

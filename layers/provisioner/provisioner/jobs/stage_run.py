@@ -274,7 +274,7 @@ class StageRunner:
         """
         stage = self._stage(event)
         if stage is None or stage.waits_seconds == 0 or not waiting_for.strip():
-            raise failure(
+            raise final_failure(
                 ErrorType.UNKNOWN_ERROR if stage is None else stage.own_error,
                 "The stage waits, but its definition gives it no time to wait (waits_seconds), or "
                 "it does not say what for.",
