@@ -553,7 +553,7 @@ def test_its_end_waits_for_as_long_as_a_poll_lasts_where_it_holds_something(
         assert job.status is JobStatus.RUNNING
         stage, end = job.waits
         assert (stage.stage, end.stage, end.until) == (PLACING, "", until)
-        assert end.waiting_for == "An earlier attempt of PLACING may still be at work."
+        assert end.waiting_for == "A poll of PLACING may still be at work."
         world.core.clock.advance()
     world.core.clock.at = until
 

@@ -49,7 +49,7 @@ def test_a_stage_waits_and_goes_on(workflow: Workflow, job: api.Job) -> None:
     assert workflow.snapshot(ended) == workflow.reference()
     # A poll might be at work that nobody has seen: the project was not let go of before that.
     (held,) = waits(ended, "FINALIZING")
-    assert held.note == f"An earlier attempt of {STAGE} may still be at work."
+    assert held.note == f"A poll of {STAGE} may still be at work."
     polled = [e for e in workflow.history(job) if e["type"] == "TaskFailed"]
     assert len(polled) == len(workflow.pauses) + len(workflow.waits)
 

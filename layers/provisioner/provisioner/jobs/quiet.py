@@ -49,11 +49,14 @@ class AtWork:
     stage: str
     #: When its function has ended it.
     until: datetime
+    #: Whether it is a poll of a stage that waits, or has waited.
+    is_poll: bool = False
 
     @property
     def waiting_for(self) -> str:
         """What the end of the job waits for, in one sentence."""
-        return f"An earlier attempt of {self.stage} may still be at work."
+        what = "A poll" if self.is_poll else "An earlier attempt"
+        return f"{what} of {self.stage} may still be at work."
 
 
 def longest_at_work(
@@ -67,11 +70,11 @@ def longest_at_work(
         definitions: the job types, which say how long an attempt of each stage may be at work.
         with_polls: whether a poll of a stage that waits, or has waited, counts.
     """
-    began = [(stage, start.at) for stage, starts in _unended(job).items() for start in starts]
-    polled = _polled(job, now) if with_polls else ()
+    began = [(s, start.at, False) for s, starts in _unended(job).items() for start in starts]
+    polled = [(s, at, True) for s, at in _polled(job, now)] if with_polls else []
     found = [
-        AtWork(stage, at + timedelta(seconds=longest_run(definitions, job.job_type, stage)))
-        for stage, at in [*began, *polled]
+        AtWork(s, at + timedelta(seconds=longest_run(definitions, job.job_type, s)), is_poll)
+        for s, at, is_poll in [*began, *polled]
     ]
     longest = max(found, key=lambda at_work: (at_work.until, at_work.stage), default=None)
     return None if longest is None or longest.until <= now else longest
