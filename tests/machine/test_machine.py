@@ -45,7 +45,7 @@ from support.simulation import Fault, Kind, Resource, Simulation, simulation
 from support.workflow import REGION, FunctionEnded
 
 #: Examples of each of the two machines; they share the work between two processes.
-EXAMPLES = 250
+EXAMPLES = 160
 
 #: What is done in each example, at most, before everything is let run out.
 STEPS = 8
