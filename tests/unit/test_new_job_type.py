@@ -103,11 +103,12 @@ def test_a_stage_whose_code_its_function_cannot_run_is_refused_before_anything_i
         derived_files(ROOT)
 
 
-def test_a_failure_policy_that_takes_what_is_not_there_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("field", ["release", "cleanup_stages", "left_over", "hold"])
+def test_code_that_handles_a_failure_and_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    release = "provisioner.provisioning.stages.hold_project:ensure_held_by_nobody"
-    changed = replace(rotate_api_keys.JOB_TYPE, on_failure=FailureHandling(release=release))
+    nowhere = {field: "provisioner.provisioning.stages.hold_project:ensure_held_by_nobody"}
+    changed = replace(rotate_api_keys.JOB_TYPE, on_failure=FailureHandling(**nowhere))  # type: ignore[arg-type]  # all four are texts
     monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
 
     with pytest.raises(DefinitionError, match=r"rotate_api_keys: on_failure: code .*cannot be"):

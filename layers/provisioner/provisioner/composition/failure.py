@@ -13,18 +13,22 @@ from provisioner.runtime.settings import FailureSettings
 
 
 class Resources(TypedDict):
-    """What the code of a failure policy may take, by the names of its parameters."""
+    """What the code that handles a failure may take, by the names of its parameters."""
 
     projects: ProjectStore
     naming: Naming
 
 
-def failure_policies(settings: FailureSettings) -> dict[str, FailurePolicy]:
-    """Say what each job type does when a job of it fails."""
-    resources: Resources = {
+def failure_resources(settings: FailureSettings) -> Resources:
+    """Bind what that code works with to a deployment."""
+    return {
         "projects": ProjectStore(
             aws.client("dynamodb"), settings.projects_table, settings.quotas_table
         ),
         "naming": Naming(settings.resource_prefix, settings.resource_namespace),
     }
-    return failure_policies_of(resources)
+
+
+def failure_policies(settings: FailureSettings) -> dict[str, FailurePolicy]:
+    """Say what each job type does when a job of it fails."""
+    return failure_policies_of(failure_resources(settings))
