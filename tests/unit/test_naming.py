@@ -6,10 +6,16 @@ import re
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from provisioner.provisioning.naming import Naming, ResourceNames, resource_names
+from provisioner.provisioning.naming import (
+    Naming,
+    ResourceNames,
+    instance_snapshot_name,
+    resource_names,
+)
 
 PREFIXES = st.from_regex(r"[a-z][a-z0-9]{1,9}", fullmatch=True)
 PROJECT_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{1,62}[A-Za-z0-9]", fullmatch=True)
+JOB_IDS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 NAMESPACES = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,127}-[0-9]{12}", fullmatch=True)
 
 
@@ -19,6 +25,8 @@ def _all(names: ResourceNames) -> set[str]:
         names.user_pool_client,
         names.event_api,
         names.bucket,
+        names.instance,
+        names.instance_secret,
         names.database_secret,
         names.api_keys_secret,
         names.tenant.database,
@@ -38,7 +46,9 @@ def test_every_service_takes_the_names(prefix: str, namespace: str, project_id: 
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", names.bucket)
     assert not names.bucket.startswith(("xn--", "amzn-s3-demo-bucket"))
     assert not names.bucket.endswith(("-s3alias", "--ol-s3", "--x-s3", "--table-s3"))
-    for name in (names.database_secret, names.api_keys_secret):
+    assert re.fullmatch(r"[a-z](-?[a-z0-9]){0,62}", names.instance)
+    assert len(names.instance) <= 63
+    for name in (names.database_secret, names.api_keys_secret, names.instance_secret):
         assert re.fullmatch(r"[A-Za-z0-9/_+=.@-]{1,512}", name)
         # Secrets Manager takes a hyphen and six characters at the end for its own suffix.
         assert not re.search(r"-[A-Za-z0-9]{6}$", name)
@@ -59,6 +69,8 @@ def test_names_begin_with_the_prefix_that_the_policies_allow(
     assert names.database_secret.startswith(f"{prefix}/")
     assert names.database_secret.endswith("/database")
     assert names.api_keys_secret.endswith("/api-keys")
+    assert names.instance.startswith(f"{prefix}-")
+    assert names.instance_secret == f"{prefix}/{names.instance}/instance"
 
 
 @given(PREFIXES, NAMESPACES, PROJECT_IDS)
@@ -69,7 +81,7 @@ def test_names_are_the_same_every_time_and_differ_from_one_another(
 
     assert resource_names(prefix, namespace, project_id) == names
     assert Naming(prefix, namespace).names(project_id) == names
-    assert len({names.database_secret, names.api_keys_secret}) == 2
+    assert len({names.database_secret, names.api_keys_secret, names.instance_secret}) == 3
     assert len({names.tenant.owner_role, names.tenant.app_role}) == 2
 
 
@@ -108,6 +120,42 @@ def test_deployments_share_no_name(one: str, other: str, project_id: str) -> Non
     )
 
 
+@given(PREFIXES, NAMESPACES, PROJECT_IDS, JOB_IDS)
+def test_rds_takes_the_name_of_a_snapshot(
+    prefix: str, namespace: str, project_id: str, job_id: str
+) -> None:
+    names = resource_names(prefix, namespace, project_id)
+    snapshot = instance_snapshot_name(names, job_id)
+
+    assert re.fullmatch(r"[a-z](-?[a-z0-9])*", snapshot)
+    assert len(snapshot) <= 122
+    assert snapshot.startswith(f"{names.instance}-")
+
+
+@given(st.sets(JOB_IDS, min_size=2, max_size=2), PROJECT_IDS)
+def test_snapshots_of_different_jobs_share_no_name(job_ids: set[str], project_id: str) -> None:
+    names = resource_names("nm", "test-123456789012", project_id)
+
+    assert len({instance_snapshot_name(names, job_id) for job_id in job_ids}) == 2
+
+
+def test_snapshots_of_jobs_that_look_alike_share_no_name() -> None:
+    names = resource_names("nm", "test-123456789012", "shop")
+    alike = ("job-1", "JOB-1", "job_1", "job--1", "-job-1", "job-1_", "--", "__", "-")
+
+    assert len({instance_snapshot_name(names, job_id) for job_id in alike}) == len(alike)
+
+
+def test_an_id_with_two_signs_in_a_row_has_a_name_without_them() -> None:
+    ids = ("a__b", "a--b", "a_-b", "a-b", "a_____b", f"{'x' * 23}__y", f"{'x' * 22}-_y")
+
+    names = [resource_names("nm", "test-123456789012", project_id) for project_id in ids]
+
+    assert not [name.instance for name in names if "--" in name.instance]
+    assert [name.instance[:7] for name in names[:5]] == ["nm-a-b-"] * 5
+    assert len({name.instance for name in names}) == len(ids)
+
+
 def test_a_name_shows_the_start_of_the_project_id() -> None:
     names = resource_names("nm", "stack-123456789012", "My_Shop-" + "x" * 40)
 
@@ -121,3 +169,5 @@ def test_names_never_change_since_they_are_how_resources_are_found_again() -> No
     assert names.bucket == "nm-shop-fba3c6727d"
     assert names.tenant.database == "nm_shop_fba3c6727d"
     assert names.database_secret == "nm/nm-shop-fba3c6727d/database"
+    assert names.instance == "nm-shop-fba3c6727d"
+    assert instance_snapshot_name(names, "Job_7") == "nm-shop-fba3c6727d-job-7-b842d70087"

@@ -1,6 +1,7 @@
 """Names of a project's resources: derived from its id alone, within each service's limits."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from provisioner.drivers.database_engine import TenantNames
@@ -28,6 +29,11 @@ class ResourceNames:
     channel_namespace: str
     #: S3 bucket: 3 to 63 lower-case letters, digits and hyphens, unique in all of AWS.
     bucket: str
+    #: RDS instance: 1 to 63 lower-case letters, digits and hyphens, first a letter, no hyphen at
+    #: the end, and no two in a row.
+    instance: str
+    #: Secrets Manager secret with the instance's master user.
+    instance_secret: str
     #: Secrets Manager secret with the app role's login.
     database_secret: str
     #: Secrets Manager secret that hands over the API keys once.
@@ -45,9 +51,8 @@ def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceName
             same project id get different names.
         project_id: the project's id, already valid.
     """
-    digest = hashlib.sha256(f"{namespace}/{project_id}".encode()).hexdigest()[:_HASH_LENGTH]
-    slug = project_id.lower().replace("_", "-")[:_SLUG_LENGTH].strip("-")
-    name = f"{prefix}-{slug}-{digest}"
+    slug = _slug(project_id)[:_SLUG_LENGTH].strip("-")
+    name = f"{prefix}-{slug}-{_digest(f'{namespace}/{project_id}')}"
     identifier = name.replace("-", "_")
     return ResourceNames(
         user_pool=name,
@@ -55,6 +60,8 @@ def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceName
         event_api=name,
         channel_namespace="default",
         bucket=name,
+        instance=name,
+        instance_secret=f"{prefix}/{name}/instance",
         database_secret=f"{prefix}/{name}/database",
         api_keys_secret=f"{prefix}/{name}/api-keys",
         tenant=TenantNames(
@@ -64,6 +71,30 @@ def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceName
             app_role=f"{identifier}_app",
         ),
     )
+
+
+def _slug(text: str) -> str:
+    """Write an id in lower-case letters, digits and single hyphens.
+
+    Different ids can have one slug: a hash beside it keeps them apart. RDS refuses two hyphens in a
+    row, and S3 keeps some names with two for itself. Source: Amazon RDS API Reference,
+    CreateDBInstance; Amazon S3 User Guide, "General purpose bucket naming rules".
+    """
+    return re.sub("[_-]+", "-", text.lower()).strip("-")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def instance_snapshot_name(names: ResourceNames, job_id: str) -> str:
+    """Name the RDS snapshot which a job takes of a project's instance.
+
+    It has at most 122 of the 255 characters that RDS takes, by the rule of an instance's name.
+    Source: Amazon RDS API Reference, CreateDBSnapshot.
+    """
+    parts = (names.instance, _slug(job_id), _digest(job_id))
+    return "-".join(filter(None, parts))
 
 
 def snapshot_key(project_id: str, job_id: str) -> str:
