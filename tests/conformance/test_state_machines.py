@@ -33,7 +33,7 @@ from provisioner.jobs.state_machine import state_machines
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
 from support.asl import Pause
-from support.machine_runs import JOB, RUN, Answers, run
+from support.machine_runs import JOB, RUN, Answers, asking_for_all, run, unasked
 from support.project import all_states, functions
 
 type Definition = JobDefinition[Any]
@@ -96,7 +96,7 @@ def failed(stage: str) -> dict[str, Any]:
 
 @each_type
 def test_a_job_calls_the_function_of_each_stage_in_order(definition: Definition) -> None:
-    done = run(MACHINES[definition.name], Answers())
+    done = run(MACHINES[definition.name], Answers(outputs=asking_for_all(definition)))
     assert done.end == ("SUCCEEDED", "")
     assert [(call.function, call.payload) for call in done.calls] == [
         (
@@ -105,6 +105,12 @@ def test_a_job_calls_the_function_of_each_stage_in_order(definition: Definition)
         )
         for stage in definition.stages
     ]
+
+
+@each_type
+def test_a_job_leaves_out_the_stages_that_are_not_asked_for(definition: Definition) -> None:
+    done = run(MACHINES[definition.name], Answers())
+    assert (done.end, done.stages) == (("SUCCEEDED", ""), unasked(definition))
 
 
 @each_type
@@ -125,8 +131,10 @@ def test_a_project_that_is_provisioned_takes_twelve_transitions() -> None:
 def test_a_job_ends_early_where_its_stage_says_so(
     definition: Definition, stage: Stage, *, says: bool | None
 ) -> None:
-    output = {} if says is None else {stage.ends_job_if or "ends": says}
-    done = run(MACHINES[definition.name], Answers(outputs={stage: output}))
+    outputs = asking_for_all(definition)
+    if says is not None:
+        outputs.setdefault(stage, {})[stage.ends_job_if or "ends"] = says
+    done = run(MACHINES[definition.name], Answers(outputs=outputs))
     assert done.end == ("SUCCEEDED", "")
     stages = list(definition.stages)
     ends = bool(says and stage.ends_job_if)
@@ -166,7 +174,8 @@ def told_by(definition: Definition, *failing: Stage) -> tuple[list[Stage], list[
 def test_a_stage_that_fails_for_good_ends_the_job_once_its_branches_have_settled(
     definition: Definition, stage: Stage
 ) -> None:
-    done = run(MACHINES[definition.name], Answers(errors={stage: ["CONFLICT"]}))
+    answers = Answers(errors={stage: ["CONFLICT"]}, outputs=asking_for_all(definition))
+    done = run(MACHINES[definition.name], answers)
     called, told = told_by(definition, stage)
     assert done.stages == [*called, RECORD_FAILURE]
     assert done.payloads(RECORD_FAILURE) == [
@@ -216,7 +225,7 @@ def repeated(definition: Definition, name: str, errors: list[str]) -> tuple[list
     met = {name: list(errors)}
     if name == RECORD_FAILURE:
         met[definition.stages[0]] = ["CONFLICT"]
-    done = run(MACHINES[definition.name], Answers(errors=met))
+    done = run(MACHINES[definition.name], Answers(errors=met, outputs=asking_for_all(definition)))
     return (
         [payload["retry_count"] for payload in done.payloads(name)],
         [pause for stage, pause in done.pauses if stage == name],
@@ -316,7 +325,8 @@ def test_a_job_has_the_time_that_every_repetition_takes(definition: Definition) 
     document = MACHINES[definition.name]
     errors = {str(name): list(ALL_REPEATED) for name in (*definition.stages, RECORD_FAILURE)}
     errors[definition.last] += ["CONFLICT"]
-    seconds = seconds_by_step(document, Answers(errors=errors))
+    answers = Answers(errors=errors, outputs=asking_for_all(definition))
+    seconds = seconds_by_step(document, answers)
     longest = seconds[RECORD_FAILURE]
     for step in definition.steps:
         branches = step.branches if isinstance(step, Parallel) else ((step,),)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from provisioner.jobs.definition import JobDefinition, Stage
 from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
 from support.asl import Execution, Invoke, Pause, Start, StateError
 
@@ -53,6 +54,20 @@ class Answers:
                 output = self.outputs.get(name, {})
                 payload = {"ok": True, "stage": name, "status": "SUCCEEDED", "output": output}
         return {"Payload": payload, "StatusCode": 200}
+
+
+def asking_for_all(definition: JobDefinition[Any]) -> dict[str, dict[str, Any]]:
+    """Return what the stages put out where each optional one after them is to run."""
+    return {
+        str(stage): {optional.runs_if: True}
+        for stage in definition.stages
+        if (optional := definition.optional_after(stage)) is not None
+    }
+
+
+def unasked(definition: JobDefinition[Any]) -> list[Stage]:
+    """Return the stages that run though nothing asks for an optional one, in order."""
+    return [stage for stage in definition.stages if not stage.runs_if]
 
 
 @dataclass

@@ -30,7 +30,7 @@ from provisioner.jobs.stage_run import RECORD_FAILURE
 from provisioner.jobs.state_machine import MAX_STATE_NAME, state_machines, text
 from provisioner.provisioning.payload import ProjectReference
 from support.asl import Invoke, StateError
-from support.machine_runs import JOB, Answers, Run, run
+from support.machine_runs import JOB, Answers, Run, asking_for_all, run, unasked
 from support.project import all_states
 
 REGION, ACCOUNT = "eu-central-1", "123456789012"
@@ -63,6 +63,7 @@ def machine(*steps: Stage | Parallel, **more: Any) -> dict[str, Any]:
 
 A, B, C, D, E, F = (stage(name) for name in "ABCDEF")
 ENDING, ENDING_TOO = (stage(name, ends_job_if="nothing_to_do") for name in ("G", "H"))
+OPTIONAL, OPTIONAL_TOO = (stage(name, runs_if="is_wanted") for name in ("I", "J"))
 
 #: Definitions of every shape, each with the stages that fail beside one another in a job of it.
 SHAPES = {
@@ -81,6 +82,11 @@ SHAPES = {
     "two stages that may end the job": (
         (ENDING, Parallel("Both", ((A,), (B,))), ENDING_TOO, C),
         (ENDING_TOO,),
+    ),
+    "a stage that may be left out": ((A, OPTIONAL, Parallel("Both", ((B,), (C,))), D), (OPTIONAL,)),
+    "two that may be left out": (
+        (ENDING, OPTIONAL, A, OPTIONAL_TOO, Parallel("Both", ((B,), (C,))), D),
+        (OPTIONAL_TOO,),
     ),
 }
 
@@ -186,9 +192,13 @@ def test_a_job_of_any_shape_runs_its_stages(
     moto: Moto, steps: tuple[Stage | Parallel, ...], failing: tuple[Stage, ...]
 ) -> None:
     del failing
-    done = agree(moto, machine(*steps))
-    assert done.end == ("SUCCEEDED", "")
-    assert done.stages == list(job_type(*steps).stages)
+    definition = job_type(*steps)
+    for outputs, stages in (
+        (asking_for_all(definition), list(definition.stages)),
+        ({}, unasked(definition)),
+    ):
+        done = agree(moto, machine(*steps), outputs=outputs)
+        assert (done.end, done.stages) == (("SUCCEEDED", ""), stages)
 
 
 @each_shape
@@ -196,7 +206,8 @@ def test_a_job_of_any_shape_tells_of_all_that_fails_in_it(
     moto: Moto, steps: tuple[Stage | Parallel, ...], failing: tuple[Stage, ...]
 ) -> None:
     errors = {str(stage): ["CONFLICT"] for stage in failing}
-    done = agree(moto, machine(*steps), errors=errors)
+    outputs = asking_for_all(job_type(*steps))
+    done = agree(moto, machine(*steps), errors=errors, outputs=outputs)
     assert done.end == ("FAILED", "CONFLICT")
     (recorded,) = done.payloads(RECORD_FAILURE)
     told = {end["stage"] for end in recorded["branches"] if not end["ok"]}
@@ -228,6 +239,36 @@ def test_a_stage_in_the_middle_ends_the_job_where_it_says_so(
     done = agree(moto, machine(A, ENDING, B), outputs={ENDING: output})
     assert done.end == ("SUCCEEDED", "")
     assert done.stages == (["A", "G"] if ends else ["A", "G", "B"])
+
+
+@pytest.mark.parametrize(
+    ("output", "stages", "transitions"),
+    [
+        ({"nothing_to_do": True, "is_wanted": True}, "G", 3),
+        ({"is_wanted": True}, "GIB", 5),
+        ({"is_wanted": False, "nothing_to_do": False}, "GB", 4),
+        ({"is_wanted": "true"}, "GB", 4),
+        ({}, "GB", 4),
+    ],
+)
+def test_one_decision_tells_whether_the_job_has_ended_and_whether_a_stage_runs(
+    moto: Moto, output: dict[str, Any], stages: str, transitions: int
+) -> None:
+    """A stage that is left out costs no transition."""
+    done = agree(moto, machine(ENDING, OPTIONAL, B), outputs={ENDING: output})
+    assert done.end == ("SUCCEEDED", "")
+    assert done.stages == list(stages)
+    assert len(done.execution.entered) == transitions
+
+
+def test_the_decision_after_a_stage_is_called_by_what_it_asks() -> None:
+    def decides(*steps: Stage | Parallel) -> list[str]:
+        return [n for n, s in machine(*steps)["States"].items() if s["Type"] == "Choice"]
+
+    assert decides(ENDING, B) == ["IsNothingToDo"]
+    assert decides(A, OPTIONAL, B) == ["IsWanted"]
+    assert decides(ENDING, OPTIONAL, B) == ["IsNothingToDoOrWanted"]
+    assert decides(A, OPTIONAL, B, OPTIONAL_TOO, C) == ["IsWantedAfterA", "IsWantedAfterB"]
 
 
 def test_what_passes_is_repeated(moto: Moto) -> None:
@@ -308,6 +349,12 @@ def test_an_execution_has_the_time_for_what_its_stages_wait_for() -> None:
         ((Parallel("Both", ((ENDING,), (A,))), B), r"stage G: ends_job_if: .* beside others"),
         ((A, ENDING), r"stage G: ends_job_if: .* is the last"),
         ((stage("A", ends_job_if="$.x"), B), r"stage A: ends_job_if: name a field"),
+        ((OPTIONAL, A), r"stage I: runs_if: .* between others"),
+        ((A, OPTIONAL), r"stage I: runs_if: .* between others"),
+        ((A, Parallel("Both", ((OPTIONAL,), (B,))), C), r"stage I: runs_if: .* runs alone"),
+        ((A, Parallel("Both", ((B,), (C,))), OPTIONAL, D), r"stage I: runs_if: .* runs alone"),
+        ((A, OPTIONAL, OPTIONAL_TOO, B), r"stage J: runs_if: .* runs alone and always"),
+        ((A, stage("B", runs_if="B c"), C), r"stage B: runs_if: name a field"),
         ((stage("A", state="RecordFailure"), B), r"two states are called RecordFailure;"),
         (
             (stage("A", state="B"), stage("C", state="BFailed"), D),
@@ -325,3 +372,21 @@ def test_what_aws_would_not_take_or_could_not_run_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(DefinitionError, match=said):
         machine(*steps)
+
+
+def test_a_stage_of_a_clean_up_is_not_left_out() -> None:
+    with pytest.raises(DefinitionError, match=r"stage I: runs_if: .* never one of a clean-up"):
+        machine(A, cleanup=(B, OPTIONAL, C))
+
+
+@pytest.mark.parametrize(
+    ("steps", "answers"), [((A, OPTIONAL, B), {"yes", "no"}), ((ENDING, OPTIONAL, B), None)]
+)
+def test_a_picture_shows_what_may_be_left_out(
+    steps: tuple[Stage, ...], answers: set[str] | None
+) -> None:
+    picture = draw(machine(*steps))
+    (frame,) = re.findall(r'<rect [^>]*stroke-dasharray="7 4"/>\n<text [^>]*>(\w+)<', picture)
+    assert frame == OPTIONAL.state
+    labels = set(re.findall(r'font-size="11"[^>]*>([^<]+)<', picture)) - {"error"}
+    assert labels == (answers or {"nothing to do", "wanted", "neither"})

@@ -74,6 +74,8 @@ def _rows(definition: JobDefinition[Any]) -> Iterator[str]:
 
 def _row(stage: Stage, number: str) -> str:
     meaning = stage.meaning
+    if stage.runs_if:
+        meaning += f" Runs only where the stage before it says `{stage.runs_if}`."
     if stage.ends_job_if:
         meaning += f" Where `{stage.ends_job_if}`, the job has completed with it."
     if stage.waits_seconds:

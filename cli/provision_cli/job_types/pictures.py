@@ -1,7 +1,8 @@
 """Draws state machines.
 
 The way of a job that succeeds goes from the top down; what follows an error stands to its right.
-A Task shows the stage that it hands over and the function that it calls.
+A Task shows the stage that it hands over and the function that it calls; one that may be left out
+has a dashed frame.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 196, 48, 62, 34, 44
 #: Of the frame around the branches: the room for its title, and within it.
 TITLE, PADDING = 34, 16
+#: For what stands to the left of a Choice that asks more than one question.
+ANSWERS = 110
 
 GREY = "#f1f5f9"
 
@@ -62,13 +65,16 @@ class Picture:
 
     elements: list[str] = field(default_factory=list)
 
-    def box(self, name: str, state: dict[str, Any], place: Place) -> None:
+    def box(
+        self, name: str, state: dict[str, Any], place: Place, *, is_optional: bool = False
+    ) -> None:
         """Draw a state."""
         x, y = place.middle
         detail = _detail(state)
+        dashes = ' stroke-dasharray="7 4"' if is_optional else ""
         self.elements.append(
             f'<rect x="{place.x:g}" y="{place.y:g}" width="{WIDTH}" height="{HEIGHT}" rx="7"'
-            f' fill="{FILL[state["Type"]]}" stroke="{LINE}"/>'
+            f' fill="{FILL[state["Type"]]}" stroke="{LINE}"{dashes}/>'
         )
         self.text(x, y + (-3 if detail else 5), name, anchor="middle", size=_fitting(name, 13))
         if detail:
@@ -106,8 +112,10 @@ class Picture:
         (x1, y1), (x2, y2) = points[:2]
         if len(points) == 4 and x1 < x2:  # noqa: PLR2004  # a step aside: beside another arrow
             self.text(x2 + 3, points[-1][1] - 6, label, size=11, fill=line)
+        elif y1 == y2 and x2 > x1:
+            self.text(x1 + 9, y1 - 6, label, size=11, fill=line)
         elif y1 == y2:
-            self.text(x1 + (9 if x2 > x1 else -30), y1 - 6, label, size=11, fill=line)
+            self.text(x1 - 9, y1 - 6, label, anchor="end", size=11, fill=line)
         else:
             self.text(x1 + 7, y1 + 20, label, size=11, fill=line)
 
@@ -125,23 +133,26 @@ def draw(definition: dict[str, Any]) -> str:
     states: States = definition["States"]
     way = _longest_way(definition["StartAt"], states)
     widest = max(_size(states[name])[0] for name in way)
+    asks_more = any(len(state.get("Choices", ())) > 1 for state in states.values())
+    left = MARGIN + (ANSWERS if asks_more else 0)
     places: dict[str, Place] = {}
     y = float(MARGIN)
     for name in way:
         width, height = _size(states[name])
-        places[name] = Place(MARGIN + (widest - width) / 2, y, width, height)
+        places[name] = Place(left + (widest - width) / 2, y, width, height)
         y += height + DOWN
     aside = _aside(way, states)
-    first = MARGIN + widest / 2 + WIDTH / 2 + ACROSS
+    first = left + widest / 2 + WIDTH / 2 + ACROSS
     rows = {name: places[name].y for name in way}
     for name, (column, row) in aside.items():
         top = rows[way[row]] if row < len(way) else y + (row - len(way)) * (HEIGHT + DOWN)
         places[name] = Place(first + column * (WIDTH + ACROSS), top)
+    optional = _optional(states).intersection(way)
     for name, place in places.items():
         if states[name]["Type"] == "Parallel":
             _branches(picture, name, states[name], place)
         else:
-            picture.box(name, states[name], place)
+            picture.box(name, states[name], place, is_optional=name in optional)
     right = max(place.right for place in places.values())
     for name, state in states.items():
         for target, label in _edges(state):
@@ -244,17 +255,35 @@ def _aside(way: list[str], states: States) -> dict[str, tuple[int, int]]:
     return cells
 
 
+def _optional(states: States) -> set[str]:
+    """Return the states that a Choice leads to, and around."""
+    return {
+        rule["Next"]
+        for state in states.values()
+        for rule in state.get("Choices", ())
+        if states[rule["Next"]].get("Next") == state["Default"]
+    }
+
+
 def _edges(state: dict[str, Any]) -> list[tuple[str, str]]:
     found = [(state["Next"], "")] if "Next" in state else []
-    if state["Type"] == "Choice":
-        found += [(choice["Next"], "yes") for choice in state["Choices"]]
-        found.append((state["Default"], "no"))
+    if state["Type"] == "Choice" and len(state["Choices"]) == 1:
+        found += [(state["Choices"][0]["Next"], "yes"), (state["Default"], "no")]
+    elif state["Type"] == "Choice":
+        found += [(rule["Next"], _asked(rule)) for rule in state["Choices"]]
+        found.append((state["Default"], "neither"))
     return found + [
         (catch["Next"], "error")
         for catch in state.get("Catch", [])
         # Where the way goes on as without the error, one arrow says enough.
         if catch["Next"] != state.get("Next")
     ]
+
+
+def _asked(rule: dict[str, Any]) -> str:
+    """Return what a rule asks for, in words."""
+    field = str(rule["And"][0]["Variable"]).rpartition(".")[2]
+    return field.removeprefix("is_").replace("_", " ")
 
 
 def _connect(
@@ -285,6 +314,11 @@ def _connect(
     elif ax == bx and not between:
         points = ((ax, a.bottom), (bx, b.y)) if ay < by else ((ax, a.y), (bx, b.bottom))
         picture.arrow(*points, label=label)
+    elif ax == bx and label in {"no", "neither"}:
+        # Around what may be left out.
+        side, start = a.x - MARGIN / 4, ay + (HEIGHT / 3 if label == "neither" else 0)
+        turn = b.y - DOWN / 2
+        picture.arrow((a.x, start), (side, start), (side, turn), (bx, turn), (bx, b.y), label=label)
     elif ax == bx and a.x == min(p.x for p in places.values() if p.width == WIDTH):
         side = MARGIN / 2
         picture.arrow((a.x, ay), (side, ay), (side, by), (b.x, by), label=label)

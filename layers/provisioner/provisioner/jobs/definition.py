@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from inspect import signature
+from itertools import pairwise
 from typing import Any, Never, Self
 
 from pydantic import BaseModel
@@ -69,6 +70,7 @@ class Stage(str):
         "function",
         "meaning",
         "own_error",
+        "runs_if",
         "state",
         "waits_seconds",
     )
@@ -87,6 +89,9 @@ class Stage(str):
     state: str
     #: The field of its output that says, where it is true, that the job has ended with it.
     ends_job_if: str
+    #: The field of the output of the stage directly before it that says, where it is true, that it
+    #: runs; else it is SKIPPED. Empty for a stage that always runs.
+    runs_if: str
     #: Seconds that it may be WAITING in all, by the clock; 0 for a stage that waits for nothing.
     waits_seconds: int
 
@@ -101,6 +106,7 @@ class Stage(str):
         own_error: ErrorType = ErrorType.UNKNOWN_ERROR,
         state: str = "",
         ends_job_if: str = "",
+        runs_if: str = "",
         waits_seconds: int = 0,
     ) -> Self:
         """Define a stage.
@@ -116,6 +122,7 @@ class Stage(str):
         stage.own_error = own_error
         stage.state = state or "".join(part.capitalize() for part in name.split("_"))
         stage.ends_job_if = ends_job_if
+        stage.runs_if = runs_if
         stage.waits_seconds = waits_seconds
         _check_stage(stage)
         return stage
@@ -261,6 +268,19 @@ class JobDefinition[Payload: BaseModel]:
     def all_stages(self) -> tuple[Stage, ...]:
         """The stages of the job, and after them those of its clean-up."""
         return (*self.stages, *self.on_failure.cleanup)
+
+    def optional_after(self, stage: str) -> Stage | None:
+        """Return the stage directly after one that runs only where that one says so, if any."""
+        for before, after in pairwise(self.steps):
+            if before == stage and isinstance(after, Stage) and after.runs_if:
+                return after
+        return None
+
+    def skipped_after(self, stage: str, output: Mapping[str, Any]) -> Stage | None:
+        """Return the stage directly after one that does not run, by the output of that one."""
+        optional = self.optional_after(stage)
+        is_asked_for = optional is None or output.get(optional.runs_if) is True
+        return None if is_asked_for else optional
 
     def stage(self, name: str) -> Stage | None:
         """Return the stage of a name, of the job or of its clean-up; None where it has none."""

@@ -51,14 +51,18 @@ class InProcessRun:
         Raises:
             ProvisioningError: the failure of the job could not be recorded.
         """
+        skipped: Stage | None = None
         for step in self._definition.steps:
+            if step is skipped:
+                continue
+            has_ended = False
             if isinstance(step, Stage):
                 settled = [self._attempts(job, step)]
-                has_ended = bool(
-                    step.ends_job_if and settled[0].get("output", {}).get(step.ends_job_if)
-                )
+                output = settled[0].get("output", {})
+                has_ended = bool(step.ends_job_if and output.get(step.ends_job_if))
+                skipped = self._definition.skipped_after(step, output)
             else:
-                settled, has_ended = [self._branch(job, stages) for stages in step.branches], False
+                settled = [self._branch(job, stages) for stages in step.branches]
             if not all(end["ok"] for end in settled):
                 self._fail(job, settled)
                 return

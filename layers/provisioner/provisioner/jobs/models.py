@@ -149,12 +149,12 @@ def place_in_transaction(subject: str, status: str) -> int:
     """Return where a change belongs among those that were written together.
 
     A job starts before its first stage. It, and its clean-up, end after the stages that end with
-    them.
+    them. A stage is skipped after the one that does not ask for it.
     """
     ends = ENDS.get(subject)
     if ends is None:
-        return 1
-    return 2 if status in ends else 0
+        return 2 if status == StageStatus.SKIPPED else 1
+    return 3 if status in ends else 0
 
 
 @dataclass(frozen=True, slots=True)

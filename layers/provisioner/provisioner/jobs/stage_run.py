@@ -300,8 +300,9 @@ class StageRunner:
 
     def _end(self, event: StageEvent, outcome: StageOutcome) -> StageRecord:
         job_id, stage = event.job.job_id, event.stage
+        definition = self._definitions[event.job.job_type]
         completion = outcome.completion
-        if completion is None and stage == self._definitions[event.job.job_type].last:
+        if completion is None and stage == definition.last:
             completion = Completion(outcome.output)
         if completion is None:
             return self._store.end_stage(
@@ -311,6 +312,7 @@ class StageRunner:
                 output=outcome.output,
                 check=outcome.check,
                 round_=event.round,
+                skipped=None if event.cleanup else definition.skipped_after(stage, outcome.output),
             )
         try:
             self._store.complete(

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from provisioner.jobs.definition import (
@@ -228,28 +229,32 @@ def _catch(path: str, handler: str) -> dict[str, Any]:
 
 
 def _job(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
-    _check_early_ends(definition)
+    _check_decisions(definition)
     choices = _choices(definition)
     states: States = []
     closing: States = []
     most = _Most()
-    names = [step.state for step in definition.steps]
-    for step, following in zip(definition.steps, [*names[1:], _COMPLETED], strict=True):
+    names = [*(step.state for step in definition.steps), _COMPLETED]
+    for number, step in enumerate(definition.steps):
+        following = names[number + 1]
         if isinstance(step, Parallel):
             states += _parallel(step, choices[step.state], following)
             most += _most_of_branches(step)
             continue
         call = _stage_call(step, is_last=step is definition.last)
         most += call.most
+        decides = step.state in choices
         task = call.task(
-            selected=("ok", "stage", "status", *(("output",) if step.ends_job_if else ())),
+            selected=("ok", "stage", "status", *(("output",) if decides else ())),
             result=str(step),
             caught=("error", f"{step.state}Failed"),
             following=choices.get(step.state, following),
         )
         states.append((step.state, task))
-        if step.ends_job_if:
-            states.append((choices[step.state], _has_ended(step, following)))
+        if decides:
+            optional = definition.optional_after(step)
+            otherwise = following if optional is None else names[number + 2]
+            states.append((choices[step.state], _decision(step, optional, otherwise)))
         closing.append((f"{step.state}Failed", _failed_alone(step)))
         most += _Most(events=_EVENTS_OF_A_STATE)
     states.append((_COMPLETED, {"Type": "Succeed", "Comment": "The job's item holds the result."}))
@@ -261,30 +266,49 @@ def _job(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
     return _document(definition.name, comment, [*states, *closing, *ending], most + of_ending)
 
 
-def _check_early_ends(definition: JobDefinition[Any]) -> None:
-    alone = [step for step in definition.steps[:-1] if isinstance(step, Stage)]
-    for stage in definition.stages:
-        where = f"job type {definition.name}: stage {stage}: ends_job_if"
-        if stage.ends_job_if and stage not in alone:
+def _check_decisions(definition: JobDefinition[Any]) -> None:
+    """Refuse what no output of a stage can decide."""
+    steps = definition.steps
+    alone = [step for step in steps if isinstance(step, Stage)]
+    # With a stage that runs only sometimes before it, nothing would say whether it is to run.
+    after_a_stage = {
+        after
+        for before, after in pairwise(steps)
+        if isinstance(before, Stage) and not before.runs_if and isinstance(after, Stage)
+    }
+    for stage in definition.all_stages:
+        where = f"job type {definition.name}: stage {stage}"
+        if stage.ends_job_if and stage not in alone[:-1]:
             raise DefinitionError(
-                f"{where}: leave it out; a stage that runs beside others, or is the last, ends no "
-                "job early."
+                f"{where}: ends_job_if: leave it out; a stage that runs beside others, or is the "
+                "last, ends no job early."
             )
-        if stage.ends_job_if and _FIELD_PATTERN.fullmatch(stage.ends_job_if) is None:
+        if stage.runs_if and (stage not in after_a_stage or stage is definition.last):
             raise DefinitionError(
-                f"{where}: name a field of its output: lower-case letters, digits, underscores."
+                f"{where}: runs_if: leave it out; only a stage between others may be left out, "
+                "directly after one that runs alone and always, and never one of a clean-up."
             )
+        for name in ("ends_job_if", "runs_if"):
+            field = getattr(stage, name)
+            if field and _FIELD_PATTERN.fullmatch(field) is None:
+                raise DefinitionError(
+                    f"{where}: {name}: name a field of the output: lower-case letters, digits, "
+                    "underscores."
+                )
 
 
 def _choices(definition: JobDefinition[Any]) -> dict[str, str]:
     """Name the Choice states after the steps that have one, by the states of these."""
-    named = {
-        step.state: f"Is{_camel_case(step.ends_job_if)}"
-        if isinstance(step, Stage)
-        else "HaveAllBranchesSucceeded"
-        for step in definition.steps
-        if isinstance(step, Parallel) or step.ends_job_if
-    }
+    named = {}
+    for step in definition.steps:
+        if isinstance(step, Parallel):
+            named[step.state] = "HaveAllBranchesSucceeded"
+            continue
+        optional = definition.optional_after(step)
+        fields = filter(None, (step.ends_job_if, "" if optional is None else optional.runs_if))
+        question = "Or".join(_camel_case(field.removeprefix("is_")) for field in fields)
+        if question:
+            named[step.state] = f"Is{question}"
     times = Counter(named.values())
     return {
         state: name if times[name] == 1 else f"{name}After{state}" for state, name in named.items()
@@ -297,22 +321,40 @@ def _stage_call(stage: Stage, *, is_last: bool = False) -> _Call:
     return _Call(str(stage), stage.meaning, stage.function, waits)
 
 
-def _has_ended(stage: Stage, following: str) -> State:
-    field = f"$.{stage}.output.{stage.ends_job_if}"
+def _decision(stage: Stage, optional: Stage | None, otherwise: str) -> State:
+    """Return the Choice after a stage whose output says how the job goes on.
+
+    Args:
+        stage: the stage.
+        optional: the stage after it that runs only where the output says so, if any.
+        otherwise: the state that follows where the output says nothing.
+    """
+    comments, rules = [], []
+    if stage.ends_job_if:
+        comments.append(
+            "Where the stage says so, the job has completed with it and nothing is left to do."
+        )
+        rules.append(_says(stage, stage.ends_job_if, _COMPLETED))
+    if optional is not None:
+        comments.append(f"{optional} runs where the stage asks for it, and is SKIPPED elsewhere.")
+        rules.append(_says(stage, optional.runs_if, optional.state))
     return {
         "Type": "Choice",
-        "Comment": "Where the stage says so, the job has completed with it and nothing is left to "
-        "do.",
-        "Choices": [
-            {
-                "And": [
-                    {"Variable": field, "IsPresent": True},
-                    {"Variable": field, "BooleanEquals": True},
-                ],
-                "Next": _COMPLETED,
-            }
+        "Comment": " ".join(comments),
+        "Choices": rules,
+        "Default": otherwise,
+    }
+
+
+def _says(stage: Stage, field: str, following: str) -> dict[str, Any]:
+    """Return the rule that a field of a stage's output is true."""
+    variable = f"$.{stage}.output.{field}"
+    return {
+        "And": [
+            {"Variable": variable, "IsPresent": True},
+            {"Variable": variable, "BooleanEquals": True},
         ],
-        "Default": following,
+        "Next": following,
     }
 
 

@@ -66,6 +66,9 @@ _START_ATTEMPTS = 3
 #: absent, so that a new job of the same id does not take for its own what expired before it began.
 _JOB_MARGIN = timedelta(days=2)
 
+#: The check of a stage that the one before it does not ask for.
+NOT_ASKED_FOR = "the job does not ask for it"
+
 #: What a stage that begins anew says no more of the round before.
 _OF_ATTEMPTS = ("finished_at", "output", "check", "error", "failures")
 
@@ -881,16 +884,28 @@ class JobStore:
         output: Mapping[str, Any],
         check: str,
         round_: int = 1,
+        skipped: str | None = None,
     ) -> StageRecord:
-        """Record that a stage ended well; return it as it is stored, whoever ended it."""
+        """Record that a stage ended well; return it as it is stored, whoever ended it.
+
+        Args:
+            job_id: the job.
+            stage: the stage.
+            status: SUCCEEDED or SKIPPED.
+            output: what it made.
+            check: what answered.
+            round_: the job's attempt, or the clean-up's run.
+            skipped: the stage after it that it does not ask for, if any: SKIPPED with its end.
+        """
+        now = self.now()
+        items = self._end_stage_items(
+            job_id, stage, status, output=dict(output), check=check, round_=round_, at=now
+        )
+        if skipped is not None:
+            items += self._skip_items(job_id, skipped, round_, at=now)
         # The condition fails when another run has ended it: what that one stored is the one truth.
         with contextlib.suppress(dynamodb.ConditionFailedError):
-            dynamodb.transact(
-                self._client,
-                self._end_stage_items(
-                    job_id, stage, status, output=dict(output), check=check, round_=round_
-                ),
-            )
+            dynamodb.transact(self._client, items)
         return self.stage(job_id, stage) or StageRecord(stage=stage)
 
     def stage_failed(
@@ -1137,6 +1152,37 @@ class JobStore:
                 round_=round_,
                 next_attempt_before=next_attempt_before,
                 at=now,
+            ),
+        ]
+
+    def _skip_items(
+        self, job_id: str, stage: str, round_: int, *, at: datetime
+    ) -> list[TransactWriteItemTypeDef]:
+        """Build the writes of a stage that does not run in this round, and has not begun in it."""
+        return [
+            dynamodb.update(
+                self._table,
+                {"job_id": job_id, "record": f"{_STAGE}{stage}"},
+                set_values={
+                    "stage": stage,
+                    "round": round_,
+                    "status": StageStatus.SKIPPED,
+                    "attempt": 0,
+                    "retry_count": 0,
+                    "finished_at": _text(at),
+                    "check": NOT_ASKED_FOR,
+                    "expires_at": self._part_expires(at),
+                },
+                remove=(
+                    *("started_at", "max_attempts", "next_attempt_before", *_WHOLE_WAIT),
+                    *("output", "error", "failures"),
+                ),
+                condition=_NOT_BEGUN,
+                condition_values={"round": round_, "expires_at": _seconds(at)},
+                names={name: name for name in ("round", "expires_at")},
+            ),
+            self._history(
+                job_id, stage, StageStatus.SKIPPED, note=NOT_ASKED_FOR, round_=round_, at=at
             ),
         ]
 
