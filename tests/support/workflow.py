@@ -293,13 +293,16 @@ class Workflow:
         return self.jobs.get(job.job_id)
 
     def let_wait(self, stage: Stage, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let a stage of provision_project be one that may wait for so long."""
+        """Let a stage be one that may wait for so long, in a job or its clean-up."""
         monkeypatch.setattr(stage, "waits_seconds", seconds)
-        made = state_machines(JOB_TYPES["provision_project"], LIFECYCLE)["provision_project"]
-        aws.client("stepfunctions").update_state_machine(
-            stateMachineArn=self.state_machines["provision_project"],
-            definition=_with_arns("provision_project", made),
-        )
+        for definition in JOB_TYPES.values():
+            # Stages are compared as their names are.
+            if not any(one is stage for one in definition.all_stages):
+                continue
+            for name, made in state_machines(definition, LIFECYCLE).items():
+                aws.client("stepfunctions").update_state_machine(
+                    stateMachineArn=self.state_machines[name], definition=_with_arns(name, made)
+                )
 
     def time_out_after(self, task: str, seconds: int) -> None:
         """Give a Task of the state machine less time."""

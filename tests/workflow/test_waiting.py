@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import time
 
 import pytest
+from provision_cli import display
 from provisioner import api
 from provisioner.errors import FINAL_ERROR
 from provisioner.jobs.models import HistoryEntry
 from provisioner.jobs.retries import POLL_SECONDS
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types import deprovision_project, provision_project
+from rich.console import Console
+from support.undoing import assert_undone, cleanup_of, repeated_to_its_end, run_failing
 from support.workflow import Fault, FunctionEnded, Point, Workflow
 
 STAGE = provision_project.CREATING_DATABASE
@@ -118,3 +122,91 @@ def test_a_poll_that_dies_is_repeated(workflow: Workflow, job: api.Job) -> None:
 
     assert ended.status is api.JobStatus.COMPLETED
     assert record_of(ended).attempt == 1
+
+
+# --- The clean-up, and a removal ------------------------------------------------------------------
+
+GOING = "The instance is being deleted."
+REMOVING = provision_project.REMOVING_DATABASE
+
+
+def watched(job: api.Job) -> str:
+    """Return the last that `watch` shows of a job without a terminal."""
+    console = Console(file=io.StringIO(), width=300, color_system=None)
+    shown: dict[str, str] = {}
+    display._show_new(console, cleanup_of(job).stages, shown)
+    return shown[REMOVING]
+
+
+def test_a_stage_of_a_clean_up_waits_and_goes_on(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow.let_wait(REMOVING, WAITS_SECONDS, monkeypatch)
+    workflow.waiting_for[REMOVING] = iter([GOING, GOING, GOING])
+    seen: list[tuple[api.Job, api.Job, api.Job]] = []
+
+    def look() -> None:
+        (of_project,) = api.list_jobs(workflow.jobs.list_all()[0].project_id)
+        (of_all,) = workflow.jobs.list_all()
+        seen.append((of_project, of_all, api.get_job(of_project.job_id)))
+
+    workflow.on_pause = look
+
+    ended = run_failing(workflow)
+
+    assert_undone(workflow, ended)
+    # A poll might be at work still: the clean-up pauses once more, and waits for nothing.
+    *waiting, (_, _, quiet) = seen
+    assert (len(waiting), quiet.waits) == (3, ())
+    for of_project, of_all, job in waiting:
+        # The job's own failure has been told.
+        assert (job.status, cleanup_of(job).status) == (
+            api.JobStatus.FAILED,
+            api.CleanupStatus.RUNNING,
+        )
+        (wait,) = job.waits
+        assert of_project.waits == of_all.waits == job.waits
+        assert (wait.stage, wait.waiting_for) == (REMOVING, GOING)
+        line = f"{wait.until:%H:%M:%S} UTC at the latest: {GOING}"
+        assert watched(job).endswith(line)
+        (told,) = display.job_waits([job])
+        assert told.startswith(f"job {job.job_id}: {REMOVING} waits since ")
+        assert told.endswith(line)
+    (record,) = (record for record in cleanup_of(ended).stages if record.stage == REMOVING)
+    assert (record.attempt, record.waiting_for) == (1, "")
+    assert ended.waits == ()
+
+
+def test_a_clean_up_that_waits_past_its_time_names_what_is_left_and_runs_again(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow.let_wait(REMOVING, WAITS_SECONDS, monkeypatch)
+    workflow.waiting_for[REMOVING] = itertools.repeat(GOING)
+
+    ended = run_failing(workflow)
+
+    cleanup = cleanup_of(ended)
+    assert cleanup.status is api.CleanupStatus.FAILED
+    assert len(cleanup.left_over) > 0
+    (record,) = cleanup.unremoved
+    assert (record.stage, record.status) == (REMOVING, api.StageStatus.FAILED)
+    assert record.error is not None
+    assert record.error.type is api.ErrorType.TIMEOUT
+    assert record.error.message.endswith(f"seconds in vain: {GOING}")
+
+    del workflow.waiting_for[REMOVING]
+    assert_undone(workflow, repeated_to_its_end(workflow, ended, 2))
+
+
+def test_a_removal_waits_and_goes_on(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = deprovision_project.REMOVING_DATABASE
+    workflow.let_wait(stage, WAITS_SECONDS, monkeypatch)
+    project_id = workflow.new_project()
+    workflow.execute(workflow.new_job(project_id))
+    workflow.waiting_for[stage] = iter([GOING, GOING])
+
+    ended = workflow.execute(workflow.new_deprovision_job(project_id))
+
+    assert ended.status is api.JobStatus.COMPLETED
+    assert [entry.note for entry in waits(ended, stage)] == [GOING]
+    assert workflow.remains(project_id) == {}
