@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from provision_cli.local import postgresql_server
+from provision_cli.local import database_servers, postgresql_server
 from provision_cli.local.aws_server import choose_port
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
@@ -107,7 +107,7 @@ PostgresqlServer(Path(sys.argv[1]), int(sys.argv[2])).stop()
         )
         assert not server.is_running()
         assert process_id is not None
-        assert postgresql_server._command_line(process_id) == ""
+        assert database_servers.command_line(process_id) == ""
         assert not home.exists()
 
 
@@ -163,7 +163,7 @@ def test_a_port_that_is_closed_a_moment_after_its_server_was_killed_is_waited_fo
 def test_a_port_that_another_has_taken_since_its_server_was_killed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql_server, "_CLOSING_SECONDS", 0.2)
+    monkeypatch.setattr(database_servers, "_CLOSING_SECONDS", 0.2)
     port = _free_port()
     with _stopped_at_the_end(PostgresqlServer(tmp_path / "server", port)) as server:
         server.start()

@@ -12,13 +12,11 @@ other by a shell, with paths in double quotes.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import pwd
 import secrets
 import shutil
-import socket
 import stat
 import subprocess
 import time
@@ -30,6 +28,14 @@ import psycopg
 from psycopg import sql
 
 from provision_cli.local import environment
+from provision_cli.local.database_servers import (
+    LOOPBACK,
+    POLL_SECONDS,
+    check_port,
+    command_line,
+    last_line,
+    process_id_in,
+)
 from provision_cli.local.errors import LocalStackError
 
 #: The role that docs/cluster.sql makes.
@@ -54,8 +60,6 @@ _SHELL_CHARACTERS = frozenset('"$`\\\n')
 
 _CLUSTER_SQL = Path(__file__).resolve().parents[3] / "docs" / "cluster.sql"
 
-_LOOPBACK = "127.0.0.1"
-
 #: Enough for the tests of several workers, each tenant having its own connections.
 _MAX_CONNECTIONS = 300
 
@@ -63,11 +67,6 @@ _MAX_CONNECTIONS = 300
 _MAX_PREPARED_TRANSACTIONS = 20
 
 _START_SECONDS = 30
-_POLL_SECONDS = 0.1
-
-#: How long the port of a server that was killed may still be in use. The system takes a process's
-#: memory, and with it its command line, before it closes its sockets.
-_CLOSING_SECONDS = 5.0
 
 #: What the log's last lines hold where something of a server that was killed has not ended yet: the
 #: process itself, or one of its sessions. Source: PostgreSQL, src/backend/utils/init/miscinit.c,
@@ -141,11 +140,11 @@ class PostgresqlServer:
         """
         if self.is_running():
             return
-        self._check_port()
+        check_port("PostgreSQL", self._port, was_killed=self._process_id() is not None)
         if not self._data.exists():
             self._initialize()
         settings = {
-            "listen_addresses": _LOOPBACK,
+            "listen_addresses": LOOPBACK,
             "port": self._port,
             "unix_socket_directories": "",
             "max_connections": _MAX_CONNECTIONS,
@@ -168,11 +167,11 @@ class PostgresqlServer:
         while self._run(*start).returncode != 0:
             # What is left of a server that was killed ends by itself.
             if self._is_held_by_the_one_before() and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
+                time.sleep(POLL_SECONDS)
                 continue
             raise LocalStackError(
                 f"PostgreSQL did not start on port {self._port}; its log, {self._log}, ends with: "
-                f"{_last_line(self._log.read_text(errors='replace'))}"
+                f"{last_line(self._log.read_text(errors='replace'))}"
             )
 
     def stop(self) -> None:
@@ -197,7 +196,7 @@ class PostgresqlServer:
         """Whether the server of this data runs."""
         process_id = self._process_id()
         # After a restart of the machine, another process can have the id that the file names.
-        return process_id is not None and str(self._data) in _command_line(process_id)
+        return process_id is not None and str(self._data) in command_line(process_id)
 
     def has_data(self) -> bool:
         """Whether there are data to start on."""
@@ -207,7 +206,7 @@ class PostgresqlServer:
         """Connect as the superuser, with every statement a transaction of its own."""
         with environment.without_libpq_settings():
             return psycopg.connect(
-                host=_LOOPBACK,
+                host=LOOPBACK,
                 port=self._port,
                 dbname=database,
                 user=SUPERUSER,
@@ -236,19 +235,6 @@ class PostgresqlServer:
     def _is_held_by_the_one_before(self) -> bool:
         last = self._log.read_text(errors="replace").splitlines()[-_REFUSAL_LINES:]
         return any(reason in line for line in last for reason in _NOT_ENDED_YET)
-
-    def _check_port(self) -> None:
-        """See that the port is free, and say who has to do what where it is not."""
-        was_killed = self._process_id() is not None
-        deadline = time.monotonic() + (_CLOSING_SECONDS if was_killed else 0.0)
-        while (error := _listen_error(self._port)) is not None:
-            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
-                continue
-            raise LocalStackError(
-                f"PostgreSQL: port {self._port} of {_LOOPBACK} cannot be listened on "
-                f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
-            ) from error
 
     def _initialize(self) -> None:
         if not self._is_elsewhere:
@@ -280,7 +266,7 @@ class PostgresqlServer:
             "--no-sync",
         )
         if made.returncode != 0:
-            raise LocalStackError(f"PostgreSQL could not make its data: {_last_line(made.stdout)}")
+            raise LocalStackError(f"PostgreSQL could not make its data: {last_line(made.stdout)}")
         unfinished.rename(self._data)
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -311,24 +297,7 @@ class PostgresqlServer:
         )
 
     def _process_id(self) -> int | None:
-        """Read the id of the server's process from the file that the server keeps."""
-        with contextlib.suppress(FileNotFoundError):
-            first_line = (
-                (self._data / "postmaster.pid").read_text(errors="replace").partition("\n")[0]
-            )
-            if first_line.isdigit():
-                return int(first_line)
-        return None
-
-
-def _listen_error(port: int) -> OSError | None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_LOOPBACK, port))
-        except OSError as error:
-            return error
-    return None
+        return process_id_in(self._data / "postmaster.pid")
 
 
 def _programs() -> Path:
@@ -386,21 +355,3 @@ def _copy_for_all(package: Path, target: Path) -> None:
             mode = path.stat().st_mode
             runs = stat.S_IXGRP | stat.S_IXOTH if mode & stat.S_IXUSR else 0
             path.chmod(mode | stat.S_IRGRP | stat.S_IROTH | runs)
-
-
-def _command_line(process_id: int) -> str:
-    """Return the arguments of a process; empty where it has ended."""
-    if Path("/proc/self/cmdline").exists():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            return os.fsdecode(Path(f"/proc/{process_id}/cmdline").read_bytes()).replace("\0", " ")
-        return ""
-    return subprocess.run(  # noqa: S603  # the one of POSIX  # nosec B603
-        ["/bin/ps", "-p", str(process_id), "-o", "args="],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["nothing"])[-1]
