@@ -27,7 +27,7 @@ endif
 # Node's migration tools and job queues, as customers use them.
 CUSTOMER_TOOLS := $(TOOLS)/customers
 
-.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint test test-postgresql-versions build validate deploy demo up down test-stack
+.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint test test-postgresql-versions test-mysql build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -68,6 +68,10 @@ test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on Post
 		echo "PostgreSQL of $$programs" && POSTGRESQL_BIN=$$programs $(BIN)/pytest --quiet \
 		tests/unit/test_postgresql_tenants.py tests/unit/test_postgresql_hostile.py \
 		tests/unit/test_postgresql_restore.py tests/unit/test_postgresql_repair.py || exit; done
+
+# In quotes: a URL holds what a shell takes for its own.
+test-mysql: $(VENV)/.installed ## test what tenants may do on MySQL or MariaDB; URL=mysql://admin:password@host:3306/?ssl_ca=ca.pem names a server of yours
+	MYSQL_URL='$(URL)' $(BIN)/pytest --quiet tests/unit/test_mysql_*.py
 
 lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt

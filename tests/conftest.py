@@ -7,6 +7,7 @@ pytest_plugins = [
     "support.faults",
     "support.local_stack",
     "support.postgresql",
+    "support.mysql",
     "support.tenants",
     # After those that start servers, so that it looks before they stop them.
     "support.left_over",

@@ -20,6 +20,7 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
+from provision_cli.local import mariadb_server
 from provision_cli.local.aws_server import choose_port
 from provision_cli.local.build import locked
 from provision_cli.local.postgresql_server import (
@@ -114,7 +115,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
             # The workers inherit it, and whatever the tests start.
-            os.environ.setdefault(DATA_VARIABLE, str(_MEMORY))
+            for variable in (DATA_VARIABLE, mariadb_server.DATA_VARIABLE):
+                os.environ.setdefault(variable, str(_MEMORY))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
