@@ -23,6 +23,7 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project
 from support.calls import SQL, Call, Within, operation
 from support.changes import check_changed, ended, logs_in, new_change, plainly_provisioned
@@ -390,7 +391,12 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
 
         put_in(CLEANUP)
         project_id = _failing(workflow).project_id
-        assert tenant_snapshot(own_cluster, workflow.names(project_id).tenant)["roles"] == []
+        assert (
+            tenant_snapshot(own_cluster, workflow.names(project_id).tenants[Engine.POSTGRESQL])[
+                "roles"
+            ]
+            == []
+        )
 
         put_in("provision_project")
         job = workflow.execute(workflow.new_job(project_id))
@@ -419,7 +425,12 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
         assert job.status is api.JobStatus.COMPLETED, job.error
         (snapshot,) = (r for r in job.stages if r.stage == "TAKING_SNAPSHOT")
         assert snapshot.attempt == 2
-        assert tenant_snapshot(own_cluster, workflow.names(project_id).tenant)["databases"] == []
+        assert (
+            tenant_snapshot(own_cluster, workflow.names(project_id).tenants[Engine.POSTGRESQL])[
+                "databases"
+            ]
+            == []
+        )
     assert not workflow.faults
     assert restarts == [
         f"{CLEANUP}/REMOVING_DATABASE",

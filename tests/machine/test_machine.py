@@ -37,6 +37,7 @@ from provisioner.jobs.client import JobStateError
 from provisioner.jobs.models import JobStatus, StageStatus
 from provisioner.jobs.retries import STAGE_RETRY
 from provisioner.ownership import PROJECT_TAG
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws
 from support.leaks import leaks
@@ -424,7 +425,9 @@ class Machine(RuleBasedStateMachine):
             if is_live:
                 wanted[f"{kind.removesuffix('_id')}#{name}"] += 1
             if "cluster_id" in project:
-                wanted[f"cluster#{project['cluster_id']}"] += 1
+                wanted[
+                    f"cluster#{project['region']}/{project['engine']}/{project['cluster_id']}"
+                ] += 1
         used = {item["quota"]: int(item["used"]) for item in self.world.read("QuotasTable")}
         assert {quota: count for quota, count in used.items() if count} == dict(wanted)
         # Each owner, and the organization, may have one.
@@ -657,7 +660,7 @@ class Machine(RuleBasedStateMachine):
                 name = self.world.naming.names("first").api_keys_secret
                 return aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
             case _:
-                role = self.world.naming.names("first").tenant.owner_role
+                role = self.world.naming.names("first").tenants[Engine.POSTGRESQL].owner_role
                 return [r for r in self.world.tenants() if r.name == f"role {role}"]
 
 

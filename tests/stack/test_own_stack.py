@@ -21,6 +21,7 @@ from provision_cli.local.stack import (
     RunningStack,
 )
 from provisioner import api
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime import aws
@@ -158,7 +159,7 @@ def _job_at_its_database(
     with _superuser(stack, running) as holder:
         holder.execute(
             "SELECT pg_advisory_lock(hashtextextended(%s, 0))",
-            ("provisioner:" + names.tenant.database,),
+            ("provisioner:" + names.tenants[Engine.POSTGRESQL].database,),
         )
         job = api.enqueue_job(
             "provision_project",

@@ -14,6 +14,7 @@ from provisioner.api_keys.store import ApiKeyStatus, ApiKeyStore
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.errors import is_wrong_password
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime import aws
 from psycopg import sql
@@ -64,7 +65,7 @@ def logs_in(workflow: Workflow, project_id: str) -> bool:
 
 def drift_database(workflow: Workflow, project_id: str) -> set[tuple[str, str]]:
     """Change of a project's database what a superuser can; return how a repair tells of it."""
-    tenant = workflow.names(project_id).tenant
+    tenant = workflow.names(project_id).tenants[Engine.POSTGRESQL]
     names = {
         "database": sql.Identifier(tenant.database),
         "schema": sql.Identifier(tenant.schema),
@@ -144,8 +145,10 @@ def _drifted(workflow: Workflow, project_id: str) -> set[Drift]:
     )
     engine = PostgresqlEngine(workflow.cluster.admin)
     repairs = (
-        engine.repair_database(names.tenant, lambda: str(login["password"]), owner),
-        engine.repair_schema(names.tenant, owner),
+        engine.repair_database(
+            names.tenants[Engine.POSTGRESQL], lambda: str(login["password"]), owner
+        ),
+        engine.repair_schema(names.tenants[Engine.POSTGRESQL], owner),
     )
     return {drift for found in repairs for drift in (*found.repaired, *found.remaining)}
 

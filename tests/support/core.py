@@ -135,21 +135,39 @@ class Core:
         )
 
     def describe_clusters(self, *clusters: Mapping[str, Any], region: str = REGION) -> None:
-        """Write the SSM parameter of a region's clusters."""
-        described = [
-            {
+        """Write the SSM parameters of a region's clusters, and no others."""
+        client, path = self.client("ssm"), f"{CLUSTER_PARAMETER_PREFIX}/{region}/postgresql"
+        for page in client.get_paginator("get_parameters_by_path").paginate(Path=path):
+            for parameter in page["Parameters"]:
+                client.delete_parameter(Name=parameter["Name"])
+        for cluster in clusters:
+            described = {
                 "host": "127.0.0.1",
                 "port": 5432,
                 "admin_secret_arn": "arn:of:secret",
                 "max_tenants": 100,
-            }
-            | dict(cluster)
-            for cluster in clusters
-        ]
+            } | dict(cluster)
+            name = described.pop("cluster_id")
+            client.put_parameter(
+                Name=f"{path}/{name}", Type="String", Value=json.dumps(described), Overwrite=True
+            )
+
+    def allow_instances(
+        self, engine: str = "postgresql", region: str = REGION, **changes: Any
+    ) -> None:
+        """Write what may be asked for as an instance of its own."""
+        allowed = {
+            "sizes": ["db.t4g.micro", "db.t4g.large"],
+            "versions": ["18.1", "17.7", "16.11"],
+            "storage_gb": {"minimum": 20, "maximum": 200, "default": 40},
+            "subnet_group": "databases",
+            "security_group_ids": ["sg-1"],
+            "maximum": 2,
+        } | changes
         self.client("ssm").put_parameter(
-            Name=f"{CLUSTER_PARAMETER_PREFIX}/{region}/postgresql",
+            Name=f"{CLUSTER_PARAMETER_PREFIX}/{region}/dedicated/{engine}",
             Type="String",
-            Value=json.dumps(described),
+            Value=json.dumps(allowed),
             Overwrite=True,
         )
 

@@ -25,6 +25,7 @@ from provision_cli.local.stack import RunningStack
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
 from provisioner.ownership import MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.runtime import platform
 from support.local_stack import running_stack
@@ -111,7 +112,7 @@ def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deploymen
 
 
 def _names(names: ResourceNames) -> set[str]:
-    tenant = names.tenant
+    tenant = names.tenants[Engine.POSTGRESQL]
     return {
         *(names.user_pool, names.event_api, names.bucket),
         *(names.database_secret, names.api_keys_secret),
@@ -123,7 +124,8 @@ def _places(found: Deployment) -> Iterator[str]:
     """Yield the quotas that count more projects than hold a place of them."""
     held = Counter(found.set_places)
     for item in found.projects:
-        held.update([str(item.get("quota")), f"cluster#{item.get('cluster_id')}"])
+        place = "/".join(str(item.get(name)) for name in ("region", "engine", "cluster_id"))
+        held.update([str(item.get("quota")), f"cluster#{place}"])
     for item in found.quotas:
         for _ in range(int(item.get("used", 0)) - held[item["quota"]]):
             yield f"quota place of {item['quota']}"

@@ -40,6 +40,7 @@ S3_ACTIONS = {
 #: arguments.
 _TABLE_HELPERS = {
     "get": ("GetItem", 1),
+    "get_all": ("BatchGetItem", 1),
     "update": ("UpdateItem", 0),
     "put_new": ("PutItem", 0),
     "check": ("ConditionCheckItem", 0),

@@ -58,6 +58,7 @@ from provisioner.jobs.stage_run import Waiting
 from provisioner.jobs.state_machine import state_machines
 from provisioner.jobs.store import canonical_json
 from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.naming import Naming
@@ -548,7 +549,9 @@ class Simulation:
 
     def tenants(self) -> list[Resource]:
         """Return the databases and roles of the projects."""
-        tenants = [self.naming.names(project_id).tenant for project_id in self.projects]
+        tenants = [
+            self.naming.names(project_id).tenants[Engine.POSTGRESQL] for project_id in self.projects
+        ]
         rows = self._connection.execute(
             """SELECT 'database', datname, shobj_description(oid, 'pg_database')
                FROM pg_database WHERE datname = ANY(%s)
@@ -592,7 +595,7 @@ class Simulation:
             case "role":
                 self._connection.execute(
                     sql.SQL("CREATE ROLE {0}; COMMENT ON ROLE {0} IS 'owner=someone'").format(
-                        sql.Identifier(names.tenant.owner_role)
+                        sql.Identifier(names.tenants[Engine.POSTGRESQL].owner_role)
                     )
                 )
 
@@ -614,7 +617,7 @@ class Simulation:
     def left_over_names(self, project_id: str) -> dict[str, tuple[str, ...]]:
         """Return what a clean-up names as left, by its stage."""
         names = self.naming.names(project_id)
-        tenant = names.tenant
+        tenant = names.tenants[Engine.POSTGRESQL]
         return {
             provision_project.REMOVING_API_KEYS: (
                 f"API keys of project {project_id}",

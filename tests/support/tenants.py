@@ -15,6 +15,7 @@ from provisioner.drivers.database_engine import TenantNames
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import Ownership
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from psycopg import sql
 from support.postgresql import PreparedCluster, tenant_snapshot
@@ -44,7 +45,7 @@ class Tenant:
 
     def check(self, password: str = PASSWORD) -> tuple[str, str]:
         return (
-            self.engine.check_database(self.names, password),
+            self.engine.check_database(self.names, password).check,
             self.engine.check_schema(self.names, password),
         )
 
@@ -80,7 +81,7 @@ def tenants(cluster: PreparedCluster) -> Iterator[Callable[[], Tenant]]:
         tenant = Tenant(
             cluster,
             PostgresqlEngine(cluster.admin),
-            NAMING.names(project_id).tenant,
+            NAMING.names(project_id).tenants[Engine.POSTGRESQL],
             NAMING.owner(project_id, "job-1"),
         )
         made.append(tenant)

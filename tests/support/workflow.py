@@ -63,6 +63,7 @@ from provisioner.jobs.stage_run import (
 from provisioner.jobs.state_machine import state_machines
 from provisioner.jobs.store import JobStore, NewJob, utc_now
 from provisioner.ownership import Ownership
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming, ResourceNames
@@ -461,7 +462,7 @@ class Workflow:
         """Remove the databases and roles of the projects, which outlive moto's AWS."""
         with self.cluster.connect() as connection:
             for project_id in self._projects:
-                tenant = self.names(project_id).tenant
+                tenant = self.names(project_id).tenants[Engine.POSTGRESQL]
                 connection.execute(
                     sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
                         sql.Identifier(tenant.database)
@@ -503,7 +504,7 @@ class Workflow:
         """
         project_id = job.project_id
         names = self.names(project_id)
-        tenant = tenant_snapshot(self.cluster, names.tenant)
+        tenant = tenant_snapshot(self.cluster, names.tenants[Engine.POSTGRESQL])
         found: dict[str, Any] = {
             "job": (job.status, job.error, job.other_errors),
             "stages": [(s.stage, s.status, s.check, s.output) for s in job.stages],
@@ -521,7 +522,7 @@ class Workflow:
         # The names contain the project id, so that they come first.
         known = {
             names.bucket: "NAME",
-            names.tenant.database: "DATABASE",
+            names.tenants[Engine.POSTGRESQL].database: "DATABASE",
             project_id: "PROJECT",
             job.job_id: "JOB",
         }
@@ -535,7 +536,7 @@ class Workflow:
         """
         names = self.names(project_id)
         counts = self._scan(self.settings.quotas_table)
-        tenant = tenant_snapshot(self.cluster, names.tenant)
+        tenant = tenant_snapshot(self.cluster, names.tenants[Engine.POSTGRESQL])
         found = {
             **tenant,
             **self._services(),
@@ -781,19 +782,16 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
         ),
     )
     aws.client("ssm").put_parameter(
-        Name=f"/test/clusters/{REGION}/postgresql",
+        Name=f"/test/clusters/{REGION}/postgresql/test-1",
         Type="String",
         Value=json.dumps(
-            [
-                {
-                    "cluster_id": "test-1",
-                    "host": cluster.admin.host,
-                    "port": cluster.admin.port,
-                    "admin_secret_arn": admin["ARN"],
-                    "max_tenants": 100,
-                    "sslmode": cluster.admin.sslmode,
-                }
-            ]
+            {
+                "host": cluster.admin.host,
+                "port": cluster.admin.port,
+                "admin_secret_arn": admin["ARN"],
+                "max_tenants": 100,
+                "sslmode": cluster.admin.sslmode,
+            }
         ),
     )
     aws.client("s3").create_bucket(

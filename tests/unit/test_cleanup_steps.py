@@ -40,6 +40,7 @@ from provisioner.jobs.stage_run import (
 )
 from provisioner.jobs.store import NewJob
 from provisioner.provisioning.cleanup import held_again
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStatus
@@ -360,7 +361,7 @@ def test_a_project_that_still_has_a_place_on_a_cluster_keeps_its_region(core: Co
     core.new_project()
     core.new_job()
     begin(core, "job-1")
-    core.projects.place("shop", "first", 5)
+    core.projects.place("shop", "first", "cluster#first", 5)
     fail(core)
     removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
 
@@ -544,9 +545,9 @@ def test_every_stage_of_the_clean_up_names_what_it_may_leave(core: Core) -> None
             names.bucket,
             names.event_api,
             names.user_pool,
-            names.tenant.database,
-            names.tenant.app_role,
-            names.tenant.owner_role,
+            names.tenants[Engine.POSTGRESQL].database,
+            names.tenants[Engine.POSTGRESQL].app_role,
+            names.tenants[Engine.POSTGRESQL].owner_role,
             names.database_secret,
         ]
     )

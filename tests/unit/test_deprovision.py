@@ -18,6 +18,7 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
 from provisioner.jobs.store import NewJob
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import (
     REMOVING,
@@ -439,7 +440,11 @@ def test_everything_is_given_back_with_the_end_of_the_job(active: Core) -> None:
     names = NAMING.names("shop")
     for name in (
         *(names.user_pool, names.bucket, names.database_secret, names.api_keys_secret),
-        *(names.tenant.database, names.tenant.app_role, names.tenant.owner_role),
+        *(
+            names.tenants[Engine.POSTGRESQL].database,
+            names.tenants[Engine.POSTGRESQL].app_role,
+            names.tenants[Engine.POSTGRESQL].owner_role,
+        ),
     ):
         assert any(removed.endswith(f" {name}") for removed in result.removed), name
 
@@ -457,7 +462,7 @@ def test_a_stage_without_a_word_keeps_the_project_from_being_deprovisioned(
 
 
 def test_a_place_on_a_cluster_keeps_the_project_from_being_deprovisioned(active: Core) -> None:
-    active.projects.place("shop", "first", 5)
+    active.projects.place("shop", "first", "cluster#first", 5)
     begin(active, job())
     stored(active, "FINALIZING")
 
@@ -479,6 +484,7 @@ def provision(core: Core, **fields: Any) -> StageOutcome:
         jobs=core.jobs,
         projects=core.projects,
         catalogue=core.catalogue,
+        naming=NAMING,
         default_project_quota=5,
     )
 
@@ -496,7 +502,10 @@ def test_a_deprovisioned_project_is_provisioned_like_a_new_one(active: Core, reg
     active.describe_clusters({"cluster_id": "west"}, region="eu-west-1")
     deprovisioned(active)
 
-    assert provision(active, region=region).output == {"already_provisioned": False}
+    assert provision(active, region=region).output == {
+        "already_provisioned": False,
+        "is_dedicated": False,
+    }
 
     held = project(active)
     assert (held.status, held.locked_by, held.quota, held.region, held.owner_id) == (
@@ -534,7 +543,7 @@ def test_what_is_left_in_a_region_is_not_forgotten_for_another(core: Core) -> No
 
     error = refused(ErrorType.INVALID_PAYLOAD, lambda: provision(core, region="eu-west-1"))
 
-    assert error.message.startswith(f"region: the project has been begun in {REGION};")
+    assert error.message.startswith(f"region: the project has been begun with {REGION};")
 
 
 # --- Protection -----------------------------------------------------------------------------------
@@ -620,7 +629,7 @@ def check_data(
         projects=core.projects,
         catalogue=core.catalogue,
         secrets_manager=core.client("secretsmanager"),
-        look=lambda *_, **__: look(),
+        looks={Engine.POSTGRESQL: lambda *_, **__: look()},
         naming=NAMING,
     )
 

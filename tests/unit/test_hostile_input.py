@@ -22,6 +22,7 @@ from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
 from provisioner.jobs.models import JobStatus
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import REGISTRY
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime.platform import PlatformSettings
 from support import hostile
@@ -333,7 +334,7 @@ def test_a_reserved_word_is_an_id_like_any(core: Core, connected: PlatformSettin
         created = api.create_project(word, owner_id=word)
         assert api.get_project(word) == created
         naming = Naming(connected.resource_prefix, connected.resource_namespace)
-        assert naming.names(word).tenant.database.startswith("nm_")
+        assert naming.names(word).tenants[Engine.POSTGRESQL].database.startswith("nm_")
 
     assert {project["project_id"] for project in core.scan("ProjectsTable")} == set(
         hostile.RESERVED_WORDS

@@ -9,13 +9,21 @@ from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import JobStatus, StageStatus
 from provisioner.jobs.stage_run import JobInput, JobStages, StageOutcome, StageRunner
+from provisioner.provisioning.instances import wanted_instance
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectResult
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.placement import ensure_placed
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.finalize import ensure_active
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.runtime.observability import metrics
-from support.core import Core, valid_payload
+from support.core import ACCOUNT, REGION, Core, valid_payload
+
+NAMING = Naming("nm", f"test-{ACCOUNT}")
+
+#: What INITIALIZING says of a project that is to share a cluster.
+NOT_YET = {"already_provisioned": False, "is_dedicated": False}
 
 
 def job(job_id: str = "job-1", project_id: str = "shop", **payload: Any) -> JobInput:
@@ -34,6 +42,7 @@ def initialize(core: Core, of: JobInput, limit: int = 10) -> StageOutcome:
         jobs=core.jobs,
         projects=core.projects,
         catalogue=core.catalogue,
+        naming=NAMING,
         default_project_quota=limit,
     )
 
@@ -52,7 +61,7 @@ def test_a_project_is_held_by_the_job_and_counted(core: Core) -> None:
 
     outcome = initialize(core, job())
 
-    assert (outcome.output, outcome.completion) == ({"already_provisioned": False}, None)
+    assert (outcome.output, outcome.completion) == (NOT_YET, None)
     assert outcome.check
     project = core.projects.get("shop")
     assert project is not None
@@ -71,7 +80,7 @@ def test_it_may_run_twice(core: Core) -> None:
 
     again = initialize(core, job(), limit=1)
 
-    assert again.output == {"already_provisioned": False}
+    assert again.output == NOT_YET
     assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
 
 
@@ -84,7 +93,7 @@ def test_two_runs_of_it_may_meet(core: Core) -> None:
 
     core.answers["dynamodb.TransactWriteItems"] = another_run_locks
 
-    assert initialize(core, job()).output == {"already_provisioned": False}
+    assert initialize(core, job()).output == NOT_YET
     assert core.projects.used("owner#ada") == 1
 
 
@@ -102,30 +111,156 @@ def test_the_project_s_owner_goes_before_the_payload_s(core: Core) -> None:
     [
         (
             {"engine": "mysql"},
-            "database.engine: mysql is not supported yet; use postgresql.",
+            (
+                "region: eu-central-1 is not served for mysql; "
+                "choose a region that has a database cluster."
+            ),
+        ),
+        (
+            {"version": "15"},
+            (
+                "database.version: no postgresql cluster of eu-central-1 is of version 15; "
+                "there are 16.4, 18."
+            ),
+        ),
+        (
+            {"engine": "mysql", "size": "db.t4g.micro"},
+            (
+                "database.size: no sizes are allowed for a mysql instance in eu-central-1; "
+                "leave it out for a shared cluster."
+            ),
+        ),
+        (
+            {"size": "db.r8g.48xlarge"},
+            (
+                "database.size: db.r8g.48xlarge is not allowed for a postgresql instance in "
+                "eu-central-1; choose one of db.t4g.micro, db.t4g.large."
+            ),
+        ),
+        (
+            {"size": "db.t4g.micro", "version": "1"},
+            (
+                "database.version: 1 is not allowed for a postgresql instance in eu-central-1; "
+                "choose one of 18.1, 17.7, 16.11, or leave it out."
+            ),
         ),
         *(
             (
-                {field: value},
+                {"size": "db.t4g.micro", "storage_gb": storage_gb},
                 (
-                    f"database.{field}: cannot be chosen yet, since projects share a cluster; "
-                    "leave it out."
+                    f"database.storage_gb: {storage_gb} is not allowed for a postgresql instance "
+                    "in eu-central-1; choose 20 to 200."
                 ),
             )
-            for field, value in {"version": "18", "size": "small", "storage_gb": 10}.items()
+            for storage_gb in (19, 201)
         ),
     ],
 )
-def test_what_is_not_supported_is_refused_by_its_name(
+def test_a_database_that_is_not_served_is_refused_with_what_is(
     core: Core, database: dict[str, Any], sentence: str
 ) -> None:
+    core.describe_clusters(
+        {"cluster_id": "first"},
+        {"cluster_id": "second", "version": "18"},
+        {"cluster_id": "third", "version": "16.4"},
+    )
+    core.allow_instances()
     core.new_project()
-    core.calls.clear()
 
     error = refused(core, job(database=database))
 
     assert (error.type, error.message) == (ErrorType.INVALID_PAYLOAD, sentence)
-    assert {name for name, _ in core.calls} == {"dynamodb.Scan"}
+
+
+@pytest.mark.parametrize(
+    ("database", "is_dedicated"),
+    [
+        ({"version": "18"}, False),
+        ({"version": "16"}, False),
+        ({"version": "16.4"}, False),
+        ({"size": "db.t4g.micro"}, True),
+        ({"size": "db.t4g.large", "version": "17", "storage_gb": 200}, True),
+        ({"size": "db.t4g.large", "version": "16.11", "storage_gb": 20}, True),
+    ],
+)
+def test_a_database_that_is_served_is_taken(
+    core: Core, database: dict[str, Any], *, is_dedicated: bool
+) -> None:
+    core.describe_clusters(
+        {"cluster_id": "second", "version": "18.1"}, {"cluster_id": "third", "version": "16.4"}
+    )
+    core.allow_instances()
+    core.new_project()
+
+    assert initialize(core, job(database=database)).output == NOT_YET | {
+        "is_dedicated": is_dedicated
+    }
+
+
+def test_a_region_whose_clusters_declare_no_version_serves_none(core: Core) -> None:
+    core.new_project()
+
+    error = refused(core, job(database={"version": "18"}))
+
+    assert error.message == (
+        "database.version: no postgresql cluster of eu-central-1 is of version 18; "
+        "none declares a version; leave it out."
+    )
+
+
+@pytest.mark.parametrize(
+    ("database", "field"),
+    [
+        ({}, "database.size"),
+        ({"size": "db.t4g.large"}, "database.size"),
+        ({"size": "db.t4g.micro", "storage_gb": 41}, "database.storage_gb"),
+        ({"size": "db.t4g.micro", "version": "17"}, "database.version"),
+        ({"engine": "mysql", "size": "db.t4g.micro"}, "database.engine"),
+    ],
+)
+def test_an_instance_that_was_begun_is_not_left_behind_for_another(
+    core: Core, database: dict[str, Any], field: str
+) -> None:
+    core.allow_instances()
+    core.allow_instances("mysql", versions=["8.4.3"])
+    core.new_project()
+    begun = job(database={"size": "db.t4g.micro"})
+    initialize(core, begun)
+    place_instance(core, begun)
+    fail(core)
+
+    error = refused(core, job("job-2", database=database))
+
+    assert error.type is ErrorType.INVALID_PAYLOAD
+    assert error.message.startswith(f"{field}: the project has been begun with ")
+    for same in ({}, {"version": "18"}, {"version": "18.1", "storage_gb": 40}):
+        initialize(core, job("job-2", database={"size": "db.t4g.micro"} | same))
+
+
+def test_a_place_on_a_shared_cluster_is_not_left_behind_for_an_instance(core: Core) -> None:
+    core.allow_instances()
+    core.new_project()
+    initialize(core, job())
+    ensure_placed(valid_payload(), projects=core.projects, catalogue=core.catalogue)
+    fail(core)
+
+    error = refused(core, job("job-2", database={"size": "db.t4g.micro"}))
+
+    assert error.message.startswith("database.size: the project has been begun with none;")
+
+
+def fail(core: Core) -> None:
+    """Let go of the project, with what the job has made of it kept."""
+    dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
+
+
+def place_instance(core: Core, of: JobInput) -> None:
+    """Settle the project's own instance as CREATING_INSTANCE does."""
+    payload = valid_payload(**{k: v for k, v in of.payload.items() if k == "database"})
+    wanted = wanted_instance(
+        payload, core.catalogue.allowance(REGION, payload.database.engine), NAMING.names("shop")
+    )
+    core.projects.place("shop", wanted.identifier, wanted.quota, 2, instance=wanted)
 
 
 def test_a_payload_that_is_wrong_is_refused_before_anything_is_called(core: Core) -> None:
@@ -234,6 +369,8 @@ OUTPUTS: dict[str, dict[str, Any]] = {
         "port": 5432,
         "database_name": "nm_shop",
         "schema_name": "app",
+        "engine": "postgresql",
+        "version": "18.1",
         "connection_string": "postgresql://nm_shop_app@db.example:5432/nm_shop",
         "secret_arn": "arn:of:login",
     },

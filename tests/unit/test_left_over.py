@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from support.left_over import Deployment, Item, Ledger, Resource, left_in
 
@@ -15,9 +16,9 @@ NAMES = NAMING.names("shop")
 TAGS = NAMING.owner("shop", "job-1").tags()
 
 RESOURCES = [
-    Resource("database", NAMES.tenant.database, TAGS),
-    Resource("role", NAMES.tenant.app_role, TAGS),
-    Resource("role", NAMES.tenant.owner_role, TAGS),
+    Resource("database", NAMES.tenants[Engine.POSTGRESQL].database, TAGS),
+    Resource("role", NAMES.tenants[Engine.POSTGRESQL].app_role, TAGS),
+    Resource("role", NAMES.tenants[Engine.POSTGRESQL].owner_role, TAGS),
     Resource("user pool", NAMES.user_pool, TAGS),
     Resource("Event API", NAMES.event_api, TAGS),
     Resource("bucket", NAMES.bucket, TAGS),
@@ -78,8 +79,13 @@ def test_what_a_job_names_as_left_is_not_found_again() -> None:
 
 
 def test_a_place_that_no_project_holds_is_left() -> None:
-    used = {"owner#ada": 2, "cluster#eu-1": 1, "owner#bob": 0}
-    holds = {"quota": "owner#ada", "cluster_id": "eu-1"}
+    used = {"owner#ada": 2, "cluster#eu-west-1/postgresql/eu-1": 1, "owner#bob": 0}
+    holds = {
+        "quota": "owner#ada",
+        "region": "eu-west-1",
+        "engine": "postgresql",
+        "cluster_id": "eu-1",
+    }
 
     assert left(status="ACTIVE", quotas=used, project=holds) == ["quota place of owner#ada"]
     assert left(quotas={"cluster#eu-1": 1}) == ["quota place of cluster#eu-1"]

@@ -6,6 +6,7 @@ import re
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import (
     Naming,
     ResourceNames,
@@ -29,9 +30,9 @@ def _all(names: ResourceNames) -> set[str]:
         names.instance_secret,
         names.database_secret,
         names.api_keys_secret,
-        names.tenant.database,
-        names.tenant.owner_role,
-        names.tenant.app_role,
+        names.tenants[Engine.POSTGRESQL].database,
+        names.tenants[Engine.POSTGRESQL].owner_role,
+        names.tenants[Engine.POSTGRESQL].app_role,
     }
 
 
@@ -52,7 +53,7 @@ def test_every_service_takes_the_names(prefix: str, namespace: str, project_id: 
         assert re.fullmatch(r"[A-Za-z0-9/_+=.@-]{1,512}", name)
         # Secrets Manager takes a hyphen and six characters at the end for its own suffix.
         assert not re.search(r"-[A-Za-z0-9]{6}$", name)
-    tenant = names.tenant
+    tenant = names.tenants[Engine.POSTGRESQL]
     for name in (tenant.database, tenant.schema, tenant.owner_role, tenant.app_role):
         assert re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name)
         assert not name.startswith("pg_")
@@ -82,7 +83,12 @@ def test_names_are_the_same_every_time_and_differ_from_one_another(
     assert resource_names(prefix, namespace, project_id) == names
     assert Naming(prefix, namespace).names(project_id) == names
     assert len({names.database_secret, names.api_keys_secret, names.instance_secret}) == 3
-    assert len({names.tenant.owner_role, names.tenant.app_role}) == 2
+    for engine in Engine:
+        tenant = names.tenants[engine]
+        assert len({tenant.owner_role, tenant.app_role, tenant.database}) == 3
+    # Source: MySQL 8.4 Reference Manual, "Account Names", "Identifier Length Limits".
+    assert len(names.tenants[Engine.MYSQL].app_role) <= 32
+    assert len(names.tenants[Engine.MYSQL].database) <= 64
 
 
 @given(NAMESPACES, PROJECT_IDS, PROJECT_IDS)
@@ -108,7 +114,7 @@ def test_ids_that_look_alike_share_no_name(namespace: str, project_id: str) -> N
     names = [resource_names("nm", namespace, alike_id) for alike_id in sorted(alike)]
 
     assert len({name.bucket for name in names}) == len(alike)
-    assert len({name.tenant.database for name in names}) == len(alike)
+    assert len({name.tenants[Engine.POSTGRESQL].database for name in names}) == len(alike)
 
 
 @given(NAMESPACES, NAMESPACES, PROJECT_IDS)
@@ -160,14 +166,14 @@ def test_a_name_shows_the_start_of_the_project_id() -> None:
     names = resource_names("nm", "stack-123456789012", "My_Shop-" + "x" * 40)
 
     assert names.bucket.startswith("nm-my-shop-xxxxxxxxxxxxxxxx-")
-    assert names.tenant.database.startswith("nm_my_shop_xxxxxxxxxxxxxxxx_")
+    assert names.tenants[Engine.POSTGRESQL].database.startswith("nm_my_shop_xxxxxxxxxxxxxxxx_")
 
 
 def test_names_never_change_since_they_are_how_resources_are_found_again() -> None:
     names = resource_names("nm", "provisioner-123456789012", "shop")
 
     assert names.bucket == "nm-shop-fba3c6727d"
-    assert names.tenant.database == "nm_shop_fba3c6727d"
+    assert names.tenants[Engine.POSTGRESQL].database == "nm_shop_fba3c6727d"
     assert names.database_secret == "nm/nm-shop-fba3c6727d/database"
     assert names.instance == "nm-shop-fba3c6727d"
     assert instance_snapshot_name(names, "Job_7") == "nm-shop-fba3c6727d-job-7-b842d70087"

@@ -15,6 +15,7 @@ from provisioner.drivers import dynamodb
 from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError
 from provisioner.jobs.execution import Executions
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.generate_api_keys import new_key
 from provisioner.runtime import aws
@@ -204,11 +205,18 @@ def test_nobody_is_handed_keys_that_are_stored_of_another(
 def test_no_clusters_of_another_region_are_taken(core: Core) -> None:
     core.describe_clusters({"cluster_id": "second"}, region="eu-west-1")
     client = core.client("ssm")
-    answer = client.get_parameter(Name="/test/clusters/eu-west-1/postgresql")
+    path = "/test/clusters/eu-west-1/postgresql"
+    answer, listed = (
+        client.get_parameter(Name=f"{path}/second"),
+        client.get_parameters_by_path(Path=path),
+    )
     core.answers["ssm.GetParameter"] = lambda _: (200, dict(answer))
+    core.answers["ssm.GetParametersByPath"] = lambda _: (200, dict(listed))
 
     with refused():
-        core.catalogue.clusters(REGION, "postgresql")
+        core.catalogue.cluster(REGION, Engine.POSTGRESQL, "second")
+    with refused():
+        list(core.catalogue.clusters(REGION, Engine.POSTGRESQL))
 
 
 def test_no_execution_of_another_job_is_taken(core: Core) -> None:

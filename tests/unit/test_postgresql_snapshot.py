@@ -27,6 +27,7 @@ from provisioner.drivers.postgresql.snapshot import PgDump, PostgresqlDumper
 from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import Claim
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from psycopg import sql
 from support.core import Core
@@ -94,7 +95,7 @@ class Tenant:
 @pytest.fixture
 def tenant(cluster: PreparedCluster) -> Iterator[Tenant]:
     project_id = f"project-{uuid.uuid4().hex[:12]}"
-    names = NAMING.names(project_id).tenant
+    names = NAMING.names(project_id).tenants[Engine.POSTGRESQL]
     owner = NAMING.owner(project_id, "job-1")
     engine = PostgresqlEngine(cluster.admin)
     engine.ensure_database(names, lambda: PASSWORD, owner)
@@ -247,7 +248,7 @@ def test_a_server_that_asks_for_the_password_itself_gets_nothing(asking: bytes) 
         admin = AdminConnection(
             "127.0.0.1", server.getsockname()[1], "provisioner", PASSWORD, sslmode="disable"
         )
-        names = NAMING.names("shop").tenant
+        names = NAMING.names("shop").tenants[Engine.POSTGRESQL]
         program = programs.installed_program("pg_dump", ErrorType.SNAPSHOT_FAILED)
         dump = PgDump(program, admin, names.database, 180_000, 60)
         with closing(dump):

@@ -9,6 +9,7 @@ import pytest
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.placement import ensure_placed
 from provisioner.provisioning.projects import (
     Project,
@@ -18,7 +19,7 @@ from provisioner.provisioning.projects import (
     QuotaReachedError,
     quota_of,
 )
-from support.core import Core, valid_payload
+from support.core import REGION, Core, valid_payload
 
 QUOTA = "owner#ada"
 
@@ -266,10 +267,15 @@ def place(core: Core, project_id: str = "shop") -> str:
     ).cluster_id
 
 
+def quota_of_cluster(cluster_id: str) -> str:
+    """Return what the tenants of a cluster are counted under."""
+    return f"cluster#{REGION}/postgresql/{cluster_id}"
+
+
 def tenants(core: Core, **of_cluster: int) -> None:
     """Say how many tenants each cluster has."""
     for cluster_id, used in of_cluster.items():
-        set_quota(core, f"cluster#{cluster_id}", used=used)
+        set_quota(core, quota_of_cluster(cluster_id), used=used)
 
 
 def test_a_project_goes_to_the_emptiest_cluster_and_stays_there(core: Core) -> None:
@@ -282,7 +288,7 @@ def test_a_project_goes_to_the_emptiest_cluster_and_stays_there(core: Core) -> N
     assert place(core) == "second"
 
     assert project(core).cluster_id == "second"
-    assert core.projects.used("cluster#second") == 50
+    assert core.projects.used(quota_of_cluster("second")) == 50
 
 
 def test_a_full_cluster_is_passed_over(core: Core) -> None:
@@ -308,7 +314,7 @@ def test_no_cluster_with_room_is_answered_with_the_limits(core: Core) -> None:
     assert (raised.value.type, raised.value.message) == (
         ErrorType.QUOTA_EXCEEDED,
         (
-            "region: no database cluster of eu-central-1 has room (limits: 1 tenants on small, "
+            "region: no postgresql cluster of eu-central-1 has room (limits: 1 tenants on small, "
             "0 tenants on none); add a cluster or raise a limit."
         ),
     )
@@ -333,7 +339,10 @@ def test_many_at_once_fill_the_clusters_to_their_limits_and_no_further(core: Cor
         placed = list(pool.map(try_to_place, range(10)))
 
     assert [placed.count(name) for name in ("first", "second", None)] == [3, 2, 5]
-    assert (core.projects.used("cluster#first"), core.projects.used("cluster#second")) == (3, 2)
+    assert (
+        core.projects.used(quota_of_cluster("first")),
+        core.projects.used(quota_of_cluster("second")),
+    ) == (3, 2)
     assert [project(core, f"shop-{number}").cluster_id for number in range(10)] == placed
 
 
@@ -345,7 +354,7 @@ def test_two_runs_at_once_place_a_project_once(core: Core) -> None:
         placed = set(pool.map(lambda _: place(core), range(8)))
 
     assert len(placed) == 1
-    assert sum(core.projects.used(f"cluster#c-{number}") for number in range(4)) == 1
+    assert sum(core.projects.used(quota_of_cluster(f"c-{number}")) for number in range(4)) == 1
 
 
 def test_a_place_is_given_back_once(core: Core) -> None:
@@ -356,10 +365,10 @@ def test_a_place_is_given_back_once(core: Core) -> None:
     place(core, "other")
 
     for _ in range(2):
-        core.projects.unplace("shop", "first", "job-1")
+        core.projects.unplace("shop", "first", quota_of_cluster("first"), "job-1")
 
     assert project(core).cluster_id is None
-    assert core.projects.used("cluster#first") == 1
+    assert core.projects.used(quota_of_cluster("first")) == 1
     assert place(core) == "first"
 
 
@@ -371,10 +380,13 @@ def test_a_place_that_is_given_back_by_many_at_once_is_given_back_once(core: Cor
     place(core, "other")
 
     with ThreadPoolExecutor(8) as pool:
-        for run in [pool.submit(core.projects.unplace, "shop", "first", "job-1") for _ in range(8)]:
+        for run in [
+            pool.submit(core.projects.unplace, "shop", "first", quota_of_cluster("first"), "job-1")
+            for _ in range(8)
+        ]:
             run.result()
 
-    assert core.projects.used("cluster#first") == 1
+    assert core.projects.used(quota_of_cluster("first")) == 1
 
 
 @pytest.mark.parametrize(
@@ -389,7 +401,7 @@ def test_a_place_that_is_another_s_is_not_given_back(
     place(core)
     before = core.scan("ProjectsTable"), core.scan("QuotasTable")
 
-    core.projects.unplace(project_id, cluster_id, job_id)
+    core.projects.unplace(project_id, cluster_id, quota_of_cluster(cluster_id), job_id)
 
     assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
 
@@ -400,7 +412,7 @@ def test_a_place_whose_project_is_free_may_be_another_s(core: Core) -> None:
     place(core)
     release(core)
 
-    core.projects.unplace("shop", "first", "job-1")
+    core.projects.unplace("shop", "first", quota_of_cluster("first"), "job-1")
 
     assert project(core).cluster_id == "first"
 
@@ -411,10 +423,10 @@ def test_a_count_of_tenants_that_was_set_back_does_not_keep_a_place(core: Core) 
     place(core)
     tenants(core, first=0)
 
-    core.projects.unplace("shop", "first", "job-1")
+    core.projects.unplace("shop", "first", quota_of_cluster("first"), "job-1")
 
     assert project(core).cluster_id is None
-    assert core.projects.used("cluster#first") == 0
+    assert core.projects.used(quota_of_cluster("first")) == 0
 
 
 def hold(core: Core, project_id: str = "shop") -> None:
@@ -471,42 +483,61 @@ def test_a_project_that_is_gone_is_not_placed(core: Core) -> None:
         place(core)
 
     assert raised.value.type is ErrorType.PROJECT_NOT_FOUND
-    assert core.projects.used("cluster#first") == 0
+    assert core.projects.used(quota_of_cluster("first")) == 0
 
 
 @pytest.mark.parametrize(
     "value",
     [
         "not json",
-        "{}",
         "[]",
-        '[{"cluster_id": "a"}]',
+        "{}",
+        '{"cluster_id": "a", "host": "h", "port": 1, "admin_secret_arn": "x", "max_tenants": 1}',
+        '{"host": "h", "port": 0, "admin_secret_arn": "x", "max_tenants": 1}',
+        '{"host": "h", "port": 1, "admin_secret_arn": "x", "max_tenants": 1, "version": "new"}',
         (
-            '[{"cluster_id": "A b", "host": "h", "port": 1, "admin_secret_arn": "x",'
-            ' "max_tenants": 1}]'
-        ),
-        (
-            '[{"cluster_id": "a", "host": "h", "port": 1, "admin_secret_arn": "x",'
-            ' "max_tenants": 1, "password": "correct-horse"}]'
+            '{"host": "h", "port": 1, "admin_secret_arn": "x", "max_tenants": 1,'
+            ' "password": "correct-horse"}'
         ),
     ],
 )
-def test_a_wrong_description_of_the_clusters_names_the_parameter(core: Core, value: str) -> None:
-    core.client("ssm").put_parameter(
-        Name="/test/clusters/eu-central-1/postgresql", Type="String", Value=value, Overwrite=True
-    )
+def test_a_wrong_description_of_a_cluster_names_the_parameter(core: Core, value: str) -> None:
+    name = "/test/clusters/eu-central-1/postgresql/first"
+    core.client("ssm").put_parameter(Name=name, Type="String", Value=value, Overwrite=True)
 
-    with pytest.raises(ProvisioningError) as raised:
-        core.catalogue.clusters("eu-central-1", "postgresql")
+    def read_all() -> object:
+        return list(core.catalogue.clusters(REGION, Engine.POSTGRESQL))
 
-    assert raised.value.type is ErrorType.DATABASE_CREATION_FAILED
-    assert raised.value.cause.startswith("SSM parameter /test/clusters/eu-central-1/postgresql: ")
-    assert "correct-horse" not in raised.value.cause
+    for read in (read_all, lambda: core.catalogue.cluster(REGION, Engine.POSTGRESQL, "first")):
+        with pytest.raises(ProvisioningError) as raised:
+            read()
+
+        assert raised.value.type is ErrorType.DATABASE_CREATION_FAILED
+        assert raised.value.cause.startswith(f"SSM parameter {name}: ")
+        assert "correct-horse" not in raised.value.cause
 
 
 def test_a_region_without_a_description_has_no_cluster(core: Core) -> None:
-    assert core.catalogue.clusters("us-east-1", "postgresql") == []
-    assert core.catalogue.clusters("eu-central-1", "mysql") == []
+    assert list(core.catalogue.clusters("us-east-1", Engine.POSTGRESQL)) == []
+    assert list(core.catalogue.clusters(REGION, Engine.MYSQL)) == []
+    assert core.catalogue.cluster(REGION, Engine.MYSQL, "first") is None
+    assert core.catalogue.allowance(REGION, Engine.POSTGRESQL) is None
+
+
+def test_more_clusters_than_a_page_holds_are_all_found(core: Core) -> None:
+    core.describe_clusters(*({"cluster_id": f"c-{number}"} for number in range(23)))
+    # Neither is a cluster of the region's shared ones.
+    core.client("ssm").put_parameter(
+        Name=f"/test/clusters/{REGION}/dedicated/postgresql", Type="String", Value="{}"
+    )
+    core.client("ssm").put_parameter(
+        Name=f"/test/clusters/{REGION}/postgresql/c-1/more", Type="String", Value="{}"
+    )
+
+    found = list(core.catalogue.clusters(REGION, Engine.POSTGRESQL))
+
+    assert {cluster.cluster_id for cluster in found} == {f"c-{number}" for number in range(23)}
+    assert {(cluster.region, cluster.engine) for cluster in found} == {(REGION, "postgresql")}
 
 
 def test_a_project_is_read_as_it_was_written(core: Core) -> None:

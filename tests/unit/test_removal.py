@@ -21,6 +21,7 @@ from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Claim
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.generate_api_keys import ensure_api_keys
 from provisioner.provisioning.stages.remove_api_keys import remove_api_keys
@@ -726,8 +727,8 @@ def remove_tenant(core: Core) -> None:
         projects=core.projects,
         catalogue=core.catalogue,
         secrets_manager=core.client("secretsmanager"),
-        engine=PostgresqlEngine,
-        look=look_at_database,
+        engines={Engine.POSTGRESQL: PostgresqlEngine},
+        looks={Engine.POSTGRESQL: look_at_database},
         naming=NAMING,
         only_this_job=True,
     )
@@ -764,7 +765,7 @@ def test_the_login_of_a_project_without_a_place_is_removed(core: Core) -> None:
 def test_a_login_stays_while_nobody_knows_where_its_database_is(core: Core, what: str) -> None:
     name = hold_with_login(core)
     if what == "cluster":
-        core.projects.place("shop", "first", 5)
+        core.projects.place("shop", "first", "cluster#first", 5)
         core.describe_clusters({"cluster_id": "another"})
     else:
         core.client("dynamodb").delete_item(

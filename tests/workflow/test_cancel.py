@@ -14,6 +14,7 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
 from provisioner.jobs.stage_run import RECORD_FAILURE, JobInput
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from support.postgresql import tenant_snapshot
@@ -78,7 +79,7 @@ def stop(workflow: Workflow, job: api.Job) -> None:
 def assert_nothing_is_left(workflow: Workflow, job: api.Job) -> None:
     """Look for everything that a job makes or holds."""
     names = workflow.names(job.project_id)
-    tenant = tenant_snapshot(workflow.cluster, names.tenant)
+    tenant = tenant_snapshot(workflow.cluster, names.tenants[Engine.POSTGRESQL])
     assert (tenant["databases"], tenant["roles"]) == ([], [])
     assert set(map(str, workflow._services().values())) == {"[]"}
     assert workflow._secrets(names, tenant) == {}
@@ -344,7 +345,7 @@ def test_a_cleanup_that_is_stopped_by_hand_names_what_may_be_left(workflow: Work
     names = workflow.names(job.project_id)
     assert cleanup.left_over[:2] == (
         f"user pool {names.user_pool}",
-        f"database {names.tenant.database}",
+        f"database {names.tenants[Engine.POSTGRESQL].database}",
     )
     project = workflow.projects.get(job.project_id)
     assert project is not None

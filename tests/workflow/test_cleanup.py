@@ -18,6 +18,7 @@ from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, JobInput
 from provisioner.ownership import Ownership
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime import aws
 from support.calls import SQL
@@ -31,7 +32,7 @@ from support.undoing import (
     repeated_to_its_end,
     run_failing,
 )
-from support.workflow import ACCOUNT, Fault, FunctionEnded, Point, Run, Workflow, each_way
+from support.workflow import ACCOUNT, REGION, Fault, FunctionEnded, Point, Run, Workflow, each_way
 
 #: No removal changes AWS, or PostgreSQL, more often in one attempt; a test below sees to it.
 MOST_CALLS, MOST_STATEMENTS = 5, 3
@@ -244,7 +245,7 @@ def test_only_the_part_that_the_job_made_is_removed(
 def take_names(workflow: Workflow, project_id: str, owner: Ownership) -> None:
     """Make everything under the project's names, databases and roles too."""
     workflow.take_names(project_id, owner)
-    tenant = workflow.names(project_id).tenant
+    tenant = workflow.names(project_id).tenants[Engine.POSTGRESQL]
     engine = PostgresqlEngine(workflow.cluster.admin)
     engine.ensure_database(tenant, lambda: "correct-horse", owner)
     engine.ensure_schema(tenant, owner)
@@ -382,9 +383,9 @@ def test_what_cannot_be_removed_at_all_is_named_and_the_project_is_free(
     assert cleanup_of(job).left_over == (
         f"API keys of project {job.project_id}",
         f"secret {names.api_keys_secret}",
-        f"database {names.tenant.database}",
-        f"role {names.tenant.app_role}",
-        f"role {names.tenant.owner_role}",
+        f"database {names.tenants[Engine.POSTGRESQL].database}",
+        f"role {names.tenants[Engine.POSTGRESQL].app_role}",
+        f"role {names.tenants[Engine.POSTGRESQL].owner_role}",
         f"secret {names.database_secret}",
     )
     assert len(workflow.waits) == 4
@@ -484,7 +485,7 @@ def test_a_project_that_is_gone_keeps_no_resource_from_being_named(workflow: Wor
 
     workflow.observers.append(remove)
     job = workflow.execute(workflow.new_job(project_id))
-    tenant = workflow.names(project_id).tenant
+    tenant = workflow.names(project_id).tenants[Engine.POSTGRESQL]
     assert job.error is not None
     assert job.error.type is ErrorType.PROJECT_NOT_FOUND
     assert f"database {tenant.database}" in cleanup_of(job).left_over
@@ -493,7 +494,7 @@ def test_a_project_that_is_gone_keeps_no_resource_from_being_named(workflow: Wor
     with pytest.raises(api.JobStateError, match="is gone"):
         api.repeat_cleanup(job.job_id)
     # What it counted in went with its item.
-    workflow.set_places.update(["owner#ada", "cluster#test-1"])
+    workflow.set_places.update(["owner#ada", f"cluster#{REGION}/postgresql/test-1"])
 
 
 def test_where_nobody_can_say_whether_a_stage_is_at_work_the_longest_is_waited_for(

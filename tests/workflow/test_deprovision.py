@@ -21,6 +21,7 @@ from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import POLL_SECONDS
 from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
 from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from provisioner.runtime import aws
@@ -217,7 +218,7 @@ def test_all_that_is_in_the_way_is_named_at_once_and_the_next_attempt_looks_anew
         tenant.execute("PREPARE TRANSACTION 'half'")
     before = workflow.snapshot(first)
 
-    with workflow.cluster.connect(names.tenant.database) as superuser:
+    with workflow.cluster.connect(names.tenants[Engine.POSTGRESQL].database) as superuser:
         job = workflow.execute(workflow.new_deprovision_job(project_id))
         pid = superuser.info.backend_pid
 
@@ -260,7 +261,7 @@ def test_a_session_that_may_not_be_ended_is_waited_for_before_anything_is_remove
     workflow: Workflow,
 ) -> None:
     first = provisioned(workflow)
-    database = workflow.names(first.project_id).tenant.database
+    database = workflow.names(first.project_id).tenants[Engine.POSTGRESQL].database
     before = workflow.snapshot(first)
     with workflow.cluster.connect(database) as superuser:
         failed = workflow.execute(workflow.new_deprovision_job(first.project_id))
@@ -508,9 +509,9 @@ def test_a_failed_project_is_removed_with_whatever_it_has(workflow: Workflow) ->
     job = workflow.execute(workflow.new_deprovision_job(project_id))
 
     assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
-    assert tenant_snapshot(workflow.cluster, workflow.names(project_id).tenant) == {
-        name: [] for name in ("roles", "databases", "members", "settings")
-    }
+    assert tenant_snapshot(
+        workflow.cluster, workflow.names(project_id).tenants[Engine.POSTGRESQL]
+    ) == {name: [] for name in ("roles", "databases", "members", "settings")}
     assert workflow.snapshot(job)["services"].count("[]") == 5
     assert len(snapshots()) == 1
 

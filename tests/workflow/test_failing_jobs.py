@@ -10,10 +10,11 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Ownership
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from psycopg import sql
-from support.workflow import FAILING_TOGETHER, Deploy, Workflow
+from support.workflow import FAILING_TOGETHER, REGION, Deploy, Workflow
 
 #: Prepares what fails and returns the job.
 type Case = Callable[[Workflow], api.Job]
@@ -53,7 +54,7 @@ def names_taken(workflow: Workflow) -> api.Job:
 def schema_taken(workflow: Workflow) -> api.Job:
     """Let someone make the tenant schema right before the stage that would."""
     project_id = workflow.new_project()
-    tenant = workflow.names(project_id).tenant
+    tenant = workflow.names(project_id).tenants[Engine.POSTGRESQL]
 
     def take(_job: JobInput, stage: str) -> None:
         if stage == provision_project.CREATING_SCHEMA:
@@ -86,7 +87,9 @@ def remove_project(workflow: Workflow, project_id: str) -> None:
     # Its item alone says which places it holds: nobody can give them back any more.
     project = workflow.projects.get(project_id)
     assert project is not None
-    workflow.set_places.update([str(project.quota), f"cluster#{project.cluster_id}"])
+    workflow.set_places.update(
+        [str(project.quota), f"cluster#{project.region}/{project.engine}/{project.cluster_id}"]
+    )
     aws.client("dynamodb").delete_item(
         TableName=workflow.settings.projects_table, Key={"project_id": {"S": project_id}}
     )
@@ -123,7 +126,7 @@ def no_project_left(workflow: Workflow) -> api.Job:
 
 
 def no_tenant_left(workflow: Workflow) -> api.Job:
-    set_quota(workflow, "cluster#test-1", used=100)
+    set_quota(workflow, f"cluster#{REGION}/postgresql/test-1", used=100)
     return workflow.new_job(workflow.new_project(), services=NO_SERVICES)
 
 

@@ -10,6 +10,7 @@ from provisioner import api
 from provisioner.drivers.drift import MADE_AGAIN
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import StageStatus
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types.repair_project import JOB_TYPE, RepairProjectResult
 from provisioner.runtime import aws
 from psycopg import sql
@@ -192,7 +193,11 @@ def test_what_is_missing_is_named_and_not_made(workflow: Workflow) -> None:
     aws.client("appsync", REGION).delete_api(apiId=services["realtime"]["tenant_id"])
     aws.client("s3", REGION).delete_bucket(Bucket=names.bucket)
     with workflow.cluster.connect() as c:
-        c.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(names.tenant.database)))
+        c.execute(
+            sql.SQL("DROP DATABASE {}").format(
+                sql.Identifier(names.tenants[Engine.POSTGRESQL].database)
+            )
+        )
     before = workflow.remains(first.project_id)
     project = api.get_project(first.project_id)
     job = workflow.execute(new_repair(workflow, first.project_id))
@@ -200,7 +205,7 @@ def test_what_is_missing_is_named_and_not_made(workflow: Workflow) -> None:
     assert job.error is not None
     errors = {error.stage: error for error in (job.error, *job.other_errors)}
     missing = {
-        "REPAIRING_DATABASE": f"database {names.tenant.database}",
+        "REPAIRING_DATABASE": f"database {names.tenants[Engine.POSTGRESQL].database}",
         "REPAIRING_AUTH": f"user pool {services['auth']['tenant_id']}",
         "REPAIRING_REALTIME": f"Event API {services['realtime']['tenant_id']}",
         "REPAIRING_STORAGE": f"bucket {names.bucket}",
@@ -269,7 +274,7 @@ def test_a_cluster_that_is_described_otherwise_is_told_and_no_secret_is_written(
 def test_no_value_of_a_secret_is_told(workflow: Workflow) -> None:
     project_id = plainly_provisioned(workflow)
     login = workflow.secret(workflow.names(project_id).database_secret)
-    role = workflow.names(project_id).tenant.app_role
+    role = workflow.names(project_id).tenants[Engine.POSTGRESQL].app_role
     with workflow.cluster.connect() as c:
         c.execute(sql.SQL("ALTER ROLE {} PASSWORD 'other'").format(sql.Identifier(role)))
     with workflow.logged() as lines:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from provision_cli.main import main
 from provisioner import api
+from provisioner.provisioning.engine import Engine
 from psycopg import sql
 from support.core import make_stack
 from support.removal import provisioned
@@ -55,7 +56,10 @@ def test_a_project_comes_back_from_its_newest_snapshot(
     workflow: Workflow, command: Command
 ) -> None:
     removal = removed_and_provisioned_again(workflow)
-    project_id, tenant = removal.project_id, workflow.names(removal.project_id).tenant
+    project_id, tenant = (
+        removal.project_id,
+        workflow.names(removal.project_id).tenants[Engine.POSTGRESQL],
+    )
 
     code, shown, complaint = command("snapshots", "list", project_id)
 

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from botocore.exceptions import ClientError
 from provisioner import api
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import ResourceNames
 
 from provision_cli.demo.scene import Scene
@@ -70,7 +71,13 @@ def _in_the_cluster(running: RunningStack, names: ResourceNames) -> tuple[int, i
         row = connection.execute(
             "SELECT (SELECT count(*) FROM pg_database WHERE datname = %s),"
             " (SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s))",
-            (names.tenant.database, [names.tenant.owner_role, names.tenant.app_role]),
+            (
+                names.tenants[Engine.POSTGRESQL].database,
+                [
+                    names.tenants[Engine.POSTGRESQL].owner_role,
+                    names.tenants[Engine.POSTGRESQL].app_role,
+                ],
+            ),
         ).fetchone()
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
 

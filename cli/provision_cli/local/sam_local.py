@@ -70,14 +70,14 @@ def variables(stack: RunningStack) -> dict[str, dict[str, str]]:
 def _describe_cluster(stack: RunningStack) -> str:
     """Describe the cluster by an address that a container reaches; returns the prefix of that."""
     own = stack.outputs["ClusterParameterPrefix"]
-    below = f"{stack.region}/postgresql"
+    below = f"{stack.region}/postgresql/local-1"
     ssm = stack.client("ssm")
     described = json.loads(ssm.get_parameter(Name=f"{own}/{below}")["Parameter"]["Value"])
     prefix = f"{own}-for-containers"
     ssm.put_parameter(
         Name=f"{prefix}/{below}",
         Type="String",
-        Value=json.dumps([{**cluster, "host": stack.container_host} for cluster in described]),
+        Value=json.dumps({**described, "host": stack.container_host}),
         Overwrite=True,
     )
     return prefix

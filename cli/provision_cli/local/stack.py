@@ -512,7 +512,6 @@ class LocalStack:
                 "ARN"
             ]
         cluster = {
-            "cluster_id": "local-1",
             "host": LOOPBACK,
             "port": state.postgresql_port,
             "admin_secret_arn": arn,
@@ -521,9 +520,9 @@ class LocalStack:
             "sslmode": "disable",
         }
         running.client("ssm").put_parameter(
-            Name=f"{state.outputs['ClusterParameterPrefix']}/{REGION}/postgresql",
+            Name=f"{state.outputs['ClusterParameterPrefix']}/{REGION}/postgresql/local-1",
             Type="String",
-            Value=json.dumps([cluster]),
+            Value=json.dumps(cluster),
             Overwrite=True,
         )
 

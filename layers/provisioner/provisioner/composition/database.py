@@ -10,6 +10,7 @@ from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import DATABASE
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
@@ -20,7 +21,8 @@ from provisioner.runtime.settings import DatabaseSettings
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
-    from provisioner.provisioning.stages.check_data import DatabaseLook
+    from provisioner.provisioning.database_access import Engines
+    from provisioner.provisioning.stages.check_data import DatabaseLooks
 
 
 class Resources(TypedDict):
@@ -30,8 +32,8 @@ class Resources(TypedDict):
     projects: ProjectStore
     catalogue: ClusterCatalogue
     secrets_manager: SecretsManagerClient
-    engine: type[PostgresqlEngine]
-    look: DatabaseLook
+    engines: Engines
+    looks: DatabaseLooks
     naming: Naming
 
 
@@ -44,8 +46,8 @@ def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
         ),
         "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
         "secrets_manager": aws.client("secretsmanager"),
-        "engine": PostgresqlEngine,
-        "look": look_at_database,
+        "engines": {Engine.POSTGRESQL: PostgresqlEngine},
+        "looks": {Engine.POSTGRESQL: look_at_database},
         "naming": Naming(settings.resource_prefix, settings.resource_namespace),
     }
     return stages_of(DATABASE, resources)

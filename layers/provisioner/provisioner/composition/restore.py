@@ -8,6 +8,7 @@ import tempfile
 from provisioner.drivers.postgresql.restore import PostgresqlRestorer
 from provisioner.drivers.secrets import claimed_secret
 from provisioner.errors import ErrorType, failure
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import Project, ProjectStatus
 from provisioner.provisioning.snapshots import RestoredSnapshot, Snapshot, Snapshots
@@ -36,7 +37,7 @@ def restore(settings: PlatformSettings, snapshot: Snapshot, url: str) -> Restore
                 f"The snapshot has {snapshot.size_bytes:,} bytes, and the folder for temporary "
                 "files has no room for them; name another by TMPDIR.",
             ) from None
-        restored = restorer.restore(archive, names.tenant)
+        restored = restorer.restore(archive, names.tenants[Engine.POSTGRESQL])
     return RestoredSnapshot(
         snapshot, restored.host, restored.port, restored.database, restored.left_out
     )

@@ -12,6 +12,7 @@ from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import SNAPSHOT
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
@@ -22,6 +23,8 @@ from provisioner.runtime.settings import SnapshotSettings
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+    from provisioner.provisioning.stages.take_snapshot import Dumpers
 
 #: Seconds of the function's time that are no dump's: for giving up an upload and storing the error.
 _RESERVE_SECONDS = 60.0
@@ -36,7 +39,7 @@ class Resources(TypedDict):
     projects: ProjectReader
     catalogue: ClusterCatalogue
     secrets_manager: SecretsManagerClient
-    dumper: type[PostgresqlDumper]
+    dumpers: Dumpers
     s3: S3Client
     bucket: str
     naming: Naming
@@ -55,7 +58,7 @@ def stages(settings: SnapshotSettings, time_left: Callable[[], float]) -> JobSta
         "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
         "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
         "secrets_manager": aws.client("secretsmanager"),
-        "dumper": PostgresqlDumper,
+        "dumpers": {Engine.POSTGRESQL: PostgresqlDumper},
         "s3": aws.client("s3"),
         "bucket": settings.snapshots_bucket,
         "naming": Naming(settings.resource_prefix, settings.resource_namespace),

@@ -24,14 +24,28 @@ class AdminConnection:
 
 @dataclass(frozen=True, slots=True)
 class TenantNames:
-    """The names of one tenant's objects; each at most 63 bytes, PostgreSQL's limit."""
+    """The names of one tenant's objects.
+
+    At most 63 bytes each, PostgreSQL's limit; of MySQL's logins at most 32 characters.
+    """
 
     database: str
+    #: The database itself where a technology has no schemas in it.
     schema: str
-    #: Owns the schema and cannot log in.
-    owner_role: str
-    #: Logs in for the customer; a member of the owner role.
+    #: Logs in for the customer.
     app_role: str
+    #: PostgreSQL's own: owns the schema, cannot log in, and has the app role as its member.
+    owner_role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a login as the app role has shown."""
+
+    #: What answered, in one sentence.
+    check: str
+    #: Such as 18.1.
+    server_version: str
 
 
 class DatabaseEngine(Protocol):
@@ -75,8 +89,8 @@ class DatabaseEngine(Protocol):
     def repair_schema(self, names: TenantNames, owner: Ownership) -> Repairs:
         """Put right what has drifted of the schema; what `ensure_schema` makes anew, this does."""
 
-    def check_database(self, names: TenantNames, password: str) -> str:
-        """Log in as the app role and say in one sentence what answered."""
+    def check_database(self, names: TenantNames, password: str) -> Login:
+        """Log in as the app role and say what answered."""
 
     def change_password(
         self,

@@ -241,8 +241,7 @@ def transact(client: DynamoDBClient, items: Sequence[TransactWriteItemTypeDef]) 
             )
         if _CONFLICT not in reasons or attempt == _CONFLICT_ATTEMPTS:
             raise _as_plain_error(reasons)
-        longest = min(_CONFLICT_MAX_SECONDS, _CONFLICT_FIRST_SECONDS * 2**attempt)
-        time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
+        _pause(attempt)
 
 
 def _as_plain_error(reasons: Sequence[str]) -> ClientError:
@@ -275,3 +274,48 @@ def get(client: DynamoDBClient, table: str, key: Mapping[str, str]) -> dict[str,
         return None
     item = client.get_item(TableName=table, Key=to_item(key), ConsistentRead=True).get("Item")
     return None if item is None else from_answer(item, key)
+
+
+#: Items of one BatchGetItem. Source: Amazon DynamoDB API Reference, BatchGetItem.
+_BATCH_KEYS = 100
+
+
+def get_all(
+    client: DynamoDBClient, table: str, key_attribute: str, keys: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Read items consistently; return those that there are, by their keys.
+
+    Raises:
+        NETWORK_ERROR: the answer holds another item.
+        botocore.exceptions.ClientError: DynamoDB puts off some of them again and again.
+    """
+    wanted = list(dict.fromkeys(keys))
+    found: dict[str, dict[str, Any]] = {}
+    for first in range(0, len(wanted), _BATCH_KEYS):
+        asked = wanted[first : first + _BATCH_KEYS]
+        left = [to_item({key_attribute: key}) for key in asked]
+        for attempt in range(1, _CONFLICT_ATTEMPTS + 1):
+            answer = client.batch_get_item(
+                RequestItems={table: {"Keys": left, "ConsistentRead": True}}
+            )
+            for item in answer["Responses"].get(table, []):
+                plain = from_item(item)
+                if plain.get(key_attribute) not in asked:
+                    raise other_answer(key_attribute)
+                found[plain[key_attribute]] = plain
+            put_off = answer.get("UnprocessedKeys", {})
+            if table not in put_off:
+                break
+            left = [dict(key) for key in put_off[table]["Keys"]]
+            _pause(attempt)
+        else:
+            raise ClientError(
+                {"Error": {"Code": "ThrottlingException", "Message": "keys are put off"}},
+                "BatchGetItem",
+            )
+    return found
+
+
+def _pause(attempt: int) -> None:
+    longest = min(_CONFLICT_MAX_SECONDS, _CONFLICT_FIRST_SECONDS * 2**attempt)
+    time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311

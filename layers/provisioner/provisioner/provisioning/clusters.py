@@ -1,71 +1,193 @@
-"""The database clusters that serve a region: one SSM parameter a region and engine."""
+"""The database clusters of a region, and what instances it allows, as operators describe them.
+
+Each is an SSM parameter of its own below a prefix: `<region>/<engine>/<cluster id>` is a cluster
+that projects share, `<region>/dedicated/<engine>` what a project may ask for as its own instance.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.provisioning.engine import Engine
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm.client import SSMClient
 
+#: libpq's sslmode, for MySQL too. Source: PostgreSQL documentation, "SSL Support".
+SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
-class Cluster(BaseModel):
-    """One cluster, as an operator describes it."""
+_Host = Annotated[str, Field(min_length=1, max_length=255)]
+_Port = Annotated[int, Field(ge=1, le=65_535)]
+_Version = Annotated[str, Field(pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")]
+
+
+class Description(BaseModel):
+    """What an operator writes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: Counts its tenants in the quotas table; never given to another cluster.
-    cluster_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    #: Where both the functions and the customers reach it; not a pooler.
-    host: Annotated[str, Field(min_length=1, max_length=255)]
-    port: Annotated[int, Field(ge=1, le=65_535)]
+
+class Endpoint(Description):
+    """Where something listens."""
+
+    host: _Host
+    port: _Port
+
+
+class ClusterDescription(Description):
+    """A cluster that projects share, as its parameter holds it."""
+
+    #: Where the functions reach the server itself; not a pooler.
+    host: _Host
+    port: _Port
+    #: Where customers reach it, such as a pooler, or an alias that survives a move; where the
+    #: functions do without it.
+    customers: Endpoint | None = None
     #: The secret with the platform role's `username` and `password`.
     admin_secret_arn: str
     #: Tenant databases that it may hold.
     max_tenants: Annotated[int, Field(ge=0)]
-    #: libpq's sslmode. Source: PostgreSQL documentation, "SSL Support".
-    sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "require"
+    sslmode: SslMode = "require"
+    #: The server's version, such as 18 or 8.4.3; without it no project that asks for a version
+    #: comes here.
+    version: _Version | None = None
 
 
-_CLUSTERS = TypeAdapter(Annotated[list[Cluster], Field(min_length=1)])
+class Cluster(ClusterDescription):
+    """Where a project's database is: a cluster that projects share, or the project's own."""
+
+    region: str
+    engine: Engine
+    #: The last part of the parameter's name, or the identifier of the project's own instance.
+    cluster_id: str
+
+    @property
+    def quota(self) -> str:
+        """What its tenants are counted under."""
+        return f"cluster#{self.region}/{self.engine}/{self.cluster_id}"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where customers reach it."""
+        return self.customers or Endpoint(host=self.host, port=self.port)
+
+
+class StorageAllowance(Description):
+    """Gibibytes that an instance may have. Source: Amazon RDS User Guide, "Storage types"."""
+
+    minimum: Annotated[int, Field(ge=20, le=65_536)] = 20
+    maximum: Annotated[int, Field(ge=20, le=65_536)]
+    #: Where the payload names none.
+    default: Annotated[int, Field(ge=20, le=65_536)]
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if not self.minimum <= self.default <= self.maximum:
+            raise ValueError("default must be at least minimum and at most maximum")
+        return self
+
+
+class InstanceAllowance(Description):
+    """What a project may ask for as its own instance, in one region and of one engine."""
+
+    #: Instance classes, such as db.t4g.micro.
+    sizes: Annotated[list[str], Field(min_length=1)]
+    #: Versions as Amazon RDS names them, such as 18.1; the first is what a payload gets that names
+    #: none.
+    versions: Annotated[list[_Version], Field(min_length=1)]
+    storage_gb: StorageAllowance
+    subnet_group: Annotated[str, Field(min_length=1, max_length=255)]
+    security_group_ids: Annotated[list[str], Field(min_length=1, max_length=5)]
+    #: Days that automated backups are kept. Source: Amazon RDS API Reference, CreateDBInstance.
+    backup_days: Annotated[int, Field(ge=0, le=35)] = 7
+    #: Whether AWS refuses to delete an instance before a job has lifted that.
+    deletion_protection: bool = True
+    #: Instances that the region may have in all.
+    maximum: Annotated[int, Field(ge=0)]
+    sslmode: SslMode = "require"
 
 
 class ClusterCatalogue:
-    """Reads which clusters serve a region."""
+    """Reads what operators have described."""
 
     def __init__(self, client: SSMClient, parameter_prefix: str) -> None:
         """Bind to the parameters below a prefix."""
         self._client = client
         self._prefix = parameter_prefix
 
-    def clusters(self, region: str, engine: str) -> list[Cluster]:
-        """Return the clusters of a region; none where it is not served.
+    def clusters(self, region: str, engine: Engine) -> Iterator[Cluster]:
+        """Yield the clusters that projects of a region share, page by page.
 
         Raises:
-            NETWORK_ERROR: the answer is of another parameter.
-            DATABASE_CREATION_FAILED: the parameter is not what it must be; the message names it.
+            NETWORK_ERROR: the answer is of other parameters.
+            DATABASE_CREATION_FAILED: a parameter is not what it must be; the message names it.
         """
-        name = f"{self._prefix}/{region}/{engine}"
+        path = f"{self._prefix}/{region}/{engine}"
+        pages = self._client.get_paginator("get_parameters_by_path").paginate(Path=path)
+        for page in pages:
+            for parameter in page["Parameters"]:
+                if parameter["Name"].rpartition("/")[0] != path:
+                    raise _other_parameter()
+                yield _cluster(region, engine, parameter["Name"], parameter["Value"])
+
+    def cluster(self, region: str, engine: Engine, cluster_id: str) -> Cluster | None:
+        """Return one cluster; None where none of that id is described.
+
+        Raises:
+            NETWORK_ERROR, DATABASE_CREATION_FAILED: as `clusters` says.
+        """
+        name = f"{self._prefix}/{region}/{engine}/{cluster_id}"
+        value = self._value(name)
+        return None if value is None else _cluster(region, engine, name, value)
+
+    def allowance(self, region: str, engine: Engine) -> InstanceAllowance | None:
+        """Return what a project may ask for as its own instance; None where it may not.
+
+        Raises:
+            NETWORK_ERROR, DATABASE_CREATION_FAILED: as `clusters` says.
+        """
+        name = f"{self._prefix}/{region}/dedicated/{engine}"
+        value = self._value(name)
+        return None if value is None else _read(InstanceAllowance, name, value)
+
+    def _value(self, name: str) -> str | None:
         try:
             parameter = self._client.get_parameter(Name=name)["Parameter"]
         except self._client.exceptions.ParameterNotFound:
-            return []
+            return None
         if parameter["Name"] != name:
-            raise failure(
-                ErrorType.NETWORK_ERROR,
-                "AWS answered another question while we tried to read the database clusters.",
-                "Systems Manager: a parameter of another name",
-            )
-        try:
-            return _CLUSTERS.validate_json(parameter["Value"])
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise failure(
-                ErrorType.DATABASE_CREATION_FAILED,
-                "The description of the database clusters of this region is wrong.",
-                f"SSM parameter {name}: {field}: {first['msg']}",
-            ) from None
+            raise _other_parameter()
+        return parameter["Value"]
+
+
+def _cluster(region: str, engine: Engine, name: str, value: str) -> Cluster:
+    described = _read(ClusterDescription, name, value)
+    # Nothing of it is left to be checked but the name, which SSM has.
+    return Cluster.model_construct(
+        **dict(described), region=region, engine=engine, cluster_id=name.rpartition("/")[2]
+    )
+
+
+def _read[Read: Description](model: type[Read], name: str, value: str) -> Read:
+    try:
+        return model.model_validate_json(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise failure(
+            ErrorType.DATABASE_CREATION_FAILED,
+            "The description of a database cluster, or of what instances may be, is wrong.",
+            f"SSM parameter {name}: {field}: {first['msg']}",
+        ) from None
+
+
+def _other_parameter() -> ProvisioningError:
+    return failure(
+        ErrorType.NETWORK_ERROR,
+        "AWS answered another question while we tried to read the database clusters.",
+        "Systems Manager: a parameter of another name",
+    )

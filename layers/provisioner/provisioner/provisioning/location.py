@@ -8,8 +8,10 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.payload import ProjectReference
-from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.placement import cluster_of
+from provisioner.provisioning.projects import Project, ProjectReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +20,13 @@ class Location:
 
     project_id: str
     region: str
-    engine: str
-    #: The cluster that holds its database; None where it has none, or the project is gone.
-    cluster_id: str | None
-    #: Whether the project is still there.
-    is_recorded: bool = True
+    engine: Engine
+    #: None where it is gone.
+    project: Project | None
+
+    def cluster(self, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster | None:
+        """Return the cluster that holds its database; as `cluster_of` otherwise."""
+        return None if self.project is None else cluster_of(self.project, catalogue, final)
 
 
 def location_of(job: JobInput, projects: ProjectReader) -> Location:
@@ -43,31 +47,11 @@ def location_of(job: JobInput, projects: ProjectReader) -> Location:
                 ErrorType.PROJECT_NOT_FOUND,
                 f"project_id: there is no project {project_id} any more.",
             )
-        return Location(project_id, str(made[0]), str(made[1]), None, is_recorded=False)
+        return Location(project_id, str(made[0]), Engine(str(made[1])), None)
     if project.region is None or project.engine is None:
         raise failure(
             ErrorType.REMOVAL_FAILED,
             "The project does not say in which region its resources are.",
             f"project {project_id}: no region or no engine",
         )
-    return Location(project_id, project.region, project.engine, project.cluster_id)
-
-
-def cluster_at(location: Location, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster | None:
-    """Return the cluster that holds a project's database; None where it has none.
-
-    Args:
-        location: where the project is.
-        catalogue: the clusters.
-        final: the error type of a cluster that is described no more.
-    """
-    if location.cluster_id is None:
-        return None
-    for cluster in catalogue.clusters(location.region, location.engine):
-        if cluster.cluster_id == location.cluster_id:
-            return cluster
-    raise failure(
-        final,
-        "The database cluster that holds this project is not described any more.",
-        f"cluster {location.cluster_id}: not in the SSM parameter of the region",
-    )
+    return Location(project_id, project.region, Engine(project.engine), project)

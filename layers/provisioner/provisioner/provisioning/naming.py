@@ -2,10 +2,12 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.ownership import Ownership
+from provisioner.provisioning.engine import Engine
 
 #: Characters of the project id that a name shows.
 _SLUG_LENGTH = 24
@@ -38,7 +40,8 @@ class ResourceNames:
     database_secret: str
     #: Secrets Manager secret that hands over the API keys once.
     api_keys_secret: str
-    tenant: TenantNames
+    #: What it has on a cluster, by the technology of its database.
+    tenants: Mapping[Engine, TenantNames]
 
 
 def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceNames:
@@ -52,7 +55,8 @@ def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceName
         project_id: the project's id, already valid.
     """
     slug = _slug(project_id)[:_SLUG_LENGTH].strip("-")
-    name = f"{prefix}-{slug}-{_digest(f'{namespace}/{project_id}')}"
+    digest = _digest(f"{namespace}/{project_id}")
+    name = f"{prefix}-{slug}-{digest}"
     identifier = name.replace("-", "_")
     return ResourceNames(
         user_pool=name,
@@ -64,12 +68,18 @@ def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceName
         instance_secret=f"{prefix}/{name}/instance",
         database_secret=f"{prefix}/{name}/database",
         api_keys_secret=f"{prefix}/{name}/api-keys",
-        tenant=TenantNames(
-            database=identifier,
-            schema="app",
-            owner_role=f"{identifier}_owner",
-            app_role=f"{identifier}_app",
-        ),
+        tenants={
+            Engine.POSTGRESQL: TenantNames(
+                database=identifier,
+                schema="app",
+                app_role=f"{identifier}_app",
+                owner_role=f"{identifier}_owner",
+            ),
+            # Schema and database are one, and a login has 32 characters at most.
+            Engine.MYSQL: TenantNames(
+                database=identifier, schema=identifier, app_role=f"{prefix}_{digest}_app"
+            ),
+        },
     )
 
 

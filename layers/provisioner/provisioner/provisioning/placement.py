@@ -1,13 +1,18 @@
-"""Which cluster holds a project's database: settled once, then read."""
+"""Where a project's database is: settled once, then read."""
 
 from __future__ import annotations
 
-from provisioner.errors import ErrorType, failure
+from collections.abc import Iterable
+
+from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
-from provisioner.provisioning.job_types.provision_project import Engine, ProvisionProjectPayload
+from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.instances import DedicatedInstance, is_of_version
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.projects import (
     Project,
     ProjectBusyError,
+    ProjectReader,
     ProjectStore,
     QuotaReachedError,
 )
@@ -16,73 +21,162 @@ from provisioner.provisioning.projects import (
 def ensure_placed(
     payload: ProvisionProjectPayload, *, projects: ProjectStore, catalogue: ClusterCatalogue
 ) -> Cluster:
-    """Return the project's cluster; choose the emptiest one with room if it has none.
+    """Return where the project's database is; choose a shared cluster if that is not settled.
+
+    Of the clusters of the version that the payload names, if it does, the emptiest with room.
 
     Raises:
-        QUOTA_EXCEEDED: no cluster of the region has room; the message names the limits.
+        QUOTA_EXCEEDED: no such cluster has room; the message names the limits.
         PROJECT_NOT_FOUND: the project is gone.
-        DATABASE_CREATION_FAILED: the project's cluster is described no more.
+        DATABASE_CREATION_FAILED: the project's cluster is described no more, or its own instance
+            has not been made.
     """
-    clusters = catalogue.clusters(payload.region, payload.database.engine)
-    placed = _placed(payload.project_id, clusters, projects)
+    placed = _placed(payload, projects, catalogue)
+    version = payload.database.version
     if placed is not None:
+        if version is not None and not is_of_version(placed.version, version):
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                f"database.version: the project has its place on cluster {placed.cluster_id}, "
+                f"which is of version {placed.version or 'unknown'}; leave it out, or deprovision "
+                "the project first.",
+            )
         return placed
-    tenants = {
-        cluster.cluster_id: projects.used(f"cluster#{cluster.cluster_id}") for cluster in clusters
-    }
-    for cluster in sorted(clusters, key=lambda c: (tenants[c.cluster_id], c.cluster_id)):
+    clusters = [
+        cluster
+        for cluster in catalogue.clusters(payload.region, payload.database.engine)
+        if version is None or is_of_version(cluster.version, version)
+    ]
+    tenants = projects.used_of(cluster.quota for cluster in clusters)
+    for cluster in sorted(clusters, key=lambda c: (tenants[c.quota], c.cluster_id)):
         try:
-            projects.place(payload.project_id, cluster.cluster_id, cluster.max_tenants)
+            projects.place(
+                payload.project_id, cluster.cluster_id, cluster.quota, cluster.max_tenants
+            )
         except QuotaReachedError:
             continue
         except ProjectBusyError:
             # Another run of this stage has just placed it.
-            placed = _placed(payload.project_id, clusters, projects)
+            placed = _placed(payload, projects, catalogue)
             if placed is not None:
                 return placed
             continue
         return cluster
     limits = ", ".join(f"{c.max_tenants} tenants on {c.cluster_id}" for c in clusters) or "none"
+    of_version = "" if version is None else f" of version {version}"
     raise failure(
         ErrorType.QUOTA_EXCEEDED,
-        f"region: no database cluster of {payload.region} has room (limits: {limits}); "
-        "add a cluster or raise a limit.",
+        f"region: no {payload.database.engine} cluster{of_version} of {payload.region} has room "
+        f"(limits: {limits}); add a cluster or raise a limit.",
     )
 
 
-def cluster_of(project: Project, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster:
-    """Return the cluster that holds the database of a project that is provisioned.
+def refuse_unserved(payload: ProvisionProjectPayload, clusters: Iterable[Cluster]) -> None:
+    """Refuse a region or a version that no shared cluster serves.
+
+    Args:
+        payload: what the job is asked to do.
+        clusters: those of the region and the engine; read no further than to one that serves.
+
+    Raises:
+        INVALID_PAYLOAD: the message names what is served.
+    """
+    version = payload.database.version
+    described = []
+    for cluster in clusters:
+        if version is None or is_of_version(cluster.version, version):
+            return
+        described.append(cluster.version)
+    if not described:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"region: {payload.region} is not served for {payload.database.engine}; "
+            "choose a region that has a database cluster.",
+        )
+    known = sorted({declared for declared in described if declared is not None})
+    raise failure(
+        ErrorType.INVALID_PAYLOAD,
+        f"database.version: no {payload.database.engine} cluster of {payload.region} is of version "
+        f"{version}; "
+        + (f"there are {', '.join(known)}." if known else "none declares a version; leave it out."),
+    )
+
+
+def cluster_of(project: Project, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster | None:
+    """Return where a project's database is; None where it has none, or its instance no address yet.
 
     Args:
         project: the project.
-        catalogue: the clusters.
+        catalogue: the shared clusters.
         final: the error type of a cluster that is described no more.
     """
-    region = str((project.result or {}).get("metadata", {}).get("region", ""))
-    clusters = catalogue.clusters(region, Engine.POSTGRESQL) if region else []
-    for cluster in clusters:
-        if cluster.cluster_id == project.cluster_id:
-            return cluster
-    raise failure(
-        final,
-        "The database cluster that holds this project is not described any more.",
-        f"cluster {project.cluster_id}: not in the SSM parameter of region {region or 'unknown'}",
+    if project.instance is not None:
+        return _own_cluster(project.instance)
+    if project.cluster_id is None or project.region is None or project.engine is None:
+        return None
+    return _described(project.region, Engine(project.engine), project.cluster_id, catalogue, final)
+
+
+def known_cluster_of(project: Project, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster:
+    """Return where the database of a project is that is provisioned; as `cluster_of` otherwise."""
+    cluster = cluster_of(project, catalogue, final)
+    if cluster is None:
+        raise _without_place(project, final)
+    return cluster
+
+
+def _placed(
+    payload: ProvisionProjectPayload, projects: ProjectReader, catalogue: ClusterCatalogue
+) -> Cluster | None:
+    project = projects.get(payload.project_id)
+    if project is None:
+        raise failure(
+            ErrorType.PROJECT_NOT_FOUND,
+            f"project_id: there is no project {payload.project_id} any more.",
+        )
+    final = ErrorType.DATABASE_CREATION_FAILED
+    if project.instance is not None:
+        return known_cluster_of(project, catalogue, final)
+    if project.cluster_id is None:
+        return None
+    return _described(payload.region, payload.database.engine, project.cluster_id, catalogue, final)
+
+
+def _described(
+    region: str, engine: Engine, cluster_id: str, catalogue: ClusterCatalogue, final: ErrorType
+) -> Cluster:
+    cluster = catalogue.cluster(region, engine, cluster_id)
+    if cluster is None:
+        raise failure(
+            final,
+            "The database cluster that holds this project is not described any more.",
+            f"cluster {cluster_id}: no SSM parameter {region}/{engine}/{cluster_id}",
+        )
+    return cluster
+
+
+def _own_cluster(instance: DedicatedInstance) -> Cluster | None:
+    if instance.host is None or instance.port is None:
+        return None
+    return Cluster.model_validate(
+        {
+            "host": instance.host,
+            "port": instance.port,
+            "admin_secret_arn": instance.admin_secret,
+            "max_tenants": 1,
+            "sslmode": instance.sslmode,
+            "version": instance.version,
+            "region": instance.region,
+            "engine": instance.engine,
+            "cluster_id": instance.identifier,
+        }
     )
 
 
-def _placed(project_id: str, clusters: list[Cluster], projects: ProjectStore) -> Cluster | None:
-    project = projects.get(project_id)
-    if project is None:
-        raise failure(
-            ErrorType.PROJECT_NOT_FOUND, f"project_id: there is no project {project_id} any more."
-        )
-    if project.cluster_id is None:
-        return None
-    for cluster in clusters:
-        if cluster.cluster_id == project.cluster_id:
-            return cluster
-    raise failure(
-        ErrorType.DATABASE_CREATION_FAILED,
-        "The database cluster that holds this project is not described any more.",
-        f"cluster {project.cluster_id}: not in the SSM parameter of the region",
+def _without_place(project: Project, final: ErrorType) -> ProvisioningError:
+    return failure(
+        final,
+        "Nobody knows where the database of the project is.",
+        f"project {project.project_id}: "
+        + ("no cluster" if project.instance is None else "an instance without an address"),
     )

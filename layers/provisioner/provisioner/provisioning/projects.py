@@ -7,13 +7,14 @@ one without the other.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers import dynamodb
+from provisioner.provisioning.instances import DedicatedInstance
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -61,8 +62,10 @@ class Project:
     begun_by: str | None = None
     #: The technology of its database, likewise.
     engine: str | None = None
-    #: The cluster that holds its database, once chosen.
+    #: The cluster that holds its database, once chosen, or the identifier of its own instance.
     cluster_id: str | None = None
+    #: Its own instance, where it has one.
+    instance: DedicatedInstance | None = None
     #: The result of the job that made it ACTIVE, with the API keys that came last.
     result: dict[str, Any] | None = None
     #: Whether it is refused to be deprovisioned.
@@ -510,12 +513,27 @@ class ProjectStore(ProjectReader):
             )
         ]
 
-    def place(self, project_id: str, cluster_id: str, max_tenants: int) -> None:
+    def place(
+        self,
+        project_id: str,
+        cluster_id: str,
+        quota: str,
+        limit: int,
+        *,
+        instance: DedicatedInstance | None = None,
+    ) -> None:
         """Settle which cluster holds the project's database, and count it there, both or neither.
+
+        Args:
+            project_id: the project.
+            cluster_id: the cluster, or the identifier of the project's own instance.
+            quota: what it is counted under.
+            limit: how many may be, where the quota has no limit of its own.
+            instance: the project's own instance, if it gets one.
 
         Raises:
             ProjectBusyError: it is placed already.
-            QuotaReachedError: the cluster has no room.
+            QuotaReachedError: there is no room.
         """
         try:
             dynamodb.transact(
@@ -524,19 +542,36 @@ class ProjectStore(ProjectReader):
                     dynamodb.update(
                         self._projects,
                         {"project_id": project_id},
-                        set_values={"cluster_id": cluster_id},
+                        set_values={
+                            "cluster_id": cluster_id,
+                            "instance": None if instance is None else instance.to_item(),
+                        },
                         condition="attribute_exists(project_id)"
                         " AND attribute_not_exists(cluster_id)",
                     ),
-                    self._count(f"cluster#{cluster_id}", max_tenants),
+                    self._count(quota, limit),
                 ],
             )
         except dynamodb.ConditionFailedError as error:
             if 0 in error.positions:
                 raise ProjectBusyError from None
-            raise QuotaReachedError(max_tenants) from None
+            raise QuotaReachedError(self._limit(quota, limit)) from None
 
-    def unplace(self, project_id: str, cluster_id: str, job_id: str) -> None:
+    def reach(self, project_id: str, instance: DedicatedInstance) -> None:
+        """Store where the project's own instance is reached; nothing where it has another."""
+        item = dynamodb.update(
+            self._projects,
+            {"project_id": project_id},
+            set_values={"instance": instance.to_item()},
+            condition="cluster_id = :cluster AND attribute_exists(#instance)",
+            condition_values={"cluster": instance.identifier},
+            names={"instance": "instance"},
+        )
+        # The condition fails where a removal has come before.
+        with contextlib.suppress(dynamodb.ConditionFailedError):
+            dynamodb.transact(self._client, [item])
+
+    def unplace(self, project_id: str, cluster_id: str, quota: str, job_id: str) -> None:
         """Give back the place on a cluster of a project that a job holds, once.
 
         Nothing is given back where the job does not hold it any more: the place may be another's.
@@ -546,11 +581,11 @@ class ProjectStore(ProjectReader):
                 self._projects,
                 {"project_id": project_id},
                 set_values={},
-                remove=("cluster_id",),
+                remove=("cluster_id", "instance"),
                 condition="cluster_id = :cluster AND locked_by = :job",
                 condition_values={"cluster": cluster_id, "job": job_id},
             ),
-            *self._uncount(f"cluster#{cluster_id}"),
+            *self._uncount(quota),
         ]
         # The condition fails where another run has done it.
         with contextlib.suppress(dynamodb.ConditionFailedError):
@@ -560,6 +595,12 @@ class ProjectStore(ProjectReader):
         """Return how many projects count against a quota."""
         item = dynamodb.get(self._client, self._quotas, {"quota": quota})
         return int(item["used"]) if item and "used" in item else 0
+
+    def used_of(self, quotas: Iterable[str]) -> dict[str, int]:
+        """Return how many projects count against each of some quotas."""
+        wanted = list(quotas)
+        items = dynamodb.get_all(self._client, self._quotas, "quota", wanted)
+        return {quota: int(items.get(quota, {}).get("used", 0)) for quota in wanted}
 
     def _count(self, quota: str, default_limit: int) -> TransactWriteItemTypeDef:
         """Count one more, where the limit (the quota's own, else the default) leaves room."""
@@ -612,6 +653,7 @@ def _to_project(item: dict[str, Any]) -> Project:
         engine=item.get("engine"),
         begun_by=item.get("begun_by"),
         cluster_id=item.get("cluster_id"),
+        instance=(DedicatedInstance.from_item(item["instance"]) if "instance" in item else None),
         result=item.get("result"),
         deletion_protection=item.get("deletion_protection", False),
         status_before=(ProjectStatus(item["status_before"]) if "status_before" in item else None),

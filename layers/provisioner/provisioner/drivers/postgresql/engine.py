@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import sql
 
-from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.database_engine import AdminConnection, Login, TenantNames
 from provisioner.drivers.drift import Drift, Remaining, Repairs, put_right
 from provisioner.drivers.postgresql import databases, schema
 from provisioner.drivers.postgresql.databases import TenantLimits
@@ -317,8 +317,8 @@ class PostgresqlEngine:
                     for role in claimed_roles(connection, names, claim):
                         leave_role(connection, role)
 
-    def check_database(self, names: TenantNames, password: str) -> str:
-        """Log in as the app role and say in one sentence what answered."""
+    def check_database(self, names: TenantNames, password: str) -> Login:
+        """Log in as the app role and say what answered."""
         return run_step(
             lambda: self._log_in(names, password),
             ErrorType.DATABASE_CREATION_FAILED,
@@ -386,7 +386,7 @@ class PostgresqlEngine:
         """Say in one sentence what answered a login, and what was wrong with it."""
         login = f"role {names.app_role}"
         try:
-            return self._log_in(names, password), []
+            return self._log_in(names, password).check, []
         except psycopg.OperationalError as error:
             # The limit is looked at once the password has been found right.
             if is_connection_limit(error):
@@ -396,19 +396,24 @@ class PostgresqlEngine:
         why = "The server does not take the password of the secret; rotate the database password."
         return f"database {names.database} answered", [Remaining(login, "PASSWORD", why)]
 
-    def _log_in(self, names: TenantNames, password: str) -> str:
-        """Log in as the app role and say in one sentence what answered."""
+    def _log_in(self, names: TenantNames, password: str) -> Login:
+        """Log in as the app role and say what answered."""
         with connect_as_tenant(self._admin, names, password) as connection:
             row = connection.execute(
                 "SELECT pg_catalog.current_database(), SESSION_USER"
             ).fetchone()
+            version = connection.info.server_version
         if row != (names.database, names.app_role):
             raise failure(
                 ErrorType.DATABASE_CREATION_FAILED,
                 "The login of the project did not reach the project's database.",
                 f"database and user are {row}",
             )
-        return f"database {names.database} answered a login as {names.app_role}"
+        return Login(
+            f"database {names.database} answered a login as {names.app_role}",
+            # Source: libpq, PQserverVersion: 180001 is 18.1.
+            f"{version // 10_000}.{version % 10_000}",
+        )
 
     def _ensure_password(self, connection: Connection, names: TenantNames, password: str) -> None:
         """Let the app role log in with this password; change it only if it does not."""

@@ -7,11 +7,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.jobs.registry import TOO_DEEP, is_too_deep
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import API_KEYS, DATABASE, LIFECYCLE, SERVICES
 from provisioner.provisioning.payload import (
     DEFAULT_API_KEY_PREFIX,
@@ -40,27 +41,26 @@ def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-class Engine(StrEnum):
-    """The technology of the tenant database."""
-
-    #: What is supported today.
-    POSTGRESQL = "postgresql"
-    #: Part of the contract; refused in INITIALIZING.
-    MYSQL = "mysql"
-
-
 class DatabaseRequest(Payload):
-    """Which database the project gets."""
+    """Which database the project gets: on a cluster that projects share, or on its own instance."""
 
     engine: Engine = Engine.POSTGRESQL
-    #: A major version, such as 18; refused in INITIALIZING: the cluster decides it.
+    #: Such as 18, or 8.4: of a cluster of this version, or an instance of it; any without it.
     version: (
         Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")] | None
     ) = None
-    #: An instance size; refused in INITIALIZING: tenants share a cluster.
+    #: An instance class, such as db.t4g.micro: the project then has an instance of its own.
     size: Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")] | None = None
-    #: Gibibytes, 1 to 65,536; refused in INITIALIZING: tenants share a cluster's storage.
+    #: Gibibytes of the project's own instance, 1 to 65,536; only with `size`.
     storage_gb: Annotated[int, Field(ge=1, le=65_536, strict=True)] | None = None
+
+    @field_validator("storage_gb")
+    @classmethod
+    def _is_of_an_instance(cls, storage_gb: int | None, info: ValidationInfo) -> int | None:
+        # Where size is wrong itself, that is what is said.
+        if storage_gb is not None and info.data.get("size", storage_gb) is None:
+            raise ValueError("needs database.size: projects share the storage of a shared cluster")
+        return storage_gb
 
 
 class ServicesRequest(Payload):
@@ -104,9 +104,20 @@ class ProvisionProjectPayload(Payload):
     )
 
 
+class InstanceResult(Result):
+    """The project's own database instance."""
+
+    identifier: str
+    size: str
+    storage_gb: int
+
+
 class DatabaseResult(Result):
     """The tenant database."""
 
+    engine: Engine
+    #: Of the server, such as 18.1.
+    version: str
     host: str
     port: int
     database_name: str
@@ -114,6 +125,8 @@ class DatabaseResult(Result):
     #: Without a password; the secret holds the complete one.
     connection_string: str
     secret_arn: str
+    #: Left out where the project shares a cluster.
+    instance: InstanceResult | None = None
 
 
 class ServiceResult(Result):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
@@ -13,13 +14,14 @@ from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.ownership import Claim
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.database_access import admin_connection
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
-from provisioner.provisioning.location import cluster_at, location_of
+from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import refusal
-from provisioner.provisioning.stages.create_database import admin_connection
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -34,6 +36,10 @@ class DatabaseLook(Protocol):
         """Say what keeps the database from going and, if asked, from being dumped before."""
 
 
+#: For each technology.
+type DatabaseLooks = Mapping[Engine, DatabaseLook]
+
+
 def ensure_removal_is_possible(
     job: JobInput,
     *,
@@ -41,7 +47,7 @@ def ensure_removal_is_possible(
     projects: ProjectReader,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    look: DatabaseLook,
+    looks: DatabaseLooks,
     naming: Naming,
 ) -> StageOutcome:
     """Look at the database too, and refuse to go on where anything stands in the way.
@@ -52,7 +58,7 @@ def ensure_removal_is_possible(
         projects: says where the project is.
         catalogue: the clusters.
         secrets_manager: holds the platform's login on the cluster.
-        look: looks at the database.
+        looks: look at the database.
         naming: the deployment's names.
 
     Raises:
@@ -68,12 +74,13 @@ def ensure_removal_is_possible(
     data, services = _found_by_services(job, jobs)
 
     def look_at_database() -> Obstacles:
-        cluster = cluster_at(location_of(job, projects), catalogue, ErrorType.REMOVAL_FAILED)
+        location = location_of(job, projects)
+        cluster = location.cluster(catalogue, ErrorType.REMOVAL_FAILED)
         if cluster is None:
             return Obstacles()
-        return look(
+        return looks[cluster.engine](
             admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED),
-            naming.names(payload.project_id).tenant,
+            naming.names(payload.project_id).tenants[cluster.engine],
             naming.owner(payload.project_id, job.job_id).claim(only_this_job=False),
             with_dump=payload.final_snapshot,
         )

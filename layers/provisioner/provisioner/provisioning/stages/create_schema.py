@@ -9,11 +9,11 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.database_access import Engines, admin_connection, ways_in
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import ensure_placed
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.create_database import EngineFactory, admin_connection
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -25,7 +25,7 @@ def ensure_schema(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    engine: EngineFactory,
+    engines: Engines,
     naming: Naming,
 ) -> StageOutcome:
     """Make the schema in the database that CREATING_DATABASE has made.
@@ -35,12 +35,14 @@ def ensure_schema(
         SCHEMA_CREATION_FAILED, and what `DatabaseEngine` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
-    names = naming.names(payload.project_id)
+    tenant = naming.names(payload.project_id).tenants[payload.database.engine]
     cluster = ensure_placed(payload, projects=projects, catalogue=catalogue)
     login = read_secret(
-        secrets_manager, names.database_secret, final=ErrorType.SCHEMA_CREATION_FAILED
+        secrets_manager,
+        naming.names(payload.project_id).database_secret,
+        final=ErrorType.SCHEMA_CREATION_FAILED,
     )
-    database = engine(admin_connection(secrets_manager, cluster))
-    database.ensure_schema(names.tenant, naming.owner(payload.project_id, job.job_id))
-    check = database.check_schema(names.tenant, str(login["password"]))
-    return StageOutcome(output={"schema_name": names.tenant.schema}, check=check)
+    ways = ways_in(engines, cluster, admin_connection(secrets_manager, cluster))
+    ways[0].ensure_schema(tenant, naming.owner(payload.project_id, job.job_id))
+    checks = [way.check_schema(tenant, str(login["password"])) for way in ways]
+    return StageOutcome(output={"schema_name": tenant.schema}, check=checks[-1])

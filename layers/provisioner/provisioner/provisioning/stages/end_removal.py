@@ -10,6 +10,7 @@ from provisioner.jobs.models import Job, StageRecord, StageStatus
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import (
     REMOVING,
@@ -18,7 +19,7 @@ from provisioner.provisioning.job_types.deprovision_project import (
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.fail import left_over
+from provisioner.provisioning.stages.fail import resources_of
 
 
 def ensure_deprovisioned(
@@ -49,6 +50,7 @@ def ensure_deprovisioned(
             "The project still has a place on a database cluster.",
             f"cluster {project.cluster_id}: still counts the project",
         )
+    engine = Engine(project.engine or Engine.POSTGRESQL)
     now = jobs.now()
     # Where the database was gone before this job came, the job that removed it took the snapshot.
     snapshot = snapshot_of(stored) or project.snapshot
@@ -59,7 +61,7 @@ def ensure_deprovisioned(
             "removed": [
                 resource
                 for stage in REMOVING
-                for resource in left_over(stored, stage, naming=naming)
+                for resource in resources_of(payload.project_id, engine, stage, naming=naming)
             ],
             "deprovisioned_at": now,
         }

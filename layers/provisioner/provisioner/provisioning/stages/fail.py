@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from provisioner.jobs.models import Job, StageStatus
+from provisioner.provisioning.engine import Engine, engine_of
 from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.job_types.provision_project import OnFailure
 from provisioner.provisioning.naming import Naming
@@ -51,11 +52,17 @@ def cleanup_stages(job: Job, *, projects: ProjectStore) -> Sequence[str]:
 
 def left_over(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
     """Name what a stage of the clean-up that failed may have left."""
-    names = naming.names(job.project_id)
-    tenant = names.tenant
+    return resources_of(job.project_id, engine_of(job.payload), stage, naming=naming)
+
+
+def resources_of(project_id: str, engine: Engine, stage: str, *, naming: Naming) -> Sequence[str]:
+    """Name what a stage that removes is to remove."""
+    names = naming.names(project_id)
+    tenant = naming.names(project_id).tenants[engine]
+    roles = filter(None, (tenant.app_role, tenant.owner_role))
     of_stage: dict[str, tuple[str, ...]] = {
         provision_project.REMOVING_API_KEYS: (
-            f"API keys of project {job.project_id}",
+            f"API keys of project {project_id}",
             f"secret {names.api_keys_secret}",
         ),
         provision_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
@@ -63,8 +70,7 @@ def left_over(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
         provision_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
         provision_project.REMOVING_DATABASE: (
             f"database {tenant.database}",
-            f"role {tenant.app_role}",
-            f"role {tenant.owner_role}",
+            *(f"role {role}" for role in roles),
             f"secret {names.database_secret}",
         ),
     }

@@ -7,7 +7,10 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.job_types.provision_project import Engine, ProvisionProjectPayload
+from provisioner.provisioning.instances import is_of_version, wanted_instance
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.placement import refuse_unserved
 from provisioner.provisioning.projects import (
     Project,
     ProjectBusyError,
@@ -24,6 +27,7 @@ def ensure_initialized(
     jobs: JobStore,
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
+    naming: Naming,
     default_project_quota: int,
 ) -> StageOutcome:
     """Lock the project for this job and reserve its quota, in one transaction.
@@ -38,7 +42,6 @@ def ensure_initialized(
         QUOTA_EXCEEDED: the owner or organization has as many projects as it may have.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
-    _refuse_unsupported(payload)
     project = projects.get(payload.project_id)
     if project is None:
         raise failure(
@@ -54,13 +57,14 @@ def ensure_initialized(
         )
     if project.locked_by is None:
         _refuse_removed(project)
-        _refuse_other_region(payload, project)
-    served_by = catalogue.clusters(payload.region, payload.database.engine)
-    if not served_by:
-        raise failure(
-            ErrorType.INVALID_PAYLOAD,
-            f"region: {payload.region} is not served for {payload.database.engine}; "
-            "choose a region that has a database cluster.",
+        _refuse_other_place(payload, project)
+    if payload.database.size is None:
+        refuse_unserved(payload, catalogue.clusters(payload.region, payload.database.engine))
+    elif project.instance is None:
+        wanted_instance(
+            payload,
+            catalogue.allowance(payload.region, payload.database.engine),
+            naming.names(payload.project_id),
         )
     if project.locked_by != job.job_id:
         _lock(
@@ -72,24 +76,12 @@ def ensure_initialized(
             default_project_quota=default_project_quota,
         )
     return StageOutcome(
-        output={"already_provisioned": False},
+        output={
+            "already_provisioned": False,
+            "is_dedicated": payload.database.size is not None,
+        },
         check="the project is held by this job and its quota is reserved",
     )
-
-
-def _refuse_unsupported(payload: ProvisionProjectPayload) -> None:
-    if payload.database.engine is not Engine.POSTGRESQL:
-        raise failure(
-            ErrorType.INVALID_PAYLOAD,
-            f"database.engine: {payload.database.engine} is not supported yet; use postgresql.",
-        )
-    for field in ("version", "size", "storage_gb"):
-        if getattr(payload.database, field) is not None:
-            raise failure(
-                ErrorType.INVALID_PAYLOAD,
-                f"database.{field}: cannot be chosen yet, since projects share a cluster; "
-                "leave it out.",
-            )
 
 
 def _refuse_other_owner(payload: ProvisionProjectPayload, project: Project) -> None:
@@ -112,14 +104,34 @@ def _refuse_removed(project: Project) -> None:
         )
 
 
-def _refuse_other_region(payload: ProvisionProjectPayload, project: Project) -> None:
-    """Refuse to leave behind what an earlier job has made in another region."""
-    if project.region is not None and project.region != payload.region:
-        raise failure(
-            ErrorType.INVALID_PAYLOAD,
-            f"region: the project has been begun in {project.region}; "
-            "name that region, or deprovision the project first.",
+def _refuse_other_place(payload: ProvisionProjectPayload, project: Project) -> None:
+    """Refuse to leave behind what an earlier job has made elsewhere, or otherwise."""
+    wanted, instance = payload.database, project.instance
+    begun = {
+        "region": (payload.region, project.region),
+        "database.engine": (str(wanted.engine), project.engine),
+    }
+    if instance is not None:
+        begun["database.size"] = (wanted.size or "none", instance.size)
+        begun["database.storage_gb"] = (
+            str(wanted.storage_gb or instance.storage_gb),
+            str(instance.storage_gb),
         )
+        begun["database.version"] = (
+            instance.version
+            if is_of_version(instance.version, wanted.version or instance.version)
+            else str(wanted.version),
+            instance.version,
+        )
+    elif project.cluster_id is not None:
+        begun["database.size"] = (wanted.size or "none", "none")
+    for field, (asked, known) in begun.items():
+        if known is not None and asked != known:
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                f"{field}: the project has been begun with {known}; "
+                "name that, or deprovision the project first.",
+            )
 
 
 def _lock(

@@ -8,12 +8,12 @@ from provisioner.drivers.secrets import remove_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.location import cluster_at, location_of
+from provisioner.provisioning.database_access import Engines, admin_connection
+from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.removal import explained
-from provisioner.provisioning.stages.check_data import DatabaseLook
-from provisioner.provisioning.stages.create_database import EngineFactory, admin_connection
+from provisioner.provisioning.stages.check_data import DatabaseLooks
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -25,8 +25,8 @@ def remove_database(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    engine: EngineFactory,
-    look: DatabaseLook,
+    engines: Engines,
+    looks: DatabaseLooks,
     naming: Naming,
     only_this_job: bool,
 ) -> StageOutcome:
@@ -44,30 +44,32 @@ def remove_database(
         ProvisioningError: as `DatabaseEngine` and `translated` say.
     """
     location = location_of(job, projects)
-    names = naming.names(location.project_id)
+    tenant = naming.names(location.project_id).tenants[location.engine]
     owner = naming.owner(location.project_id, job.job_id)
     claim = owner.claim(only_this_job=only_this_job)
-    if not location.is_recorded:
+    if location.project is None:
         raise failure(
             ErrorType.REMOVAL_FAILED,
             f"The project {location.project_id} is gone, and with it where its database is.",
         )
-    cluster = cluster_at(location, catalogue, ErrorType.REMOVAL_FAILED)
+    cluster = location.cluster(catalogue, ErrorType.REMOVAL_FAILED)
     is_needed = False
     if cluster is not None:
         admin = admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED)
         is_needed = explained(
             job,
-            lambda: engine(admin).remove_database(names.tenant, owner, only_this_job=only_this_job),
-            lambda: look(admin, names.tenant, claim, with_dump=False),
+            lambda: engines[cluster.engine](admin).remove_database(
+                tenant, owner, only_this_job=only_this_job
+            ),
+            lambda: looks[cluster.engine](admin, tenant, claim, with_dump=False),
             is_cleanup=only_this_job,
         )
     remove_secret(
         secrets_manager,
-        name=names.database_secret,
+        name=naming.names(location.project_id).database_secret,
         claim=claim,
         final=ErrorType.REMOVAL_FAILED,
     )
     if cluster is not None and not is_needed:
-        projects.unplace(location.project_id, cluster.cluster_id, job.job_id)
-    return StageOutcome(check=f"no database named {names.tenant.database} is left to remove")
+        projects.unplace(location.project_id, cluster.cluster_id, cluster.quota, job.job_id)
+    return StageOutcome(check=f"no database named {tenant.database} is left to remove")

@@ -10,15 +10,11 @@ from provisioner.drivers.secrets import read_secret
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.database_access import Engines, admin_connection, ways_in
+from provisioner.provisioning.engine import connection_string, login_secret
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.placement import cluster_of
+from provisioner.provisioning.placement import known_cluster_of
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.create_database import (
-    EngineFactory,
-    admin_connection,
-    connection_string,
-    login_secret,
-)
 from provisioner.provisioning.stages.repair_report import outcome, repaired_project
 
 if TYPE_CHECKING:
@@ -33,7 +29,7 @@ def ensure_database_repaired(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    engine: EngineFactory,
+    engines: Engines,
     naming: Naming,
 ) -> StageOutcome:
     """Put right what has drifted of the database; its password and its secret stay as they are.
@@ -45,24 +41,26 @@ def ensure_database_repaired(
             `DatabaseEngine` raises.
     """
     project = repaired_project(job, projects)
-    names = naming.names(project.project_id)
-    cluster = cluster_of(project, catalogue, _FINAL)
+    cluster = known_cluster_of(project, catalogue, _FINAL)
+    tenant = naming.names(project.project_id).tenants[cluster.engine]
+    secret_name = naming.names(project.project_id).database_secret
     login: dict[str, Any] = {}
 
     def password() -> str:
-        login.update(_read_login(secrets_manager, names.database_secret))
+        login.update(_read_login(secrets_manager, secret_name))
         return str(login["password"])
 
-    repairs = engine(admin_connection(secrets_manager, cluster, _FINAL)).repair_database(
-        names.tenant, password, naming.owner(project.project_id, job.job_id)
+    ways = ways_in(engines, cluster, admin_connection(secrets_manager, cluster, _FINAL))
+    repairs = ways[0].repair_database(
+        tenant, password, naming.owner(project.project_id, job.job_id)
     )
-    right = login_secret(cluster, names.tenant, str(login["password"]))
+    right = login_secret(cluster, tenant, str(login["password"]))
     stale = sorted(name for name in right if login.get(name) != right[name])
     told = (project.result or {}).get("database", {})
     now = {
-        "host": cluster.host,
-        "port": cluster.port,
-        "connection_string": connection_string(cluster, names.tenant),
+        "host": cluster.endpoint.host,
+        "port": cluster.endpoint.port,
+        "connection_string": connection_string(cluster, tenant),
     }
     moved = sorted(name for name, value in now.items() if told.get(name) != value)
     return outcome(
@@ -76,7 +74,7 @@ def ensure_database_repaired(
                 *repairs.remaining,
                 *(
                     Remaining(
-                        f"secret {names.database_secret}",
+                        f"secret {secret_name}",
                         name,
                         "The cluster is described otherwise by now, and a repair writes no secret; "
                         "rotate the database password, which does.",

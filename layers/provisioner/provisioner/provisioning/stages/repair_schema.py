@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.database_access import Engines, admin_connection
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.placement import cluster_of
+from provisioner.provisioning.placement import known_cluster_of
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.create_database import EngineFactory, admin_connection
 from provisioner.provisioning.stages.repair_report import outcome, repaired_project
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def ensure_schema_repaired(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    engine: EngineFactory,
+    engines: Engines,
     naming: Naming,
 ) -> StageOutcome:
     """Put right what has drifted of the schema, in the database that REPAIRING_DATABASE found.
@@ -36,11 +36,11 @@ def ensure_schema_repaired(
         DATABASE_CHANGE_FAILED, and what `DatabaseEngine` raises.
     """
     project = repaired_project(job, projects)
-    cluster = cluster_of(project, catalogue, _FINAL)
-    database = engine(admin_connection(secrets_manager, cluster, _FINAL))
+    cluster = known_cluster_of(project, catalogue, _FINAL)
+    database = engines[cluster.engine](admin_connection(secrets_manager, cluster, _FINAL))
     return outcome(
         database.repair_schema(
-            naming.names(project.project_id).tenant,
+            naming.names(project.project_id).tenants[cluster.engine],
             naming.owner(project.project_id, job.job_id),
         )
     )

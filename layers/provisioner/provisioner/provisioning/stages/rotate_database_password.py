@@ -15,18 +15,14 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.database_access import Engines, admin_connection, ways_in
+from provisioner.provisioning.engine import login_secret, new_password
 from provisioner.provisioning.job_types.rotate_database_password import (
     RotateDatabasePasswordPayload,
 )
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.placement import cluster_of
+from provisioner.provisioning.placement import known_cluster_of
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.create_database import (
-    EngineFactory,
-    admin_connection,
-    login_secret,
-    new_password,
-)
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -40,7 +36,7 @@ def ensure_password_rotated(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    engine: EngineFactory,
+    engines: Engines,
     naming: Naming,
 ) -> StageOutcome:
     """Keep the new login as a version that nobody reads, then let secret and database change.
@@ -66,35 +62,37 @@ def ensure_password_rotated(
             ErrorType.PROJECT_NOT_FOUND,
             f"project_id: there is no project {payload.project_id} any more.",
         )
-    cluster = cluster_of(project, catalogue, _FINAL)
-    names = naming.names(payload.project_id)
+    cluster = known_cluster_of(project, catalogue, _FINAL)
+    tenant = naming.names(payload.project_id).tenants[cluster.engine]
+    secret_name = naming.names(payload.project_id).database_secret
     owner = naming.owner(payload.project_id, job.job_id)
-    secret = find_secret(secrets_manager, name=names.database_secret, owner=owner, final=_FINAL)
+    secret = find_secret(secrets_manager, name=secret_name, owner=owner, final=_FINAL)
     if secret is None:
         raise failure(
             _FINAL,
             "The secret with the database login of the project is not there.",
-            f"secret {names.database_secret}: no such secret",
+            f"secret {secret_name}: no such secret",
         )
-    version = version_id(names.database_secret, f"{job.job_id}/{job.attempt}")
+    version = version_id(secret_name, f"{job.job_id}/{job.attempt}")
     login = ensure_version(
         secrets_manager,
         secret,
         version=version,
         stage="AWSPENDING",
-        make=lambda: login_secret(cluster, names.tenant, new_password()),
+        make=lambda: login_secret(cluster, tenant, new_password()),
         final=_FINAL,
     )
     password = str(login["password"])
-    database = engine(admin_connection(secrets_manager, cluster, _FINAL))
-    database.change_password(
-        names.tenant,
+    ways = ways_in(engines, cluster, admin_connection(secrets_manager, cluster, _FINAL))
+    ways[0].change_password(
+        tenant,
         password,
         owner,
         current=lambda: read_secret(secrets_manager, secret.arn, final=_FINAL).get("password"),
         before_commit=lambda: make_current(secrets_manager, secret, version=version, final=_FINAL),
     )
+    checks = [way.check_password(tenant, password) for way in ways]
     return StageOutcome(
         output={"secret_arn": secret.arn, "secret_version_id": version},
-        check=database.check_password(names.tenant, password),
+        check=checks[-1],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.database_engine import AdminConnection, DatabaseDumper
@@ -11,21 +11,22 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.database_access import admin_connection
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
     SnapshotResult,
 )
-from provisioner.provisioning.location import cluster_at, location_of
+from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming, snapshot_key
 from provisioner.provisioning.projects import ProjectReader
-from provisioner.provisioning.stages.create_database import admin_connection
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
-#: Makes the dumper of a cluster from the platform's login on it.
-type DumperFactory = Callable[[AdminConnection], DatabaseDumper]
+#: Makes the dumper of a cluster from the platform's login on it, for each technology.
+type Dumpers = Mapping[Engine, Callable[[AdminConnection], DatabaseDumper]]
 
 
 def ensure_snapshot(
@@ -34,7 +35,7 @@ def ensure_snapshot(
     projects: ProjectReader,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    dumper: DumperFactory,
+    dumpers: Dumpers,
     s3: S3Client,
     bucket: str,
     naming: Naming,
@@ -49,7 +50,7 @@ def ensure_snapshot(
         projects: says where the project is.
         catalogue: the clusters.
         secrets_manager: holds the platform's login on the cluster.
-        dumper: makes the dumper of a cluster.
+        dumpers: make the dumper of a cluster.
         s3: S3 in the bucket's region.
         bucket: the bucket of snapshots.
         naming: the deployment's names.
@@ -62,14 +63,15 @@ def ensure_snapshot(
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     if not payload.final_snapshot:
         return StageOutcome(skipped=True, check="the payload does without a snapshot")
-    cluster = cluster_at(location_of(job, projects), catalogue, ErrorType.SNAPSHOT_FAILED)
+    cluster = location_of(job, projects).cluster(catalogue, ErrorType.SNAPSHOT_FAILED)
     if cluster is None:
         return StageOutcome(skipped=True, check="the project has no database")
-    names = naming.names(payload.project_id)
+    tenant = naming.names(payload.project_id).tenants[cluster.engine]
     claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
     key = snapshot_key(payload.project_id, job.job_id)
-    source = dumper(admin_connection(secrets_manager, cluster, ErrorType.SNAPSHOT_FAILED))
-    with source.dump(names.tenant, claim, time_left()) as dump:
+    admin = admin_connection(secrets_manager, cluster, ErrorType.SNAPSHOT_FAILED)
+    source = dumpers[cluster.engine](admin)
+    with source.dump(tenant, claim, time_left()) as dump:
         if dump is None:
             return StageOutcome(skipped=True, check="the project has no database")
         upload(
@@ -85,5 +87,5 @@ def ensure_snapshot(
         )
     return StageOutcome(
         output={"snapshot": snapshot.model_dump(mode="json")},
-        check=f"the dump of database {names.tenant.database} ended well and is stored",
+        check=f"the dump of database {tenant.database} ended well and is stored",
     )
