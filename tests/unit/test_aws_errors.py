@@ -21,19 +21,20 @@ FINAL = ErrorType.SERVICE_REGISTRATION_FAILED
 _CODES = {
     ErrorType.NETWORK_ERROR: """
         BandwidthLimitExceeded Busy EC2ThrottledException ExecutionLimitExceeded
-        IDPCommunicationError InternalError InternalErrorException InternalException InternalFailure
+        IDPCommunicationError InsufficientDBInstanceCapacity InsufficientDBInstanceCapacityFault
+        InternalError InternalErrorException InternalException InternalFailure
         InternalFailureException InternalServerError InternalServerException InternalServiceError
         InternalServiceErrorException KMS.ThrottlingException KmsThrottled KmsThrottlingException
         OverLimit PriorRequestNotComplete ProvisionedThroughputExceededException Redirect
         RequestAbortedException RequestLimitExceeded RequestThrottled RequestThrottledException
         ResponseInterrupted ServiceUnavailable ServiceUnavailableError ServiceUnavailableException
-        SlowDown TemporaryRedirect ThrottledException Throttling ThrottlingError
-        ThrottlingException TooManyRequestsException 307 425 429 500 502 503 504
-        AWS.SimpleQueueService.OverLimit
+        SlowDown TemporaryRedirect ThrottledException Throttling ThrottlingError ThrottlingException
+        TooManyRequestsException 307 425 429 500 502 503 504 AWS.SimpleQueueService.OverLimit
     """,
     ErrorType.TIMEOUT: """
         ConcurrentModificationException ConditionalRequestConflict ConnectionClosedByRequester
-        IncompleteBody OperationAborted PurgeQueueInProgress QueueDeletedRecently
+        IncompleteBody InvalidDBInstanceState InvalidDBInstanceStateFault InvalidDBSnapshotState
+        InvalidDBSnapshotStateFault OperationAborted PurgeQueueInProgress QueueDeletedRecently
         ReplicatedWriteConflictException RequestTimeout RequestTimeoutException
         ResourceInUseException TooManyUpdates TransactionConflict TransactionConflictException
         TransactionInProgressException UserImportInProgressException 408
@@ -56,53 +57,64 @@ _CODES = {
     """,
     ErrorType.QUOTA_EXCEEDED: """
         AccountLimitExceeded ApiKeyLimitExceededException ApiLimitExceededException
-        LimitExceededException ServiceQuotaExceededException TooManyBuckets
+        DBInstanceAutomatedBackupQuotaExceeded InstanceQuotaExceeded LimitExceededException
+        ServiceQuotaExceededException SnapshotQuotaExceeded StorageQuotaExceeded
+        TenantDatabaseQuotaExceeded TooManyBuckets
     """,
     FINAL: """
-        AccessControlListNotSupported AuthorizationHeaderMalformed AuthorizationQueryParametersError
-        BadDigest BadRequestException BucketHasAccessPointsAttached BucketNotEmpty
-        ClientTokenConflict ConditionalCheckFailedException ConflictException
-        CredentialsNotSupported DecryptionFailure DependencyViolation EncryptionFailure
-        EncryptionTypeMismatch EndpointNotFound EntityTooLarge EntityTooSmall
-        ExecutionAlreadyExists ExecutionDoesNotExist FeatureUnavailableInTierException
-        IdempotentParameterMismatchException IllegalLocationConstraint
-        IllegalLocationConstraintException IllegalVersioningConfigurationException
-        IncorrectEndpoint InlineDataTooLarge InvalidAccessPoint InvalidAction InvalidAddress
+        AccessControlListNotSupported AuthorizationHeaderMalformed AuthorizationNotFound
+        AuthorizationQueryParametersError BackupPolicyNotFoundFault BadDigest BadRequestException
+        BlueGreenDeploymentNotFoundFault BucketHasAccessPointsAttached BucketNotEmpty
+        CertificateNotFound ClientTokenConflict ConditionalCheckFailedException ConflictException
+        CredentialsNotSupported DBCapacityReservationNotFound DBClusterNotFoundFault
+        DBClusterSnapshotNotFoundFault DBInstanceAlreadyExists DBInstanceNotFound
+        DBParameterGroupNotFound DBProxyEndpointNotFoundFault DBProxyNotFoundFault
+        DBProxyTargetGroupNotFoundFault DBSecurityGroupNotFound DBShardGroupNotFound
+        DBSnapshotAlreadyExists DBSnapshotNotFound DBSnapshotTenantDatabaseNotFoundFault
+        DBSubnetGroupDoesNotCoverEnoughAZs DBSubnetGroupNotFoundFault DBUpgradeDependencyFailure
+        DecryptionFailure DependencyViolation DomainNotFoundFault EncryptionFailure
+        EncryptionTypeMismatch EndpointNotFound EntityTooLarge EntityTooSmall ExecutionAlreadyExists
+        ExecutionDoesNotExist FeatureUnavailableInTierException IdempotentParameterMismatchException
+        IllegalLocationConstraint IllegalLocationConstraintException
+        IllegalVersioningConfigurationException IncorrectEndpoint InlineDataTooLarge
+        IntegrationNotFoundFault InvalidAccessPoint InvalidAction InvalidAddress
         InvalidAddressingHeader InvalidArgument InvalidArn InvalidAttributeName
         InvalidAttributeValue InvalidBucketAclWithObjectOwnership InvalidBucketName
-        InvalidBucketOwnerAWSAccountID InvalidBucketState InvalidDigest
-        InvalidEncryptionAlgorithmError InvalidEndpointException InvalidExecutionInput
+        InvalidBucketOwnerAWSAccountID InvalidBucketState InvalidDBCapacityReservationState
+        InvalidDBClusterEndpointStateFault InvalidDBClusterStateFault InvalidDBSecurityGroupState
+        InvalidDigest InvalidEncryptionAlgorithmError InvalidEndpointException InvalidExecutionInput
         InvalidHostHeader InvalidHttpMethod InvalidKeyId InvalidLocationConstraint
         InvalidMessageContents InvalidName InvalidNextTokenException InvalidOAuthFlowException
         InvalidObjectState InvalidParameter InvalidParameterCombination InvalidParameterException
         InvalidParameterValue InvalidPart InvalidPartOrder InvalidPolicyDocument
         InvalidQueryParameter InvalidRange InvalidRequest InvalidRequestException
-        InvalidStorageClass InvalidTag InvalidURI InvalidWriteOffset
-        ItemCollectionSizeLimitExceededException KMS.DisabledException
-        KMS.InvalidKeyUsageException KMS.InvalidStateException KMS.KMSInvalidStateException
-        KMS.NotFoundException KeyTooLongError KmsDisabled KmsInvalidKeyUsage KmsInvalidState
-        KmsInvalidStateException KmsNotFound MalformedACLError MalformedHttpRequestException
-        MalformedPolicy MalformedPolicyDocumentException MalformedQueryString MalformedXML
-        MaxMessageLengthExceeded MessageNotInflight MetadataTooLarge MethodNotAllowed
-        MissingAction MissingContentLength MissingParameter MissingRequestBodyError
-        NoSuchAccessPoint NoSuchBucket NoSuchBucketPolicy NoSuchConfiguration NoSuchKey
-        NoSuchLifecycleConfiguration NoSuchPublicAccessBlockConfiguration NoSuchTagSet
-        NoSuchUpload NoSuchVersion NonExistentQueue NotFoundException NotImplemented
-        ObjectLockConfigurationNotFoundError OperationNotEnabledException
-        OwnershipControlsNotFoundError ParameterNotFound ParameterVersionNotFound
-        PermanentRedirect PermanentRedirectControlError PreconditionFailed
-        PreconditionNotMetException PublicPolicyException QueueDoesNotExist
-        ReceiptHandleIsInvalid ReplicationConfigurationNotFoundError
-        RequestEntityTooLargeException RequestHeaderSectionTooLarge
-        ResourceAlreadyExistsException ResourceExistsException ResourceNotFound
-        ResourceNotFoundException ScopeDoesNotExistException SerializationException
-        ServerSideEncryptionConfigurationNotFoundError StateMachineDeleting
-        StateMachineDoesNotExist TableNotFoundException TierChangeNotAllowedException TooManyParts
-        TooManyTags TooManyTagsError TooManyTagsException UnexpectedContent UnknownOperation
-        UnknownOperationException UnsupportedArgument UnsupportedOperation
-        UnsupportedOperationException UserKeyMustBeSpecified UserPoolAddOnNotEnabledException
-        UserPoolTaggingException ValidationError ValidationException XAmzContentSHA256Mismatch
-        301 302 400 404 405 409 411 412 416 501 AWS.SimpleQueueService.NonExistentQueue
+        InvalidRestoreFault InvalidStorageClass InvalidSubnet InvalidTag InvalidURI
+        InvalidVPCNetworkStateFault InvalidWriteOffset ItemCollectionSizeLimitExceededException
+        KMS.DisabledException KMS.InvalidKeyUsageException KMS.InvalidStateException
+        KMS.KMSInvalidStateException KMS.NotFoundException KMSKeyNotAccessibleFault KeyTooLongError
+        KmsDisabled KmsInvalidKeyUsage KmsInvalidState KmsInvalidStateException KmsNotFound
+        MalformedACLError MalformedHttpRequestException MalformedPolicy
+        MalformedPolicyDocumentException MalformedQueryString MalformedXML MaxMessageLengthExceeded
+        MessageNotInflight MetadataTooLarge MethodNotAllowed MissingAction MissingContentLength
+        MissingParameter MissingRequestBodyError NetworkTypeNotSupported NoSuchAccessPoint
+        NoSuchBucket NoSuchBucketPolicy NoSuchConfiguration NoSuchKey NoSuchLifecycleConfiguration
+        NoSuchPublicAccessBlockConfiguration NoSuchTagSet NoSuchUpload NoSuchVersion
+        NonExistentQueue NotFoundException NotImplemented ObjectLockConfigurationNotFoundError
+        OperationNotEnabledException OptionGroupNotFoundFault OwnershipControlsNotFoundError
+        ParameterNotFound ParameterVersionNotFound PermanentRedirect PermanentRedirectControlError
+        PreconditionFailed PreconditionNotMetException ProvisionedIopsNotAvailableInAZFault
+        PublicPolicyException QueueDoesNotExist ReceiptHandleIsInvalid
+        ReplicationConfigurationNotFoundError RequestEntityTooLargeException
+        RequestHeaderSectionTooLarge ResourceAlreadyExistsException ResourceExistsException
+        ResourceNotFound ResourceNotFoundException ScopeDoesNotExistException SerializationException
+        ServerSideEncryptionConfigurationNotFoundError StateMachineDeleting StateMachineDoesNotExist
+        StorageTypeNotSupported TableNotFoundException TenantDatabaseNotFound
+        TierChangeNotAllowedException TooManyParts TooManyTags TooManyTagsError TooManyTagsException
+        UnexpectedContent UnknownOperation UnknownOperationException UnsupportedArgument
+        UnsupportedOperation UnsupportedOperationException UserKeyMustBeSpecified
+        UserPoolAddOnNotEnabledException UserPoolTaggingException ValidationError
+        ValidationException VpcEncryptionControlViolationException XAmzContentSHA256Mismatch 301 302
+        400 404 405 409 411 412 416 501 AWS.SimpleQueueService.NonExistentQueue
     """,
     ErrorType.UNKNOWN_ERROR: "Unheard TransactionCanceledException",
 }

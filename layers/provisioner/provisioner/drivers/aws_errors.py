@@ -1,9 +1,9 @@
 """What an error of AWS, or of the way to it, means: one table.
 
 Sources: the error lists of each operation in the API references of Amazon Cognito, AWS AppSync,
-Amazon S3, AWS Secrets Manager, Amazon DynamoDB, AWS Systems Manager, AWS Step Functions, Amazon SQS
-and Amazon EventBridge; their pages "Common Errors"; Amazon S3 API Reference, "Error responses";
-botocore documentation, "Error handling".
+Amazon S3, Amazon RDS, AWS Secrets Manager, Amazon DynamoDB, AWS Systems Manager, AWS Step
+Functions, Amazon SQS and Amazon EventBridge; their pages "Common Errors"; Amazon S3 API Reference,
+"Error responses"; botocore documentation, "Error handling".
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _UNAVAILABLE = frozenset(
         "EC2ThrottledException",
         "ExecutionLimitExceeded",
         "IDPCommunicationError",
+        "InsufficientDBInstanceCapacity",
         "InternalError",
         "InternalErrorException",
         "InternalException",
@@ -90,6 +91,8 @@ _CONTENTION = frozenset(
         "ConditionalRequestConflict",
         "ConnectionClosedByRequester",
         "IncompleteBody",
+        "InvalidDBInstanceState",
+        "InvalidDBSnapshotState",
         "OperationAborted",
         "PurgeQueueInProgress",
         "QueueDeletedRecently",
@@ -168,8 +171,13 @@ _QUOTA = frozenset(
         "AccountLimitExceeded",
         "ApiKeyLimitExceededException",
         "ApiLimitExceededException",
+        "DBInstanceAutomatedBackupQuotaExceeded",
+        "InstanceQuotaExceeded",
         "LimitExceededException",
         "ServiceQuotaExceededException",
+        "SnapshotQuotaExceeded",
+        "StorageQuotaExceeded",
+        "TenantDatabaseQuotaExceeded",
         "TooManyBuckets",
     }
 )
@@ -179,17 +187,39 @@ _PERMANENT = frozenset(
     {
         "AccessControlListNotSupported",
         "AuthorizationHeaderMalformed",
+        "AuthorizationNotFound",
         "AuthorizationQueryParametersError",
+        "BackupPolicyNotFound",
         "BadDigest",
         "BadRequestException",
+        "BlueGreenDeploymentNotFound",
         "BucketHasAccessPointsAttached",
         "BucketNotEmpty",
+        "CertificateNotFound",
         "ClientTokenConflict",
         "ConditionalCheckFailedException",
         "ConflictException",
         "CredentialsNotSupported",
+        "DBCapacityReservationNotFound",
+        "DBClusterNotFound",
+        "DBClusterSnapshotNotFound",
+        "DBInstanceAlreadyExists",
+        "DBInstanceNotFound",
+        "DBParameterGroupNotFound",
+        "DBProxyEndpointNotFound",
+        "DBProxyNotFound",
+        "DBProxyTargetGroupNotFound",
+        "DBSecurityGroupNotFound",
+        "DBShardGroupNotFound",
+        "DBSnapshotAlreadyExists",
+        "DBSnapshotNotFound",
+        "DBSnapshotTenantDatabaseNotFound",
+        "DBSubnetGroupDoesNotCoverEnoughAZs",
+        "DBSubnetGroupNotFound",
+        "DBUpgradeDependencyFailure",
         "DecryptionFailure",
         "DependencyViolation",
+        "DomainNotFound",
         "EncryptionFailure",
         "EncryptionTypeMismatch",
         "EndpointNotFound",
@@ -204,6 +234,7 @@ _PERMANENT = frozenset(
         "IllegalVersioningConfigurationException",
         "IncorrectEndpoint",
         "InlineDataTooLarge",
+        "IntegrationNotFound",
         "InvalidAccessPoint",
         "InvalidAction",
         "InvalidAddress",
@@ -216,6 +247,10 @@ _PERMANENT = frozenset(
         "InvalidBucketName",
         "InvalidBucketOwnerAWSAccountID",
         "InvalidBucketState",
+        "InvalidDBCapacityReservationState",
+        "InvalidDBClusterEndpointState",
+        "InvalidDBClusterState",
+        "InvalidDBSecurityGroupState",
         "InvalidDigest",
         "InvalidEncryptionAlgorithmError",
         "InvalidEndpointException",
@@ -240,9 +275,12 @@ _PERMANENT = frozenset(
         "InvalidRange",
         "InvalidRequest",
         "InvalidRequestException",
+        "InvalidRestore",
         "InvalidStorageClass",
+        "InvalidSubnet",
         "InvalidTag",
         "InvalidURI",
+        "InvalidVPCNetworkState",
         "InvalidWriteOffset",
         "ItemCollectionSizeLimitExceededException",
         "KMS.DisabledException",
@@ -250,6 +288,7 @@ _PERMANENT = frozenset(
         "KMS.InvalidStateException",
         "KMS.KMSInvalidStateException",
         "KMS.NotFoundException",
+        "KMSKeyNotAccessible",
         "KeyTooLongError",
         "KmsDisabled",
         "KmsInvalidKeyUsage",
@@ -270,6 +309,7 @@ _PERMANENT = frozenset(
         "MissingContentLength",
         "MissingParameter",
         "MissingRequestBodyError",
+        "NetworkTypeNotSupported",
         "NoSuchAccessPoint",
         "NoSuchBucket",
         "NoSuchBucketPolicy",
@@ -284,6 +324,7 @@ _PERMANENT = frozenset(
         "NotImplemented",
         "ObjectLockConfigurationNotFoundError",
         "OperationNotEnabledException",
+        "OptionGroupNotFound",
         "OwnershipControlsNotFoundError",
         "ParameterNotFound",
         "ParameterVersionNotFound",
@@ -291,6 +332,7 @@ _PERMANENT = frozenset(
         "PermanentRedirectControlError",
         "PreconditionFailed",
         "PreconditionNotMetException",
+        "ProvisionedIopsNotAvailableInAZ",
         "PublicPolicyException",
         "NonExistentQueue",
         "QueueDoesNotExist",
@@ -307,7 +349,9 @@ _PERMANENT = frozenset(
         "ServerSideEncryptionConfigurationNotFoundError",
         "StateMachineDeleting",
         "StateMachineDoesNotExist",
+        "StorageTypeNotSupported",
         "TableNotFoundException",
+        "TenantDatabaseNotFound",
         "TierChangeNotAllowedException",
         "TooManyParts",
         "TooManyTags",
@@ -324,6 +368,7 @@ _PERMANENT = frozenset(
         "UserPoolTaggingException",
         "ValidationError",
         "ValidationException",
+        "VpcEncryptionControlViolationException",
         "XAmzContentSHA256Mismatch",
     }
 )
@@ -363,6 +408,9 @@ _STATUSES: dict[int, ErrorType] = {
 
 #: What SQS puts before the codes of its own.
 _SQS = "AWS.SimpleQueueService."
+
+#: What RDS puts behind some of its codes, and not behind others.
+_FAULT = "Fault"
 
 #: Characters of AWS's own message that are kept for operators.
 _CAUSE_LENGTH = 500
@@ -410,8 +458,9 @@ def _client_error_type(code: str, status: int, final: ErrorType) -> ErrorType:
         (_QUOTA, ErrorType.QUOTA_EXCEEDED),
         (_PERMANENT, final),
     )
+    plain = code.removeprefix(_SQS).removesuffix(_FAULT)
     for codes, error_type in rules:
-        if code.removeprefix(_SQS) in codes:
+        if plain in codes:
             return error_type
     if code.isdecimal():
         # An answer without a body has its status for a code.

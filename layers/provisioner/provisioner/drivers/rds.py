@@ -1,0 +1,771 @@
+"""Amazon RDS: one database instance of a project's own.
+
+Nothing here waits. RDS makes, changes and deletes instances in its own time: each function looks,
+begins what is missing, and says how far RDS is; who calls it looks again later. That the server
+lets one log in is for the driver of the database to see.
+Source: Amazon RDS API Reference; Amazon RDS User Guide, "Viewing DB instance status", "Stopping an
+Amazon RDS DB instance temporarily", "Modifying an Amazon RDS DB instance", "Deleting a DB
+instance".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from provisioner.drivers.aws_errors import short_cause, translated
+from provisioner.drivers.drift import (
+    Drift,
+    Remaining,
+    Repairs,
+    drifted,
+    put_right,
+    still_drifted,
+)
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.ownership import Claim, Ownership
+
+if TYPE_CHECKING:
+    from mypy_boto3_rds.client import RDSClient
+    from mypy_boto3_rds.type_defs import DBInstanceTypeDef, TagTypeDef
+
+#: An identifier of an instance or a snapshot: letters, digits and single hyphens, first a letter.
+#: RDS keeps it in lower case.
+_IDENTIFIER = re.compile("[a-z](-?[a-z0-9])*")
+
+_MASTER_USER = re.compile("[A-Za-z][A-Za-z0-9_]{0,15}")
+
+#: A master password: MySQL and MariaDB take 41 characters at most, and none of / " @ or a space.
+_MASTER_PASSWORD = re.compile(r"[!#-.0-?A-~]{8,41}")
+
+#: What RDS takes at all: characters of an identifier, ports, GiB of gp3 storage, days of backups.
+_IDENTIFIER_LENGTH = 63
+_PORTS = range(1150, 65535 + 1)
+_STORAGE_GB = range(20, 65536 + 1)
+_BACKUP_DAYS = range(35 + 1)
+
+#: What every instance is made with, and its operator may change: a standby doubles the price, and
+#: minor versions bring the corrections of the server's security. docs/decisions.md says why.
+_FIRST_SETTINGS: dict[str, Any] = {
+    "MultiAZ": False,
+    "AutoMinorVersionUpgrade": True,
+    "StorageType": "gp3",
+    "CACertificateIdentifier": "rds-ca-rsa2048-g1",
+}
+
+
+class RdsState(StrEnum):
+    """How far RDS is with an instance or a snapshot."""
+
+    #: RDS is at work, or has not told of an endpoint yet: look again later.
+    PENDING = "pending"
+    #: An instance has an endpoint and serves; a snapshot can be restored.
+    READY = "ready"
+    #: Someone stopped the instance. It can be started.
+    STOPPED = "stopped"
+    #: It is being deleted, and its name is taken until it is gone.
+    DELETING = "deleting"
+    #: It stays as it is until someone acts.
+    FAILED = "failed"
+
+
+#: What each status of an instance means. Those that READY stands beside serve all the while; some
+#: of them last for hours, such as backing-up after a restore. In the others the server may be away.
+_STATES: dict[str, RdsState] = {
+    "available": RdsState.READY,
+    "backing-up": RdsState.READY,
+    "configuring-enhanced-monitoring": RdsState.READY,
+    "configuring-iam-database-auth": RdsState.READY,
+    "configuring-log-exports": RdsState.READY,
+    "storage-config-upgrade": RdsState.READY,
+    "storage-initialization": RdsState.READY,
+    "storage-optimization": RdsState.READY,
+    "converting-to-vpc": RdsState.PENDING,
+    "creating": RdsState.PENDING,
+    "maintenance": RdsState.PENDING,
+    "modifying": RdsState.PENDING,
+    "moving-to-vpc": RdsState.PENDING,
+    "rebooting": RdsState.PENDING,
+    "renaming": RdsState.PENDING,
+    "resetting-master-credentials": RdsState.PENDING,
+    "starting": RdsState.PENDING,
+    "stopping": RdsState.PENDING,
+    "upgrading": RdsState.PENDING,
+    "stopped": RdsState.STOPPED,
+    "delete-precheck": RdsState.DELETING,
+    "deleting": RdsState.DELETING,
+    "failed": RdsState.FAILED,
+    "inaccessible-encryption-credentials": RdsState.FAILED,
+    "inaccessible-encryption-credentials-recoverable": RdsState.FAILED,
+    "incompatible-create": RdsState.FAILED,
+    "incompatible-network": RdsState.FAILED,
+    "incompatible-option-group": RdsState.FAILED,
+    "incompatible-parameters": RdsState.FAILED,
+    "incompatible-restore": RdsState.FAILED,
+    "insufficient-capacity": RdsState.FAILED,
+    "restore-error": RdsState.FAILED,
+    "storage-full": RdsState.FAILED,
+}
+
+#: What a status of RDS begins with that no table of ours has, and that stays until someone acts.
+_FAILING = ("incompatible-", "inaccessible-")
+
+#: What is wrong in a status that stays, and what to do.
+_FAILURES: dict[str, str] = {
+    "failed": "has failed for good; restore a backup or a snapshot of it",
+    "inaccessible-encryption-credentials": (
+        "cannot use its AWS KMS key any more; restore a backup under another key"
+    ),
+    "inaccessible-encryption-credentials-recoverable": (
+        "cannot use its AWS KMS key; enable the key, then start the instance"
+    ),
+    "incompatible-network": (
+        "finds no network: the subnets of its group are full or gone; make room in them"
+    ),
+    "incompatible-option-group": "does not work with its option group; give it another",
+    "incompatible-parameters": (
+        "does not start with its parameter group; correct the group, then reboot the instance"
+    ),
+    "insufficient-capacity": (
+        "finds no capacity in its zone; delete it, and ask for another size or try in some hours"
+    ),
+    "restore-error": "could not be restored; delete it and restore the snapshot again",
+    "storage-full": "has no storage left; give it more (rds modify-db-instance)",
+}
+
+#: What is used up in a region when RDS refuses by a quota, and the quota's name in Service Quotas.
+_QUOTAS: dict[str, tuple[str, str]] = {
+    "InstanceQuotaExceeded": ("database instances", "DB instances"),
+    "StorageQuotaExceeded": ("storage of database instances", "Total storage for all DB instances"),
+    "SnapshotQuotaExceeded": ("snapshots of database instances", "Manual DB instance snapshots"),
+}
+
+#: What RDS answers where the zones have no machine of the size left; it passes.
+_NO_CAPACITY = "InsufficientDBInstanceCapacity"
+
+
+def _check_password(password: str) -> None:
+    if not _MASTER_PASSWORD.fullmatch(password):
+        raise ValueError(
+            'password: RDS takes 8 to 41 printable characters of ASCII, no space and none of / " @.'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceDescription:
+    """What an instance is to be; the password is left out of its text form.
+
+    Raises:
+        ValueError: RDS would refuse it, whatever the account and the region.
+    """
+
+    #: 1 to 63 lower-case letters, digits and single hyphens, first a letter.
+    identifier: str
+    #: RDS's word: `postgres` or `mysql`; of a local stack also `mariadb`.
+    engine: str
+    #: Such as `16` or `8.4`: RDS takes its newest version that begins so.
+    version: str
+    #: The instance class, such as `db.t4g.micro`.
+    size: str
+    #: GiB, 20 to 65,536.
+    storage_gb: int
+    #: The master user: 1 to 16 letters, digits and underscores, first a letter.
+    user: str
+    #: Its password: 8 to 41 printable characters of ASCII, none of them a space or one of / " @.
+    password: str = field(repr=False)
+    #: 1150 to 65535.
+    port: int
+    subnet_group: str
+    #: The instance's whole set; that of the VPC's default where it is empty.
+    security_group_ids: tuple[str, ...]
+    #: Days for which automated backups are kept, 0 to 35; 0 switches them off.
+    backup_days: int
+    deletion_protection: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what RDS refuses: emulators take it."""
+        if len(self.identifier) > _IDENTIFIER_LENGTH or not _IDENTIFIER.fullmatch(self.identifier):
+            raise ValueError(
+                f"identifier: RDS takes at most {_IDENTIFIER_LENGTH} lower-case letters, digits "
+                "and single hyphens, first a letter and last no hyphen."
+            )
+        if not _MASTER_USER.fullmatch(self.user):
+            raise ValueError(
+                "user: RDS takes 1 to 16 letters, digits and underscores, first a letter."
+            )
+        _check_password(self.password)
+        for name, value, bounds in (
+            ("port", self.port, _PORTS),
+            ("storage_gb", self.storage_gb, _STORAGE_GB),
+            ("backup_days", self.backup_days, _BACKUP_DAYS),
+        ):
+            if value not in bounds:
+                raise ValueError(f"{name}: RDS takes {bounds.start} to {bounds[-1]}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What RDS says of an instance."""
+
+    identifier: str
+    arn: str
+    #: RDS's word, such as `backing-up`.
+    status: str
+    #: What the status means. READY takes an endpoint besides.
+    state: RdsState
+    #: The endpoint; None where RDS tells of none yet.
+    host: str | None
+    port: int | None
+    engine: str
+    #: The whole version, such as `16.4`.
+    version: str
+    size: str
+    storage_gb: int
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has an endpoint and serves."""
+        return self.state is RdsState.READY
+
+
+def ensure_instance(
+    client: RDSClient, description: InstanceDescription, owner: Ownership, *, final: ErrorType
+) -> Instance:
+    """Return the project's instance; make it where it is missing, and put right what has drifted.
+
+    One that was stopped is started. One that is being deleted is returned as DELETING; a later call
+    makes it anew.
+
+    Args:
+        client: RDS in the instance's region.
+        description: what the instance is to be.
+        owner: the marker of what the job makes.
+        final: the error type of causes that stay.
+
+    Raises:
+        CONFLICT: an instance of that identifier is not the project's.
+        QUOTA_EXCEEDED: a quota of the account, or the instance's storage, is used up.
+        NETWORK_ERROR: also where AWS has no capacity for the size now.
+        final: also where the project's instance is another than described, or has failed.
+        ProvisioningError: as `translated` says.
+    """
+
+    def make() -> DBInstanceTypeDef:
+        return client.create_db_instance(
+            Engine=description.engine,
+            EngineVersion=description.version,
+            AllocatedStorage=description.storage_gb,
+            MasterUsername=description.user,
+            MasterUserPassword=description.password,
+            StorageEncrypted=True,
+            **_settings_of_new(description, owner),
+        )["DBInstance"]
+
+    with asked(final, "create the database instance"):
+        return _ensure(client, description, owner, final, make)
+
+
+def restore_instance(
+    client: RDSClient,
+    description: InstanceDescription,
+    owner: Ownership,
+    *,
+    snapshot: str,
+    final: ErrorType,
+) -> Instance:
+    """Return the project's instance; make it of a snapshot where it is missing.
+
+    It has the snapshot's master user with the password of that time: `change_master_password` gives
+    it another. Its engine, encryption and version are the snapshot's too. What is there already is
+    taken for what a run before has restored.
+
+    Args:
+        client: RDS in the instance's region.
+        description: what the instance is to be; the storage must be the snapshot's at least.
+        owner: the marker of what the job makes.
+        snapshot: the snapshot's identifier; whose it is has been looked at.
+        final: the error type of causes that stay.
+
+    Raises:
+        CONFLICT, QUOTA_EXCEEDED, NETWORK_ERROR, and what else: as of `ensure_instance`.
+    """
+
+    def make() -> DBInstanceTypeDef:
+        restored = client.restore_db_instance_from_db_snapshot(
+            DBSnapshotIdentifier=snapshot,
+            AllocatedStorage=description.storage_gb,
+            **_settings_of_new(description, owner),
+        )["DBInstance"]
+        if not owner.owns(_tags(restored)):
+            # It comes into being with its tags; an emulator may leave them out.
+            client.add_tags_to_resource(
+                ResourceName=restored["DBInstanceArn"], Tags=tag_list(owner)
+            )
+        return restored
+
+    with asked(final, "restore the database instance"):
+        return _ensure(client, description, owner, final, make)
+
+
+def find_instance(
+    client: RDSClient, identifier: str, *, claim: Claim, final: ErrorType
+) -> Instance | None:
+    """Return the instance, if it is there and claimed.
+
+    An instance that someone has renamed is not there.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with asked(final, "look at the database instance"):
+        found = _claimed(client, identifier, claim)
+    return None if found is None else _instance(found)
+
+
+def remove_instance(
+    client: RDSClient, identifier: str, *, claim: Claim, final: ErrorType
+) -> Instance | None:
+    """Begin to delete the instance, if it is there and claimed; say what is left of it.
+
+    No final snapshot is taken, and the automated backups go with the instance. Its deletion
+    protection is switched off first: it is there for people, not for the platform. Where RDS does
+    not take the request in the instance's status, such as creating, a later call asks again.
+
+    Returns:
+        The instance as it is; None where it is gone, or is unclaimed.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with asked(final, "remove the database instance"):
+        found = _claimed(client, identifier, claim)
+        if found is None:
+            return None
+        instance = _instance(found)
+        if instance.state is RdsState.DELETING:
+            return instance
+        try:
+            if found.get("DeletionProtection", False):
+                if instance.state is RdsState.STOPPED:
+                    # A stopped instance cannot be modified.
+                    return start_instance(client, identifier)
+                modified = client.modify_db_instance(
+                    DBInstanceIdentifier=identifier, DeletionProtection=False
+                )["DBInstance"]
+                if modified.get("DeletionProtection", False):
+                    # It is not switched off yet, and RDS refuses to delete it for good until then.
+                    return _left(client, identifier, claim)
+            client.delete_db_instance(
+                DBInstanceIdentifier=identifier, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
+            )
+        except client.exceptions.DBInstanceNotFoundFault:
+            return None  # Another run has just deleted it.
+        except client.exceptions.InvalidDBInstanceStateFault:
+            pass  # It is being made, changed, or deleted by another run.
+        return _left(client, identifier, claim)
+
+
+def change_master_password(
+    client: RDSClient, identifier: str, *, password: str, claim: Claim, final: ErrorType
+) -> None:
+    """Give the instance's master user a password; RDS sets it within some minutes.
+
+    Args:
+        client: RDS in the instance's region.
+        identifier: the instance.
+        password: 8 to 41 characters, as of `InstanceDescription`.
+        claim: says whether it may be changed.
+        final: the error type of causes that stay.
+
+    Raises:
+        ValueError: RDS takes no such password.
+        TIMEOUT: also where the instance cannot be modified in its present status.
+        final: also where there is no such instance that is claimed.
+        ProvisioningError: as `translated` says.
+    """
+    _check_password(password)
+    with asked(final, "change the password of the database instance"):
+        if _claimed(client, identifier, claim) is None:
+            raise _missing(identifier, final)
+        client.modify_db_instance(DBInstanceIdentifier=identifier, MasterUserPassword=password)
+
+
+def repair_instance(
+    client: RDSClient, description: InstanceDescription, owner: Ownership, *, final: ErrorType
+) -> tuple[Instance, Repairs]:
+    """Put right what has drifted of the project's instance; start it where it was stopped.
+
+    Its class and storage stay as they are: to change them back would interrupt the customer, or
+    cannot be done. Where the instance that is returned is not ready, RDS is still at work, and what
+    else has drifted is for a later call: the repairs of all calls together are what was done.
+
+    Raises:
+        CONFLICT: the instance does not have the project's tags.
+        TIMEOUT: also where the instance cannot be modified in its present status.
+        final: also where it is not there, or has failed.
+        ProvisioningError: as `translated` says.
+    """
+    identifier = description.identifier
+    with asked(final, "repair the database instance"):
+        found = _described(client, identifier)
+        if found is None:
+            raise _missing(identifier, final)
+        if not owner.owns(_tags(found)):
+            raise failure(
+                ErrorType.CONFLICT,
+                f"The database instance {identifier} does not have the project's tags; give them "
+                "back to it.",
+            )
+        instance = _usable(found, final)
+        if instance.state is RdsState.STOPPED:
+            return start_instance(client, identifier), Repairs(
+                (Drift(_resource(identifier), "was stopped and was started"),),
+                checked=f"database instance {identifier} is starting",
+            )
+        if not instance.is_ready:
+            return instance, Repairs(checked=_answered(instance))
+        before = _put_right(client, found, description)
+        if before:
+            found = _described(client, identifier) or found
+        after = drifted(_settings(found), _wanted(found, description), untold=False)
+    instance = _instance(found)
+    drifts = [Drift(_resource(identifier), what) for what in before]
+    still = [Drift(_resource(identifier), what) for what in after]
+    return instance, Repairs(
+        put_right(drifts, still),
+        (
+            *(still_drifted(drift) for drift in still),
+            *_differences(found, description),
+            *_grown(found, description),
+        ),
+        _answered(instance),
+    )
+
+
+@contextmanager
+def asked(final: ErrorType, doing: str) -> Iterator[None]:
+    """Raise what RDS raises in the body as an error of the table, with what to do where we know it.
+
+    Args:
+        final: the type of causes that stay.
+        doing: as of `translated`.
+    """
+    with translated(final, doing):
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in _QUOTAS:
+                used_up, quota = _QUOTAS[code]
+                raise failure(
+                    ErrorType.QUOTA_EXCEEDED,
+                    f"The AWS account may have no more {used_up} in this region; raise its quota "
+                    f'"{quota}" of Amazon RDS, or delete some.',
+                    short_cause(error),
+                ) from None
+            if code == _NO_CAPACITY:
+                raise failure(
+                    ErrorType.NETWORK_ERROR,
+                    "AWS has no capacity now for a database instance of this size in the zones of "
+                    "its subnet group.",
+                    short_cause(error),
+                ) from None
+            raise
+
+
+def start_instance(client: RDSClient, identifier: str) -> Instance:
+    """Start an instance that was stopped, and return it as it is then.
+
+    Raises:
+        botocore.exceptions.ClientError: it cannot be started.
+    """
+    try:
+        return _checked(
+            client.start_db_instance(DBInstanceIdentifier=identifier)["DBInstance"], identifier
+        )
+    except client.exceptions.InvalidDBInstanceStateFault:
+        # Another run has just started it, or it is not quite stopped.
+        found = _described(client, identifier)
+        if found is None:
+            raise
+        return _instance(found)
+
+
+def tag_list(owner: Ownership) -> list[TagTypeDef]:
+    """Return the marker as RDS takes it."""
+    return [{"Key": key, "Value": value} for key, value in owner.tags().items()]
+
+
+def other_answer(of: str) -> ProvisioningError:
+    """Say that RDS has told of another thing than was asked for."""
+    return failure(
+        ErrorType.NETWORK_ERROR,
+        "AWS answered another question while we tried to look at the database instance.",
+        f"RDS: an answer of another {of}",
+    )
+
+
+def _settings_of_new(description: InstanceDescription, owner: Ownership) -> dict[str, Any]:
+    """Return what is set alike for a new instance and for a restored one."""
+    groups = list(description.security_group_ids)
+    return {
+        **_FIRST_SETTINGS,
+        "DBInstanceIdentifier": description.identifier,
+        "DBInstanceClass": description.size,
+        "Port": description.port,
+        "DBSubnetGroupName": description.subnet_group,
+        **({"VpcSecurityGroupIds": groups} if groups else {}),
+        "PubliclyAccessible": False,
+        "BackupRetentionPeriod": description.backup_days,
+        "DeletionProtection": description.deletion_protection,
+        "CopyTagsToSnapshot": True,
+        "Tags": tag_list(owner),
+    }
+
+
+def _ensure(
+    client: RDSClient,
+    description: InstanceDescription,
+    owner: Ownership,
+    final: ErrorType,
+    make: Callable[[], DBInstanceTypeDef],
+) -> Instance:
+    identifier = description.identifier
+    found = _described(client, identifier)
+    if found is None:
+        try:
+            return _checked(make(), identifier)
+        except client.exceptions.DBInstanceAlreadyExistsFault:
+            # Another run has just made it, or someone else has.
+            found = _described(client, identifier)
+        if found is None:
+            raise failure(
+                ErrorType.TIMEOUT,
+                "The database instance of the project changed while it was created.",
+                f"instance {identifier}: is there and is not",
+            )
+    if not owner.owns(_tags(found)):
+        raise failure(
+            ErrorType.CONFLICT,
+            f"A database instance named {identifier} exists and is not this project's; remove or "
+            "rename it.",
+        )
+    if _instance(found).state is RdsState.DELETING:
+        return _instance(found)
+    instance = _usable(found, final)
+    difference = next(_differences(found, description), None)
+    if difference is not None:
+        raise failure(
+            final,
+            f"The database instance {identifier} of the project is another than asked for. "
+            f"{difference.why}",
+            f"instance {identifier}: {difference.what}",
+        )
+    if instance.state is RdsState.STOPPED:
+        return start_instance(client, identifier)
+    # In no other status it can be modified, and a project can be made all the same.
+    if instance.status == "available" and _put_right(client, found, description):
+        return _instance(_described(client, identifier) or found)
+    return instance
+
+
+def _left(client: RDSClient, identifier: str, claim: Claim) -> Instance | None:
+    found = _claimed(client, identifier, claim)
+    return None if found is None else _instance(found)
+
+
+def _claimed(client: RDSClient, identifier: str, claim: Claim) -> DBInstanceTypeDef | None:
+    found = _described(client, identifier)
+    return found if found is not None and claim(_tags(found)) else None
+
+
+def _described(client: RDSClient, identifier: str) -> DBInstanceTypeDef | None:
+    try:
+        answer = client.describe_db_instances(DBInstanceIdentifier=identifier)
+    except client.exceptions.DBInstanceNotFoundFault:
+        return None
+    # RDS says that there is none by an error; a list without it is no answer.
+    match answer["DBInstances"]:
+        case [{"DBInstanceIdentifier": told} as found] if told == identifier:
+            return found
+        case _:
+            raise other_answer("instance")
+
+
+def _checked(told: DBInstanceTypeDef, identifier: str) -> Instance:
+    """Return what RDS has told of an instance after a change of it."""
+    if told["DBInstanceIdentifier"] != identifier:
+        raise other_answer("instance")
+    return _instance(told)
+
+
+def _tags(found: DBInstanceTypeDef) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in found.get("TagList", [])}
+
+
+def _instance(found: DBInstanceTypeDef) -> Instance:
+    endpoint = found.get("Endpoint", {})
+    status = found["DBInstanceStatus"]
+    return Instance(
+        identifier=found["DBInstanceIdentifier"],
+        arn=found["DBInstanceArn"],
+        status=status,
+        state=_state(status, has_endpoint="Address" in endpoint),
+        host=endpoint.get("Address"),
+        port=endpoint.get("Port"),
+        engine=found["Engine"],
+        version=found["EngineVersion"],
+        size=found["DBInstanceClass"],
+        storage_gb=found["AllocatedStorage"],
+    )
+
+
+def _state(status: str, *, has_endpoint: bool) -> RdsState:
+    """Say what a status means; of one that no table has, a login will tell."""
+    unheard = RdsState.FAILED if status.startswith(_FAILING) else RdsState.READY
+    state = _STATES.get(status, unheard)
+    return RdsState.PENDING if state is RdsState.READY and not has_endpoint else state
+
+
+def _usable(found: DBInstanceTypeDef, final: ErrorType) -> Instance:
+    """Return an instance that serves, or will without anyone acting.
+
+    Raises:
+        QUOTA_EXCEEDED: its storage is full.
+        final: it has failed.
+    """
+    instance = _instance(found)
+    if instance.state is RdsState.FAILED:
+        raise failure(
+            ErrorType.QUOTA_EXCEEDED if instance.status == "storage-full" else final,
+            f"The database instance {instance.identifier} of the project {_clause(instance)}.",
+            f"instance {instance.identifier}: {instance.status}",
+        )
+    return instance
+
+
+def _clause(instance: Instance) -> str:
+    unheard = f"is in the status {instance.status}; look at its events in Amazon RDS"
+    return _FAILURES.get(instance.status, unheard)
+
+
+def _missing(identifier: str, final: ErrorType) -> ProvisioningError:
+    return failure(
+        final,
+        f"The database instance {identifier} of the project is not there: it was deleted or "
+        "renamed. Name it so again, or deprovision the project and restore its last snapshot.",
+        "DescribeDBInstances: DBInstanceNotFound",
+    )
+
+
+def _resource(identifier: str) -> str:
+    return f"database instance {identifier}"
+
+
+def _answered(instance: Instance) -> str:
+    return f"database instance {instance.identifier} answered: {instance.status}"
+
+
+def _settings(found: DBInstanceTypeDef) -> dict[str, Any]:
+    """Return the settings of ours that an instance has, or will have: a change may be pending."""
+    return {
+        **found,
+        **found.get("PendingModifiedValues", {}),
+        "VpcSecurityGroupIds": [
+            group["VpcSecurityGroupId"]
+            for group in found.get("VpcSecurityGroups", [])
+            if group.get("Status") != "removing"
+        ],
+    }
+
+
+def _wanted(found: DBInstanceTypeDef, description: InstanceDescription) -> dict[str, Any]:
+    """Return the settings that an instance must have; what is stricter is right as it is."""
+    groups = list(description.security_group_ids)
+    return {
+        "BackupRetentionPeriod": max(
+            _settings(found).get("BackupRetentionPeriod", 0), description.backup_days
+        ),
+        "DeletionProtection": description.deletion_protection
+        or found.get("DeletionProtection", False),
+        "PubliclyAccessible": False,
+        "CopyTagsToSnapshot": True,
+        **({"VpcSecurityGroupIds": groups} if groups else {}),
+    }
+
+
+def _put_right(
+    client: RDSClient, found: DBInstanceTypeDef, description: InstanceDescription
+) -> list[str]:
+    """Put right what has drifted, and return it.
+
+    ApplyImmediately is left out: it would bring forward what an operator has put off until the
+    maintenance window. RDS applies these changes at once without it, but the switch from no
+    backups to some.
+    """
+    wanted = _wanted(found, description)
+    wrong = drifted(_settings(found), wanted, untold=False)
+    if wrong:
+        client.modify_db_instance(
+            DBInstanceIdentifier=description.identifier, **{name: wanted[name] for name in wrong}
+        )
+    return wrong
+
+
+def _differences(found: DBInstanceTypeDef, description: InstanceDescription) -> Iterator[Remaining]:
+    """Yield what is not as described and that a repair leaves as it is."""
+    will_be = _settings(found)
+    resource = _resource(description.identifier)
+    version, wanted_version = will_be["EngineVersion"], description.version
+    if will_be["Engine"] != description.engine:
+        why = f"Its engine is {will_be['Engine']}, not {description.engine}: make a new instance."
+        yield Remaining(resource, "Engine", why)
+    elif not _is_of_version(description.engine, version, wanted_version):
+        why = f"Its version is {version}, not {wanted_version}: RDS only goes to newer ones."
+        yield Remaining(resource, "EngineVersion", why)
+    if will_be["DBInstanceClass"] != description.size:
+        why = (
+            f"Its size is {will_be['DBInstanceClass']}, not {description.size}: modify the "
+            "instance (rds modify-db-instance), which interrupts it."
+        )
+        yield Remaining(resource, "DBInstanceClass", why)
+    if will_be["AllocatedStorage"] < description.storage_gb:
+        why = (
+            f"Its storage is {will_be['AllocatedStorage']} GB, not {description.storage_gb}: "
+            "modify the instance (rds modify-db-instance)."
+        )
+        yield Remaining(resource, "AllocatedStorage", why)
+    if not found.get("StorageEncrypted", True):
+        why = "It is not encrypted: only a new instance can be, of an encrypted copy of a snapshot."
+        yield Remaining(resource, "StorageEncrypted", why)
+
+
+def _is_of_version(engine: str, version: str, wanted: str) -> bool:
+    """Whether a version is of the wanted major version, and is not older.
+
+    RDS puts newer minor versions in by itself. Of PostgreSQL the first number is the major version,
+    of MySQL and MariaDB the first two.
+    """
+    found, least = _numbers(version), _numbers(wanted)
+    major = min(1 if engine == "postgres" else 2, len(least))
+    return found[:major] == least[:major] and found >= least
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall("[0-9]+", version)]
+
+
+def _grown(found: DBInstanceTypeDef, description: InstanceDescription) -> Iterator[Remaining]:
+    storage = _settings(found)["AllocatedStorage"]
+    if storage > description.storage_gb:
+        why = (
+            f"Its storage is {storage} GB, not {description.storage_gb}: RDS never makes it "
+            "smaller, and nothing needs to be done."
+        )
+        yield Remaining(_resource(description.identifier), "AllocatedStorage", why)

@@ -1,0 +1,273 @@
+"""Amazon RDS: snapshots of a project's instance, taken when someone asks for one.
+
+RDS keeps such a snapshot until someone deletes it, the instance or not.
+Source: Amazon RDS API Reference, CreateDBSnapshot, DescribeDBSnapshots, DeleteDBSnapshot; Amazon
+RDS User Guide, "Creating a DB snapshot for a Single-AZ DB instance".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.rds import (
+    Instance,
+    RdsState,
+    asked,
+    find_instance,
+    other_answer,
+    start_instance,
+    tag_list,
+)
+from provisioner.errors import ErrorType, failure
+from provisioner.ownership import JOB_TAG, Claim, Ownership
+
+if TYPE_CHECKING:
+    from mypy_boto3_rds.client import RDSClient
+    from mypy_boto3_rds.type_defs import DBSnapshotTypeDef
+
+#: The statuses in which RDS takes a snapshot of an instance.
+_TAKEN_IN = frozenset({"available", "storage-optimization"})
+
+#: What each status of a snapshot means; in any other RDS is at work.
+_STATES = {
+    "available": RdsState.READY,
+    "deleting": RdsState.DELETING,
+    "failed": RdsState.FAILED,
+}
+
+#: Snapshots that someone has asked for; RDS takes others by itself and deletes them.
+_TYPE = "manual"
+
+#: The most that DescribeDBSnapshots returns at once.
+_PAGE_SIZE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSnapshot:
+    """What RDS says of a snapshot."""
+
+    identifier: str
+    arn: str
+    #: The instance that it was taken of.
+    instance: str
+    #: RDS's word, such as `creating`.
+    status: str
+    #: What the status means: PENDING, READY, DELETING or FAILED.
+    state: RdsState
+    #: How much is done, 0 to 100.
+    percent: int
+    engine: str
+    version: str
+    #: The storage of the instance, which one that is restored needs at least.
+    storage_gb: int
+    #: When RDS took it; None until it has.
+    taken_at: datetime | None
+    #: The job that took it; empty where no tag says.
+    job_id: str
+
+
+def ensure_snapshot(
+    client: RDSClient,
+    identifier: str,
+    *,
+    instance: str,
+    owner: Ownership,
+    final: ErrorType,
+) -> InstanceSnapshot | None:
+    """Return the project's snapshot of that identifier; begin to take it where there is none.
+
+    An instance that was stopped is started. A snapshot that failed is deleted, so that the next
+    run of the job can take it.
+
+    Args:
+        client: RDS in the instance's region.
+        identifier: the snapshot.
+        instance: the instance.
+        owner: the marker of what the job makes.
+        final: the error type of causes that stay.
+
+    Returns:
+        The snapshot; None where the instance is in a status in which RDS takes none yet.
+
+    Raises:
+        CONFLICT: a snapshot of that identifier is not the project's, or of another instance.
+        QUOTA_EXCEEDED: a quota of the account is used up.
+        final: also where the project's instance is not there, or RDS could not take the snapshot.
+        ProvisioningError: as `translated` says.
+    """
+    with asked(final, "take a snapshot of the database instance"):
+        found = _described(client, identifier)
+        if found is None:
+            if not _can_be_taken(client, instance, owner, final):
+                return None
+            try:
+                found = client.create_db_snapshot(
+                    DBSnapshotIdentifier=identifier,
+                    DBInstanceIdentifier=instance,
+                    Tags=tag_list(owner),
+                )["DBSnapshot"]
+                return _checked(found, identifier)
+            except client.exceptions.InvalidDBInstanceStateFault:
+                return None  # Its status has changed meanwhile.
+            except client.exceptions.DBSnapshotAlreadyExistsFault:
+                # Another run has just begun it, or someone else has.
+                found = _described(client, identifier)
+            if found is None:
+                return None
+        if not owner.owns(_tags(found)) or found["DBInstanceIdentifier"] != instance:
+            raise failure(
+                ErrorType.CONFLICT,
+                f"A snapshot named {identifier} exists and is not of this project's instance; "
+                "delete it.",
+            )
+        snapshot = _snapshot(found)
+        if snapshot.state is RdsState.FAILED:
+            client.delete_db_snapshot(DBSnapshotIdentifier=identifier)
+            raise failure(
+                final,
+                f"RDS could not take the snapshot {identifier} of the database instance "
+                f"{instance}; look at the instance's events, then run the job again.",
+                f"snapshot {identifier}: {snapshot.status}",
+            )
+        return snapshot
+
+
+def find_snapshot(
+    client: RDSClient, identifier: str, *, claim: Claim, final: ErrorType
+) -> InstanceSnapshot | None:
+    """Return the snapshot, if it is there and claimed.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with asked(final, "look at a snapshot of the database instance"):
+        found = _claimed(client, identifier, claim)
+    return None if found is None else _snapshot(found)
+
+
+def list_snapshots(client: RDSClient, *, claim: Claim, final: ErrorType) -> list[InstanceSnapshot]:
+    """Return the snapshots of the region that are claimed, newest first.
+
+    A request for every 100 snapshots of the region: RDS finds them by their instance only while it
+    is there.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with asked(final, "list the snapshots of the database instance"):
+        pages = client.get_paginator("describe_db_snapshots").paginate(
+            SnapshotType=_TYPE, PaginationConfig={"PageSize": _PAGE_SIZE}
+        )
+        found = [
+            _snapshot(snapshot)
+            for page in pages
+            for snapshot in page["DBSnapshots"]
+            if claim(_tags(snapshot))
+        ]
+    return sorted(found, key=_age)
+
+
+def remove_snapshot(
+    client: RDSClient, identifier: str, *, claim: Claim, final: ErrorType
+) -> InstanceSnapshot | None:
+    """Delete the snapshot, if it is there and claimed; say what is left of it.
+
+    Returns:
+        The snapshot as it is; None where it is gone, or is unclaimed. One that is still being taken
+        cannot be deleted: a later call asks again.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with asked(final, "delete a snapshot of the database instance"):
+        found = _claimed(client, identifier, claim)
+        if found is None:
+            return None
+        try:
+            client.delete_db_snapshot(DBSnapshotIdentifier=identifier)
+        except client.exceptions.DBSnapshotNotFoundFault:
+            return None  # Another run has just deleted it.
+        except client.exceptions.InvalidDBSnapshotStateFault:
+            pass  # It is being taken, or deleted.
+        found = _claimed(client, identifier, claim)
+    return None if found is None else _snapshot(found)
+
+
+def _can_be_taken(client: RDSClient, identifier: str, owner: Ownership, final: ErrorType) -> bool:
+    """Whether the instance is in a status in which RDS takes a snapshot of it now."""
+    instance = find_instance(client, identifier, claim=owner.owns, final=final)
+    if instance is None:
+        raise failure(
+            final,
+            f"The database instance {identifier} of the project is not there, so there is nothing "
+            "to take a snapshot of.",
+            "DescribeDBInstances: DBInstanceNotFound, or another project's tags",
+        )
+    if instance.state in {RdsState.FAILED, RdsState.DELETING}:
+        raise failure(
+            final,
+            f"RDS takes no snapshot of the database instance {identifier} while its status is "
+            f"{instance.status}.",
+            f"instance {identifier}: {instance.status}",
+        )
+    if instance.state is RdsState.STOPPED:
+        start_instance(client, identifier)
+    return takes_snapshot(instance)
+
+
+def takes_snapshot(instance: Instance) -> bool:
+    """Whether RDS takes a snapshot of an instance in its present status."""
+    return instance.status in _TAKEN_IN
+
+
+def _described(client: RDSClient, identifier: str) -> DBSnapshotTypeDef | None:
+    try:
+        answer = client.describe_db_snapshots(DBSnapshotIdentifier=identifier)
+    except client.exceptions.DBSnapshotNotFoundFault:
+        return None
+    # RDS says that there is none by an error; a list without it is no answer.
+    match answer["DBSnapshots"]:
+        case [{"DBSnapshotIdentifier": told} as found] if told == identifier:
+            return found
+        case _:
+            raise other_answer("snapshot")
+
+
+def _claimed(client: RDSClient, identifier: str, claim: Claim) -> DBSnapshotTypeDef | None:
+    found = _described(client, identifier)
+    return found if found is not None and claim(_tags(found)) else None
+
+
+def _checked(told: DBSnapshotTypeDef, identifier: str) -> InstanceSnapshot:
+    if told["DBSnapshotIdentifier"] != identifier:
+        raise other_answer("snapshot")
+    return _snapshot(told)
+
+
+def _tags(found: DBSnapshotTypeDef) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in found.get("TagList", [])}
+
+
+def _snapshot(found: DBSnapshotTypeDef) -> InstanceSnapshot:
+    status = found["Status"]
+    return InstanceSnapshot(
+        identifier=found["DBSnapshotIdentifier"],
+        arn=found["DBSnapshotArn"],
+        instance=found["DBInstanceIdentifier"],
+        status=status,
+        state=_STATES.get(status, RdsState.PENDING),
+        percent=found.get("PercentProgress", 0),
+        engine=found["Engine"],
+        version=found["EngineVersion"],
+        storage_gb=found["AllocatedStorage"],
+        taken_at=found.get("SnapshotCreateTime"),
+        job_id=_tags(found).get(JOB_TAG, ""),
+    )
+
+
+def _age(snapshot: InstanceSnapshot) -> tuple[float, str]:
+    """Sort the newest first; one that RDS has not taken yet is the newest."""
+    taken = snapshot.taken_at
+    return (float("-inf") if taken is None else -taken.timestamp(), snapshot.identifier)
