@@ -11,7 +11,8 @@ from moto.rds.models import rds_backends
 from provisioner.drivers import rds, rds_obstacles, rds_snapshots
 from provisioner.drivers.drift import Repairs
 from provisioner.drivers.obstacles import Obstacles
-from provisioner.drivers.rds import Instance, InstanceDescription
+from provisioner.drivers.rds import Instance
+from provisioner.drivers.rds_description import InstanceDescription
 from provisioner.drivers.rds_snapshots import InstanceSnapshot
 from provisioner.errors import ErrorType
 from provisioner.ownership import Ownership

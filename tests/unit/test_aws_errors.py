@@ -83,8 +83,10 @@ _CODES = {
         InvalidBucketOwnerAWSAccountID InvalidBucketState InvalidDBCapacityReservationState
         InvalidDBClusterEndpointStateFault InvalidDBClusterStateFault InvalidDBSecurityGroupState
         InvalidDigest InvalidEncryptionAlgorithmError InvalidEndpointException InvalidExecutionInput
-        InvalidHostHeader InvalidHttpMethod InvalidKeyId InvalidLocationConstraint
-        InvalidMessageContents InvalidName InvalidNextTokenException InvalidOAuthFlowException
+        InvalidFilterKey InvalidFilterOption
+        InvalidFilterValue InvalidHostHeader InvalidHttpMethod InvalidKeyId InvalidLocationConstraint
+        InvalidMessageContents InvalidName InvalidNextToken
+        InvalidNextTokenException InvalidOAuthFlowException
         InvalidObjectState InvalidParameter InvalidParameterCombination InvalidParameterException
         InvalidParameterValue InvalidPart InvalidPartOrder InvalidPolicyDocument
         InvalidQueryParameter InvalidRange InvalidRequest InvalidRequestException

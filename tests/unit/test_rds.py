@@ -17,7 +17,8 @@ from provisioner.drivers import rds
 from provisioner.drivers.aws_errors import translate
 from provisioner.drivers.drift import Drift, Repairs
 from provisioner.drivers.obstacles import Obstacles
-from provisioner.drivers.rds import Instance, InstanceDescription, RdsState
+from provisioner.drivers.rds import Instance, RdsState
+from provisioner.drivers.rds_description import InstanceDescription
 from provisioner.errors import ERROR_RULES, ErrorType
 from provisioner.ownership import Ownership
 from support.core import ACCOUNT, REGION, Core, answer_lost, aws_error, meanwhile, times

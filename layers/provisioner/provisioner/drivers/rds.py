@@ -10,54 +10,39 @@ instance".
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import short_cause, translated
 from provisioner.drivers.drift import (
     Drift,
-    Remaining,
     Repairs,
     drifted,
     put_right,
     still_drifted,
+)
+from provisioner.drivers.rds_description import (
+    InstanceDescription,
+    check_password,
+    differences,
+    grown_storage,
+    name_of,
+    settings,
+    settings_of_new,
+    tag_list,
+    wanted_settings,
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_rds.client import RDSClient
-    from mypy_boto3_rds.type_defs import DBInstanceTypeDef, TagTypeDef
-
-#: An identifier of an instance or a snapshot: letters, digits and single hyphens, first a letter.
-#: RDS keeps it in lower case.
-_IDENTIFIER = re.compile("[a-z](-?[a-z0-9])*")
-
-_MASTER_USER = re.compile("[A-Za-z][A-Za-z0-9_]{0,15}")
-
-#: A master password: MySQL and MariaDB take 41 characters at most, and none of / " @ or a space.
-_MASTER_PASSWORD = re.compile(r"[!#-.0-?A-~]{8,41}")
-
-#: What RDS takes at all: characters of an identifier, ports, GiB of gp3 storage, days of backups.
-_IDENTIFIER_LENGTH = 63
-_PORTS = range(1150, 65535 + 1)
-_STORAGE_GB = range(20, 65536 + 1)
-_BACKUP_DAYS = range(35 + 1)
-
-#: What every instance is made with, and its operator may change: a standby doubles the price, and
-#: minor versions bring the corrections of the server's security. docs/decisions.md says why.
-_FIRST_SETTINGS: dict[str, Any] = {
-    "MultiAZ": False,
-    "AutoMinorVersionUpgrade": True,
-    "StorageType": "gp3",
-    "CACertificateIdentifier": "rds-ca-rsa2048-g1",
-}
+    from mypy_boto3_rds.type_defs import DBInstanceTypeDef
 
 
 class RdsState(StrEnum):
@@ -150,65 +135,6 @@ _QUOTAS: dict[str, tuple[str, str]] = {
 _NO_CAPACITY = "InsufficientDBInstanceCapacity"
 
 
-def _check_password(password: str) -> None:
-    if not _MASTER_PASSWORD.fullmatch(password):
-        raise ValueError(
-            'password: RDS takes 8 to 41 printable characters of ASCII, no space and none of / " @.'
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceDescription:
-    """What an instance is to be; the password is left out of its text form.
-
-    Raises:
-        ValueError: RDS would refuse it, whatever the account and the region.
-    """
-
-    #: 1 to 63 lower-case letters, digits and single hyphens, first a letter.
-    identifier: str
-    #: RDS's word: `postgres` or `mysql`; of a local stack also `mariadb`.
-    engine: str
-    #: Such as `16` or `8.4`: RDS takes its newest version that begins so.
-    version: str
-    #: The instance class, such as `db.t4g.micro`.
-    size: str
-    #: GiB, 20 to 65,536.
-    storage_gb: int
-    #: The master user: 1 to 16 letters, digits and underscores, first a letter.
-    user: str
-    #: Its password: 8 to 41 printable characters of ASCII, none of them a space or one of / " @.
-    password: str = field(repr=False)
-    #: 1150 to 65535.
-    port: int
-    subnet_group: str
-    #: The instance's whole set; that of the VPC's default where it is empty.
-    security_group_ids: tuple[str, ...]
-    #: Days for which automated backups are kept, 0 to 35; 0 switches them off.
-    backup_days: int
-    deletion_protection: bool
-
-    def __post_init__(self) -> None:
-        """Refuse what RDS refuses: emulators take it."""
-        if len(self.identifier) > _IDENTIFIER_LENGTH or not _IDENTIFIER.fullmatch(self.identifier):
-            raise ValueError(
-                f"identifier: RDS takes at most {_IDENTIFIER_LENGTH} lower-case letters, digits "
-                "and single hyphens, first a letter and last no hyphen."
-            )
-        if not _MASTER_USER.fullmatch(self.user):
-            raise ValueError(
-                "user: RDS takes 1 to 16 letters, digits and underscores, first a letter."
-            )
-        _check_password(self.password)
-        for name, value, bounds in (
-            ("port", self.port, _PORTS),
-            ("storage_gb", self.storage_gb, _STORAGE_GB),
-            ("backup_days", self.backup_days, _BACKUP_DAYS),
-        ):
-            if value not in bounds:
-                raise ValueError(f"{name}: RDS takes {bounds.start} to {bounds[-1]}.")
-
-
 @dataclass(frozen=True, slots=True)
 class Instance:
     """What RDS says of an instance."""
@@ -264,7 +190,7 @@ def ensure_instance(
             MasterUsername=description.user,
             MasterUserPassword=description.password,
             StorageEncrypted=True,
-            **_settings_of_new(description, owner),
+            **settings_of_new(description, owner),
         )["DBInstance"]
 
     with asked(final, "create the database instance"):
@@ -300,7 +226,7 @@ def restore_instance(
         restored = client.restore_db_instance_from_db_snapshot(
             DBSnapshotIdentifier=snapshot,
             AllocatedStorage=description.storage_gb,
-            **_settings_of_new(description, owner),
+            **settings_of_new(description, owner),
         )["DBInstance"]
         if not owner.owns(_tags(restored)):
             # It comes into being with its tags; an emulator may leave them out.
@@ -389,7 +315,7 @@ def change_master_password(
         final: also where there is no such instance that is claimed.
         ProvisioningError: as `translated` says.
     """
-    _check_password(password)
+    check_password(password)
     with asked(final, "change the password of the database instance"):
         if _claimed(client, identifier, claim) is None:
             raise _missing(identifier, final)
@@ -425,7 +351,7 @@ def repair_instance(
         instance = _usable(found, final)
         if instance.state is RdsState.STOPPED:
             return start_instance(client, identifier), Repairs(
-                (Drift(_resource(identifier), "was stopped and was started"),),
+                (Drift(name_of(identifier), "was stopped and was started"),),
                 checked=f"database instance {identifier} is starting",
             )
         if not instance.is_ready:
@@ -433,16 +359,16 @@ def repair_instance(
         before = _put_right(client, found, description)
         if before:
             found = _described(client, identifier) or found
-        after = drifted(_settings(found), _wanted(found, description), untold=False)
+        after = drifted(settings(found), wanted_settings(found, description), untold=False)
     instance = _instance(found)
-    drifts = [Drift(_resource(identifier), what) for what in before]
-    still = [Drift(_resource(identifier), what) for what in after]
+    drifts = [Drift(name_of(identifier), what) for what in before]
+    still = [Drift(name_of(identifier), what) for what in after]
     return instance, Repairs(
         put_right(drifts, still),
         (
             *(still_drifted(drift) for drift in still),
-            *_differences(found, description),
-            *_grown(found, description),
+            *differences(found, description),
+            *grown_storage(found, description),
         ),
         _answered(instance),
     )
@@ -497,11 +423,6 @@ def start_instance(client: RDSClient, identifier: str) -> Instance:
         return _instance(found)
 
 
-def tag_list(owner: Ownership) -> list[TagTypeDef]:
-    """Return the marker as RDS takes it."""
-    return [{"Key": key, "Value": value} for key, value in owner.tags().items()]
-
-
 def other_answer(of: str) -> ProvisioningError:
     """Say that RDS has told of another thing than was asked for."""
     return failure(
@@ -509,24 +430,6 @@ def other_answer(of: str) -> ProvisioningError:
         "AWS answered another question while we tried to look at the database instance.",
         f"RDS: an answer of another {of}",
     )
-
-
-def _settings_of_new(description: InstanceDescription, owner: Ownership) -> dict[str, Any]:
-    """Return what is set alike for a new instance and for a restored one."""
-    groups = list(description.security_group_ids)
-    return {
-        **_FIRST_SETTINGS,
-        "DBInstanceIdentifier": description.identifier,
-        "DBInstanceClass": description.size,
-        "Port": description.port,
-        "DBSubnetGroupName": description.subnet_group,
-        **({"VpcSecurityGroupIds": groups} if groups else {}),
-        "PubliclyAccessible": False,
-        "BackupRetentionPeriod": description.backup_days,
-        "DeletionProtection": description.deletion_protection,
-        "CopyTagsToSnapshot": True,
-        "Tags": tag_list(owner),
-    }
 
 
 def _ensure(
@@ -559,7 +462,7 @@ def _ensure(
     if _instance(found).state is RdsState.DELETING:
         return _instance(found)
     instance = _usable(found, final)
-    difference = next(_differences(found, description), None)
+    difference = next(differences(found, description), None)
     if difference is not None:
         raise failure(
             final,
@@ -664,40 +567,8 @@ def _missing(identifier: str, final: ErrorType) -> ProvisioningError:
     )
 
 
-def _resource(identifier: str) -> str:
-    return f"database instance {identifier}"
-
-
 def _answered(instance: Instance) -> str:
     return f"database instance {instance.identifier} answered: {instance.status}"
-
-
-def _settings(found: DBInstanceTypeDef) -> dict[str, Any]:
-    """Return the settings of ours that an instance has, or will have: a change may be pending."""
-    return {
-        **found,
-        **found.get("PendingModifiedValues", {}),
-        "VpcSecurityGroupIds": [
-            group["VpcSecurityGroupId"]
-            for group in found.get("VpcSecurityGroups", [])
-            if group.get("Status") != "removing"
-        ],
-    }
-
-
-def _wanted(found: DBInstanceTypeDef, description: InstanceDescription) -> dict[str, Any]:
-    """Return the settings that an instance must have; what is stricter is right as it is."""
-    groups = list(description.security_group_ids)
-    return {
-        "BackupRetentionPeriod": max(
-            _settings(found).get("BackupRetentionPeriod", 0), description.backup_days
-        ),
-        "DeletionProtection": description.deletion_protection
-        or found.get("DeletionProtection", False),
-        "PubliclyAccessible": False,
-        "CopyTagsToSnapshot": True,
-        **({"VpcSecurityGroupIds": groups} if groups else {}),
-    }
 
 
 def _put_right(
@@ -709,63 +580,10 @@ def _put_right(
     maintenance window. RDS applies these changes at once without it, but the switch from no
     backups to some.
     """
-    wanted = _wanted(found, description)
-    wrong = drifted(_settings(found), wanted, untold=False)
+    wanted = wanted_settings(found, description)
+    wrong = drifted(settings(found), wanted, untold=False)
     if wrong:
         client.modify_db_instance(
             DBInstanceIdentifier=description.identifier, **{name: wanted[name] for name in wrong}
         )
     return wrong
-
-
-def _differences(found: DBInstanceTypeDef, description: InstanceDescription) -> Iterator[Remaining]:
-    """Yield what is not as described and that a repair leaves as it is."""
-    will_be = _settings(found)
-    resource = _resource(description.identifier)
-    version, wanted_version = will_be["EngineVersion"], description.version
-    if will_be["Engine"] != description.engine:
-        why = f"Its engine is {will_be['Engine']}, not {description.engine}: make a new instance."
-        yield Remaining(resource, "Engine", why)
-    elif not _is_of_version(description.engine, version, wanted_version):
-        why = f"Its version is {version}, not {wanted_version}: RDS only goes to newer ones."
-        yield Remaining(resource, "EngineVersion", why)
-    if will_be["DBInstanceClass"] != description.size:
-        why = (
-            f"Its size is {will_be['DBInstanceClass']}, not {description.size}: modify the "
-            "instance (rds modify-db-instance), which interrupts it."
-        )
-        yield Remaining(resource, "DBInstanceClass", why)
-    if will_be["AllocatedStorage"] < description.storage_gb:
-        why = (
-            f"Its storage is {will_be['AllocatedStorage']} GB, not {description.storage_gb}: "
-            "modify the instance (rds modify-db-instance)."
-        )
-        yield Remaining(resource, "AllocatedStorage", why)
-    if not found.get("StorageEncrypted", True):
-        why = "It is not encrypted: only a new instance can be, of an encrypted copy of a snapshot."
-        yield Remaining(resource, "StorageEncrypted", why)
-
-
-def _is_of_version(engine: str, version: str, wanted: str) -> bool:
-    """Whether a version is of the wanted major version, and is not older.
-
-    RDS puts newer minor versions in by itself. Of PostgreSQL the first number is the major version,
-    of MySQL and MariaDB the first two.
-    """
-    found, least = _numbers(version), _numbers(wanted)
-    major = min(1 if engine == "postgres" else 2, len(least))
-    return found[:major] == least[:major] and found >= least
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall("[0-9]+", version)]
-
-
-def _grown(found: DBInstanceTypeDef, description: InstanceDescription) -> Iterator[Remaining]:
-    storage = _settings(found)["AllocatedStorage"]
-    if storage > description.storage_gb:
-        why = (
-            f"Its storage is {storage} GB, not {description.storage_gb}: RDS never makes it "
-            "smaller, and nothing needs to be done."
-        )
-        yield Remaining(_resource(description.identifier), "AllocatedStorage", why)

@@ -18,8 +18,8 @@ from provisioner.drivers.rds import (
     find_instance,
     other_answer,
     start_instance,
-    tag_list,
 )
+from provisioner.drivers.rds_description import tag_list
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import JOB_TAG, Claim, Ownership
 
