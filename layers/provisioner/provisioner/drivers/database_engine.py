@@ -20,6 +20,9 @@ class AdminConnection:
     #: libpq's sslmode: `require` or stricter wherever the network is not the machine itself.
     #: Source: PostgreSQL documentation, "SSL Support", table "SSL Mode Descriptions".
     sslmode: str = "require"
+    #: A file with the certificates of the authorities that sign for the cluster, for drivers whose
+    #: library does not find it by itself, as libpq does; None for those that the system knows.
+    root_certificates: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

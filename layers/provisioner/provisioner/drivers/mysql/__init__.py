@@ -1,0 +1,1 @@
+"""MySQL or MariaDB as the engine of tenant databases."""

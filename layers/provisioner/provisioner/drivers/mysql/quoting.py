@@ -1,0 +1,140 @@
+"""Statements put together from text of the code, names and values, each quoted by its own kind.
+
+PyMySQL has no such composition: it puts escaped values into a text by `%`, and names not at all.
+Here only text that stands in the code is taken as it is.
+
+Sources: MySQL 8.0 Reference Manual, "Schema Object Names", "String Literals", "Specifying Account
+Names", "GRANT Statement"; MariaDB documentation, "Identifier Names", "GRANT".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import LiteralString, Protocol
+
+
+class Escaper(Protocol):
+    """What knows how the session it belongs to reads a string: PyMySQL's connection."""
+
+    def escape(self, obj: object) -> str:
+        """Return a value as SQL writes it."""
+
+
+class Composable(Protocol):
+    """A part of a statement, or all of one."""
+
+    def rendered(self, escaper: Escaper) -> str:
+        """Return the text that the server gets."""
+
+
+class SQL:
+    """Text of the code; `{}` in it stands for a part that `format` puts in."""
+
+    def __init__(self, text: LiteralString) -> None:
+        """Take text that stands in the code; the type checker takes no other."""
+        self._texts: list[str] = text.split("{}")
+
+    def format(self, *parts: Composable) -> Composed:
+        """Put parts in, in their order.
+
+        Raises:
+            ValueError: there are more or fewer of them than places.
+        """
+        if len(parts) != len(self._texts) - 1:
+            raise ValueError(f"the statement has {len(self._texts) - 1} places, not {len(parts)}")
+        return Composed(tuple(self._texts), parts)
+
+    def join(self, parts: Iterable[Composable]) -> Composed:
+        """Put this text between parts."""
+        joined = tuple(parts)
+        between = ("{}".join(self._texts),) * (len(joined) - 1)
+        return Composed(("", *between, "") if joined else ("",), joined)
+
+    def rendered(self, escaper: Escaper) -> str:
+        """Return the text that the server gets."""
+        return self.format().rendered(escaper)
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Text with parts between."""
+
+    texts: tuple[str, ...]
+    parts: tuple[Composable, ...]
+
+    def rendered(self, escaper: Escaper) -> str:
+        """Return the text that the server gets."""
+        first, *rest = self.texts
+        pairs = zip(self.parts, rest, strict=True)
+        return first + "".join(part.rendered(escaper) + text for part, text in pairs)
+
+
+class Identifier:
+    """The name of an object, or the names that lead to it, such as a schema's and a table's."""
+
+    def __init__(self, *names: str) -> None:
+        """Take the names.
+
+        Raises:
+            ValueError: one is empty or holds a NUL, as no name may.
+        """
+        for name in names:
+            if not name or "\0" in name:
+                raise ValueError("a name is empty or holds a NUL")
+        self._names = names
+
+    def rendered(self, _: Escaper) -> str:
+        """Return the text that the server gets; it means the same in every sql_mode."""
+        return ".".join("`" + name.replace("`", "``") + "`" for name in self._names)
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A value."""
+
+    value: str | bytes | int | None
+
+    def rendered(self, escaper: Escaper) -> str:
+        """Return the text that the server gets, by the sql_mode that the session has."""
+        return escaper.escape(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user at the hosts that it may come from."""
+
+    user: str
+    host: str = "%"
+
+    def rendered(self, escaper: Escaper) -> str:
+        """Return the text that the server gets."""
+        return (
+            f"{Identifier(self.user).rendered(escaper)}@{Identifier(self.host).rendered(escaper)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedDatabase:
+    """All of one database, as GRANT and REVOKE name it: there `_` and `%` are wildcards."""
+
+    name: str
+    #: Whether the server takes names as they are: MySQL's partial_revokes is on.
+    is_literal: bool
+
+    @property
+    def pattern(self) -> str:
+        """The name as the server keeps it with the grant.
+
+        Raises:
+            ValueError: the name holds a backslash, which a pattern has no way to name.
+        """
+        if self.is_literal:
+            return self.name
+        if "\\" in self.name:
+            raise ValueError("the name of a database that is granted holds a backslash")
+        return self.name.replace("_", r"\_").replace("%", r"\%")
+
+    def rendered(self, escaper: Escaper) -> str:
+        """Return the text that the server gets."""
+        return f"{Identifier(self.pattern).rendered(escaper)}.*"

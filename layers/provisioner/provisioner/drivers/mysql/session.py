@@ -1,0 +1,272 @@
+"""Sessions on a server: the logins of the platform and of a tenant's app user, and steps retried.
+
+A tenant's schema is hostile ground: a view, routine or trigger in it may run as whoever comes near.
+So a session of the platform never has a tenant's schema as its default, and no statement of it
+names an object in one. The schema itself is named by CREATE DATABASE, DROP DATABASE and GRANT, none
+of which runs anything that a tenant has made.
+
+Sources: MySQL 8.0 Reference Manual, "Server System Variables", "Stored Object Access Control",
+"Using Encrypted Connections"; MariaDB documentation, "Aborting Statements that Exceed a Certain
+Time to Execute"; PostgreSQL documentation, "SSL Support", which defines the words of `sslmode`;
+Python documentation, ssl.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pymysql
+from pymysql.constants import CR
+from pymysql.cursors import Cursor
+
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.mysql.errors import is_contention, translate
+from provisioner.drivers.mysql.quoting import SQL, Composable, Literal
+from provisioner.errors import ErrorType, ProvisioningError
+
+type Connection = pymysql.Connection[Cursor]
+type Row = tuple[Any, ...]
+
+#: Seconds that a statement of the platform may take.
+STATEMENT_SECONDS = 60
+
+#: Seconds that a session of the platform may do nothing: that of a function that was killed, whose
+#: end no one tells the server, does not hold its lock until the next retry.
+IDLE_SECONDS = 60
+
+#: Seconds that a statement of the platform waits for another session.
+LOCK_SECONDS = 30
+
+_CONNECT_SECONDS = 10
+
+#: Seconds that the driver waits for an answer, beyond what the server takes to give up by itself.
+_ANSWER_SECONDS = 30
+
+#: With it, nothing but a quote has a meaning within a string; and nothing is cut to fit.
+_SQL_MODE = "STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ENGINE_SUBSTITUTION"
+
+#: Tries of a step that meets another session's work, and the longest wait before the second, in
+#: seconds; it doubles with each: 1.6 s at most in all.
+_CONTENTION_TRIES = 6
+_CONTENTION_WAIT = 0.05
+
+
+def connect_as_platform(
+    admin: AdminConnection, *, idle_seconds: float = IDLE_SECONDS
+) -> Connection:
+    """Connect as the platform's user, without a default schema.
+
+    Args:
+        admin: the login of the platform's user.
+        idle_seconds: how long the session may do nothing.
+
+    Raises:
+        pymysql.Error: no connection was made.
+    """
+    connection = _connect(
+        admin,
+        user=admin.user,
+        password=admin.password,
+        answer_seconds=STATEMENT_SECONDS + _ANSWER_SECONDS,
+    )
+    try:
+        limit = SQL("max_statement_time = {}"), STATEMENT_SECONDS
+        if not is_mariadb(connection):
+            limit = SQL("max_execution_time = {}"), STATEMENT_SECONDS * 1000
+        execute(
+            connection,
+            SQL(
+                "SET SESSION sql_mode = {}, lock_wait_timeout = {}, innodb_lock_wait_timeout = {},"
+                " wait_timeout = {}, {}"
+            ).format(
+                Literal(_SQL_MODE),
+                Literal(LOCK_SECONDS),
+                Literal(LOCK_SECONDS),
+                Literal(round(idle_seconds)),
+                limit[0].format(Literal(limit[1])),
+            ),
+        )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_as_tenant(
+    admin: AdminConnection,
+    names: TenantNames,
+    password: str,
+    *,
+    to_database: bool = True,
+    answer_seconds: float = STATEMENT_SECONDS + _ANSWER_SECONDS,
+) -> Connection:
+    """Connect as a tenant's app user, with the settings that a customer gets.
+
+    Args:
+        admin: names the server.
+        names: the tenant's.
+        password: the app user's.
+        to_database: whether to the tenant's database, which need not be there otherwise.
+        answer_seconds: how long the driver waits for an answer.
+
+    Raises:
+        pymysql.Error: no connection was made.
+    """
+    return _connect(
+        admin,
+        user=names.app_role,
+        password=password,
+        database=names.database if to_database else None,
+        answer_seconds=answer_seconds,
+    )
+
+
+def is_mariadb(connection: Connection) -> bool:
+    """Whether the server is MariaDB, and not MySQL."""
+    return "mariadb" in connection.get_server_info().lower()  # type: ignore[no-untyped-call]
+
+
+def execute(connection: Connection, statement: Composable) -> list[Row]:
+    """Run one statement and return its rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement.rendered(connection))
+        return list(cursor.fetchall())
+
+
+def run_step[Result](step: Callable[[], Result], final: ErrorType, doing: str) -> Result:
+    """Run a step, again after contention; raise the driver's errors as errors of the table.
+
+    Args:
+        step: what is run; it can be run twice.
+        final: as `translate` takes it.
+        doing: as `translate` takes it.
+    """
+    for attempt in range(_CONTENTION_TRIES):
+        if attempt > 0:
+            longest = _CONTENTION_WAIT * 2 ** (attempt - 1)
+            time.sleep(random.uniform(0, longest))  # noqa: S311  # keeps two runs apart, no more  # nosec B311
+        try:
+            return step()
+        except pymysql.Error as error:
+            known: ProvisioningError = translate(error, final, doing)
+            if not is_contention(error):
+                break
+    # Outside the except clause, so that the driver's exception is not the context of this one.
+    raise known
+
+
+class _Refused:
+    """A way to log in that shows the password to whoever asks for it."""
+
+    def __init__(self, _: Connection) -> None:
+        """Take the connection that the driver gives."""
+
+    def authenticate(self, _: object) -> None:
+        """Refuse.
+
+        Raises:
+            pymysql.OperationalError: always.
+        """
+        raise pymysql.OperationalError(
+            CR.CR_AUTH_PLUGIN_ERR, "the server asks for the password in a way that we refuse"
+        )
+
+
+#: A server asks for a password in these ways where it likes to, whatever the account's own way is.
+_REFUSED_WAYS: dict[str, Callable[[Connection], object]] = dict.fromkeys(
+    ("mysql_clear_password", "dialog", "mysql_old_password"), _Refused
+)
+
+
+def _connect(
+    admin: AdminConnection,
+    *,
+    user: str,
+    password: str,
+    answer_seconds: float,
+    database: str | None = None,
+) -> Connection:
+    def connect(context: ssl.SSLContext | None) -> Connection:
+        try:
+            return pymysql.connect(
+                host=admin.host,
+                port=admin.port,
+                user=user,
+                # The driver takes text for Latin-1.
+                password=password.encode(),
+                database=database,
+                charset="utf8mb4",
+                autocommit=True,
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=answer_seconds,
+                write_timeout=answer_seconds,
+                # With neither, the driver makes a context of its own, which verifies nothing.
+                ssl=context,
+                ssl_disabled=context is None,
+                auth_plugin_map=_REFUSED_WAYS,
+                program_name="project-provisioner",
+            )
+        except (RuntimeError, ValueError, IndexError, struct.error) as error:
+            problem = _handshake_problem(error)
+        raise problem
+
+    if admin.sslmode == "disable":
+        return connect(None)
+    context = _tls_context(admin.sslmode, admin.root_certificates)
+    try:
+        return connect(context)
+    except pymysql.OperationalError as error:
+        if admin.sslmode != "prefer" or error.args[0] != CR.CR_SSL_CONNECTION_ERROR:
+            raise
+    # The server has no TLS, which this mode accepts.
+    return connect(None)
+
+
+def _handshake_problem(error: Exception) -> pymysql.OperationalError:
+    """Say what the driver means by an exception that is none of its own.
+
+    It raises RuntimeError where it needs a package for a login without TLS, and the others where
+    the answer is none of MySQL's.
+    """
+    needs_tls = (
+        "the server's way to log in needs TLS: the cluster's sslmode must be require or more"
+    )
+    text = needs_tls if isinstance(error, RuntimeError) else "what answers is no MySQL server"
+    return pymysql.OperationalError(CR.CR_SERVER_HANDSHAKE_ERR, text)
+
+
+@lru_cache(maxsize=4)
+def _tls_context(sslmode: str, root_certificates: str | None) -> ssl.SSLContext:
+    """Return what TLS is made by, for a mode of libpq's.
+
+    `require` verifies the authority where its certificates are there, as libpq does.
+
+    Raises:
+        pymysql.OperationalError: the file of the certificates is missing or holds none.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    is_given = root_certificates is not None and Path(root_certificates).exists()
+    context.check_hostname = sslmode == "verify-full"
+    if sslmode == "prefer" or (sslmode == "require" and not is_given):
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    try:
+        if root_certificates is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(cafile=root_certificates)
+    except OSError:
+        problem = pymysql.OperationalError(
+            CR.CR_SSL_CONNECTION_ERROR,
+            f"the file of root certificates, {root_certificates}, is missing or holds none",
+        )
+    else:
+        return context
+    raise problem
