@@ -83,30 +83,28 @@ _CODES = {
         InvalidBucketOwnerAWSAccountID InvalidBucketState InvalidDBCapacityReservationState
         InvalidDBClusterEndpointStateFault InvalidDBClusterStateFault InvalidDBSecurityGroupState
         InvalidDigest InvalidEncryptionAlgorithmError InvalidEndpointException InvalidExecutionInput
-        InvalidFilterKey InvalidFilterOption
-        InvalidFilterValue InvalidHostHeader InvalidHttpMethod InvalidKeyId InvalidLocationConstraint
-        InvalidMessageContents InvalidName InvalidNextToken
-        InvalidNextTokenException InvalidOAuthFlowException
-        InvalidObjectState InvalidParameter InvalidParameterCombination InvalidParameterException
-        InvalidParameterValue InvalidPart InvalidPartOrder InvalidPolicyDocument
-        InvalidQueryParameter InvalidRange InvalidRequest InvalidRequestException
-        InvalidRestoreFault InvalidStorageClass InvalidSubnet InvalidTag InvalidURI
-        InvalidVPCNetworkStateFault InvalidWriteOffset ItemCollectionSizeLimitExceededException
-        KMS.DisabledException KMS.InvalidKeyUsageException KMS.InvalidStateException
-        KMS.KMSInvalidStateException KMS.NotFoundException KMSKeyNotAccessibleFault KeyTooLongError
-        KmsDisabled KmsInvalidKeyUsage KmsInvalidState KmsInvalidStateException KmsNotFound
-        MalformedACLError MalformedHttpRequestException MalformedPolicy
-        MalformedPolicyDocumentException MalformedQueryString MalformedXML MaxMessageLengthExceeded
-        MessageNotInflight MetadataTooLarge MethodNotAllowed MissingAction MissingContentLength
-        MissingParameter MissingRequestBodyError NetworkTypeNotSupported NoSuchAccessPoint
-        NoSuchBucket NoSuchBucketPolicy NoSuchConfiguration NoSuchKey NoSuchLifecycleConfiguration
-        NoSuchPublicAccessBlockConfiguration NoSuchTagSet NoSuchUpload NoSuchVersion
-        NonExistentQueue NotFoundException NotImplemented ObjectLockConfigurationNotFoundError
-        OperationNotEnabledException OptionGroupNotFoundFault OwnershipControlsNotFoundError
-        ParameterNotFound ParameterVersionNotFound PermanentRedirect PermanentRedirectControlError
-        PreconditionFailed PreconditionNotMetException ProvisionedIopsNotAvailableInAZFault
-        PublicPolicyException QueueDoesNotExist ReceiptHandleIsInvalid
-        ReplicationConfigurationNotFoundError RequestEntityTooLargeException
+        InvalidFilterKey InvalidFilterOption InvalidFilterValue InvalidHostHeader InvalidHttpMethod
+        InvalidKeyId InvalidLocationConstraint InvalidMessageContents InvalidName InvalidNextToken
+        InvalidNextTokenException InvalidOAuthFlowException InvalidObjectState InvalidParameter
+        InvalidParameterCombination InvalidParameterException InvalidParameterValue InvalidPart
+        InvalidPartOrder InvalidPolicyDocument InvalidQueryParameter InvalidRange InvalidRequest
+        InvalidRequestException InvalidRestoreFault InvalidStorageClass InvalidSubnet InvalidTag
+        InvalidURI InvalidVPCNetworkStateFault InvalidWriteOffset
+        ItemCollectionSizeLimitExceededException KMS.DisabledException KMS.InvalidKeyUsageException
+        KMS.InvalidStateException KMS.KMSInvalidStateException KMS.NotFoundException
+        KMSKeyNotAccessibleFault KeyTooLongError KmsDisabled KmsInvalidKeyUsage KmsInvalidState
+        KmsInvalidStateException KmsNotFound MalformedACLError MalformedHttpRequestException
+        MalformedPolicy MalformedPolicyDocumentException MalformedQueryString MalformedXML
+        MaxMessageLengthExceeded MessageNotInflight MetadataTooLarge MethodNotAllowed MissingAction
+        MissingContentLength MissingParameter MissingRequestBodyError NetworkTypeNotSupported
+        NoSuchAccessPoint NoSuchBucket NoSuchBucketPolicy NoSuchConfiguration NoSuchKey
+        NoSuchLifecycleConfiguration NoSuchPublicAccessBlockConfiguration NoSuchTagSet NoSuchUpload
+        NoSuchVersion NonExistentQueue NotFoundException NotImplemented
+        ObjectLockConfigurationNotFoundError OperationNotEnabledException OptionGroupNotFoundFault
+        OwnershipControlsNotFoundError ParameterNotFound ParameterVersionNotFound PermanentRedirect
+        PermanentRedirectControlError PreconditionFailed PreconditionNotMetException
+        ProvisionedIopsNotAvailableInAZFault PublicPolicyException QueueDoesNotExist
+        ReceiptHandleIsInvalid ReplicationConfigurationNotFoundError RequestEntityTooLargeException
         RequestHeaderSectionTooLarge ResourceAlreadyExistsException ResourceExistsException
         ResourceNotFound ResourceNotFoundException ScopeDoesNotExistException SerializationException
         ServerSideEncryptionConfigurationNotFoundError StateMachineDeleting StateMachineDoesNotExist
