@@ -14,6 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 from provision_cli.local.aws_server import choose_port
+from provision_cli.local.instance_servers import Instance
+from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.stack import (
     LocalStack,
     LocalStackNotRunningError,
@@ -176,6 +178,16 @@ def _job_at_its_database(
         yield job
 
 
+def _server_of_instance(stack: LocalStack, name: str) -> PostgresqlServer:
+    """Start the server of an instance; that it does so when one appears, is another test's."""
+    port = choose_port(None, None, what="an instance", variable="none")
+    instance = Instance(name, "postgres", port)
+    stack._instances.start(f"db-{name}", instance, "instance_admin", "p" * 40)
+    server = stack._instances._server(stack._instances._instances / f"db-{name}", instance)
+    assert isinstance(server, PostgresqlServer)
+    return server
+
+
 def _kill(process_id: int) -> None:
     os.kill(process_id, signal.SIGKILL)
     eventually(lambda: not _command(process_id))
@@ -209,19 +221,25 @@ def test_a_job_completes_once_a_killed_postgresql_is_up_again(
     stack: LocalStack, running: RunningStack
 ) -> None:
     server = stack._postgresql(running.postgresql_port)
+    of_instance = _server_of_instance(stack, "goes-on")
     # Half a second, as usual here, would be over before the server is up again.
     with slow_retries(running, 6), _job_at_its_database(stack, running, "goes-on") as job:
         process_id = server._process_id()
         assert process_id is not None
         _kill(process_id)
+        _kill(of_instance._process_id() or 0)
         with pytest.raises(LocalStackNotRunningError, match="start it with `provision up`"):
             stack.running()
         steps: list[str] = []
 
         again = stack.up(steps.append)
 
-        assert steps == ["Starting PostgreSQL again"]
+        assert steps == [
+            "Starting PostgreSQL again",
+            "Starting the server of the instance goes-on again",
+        ]
         assert again == running
+        assert of_instance.is_running()
         ended = finished(job.job_id)
 
     assert (ended.status, ended.error) == (api.JobStatus.COMPLETED, None)
@@ -238,6 +256,9 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for identifier in stack._instances.identifiers():
+        stack._instances.remove(f"db-{identifier}", Instance(identifier, "postgres", 0))
+    of_instance = _server_of_instance(stack, "ends")
     with _job_at_its_database(stack, running, "begins-anew") as job:
         old = _processes_of(directory)
         servers = [process_id for process_id, command in old.items() if "ministack" in command]
@@ -251,7 +272,14 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
 
         again = stack.up(steps.append)
 
-    assert steps == ["Starting the local AWS", "Starting PostgreSQL", "Deploying the template"]
+    assert steps == [
+        "The instances ends are gone; removing their servers",
+        "Starting the local AWS",
+        "Starting PostgreSQL",
+        "Deploying the template",
+    ]
+    assert not of_instance.is_running()
+    assert not of_instance.has_data()
     assert not [p for p, command in old.items() if _command(p) == command]
     connect(again, monkeypatch)
     with pytest.raises(api.JobNotFoundError):
@@ -326,8 +354,10 @@ def test_down_leaves_nothing_running(
     )
     assert answer["StatusCode"] == 200
     assert len(_processes_of(directory)) > 2
+    of_instance = _server_of_instance(stack, "goes-down")
 
     assert stack.down() is True
 
     assert _processes_of(directory) == {}
+    assert not of_instance.has_data()
     assert stack.down() is False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
 import random
 import socket
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -24,6 +26,12 @@ _WAIT_SCALE = "0.01"
 #: Ports that no outgoing connection is given, neither by Linux (from 32768 on) nor by macOS (from
 #: 49152 on): one of them that is free is still free when it is listened on.
 _CHOSEN_FROM = range(20_000, 32_768)
+
+#: Where this package is.
+_PROGRAM_FOLDER = Path(__file__).resolve().parents[2]
+
+#: What this desk says of the programs and the data of database servers, those of instances too.
+_SERVER_VARIABLES = ("POSTGRESQL_BIN", "POSTGRESQL_DATA", "MYSQL_BIN", "MYSQL_DATA")
 
 _START_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -92,7 +100,7 @@ def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProc
     log = directory / "aws.log"
     command = [
         *tools.asgi_server(root),
-        *("ministack.app:app", "--bind", f"{LOOPBACK}:{port}"),
+        *("provision_cli.local.ministack_app:app", "--bind", f"{LOOPBACK}:{port}"),
         *("--keep-alive", "75", "--log-level", "WARNING"),
         # It serves by itself: nothing that serves can outlive it, or be replaced without its state.
         *("--workers", "0"),
@@ -100,25 +108,31 @@ def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProc
     process = processes.start(
         # A job keeps several connections and pipes open; the usual limit of 1,024 files is low.
         ["/bin/sh", "-c", 'ulimit -n "$(ulimit -Hn)" 2>/dev/null; exec "$@"', "sh", *command],
-        environment=environment.for_programs(
-            directory,
-            GATEWAY_PORT=str(port),
-            # The functions inherit these: they find each other, and nothing outside.
-            AWS_ENDPOINT_URL=endpoint_url(port),
-            AWS_EC2_METADATA_DISABLED="true",
-            AWS_CONFIG_FILE=str(scratch / "no-config"),
-            AWS_SHARED_CREDENTIALS_FILE=str(scratch / "no-credentials"),
-            MINISTACK_REGION=region,
-            MINISTACK_ACCOUNT_ID=ACCOUNT,
-            SFN_WAIT_SCALE=_WAIT_SCALE,
-            STATE_DIR=str(scratch / "state"),
-            TMPDIR=str(scratch),
-            # It would start a container for each database or function where it finds an engine.
-            DOCKER_HOST="unix:///nowhere/docker.sock",
-            # Listeners of services that nothing here uses.
-            IOT_MTLS_ENABLED="0",
-            SFTP_ENABLED="0",
-        ),
+        environment={
+            **environment.for_programs(
+                directory,
+                GATEWAY_PORT=str(port),
+                # The functions inherit these: they find each other, and nothing outside.
+                AWS_ENDPOINT_URL=endpoint_url(port),
+                AWS_EC2_METADATA_DISABLED="true",
+                AWS_CONFIG_FILE=str(scratch / "no-config"),
+                AWS_SHARED_CREDENTIALS_FILE=str(scratch / "no-credentials"),
+                MINISTACK_REGION=region,
+                MINISTACK_ACCOUNT_ID=ACCOUNT,
+                PROVISION_INSTANCE_DIRECTORY=str(directory),
+                PROVISION_INSTANCE_PYTHON=sys.executable,
+                PYTHONPATH=str(_PROGRAM_FOLDER),
+                SFN_WAIT_SCALE=_WAIT_SCALE,
+                STATE_DIR=str(scratch / "state"),
+                TMPDIR=str(scratch),
+                # It would start a container for each database or function where it finds an engine.
+                DOCKER_HOST="unix:///nowhere/docker.sock",
+                # Listeners of services that nothing here uses.
+                IOT_MTLS_ENABLED="0",
+                SFTP_ENABLED="0",
+            ),
+            **{name: os.environ[name] for name in _SERVER_VARIABLES if name in os.environ},
+        },
         log=log,
         directory=directory,
     )

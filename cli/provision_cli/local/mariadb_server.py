@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -201,6 +202,18 @@ class MariadbServer:
         with contextlib.suppress(ChildProcessError):  # started by another process
             os.waitpid(process_id, 0)
 
+    def copy_data(self, target: Path) -> None:
+        """Copy the data of a server that does not run into a folder that is not there yet."""
+        shutil.copytree(self._data, target / "data", symlinks=True)
+        shutil.copy(self._password_file, target / "password")
+
+    def take_data(self, source: Path) -> None:
+        """Make the data of a server that has none from a copy of another's."""
+        self._make_folder((source / "password").read_text(encoding="utf-8"))
+        unfinished = self._data.with_suffix(".unfinished")
+        shutil.copytree(source / "data", unfinished, symlinks=True)
+        unfinished.rename(self._data)
+
     def is_running(self) -> bool:
         """Whether the server of this data runs."""
         process_id = self.process_id()
@@ -250,16 +263,20 @@ class MariadbServer:
     def _pid_file(self) -> Path:
         return self._home / "mariadb.pid"
 
-    def _initialize(self, program: Path) -> None:
+    def _make_folder(self, password: str) -> None:
+        """Make the folder of a server that has no data, and keep its superuser's password."""
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         certificates.make(self._home, LOOPBACK)
-        password = secrets.token_hex(16)
         # What an interrupted start has left.
         self._password_file.unlink(missing_ok=True)
+        shutil.rmtree(self._data.with_suffix(".unfinished"), ignore_errors=True)
         with os.fdopen(os.open(self._password_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             file.write(password)
+
+    def _initialize(self, program: Path) -> None:
+        password = secrets.token_hex(16)
+        self._make_folder(password)
         unfinished = self._data.with_suffix(".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700, parents=True)
         made = subprocess.run(  # noqa: S603  # no part of it is anyone's input  # nosec B603
             [*self._command(program, unfinished), "--bootstrap", "--max-allowed-packet=8M"],
@@ -289,12 +306,10 @@ class MariadbServer:
         ]
 
     def _environment(self, program: Path) -> dict[str, str]:
-        # Of packages that were unpacked and not installed: the libraries are beside the program.
-        libraries = _prefix(program).glob("lib/*-linux-gnu")
         return {
             "PATH": os.defpath,
             "LC_ALL": "C",
-            "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+            "LD_LIBRARY_PATH": _library_path(program),
             **({environment.MARK_VARIABLE: str(self._stack)} if self._stack else {}),
         }
 
@@ -342,6 +357,33 @@ def required_program() -> Path:
             f"*_system_tables.sql in {_prefix(program) / _SHARE_FOLDERS[0]}."
         )
     return program
+
+
+def version() -> str:
+    """Return the version of the server's program, such as 10.11.
+
+    Raises:
+        LocalStackError: there is none, it is not MariaDB's, or it does not say.
+    """
+    program = required_program()
+    said = subprocess.run(  # noqa: S603  # the server's own program  # nosec B603
+        [program, "--no-defaults", "--version"],
+        env={"PATH": os.defpath, "LD_LIBRARY_PATH": _library_path(program)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    ).stdout
+    found = re.search(r"Ver (\d+\.\d+)", said)
+    if found is None:
+        raise LocalStackError(f"MariaDB does not tell its version: {last_line(said)}")
+    return found[1]
+
+
+def _library_path(program: Path) -> str:
+    """Return where the libraries are of packages that were unpacked and not installed."""
+    return os.pathsep.join(map(str, _prefix(program).glob("lib/*-linux-gnu")))
 
 
 def _prefix(program: Path) -> Path:

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import pwd
+import re
 import secrets
 import shutil
 import stat
@@ -65,6 +66,13 @@ _MAX_CONNECTIONS = 300
 
 #: More than the tests of several workers have at once.
 _MAX_PREPARED_TRANSACTIONS = 20
+
+#: What the role rds_superuser may do that the platform asks of a master user.
+_RDS_SUPERUSER = """
+CREATE ROLE rds_superuser NOLOGIN;
+GRANT pg_monitor, pg_signal_backend, pg_checkpoint TO rds_superuser WITH ADMIN OPTION;
+GRANT SET ON PARAMETER lc_messages TO rds_superuser WITH GRANT OPTION;
+"""
 
 _START_SECONDS = 30
 
@@ -180,17 +188,55 @@ class PostgresqlServer:
         Raises:
             LocalStackError: it does not stop; its data are left.
         """
-        if self.is_running():
-            self._run("pg_ctl", "--pgdata", str(self._data), "--mode", "immediate", "stop")
-            if self.is_running():
-                raise LocalStackError(
-                    f"PostgreSQL did not stop; see its log, {self._log}, and end process "
-                    f"{self._process_id()}."
-                )
+        self.kill()
         if not self._is_elsewhere or _is_own_folder(self._home):
             shutil.rmtree(self._home, ignore_errors=True)
         if not self._server.is_relative_to(self._home):
             shutil.rmtree(self._server, ignore_errors=True)
+
+    def version(self) -> str:
+        """Return the major version of its programs, such as 18."""
+        said = self._run("postgres", "--version").stdout
+        found = re.search(r"\) (\d+)", said)
+        if found is None:
+            raise LocalStackError(f"PostgreSQL does not tell its version: {last_line(said)}")
+        return found[1]
+
+    def kill(self) -> None:
+        """End the server at once, as a crash does; its data are left, to be started on.
+
+        Raises:
+            LocalStackError: it does not stop.
+        """
+        if not self.is_running():
+            return
+        self._run("pg_ctl", "--pgdata", str(self._data), "--mode", "immediate", "stop")
+        if self.is_running():
+            raise LocalStackError(
+                f"PostgreSQL did not stop; see its log, {self._log}, and end process "
+                f"{self._process_id()}."
+            )
+
+    def copy_data(self, target: Path) -> None:
+        """Copy the data of a server that does not run into a folder that is not there yet."""
+        shutil.copytree(self._data, target / "data", symlinks=True)
+        shutil.copy(self._password_file, target / "password")
+
+    def take_data(self, source: Path) -> None:
+        """Make the data of a server that has none from a copy of another's.
+
+        Raises:
+            LocalStackError: its folder is somebody else's.
+        """
+        self._make_folders((source / "password").read_text(encoding="utf-8"))
+        unfinished = self._data.with_suffix(".unfinished")
+        shutil.copytree(source / "data", unfinished, symlinks=True)
+        # Of a server that was killed.
+        (unfinished / "postmaster.pid").unlink(missing_ok=True)
+        if self._account is not None:
+            for path in (unfinished, *unfinished.rglob("*")):
+                os.chown(path, self._account.pw_uid, self._account.pw_gid, follow_symlinks=False)
+        unfinished.rename(self._data)
 
     def is_running(self) -> bool:
         """Whether the server of this data runs."""
@@ -232,11 +278,38 @@ class PostgresqlServer:
             )
         return password
 
+    def make_master_user(self, name: str, password: str) -> None:
+        """Make a role with what RDS's master user may do; one that is there gets the password.
+
+        It is no superuser. Source: Amazon RDS User Guide, "Understanding the rds_superuser role".
+        """
+        with self.connect() as connection:
+            verifier = connection.pgconn.encrypt_password(
+                password.encode(), name.encode(), b"scram-sha-256"
+            ).decode()
+            role = sql.Identifier(name)
+            if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).rowcount == 0:
+                connection.execute(_RDS_SUPERUSER)
+                connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEDB CREATEROLE").format(role))
+                connection.execute(
+                    sql.SQL("GRANT rds_superuser TO {} WITH ADMIN OPTION").format(role)
+                )
+                for database in ("postgres", "template1"):
+                    connection.execute(
+                        sql.SQL("ALTER DATABASE {} OWNER TO {}").format(
+                            sql.Identifier(database), role
+                        )
+                    )
+            connection.execute(
+                sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(verifier))
+            )
+
     def _is_held_by_the_one_before(self) -> bool:
         last = self._log.read_text(errors="replace").splitlines()[-_REFUSAL_LINES:]
         return any(reason in line for line in last for reason in _NOT_ENDED_YET)
 
-    def _initialize(self) -> None:
+    def _make_folders(self, password: str) -> None:
+        """Make the folders of a server that has no data, and keep its superuser's password."""
         if not self._is_elsewhere:
             self._home.mkdir(parents=True, exist_ok=True)
         else:
@@ -250,10 +323,13 @@ class PostgresqlServer:
         self._password_file.unlink(missing_ok=True)
         self._server.mkdir(mode=0o700)
         with os.fdopen(os.open(self._password_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+            file.write(password)
         if self._account is not None:
             for path in (self._server, self._password_file):
                 os.chown(path, self._account.pw_uid, self._account.pw_gid)
+
+    def _initialize(self) -> None:
+        self._make_folders(secrets.token_hex(32))
         unfinished = self._data.with_suffix(".unfinished")
         made = self._run(
             "initdb",

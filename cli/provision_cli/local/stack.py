@@ -22,6 +22,7 @@ from provision_cli.local import (
     build,
     containers,
     environment,
+    mariadb_server,
     processes,
     sam_local,
     tools,
@@ -29,6 +30,7 @@ from provision_cli.local import (
 from provision_cli.local.aws_server import LOOPBACK
 from provision_cli.local.containers import ContainerNetwork
 from provision_cli.local.errors import LocalStackError
+from provision_cli.local.instance_servers import InstanceServers
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from provision_cli.local.processes import StartedProcess
 
@@ -58,6 +60,19 @@ _POSTGRESQL_PORT_VARIABLE = "PROVISION_LOCAL_POSTGRESQL_PORT"
 
 #: Tenant databases that the local cluster may hold.
 _MAX_TENANTS = 500
+
+#: The instances that projects may have; names and numbers that AWS would take.
+_INSTANCES = {
+    "sizes": ["db.t4g.micro", "db.t4g.small"],
+    "storage_gb": {"minimum": 20, "maximum": 100, "default": 20},
+    "subnet_group": "local",
+    "security_group_ids": ["sg-0123456789abcdef0"],
+    "backup_days": 1,
+    # It goes with the server that holds it.
+    "deletion_protection": False,
+    "maximum": 10,
+    "sslmode": "disable",
+}
 
 #: Takes what is being done, before it is.
 type Report = Callable[[str], None]
@@ -234,6 +249,7 @@ class LocalStack:
         self._state_file = self._directory / "state.json"
         #: Outlives the stack: the next one listens where the last one did.
         self._ports_file = self._directory / "ports.json"
+        self._instances = InstanceServers(self._directory)
 
     def up(self, report: Report = lambda _: None) -> RunningStack:
         """Start what does not run, deploy what has changed, and return the stack.
@@ -364,6 +380,8 @@ class LocalStack:
         if not server.is_running():
             report("Starting PostgreSQL again")
             server.start()
+        for identifier in self._instances.start_again():
+            report(f"Starting the server of the instance {identifier} again")
         return True
 
     def _save(self, state: _State) -> None:
@@ -375,6 +393,9 @@ class LocalStack:
         What is left of the stack before is ended first, functions that were at work among it: they
         would go on, and find the new servers where the old ones were.
         """
+        gone = self._instances.identifiers()
+        if gone:
+            report(f"The instances {', '.join(gone)} are gone; removing their servers")
         self._stop()
         settings = self._settings
         before = self._ports_before()
@@ -417,6 +438,7 @@ class LocalStack:
                     running = process.is_running() or running
                     process.stop()
         server.stop()
+        self._instances.stop_all()
         # Also what nobody had the time to write down.
         running = processes.stop_marked(self._directory) or running
         self._state_file.unlink(missing_ok=True)
@@ -498,7 +520,9 @@ class LocalStack:
         )
         stacks = running.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
         state.outputs = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
-        self._describe_cluster(self._describe(state), state)
+        deployed = self._describe(state)
+        self._describe_cluster(deployed, state)
+        self._allow_instances(deployed, state)
 
     def _describe_cluster(self, running: RunningStack, state: _State) -> None:
         """Do what an operator does once for each cluster: keep its login, describe where it is."""
@@ -518,11 +542,29 @@ class LocalStack:
             "max_tenants": _MAX_TENANTS,
             # The local server has no certificate, and node's `pg` asks for one at `prefer`.
             "sslmode": "disable",
+            "version": self._postgresql(state.postgresql_port).version(),
         }
+        self._put_parameter(running, "postgresql/local-1", cluster)
+
+    def _allow_instances(self, running: RunningStack, state: _State) -> None:
+        """Do what an operator does once for each engine: say which instances a project may have."""
+        versions = {"postgresql": self._postgresql(state.postgresql_port).version()}
+        try:
+            versions["mysql"] = mariadb_server.version()
+        except LocalStackError:
+            # Without its program no instance of MySQL would ever be available.
+            if mariadb_server.PROGRAMS_VARIABLE in os.environ:
+                raise
+        for engine, version in versions.items():
+            self._put_parameter(
+                running, f"dedicated/{engine}", {**_INSTANCES, "versions": [version]}
+            )
+
+    def _put_parameter(self, running: RunningStack, name: str, value: Mapping[str, Any]) -> None:
         running.client("ssm").put_parameter(
-            Name=f"{state.outputs['ClusterParameterPrefix']}/{REGION}/postgresql/local-1",
+            Name=f"{running.outputs['ClusterParameterPrefix']}/{REGION}/{name}",
             Type="String",
-            Value=json.dumps(cluster),
+            Value=json.dumps(value),
             Overwrite=True,
         )
 

@@ -1,0 +1,219 @@
+"""The servers of the instances of the local AWS's RDS.
+
+Run as a process: `python -m provision_cli.local.instance_servers DIRECTORY OPERATION` reads JSON
+from its input: which instance, and what the operation needs, a password among it. What happens to
+one instance happens one after another. Each has a folder, which is removed with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from provision_cli.local.build import locked
+from provision_cli.local.errors import LocalStackError
+from provision_cli.local.mariadb_server import MariadbServer
+from provision_cli.local.postgresql_server import PostgresqlServer
+
+#: The servers of the engines that RDS names so.
+_SERVERS: dict[str, type[PostgresqlServer | MariadbServer]] = {
+    "postgres": PostgresqlServer,
+    "mysql": MariadbServer,
+    "mariadb": MariadbServer,
+}
+
+#: A resource id of an instance, or the identifier of a snapshot: it becomes the name of a folder.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,254}")
+
+#: Says what an instance is that has its server; without it, it is being made, or removed.
+_RECORD = "instance.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance that has a server."""
+
+    identifier: str
+    engine: str
+    port: int
+    #: Whether the server is to run: it is not, of one that somebody has stopped.
+    runs: bool = True
+
+
+class InstanceServers:
+    """The servers of all instances of a local stack."""
+
+    def __init__(self, directory: Path) -> None:
+        """Bind to the local stack's folder; nothing is started."""
+        self._stack = directory
+        self._instances = directory / "instances"
+        self._snapshots = directory / "instance-snapshots"
+
+    # What is done with one instance.
+
+    def start(self, resource: str, instance: Instance, user: str, password: str) -> None:
+        """Start a server with a master user, as RDS has it.
+
+        Raises:
+            LocalStackError: it does not start, and the message says why.
+        """
+        with self._held(resource) as folder:
+            server = self._server(folder, instance)
+            server.start()
+            server.make_master_user(user, password)
+            _write(folder, instance)
+
+    def restore(self, resource: str, instance: Instance, snapshot: str) -> None:
+        """Start a server with the data of a snapshot, its logins among them.
+
+        Raises:
+            LocalStackError: there is no such snapshot, or it does not start.
+        """
+        copied = self._snapshots / _checked(snapshot)
+        if not copied.exists():
+            raise LocalStackError(f"snapshot {snapshot}: its data are not there.")
+        with self._held(resource) as folder:
+            server = self._server(folder, instance)
+            server.take_data(copied)
+            server.start()
+            _write(folder, instance)
+
+    def copy(self, resource: str, instance: Instance, snapshot: str) -> None:
+        """Copy the data of an instance; its server is down meanwhile, for a moment.
+
+        Raises:
+            LocalStackError: its server does not stop, or does not start again.
+        """
+        target = self._snapshots / _checked(snapshot)
+        with self._held(resource) as folder:
+            server = self._server(folder, instance)
+            was_running = server.is_running()
+            server.kill()
+            shutil.rmtree(target, ignore_errors=True)
+            server.copy_data(target)
+            if was_running:
+                server.start()
+
+    def halt(self, resource: str, instance: Instance) -> None:
+        """Stop the server of an instance, and keep its data."""
+        with self._held(resource) as folder:
+            self._server(folder, instance).kill()
+            _write(folder, replace(instance, runs=False))
+
+    def resume(self, resource: str, instance: Instance) -> None:
+        """Start the server of an instance again, on its data."""
+        with self._held(resource) as folder:
+            self._server(folder, instance).start()
+            _write(folder, instance)
+
+    def set_password(self, resource: str, instance: Instance, user: str, password: str) -> None:
+        """Give the master user another password."""
+        with self._held(resource) as folder:
+            self._server(folder, instance).make_master_user(user, password)
+
+    def remove(self, resource: str, instance: Instance) -> None:
+        """Stop the server of an instance and remove its data; a second time is as good as once."""
+        with self._held(resource) as folder:
+            (folder / _RECORD).unlink(missing_ok=True)
+            self._server(folder, instance).stop()
+        shutil.rmtree(folder)
+
+    def forget(self, snapshot: str) -> None:
+        """Remove the data of a snapshot."""
+        shutil.rmtree(self._snapshots / _checked(snapshot), ignore_errors=True)
+
+    # What is done with all of them.
+
+    def start_again(self) -> Iterator[str]:
+        """Start the servers that were killed; yield the instance of each before."""
+        for folder, instance in self._all():
+            with locked(folder / "lock"):
+                server = self._server(folder, instance)
+                if instance.runs and not server.is_running():
+                    yield instance.identifier
+                    server.start()
+
+    def stop_all(self) -> None:
+        """Stop every server, and remove all data and all snapshots."""
+        for folder in self._folders():
+            # Which it is does not matter where it has no data.
+            for server in (PostgresqlServer, MariadbServer):
+                server(folder / "server", 0, stack=self._stack).stop()
+        for folder in (self._instances, self._snapshots):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def identifiers(self) -> list[str]:
+        """Return the instances that have a server, by their names."""
+        return sorted(instance.identifier for _, instance in self._all())
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self._instances.glob("*") if path.is_dir()]
+
+    def _all(self) -> Iterator[tuple[Path, Instance]]:
+        for folder in self._folders():
+            if (folder / _RECORD).exists():
+                record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+                yield folder, Instance(**record)
+
+    @contextmanager
+    def _held(self, resource: str) -> Iterator[Path]:
+        folder = self._instances / _checked(resource)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock"):
+            yield folder
+
+    def _server(self, folder: Path, instance: Instance) -> PostgresqlServer | MariadbServer:
+        return _SERVERS[instance.engine](folder / "server", instance.port, stack=self._stack)
+
+
+def _checked(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise LocalStackError("an instance or a snapshot has a name that is none.")
+    return name
+
+
+def _write(folder: Path, instance: Instance) -> None:
+    (folder / _RECORD).write_text(json.dumps(asdict(instance)), encoding="utf-8")
+
+
+def operate(directory: Path, operation: str, asked: Mapping[str, Any]) -> None:
+    """Do what is asked of one instance, or of a snapshot.
+
+    Raises:
+        LocalStackError: as the operation says.
+    """
+    servers = InstanceServers(directory)
+    if operation == "forget":
+        servers.forget(asked["snapshot"])
+        return
+    resource = asked["resource"]
+    instance = Instance(asked["identifier"], asked["engine"], asked["port"])
+    match operation:
+        case "start":
+            servers.start(resource, instance, asked["user"], asked["password"])
+        case "restore":
+            servers.restore(resource, instance, asked["snapshot"])
+        case "copy":
+            servers.copy(resource, instance, asked["snapshot"])
+        case "halt":
+            servers.halt(resource, instance)
+        case "resume":
+            servers.resume(resource, instance)
+        case "set-password":
+            servers.set_password(resource, instance, asked["user"], asked["password"])
+        case "remove":
+            servers.remove(resource, instance)
+
+
+if __name__ == "__main__":
+    try:
+        operate(Path(sys.argv[1]), sys.argv[2], json.load(sys.stdin))
+    except LocalStackError as error:
+        sys.exit(f"{sys.argv[2]}: {error}")

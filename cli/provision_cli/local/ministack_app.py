@@ -1,0 +1,43 @@
+"""The local AWS as it is served: ministack, whose RDS instances get a server each.
+
+It runs in the environment of ministack, which has nothing that this project depends on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ministack.app import app as ministack  # type: ignore[import-not-found]  # it is served there
+
+from provision_cli.local.rds_instances import InstancesWithServers
+
+# The functions inherit the environment, and these are not theirs.
+os.environ.pop("PYTHONPATH", None)
+#: The interpreter that has what this project depends on.
+_PYTHON = os.environ.pop("PROVISION_INSTANCE_PYTHON")
+#: The folder of the local stack.
+_DIRECTORY = Path(os.environ.pop("PROVISION_INSTANCE_DIRECTORY"))
+
+_LOG = _DIRECTORY / "instances.log"
+_LOG.write_bytes(b"")
+
+
+async def _operate(operation: str, request: Mapping[str, str | int]) -> bool:
+    """Run an operation on a server as a program of its own; return whether it went well."""
+    with _LOG.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            _PYTHON,
+            *("-m", "provision_cli.local.instance_servers", str(_DIRECTORY), operation),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+        await process.communicate(json.dumps(request).encode())
+    return process.returncode == 0
+
+
+app = InstancesWithServers(ministack, _operate)
