@@ -642,6 +642,26 @@ def test_a_quota_says_what_is_used_up_and_what_to_do(database: Database, operati
         assert error.cause == f"{operation}: {code}"
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("DBSubnetGroupNotFoundFault", "in the subnet group databases; correct it"),
+        ("DBSubnetGroupDoesNotCoverEnoughAZs", "in the subnet group databases; correct it"),
+        ("InvalidParameterCombination", "db.t4g.micro of postgres 16 with 20 GB"),
+        ("InvalidParameterValue", "db.t4g.micro of postgres 16 with 20 GB"),
+    ],
+)
+def test_what_rds_does_not_make_says_what_to_correct(
+    database: Database, code: str, said: str
+) -> None:
+    database.core.answers["rds.CreateDBInstance"] = aws_error(code)
+    error = refused(database.ensure)
+    assert error.type is FINAL
+    assert said in error.message
+    # What RDS itself says is for operators.
+    assert error.cause == f"CreateDBInstance: {code}: made by a test"
+
+
 @pytest.mark.parametrize("operation", ["CreateDBInstance", "StartDBInstance"])
 def test_capacity_that_is_short_is_waited_for(database: Database, operation: str) -> None:
     act = prepared(database, operation)

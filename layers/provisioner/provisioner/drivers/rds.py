@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from provisioner.drivers.aws_errors import short_cause, translated
+from provisioner.drivers.aws_errors import short_cause, translate, translated
 from provisioner.drivers.drift import (
     Drift,
     Repairs,
@@ -130,6 +130,21 @@ _QUOTAS: dict[str, tuple[str, str]] = {
     "StorageQuotaExceeded": ("storage of database instances", "Total storage for all DB instances"),
     "SnapshotQuotaExceeded": ("snapshots of database instances", "Manual DB instance snapshots"),
 }
+
+#: What RDS refuses an instance with whose subnet group is wrong.
+_OF_SUBNETS = frozenset(
+    {
+        "DBSubnetGroupDoesNotCoverEnoughAZs",
+        "DBSubnetGroupNotFoundFault",
+        "InvalidSubnet",
+        "InvalidVPCNetworkStateFault",
+    }
+)
+
+#: What it refuses a size, version, storage or security group with that it has not, or not together.
+_OF_SETTINGS = frozenset(
+    {"InvalidParameterCombination", "InvalidParameterValue", "StorageTypeNotSupported"}
+)
 
 #: What RDS answers where the zones have no machine of the size left; it passes.
 _NO_CAPACITY = "InsufficientDBInstanceCapacity"
@@ -447,6 +462,8 @@ def _ensure(
         except client.exceptions.DBInstanceAlreadyExistsFault:
             # Another run has just made it, or someone else has.
             found = _described(client, identifier)
+        except ClientError as error:
+            raise _explained(error, description, final) from None
         if found is None:
             raise failure(
                 ErrorType.TIMEOUT,
@@ -476,6 +493,25 @@ def _ensure(
     if instance.status == "available" and _put_right(client, found, description):
         return _instance(_described(client, identifier) or found)
     return instance
+
+
+def _explained(error: ClientError, description: InstanceDescription, final: ErrorType) -> Exception:
+    """Say what is to be corrected where RDS refuses to make an instance; else return the error."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    if code in _OF_SUBNETS:
+        wrong = (
+            f"RDS makes no instance in the subnet group {description.subnet_group}; correct it, or "
+            "the description of what instances may be."
+        )
+    elif code in _OF_SETTINGS:
+        wrong = (
+            f"RDS makes no instance {description.size} of {description.engine} "
+            f"{description.version} with {description.storage_gb} GB and the operator's settings; "
+            "ask for another, or correct the description of what instances may be."
+        )
+    else:
+        return error
+    return failure(final, wrong, translate(error, final, "").cause)
 
 
 def _left(client: RDSClient, identifier: str, claim: Claim) -> Instance | None:
