@@ -9,6 +9,7 @@ pytest_plugins = [
     "support.postgresql",
     "support.mysql",
     "support.tenants",
+    "support.mysql_tenants",
     # After those that start servers, so that it looks before they stop them.
     "support.left_over",
     "support.workflow",

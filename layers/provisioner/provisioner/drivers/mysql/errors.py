@@ -46,6 +46,13 @@ _CONNECTION_LIMIT = frozenset(
 #: ER_OPTION_PREVENTS_STATEMENT; its text names the option.
 _PREVENTED_BY_OPTION = 1290
 
+#: ER_DB_CREATE_EXISTS and ER_CANNOT_USER.
+_THERE_ALREADY = frozenset({1007, 1396})
+
+_NO_SUCH_THREAD = 1094
+
+_LOCK_WAIT_TIMEOUT = 1205
+
 #: None is the stage's own type, of causes that stay.
 _NUMBERS: dict[int, ErrorType | None] = {
     # Passing: other sessions were in the way all the time, or the time was up.
@@ -177,6 +184,26 @@ def is_wrong_password(error: pymysql.Error) -> bool:
 def is_connection_limit(error: pymysql.Error) -> bool:
     """Whether a login failed because its user has no connection left, and its password is right."""
     return number_of(error) in _CONNECTION_LIMIT
+
+
+def is_there_already(error: pymysql.Error) -> bool:
+    """Whether a database or a user could not be made because there is one of that name."""
+    return number_of(error) in _THERE_ALREADY
+
+
+def is_refused(error: pymysql.Error) -> bool:
+    """Whether the session's user may not do what it tried."""
+    return _NUMBERS.get(number_of(error)) is ErrorType.INSUFFICIENT_PERMISSIONS
+
+
+def is_unknown_thread(error: pymysql.Error) -> bool:
+    """Whether a session could not be ended because it has ended."""
+    return number_of(error) == _NO_SUCH_THREAD
+
+
+def is_in_the_way(error: pymysql.Error) -> bool:
+    """Whether a statement has waited in vain for another session."""
+    return number_of(error) == _LOCK_WAIT_TIMEOUT
 
 
 def translate(error: pymysql.Error, final: ErrorType, doing: str) -> ProvisioningError:

@@ -13,6 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import LiteralString, Protocol
 
+#: Stands for all hosts.
+ANY_HOST = "%"
+
 
 class Escaper(Protocol):
     """What knows how the session it belongs to reads a string: PyMySQL's connection."""
@@ -105,7 +108,7 @@ class Account:
     """A user at the hosts that it may come from."""
 
     user: str
-    host: str = "%"
+    host: str = ANY_HOST
 
     def rendered(self, escaper: Escaper) -> str:
         """Return the text that the server gets."""

@@ -44,6 +44,9 @@ IDLE_SECONDS = 60
 #: Seconds that a statement of the platform waits for another session.
 LOCK_SECONDS = 30
 
+#: Modes of libpq's that accept no connection without TLS.
+TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
+
 _CONNECT_SECONDS = 10
 
 #: Seconds that the driver waits for an answer, beyond what the server takes to give up by itself.
@@ -84,7 +87,7 @@ def connect_as_platform(
             connection,
             SQL(
                 "SET SESSION sql_mode = {}, lock_wait_timeout = {}, innodb_lock_wait_timeout = {},"
-                " wait_timeout = {}, {}"
+                " wait_timeout = {}, sql_quote_show_create = 1, {}"
             ).format(
                 Literal(_SQL_MODE),
                 Literal(LOCK_SECONDS),

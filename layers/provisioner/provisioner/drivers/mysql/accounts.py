@@ -1,0 +1,419 @@
+"""The user that a customer logs in as: what it may do, and its password.
+
+A user has all that a schema's owner needs in the tenant's own database, and nothing else: no
+privilege on the server, none in another database, and none to give away. An operator may grant it
+single tables, views or routines elsewhere, or roles; these are left.
+
+A user is a name at hosts. The tenant's has the host `%`, which stands for all; a user of the same
+name at a host of its own would be taken before it, for whoever comes from there.
+
+Sources: MySQL 8.0 Reference Manual, "Privileges Provided by MySQL", "CREATE USER Statement", "GRANT
+Statement", "SHOW GRANTS Statement", "Privilege Restriction Using Partial Revokes", "Access Control,
+Stage 1"; MariaDB documentation, "CREATE USER", "SHOW CREATE USER", "SHOW GRANTS".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pymysql
+
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.drift import Drift
+from provisioner.drivers.mysql.errors import (
+    conflict,
+    is_refused,
+    is_there_already,
+    is_unknown_thread,
+)
+from provisioner.drivers.mysql.ledger import Kind, forget, record
+from provisioner.drivers.mysql.quoting import (
+    ANY_HOST,
+    SQL,
+    Account,
+    Composable,
+    Composed,
+    GrantedDatabase,
+    Identifier,
+    Literal,
+)
+from provisioner.drivers.mysql.session import (
+    TLS_MODES,
+    Connection,
+    connect_as_tenant,
+    execute,
+    is_mariadb,
+)
+from provisioner.ownership import Ownership
+
+#: What the owner of a schema needs, and MySQL and MariaDB both have.
+PRIVILEGES = (
+    "ALTER",
+    "ALTER ROUTINE",
+    "CREATE",
+    "CREATE ROUTINE",
+    "CREATE TEMPORARY TABLES",
+    "CREATE VIEW",
+    "DELETE",
+    "DROP",
+    "EVENT",
+    "EXECUTE",
+    "INDEX",
+    "INSERT",
+    "LOCK TABLES",
+    "REFERENCES",
+    "SELECT",
+    "SHOW VIEW",
+    "TRIGGER",
+    "UPDATE",
+)
+
+_ALL = "ALL PRIVILEGES"
+
+#: Says that there is no privilege at all.
+_NONE = "USAGE"
+
+#: Privileges on all databases, or on those that a pattern matches. Others, on a single table, have
+#: more after the dot; a role that is granted has no ON.
+_GRANT = re.compile(r"GRANT (?P<privileges>[A-Z ,_]+) ON (?P<scope>\*|`(?:[^`]|``)*`)\.\* TO ")
+_GRANT_OPTION = re.compile(r" WITH .*\bGRANT OPTION\b")
+
+_EVERYTHING = "*"
+
+#: A string, or a quoted name, in what SHOW CREATE USER gives.
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.|'')*'|`(?:[^`]|``)*`")
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Privileges on all databases or on those that one pattern matches."""
+
+    privileges: frozenset[str]
+    #: Whether it may give them to others.
+    with_grant_option: bool
+
+    def holds(self, privilege: str) -> bool:
+        """Whether a privilege is among them."""
+        return privilege in self.privileges or _ALL in self.privileges
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as the server shows it."""
+
+    #: Connections at once; 0 where it has no limit of its own.
+    connection_limit: int
+    requires_tls: bool
+    is_locked: bool
+    #: Whether the password loses its force with time.
+    expires: bool
+    #: By what they are on: `*`, or the pattern of a database's name.
+    grants: dict[str, Granted]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the tenant's user is to be."""
+
+    names: TenantNames
+    #: Connections at once, of a user that has no limit; any other limit is an operator's.
+    connections: int
+    requires_tls: bool
+    database: GrantedDatabase
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """What is not as it is wanted, and the statements that put it right."""
+
+    what: str
+    statements: tuple[Composable, ...] = field(repr=False)
+
+
+def wanted_user(
+    connection: Connection, admin: AdminConnection, names: TenantNames, connections: int
+) -> Wanted:
+    """Return what the tenant's user is to be on this server.
+
+    Customers must come by TLS where the platform does.
+
+    Args:
+        connection: a session of the platform.
+        admin: says whether the platform comes by TLS.
+        names: the tenant's.
+        connections: of a new user.
+    """
+    return Wanted(
+        names,
+        connections,
+        admin.sslmode in TLS_MODES,
+        GrantedDatabase(names.database, _takes_names_literally(connection)),
+    )
+
+
+def _takes_names_literally(connection: Connection) -> bool:
+    """Whether a grant's database is a name and no pattern: MySQL's partial_revokes is on."""
+    if is_mariadb(connection):
+        return False
+    found = execute(connection, SQL("SHOW VARIABLES LIKE 'partial_revokes'"))
+    return any(value == "ON" for _, value in found)
+
+
+def find_user(connection: Connection, names: TenantNames, *, is_ours: bool) -> User | None:
+    """Return the tenant's user.
+
+    Args:
+        connection: a session of the platform.
+        names: the tenant's.
+        is_ours: whether the ledger says that it is the project's.
+
+    Raises:
+        CONFLICT: it is not the project's, or the name is another user's at a host too.
+    """
+    hosts = _hosts(connection, names)
+    for host in sorted(hosts):
+        if host != ANY_HOST or not is_ours:
+            raise conflict("user", f"{names.app_role}@{host}")
+    return _look(connection, names) if hosts else None
+
+
+def has_user(connection: Connection, names: TenantNames) -> bool:
+    """Whether there is a user of the tenant's name and host, whoever made it."""
+    return ANY_HOST in _hosts(connection, names)
+
+
+def _hosts(connection: Connection, names: TenantNames) -> set[str]:
+    rows = execute(
+        connection,
+        SQL("SELECT Host FROM mysql.user WHERE User = {}").format(Literal(names.app_role)),
+    )
+    return {_text(host) for (host,) in rows}
+
+
+def _look(connection: Connection, names: TenantNames) -> User:
+    account = Account(names.app_role)
+    ((made, *_),) = execute(connection, SQL("SHOW CREATE USER {}").format(account))
+    clauses = _QUOTED.sub("''", _text(made)).upper()
+    limit = re.search(r"\bMAX_USER_CONNECTIONS (\d+)", clauses)
+    requires = re.search(r"\bREQUIRE (\w+)", clauses)
+    return User(
+        connection_limit=int(limit[1]) if limit else 0,
+        requires_tls=requires is not None and requires[1] != "NONE",
+        is_locked=re.search(r"\bACCOUNT LOCK\b", clauses) is not None,
+        expires="PASSWORD EXPIRE NEVER" not in clauses,
+        grants=grants_in(execute(connection, SQL("SHOW GRANTS FOR {}").format(account))),
+    )
+
+
+def own_grants(connection: Connection) -> dict[str, Granted]:
+    """Return what the session's own user may do, as `User.grants` has it."""
+    return grants_in(execute(connection, SQL("SHOW GRANTS")))
+
+
+def grants_in(rows: list[tuple[object, ...]]) -> dict[str, Granted]:
+    """Read rows of SHOW GRANTS; of what is on all databases there can be several."""
+    grants: dict[str, Granted] = {}
+    for text in (_text(row[0]) for row in rows):
+        match = _GRANT.match(text)
+        if match is None:
+            continue
+        privileges = frozenset(re.split(", ?", match["privileges"])) - {_NONE}
+        scope = match["scope"]
+        if scope != _EVERYTHING:
+            scope = scope[1:-1].replace("``", "`")
+        before = grants.get(scope, Granted(frozenset(), with_grant_option=False))
+        grants[scope] = Granted(
+            privileges | before.privileges,
+            # After the account's name, which quotes hold.
+            with_grant_option=before.with_grant_option
+            or _GRANT_OPTION.search(_QUOTED.sub("''", text)) is not None,
+        )
+    return {scope: it for scope, it in grants.items() if it.privileges or it.with_grant_option}
+
+
+def missing_privileges(grants: dict[str, Granted], database: GrantedDatabase) -> list[str]:
+    """Return the privileges that the tenant is to have in its database and has not."""
+    granted = grants.get(database.pattern)
+    return [it for it in PRIVILEGES if granted is None or not granted.holds(it)]
+
+
+def drifted_user(user: User, wanted: Wanted) -> list[Drift]:
+    """Name what of the tenant's user is not as it must be."""
+    return [
+        Drift(f"user {wanted.names.app_role}", difference.what)
+        for difference in _differences(user, wanted)
+    ]
+
+
+def put_user_right(connection: Connection, user: User, wanted: Wanted) -> None:
+    """Give the user back what it must have, and take what it must not.
+
+    What another has granted, the platform may be unable to take back; it is left.
+    """
+    for difference in _differences(user, wanted):
+        for statement in difference.statements:
+            try:
+                execute(connection, statement)
+            except pymysql.Error as error:
+                if not is_refused(error):
+                    raise
+
+
+def _differences(user: User, wanted: Wanted) -> Iterator[_Difference]:
+    account = Account(wanted.names.app_role)
+
+    def altered(what: str, clause: Composable) -> _Difference:
+        return _Difference(what, (SQL("ALTER USER {} {}").format(account, clause),))
+
+    if user.connection_limit == 0:
+        yield altered("MAX_USER_CONNECTIONS", _limit(wanted.connections))
+    if wanted.requires_tls and not user.requires_tls:
+        yield altered("REQUIRE SSL", SQL("REQUIRE SSL"))
+    if user.is_locked:
+        yield altered("ACCOUNT UNLOCK", SQL("ACCOUNT UNLOCK"))
+    if user.expires:
+        yield altered("PASSWORD EXPIRE NEVER", SQL("PASSWORD EXPIRE NEVER"))
+    if missing_privileges(user.grants, wanted.database):
+        yield _Difference(f"privileges on {wanted.names.database}", (_grant(wanted),))
+    yield from _excess(user, wanted)
+
+
+def _excess(user: User, wanted: Wanted) -> Iterator[_Difference]:
+    """Yield what the user may do and must not."""
+    account = Account(wanted.names.app_role)
+    for scope, granted in user.grants.items():
+        on = SQL("*.*") if scope == _EVERYTHING else SQL("{}.*").format(Identifier(scope))
+        option = SQL("REVOKE GRANT OPTION ON {} FROM {}").format(on, account)
+        if scope == wanted.database.pattern:
+            if granted.with_grant_option:
+                yield _Difference("GRANT OPTION", (option,))
+            continue
+        revoke = SQL("REVOKE ALL PRIVILEGES ON {} FROM {}").format(on, account)
+        yield _Difference(
+            f"privileges on {scope}.*",
+            (revoke, option) if granted.with_grant_option else (revoke,),
+        )
+
+
+def create_user(connection: Connection, wanted: Wanted, password: str, owner: Ownership) -> None:
+    """Make the user that was not there a moment ago, and grant it what it needs.
+
+    Raises:
+        CONFLICT: someone else has made it meanwhile.
+    """
+    name = wanted.names.app_role
+    record(connection, Kind.USER, name, owner)
+    statement = SQL("CREATE USER {} {}{} WITH {} PASSWORD EXPIRE NEVER").format(
+        Account(name),
+        _identified(connection, password),
+        SQL(" REQUIRE SSL" if wanted.requires_tls else ""),
+        _limit(wanted.connections, keyword=False),
+    )
+    try:
+        execute(connection, statement)
+    except pymysql.Error as error:
+        if not is_there_already(error):
+            raise
+        met = conflict("user", name)
+    else:
+        execute(connection, _grant(wanted))
+        return
+    forget(connection, Kind.USER, name)
+    raise met
+
+
+def _grant(wanted: Wanted) -> Composed:
+    return SQL("GRANT {} ON {} TO {}").format(
+        SQL(", ").join(map(SQL, PRIVILEGES)), wanted.database, Account(wanted.names.app_role)
+    )
+
+
+def _limit(connections: int, *, keyword: bool = True) -> Composed:
+    text = SQL("WITH MAX_USER_CONNECTIONS {}" if keyword else "MAX_USER_CONNECTIONS {}")
+    return text.format(Literal(connections))
+
+
+def set_password(connection: Connection, names: TenantNames, password: str) -> None:
+    """Give the user a password; sessions that are open go on."""
+    execute(
+        connection,
+        SQL("ALTER USER {} {}").format(Account(names.app_role), _identified(connection, password)),
+    )
+
+
+def see_that_it_can_be_changed(connection: Connection, names: TenantNames, user: User) -> None:
+    """Change the user to what it is.
+
+    Raises:
+        pymysql.Error: as the server says where the platform may not change it, or the server can
+            not write now.
+    """
+    execute(
+        connection,
+        SQL("ALTER USER {} {}").format(Account(names.app_role), _limit(user.connection_limit)),
+    )
+
+
+def _identified(connection: Connection, password: str) -> Composed:
+    """Return the clause that sets a password.
+
+    MariaDB writes it into the general query log as it stands, so it gets what it would make of it.
+    MySQL writes another text there, and what it makes is its own choice.
+
+    Sources: MySQL 8.0 Reference Manual, "Passwords and Logging"; MariaDB documentation,
+    "Authentication Plugin: mysql_native_password".
+    """
+    if not is_mariadb(connection):
+        return SQL("IDENTIFIED BY {}").format(Literal(password))
+    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+    twice = hashlib.sha1(once, usedforsecurity=False).hexdigest()
+    return SQL("IDENTIFIED BY PASSWORD {}").format(Literal(f"*{twice.upper()}"))
+
+
+def shut_out(connection: Connection, names: TenantNames) -> str:
+    """Take everything from a user that is to go.
+
+    Returns:
+        Its password from now on. The platform may not end another's session; by the password it can
+        log in as the user, who may end its own. Of what runs by itself, events, none begins any
+        more: it needs a privilege that is taken.
+    """
+    account = Account(names.app_role)
+    password = secrets.token_hex(20)
+    for statement in (
+        SQL(
+            "ALTER USER {} {} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 PASSWORD EXPIRE NEVER"
+            " ACCOUNT UNLOCK"
+        ).format(account, _identified(connection, password)),
+        SQL("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {}").format(account),
+    ):
+        execute(connection, statement)
+    return password
+
+
+def end_sessions(admin: AdminConnection, names: TenantNames, password: str) -> None:
+    """As the tenant's user, end all other sessions of it."""
+    with connect_as_tenant(admin, names, password, to_database=False) as own:
+        ((this,),) = execute(own, SQL("SELECT CONNECTION_ID()"))
+        for session in execute(own, SQL("SHOW PROCESSLIST")):
+            if session[0] == this:
+                continue
+            try:
+                execute(own, SQL("KILL {}").format(Literal(int(session[0]))))
+            except pymysql.Error as error:
+                if not is_unknown_thread(error):
+                    raise
+
+
+def drop_user(connection: Connection, names: TenantNames) -> None:
+    """Remove the user, with all that is granted to it."""
+    execute(connection, SQL("DROP USER IF EXISTS {}").format(Account(names.app_role)))
+
+
+def _text(value: object) -> str:
+    """Return a text that some versions give as bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,109 @@
+"""The database of a tenant, which is its schema too.
+
+The tenant may drop its own database, and even make it again: its privileges outlive the database.
+So one that is gone is made again, whoever has dropped it.
+
+Sources: MySQL 8.0 Reference Manual, "CREATE DATABASE Statement", "DROP DATABASE Statement",
+"Metadata Locking".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pymysql
+
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.mysql.errors import conflict, is_in_the_way, is_there_already
+from provisioner.drivers.mysql.ledger import Kind, forget, record
+from provisioner.drivers.mysql.quoting import SQL, Identifier, Literal
+from provisioner.drivers.mysql.session import LOCK_SECONDS, Connection, execute
+from provisioner.errors import ErrorType, failure
+from provisioner.ownership import Ownership
+
+#: Seconds that one try to drop a database waits for its sessions, before they are ended again.
+_DROP_SECONDS = 2
+
+
+def has_database(connection: Connection, names: TenantNames) -> bool:
+    """Whether there is a database of the tenant's name, whoever made it."""
+    return bool(
+        execute(
+            connection,
+            SQL("SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {}").format(
+                Literal(names.database)
+            ),
+        )
+    )
+
+
+def create_database(
+    connection: Connection, names: TenantNames, owner: Ownership, *, by_tenant: bool
+) -> None:
+    """Make the database that was not there a moment ago.
+
+    Args:
+        connection: the session that holds the tenant's lock.
+        names: the tenant's.
+        owner: whose it is.
+        by_tenant: whether the tenant's user is there, who may have made it meanwhile.
+
+    Raises:
+        CONFLICT: someone else has made it meanwhile.
+    """
+    record(connection, Kind.DATABASE, names.database, owner)
+    try:
+        execute(
+            connection,
+            SQL("CREATE DATABASE {} CHARACTER SET utf8mb4").format(Identifier(names.database)),
+        )
+    except pymysql.Error as error:
+        if not is_there_already(error):
+            raise
+    else:
+        return
+    if not by_tenant:
+        forget(connection, Kind.DATABASE, names.database)
+        raise conflict("database", names.database)
+
+
+def drop_database(
+    connection: Connection, names: TenantNames, end_sessions: Callable[[], None]
+) -> None:
+    """Remove the database, and end the sessions that are in the way.
+
+    Args:
+        connection: the session that holds the tenant's lock; its own time limits stay changed.
+        names: the tenant's.
+        end_sessions: ends the tenant's sessions; called before each try.
+
+    Raises:
+        TIMEOUT: other sessions, or transactions that are prepared, are in the way all the time.
+    """
+    seconds = Literal(_DROP_SECONDS)
+    execute(
+        connection,
+        # The first is for sessions, the second for transactions that no session has any more.
+        SQL("SET SESSION lock_wait_timeout = {}, innodb_lock_wait_timeout = {}").format(
+            seconds, seconds
+        ),
+    )
+    statement = SQL("DROP DATABASE IF EXISTS {}").format(Identifier(names.database))
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        end_sessions()
+        try:
+            execute(connection, statement)
+        except pymysql.Error as error:
+            if not is_in_the_way(error):
+                raise
+        else:
+            return
+        if time.monotonic() > deadline:
+            raise failure(
+                ErrorType.TIMEOUT,
+                f"Something holds a lock in the database {names.database}: another user's session, "
+                "or a prepared transaction, which XA RECOVER lists and XA ROLLBACK ends.",
+                f"DROP DATABASE {names.database}: error 1205, {LOCK_SECONDS} seconds long",
+            )

@@ -1,0 +1,84 @@
+"""What keeps MySQL or MariaDB from dropping a tenant's database.
+
+The tenant's own sessions are ended with its user. Those of others are not the platform's to end,
+and a transaction of theirs keeps what it has read from being dropped. A session that is only in the
+database does not.
+
+A transaction that was prepared and left keeps it too. Nothing says in which database it is, so it
+is not looked for: whose removal fails is told how to find it.
+
+Sources: MySQL 8.0 Reference Manual, "Metadata Locking", "The INFORMATION_SCHEMA INNODB_TRX Table",
+"XA Transaction States".
+"""
+
+from __future__ import annotations
+
+import pymysql
+
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.mysql.errors import is_refused
+from provisioner.drivers.mysql.ledger import Kind, find_markers
+from provisioner.drivers.mysql.quoting import SQL, Literal
+from provisioner.drivers.mysql.session import (
+    Connection,
+    Row,
+    connect_as_platform,
+    execute,
+    run_step,
+)
+from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, named, quoted
+from provisioner.errors import ErrorType
+from provisioner.ownership import Claim, tags_of_comment
+
+
+def look_at_database(
+    admin: AdminConnection,
+    names: TenantNames,
+    claim: Claim,
+    *,
+    with_dump: bool,  # noqa: ARG001  # nothing but what the dump meets keeps one from being made
+) -> Obstacles:
+    """Say what keeps a tenant's database from going, where it is claimed.
+
+    Args:
+        admin: the login of the platform's user. Without the privilege PROCESS it sees no other
+            user's transactions, and so nothing in the way.
+        names: the tenant's.
+        claim: says whether the database is to go.
+        with_dump: whether a dump is to be made before.
+
+    Raises:
+        ProvisioningError: as `translate` says.
+    """
+
+    def look() -> Obstacles:
+        with connect_as_platform(admin) as connection:
+            marker = find_markers(connection, names).get(Kind.DATABASE)
+            if not claim(tags_of_comment(marker)):
+                return Obstacles()
+            sessions = [
+                f"session {thread} of user {quoted(str(user))} has a transaction in database "
+                f"{names.database} and may not be ended by the platform: type KILL {thread}"
+                for thread, user in _transactions(connection, names)
+            ]
+        return Obstacles(passing=named(sessions, "such sessions"))
+
+    return run_step(look, ErrorType.REMOVAL_FAILED, "look at the database")
+
+
+def _transactions(connection: Connection, names: TenantNames) -> list[Row]:
+    """Return the sessions of other users that have a transaction in the database, and these."""
+    try:
+        return execute(
+            connection,
+            SQL(
+                "SELECT session.id, session.user FROM information_schema.INNODB_TRX AS open"
+                " JOIN information_schema.PROCESSLIST AS session"
+                " ON session.id = open.trx_mysql_thread_id"
+                " WHERE session.db = {} AND session.user <> {} ORDER BY session.id LIMIT {}"
+            ).format(Literal(names.database), Literal(names.app_role), Literal(MOST_NAMED + 1)),
+        )
+    except pymysql.Error as error:
+        if not is_refused(error):
+            raise
+        return []
