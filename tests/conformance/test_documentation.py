@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 from provisioner.api_keys.key_format import LEAK_PATTERN
 from provisioner.composition.events import COMPLETIONS
+from provisioner.drivers.rds import _STATES, RdsState
 from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.retries import FOREIGN_ERRORS
+from provisioner.provisioning.clusters import InstanceAllowance
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
     DeprovisionProjectResult,
@@ -167,6 +169,16 @@ def test_examples_are_valid() -> None:
     parsed = JobMessage.model_validate(message)
     ProvisionProjectPayload.model_validate(parsed.payload)
     ProvisionProjectResult.model_validate(result)
+
+
+def test_the_page_of_instances_describes_what_may_be_allowed() -> None:
+    page = (ROOT / "docs" / "dedicated-instances.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    InstanceAllowance.model_validate_json(example)
+    for field in InstanceAllowance.model_fields:
+        assert f"`{field}`" in page, field
+    states = [status for status, state in _STATES.items() if state is RdsState.FAILED]
+    assert [status for status in states if f"`{status}`" not in page] == []
 
 
 def test_the_contract_names_every_field() -> None:

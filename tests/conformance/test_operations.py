@@ -17,6 +17,9 @@ from provision_cli.main import app
 from support.project import PACKAGE, ROOT, resources, state_machines, template
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
+
+#: What else shows commands to operators.
+INSTANCES = (ROOT / "docs" / "dedicated-instances.md").read_text()
 HEADINGS = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
 ALARMS = resources("AWS::CloudWatch::Alarm")
 
@@ -31,11 +34,13 @@ _AWS_CLI = {"query", "output", "endpoint-url", "region", "profile"}
 
 
 def commands() -> Iterator[str]:
-    """Yield each command that the page shows, those in a line of text too."""
+    """Yield each command that the pages show, those in a line of text too."""
     for block in re.findall(r"```(?:console|sh)\n(.*?)```", PAGE, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("$ "):
                 yield line.removeprefix("$ ").strip()
+    for block in re.findall(r"```sh\n(.*?)```", INSTANCES, re.DOTALL):
+        yield from filter(None, map(str.strip, block.replace("\\\n", " ").splitlines()))
     yield from re.findall(r"`(provision [a-z][^`]*)`", PAGE.replace("\n", " "))
 
 

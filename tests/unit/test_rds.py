@@ -777,7 +777,10 @@ def test_what_rds_takes_is_described(**other: Any) -> None:
             ["", "a--b", "a-", "-a", "1a", "Ab", "a_b", "a.b", "a" * 64, "ä", "a\n", "a b"],
         ),
         ("user", ["", "1a", "_a", "a" * 17, "a-b", "ä", "a\n"]),
-        ("password", ["", "short77", "Secret" * 7, *(f"Secret01{sign}" for sign in '/"@ \n\x7fä')]),
+        (
+            "password",
+            ["", "short77", "Secret" * 7, *(f"Secret01{sign}" for sign in "/'\"@ \n\x7fä")],
+        ),
         ("port", [0, 1149, 65536]),
         ("storage_gb", [0, 19, 65537]),
         ("backup_days", [-1, 36]),

@@ -23,8 +23,8 @@ _IDENTIFIER = re.compile("[a-z](-?[a-z0-9])*")
 
 _MASTER_USER = re.compile("[A-Za-z][A-Za-z0-9_]{0,15}")
 
-#: A master password: MySQL and MariaDB take 41 characters at most, and none of / " @ or a space.
-_MASTER_PASSWORD = re.compile(r"[!#-.0-?A-~]{8,41}")
+#: A master password: MySQL and MariaDB take 41 characters at most, and none of / " ' @ or a space.
+_MASTER_PASSWORD = re.compile(r"[!#-&(-.0-?A-~]{8,41}")
 
 #: What RDS takes at all: characters of an identifier, ports, GiB of gp3 storage, days of backups.
 _IDENTIFIER_LENGTH = 63
@@ -50,7 +50,7 @@ def check_password(password: str) -> None:
     """
     if not _MASTER_PASSWORD.fullmatch(password):
         raise ValueError(
-            'password: RDS takes 8 to 41 printable characters of ASCII, no space and none of / " @.'
+            "password: RDS takes 8 to 41 printable characters of ASCII, no space, none of / \" ' @."
         )
 
 
@@ -74,7 +74,7 @@ class InstanceDescription:
     storage_gb: int
     #: The master user: 1 to 16 letters, digits and underscores, first a letter.
     user: str
-    #: Its password: 8 to 41 printable characters of ASCII, none of them a space or one of / " @.
+    #: Its password: 8 to 41 printable characters of ASCII, none of them a space or one of / " ' @.
     password: str = field(repr=False)
     #: 1150 to 65535.
     port: int
