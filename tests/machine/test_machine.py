@@ -158,7 +158,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """Some begin with a project that is under way, or there, or whose names are taken."""
         self.is_given_up = is_given_up
-        self.let_wait(polls=polls, changes=True)
+        self.let_wait(polls=polls, changes=True, lost=1)
         if foreign is not None:
             self.world.make_foreign(foreign, "first")
             self.foreign = foreign
@@ -269,10 +269,13 @@ class Machine(RuleBasedStateMachine):
         reached["hanging function went on"] += 1
         self._look()
 
-    @act(polls=st.integers(1, 6), changes=st.booleans())
-    def let_wait(self, polls: int, changes: bool) -> None:  # noqa: FBT001
-        """A stage has to wait, for the same thing or for another one each time."""
-        self.world.waits = [f"Thing {number * changes} is not there." for number in range(polls)]
+    @act(polls=st.integers(1, 6), changes=st.booleans(), lost=st.integers(0, 9))
+    def let_wait(self, polls: int, changes: bool, lost: int) -> None:  # noqa: FBT001
+        """A stage has to wait, for the same or for another thing each time; a poll gets lost."""
+        self.world.waits = [
+            None if number == lost else f"Thing {number * changes} is not there."
+            for number in range(polls)
+        ]
 
     @act(fault=faults)
     def sweep(self, fault: Fault | None) -> None:

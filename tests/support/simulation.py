@@ -268,7 +268,7 @@ class Simulation:
         self.events: list[dict[str, Any]] = []
         self.hanging: list[Hanging] = []
         self.has_hung = False
-        self.waits: list[str] = []
+        self.waits: list[str | None] = []
         self.running: dict[str, asl.Execution] = {}
         self._due: dict[Any, datetime] = {}
         self._started: dict[str, datetime] = {}
@@ -725,7 +725,12 @@ def let_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     @wraps(code)
     def waits_first(*arguments: Any, **resources: Any) -> Any:
         waits = _Clocked.simulation.waits
-        return Waiting(waits.pop(0)) if waits else code(*arguments, **resources)
+        if not waits:
+            return code(*arguments, **resources)
+        waiting_for = waits.pop(0)
+        if waiting_for is None:
+            raise FunctionEnded("Lambda.Unknown")
+        return Waiting(waiting_for)
 
     monkeypatch.setattr(import_module(module), name, waits_first)
 

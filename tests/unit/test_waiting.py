@@ -226,8 +226,9 @@ def test_what_a_stage_waits_for_is_stored_once(world: World, logged: LogLines) -
         world.wait(retry_count=retry_count)
         assert metrics.metric_set == {}
 
-    assert world.core.changes() == []
-    assert world.stage() == stored
+    # Each says that it has ended, and nothing else.
+    assert world.core.changes() == ["dynamodb.TransactWriteItems"] * 8
+    assert world.stage() == replace(stored, polled=8)
     assert len(world.ran) == 9
     (entry,) = world.history("WAITING")
     assert (entry.note, entry.attempt, entry.waits_until) == (NO_ROOM, 1, stored.waits_until)
@@ -678,6 +679,44 @@ def test_the_end_of_a_job_waits_for_a_poll_that_nobody_saw(world: World, *, hold
     assert world.may_end(RECORD_FAILURE, 1)
 
 
+def test_the_end_of_a_job_waits_for_no_poll_where_each_has_said_its_word(world: World) -> None:
+    world.held = [world.core.jobs.repair_item(world.job(), "It is given back.")]
+    for retry_count, text in enumerate((NO_ROOM, NO_ROOM, SLOW, SLOW)):
+        world.wait(text, retry_count)
+    world.core.clock.advance()
+    assert isinstance(world.run(failure(ErrorType.NETWORK_ERROR, "No answer."), 4), Exception)
+    world.wait(retry_count=5)
+    world.core.clock.advance()
+    assert world.run(StageOutcome(), 6)["status"] == "SUCCEEDED"
+
+    ends = [entry for of in ("RETRYING", "SUCCEEDED") for entry in world.history(of)]
+    assert [entry.polls_seen for entry in ends] == [True, True]
+    assert world.may_end(RECORD_FAILURE)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("order", [(0, 2), (0, 2, 1), (0, 1, 3, 4, 2)])
+def test_a_poll_that_says_its_word_never_or_too_late_may_be_at_work(
+    world: World, order: tuple[int, ...], *, fails: bool
+) -> None:
+    """Too late is after the next one has begun: who knows what that one has met."""
+    world.held = [world.core.jobs.repair_item(world.job(), "It is given back.")]
+    # What it waits for is another thing each time, or the same, as one that is late has to say.
+    changes = fails and list(order) == sorted(order)
+    for retry_count in order:
+        world.wait(f"{NO_ROOM} {retry_count * changes}", retry_count)
+    last = max(order)
+    world.core.clock.advance()
+    if fails:
+        world.run(failure(ErrorType.NETWORK_ERROR, "No answer."), last + 1)
+        # Of the next attempt no poll is missing.
+        world.wait(retry_count=last + 2)
+        world.core.clock.advance()
+    world.run(StageOutcome(), last + 3 if fails else last + 1)
+
+    assert not world.may_end(RECORD_FAILURE)
+
+
 def test_the_last_stage_may_wait_by_itself(world: World) -> None:
     """What it waits for is asked of its code, and the end of the job is none of its concern."""
     definition = replace(DEFINITION, steps=(_stage("LAST", WAITS_SECONDS),))
@@ -727,22 +766,25 @@ def test_no_poll_is_at_work_once_nothing_is(
         # No step is after it: from then on there are no polls.
         HistoryEntry(at, str(PLACING), "WAITING", 1, "", round=1, waits_until=at + LONGEST_STEPS),
     ]
-    lost, attempt = [], 1
+    lost, attempt, seen = [], 1, True
     for step, after in steps:
         at += timedelta(seconds=after)
         if step == "lost":
             lost.append(at)
+            seen = False
         elif step == "WAITING":
             entries.append(HistoryEntry(at, str(PLACING), step, attempt, "", round=1))
         elif step == "RETRYING":
-            entries.append(HistoryEntry(at, str(PLACING), step, attempt, "", round=1))
-            attempt += 1
+            entries.append(
+                HistoryEntry(at, str(PLACING), step, attempt, "", round=1, polls_seen=seen)
+            )
+            attempt, seen = attempt + 1, True
             at += timedelta(seconds=1)
             entries.append(HistoryEntry(at, str(PLACING), "RUNNING", attempt, "", round=1))
             entries.append(HistoryEntry(at, str(PLACING), "WAITING", attempt, "", round=1))
     at += timedelta(seconds=1)
     subject = str(PLACING) if end == "SUCCEEDED" else "JOB"
-    entries.append(HistoryEntry(at, subject, end, 1, "", round=1))
+    entries.append(HistoryEntry(at, subject, end, 1, "", round=1, polls_seen=seen))
     job = Job(
         job_id="job-1",
         job_type=DEFINITION.name,

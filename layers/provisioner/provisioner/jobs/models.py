@@ -118,6 +118,9 @@ class StageRecord:
     waits_until: datetime | None = None
     #: Whether it is WAITING to start, for other stages: until then no code of its own runs.
     waits_to_start: bool = False
+    #: How often the state machine had repeated it at the last poll that said that it still waits,
+    #: as far as no poll before that one has failed to.
+    polled: int | None = None
     #: What the stage made, without secrets.
     output: dict[str, Any] = field(default_factory=dict)
     #: What answered, in one sentence.
@@ -181,6 +184,8 @@ class HistoryEntry:
     next_attempt_before: datetime | None = None
     #: When a wait ends at the latest, where one has begun; the note says what for.
     waits_until: datetime | None = None
+    #: Whether it ends a wait of which every poll has said its word, so that none is at work.
+    polls_seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,9 +102,10 @@ def seconds_until_quiet(job: Job, now: datetime, definitions: JobDefinitions) ->
 def _polled(job: Job, now: datetime) -> Iterator[tuple[str, datetime]]:
     """Yield the stages that have waited, and when a poll of each may have begun, at the latest.
 
-    Nobody records the start of a poll: one whose answer got lost may be at work unseen. None begins
-    after the change with which the wait was over; nor, of a stage that still waits, after the job
-    was cancelled, its failure was to be recorded, or it ended, or long after its time was over.
+    Nobody records the start of a poll: one whose answer got lost may be at work unseen, unless the
+    change with which the wait was over says that each has said its word. None begins after that
+    change; nor, of a stage that still waits, after the job was cancelled, its failure was to be
+    recorded, or it ended, or long after its time was over.
     """
     of_cleanup = _stages_of_cleanup(job)
     changes: dict[tuple[str, int], list[HistoryEntry]] = {}
@@ -113,11 +114,12 @@ def _polled(job: Job, now: datetime) -> Iterator[tuple[str, datetime]]:
             changes.setdefault((entry.subject, entry.round), []).append(entry)
     for (stage, round_), of_round in changes.items():
         # Before its start none of its code runs: such a wait names no attempt.
-        if not any(entry.status == StageStatus.WAITING and entry.attempt for entry in of_round):
-            continue
+        waits = [entry.status == StageStatus.WAITING and entry.attempt > 0 for entry in of_round]
         last = of_round[-1]
-        if last.status != StageStatus.WAITING:
-            yield stage, last.at
+        if not waits[-1]:
+            ends = (end for was, end in zip(waits, of_round[1:], strict=False) if was)
+            if any(end.status != StageStatus.WAITING and not end.polls_seen for end in ends):
+                yield stage, last.at
             continue
         whole = CLEANUP_SUBJECT if stage in of_cleanup else JOB_SUBJECT
         stops = ENDS[whole] | {CANCEL_REQUESTED, JOB_WAITS}

@@ -200,10 +200,10 @@ class StageRunner:
         An error is returned, to be raised apart from the exception that it stands for: that one,
         and what it holds (a driver's connection, with its password), goes no further.
         """
-        attempt, waiting_since = 0, None
+        attempt, waiting_since, polls_seen = 0, None, False
         try:
             record = self._start(event)
-            attempt = record.attempt
+            attempt, polls_seen = record.attempt, _are_polls_seen(record, event)
             if record.status.is_terminal and record.round == event.round:
                 return record
             # Read after the start is stored: who cancels a job stores that first and looks for
@@ -211,7 +211,7 @@ class StageRunner:
             job = self._head(event)
             refusal = _refusal(job, event)
             if refusal is not None:
-                return self._failed(event, attempt, refusal)
+                return self._failed(event, attempt, refusal, polls_seen=polls_seen)
             if not _is_recorded(record, event):
                 return _too_late(event)
             waiting_since = record.waiting_since
@@ -220,7 +220,8 @@ class StageRunner:
             known = self._known(error, event)
             known.__cause__ = known.__context__ = None
             measure_wait(waiting_since, self._store.now())
-            return self._failed(event, attempt, self._unless_cancelled(event, known))
+            told = self._unless_cancelled(event, known)
+            return self._failed(event, attempt, told, polls_seen=polls_seen)
 
     def _start(self, event: StageEvent) -> StageRecord:
         job = self._head(event)
@@ -259,7 +260,7 @@ class StageRunner:
         outcome = self._stages[event.job.job_type][event.stage](event.job)
         if isinstance(outcome, Waiting):
             return self._wait(event, job, record, outcome.waiting_for)
-        ended = self._end(event, outcome)
+        ended = self._end(event, outcome, polls_seen=_are_polls_seen(record, event))
         measure_wait(record.waiting_since, self._store.now())
         return ended
 
@@ -288,6 +289,8 @@ class StageRunner:
         is_written = record.waiting_for != waiting_for and self._store.stage_waits(
             job, record, waiting_for, until, retry_count=event.retry_count, round_=event.round
         )
+        if not is_written:
+            self._store.stage_polled(job, record, retry_count=event.retry_count, round_=event.round)
         if is_written and record.status is not StageStatus.WAITING:
             metrics.add_metric("StageWaits", MetricUnit.Count, 1)
         logger.info("stage waits", waiting_for=waiting_for, waits_until=until.isoformat())
@@ -298,7 +301,7 @@ class StageRunner:
             raise refusal
         return StageWaiting(waiting_for)
 
-    def _end(self, event: StageEvent, outcome: StageOutcome) -> StageRecord:
+    def _end(self, event: StageEvent, outcome: StageOutcome, *, polls_seen: bool) -> StageRecord:
         job_id, stage = event.job.job_id, event.stage
         definition = self._definitions[event.job.job_type]
         completion = outcome.completion
@@ -313,6 +316,7 @@ class StageRunner:
                 check=outcome.check,
                 round_=event.round,
                 skipped=None if event.cleanup else definition.skipped_after(stage, outcome.output),
+                polls_seen=polls_seen,
             )
         try:
             self._store.complete(
@@ -322,6 +326,7 @@ class StageRunner:
                 output=outcome.output,
                 check=outcome.check,
                 result=completion.result,
+                polls_seen=polls_seen,
                 also=completion.also,
             )
         except ConditionFailedError:
@@ -361,7 +366,7 @@ class StageRunner:
         )
 
     def _failed(
-        self, event: StageEvent, attempt: int, error: ProvisioningError
+        self, event: StageEvent, attempt: int, error: ProvisioningError, *, polls_seen: bool
     ) -> ProvisioningError:
         """Record how the attempt failed; return its error, to be raised."""
         retryable = is_retried(error)
@@ -385,6 +390,7 @@ class StageRunner:
                     retry_count=event.retry_count,
                     retryable=retryable,
                     round_=event.round,
+                    polls_seen=polls_seen,
                 )
         except AWS_ERRORS as write_error:
             # The stage's own error says more than this one, and reaches the state machine.
@@ -399,6 +405,12 @@ def measure_wait(since: datetime | None, now: datetime) -> None:
     if since is not None:
         milliseconds = (now - since).total_seconds() * 1000
         metrics.add_metric("StageWaitDuration", MetricUnit.Milliseconds, milliseconds)
+
+
+def _are_polls_seen(record: StageRecord, event: StageEvent) -> bool:
+    """Whether this is a poll, and each one before it has said that the stage still waits."""
+    is_polled = record.status is StageStatus.WAITING and not record.waits_to_start
+    return is_polled and record.round == event.round and record.polled == event.retry_count - 1
 
 
 def _is_recorded(record: StageRecord, event: StageEvent) -> bool:

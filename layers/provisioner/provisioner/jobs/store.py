@@ -53,7 +53,7 @@ _UNFINISHED = "unfinished"
 _CLEANUP_END = ("cleanup_finished_at", "cleanup_left_over")
 
 #: What says that a stage, or the end of a job, waits. A stage keeps for its round until when.
-_WAIT = ("waiting_for", "waiting_since", "waits_to_start")
+_WAIT = ("waiting_for", "waiting_since", "waits_to_start", "polled")
 _WHOLE_WAIT = (*_WAIT, "waits_until")
 _OF_CLEANUP = ("cleanup_status", "cleanup_started_at", "cleanup_stages", *_CLEANUP_END)
 
@@ -413,6 +413,7 @@ class JobStore:
         output: Mapping[str, Any],
         check: str,
         result: Mapping[str, Any],
+        polls_seen: bool = False,
         also: Sequence[TransactWriteItemTypeDef] = (),
     ) -> None:
         """End the job well: its last stage, the job and `also`, in one transaction.
@@ -432,6 +433,7 @@ class JobStore:
                     output=dict(output),
                     check=check,
                     round_=attempt,
+                    polls_seen=polls_seen,
                     at=now,
                 ),
                 *self._finish_items(
@@ -829,6 +831,7 @@ class JobStore:
             names.append("expires_at")
             values["expires_at"] = _seconds(now)
         begins = before.status is not StageStatus.WAITING
+        is_next = begins or before.polled == retry_count - 1
         stage = before.stage
         return self._is_written(
             [
@@ -847,6 +850,7 @@ class JobStore:
                         "waiting_since": _text(now) if begins else None,
                         "waits_until": _text(waits_until),
                         "waits_to_start": to_start or None,
+                        "polled": retry_count if is_next and not to_start else None,
                         "expires_at": self._part_expires(now),
                     },
                     remove=("next_attempt_before", *(() if before.attempt else _OF_ATTEMPTS)),
@@ -864,6 +868,42 @@ class JobStore:
                     waits_until=waits_until,
                     at=now,
                 ),
+            ]
+        )
+
+    def stage_polled(
+        self, job: Job, before: StageRecord, *, retry_count: int, round_: int = 1
+    ) -> None:
+        """Record that a poll of a stage that waits has said that it still does.
+
+        Where the one before it has not, nothing is written: that one may be at work.
+
+        Args:
+            job: the job, as it was read.
+            before: the stage, as it was read: that of the attempt that waits.
+            retry_count: how often the state machine has repeated the stage, from 0.
+            round_: the job's attempt, or the clean-up's run.
+        """
+        if before.polled != retry_count - 1:
+            return
+        self._is_written(
+            [
+                dynamodb.update(
+                    self._table,
+                    {"job_id": job.job_id, "record": f"{_STAGE}{before.stage}"},
+                    set_values={"polled": retry_count},
+                    condition=(
+                        "#round = :round AND #status = :waiting AND #attempt = :attempt"
+                        " AND polled = :before"
+                    ),
+                    condition_values={
+                        "round": round_,
+                        "waiting": StageStatus.WAITING,
+                        "attempt": before.attempt,
+                        "before": before.polled,
+                    },
+                    names={name: name for name in ("round", "status", "attempt")},
+                )
             ]
         )
 
@@ -885,6 +925,7 @@ class JobStore:
         check: str,
         round_: int = 1,
         skipped: str | None = None,
+        polls_seen: bool = False,
     ) -> StageRecord:
         """Record that a stage ended well; return it as it is stored, whoever ended it.
 
@@ -896,10 +937,18 @@ class JobStore:
             check: what answered.
             round_: the job's attempt, or the clean-up's run.
             skipped: the stage after it that it does not ask for, if any: SKIPPED with its end.
+            polls_seen: whether it has waited, and every poll has said its word.
         """
         now = self.now()
         items = self._end_stage_items(
-            job_id, stage, status, output=dict(output), check=check, round_=round_, at=now
+            job_id,
+            stage,
+            status,
+            output=dict(output),
+            check=check,
+            round_=round_,
+            polls_seen=polls_seen,
+            at=now,
         )
         if skipped is not None:
             items += self._skip_items(job_id, skipped, round_, at=now)
@@ -916,6 +965,7 @@ class JobStore:
         retry_count: int,
         retryable: bool,
         round_: int = 1,
+        polls_seen: bool = False,
     ) -> bool:
         """Record that an attempt failed: RETRYING if its error is retryable, else FAILED.
 
@@ -942,6 +992,7 @@ class JobStore:
             round_=round_,
             retry_count=retry_count,
             failures=failures,
+            polls_seen=polls_seen,
             next_attempt_before=None if delay is None else now + timedelta(seconds=delay),
         )
         # The condition fails for the word of an attempt that another has overtaken.
@@ -1084,6 +1135,7 @@ class JobStore:
         retry_count: int | None = None,
         failures: int | None = None,
         next_attempt_before: datetime | None = None,
+        polls_seen: bool = False,
         unstarted: StageRecord | None = None,
         at: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
@@ -1151,6 +1203,7 @@ class JobStore:
                 error=error,
                 round_=round_,
                 next_attempt_before=next_attempt_before,
+                polls_seen=polls_seen,
                 at=now,
             ),
         ]
@@ -1248,6 +1301,7 @@ class JobStore:
         round_: int | None = None,
         next_attempt_before: datetime | None = None,
         waits_until: datetime | None = None,
+        polls_seen: bool = False,
         at: datetime | None = None,
     ) -> TransactWriteItemTypeDef:
         now = at or self.now()
@@ -1267,6 +1321,7 @@ class JobStore:
                 "round": round_,
                 "next_attempt_before": _text(next_attempt_before),
                 "waits_until": _text(waits_until),
+                "polls_seen": polls_seen or None,
                 "expires_at": self._part_expires(now),
             },
             "job_id",
@@ -1347,6 +1402,7 @@ def _to_stage(item: Mapping[str, Any]) -> StageRecord:
         waiting_since=_time(item.get("waiting_since")),
         waits_until=_time(item.get("waits_until")),
         waits_to_start=item.get("waits_to_start", False),
+        polled=item.get("polled"),
         output=item.get("output", {}),
         check=item.get("check", ""),
         error=_to_error(item.get("error")),
@@ -1367,6 +1423,7 @@ def history_entry(item: Mapping[str, Any]) -> HistoryEntry:
         error_attempt=item.get("error_attempt", 0),
         next_attempt_before=_time(item.get("next_attempt_before")),
         waits_until=_time(item.get("waits_until")),
+        polls_seen=item.get("polls_seen", False),
     )
 
 
