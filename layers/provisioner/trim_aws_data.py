@@ -50,14 +50,29 @@ def _trim_service(data: Path, service: str, kept: Collection[str]) -> str:
     found = sorted(data.glob(f"{service}/*/service-2.json"))
     if not found:
         raise SystemExit(f"{service}: botocore knows no such service; correct its name.")
-    path = found[-1]
+    *older, path = found
+    for outdated in older:
+        # A client is made of the newest description.
+        shutil.rmtree(outdated.parent)
     model = json.loads(path.read_bytes())
     if unknown := set(kept) - set(model["operations"]):
         raise SystemExit(f"{service}: botocore knows no {', '.join(sorted(unknown))}; correct it.")
     model["operations"] = _without_documentation(_only(model["operations"], kept))
     model["shapes"] = _without_documentation(_only(model["shapes"], _used_shapes(model)))
     path.write_text(json.dumps(model))
+    _trim_additions(path.with_name("service-2.sdk-extras.json"), model["shapes"])
     return str(model["metadata"]["endpointPrefix"])
+
+
+def _trim_additions(path: Path, shapes: Collection[str]) -> None:
+    """Trim what botocore adds to a service's shapes: a part of one that is gone is no shape."""
+    if not path.exists():
+        return
+    additions = json.loads(path.read_bytes())
+    merged = additions["merge"]
+    if "shapes" in merged:
+        merged["shapes"] = _only(merged["shapes"], shapes)
+    path.write_text(json.dumps(additions))
 
 
 def _used_shapes(model: Mapping[str, Any]) -> set[str]:

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import botocore
 import pytest
 from botocore.loaders import Loader
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 from botocore.session import Session
 from support.project import ROOT, functions, kept_operations
 from support.sam import run_make
+from trim_aws_data import trim
 
 LAYERS = {"ProvisionerLayer": "provisioner", "PostgresqlLayer": "postgresql"}
 
@@ -176,6 +178,25 @@ def test_layer_describes_an_operation_as_botocore_does(
     assert called(aws_session(aws_data), service, operation) == called(
         aws_session(), service, operation
     )
+
+
+@pytest.mark.parametrize("service", kept_operations())
+def test_layer_knows_the_errors_of_a_service(aws_data: Path, service: str) -> None:
+    known = {shape.name for shape in aws_session().get_service_model(service).error_shapes}
+    kept = {shape.name for shape in aws_session(aws_data).get_service_model(service).error_shapes}
+    assert kept
+    assert kept <= known
+
+
+def test_what_botocore_adds_to_a_service_is_trimmed_with_it(tmp_path: Path) -> None:
+    """Else no exception of the service can be named."""
+    whole = Path(botocore.__file__).parent / "data"
+    shutil.copy(whole / "endpoints.json", tmp_path)
+    shutil.copytree(whole / "rds", tmp_path / "rds")
+    trim(tmp_path, {"rds": ["CreateDBInstance"]})
+    model = aws_session(tmp_path).get_service_model("rds")
+    assert model.operation_names == ["CreateDBInstance"]
+    assert "DBInstanceAlreadyExistsFault" in {shape.name for shape in model.error_shapes}
 
 
 @pytest.mark.parametrize("service", kept_operations())
