@@ -12,6 +12,9 @@ import json
 import os
 import secrets
 import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,13 +90,23 @@ def mysql_server(request: pytest.FixtureRequest) -> PreparedMysql:
     described = directory / "server.json"
     with locked(directory / "start"):
         if not described.exists():
-            port = choose_port(None, None, what="MariaDB", variable="none")
-            server = MariadbServer(directory / "server", port)
-            server.start()
-            password = secrets.token_hex(20)
-            server.make_master_user(ADMIN_USER, password)
-            described.write_text(json.dumps({"port": port, "password": password}))
+            prepared = _start(directory / "server")
+            described.write_text(json.dumps({"port": prepared.port, "password": prepared.password}))
     return _described(described)
+
+
+@contextmanager
+def own_mysql(shared: PreparedMysql) -> Iterator[PreparedMysql]:
+    """Start a server of a test's own, to be killed; the test is skipped on a server of a URL's."""
+    if shared.server is None:
+        pytest.skip("a server that was named by its URL is not killed")
+    with tempfile.TemporaryDirectory() as directory:
+        prepared = _start(Path(directory) / "server")
+        assert prepared.server is not None
+        try:
+            yield prepared
+        finally:
+            prepared.server.stop()
 
 
 def running_mysql(config: pytest.Config) -> PreparedMysql | None:
@@ -112,6 +125,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def _directory(config: pytest.Config) -> Path:
     base = Path(config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]  # pytest's own
     return (base.parent if hasattr(config, "workerinput") else base) / "mariadb-server"
+
+
+def _start(directory: Path) -> PreparedMysql:
+    port = choose_port(None, None, what="MariaDB", variable="none")
+    server = MariadbServer(directory, port)
+    server.start()
+    password = secrets.token_hex(20)
+    server.make_master_user(ADMIN_USER, password)
+    return PreparedMysql("127.0.0.1", port, ADMIN_USER, password, server.ca_file, server)
 
 
 def _described(described: Path) -> PreparedMysql:

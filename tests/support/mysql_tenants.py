@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 import pymysql
 import pytest
@@ -94,6 +95,16 @@ class MysqlTenant:
             for statement in statements:
                 cursor.execute(statement)
             return cursor.fetchall()
+
+    def url(self, password: str = PASSWORD) -> str:
+        """Return the customer's connection URL, which verifies the server."""
+        server = self.server
+        authority = f"&ssl-ca={quote(str(server.ca_file))}" if server.ca_file else ""
+        login = f"{self.names.app_role}:{password}" if password else self.names.app_role
+        return (
+            f"mysql://{login}@{server.host}:{server.port}/{self.names.database}"
+            f"?ssl-mode=VERIFY_IDENTITY{authority}"
+        )
 
     def with_owner(self, **changes: str) -> MysqlTenant:
         return replace(self, owner=replace(self.owner, **changes))

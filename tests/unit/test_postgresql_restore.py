@@ -16,9 +16,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from provisioner.drivers.database_engine import Restored
 from provisioner.drivers.postgresql import restore as restore_module
 from provisioner.drivers.postgresql.programs import installed_program
-from provisioner.drivers.postgresql.restore import PostgresqlRestorer, Restored
+from provisioner.drivers.postgresql.restore import PostgresqlRestorer
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.errors import ErrorType, ProvisioningError
 from psycopg import sql

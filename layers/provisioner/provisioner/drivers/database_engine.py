@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import IO, Protocol
 
 from provisioner.drivers.drift import Repairs
 from provisioner.ownership import Claim, Ownership
@@ -162,6 +162,39 @@ class Dump(Protocol):
 
         The end is returned only where the dump is whole. Raises SNAPSHOT_FAILED, or what the
         server's answer means, where it is not.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What has been restored where."""
+
+    host: str
+    port: int
+    database: str
+    #: What the tenant had and has not got back, one text each.
+    left_out: tuple[str, ...]
+
+
+class DatabaseRestorer(Protocol):
+    """Restores dumps of one technology into one database; raises as `DatabaseEngine` does."""
+
+    def check(self) -> None:
+        """See whether the database may be restored into; nothing of it is changed.
+
+        Raises DATABASE_CHANGE_FAILED when the login may do more than a tenant, or the database
+        holds something already.
+        """
+
+    def restore(self, archive: IO[bytes], source: TenantNames) -> Restored:
+        """Restore a dump: all of it, or nothing.
+
+        Args:
+            archive: the dump; it can be read from its beginning more than once.
+            source: the names that the tenant had.
+
+        Raises DATABASE_CHANGE_FAILED as `check` does, and when the dump is broken or the server
+        refuses a part of it.
         """
 
 

@@ -31,7 +31,7 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.rows import tuple_row
 
-from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.database_engine import Restored, TenantNames
 from provisioner.drivers.postgresql.archive import (
     Entry,
     Existing,
@@ -186,17 +186,6 @@ $$;
 SET ROLE NONE;
 SET row_security = on;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What has been restored where."""
-
-    host: str
-    port: int
-    database: str
-    #: What the tenant had and has not got back, one text each.
-    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

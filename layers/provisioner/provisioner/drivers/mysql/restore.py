@@ -1,0 +1,386 @@
+"""Dumps of MySQL databases, restored into an empty one: all of one, or nothing.
+
+A dump is its tenant's own code: routines, and events that run by themselves. So it is restored by a
+login that may do no more than a tenant, never by the platform's, and what a login may do is looked
+at before anything is sent.
+
+A server commits each table as it is made. So a dump is read to its end once before anything of it
+runs, and what a restore that fails has made is removed again; nobody else is to work in the
+database meanwhile.
+
+Sources: MySQL Reference Manual, "Statements That Cause an Implicit Commit", "Connecting to the
+Server Using URI-Like Strings", "INFORMATION_SCHEMA Tables"; MariaDB documentation, "Information
+Schema Tables".
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from typing import IO
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pymysql
+
+from provisioner.drivers.database_engine import AdminConnection, Restored, TenantNames
+from provisioner.drivers.mysql.dump_format import (
+    DumpError,
+    Statement,
+    one_line,
+    read_statements,
+)
+from provisioner.drivers.mysql.errors import number_of, translate
+from provisioner.drivers.mysql.quoting import SQL, Composable, Identifier
+from provisioner.drivers.mysql.session import Connection, connect_as_tenant, execute, run_step
+from provisioner.errors import ErrorType, ProvisioningError, failure
+
+_FINAL = ErrorType.DATABASE_CHANGE_FAILED
+
+#: Has the password where the URL has none. Source: MySQL Reference Manual, "Environment Variables".
+_PASSWORD_VARIABLE = "MYSQL_PWD"  # noqa: S105  # the name of a variable  # nosec B105
+
+#: What a URL of MySQL's says of TLS, and libpq's words for it.
+_MODES = {
+    "disabled": "disable",
+    "preferred": "prefer",
+    "required": "require",
+    "verify_ca": "verify-ca",
+    "verify_identity": "verify-full",
+}
+
+#: Objects that the refusal of a database names.
+_NAMED_OBJECTS = 3
+
+#: Bytes of a packet besides the statement.
+_PACKET_OVERHEAD = 1024
+
+#: ER_UNKNOWN_TABLE, of a table of information_schema that a server does not have.
+_UNKNOWN_TABLE = 1109
+
+_CONTENTS = SQL("""
+    SELECT 'table', table_name FROM information_schema.tables WHERE table_schema = DATABASE()
+    UNION ALL
+    SELECT LOWER(routine_type), routine_name FROM information_schema.routines
+    WHERE routine_schema = DATABASE()
+    UNION ALL
+    SELECT 'event', event_name FROM information_schema.events WHERE event_schema = DATABASE()
+    ORDER BY 1, 2
+""")
+
+_WITHOUT = {
+    "BASE TABLE": SQL("DROP TABLE {}"),
+    "SYSTEM VERSIONED": SQL("DROP TABLE {}"),
+    "SEQUENCE": SQL("DROP SEQUENCE {}"),
+    "VIEW": SQL("DROP VIEW {}"),
+    "FUNCTION": SQL("DROP FUNCTION {}"),
+    "PROCEDURE": SQL("DROP PROCEDURE {}"),
+    # With its body.
+    "PACKAGE": SQL("DROP PACKAGE {}"),
+    "EVENT": SQL("DROP EVENT {}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """Where a database is, and who logs in."""
+
+    server: AdminConnection
+    names: TenantNames
+
+    def connect(self) -> Connection:
+        return connect_as_tenant(self.server, self.names, self.server.password)
+
+
+class MysqlRestorer:
+    """Restores dumps into one database, as a `DatabaseRestorer`."""
+
+    def __init__(self, url: str) -> None:
+        """Read where the database is and who logs in; nothing is connected yet.
+
+        Args:
+            url: such as mysql://user:password@host:3306/database?ssl-mode=VERIFY_IDENTITY; a
+                password that it leaves out comes from the environment variable MYSQL_PWD.
+
+        Raises:
+            INVALID_PAYLOAD: it is none, or names no user or database, or holds what is not known.
+        """
+        self._login = _parsed(url)
+
+    def check(self) -> None:
+        """See whether the database may be restored into; nothing of it is changed.
+
+        Raises:
+            DATABASE_CHANGE_FAILED: the login may do more than a tenant, or the database holds
+                something already.
+            ProvisioningError: as `translate` says.
+        """
+
+        def look() -> None:
+            with closing(self._login.connect()) as connection:
+                self._check(connection)
+
+        run_step(look, _FINAL, "restore the snapshot")
+
+    def restore(self, archive: IO[bytes], source: TenantNames) -> Restored:
+        """Restore a dump: all of it, or nothing.
+
+        Args:
+            archive: a dump as `MysqlDumper` makes it.
+            source: the names that the tenant had; nothing of a dump has them.
+
+        Raises:
+            DATABASE_CHANGE_FAILED: as `check` says; or the dump is broken, or a statement of it is
+                longer than the server takes, or the server refuses a part of it.
+            ProvisioningError: as `translate` says.
+        """
+        del source
+        longest = _longest_statement(archive)
+
+        def begin() -> Connection:
+            connection = self._login.connect()
+            try:
+                self._check(connection)
+                _refuse_long(connection, longest)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        connection = run_step(begin, _FINAL, "restore the snapshot")
+        with closing(connection):
+            character_set = execute(connection, _CHARACTER_SET)[0]
+            try:
+                left_out = tuple(_run(connection, archive))
+            except BaseException as error:
+                # On Ctrl-C too.
+                problem = self._undo(character_set)
+                if problem is None or not isinstance(error, ProvisioningError):
+                    raise
+                unfinished = failure(error.type, problem, error.cause)
+            else:
+                server = self._login.server
+                return Restored(server.host, server.port, self._login.names.database, left_out)
+        raise unfinished
+
+    def _check(self, connection: Connection) -> None:
+        _refuse_rights(connection, self._login.names.database)
+        _refuse_contents(connection, self._login.names.database)
+
+    def _undo(self, character_set: tuple[str, ...]) -> str | None:
+        """Remove what there is; return a sentence for people where that cannot be done."""
+        try:
+            with closing(self._login.connect()) as connection:
+                _empty(connection, character_set)
+        except pymysql.Error as error:
+            return (
+                f"The database server did not take the snapshot, and then not the removal of what "
+                f"was restored of it (error {number_of(error)}): empty the database "
+                f"{one_line(self._login.names.database)}, and restore again."
+            )
+        return None
+
+
+def _parsed(url: str) -> _Login:
+    example = "mysql://user@host:3306/database?ssl-mode=VERIFY_IDENTITY"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 3306
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    database = unquote(parts.path.removeprefix("/"))
+    if parts.scheme != "mysql" or not parts.hostname or not parts.username or not database:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"into: must be a MySQL connection URL that names a user and a database, such as "
+            f"{example}.",
+        )
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    mode = _MODES.get(options.pop("ssl-mode", "VERIFY_IDENTITY").lower())
+    authorities = options.pop("ssl-ca", None)
+    if mode is None or options:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            "into: of a MySQL connection URL, only ssl-mode (DISABLED, PREFERRED, REQUIRED, "
+            "VERIFY_CA or VERIFY_IDENTITY) and ssl-ca are known; leave the rest out.",
+        )
+    user = unquote(parts.username)
+    password = unquote(parts.password or "") or os.environ.get(_PASSWORD_VARIABLE, "")
+    return _Login(
+        AdminConnection(
+            parts.hostname, port, user, password, sslmode=mode, root_certificates=authorities
+        ),
+        TenantNames(database=database, schema=database, owner_role=user, app_role=user),
+    )
+
+
+def _longest_statement(archive: IO[bytes]) -> int:
+    """Read a dump to its end; return the bytes of its longest statement."""
+    try:
+        return max((len(each.sql) for each in read_statements(archive)), default=0)
+    except DumpError as error:
+        problem = str(error)
+    raise failure(
+        _FINAL, "The snapshot cannot be read, so nothing of it is restored.", f"dump: {problem}"
+    )
+
+
+def _refuse_long(connection: Connection, longest: int) -> None:
+    ((limit,),) = execute(connection, SQL("SELECT @@max_allowed_packet"))
+    if longest + _PACKET_OVERHEAD > int(limit):
+        raise failure(
+            _FINAL,
+            f"The snapshot has a row that takes a statement of {longest:,} bytes, and the server "
+            f"takes {int(limit):,}; raise its max_allowed_packet, and restore again.",
+        )
+
+
+def _refuse_rights(connection: Connection, database: str) -> None:
+    """Refuse a login that may do more than a tenant."""
+    more = [
+        str(right)
+        for (right,) in execute(
+            connection,
+            SQL("""
+                SELECT privilege_type FROM information_schema.user_privileges
+                WHERE privilege_type <> 'USAGE' ORDER BY 1
+            """),
+        )
+    ]
+    schemas = [
+        str(schema)
+        for (schema,) in execute(
+            connection,
+            SQL("""
+                SELECT table_schema FROM information_schema.schema_privileges
+                UNION SELECT table_schema FROM information_schema.table_privileges ORDER BY 1
+            """),
+        )
+    ]
+    # In the name of a database that is granted, _ and % are wildcards.
+    foreign = [
+        each
+        for each in schemas
+        if database not in {each, each.replace(r"\_", "_").replace(r"\%", "%")}
+    ]
+    roles = _roles(connection)
+    if more:
+        right = f"has {', '.join(more[:_NAMED_OBJECTS])} on all of the server"
+    elif foreign:
+        right = f"has rights on {one_line(foreign[0])} too"
+    elif roles:
+        right = f"may become {one_line(roles[0])}"
+    else:
+        return
+    ((user,),) = execute(connection, SQL("SELECT CURRENT_USER()"))
+    raise failure(
+        _FINAL,
+        f"The user {one_line(str(user))} {right}; a snapshot is a tenant's own code, so log in as "
+        "a user with rights on this database alone.",
+    )
+
+
+def _roles(connection: Connection) -> list[str]:
+    try:
+        rows = execute(
+            connection, SQL("SELECT role_name FROM information_schema.applicable_roles ORDER BY 1")
+        )
+    except pymysql.Error as error:
+        if number_of(error) != _UNKNOWN_TABLE:
+            raise
+        return []
+    return [str(role) for (role,) in rows]
+
+
+def _refuse_contents(connection: Connection, database: str) -> None:
+    rows = execute(connection, _CONTENTS)
+    if not rows:
+        return
+    named = ", ".join(one_line(f"{kind} {name}") for kind, name in rows[:_NAMED_OBJECTS])
+    more = len(rows) - _NAMED_OBJECTS
+    raise failure(
+        _FINAL,
+        f"The database {one_line(database)} is not empty: it holds {named}"
+        f"{f' and {more} more' if more > 0 else ''}; empty it, or restore into another.",
+    )
+
+
+_CHARACTER_SET = SQL("SELECT @@character_set_database, @@collation_database")
+
+
+def _run(connection: Connection, archive: IO[bytes]) -> list[str]:
+    """Run the statements of a dump; return what it has left out."""
+    left_out = []
+    for statement in read_statements(archive):
+        if not statement.sql:
+            left_out.append(statement.what)
+            continue
+        problem = None
+        try:
+            _run_statement(connection, statement)
+        except pymysql.Error as error:
+            known = translate(error, _FINAL, "take the snapshot")
+            problem = failure(
+                known.type,
+                f"{_SENTENCES.get(known.type, 'The database refused the snapshot')}, so nothing "
+                "of it is restored.",
+                f"at {statement.what}: {known.cause}",
+            )
+        # Outside the except clause, so that the driver's exception is not the context of this one.
+        if problem is not None:
+            raise problem
+    return left_out
+
+
+def _run_statement(connection: Connection, statement: Statement) -> None:
+    with connection.cursor() as cursor:
+        # The driver sends bytes as they are.
+        cursor.execute(statement.sql)  # type: ignore[call-overload]
+        # INSERT IGNORE has a value that is no member of its ENUM, as it was.
+        if not cursor.warning_count or not statement.sql.startswith(b"INSERT INTO "):
+            return
+    for level, number, text in execute(connection, SQL("SHOW WARNINGS")):
+        if level != "Note":
+            raise failure(
+                _FINAL,
+                "The database would change a value of the snapshot, so nothing of it is restored.",
+                f"at {statement.what}: warning {number}: {one_line(str(text))}",
+            )
+
+
+def _empty(connection: Connection, character_set: tuple[str, ...]) -> None:
+    """Remove all that a database holds; nothing of it runs."""
+    execute(connection, SQL("SET foreign_key_checks = 0"))
+    listed: list[Composable] = [
+        SQL("""
+            SELECT 'EVENT', event_name FROM information_schema.events
+            WHERE event_schema = DATABASE()
+        """),
+        # A column's default may be the next value of a sequence.
+        SQL("""
+            SELECT table_type, table_name FROM information_schema.tables
+            WHERE table_schema = DATABASE() ORDER BY table_type = 'SEQUENCE'
+        """),
+        SQL("""
+            SELECT routine_type, routine_name FROM information_schema.routines
+            WHERE routine_schema = DATABASE() AND routine_type <> 'PACKAGE BODY'
+        """),
+    ]
+    for listing in listed:
+        for kind, name in execute(connection, listing):
+            if kind == "PACKAGE":
+                # MariaDB knows the word in this mode only, before version 11.4.
+                execute(connection, SQL("SET SESSION sql_mode = 'ORACLE'"))
+            execute(connection, _WITHOUT[str(kind)].format(Identifier(str(name))))
+    execute(
+        connection,
+        SQL("ALTER DATABASE CHARACTER SET {} COLLATE {}").format(*map(Identifier, character_set)),
+    )
+
+
+_SENTENCES = {
+    ErrorType.NETWORK_ERROR: "The database server did not serve us",
+    ErrorType.TIMEOUT: "Something in the database stayed locked for too long",
+    ErrorType.QUOTA_EXCEEDED: "The database server has no room left",
+    ErrorType.INSUFFICIENT_PERMISSIONS: "The login may not make what the snapshot holds",
+}

@@ -1,0 +1,533 @@
+"""Dumps of tenant databases of MySQL and MariaDB, as a stream of SQL.
+
+What a tenant has made is shown and copied, and nothing of it runs: of a view the definition alone
+is read, never what it yields. A table is read only while it is certain to be one: a tenant could
+put a view of the same name in its place.
+
+The rows of tables with transactions are those of one moment. Others (MyISAM, Aria) and the
+definitions are as they are when they are read.
+
+Sources: MySQL Reference Manual, "START TRANSACTION, COMMIT, and ROLLBACK Statements", "Metadata
+Locking", "Server System Variables"; MariaDB documentation, "START TRANSACTION", "System-Versioned
+Tables", "SETVAL()".
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+
+import pymysql
+from pymysql.cursors import SSCursor
+
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.mysql.definitions import (
+    SEQUENCE,
+    VERSIONED_TABLE,
+    VIEW,
+    Column,
+    Definition,
+    Definitions,
+)
+from provisioner.drivers.mysql.dump_format import (
+    FIRST_LINE,
+    LAST_LINE,
+    Compressor,
+    binary_literal,
+    framed,
+    left_out,
+    one_line,
+    text_literal,
+)
+from provisioner.drivers.mysql.errors import number_of, translate
+from provisioner.drivers.mysql.ledger import Kind, find_markers, lock
+from provisioner.drivers.mysql.quoting import SQL, Composable, Identifier, Literal
+from provisioner.drivers.mysql.session import (
+    Connection,
+    connect_as_platform,
+    execute,
+    is_mariadb,
+    run_step,
+)
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.ownership import Claim, tags_of_comment
+
+_FINAL = ErrorType.SNAPSHOT_FAILED
+
+#: Bytes of the rows in one statement. A server takes 16 MiB at least by default, RDS's too.
+_ROWS_LENGTH = 512 * 1024
+
+#: A session that has the time zone and the character set of the dump. The SQL mode takes dates and
+#: zeros as they were stored.
+_SETTINGS = (
+    "SET NAMES utf8mb4",
+    "SET time_zone = '+00:00'",
+    "SET foreign_key_checks = 0",
+    "SET unique_checks = 0",
+)
+_SQL_MODE = "ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION"
+_COLLATION = "utf8mb4_general_ci"
+_TIME_ZONE = "+00:00"
+
+_NUMBERS = frozenset(
+    {"tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "float", "double", "year"}
+)
+#: The server writes these with fewer digits than it stores, unless they are computed.
+_FLOATS = frozenset({"float", "double"})
+#: Of these, the server is asked for the number: it tells a member from none, whatever its name.
+_MEMBERS = frozenset({"enum", "set"})
+#: The number of a value that is no member of an ENUM.
+_NO_MEMBER = b"0"
+_BYTES = frozenset(
+    {
+        *("bit", "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "vector"),
+        *("geometry", "point", "linestring", "polygon", "multipoint", "multilinestring"),
+        *("multipolygon", "geometrycollection", "geomcollection"),
+    }
+)
+
+#: What a table of MariaDB that keeps its history has besides its columns.
+_ROW_START, _ROW_END = "ROW START", "ROW END"
+
+#: What was there a moment ago is not, or is another thing. Source: MySQL Server Error Message
+#: Reference.
+_CHANGED = frozenset(
+    {
+        1054,  # ER_BAD_FIELD_ERROR
+        1146,  # ER_NO_SUCH_TABLE
+        1305,  # ER_SP_DOES_NOT_EXIST
+        1347,  # ER_WRONG_OBJECT
+        1360,  # ER_TRG_DOES_NOT_EXIST
+        1412,  # ER_TABLE_DEF_CHANGED
+        1539,  # ER_EVENT_DOES_NOT_EXIST
+        1792,  # ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION: a view in a table's place
+    }
+)
+
+#: ER_LOCK_WAIT_TIMEOUT.
+_LOCK_WAIT = 1205
+
+#: Writes a value that is there as SQL does.
+type Format = Callable[[bytes], bytes]
+
+
+class MysqlDumper:
+    """Dumps databases of MySQL and MariaDB, as a `DatabaseDumper`."""
+
+    def __init__(self, admin: AdminConnection, *, lock_wait: float = 30.0) -> None:
+        """Bind the dumper to a cluster; nothing is connected yet.
+
+        Args:
+            admin: the login of the platform's user.
+            lock_wait: seconds that the dump may wait for one lock.
+        """
+        self._admin = admin
+        self._lock_wait = lock_wait
+
+    @contextmanager
+    def dump(self, names: TenantNames, claim: Claim, seconds: float) -> Iterator[MysqlDump | None]:
+        """Begin to dump a tenant's database."""
+        # So that a wait that takes too long is told before the dump's own time is over.
+        lock_wait = max(1, math.floor(min(self._lock_wait, seconds / 2)))
+
+        def begin() -> MysqlDump | None:
+            sessions = [connect_as_platform(self._admin, idle_seconds=math.ceil(seconds) + 60)]
+            try:
+                lock(sessions[0], names)
+                if not _is_claimed(sessions[0], names, claim):
+                    sessions[0].close()
+                    return None
+                sessions.append(
+                    connect_as_platform(self._admin, idle_seconds=math.ceil(seconds) + 60)
+                )
+                return MysqlDump(sessions[0], sessions[1], names.database, seconds, lock_wait)
+            except BaseException:
+                for session in sessions:
+                    session.close()
+                raise
+
+        dump = run_step(begin, _FINAL, "dump the database")
+        if dump is None:
+            yield None
+            return
+        with closing(dump):
+            yield dump
+
+
+def _is_claimed(connection: Connection, names: TenantNames, claim: Claim) -> bool:
+    """Whether there is a database of the names, and it is whose the claim says."""
+    marker = find_markers(connection, names).get(Kind.DATABASE)
+    statement = SQL("SELECT 1 FROM information_schema.schemata WHERE schema_name = {}")
+    return (
+        marker is not None
+        and claim(tags_of_comment(marker))
+        and bool(execute(connection, statement.format(Literal(names.database))))
+    )
+
+
+class MysqlDump:
+    """A dump that is being made, as a `Dump`."""
+
+    def __init__(
+        self, shown: Connection, data: Connection, database: str, seconds: float, lock_wait: int
+    ) -> None:
+        """Begin; `close` ends it, and the sessions.
+
+        Args:
+            shown: a session of the platform that shows definitions.
+            data: another, which reads rows in one transaction.
+            database: what is dumped.
+            seconds: how long it may take from now on.
+            lock_wait: seconds that it may wait for one lock.
+
+        Raises:
+            pymysql.Error: the server does not serve.
+        """
+        for connection in (shown, data):
+            _use(connection, database, lock_wait)
+        self._shown = shown
+        self._data = data
+        self._definitions = Definitions(shown, database)
+        self.server_version = self._definitions.server_version()
+        _begin_reading(data)
+        self.size = 0
+        self._seconds = seconds
+        self._lock_wait = lock_wait
+        self._is_late = False
+        self._error: ProvisioningError | None = None
+        self._doing = "the database"
+        self._buffer = bytearray()
+        self._pieces = self._compressed()
+        self._timer = threading.Timer(seconds, self._stop_late)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes of the dump; the end only where it is whole."""
+        if self._error is not None:
+            raise self._error
+        try:
+            while size < 0 or len(self._buffer) < size:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
+                self._buffer += piece
+        except pymysql.Error as error:
+            self._error = self._translated(error)
+        except ProvisioningError as error:
+            self._error = error
+        # Outside the except clause, so that the driver's exception is not the context of this one.
+        if self._error is not None:
+            raise self._error
+        end = len(self._buffer) if size < 0 else size
+        data = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self.size += len(data)
+        return data
+
+    def close(self) -> None:
+        """Give up what is left of it."""
+        self._timer.cancel()
+        for connection in (self._data, self._shown):
+            _abandon(connection)
+
+    def _compressed(self) -> Iterator[bytes]:
+        compressor = Compressor()
+        for piece in self._sql():
+            if self._is_late:
+                raise self._late()
+            yield compressor.add(piece)
+        yield compressor.end()
+
+    def _sql(self) -> Iterator[bytes]:
+        shown = self._definitions
+        yield FIRST_LINE
+        yield f"-- of a server of version {self.server_version}\n".encode()
+        yield b"-- It is a tenant's own code: run it as its user, in an empty database.\n"
+        for setting in _SETTINGS:
+            yield framed(setting.encode(), "settings")
+        character_set, collation = shown.character_set()
+        yield framed(
+            self._rendered(
+                SQL("ALTER DATABASE CHARACTER SET {} COLLATE {}").format(
+                    Identifier(character_set), Identifier(collation)
+                )
+            ),
+            "the default character set",
+        )
+        context = _Context(self._shown)
+        yield from context.changed(_SQL_MODE, _COLLATION, _TIME_ZONE)
+        tables = shown.tables()
+        # A column's default may be the next value of a sequence.
+        for table in tables:
+            if table.kind == SEQUENCE:
+                yield from self._sequence(table.name)
+        for table in tables:
+            if table.kind not in {SEQUENCE, VIEW} and table.has_rows:
+                yield from self._table(table.name, table.kind)
+        for table in tables:
+            if not table.has_rows:
+                self._doing = one_line(f"table {table.name}")
+                yield from context.made(shown.table(table.name))
+        # Triggers come last of those that a row could wake, and events of those that a clock could.
+        self._doing = "views and routines"
+        for definitions in (shown.routines(), shown.views(), shown.triggers(), shown.events()):
+            for definition in definitions:
+                yield from context.made(definition)
+        yield LAST_LINE
+
+    def _sequence(self, name: str) -> Iterator[bytes]:
+        self._doing = one_line(f"sequence {name}")
+        with _reading(self._data) as cursor:
+            query = SQL(
+                "SELECT next_not_cached_value, cycle_count, minimum_value, maximum_value FROM {}"
+            ).format(Identifier(name))
+            cursor.execute(query.rendered(self._data))
+            self._check_kind(name, SEQUENCE)
+            definition = self._definitions.sequence(name)
+            row = cursor.fetchone() or ()
+            next_value, rounds, minimum, maximum = (int(value) for value in row)
+            cursor.fetchall()
+        yield framed(definition.sql.encode(), definition.what)
+        is_over = not minimum <= next_value <= maximum
+        value = min(max(next_value, minimum), maximum)
+        yield framed(
+            self._rendered(
+                SQL("DO SETVAL({}, {}, {}, {})").format(
+                    Identifier(name), Literal(value), Literal(int(is_over)), Literal(rounds)
+                )
+            ),
+            f"the next value of {definition.what}",
+        )
+
+    def _table(self, name: str, kind: str) -> Iterator[bytes]:
+        self._doing = one_line(f"table {name}")
+        columns = self._definitions.columns(name)
+        history = _history(columns) if kind == VERSIONED_TABLE else ()
+        stored = [each for each in columns if not each.expression]
+        read = [*stored, *history]
+        into = self._rendered(
+            SQL(" INTO {} ({}) VALUES\n").format(
+                Identifier(name), SQL(", ").join(Identifier(column.name) for column in read)
+            )
+        )
+        with _reading(self._data) as cursor:
+            cursor.execute(_select(name, read, is_versioned=bool(history)).rendered(self._data))
+            # The transaction has locked the name, whatever is behind it, until its end.
+            self._check_kind(name, kind)
+            if self._definitions.columns(name) != columns:
+                raise self._has_changed()
+            definition = self._definitions.table(name)
+            yield framed(definition.sql.encode(), definition.what)
+            if history:
+                yield framed(b"SET system_versioning_insert_history = 1", "settings")
+            yield from _inserts(cursor, read, into, f"rows of {definition.what}")
+            if history:
+                yield framed(b"SET system_versioning_insert_history = 0", "settings")
+
+    def _check_kind(self, name: str, kind: str) -> None:
+        if self._definitions.kind_of(name) != kind:
+            raise self._has_changed()
+
+    def _rendered(self, statement: Composable) -> bytes:
+        return statement.rendered(self._shown).encode()
+
+    def _stop_late(self) -> None:
+        self._is_late = True
+        # What waits for the server gets an error.
+        _disconnect(self._data)
+        _disconnect(self._shown)
+
+    def _late(self) -> ProvisioningError:
+        return failure(
+            _FINAL,
+            f"The database cannot be dumped in the {self._seconds:.0f} seconds that there are; "
+            "dump it yourself and send the job without final_snapshot.",
+            f"the dump was stopped after {self.size} bytes, at {self._doing}",
+        )
+
+    def _has_changed(self) -> ProvisioningError:
+        return failure(
+            ErrorType.TIMEOUT,
+            f"Something in the database was changed or dropped meanwhile, so we could not dump "
+            f"{self._doing}.",
+        )
+
+    def _translated(self, error: pymysql.Error) -> ProvisioningError:
+        if self._is_late:
+            return self._late()
+        if number_of(error) in _CHANGED:
+            return self._has_changed()
+        if number_of(error) == _LOCK_WAIT:
+            return self._locked()
+        return translate(error, _FINAL, f"dump {self._doing}")
+
+    def _locked(self) -> ProvisioningError:
+        sessions: list[str] = []
+        with suppress(pymysql.Error):
+            sessions = self._definitions.sessions()
+        who = f"; there are {', '.join(sessions)}" if sessions else ""
+        return failure(
+            ErrorType.TIMEOUT,
+            f"The database cannot be dumped: after {self._lock_wait} seconds {self._doing} is "
+            f"still locked by another session{who}.",
+        )
+
+
+class _Context:
+    """Writes what a session is to have while an object is made, where that changes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._now: dict[str, str] = {}
+
+    def changed(self, sql_mode: str, collation: str, time_zone: str) -> Iterator[bytes]:
+        wanted = {"sql_mode": sql_mode, "collation_connection": collation, "time_zone": time_zone}
+        for name, value in wanted.items():
+            if self._now.get(name) != value:
+                self._now[name] = value
+                statement = SQL("SET {} = {}").format(Identifier(name), Literal(value))
+                yield framed(statement.rendered(self._connection).encode(), "settings")
+
+    def made(self, definition: Definition) -> Iterator[bytes]:
+        if not definition.is_valid:
+            yield left_out(f"{definition.what} reads something that is not there", definition.sql)
+            return
+        yield from self.changed(
+            _SQL_MODE if definition.sql_mode is None else definition.sql_mode,
+            definition.collation or _COLLATION,
+            definition.time_zone or _TIME_ZONE,
+        )
+        yield framed(definition.sql.encode(), definition.what)
+
+
+def _use(connection: Connection, database: str, lock_wait: int) -> None:
+    """Make a session ready to dump a database; no other session of the platform is in a tenant's.
+
+    With the database as the session's own, the server leaves it out of the names that it shows.
+    """
+    no_limit = SQL("max_statement_time = 0")
+    if not is_mariadb(connection):
+        no_limit = SQL("max_execution_time = 0")
+    execute(connection, SQL("USE {}").format(Identifier(database)))
+    execute(
+        connection,
+        SQL(
+            # Definitions are shown for a session that is as the dump's.
+            "SET SESSION sql_mode = '', lock_wait_timeout = {}, {},"
+            # Who reads the dump may be slower than the server.
+            " net_write_timeout = 600"
+        ).format(Literal(lock_wait), no_limit),
+    )
+
+
+def _begin_reading(connection: Connection) -> None:
+    """Let a session read rows as of now, write nothing, and get rows as the server sends them."""
+    for statement in (
+        SQL("SET SESSION time_zone = '+00:00'"),
+        SQL("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
+        SQL("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"),
+    ):
+        execute(connection, statement)
+    connection.use_unicode = False
+    connection.decoders = {}
+
+
+@contextmanager
+def _reading(connection: Connection) -> Iterator[SSCursor]:
+    """Yield a cursor that fetches row after row; where it is left early, the session is over."""
+    cursor = SSCursor(connection)
+    try:
+        yield cursor
+    except BaseException:
+        _abandon(connection)
+        raise
+    cursor.close()
+
+
+def _abandon(connection: Connection) -> None:
+    """Close a session in the middle of whatever it does."""
+    # The driver would read all rows that are left.
+    result = getattr(connection, "_result", None)
+    if result is not None:
+        result.unbuffered_active = False
+    with suppress(pymysql.Error):
+        connection.close()
+
+
+def _disconnect(connection: Connection) -> None:
+    """Let whoever waits for the server in another thread get an error."""
+    # Closing it does not wake another thread.
+    way = getattr(connection, "_sock", None)
+    if way is not None:
+        with suppress(OSError):
+            way.shutdown(socket.SHUT_RDWR)
+
+
+def _history(columns: list[Column]) -> tuple[Column, ...]:
+    """Return the columns by which a table keeps its history."""
+    named = {column.expression: column for column in columns}
+    start = named.get(_ROW_START, Column("row_start", "timestamp", _ROW_START))
+    end = named.get(_ROW_END, Column("row_end", "timestamp", _ROW_END))
+    # By transactions, a history cannot be written anew.
+    return (start, end) if start.data_type == "timestamp" else ()
+
+
+def _select(table: str, columns: list[Column], *, is_versioned: bool) -> Composable:
+    expressions = [_expression(column) for column in columns] or [SQL("NULL")]
+    statement = (
+        SQL("SELECT {} FROM {} FOR SYSTEM_TIME ALL") if is_versioned else SQL("SELECT {} FROM {}")
+    )
+    return statement.format(SQL(", ").join(expressions), Identifier(table))
+
+
+def _expression(column: Column) -> Composable:
+    name = Identifier(column.name)
+    if column.data_type in _FLOATS:
+        return SQL("{} * 1E0").format(name)
+    return SQL("{} + 0").format(name) if column.data_type in _MEMBERS else name
+
+
+def _format(column: Column) -> Format:
+    if column.data_type in _FLOATS:
+        return _float
+    if column.data_type in _NUMBERS | _MEMBERS:
+        return bytes
+    return binary_literal if column.data_type in _BYTES else text_literal
+
+
+def _float(value: bytes) -> bytes:
+    # The negation of the whole number zero is zero.
+    return b"-0e0" if value == b"-0" else value
+
+
+def _inserts(cursor: SSCursor, columns: list[Column], into: bytes, what: str) -> Iterator[bytes]:
+    """Yield statements that insert the rows of a cursor."""
+    formats = [_format(column) for column in columns]
+    lists = [at for at, column in enumerate(columns) if column.data_type == "enum"]
+    rows: list[bytes] = []
+    length = 0
+
+    def statement(verb: bytes, values: list[bytes]) -> bytes:
+        return framed(verb + into + b",\n".join(values), what)
+
+    while (row := cursor.fetchone()) is not None:
+        values = [
+            b"NULL" if value is None else write(value)
+            for write, value in zip(formats, row, strict=False)
+        ]
+        text = b"(" + b",".join(values) + b")"
+        if any(values[at] == _NO_MEMBER for at in lists):
+            # A server takes it from nobody who does not say so.
+            yield statement(b"INSERT IGNORE", [text])
+            continue
+        if rows and length + len(text) > _ROWS_LENGTH:
+            yield statement(b"INSERT", rows)
+            rows, length = [], 0
+        rows.append(text)
+        length += len(text)
+    if rows:
+        yield statement(b"INSERT", rows)
