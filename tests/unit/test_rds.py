@@ -21,7 +21,7 @@ from provisioner.drivers.rds import Instance, RdsState
 from provisioner.drivers.rds_description import InstanceDescription
 from provisioner.errors import ERROR_RULES, ErrorType
 from provisioner.ownership import Ownership
-from support.core import ACCOUNT, REGION, Core, answer_lost, aws_error, meanwhile, times
+from support.core import ACCOUNT, REGION, answer_lost, aws_error, deployment, meanwhile, times
 from support.drivers import LATER, OWNER, each_foreign, errors, refused, text_of
 from support.rds import DESCRIPTION, FINAL, NAME, PASSWORD, Database, with_subnet_group
 
@@ -50,9 +50,10 @@ QUOTAS = {
 
 
 @pytest.fixture
-def database(core: Core) -> Database:
+def database() -> Iterator[Database]:
     """Return the project's part, beside the operator's subnet group."""
-    return with_subnet_group(core)
+    with deployment() as core:
+        yield with_subnet_group(core)
 
 
 def test_a_project_gets_an_instance_with_the_marker(database: Database) -> None:

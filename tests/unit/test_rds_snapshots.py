@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,18 +12,19 @@ from moto.rds.models import rds_backends
 from provisioner.drivers.rds import RdsState
 from provisioner.drivers.rds_snapshots import InstanceSnapshot
 from provisioner.errors import ErrorType
-from support.core import ACCOUNT, REGION, Core, aws_error, meanwhile, times
+from support.core import ACCOUNT, REGION, aws_error, deployment, meanwhile, times
 from support.drivers import LATER, OWNER, each_foreign, errors, refused, tag_list
 from support.rds import DESCRIPTION, FINAL, NAME, SNAPSHOT, Database, with_subnet_group
 
 
 @pytest.fixture
-def database(core: Core) -> Database:
+def database() -> Iterator[Database]:
     """Return the project's part, with its instance."""
-    made = with_subnet_group(core)
-    made.ensure(deletion_protection=False)
-    core.calls.clear()
-    return made
+    with deployment() as core:
+        made = with_subnet_group(core)
+        made.ensure(deletion_protection=False)
+        core.calls.clear()
+        yield made
 
 
 def kept(identifier: str = SNAPSHOT) -> Any:
@@ -369,6 +370,16 @@ def test_an_answer_of_another_snapshot_is_none(database: Database, told: dict[st
     for act in acts:
         assert refused(act).type is ErrorType.NETWORK_ERROR
     assert database.core.changes() == []
+
+
+def test_an_instance_that_is_another_is_not_taken_for_the_restored_one(database: Database) -> None:
+    database.snapshot()
+    database.remove()
+    told = {"DBInstanceIdentifier": "another", "DBInstanceStatus": "creating"}
+    answer = {"DBInstance": {**told, "DBInstanceArn": "arn:of:another"}}
+    database.core.answers["rds.RestoreDBInstanceFromDBSnapshot"] = lambda _: (200, dict(answer))
+    assert refused(database.restore).type is ErrorType.NETWORK_ERROR
+    assert database.core.calls_of("rds.AddTagsToResource") == []
 
 
 def test_a_taken_snapshot_that_is_another_is_not_taken_for_it(database: Database) -> None:

@@ -243,6 +243,7 @@ def restore_instance(
             AllocatedStorage=description.storage_gb,
             **settings_of_new(description, owner),
         )["DBInstance"]
+        _checked(restored, description.identifier)
         if not owner.owns(_tags(restored)):
             # It comes into being with its tags; an emulator may leave them out.
             client.add_tags_to_resource(
