@@ -41,6 +41,8 @@ def up(
     running = demonstration.bring_up(console, for_containers=containers)
     display.line(console, f"AWS         {running.endpoint_url} in {running.region}")
     display.line(console, f"PostgreSQL  127.0.0.1:{running.postgresql_port}")
+    if running.mysql_port:
+        display.line(console, f"MariaDB     127.0.0.1:{running.mysql_port}")
     if running.container_host:
         display.line(console, f"containers  reach both by {running.container_host}")
     display.line(console, f"stack       {running.stack_name}")
@@ -63,6 +65,7 @@ def status() -> None:
     for name, place in (
         ("AWS", found.endpoint_url or "not running"),
         ("PostgreSQL", found.postgresql or "not running"),
+        ("MariaDB", found.mysql or ("not running" if found.has_mysql else "not installed")),
         ("containers", found.container_host or "do not reach it; `provision up --containers`"),
         ("stack", found.stack_name or "not deployed"),
         ("logs", str(found.directory)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -146,3 +147,37 @@ def test_an_instance_is_made_copied_removed_and_restored(local_stack: RunningSta
         rds.delete_db_snapshot(DBSnapshotIdentifier=f"{name}-final")
         rds.delete_db_instance(DBInstanceIdentifier=f"{name}-back", SkipFinalSnapshot=True)
     assert list((local_stack.directory / "instance-snapshots").iterdir()) == []
+
+
+def test_what_an_operator_describes_of_mysql_is_there_where_mariadb_is(
+    local_stack: RunningStack,
+) -> None:
+    prefix = f"{local_stack.outputs['ClusterParameterPrefix']}/{local_stack.region}"
+    found = {
+        one["Name"].removeprefix(f"{prefix}/"): json.loads(one["Value"])
+        for page in local_stack.client("ssm")
+        .get_paginator("get_parameters_by_path")
+        .paginate(Path=prefix, Recursive=True)
+        for one in page["Parameters"]
+    }
+    engines = {"postgresql", *(["mysql"] if len(_engines()) > 1 else [])}
+    assert found.keys() == {
+        *(f"{engine}/local-1" for engine in engines),
+        *(f"dedicated/{engine}" for engine in engines),
+    }
+    for engine in engines:
+        assert found[f"dedicated/{engine}"]["versions"] == [found[f"{engine}/local-1"]["version"]]
+    if "mysql" in engines:
+        secret = local_stack.client("secretsmanager").get_secret_value(
+            SecretId=found["mysql/local-1"]["admin_secret_arn"]
+        )
+        login = json.loads(secret["SecretString"])
+        connection = pymysql.connect(
+            host=found["mysql/local-1"]["host"],
+            port=found["mysql/local-1"]["port"],
+            user=login["username"],
+            password=login["password"],
+            ssl_disabled=True,
+        )
+        with connection, connection.cursor() as cursor:
+            assert cursor.execute("SELECT current_user()") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from provision_cli.local.aws_server import LOOPBACK
 from provision_cli.local.containers import ContainerNetwork
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.instance_servers import InstanceServers
+from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from provision_cli.local.processes import StartedProcess
 
@@ -120,6 +122,8 @@ class RunningStack:
     outputs: dict[str, str]
     #: What containers call this machine; empty where nobody has asked for them.
     container_host: str = ""
+    #: 0 where this machine has no MariaDB.
+    mysql_port: int = 0
     stack_name: str = STACK_NAME
     region: str = REGION
 
@@ -132,6 +136,11 @@ class RunningStack:
     def admin_secret_name(self) -> str:
         """The secret with the platform's own login on the database cluster."""
         return f"{self.outputs['ResourcePrefix']}/clusters/local"
+
+    @property
+    def mysql_admin_secret_name(self) -> str:
+        """The secret with the platform's own login on the cluster of MySQL."""
+        return f"{self.admin_secret_name}-mysql"
 
     def environment(self) -> dict[str, str]:
         """Return the variables that lead an AWS SDK, or the AWS CLI, here and nowhere else."""
@@ -198,6 +207,8 @@ class _State:
     aws: StartedProcess
     aws_port: int
     postgresql_port: int
+    #: 0 where this machine has no MariaDB.
+    mysql_port: int = 0
     #: Names the build that is deployed; empty while none is.
     deployed: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
@@ -227,6 +238,9 @@ class Status:
     endpoint_url: str = ""
     #: Where PostgreSQL answers; empty where it does not run.
     postgresql: str = ""
+    #: Where MariaDB answers; empty where it does not run, or the stack has none.
+    mysql: str = ""
+    has_mysql: bool = False
     #: What containers call this machine; empty where they do not reach the stack.
     container_host: str = ""
     #: The name of the stack; empty while nothing is deployed.
@@ -235,7 +249,8 @@ class Status:
     @property
     def is_complete(self) -> bool:
         """Whether a command can use the stack."""
-        return bool(self.endpoint_url and self.postgresql and self.stack_name)
+        has_servers = bool(self.postgresql and (self.mysql or not self.has_mysql))
+        return bool(self.endpoint_url and has_servers and self.stack_name)
 
 
 class LocalStack:
@@ -333,6 +348,7 @@ class LocalStack:
             state is None
             or not state.deployed
             or not self._postgresql(state.postgresql_port).is_running()
+            or (state.mysql_port and not self._mysql(state.mysql_port).is_running())
         ):
             raise LocalStackNotRunningError(
                 "the local stack is not running; start it with `provision up`, or name a deployed "
@@ -347,10 +363,13 @@ class LocalStack:
             return Status(self._directory)
         is_relayed = state.relay is None or state.relay.is_running()
         has_postgresql = self._postgresql(state.postgresql_port).is_running()
+        has_mysql = bool(state.mysql_port) and self._mysql(state.mysql_port).is_running()
         return Status(
             self._directory,
             endpoint_url=aws_server.endpoint_url(state.aws_port),
             postgresql=f"{LOOPBACK}:{state.postgresql_port}" if has_postgresql else "",
+            mysql=f"{LOOPBACK}:{state.mysql_port}" if has_mysql else "",
+            has_mysql=bool(state.mysql_port),
             container_host=state.container_host if is_relayed else "",
             stack_name=STACK_NAME if state.deployed else "",
         )
@@ -373,13 +392,14 @@ class LocalStack:
         return None
 
     def _go_on(self, state: _State, report: Report) -> bool:
-        """See that PostgreSQL runs on the data that it had; False where they are gone."""
-        server = self._postgresql(state.postgresql_port)
-        if not server.has_data():
+        """See that the servers run on the data that they had; False where those are gone."""
+        servers = self._servers(state)
+        if not all(server.has_data() for server in servers.values()):
             return False
-        if not server.is_running():
-            report("Starting PostgreSQL again")
-            server.start()
+        for name, server in servers.items():
+            if not server.is_running():
+                report(f"Starting {name} again")
+                server.start()
         for identifier in self._instances.start_again():
             report(f"Starting the server of the instance {identifier} again")
         return True
@@ -416,10 +436,16 @@ class LocalStack:
         _write(self._ports_file, {"aws": aws_port, "postgresql": postgresql_port})
         report("Starting the local AWS")
         aws = aws_server.start(settings.root, self._directory, aws_port, region=REGION)
-        state = _State(aws=aws, aws_port=aws_port, postgresql_port=postgresql_port)
+        state = _State(
+            aws=aws,
+            aws_port=aws_port,
+            postgresql_port=postgresql_port,
+            mysql_port=_port_of_mysql(),
+        )
         self._save(state)
-        report("Starting PostgreSQL")
-        self._postgresql(postgresql_port).start()
+        for name, server in self._servers(state).items():
+            report(f"Starting {name}")
+            server.start()
         return state
 
     def _ports_before(self) -> dict[str, int]:
@@ -430,19 +456,23 @@ class LocalStack:
 
     def _stop(self) -> bool:
         state = self._saved_state()
-        server = self._postgresql(0 if state is None else state.postgresql_port)
-        running = server.is_running()
+        servers = (
+            self._postgresql(0 if state is None else state.postgresql_port),
+            self._mysql(0 if state is None else state.mysql_port),
+        )
+        running = any(server.is_running() for server in servers)
         if state is not None:
             for process in (state.relay, state.aws):
                 if process is not None:
                     running = process.is_running() or running
                     process.stop()
-        server.stop()
+        for server in servers:
+            server.stop()
         self._instances.stop_all()
         # Also what nobody had the time to write down.
         running = processes.stop_marked(self._directory) or running
         self._state_file.unlink(missing_ok=True)
-        for name in ("aws", "postgresql", "sam"):
+        for name in ("aws", "postgresql", "mysql", "sam"):
             shutil.rmtree(self._directory / name, ignore_errors=True)
         return running
 
@@ -457,7 +487,7 @@ class LocalStack:
             if state.relay is not None:
                 state.relay.stop()
             report(f"Letting containers in, by {network.host}")
-            ports = (state.aws_port, state.postgresql_port)
+            ports = tuple(filter(None, (state.aws_port, state.postgresql_port, state.mysql_port)))
             state.relay = self._start_relay(network, ports) if network.subnet else None
             state.container_host = network.host
             self._save(state)
@@ -479,7 +509,20 @@ class LocalStack:
             postgresql_port=state.postgresql_port,
             outputs=state.outputs,
             container_host=state.container_host,
+            mysql_port=state.mysql_port,
         )
+
+    def _servers(self, state: _State) -> dict[str, PostgresqlServer | MariadbServer]:
+        """Return the servers of the shared clusters by what people call them."""
+        servers: dict[str, PostgresqlServer | MariadbServer] = {
+            "PostgreSQL": self._postgresql(state.postgresql_port)
+        }
+        if state.mysql_port:
+            servers["MariaDB"] = self._mysql(state.mysql_port)
+        return servers
+
+    def _mysql(self, port: int) -> MariadbServer:
+        return MariadbServer(self._directory / "mysql", port, stack=self._directory)
 
     def _postgresql(self, port: int) -> PostgresqlServer:
         return PostgresqlServer(self._directory / "postgresql", port, stack=self._directory)
@@ -521,40 +564,61 @@ class LocalStack:
         stacks = running.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
         state.outputs = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
         deployed = self._describe(state)
-        self._describe_cluster(deployed, state)
+        self._describe_clusters(deployed, state)
         self._allow_instances(deployed, state)
 
-    def _describe_cluster(self, running: RunningStack, state: _State) -> None:
+    def _describe_clusters(self, running: RunningStack, state: _State) -> None:
         """Do what an operator does once for each cluster: keep its login, describe where it is."""
+        postgresql = self._postgresql(state.postgresql_port)
+        self._describe_cluster(
+            running,
+            "postgresql",
+            running.admin_secret_name,
+            {"port": postgresql.port, "version": postgresql.version()},
+            postgresql.prepare_cluster(),
+        )
+        if not state.mysql_port:
+            return
+        password = secrets.token_hex(20)
+        self._mysql(state.mysql_port).make_master_user(PLATFORM_ROLE, password)
+        self._describe_cluster(
+            running,
+            "mysql",
+            running.mysql_admin_secret_name,
+            {"port": state.mysql_port, "version": mariadb_server.version()},
+            password,
+        )
+
+    def _describe_cluster(
+        self,
+        running: RunningStack,
+        engine: str,
+        secret_name: str,
+        server: Mapping[str, Any],
+        password: str,
+    ) -> None:
         manager = running.client("secretsmanager")
-        password = self._postgresql(state.postgresql_port).prepare_cluster()
         login = json.dumps({"username": PLATFORM_ROLE, "password": password})
         try:
-            arn = manager.create_secret(Name=running.admin_secret_name, SecretString=login)["ARN"]
+            arn = manager.create_secret(Name=secret_name, SecretString=login)["ARN"]
         except manager.exceptions.ResourceExistsException:
-            arn = manager.put_secret_value(SecretId=running.admin_secret_name, SecretString=login)[
-                "ARN"
-            ]
+            arn = manager.put_secret_value(SecretId=secret_name, SecretString=login)["ARN"]
         cluster = {
             "host": LOOPBACK,
-            "port": state.postgresql_port,
+            **server,
             "admin_secret_arn": arn,
             "max_tenants": _MAX_TENANTS,
-            # The local server has no certificate, and node's `pg` asks for one at `prefer`.
+            # PostgreSQL has no certificate here, and node's `pg` asks for one at `prefer`.
             "sslmode": "disable",
-            "version": self._postgresql(state.postgresql_port).version(),
         }
-        self._put_parameter(running, "postgresql/local-1", cluster)
+        self._put_parameter(running, f"{engine}/local-1", cluster)
 
     def _allow_instances(self, running: RunningStack, state: _State) -> None:
         """Do what an operator does once for each engine: say which instances a project may have."""
         versions = {"postgresql": self._postgresql(state.postgresql_port).version()}
-        try:
+        # Without a program of it no instance of MySQL would ever be available.
+        if state.mysql_port:
             versions["mysql"] = mariadb_server.version()
-        except LocalStackError:
-            # Without its program no instance of MySQL would ever be available.
-            if mariadb_server.PROGRAMS_VARIABLE in os.environ:
-                raise
         for engine, version in versions.items():
             self._put_parameter(
                 running, f"dedicated/{engine}", {**_INSTANCES, "versions": [version]}
@@ -567,6 +631,21 @@ class LocalStack:
             Value=json.dumps(value),
             Overwrite=True,
         )
+
+
+def _port_of_mysql() -> int:
+    """Return a free port for MariaDB; 0 where this machine has none.
+
+    Raises:
+        LocalStackError: somebody has named a folder that holds none.
+    """
+    try:
+        mariadb_server.required_program()
+    except LocalStackError:
+        if mariadb_server.PROGRAMS_VARIABLE in os.environ:
+            raise
+        return 0
+    return aws_server.choose_port(None, None, what="MariaDB", variable="")
 
 
 def _write(file: Path, value: Mapping[str, Any]) -> None:
