@@ -77,6 +77,7 @@ lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-provisioner --output-file layers/provisioner/requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-postgresql --output-file layers/postgresql/requirements.txt
+	$(COMPILE) --python-platform x86_64-manylinux2014 --constraint requirements.txt --group layer-mysql --output-file layers/mysql/requirements.txt
 	$(COMPILE) --no-deps --python-platform x86_64-manylinux_2_28 --constraint requirements.txt --group layer-postgresql-programs --output-file layers/postgresql_programs/requirements.txt
 
 build: $(VENV)/.installed ## build functions and layers into .aws-sam/build

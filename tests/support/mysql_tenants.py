@@ -164,6 +164,21 @@ def mysql_tenant(make_mysql_tenant: Callable[[], MysqlTenant]) -> MysqlTenant:
     return make_mysql_tenant()
 
 
+@pytest.fixture
+def mysql_superuser(mysql_server: PreparedMysql) -> None:
+    """Skip where the server is someone's own, whose admin may not do all that a test does."""
+    if mysql_server.server is None:
+        pytest.skip("changes what only a superuser may change")
+
+
+def thread_of(connection: Connection) -> int:
+    """Return what the server calls the session."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT CONNECTION_ID()")
+        ((thread,),) = cursor.fetchall()
+    return int(thread)
+
+
 @contextmanager
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Keep the statements that are run, but for those by which the driver begins a session."""

@@ -530,6 +530,7 @@ def _wait_for_a_waiter(tenant: MysqlTenant) -> None:
         assert time.monotonic() < deadline
 
 
+@pytest.mark.usefixtures("mysql_superuser")
 def test_a_session_that_ends_before_its_statement_is_made_up_for_at_once(
     mysql_tenant: MysqlTenant,
 ) -> None:
@@ -576,6 +577,7 @@ def test_a_lock_that_stays_taken_is_a_time_out(
     mysql_tenant.ensure()
 
 
+@pytest.mark.usefixtures("mysql_superuser")
 def test_no_password_reaches_the_log_of_the_server(mysql_tenant: MysqlTenant) -> None:
     mysql_tenant.as_superuser("SET GLOBAL log_output = 'TABLE'")
     mysql_tenant.as_superuser("SET GLOBAL general_log = ON")

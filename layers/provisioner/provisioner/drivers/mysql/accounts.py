@@ -1,8 +1,8 @@
 """The user that a customer logs in as: what it may do, and its password.
 
 A user has all that a schema's owner needs in the tenant's own database, and nothing else: no
-privilege on the server, none in another database, and none to give away. An operator may grant it
-single tables, views or routines elsewhere, or roles; these are left.
+privilege on the server, none on another database, and none to give away. What an operator grants
+it on single tables, views or routines elsewhere is left, and so are roles.
 
 A user is a name at hosts. The tenant's has the host `%`, which stands for all; a user of the same
 name at a host of its own would be taken before it, for whoever comes from there.
@@ -18,7 +18,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pymysql
 
@@ -26,7 +26,6 @@ from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.mysql.errors import (
     conflict,
-    is_refused,
     is_there_already,
     is_unknown_thread,
 )
@@ -38,7 +37,6 @@ from provisioner.drivers.mysql.quoting import (
     Composable,
     Composed,
     GrantedDatabase,
-    Identifier,
     Literal,
 )
 from provisioner.drivers.mysql.session import (
@@ -124,14 +122,6 @@ class Wanted:
     connections: int
     requires_tls: bool
     database: GrantedDatabase
-
-
-@dataclass(frozen=True, slots=True)
-class _Difference:
-    """What is not as it is wanted, and the statements that put it right."""
-
-    what: str
-    statements: tuple[Composable, ...] = field(repr=False)
 
 
 def wanted_user(
@@ -243,60 +233,53 @@ def missing_privileges(grants: dict[str, Granted], database: GrantedDatabase) ->
 
 def drifted_user(user: User, wanted: Wanted) -> list[Drift]:
     """Name what of the tenant's user is not as it must be."""
+    is_missing = bool(missing_privileges(user.grants, wanted.database))
     return [
-        Drift(f"user {wanted.names.app_role}", difference.what)
-        for difference in _differences(user, wanted)
+        Drift(f"user {wanted.names.app_role}", what)
+        for what in (
+            *(clause for clause, _ in _alterations(user, wanted)),
+            *([f"privileges on {wanted.names.database}"] if is_missing else []),
+            *_excess(user, wanted),
+        )
     ]
 
 
 def put_user_right(connection: Connection, user: User, wanted: Wanted) -> None:
     """Give the user back what it must have, and take what it must not.
 
-    What another has granted, the platform may be unable to take back; it is left.
+    To take single privileges, one must have them and may give them. So all are taken at once, which
+    who may make users can do, and what the user needs is granted anew: with what is too much goes
+    what an operator has granted on single tables.
     """
-    for difference in _differences(user, wanted):
-        for statement in difference.statements:
-            try:
-                execute(connection, statement)
-            except pymysql.Error as error:
-                if not is_refused(error):
-                    raise
-
-
-def _differences(user: User, wanted: Wanted) -> Iterator[_Difference]:
     account = Account(wanted.names.app_role)
+    for _, clause in _alterations(user, wanted):
+        execute(connection, SQL("ALTER USER {} {}").format(account, clause))
+    excess = _excess(user, wanted)
+    if excess:
+        execute(connection, _revoke(wanted.names))
+    if excess or missing_privileges(user.grants, wanted.database):
+        execute(connection, _grant(wanted))
 
-    def altered(what: str, clause: Composable) -> _Difference:
-        return _Difference(what, (SQL("ALTER USER {} {}").format(account, clause),))
 
+def _alterations(user: User, wanted: Wanted) -> Iterator[tuple[str, Composable]]:
+    """Yield what is not as it must be beside the privileges, with the clause that puts it right."""
     if user.connection_limit == 0:
-        yield altered("MAX_USER_CONNECTIONS", _limit(wanted.connections))
+        yield "MAX_USER_CONNECTIONS", _limit(wanted.connections)
     if wanted.requires_tls and not user.requires_tls:
-        yield altered("REQUIRE SSL", SQL("REQUIRE SSL"))
+        yield "REQUIRE SSL", SQL("REQUIRE SSL")
     if user.is_locked:
-        yield altered("ACCOUNT UNLOCK", SQL("ACCOUNT UNLOCK"))
+        yield "ACCOUNT UNLOCK", SQL("ACCOUNT UNLOCK")
     if user.expires:
-        yield altered("PASSWORD EXPIRE NEVER", SQL("PASSWORD EXPIRE NEVER"))
-    if missing_privileges(user.grants, wanted.database):
-        yield _Difference(f"privileges on {wanted.names.database}", (_grant(wanted),))
-    yield from _excess(user, wanted)
+        yield "PASSWORD EXPIRE NEVER", SQL("PASSWORD EXPIRE NEVER")
 
 
-def _excess(user: User, wanted: Wanted) -> Iterator[_Difference]:
-    """Yield what the user may do and must not."""
-    account = Account(wanted.names.app_role)
-    for scope, granted in user.grants.items():
-        on = SQL("*.*") if scope == _EVERYTHING else SQL("{}.*").format(Identifier(scope))
-        option = SQL("REVOKE GRANT OPTION ON {} FROM {}").format(on, account)
-        if scope == wanted.database.pattern:
-            if granted.with_grant_option:
-                yield _Difference("GRANT OPTION", (option,))
-            continue
-        revoke = SQL("REVOKE ALL PRIVILEGES ON {} FROM {}").format(on, account)
-        yield _Difference(
-            f"privileges on {scope}.*",
-            (revoke, option) if granted.with_grant_option else (revoke,),
-        )
+def _excess(user: User, wanted: Wanted) -> list[str]:
+    """Name what the user may do and must not."""
+    own = user.grants.get(wanted.database.pattern)
+    return [
+        *(["GRANT OPTION"] if own is not None and own.with_grant_option else []),
+        *(f"privileges on {it}.*" for it in user.grants if it != wanted.database.pattern),
+    ]
 
 
 def create_user(connection: Connection, wanted: Wanted, password: str, owner: Ownership) -> None:
@@ -330,6 +313,10 @@ def _grant(wanted: Wanted) -> Composed:
     return SQL("GRANT {} ON {} TO {}").format(
         SQL(", ").join(map(SQL, PRIVILEGES)), wanted.database, Account(wanted.names.app_role)
     )
+
+
+def _revoke(names: TenantNames) -> Composed:
+    return SQL("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {}").format(Account(names.app_role))
 
 
 def _limit(connections: int, *, keyword: bool = True) -> Composed:
@@ -389,7 +376,7 @@ def shut_out(connection: Connection, names: TenantNames) -> str:
             "ALTER USER {} {} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 PASSWORD EXPIRE NEVER"
             " ACCOUNT UNLOCK"
         ).format(account, _identified(connection, password)),
-        SQL("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {}").format(account),
+        _revoke(names),
     ):
         execute(connection, statement)
     return password

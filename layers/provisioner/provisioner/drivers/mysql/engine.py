@@ -133,10 +133,7 @@ class MysqlEngine:
                     self._put_right(connection, tenant, owner)
                     tenant = self._look(connection, names, owner)
                 checked, wrong = self._try_login(names, password())
-            why = (
-                "The platform's user may not change it; as a user with this privilege and GRANT "
-                "OPTION, revoke it, and send the job again."
-            )
+            why = "The server took the change and does not tell of it; look at the user there."
             return Repairs(
                 put_right(before, tenant.drift),
                 (*(Remaining(it.resource, it.what, why) for it in tenant.drift), *wrong),
