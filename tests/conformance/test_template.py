@@ -76,7 +76,7 @@ each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 
 def test_functions_are_cut_by_privilege() -> None:
-    stages = {"lifecycle", "database", "services", "api_keys", "snapshot"}
+    stages = {"lifecycle", "database", "instances", "services", "api_keys", "snapshot"}
     assert set(FUNCTIONS) == stages | {"dispatcher", "dead_letters", "events", "supervisor"}
 
 

@@ -80,6 +80,7 @@ _VISIBILITY = 360
 _BUILD: dict[str, Callable[[], Callable[..., Any]]] = {
     "lifecycle": lifecycle.build,
     "database": database.build,
+    "instances": instances.build,
     "services": services.build,
     "api_keys": api_keys.build,
     "snapshot": snapshot.build,
@@ -92,6 +93,7 @@ _BUILD: dict[str, Callable[[], Callable[..., Any]]] = {
 _FUNCTIONS = {
     "${LifecycleFunctionArn}": "lifecycle",
     "${DatabaseFunctionArn}": "database",
+    "${InstancesFunctionArn}": "instances",
     "${ServicesFunctionArn}": "services",
     "${ApiKeysFunctionArn}": "api_keys",
     "${SnapshotFunctionArn}": "snapshot",

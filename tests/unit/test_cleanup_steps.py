@@ -193,6 +193,7 @@ def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
         provision_project.REMOVING_REALTIME: StageStatus.PENDING,
         silent: StageStatus.FAILED,
         silent_then: StageStatus.FAILED,
+        provision_project.REMOVING_INSTANCE: StageStatus.PENDING,
     }
     assert stages[tried].error == error
     assert stages[silent].error == StoredError(unsaid[0], silent, 1, *unsaid[1:])
@@ -552,6 +553,22 @@ def test_every_stage_of_the_clean_up_names_what_it_may_leave(core: Core) -> None
         ]
     )
     assert len(set(named)) == len(named)
+
+
+def test_an_instance_may_be_left_where_the_payload_asks_for_one(core: Core) -> None:
+    job = core.new_job(database={"engine": "mysql", "size": "db.t4g.micro"})
+    names = NAMING.names("shop")
+
+    assert left_over(job, provision_project.REMOVING_INSTANCE, naming=NAMING) == (
+        f"database instance {names.instance}",
+        f"secret {names.instance_secret}",
+    )
+    tenant = names.tenants[Engine.MYSQL]
+    assert left_over(job, provision_project.REMOVING_DATABASE, naming=NAMING) == (
+        f"database {tenant.database}",
+        f"role {tenant.app_role}",
+        f"secret {names.database_secret}",
+    )
 
 
 # Quiet.

@@ -156,7 +156,7 @@ def test_the_job_that_was_given_up_can_be_retried(core: Core, give_up: GiveUp) -
 
     job = client(core).retry("message-1")
 
-    assert (job.status, job.attempt, len(job.stages)) == (JobStatus.QUEUED, 2, 8)
+    assert (job.status, job.attempt, len(job.stages)) == (JobStatus.QUEUED, 2, 9)
 
 
 def test_twice_is_as_good_as_once_for_the_job(core: Core, give_up: GiveUp) -> None:

@@ -258,7 +258,10 @@ def place_instance(core: Core, of: JobInput) -> None:
     """Settle the project's own instance as CREATING_INSTANCE does."""
     payload = valid_payload(**{k: v for k, v in of.payload.items() if k == "database"})
     wanted = wanted_instance(
-        payload, core.catalogue.allowance(REGION, payload.database.engine), NAMING.names("shop")
+        payload,
+        core.catalogue.allowance(REGION, payload.database.engine),
+        NAMING.names("shop"),
+        job_id="job-1",
     )
     core.projects.place("shop", wanted.identifier, wanted.quota, 2, instance=wanted)
 
@@ -363,6 +366,7 @@ def test_a_project_that_is_provisioned_already_ends_the_job_with_its_result(core
 
 OUTPUTS: dict[str, dict[str, Any]] = {
     provision_project.INITIALIZING: {"already_provisioned": False},
+    provision_project.CREATING_INSTANCE: {},
     provision_project.CREATING_DATABASE: {
         "cluster_id": "first",
         "host": "db.example",

@@ -89,7 +89,7 @@ def test_one_query_answers_what_runs_since_when_and_how_often(core: Core) -> Non
     assert database.next_attempt_before == failed_at + timedelta(seconds=300)
     assert database.error == _error("CREATING_DATABASE")
     assert (auth.status, auth.started_at) == (StageStatus.RUNNING, core.clock.at)
-    assert job.percent_done == 12  # one of eight stages
+    assert job.percent_done == 11  # one of nine stages
 
 
 @pytest.mark.parametrize(("attempt", "longest"), [(1, 300), (2, 600), (3, None)])

@@ -71,7 +71,7 @@ def test_names_begin_with_the_prefix_that_the_policies_allow(
     assert names.database_secret.endswith("/database")
     assert names.api_keys_secret.endswith("/api-keys")
     assert names.instance.startswith(f"{prefix}-")
-    assert names.instance_secret == f"{prefix}/{names.instance}/instance"
+    assert names.instance_secret == f"{prefix}/clusters/{names.instance}"
 
 
 @given(PREFIXES, NAMESPACES, PROJECT_IDS)

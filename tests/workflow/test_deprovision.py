@@ -23,7 +23,7 @@ from provisioner.jobs.retries import POLL_SECONDS
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
-from provisioner.provisioning.job_types.deprovision_project import REMOVING
+from provisioner.provisioning.job_types.deprovision_project import REMOVING, SnapshotResult
 from provisioner.runtime import aws
 from support.calls import SQL
 from support.changes import plainly_provisioned
@@ -50,7 +50,7 @@ def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
         deprovision_project.JOB_TYPE.stages, StageStatus.SUCCEEDED
     )
     result = api.DeprovisionProjectResult.model_validate(job.result)
-    assert result.snapshot is not None
+    assert isinstance(result.snapshot, SnapshotResult)
     assert result.snapshot.key == f"{project_id}/{job.job_id}.dump"
     assert snapshots() == [result.snapshot.key]
     left = workflow.snapshot(job)

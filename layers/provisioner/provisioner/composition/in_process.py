@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from provisioner.composition import api_keys, database, lifecycle, services, snapshot
+from provisioner.composition import api_keys, database, instances, lifecycle, services, snapshot
 from provisioner.errors import failure
 from provisioner.jobs.definition import JobDefinition
 from provisioner.jobs.in_process import InProcessRun
@@ -68,6 +68,7 @@ def all_stages(settings: PlatformSettings, jobs: JobStore) -> JobStages:
     for stages in (
         lifecycle.stages(settings, jobs),
         database.stages(settings, jobs),
+        instances.stages(settings, jobs),
         services.stages(settings),
         api_keys.stages(settings),
         snapshot.stages(settings, lambda: SNAPSHOT_SECONDS),

@@ -58,6 +58,12 @@ class DatabaseEngine(Protocol):
     server, the network or the input has. No exception, nor its chain, holds a password.
     """
 
+    def prepare_server(self) -> None:
+        """Do on a project's own server what an operator does once on a shared cluster.
+
+        Raises DATABASE_CREATION_FAILED where the platform's login may not.
+        """
+
     def ensure_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
     ) -> None:

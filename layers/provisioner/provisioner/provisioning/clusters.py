@@ -64,6 +64,8 @@ class Cluster(ClusterDescription):
     engine: Engine
     #: The last part of the parameter's name, or the identifier of the project's own instance.
     cluster_id: str
+    #: Whether it is the project's own.
+    is_dedicated: bool = False
 
     @property
     def quota(self) -> str:

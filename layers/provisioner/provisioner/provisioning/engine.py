@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +67,3 @@ def login_secret(cluster: Cluster, tenant: TenantNames, password: str) -> dict[s
 def new_password(length: int = PASSWORD_LENGTH) -> str:
     """Make a password from the operating system's cryptographic generator."""
     return "".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(length))
-
-
-def engine_of(payload: Mapping[str, Any]) -> Engine:
-    """Return which engine the stored payload of a provision_project job names."""
-    return Engine(payload.get("database", {}).get("engine", Engine.POSTGRESQL))

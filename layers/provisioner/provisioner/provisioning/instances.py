@@ -37,6 +37,8 @@ class DedicatedInstance:
     security_group_ids: tuple[str, ...]
     backup_days: int
     deletion_protection: bool
+    #: The job that it was settled for.
+    job_id: str
     #: Where it is reached, once AWS has said so.
     host: str | None = None
     port: int | None = None
@@ -63,7 +65,11 @@ class DedicatedInstance:
 
 
 def wanted_instance(
-    payload: ProvisionProjectPayload, allowance: InstanceAllowance | None, names: ResourceNames
+    payload: ProvisionProjectPayload,
+    allowance: InstanceAllowance | None,
+    names: ResourceNames,
+    *,
+    job_id: str,
 ) -> DedicatedInstance:
     """Return the instance that a payload asks for, with the operator's word where it is silent.
 
@@ -71,6 +77,7 @@ def wanted_instance(
         payload: asks for an instance by its `database.size`.
         allowance: what the operator allows in the region; None where that is nothing.
         names: the project's.
+        job_id: the job.
 
     Raises:
         INVALID_PAYLOAD: it is not allowed; the message lists what is.
@@ -110,6 +117,7 @@ def wanted_instance(
         security_group_ids=tuple(allowance.security_group_ids),
         backup_days=allowance.backup_days,
         deletion_protection=allowance.deletion_protection,
+        job_id=job_id,
     )
 
 

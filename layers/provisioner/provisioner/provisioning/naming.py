@@ -34,7 +34,7 @@ class ResourceNames:
     #: RDS instance: 1 to 63 lower-case letters, digits and hyphens, first a letter, no hyphen at
     #: the end, and no two in a row.
     instance: str
-    #: Secrets Manager secret with the instance's master user.
+    #: Secrets Manager secret with the instance's master user, among the logins on clusters.
     instance_secret: str
     #: Secrets Manager secret with the app role's login.
     database_secret: str
@@ -65,7 +65,7 @@ def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceName
         channel_namespace="default",
         bucket=name,
         instance=name,
-        instance_secret=f"{prefix}/{name}/instance",
+        instance_secret=f"{prefix}/clusters/{name}",
         database_secret=f"{prefix}/{name}/database",
         api_keys_secret=f"{prefix}/{name}/api-keys",
         tenants={

@@ -169,6 +169,7 @@ def _own_cluster(instance: DedicatedInstance) -> Cluster | None:
             "region": instance.region,
             "engine": instance.engine,
             "cluster_id": instance.identifier,
+            "is_dedicated": True,
         }
     )
 

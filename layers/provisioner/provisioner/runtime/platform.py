@@ -13,6 +13,7 @@ from provisioner.runtime.settings import (
     ApiKeysSettings,
     DatabaseSettings,
     DeadLettersSettings,
+    InstancesSettings,
     LifecycleSettings,
     ServicesSettings,
     SnapshotSettings,
@@ -45,6 +46,7 @@ _REGION_LENGTH = 32
 class PlatformSettings(
     LifecycleSettings,
     DatabaseSettings,
+    InstancesSettings,
     ServicesSettings,
     ApiKeysSettings,
     SnapshotSettings,

@@ -82,7 +82,7 @@ class ProjectSettings(ProjectReaderSettings):
 class ClusterSettings(Settings):
     """What reads the description of the database clusters."""
 
-    #: The SSM parameter of a region and engine is `<prefix>/<region>/<engine>`.
+    #: The SSM parameter of a cluster is `<prefix>/<region>/<engine>/<cluster id>`.
     cluster_parameter_prefix: str
 
 
@@ -107,6 +107,10 @@ class LifecycleSettings(FailureSettings, ClusterSettings):
 
 class DatabaseSettings(ProjectSettings, NamingSettings, ClusterSettings):
     """The database function's."""
+
+
+class InstancesSettings(ProjectSettings, NamingSettings, ClusterSettings):
+    """The instances function's."""
 
 
 class ServicesSettings(ProjectReaderSettings, NamingSettings):

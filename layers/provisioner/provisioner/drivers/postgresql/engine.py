@@ -39,6 +39,7 @@ from provisioner.drivers.postgresql.roles import (
     set_password,
     verifier,
 )
+from provisioner.drivers.postgresql.server import prepare_server
 from provisioner.drivers.postgresql.session import (
     LOCK_DATABASE,
     Connection,
@@ -97,6 +98,15 @@ class PostgresqlEngine:
         """
         self._admin = admin
         self._limits = limits or TenantLimits()
+
+    def prepare_server(self) -> None:
+        """Do on a project's own server what an operator does once on a shared cluster."""
+
+        def prepare() -> None:
+            with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
+                prepare_server(connection)
+
+        run_step(prepare, ErrorType.DATABASE_CREATION_FAILED, "prepare the server")
 
     def ensure_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership

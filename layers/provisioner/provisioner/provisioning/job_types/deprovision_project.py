@@ -9,7 +9,16 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
-from provisioner.provisioning.functions import API_KEYS, DATABASE, LIFECYCLE, SERVICES, SNAPSHOT
+from provisioner.provisioning.functions import (
+    API_KEYS,
+    DATABASE,
+    INSTANCE_REMOVAL_SECONDS,
+    INSTANCE_SNAPSHOT_SECONDS,
+    INSTANCES,
+    LIFECYCLE,
+    SERVICES,
+    SNAPSHOT,
+)
 from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.result import Result
 
@@ -44,12 +53,24 @@ class SnapshotResult(Result):
     server_version: str
 
 
+class InstanceSnapshotResult(Result):
+    """The final snapshot of a project's own instance: a snapshot of Amazon RDS."""
+
+    region: str
+    #: The snapshot's in RDS.
+    identifier: str
+    #: The instance that is made of it needs as much.
+    storage_gb: int
+    #: The version of the server that it was taken of, such as 18.1.
+    server_version: str
+
+
 class DeprovisionProjectResult(Result):
     """What is left of a project once it is deprovisioned."""
 
     project_id: str
     #: Left out where none was asked for, or there was no database.
-    snapshot: SnapshotResult | None = None
+    snapshot: SnapshotResult | InstanceSnapshotResult | None = None
     #: What does not exist any more, one text a resource.
     removed: list[str]
     deprovisioned_at: datetime
@@ -91,6 +112,17 @@ TAKING_SNAPSHOT = Stage(
     state="TakeSnapshot",
 )
 
+TAKING_INSTANCE_SNAPSHOT = Stage(
+    "TAKING_INSTANCE_SNAPSHOT",
+    "A snapshot of the project's own database instance can be restored.",
+    function=INSTANCES,
+    code="provisioner.provisioning.stages.take_instance_snapshot:ensure_instance_snapshot",
+    own_error=ErrorType.SNAPSHOT_FAILED,
+    state="TakeInstanceSnapshot",
+    runs_if="is_dedicated",
+    waits_seconds=INSTANCE_SNAPSHOT_SECONDS,
+)
+
 REMOVING_REALTIME = Stage(
     "REMOVING_REALTIME",
     "The AppSync Event API is gone, with its channel namespace.",
@@ -129,6 +161,18 @@ REMOVING_DATABASE = Stage(
     state="RemoveDatabase",
 )
 
+REMOVING_INSTANCE = Stage(
+    "REMOVING_INSTANCE",
+    "The project's own database instance is gone, with its secret and its place.",
+    function=INSTANCES,
+    code="provisioner.provisioning.stages.remove_instance:remove_instance",
+    arguments={"only_this_job": False},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveInstance",
+    runs_if="is_dedicated",
+    waits_seconds=INSTANCE_REMOVAL_SECONDS,
+)
+
 REMOVING_API_KEYS = Stage(
     "REMOVING_API_KEYS",
     "The API keys, and the secret that hands them over, are gone.",
@@ -153,6 +197,7 @@ REMOVING = (
     REMOVING_AUTH,
     REMOVING_STORAGE,
     REMOVING_DATABASE,
+    REMOVING_INSTANCE,
     REMOVING_API_KEYS,
 )
 
@@ -166,6 +211,7 @@ JOB_TYPE = JobDefinition(
         CHECKING_SERVICES,
         CHECKING_DATA,
         TAKING_SNAPSHOT,
+        TAKING_INSTANCE_SNAPSHOT,
         *REMOVING,
         FINALIZING,
     ),

@@ -13,7 +13,15 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.jobs.registry import TOO_DEEP, is_too_deep
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.functions import API_KEYS, DATABASE, LIFECYCLE, SERVICES
+from provisioner.provisioning.functions import (
+    API_KEYS,
+    DATABASE,
+    INSTANCE_REMOVAL_SECONDS,
+    INSTANCE_SECONDS,
+    INSTANCES,
+    LIFECYCLE,
+    SERVICES,
+)
 from provisioner.provisioning.payload import (
     DEFAULT_API_KEY_PREFIX,
     ApiKeyPrefix,
@@ -189,6 +197,17 @@ INITIALIZING = Stage(
     ends_job_if="already_provisioned",
 )
 
+CREATING_INSTANCE = Stage(
+    "CREATING_INSTANCE",
+    "The project's own database instance, if it asks for one, and its master user's secret.",
+    function=INSTANCES,
+    code="provisioner.provisioning.stages.create_instance:ensure_instance",
+    own_error=ErrorType.DATABASE_CREATION_FAILED,
+    state="CreateInstance",
+    runs_if="is_dedicated",
+    waits_seconds=INSTANCE_SECONDS,
+)
+
 CREATING_DATABASE = Stage(
     "CREATING_DATABASE",
     "The tenant database, its roles and privileges, and the secret with the app role's login.",
@@ -303,6 +322,17 @@ REMOVING_DATABASE = Stage(
     state="RemoveDatabase",
 )
 
+REMOVING_INSTANCE = Stage(
+    "REMOVING_INSTANCE",
+    "The project's own database instance is gone, with its secret and its place.",
+    function=INSTANCES,
+    code="provisioner.provisioning.stages.remove_instance:remove_instance",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveInstance",
+    waits_seconds=INSTANCE_REMOVAL_SECONDS,
+)
+
 #: What does not depend on one another.
 RESOURCES = Parallel(
     "ProvisionResources",
@@ -327,6 +357,7 @@ JOB_TYPE = JobDefinition(
     result_model=ProvisionProjectResult,
     steps=(
         INITIALIZING,
+        CREATING_INSTANCE,
         RESOURCES,
         FINALIZING,
     ),
@@ -338,6 +369,7 @@ JOB_TYPE = JobDefinition(
             REMOVING_REALTIME,
             REMOVING_AUTH,
             REMOVING_DATABASE,
+            REMOVING_INSTANCE,
         ),
         cleanup_stages="provisioner.provisioning.stages.fail:cleanup_stages",
         left_over="provisioner.provisioning.stages.fail:left_over",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
-from provisioner.provisioning.functions import DATABASE, LIFECYCLE, SERVICES
+from provisioner.provisioning.functions import DATABASE, INSTANCE_SECONDS, INSTANCES, LIFECYCLE, SERVICES
 from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.result import Result
 
@@ -47,6 +47,17 @@ INITIALIZING = Stage(
     function=LIFECYCLE,
     code="provisioner.provisioning.stages.hold_project:ensure_held",
     state="Initialize",
+)
+
+REPAIRING_INSTANCE = Stage(
+    "REPAIRING_INSTANCE",
+    "The project's own database instance runs, and its settings are as they must be.",
+    function=INSTANCES,
+    code="provisioner.provisioning.stages.repair_instance:ensure_instance_repaired",
+    own_error=ErrorType.DATABASE_CHANGE_FAILED,
+    state="RepairInstance",
+    runs_if="is_dedicated",
+    waits_seconds=INSTANCE_SECONDS,
 )
 
 REPAIRING_DATABASE = Stage(
@@ -109,6 +120,7 @@ JOB_TYPE = JobDefinition(
     result_model=RepairProjectResult,
     steps=(
         INITIALIZING,
+        REPAIRING_INSTANCE,
         Parallel(
             "RepairResources",
             (

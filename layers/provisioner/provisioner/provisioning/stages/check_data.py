@@ -73,8 +73,13 @@ def ensure_removal_is_possible(
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     data, services = _found_by_services(job, jobs)
 
+    location = location_of(job, projects)
+    is_dedicated = location.project is not None and location.project.instance is not None
+
     def look_at_database() -> Obstacles:
-        location = location_of(job, projects)
+        if is_dedicated:
+            # Nothing in an instance keeps it from going, nor from being copied as a whole.
+            return Obstacles()
         cluster = location.cluster(catalogue, ErrorType.REMOVAL_FAILED)
         if cluster is None:
             return Obstacles()

@@ -55,6 +55,8 @@ def ensure_database(
         return str(read_secret(secrets_manager, secret_arn, final=final)["password"])
 
     ways = ways_in(engines, cluster, admin_connection(secrets_manager, cluster))
+    if cluster.is_dedicated:
+        ways[0].prepare_server()
     ways[0].ensure_database(tenant, password, owner)
     logins = [way.check_database(tenant, password()) for way in ways]
     return StageOutcome(

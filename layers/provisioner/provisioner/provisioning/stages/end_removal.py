@@ -61,7 +61,13 @@ def ensure_deprovisioned(
             "removed": [
                 resource
                 for stage in REMOVING
-                for resource in resources_of(payload.project_id, engine, stage, naming=naming)
+                for resource in resources_of(
+                    payload.project_id,
+                    engine,
+                    stage,
+                    naming=naming,
+                    is_dedicated=project.instance is not None,
+                )
             ],
             "deprovisioned_at": now,
         }
@@ -78,9 +84,12 @@ def ensure_deprovisioned(
 
 def snapshot_of(job: Job) -> Mapping[str, Any] | None:
     """Return where the snapshot is that a job has taken; None where it has taken none."""
-    (record,) = (r for r in job.stages if r.stage == deprovision_project.TAKING_SNAPSHOT)
-    snapshot: Mapping[str, Any] | None = record.output.get("snapshot")
-    return snapshot
+    taking = (
+        deprovision_project.TAKING_SNAPSHOT,
+        deprovision_project.TAKING_INSTANCE_SNAPSHOT,
+    )
+    taken = (r.output.get("snapshot") for r in job.stages if r.stage in taking)
+    return next((snapshot for snapshot in taken if snapshot is not None), None)
 
 
 def _refuse_unchecked(job: Job) -> None:

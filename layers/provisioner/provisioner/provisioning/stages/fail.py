@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from provisioner.jobs.models import Job, StageStatus
-from provisioner.provisioning.engine import Engine, engine_of
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.job_types.provision_project import OnFailure
 from provisioner.provisioning.naming import Naming
@@ -52,10 +52,19 @@ def cleanup_stages(job: Job, *, projects: ProjectStore) -> Sequence[str]:
 
 def left_over(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
     """Name what a stage of the clean-up that failed may have left."""
-    return resources_of(job.project_id, engine_of(job.payload), stage, naming=naming)
+    database = job.payload.get("database", {})
+    return resources_of(
+        job.project_id,
+        Engine(database.get("engine", Engine.POSTGRESQL)),
+        stage,
+        naming=naming,
+        is_dedicated=bool(database.get("size")),
+    )
 
 
-def resources_of(project_id: str, engine: Engine, stage: str, *, naming: Naming) -> Sequence[str]:
+def resources_of(
+    project_id: str, engine: Engine, stage: str, *, naming: Naming, is_dedicated: bool
+) -> Sequence[str]:
     """Name what a stage that removes is to remove."""
     names = naming.names(project_id)
     tenant = naming.names(project_id).tenants[engine]
@@ -73,5 +82,11 @@ def resources_of(project_id: str, engine: Engine, stage: str, *, naming: Naming)
             *(f"role {role}" for role in roles),
             f"secret {names.database_secret}",
         ),
+        provision_project.REMOVING_INSTANCE: (
+            f"database instance {names.instance}",
+            f"secret {names.instance_secret}",
+        )
+        if is_dedicated
+        else (),
     }
     return of_stage[stage]

@@ -82,6 +82,7 @@ def _result(
         project_id=payload.project_id,
         database=DatabaseResult.model_validate(
             _only(outputs[provision_project.CREATING_DATABASE], DatabaseResult)
+            | {"instance": outputs[provision_project.CREATING_INSTANCE] or None}
         ),
         services=ServicesResult(
             auth=_service(outputs[provision_project.REGISTERING_AUTH], AuthResult),

@@ -37,7 +37,10 @@ def ensure_held(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
                     ErrorType.PROJECT_BUSY,
                     f"project_id: {project_id} has just been held by another job; send a new job.",
                 ) from None
-    return StageOutcome(check="the project is ACTIVE and held by this job")
+    return StageOutcome(
+        output={"is_dedicated": project.instance is not None},
+        check="the project is ACTIVE and held by this job",
+    )
 
 
 def _refuse(project: Project) -> None:

@@ -65,6 +65,7 @@ def ensure_initialized(
             payload,
             catalogue.allowance(payload.region, payload.database.engine),
             naming.names(payload.project_id),
+            job_id=job.job_id,
         )
     if project.locked_by != job.job_id:
         _lock(

@@ -52,9 +52,14 @@ def remove_database(
             ErrorType.REMOVAL_FAILED,
             f"The project {location.project_id} is gone, and with it where its database is.",
         )
+    instance = location.project.instance
     cluster = location.cluster(catalogue, ErrorType.REMOVAL_FAILED)
+    # What is in an instance that goes too needs no server that answers.
+    goes_with_instance = instance is not None and (
+        not only_this_job or instance.job_id == job.job_id
+    )
     is_needed = False
-    if cluster is not None:
+    if cluster is not None and not goes_with_instance:
         admin = admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED)
         is_needed = explained(
             job,
@@ -70,6 +75,10 @@ def remove_database(
         claim=claim,
         final=ErrorType.REMOVAL_FAILED,
     )
-    if cluster is not None and not is_needed:
+    if cluster is not None and instance is None and not is_needed:
         projects.unplace(location.project_id, cluster.cluster_id, cluster.quota, job.job_id)
-    return StageOutcome(check=f"no database named {tenant.database} is left to remove")
+    if goes_with_instance:
+        check = f"the database {tenant.database} goes with its instance"
+    else:
+        check = f"no database named {tenant.database} is left to remove"
+    return StageOutcome(output={"is_dedicated": instance is not None}, check=check)

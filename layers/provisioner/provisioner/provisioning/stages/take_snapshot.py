@@ -63,7 +63,14 @@ def ensure_snapshot(
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     if not payload.final_snapshot:
         return StageOutcome(skipped=True, check="the payload does without a snapshot")
-    cluster = location_of(job, projects).cluster(catalogue, ErrorType.SNAPSHOT_FAILED)
+    location = location_of(job, projects)
+    if location.project is not None and location.project.instance is not None:
+        return StageOutcome(
+            output={"is_dedicated": True},
+            skipped=True,
+            check="a snapshot of the project's own instance is taken in its place",
+        )
+    cluster = location.cluster(catalogue, ErrorType.SNAPSHOT_FAILED)
     if cluster is None:
         return StageOutcome(skipped=True, check="the project has no database")
     tenant = naming.names(payload.project_id).tenants[cluster.engine]

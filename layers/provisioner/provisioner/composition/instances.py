@@ -1,0 +1,62 @@
+"""The instances function's parts: the only one with rights on Amazon RDS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypedDict
+
+from provisioner.composition.stage_code import stages_of
+from provisioner.jobs.stage_run import JobStages, StageRunner
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.functions import INSTANCES
+from provisioner.provisioning.job_types import JOB_TYPES
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.runtime import aws
+from provisioner.runtime.settings import InstancesSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_rds.client import RDSClient
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+
+class Resources(TypedDict):
+    """What the stages of the function may take, by the names of their parameters."""
+
+    jobs: JobStore
+    projects: ProjectStore
+    catalogue: ClusterCatalogue
+    secrets_manager: SecretsManagerClient
+    rds: Callable[[str], RDSClient]
+    naming: Naming
+
+
+def stages(settings: InstancesSettings, jobs: JobStore) -> JobStages:
+    """Bind the stages to their clients; those of other regions are made when a job names them."""
+    aws.client("rds", aws.session().region_name)
+    resources: Resources = {
+        "jobs": jobs,
+        "projects": ProjectStore(
+            aws.client("dynamodb"), settings.projects_table, settings.quotas_table
+        ),
+        "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+        "secrets_manager": aws.client("secretsmanager"),
+        "rds": partial(aws.client, "rds"),
+        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+    }
+    return stages_of(INSTANCES, resources)
+
+
+def build() -> StageRunner:
+    """Put the function together from the environment.
+
+    Raises:
+        SettingsError: an environment variable is missing or wrong.
+    """
+    settings = InstancesSettings.from_environment()
+    jobs = JobStore(
+        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
+    )
+    return StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
