@@ -46,7 +46,7 @@ class ${class_name}Payload(Payload):
 
 
 class ${class_name}Result(Result):
-    """What a job of ${name} ends with: what its stages put out."""
+    """What a job of ${name} ends with: what its stages put out, and no other field."""
 
     project_id: str
     status: str

@@ -199,7 +199,8 @@ class JobDefinition[Payload: BaseModel]:
     meaning: str
     #: Says what a valid payload is; the job's payload is stored as this model dumps it.
     payload_model: type[Payload]
-    #: What a job of it ends with; None where that is no one's contract.
+    #: What a job of it ends with; one whose result, as JSON, is not what it says fails. None where
+    #: that is no one's contract.
     result_model: type[BaseModel] | None = None
     #: The stages in order, with what runs beside what. The last is a stage: it completes the job.
     steps: tuple[Stage | Parallel, ...]
