@@ -221,8 +221,8 @@ def jobs(
     display.show_table(console, headings, display.job_rows(found))
     for note in display.jobs_not_begun(found):
         display.line(console, note)
-    for waits in display.job_waits(found):
-        display.line(console, waits)
+    for note in [*display.jobs_cancelling(found), *display.job_waits(found)]:
+        display.line(console, note)
 
 
 @app.command()
