@@ -309,6 +309,24 @@ def test_no_text_of_a_foreign_exception_goes_further(
     assert error.__context__ is None
 
 
+def test_a_stage_that_the_function_does_not_have_is_a_sentence(core: Core) -> None:
+    core.new_job()
+    runner = StageRunner(core.jobs, {}, definitions=JOB_TYPES)
+    job = {"job_id": "job-1", "job_type": "provision_project", "payload": {}}
+
+    with pytest.raises(ProvisioningError) as raised:
+        runner({"job": job, "stage": "OF_ANOTHER_VERSION"})
+
+    assert (raised.value.type, raised.value.message, raised.value.cause) == (
+        ErrorType.UNKNOWN_ERROR,
+        (
+            "The function has no stage OF_ANOTHER_VERSION of job type provision_project: its code "
+            "and the state machine are of different versions; deploy both."
+        ),
+        "",
+    )
+
+
 def test_an_unexpected_exception_is_the_stages_own_type_and_says_where_it_was(core: Core) -> None:
     core.new_job()
 

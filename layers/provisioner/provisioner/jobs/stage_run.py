@@ -259,7 +259,14 @@ class StageRunner:
         )
 
     def _run(self, event: StageEvent, job: Job, record: StageRecord) -> StageRecord | StageWaiting:
-        outcome = self._stages[event.job.job_type][event.stage](event.job)
+        run = self._stages.get(event.job.job_type, {}).get(event.stage)
+        if run is None:
+            raise failure(
+                ErrorType.UNKNOWN_ERROR,
+                f"The function has no stage {event.stage} of job type {event.job.job_type}: its "
+                "code and the state machine are of different versions; deploy both.",
+            )
+        outcome = run(event.job)
         if isinstance(outcome, Waiting):
             return self._wait(event, job, record, outcome.waiting_for)
         ended = self._end(event, outcome)
