@@ -294,6 +294,15 @@ def job_waits(jobs: Sequence[api.Job]) -> list[str]:
     ]
 
 
+#: The last attempt that failed does not end its stage: that is closed once its failure is recorded.
+_NONE_LEFT = "No attempt is left."
+
+
+def _was_the_last(change: api.HistoryEntry | api.StageRecord) -> bool:
+    """Whether an attempt has failed with an error that is retried, and none is left."""
+    return change.status == api.StageStatus.RETRYING and change.next_attempt_before is None
+
+
 def history_rows(history: Sequence[api.HistoryEntry]) -> list[list[str]]:
     """Return what `provision history` shows of each entry."""
     return [
@@ -303,7 +312,7 @@ def history_rows(history: Sequence[api.HistoryEntry]) -> list[list[str]]:
             entry.status,
             str(entry.attempt or ""),
             entry.error_type or "",
-            entry.note,
+            f"{entry.note} {_NONE_LEFT}" if _was_the_last(entry) else entry.note,
         ]
         for entry in history
     ]
@@ -431,7 +440,8 @@ def _note(record: api.StageRecord) -> str:
         until = _clock(record.next_attempt_before)
         return f"{error}next attempt at any moment, by {until} at the latest"
     if record.error is not None and record.status is not api.StageStatus.SUCCEEDED:
-        return f"{record.error.type}: {record.error.message}"
+        none_left = f" {_NONE_LEFT}" if _was_the_last(record) else ""
+        return f"{record.error.type}: {record.error.message}{none_left}"
     return record.check
 
 

@@ -182,6 +182,26 @@ def test_a_next_attempt_is_in_utc() -> None:
     assert display._note(record) == at_any_moment
 
 
+@pytest.mark.usefixtures("connected")
+def test_the_history_and_the_stage_say_that_no_attempt_is_left(core: Core) -> None:
+    made = core.new_job()
+    for attempt in (1, 2, 3):
+        core.jobs.start_stage(made, "INITIALIZING", attempt - 1)
+        failed = replace(ERROR, type=ErrorType.TIMEOUT, attempt=attempt, message="It took long.")
+        core.jobs.stage_failed("job-1", failed, retry_count=attempt - 1, retryable=True)
+        core.clock.advance()
+        made = core.jobs.get("job-1")
+
+    rows = display.history_rows(made.history)
+
+    assert [row[3:] for row in rows if row[2] == "RETRYING"] == [
+        ["1", "TIMEOUT", "It took long."],
+        ["2", "TIMEOUT", "It took long."],
+        ["3", "TIMEOUT", "It took long. No attempt is left."],
+    ]
+    assert display._note(made.stages[0]) == "TIMEOUT: It took long. No attempt is left."
+
+
 WAITS = "No cluster has room for one more database."
 SINCE_UNTIL = "since 04:30:05 UTC, until 04:40:05 UTC at the latest"
 
