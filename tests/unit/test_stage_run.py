@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
@@ -20,7 +20,7 @@ from provisioner.jobs.stage_run import (
 )
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime.observability import metrics
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, field_validator, model_validator
 from support.core import Core, LogLines, aws_error, meanwhile, provisioned_result
 
 STAGE = "CREATING_DATABASE"
@@ -372,12 +372,16 @@ def test_a_stage_whose_start_cannot_be_recorded_is_to_be_tried_again(
     core: Core, operation: str
 ) -> None:
     core.new_job()
+    core.calls.clear()
     core.answers[f"dynamodb.{operation}"] = aws_error("InternalServerError", 500)
 
     error = raised_by(core, raising(AssertionError()))
 
     assert error.type is ErrorType.NETWORK_ERROR
     assert error.__context__ is None
+    # What has no start has no failure to be recorded.
+    starts = 1 if operation == "TransactWriteItems" else 0
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == starts
 
 
 @pytest.mark.parametrize(
@@ -526,12 +530,26 @@ class _Refusing(BaseModel):
         raise ValueError(f"{place} is no place")
 
 
+class _RefusingAll(BaseModel):
+    """A result of which no single field is wrong."""
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        raise ValueError("it is none")
+
+
 class _Any(BaseModel):
     """A result that may be anything."""
 
 
 @pytest.mark.parametrize(
-    ("model", "said"), [(_Refusing, "_Refusing says"), (_Any, None), (None, None)]
+    ("model", "said"),
+    [
+        (_Refusing, "place (value_error)"),
+        (_RefusingAll, "result (value_error)"),
+        (_Any, None),
+        (None, None),
+    ],
 )
 def test_the_result_model_of_the_job_s_own_type_is_asked(
     core: Core, model: type[BaseModel] | None, said: str | None
@@ -547,8 +565,9 @@ def test_the_result_model_of_the_job_s_own_type_is_asked(
         runner(event("FINALIZING"))
         assert core.jobs.get("job-1").result == outcome.output
     else:
-        with pytest.raises(ProvisioningError, match=r"wrong is place \(value_error\)") as raised:
+        with pytest.raises(ProvisioningError) as raised:
             runner(event("FINALIZING"))
+        assert f"the first field that is wrong is {said};" in str(raised.value)
         assert SECRET not in _everything(raised.value)
     # No other stage ends the job.
     core.new_job("job-2")
