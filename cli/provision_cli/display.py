@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -128,11 +129,11 @@ def _watch_plain(console: Console, job: api.Job) -> api.Job:
         if note and note != shown.get("JOB"):
             shown["JOB"] = note
             line(console, note)
-        for sentence in _end_waits(job):
-            if shown.get(_END) != sentence:
-                shown[_END] = sentence
+        for what, sentence in ((_CANCEL, cancelling(job)), (_END, _end_waits(job))):
+            if sentence and shown.get(what) != sentence:
+                shown[what] = sentence
                 line(console, sentence)
-        _show_new(console, job.stages, shown)
+        _show_new(console, _shown_stages(job), shown)
         if job.cleanup is not None:
             if "" not in shown:
                 shown[""] = f"job {job.job_id}  {job.status}; its clean-up:"
@@ -144,17 +145,45 @@ def _watch_plain(console: Console, job: api.Job) -> api.Job:
         job = api.get_job(job.job_id)
 
 
-#: Under which it is known what was shown of the end of a job; no stage has such a name.
+#: Under which it is known what was shown of a job's cancel, and of its end; no stage has such a
+#: name.
+_CANCEL = "its cancel"
 _END = "its end"
 
 
-def _end_waits(job: api.Job) -> list[str]:
-    """Say what the end of a job waits for, where it does."""
-    return [
-        f"The end of the job waits {_waits(wait.since, wait.until, wait.waiting_for)}"
-        for wait in job.waits
-        if not wait.stage
-    ]
+def cancelling(job: api.Job) -> str:
+    """Say that someone has asked for a job to be cancelled that has not ended; else nothing."""
+    if job.cancel_requested_at is None or job.status.is_terminal:
+        return ""
+    return (
+        f"Its cancel was asked for at {_clock(job.cancel_requested_at)}: "
+        "it ends once the stages that run have ended."
+    )
+
+
+def jobs_cancelling(jobs: Sequence[api.Job]) -> list[str]:
+    """Say below a table of jobs which of them are being cancelled, and since when."""
+    return [f"job {job.job_id}: {cancelling(job)}" for job in jobs if cancelling(job)]
+
+
+def _waits_now(job: api.Job) -> list[api.Wait]:
+    """Return what a job waits for: its end alone where that waits, for no stage is polled then."""
+    return [wait for wait in job.waits if not wait.stage] or list(job.waits)
+
+
+def _end_waits(job: api.Job) -> str:
+    """Say what the end of a job waits for; nothing where it does not wait."""
+    for wait in _waits_now(job):
+        if not wait.stage:
+            return f"The end of the job waits {_waits(wait.since, wait.until, wait.waiting_for)}"
+    return ""
+
+
+def _shown_stages(job: api.Job) -> list[api.StageRecord]:
+    """Return a job's stages; what one waits for that is polled no more is not told."""
+    if not _end_waits(job):
+        return list(job.stages)
+    return [replace(record, waiting_for="") for record in job.stages]
 
 
 def _waits(since: datetime | None, until: datetime | None, waiting_for: str) -> str:
@@ -207,14 +236,21 @@ def refuse_failed(job: api.Job) -> None:
         CommandError: it failed, or was cancelled; the sentence is its error.
     """
     if job.error is not None:
-        error = job.error
-        where = f" in {error.stage}, attempt {error.attempt}" if error.stage else ""
-        others = "".join(f" Also {e.type} in {e.stage}: {e.message}" for e in job.other_errors)
-        cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
-        raise CommandError(
-            f"job {job.job_id} {job.status}{where}: {error.type}: {error.message}{others}{cause}"
-            f"{_cleanup(job)}"
-        )
+        raise CommandError(f"job {job.job_id} {_bad_end(job, job.error)}{_cleanup(job)}")
+
+
+def _bad_end(job: api.Job, error: api.StoredError) -> str:
+    """Say how a job has ended otherwise than well; that it was cancelled is said once."""
+    others = "".join(
+        f" Also {other.type} in {other.stage}: {other.message}"
+        for other in job.other_errors
+        if other.type is not api.ErrorType.JOB_CANCELLED
+    )
+    if job.status is api.JobStatus.CANCELLED:
+        return f"is {job.status}.{others}"
+    where = f" in {error.stage}, attempt {error.attempt}" if error.stage else ""
+    cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
+    return f"{job.status}{where}: {error.type}: {error.message}{others}{cause}"
 
 
 def _cleanup(job: api.Job) -> str:
@@ -254,8 +290,17 @@ def job_waits(jobs: Sequence[api.Job]) -> list[str]:
         f"job {job.job_id}: {wait.stage or 'its end'} waits "
         f"{_waits(wait.since, wait.until, wait.waiting_for)}"
         for job in jobs
-        for wait in job.waits
+        for wait in _waits_now(job)
     ]
+
+
+#: The last attempt that failed does not end its stage: that is closed once its failure is recorded.
+_NONE_LEFT = "No attempt is left."
+
+
+def _was_the_last(change: api.HistoryEntry | api.StageRecord) -> bool:
+    """Whether an attempt has failed with an error that is retried, and none is left."""
+    return change.status == api.StageStatus.RETRYING and change.next_attempt_before is None
 
 
 def history_rows(history: Sequence[api.HistoryEntry]) -> list[list[str]]:
@@ -267,7 +312,7 @@ def history_rows(history: Sequence[api.HistoryEntry]) -> list[list[str]]:
             entry.status,
             str(entry.attempt or ""),
             entry.error_type or "",
-            entry.note,
+            f"{entry.note} {_NONE_LEFT}" if _was_the_last(entry) else entry.note,
         ]
         for entry in history
     ]
@@ -336,7 +381,7 @@ def _table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _stages(job: api.Job) -> Group:
-    records = [*job.stages, *(job.cleanup.stages if job.cleanup is not None else ())]
+    records = [*_shown_stages(job), *(job.cleanup.stages if job.cleanup is not None else ())]
     summary = Text(
         f"{job.status}  {job.percent_done} %  {_duration(job.created_at, job.finished_at)}",
         _STATUS_STYLES.get(job.status, ""),
@@ -358,7 +403,7 @@ def _stages(job: api.Job) -> Group:
     ]
     if job.dispatch_error is not None:
         problems.append(Text(not_begun(job)))
-    problems += map(Text, _end_waits(job))
+    problems += [Text(sentence) for sentence in (cancelling(job), _end_waits(job)) if sentence]
     return Group(table, *problems, summary)
 
 
@@ -386,12 +431,17 @@ def _took(record: api.StageRecord) -> str:
 
 def _note(record: api.StageRecord) -> str:
     if record.status is api.StageStatus.WAITING:
+        if not record.waiting_for:
+            return ""
         return _waits(record.waiting_since, record.waits_until, record.waiting_for)
     if record.next_attempt_before is not None and not record.status.is_terminal:
         error = f"{record.error.type}; " if record.error is not None else ""
-        return f"{error}next attempt by {_clock(record.next_attempt_before)} at the latest"
+        # With full jitter it is any moment until then; the local stack shortens what is drawn.
+        until = _clock(record.next_attempt_before)
+        return f"{error}next attempt at any moment, by {until} at the latest"
     if record.error is not None and record.status is not api.StageStatus.SUCCEEDED:
-        return f"{record.error.type}: {record.error.message}"
+        none_left = f" {_NONE_LEFT}" if _was_the_last(record) else ""
+        return f"{record.error.type}: {record.error.message}{none_left}"
     return record.check
 
 

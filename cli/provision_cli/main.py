@@ -221,8 +221,8 @@ def jobs(
     display.show_table(console, headings, display.job_rows(found))
     for note in display.jobs_not_begun(found):
         display.line(console, note)
-    for waits in display.job_waits(found):
-        display.line(console, waits)
+    for note in [*display.jobs_cancelling(found), *display.job_waits(found)]:
+        display.line(console, note)
 
 
 @app.command()
@@ -399,9 +399,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run the program; returns its exit code."""
     try:
         # Ctrl-C comes back as the exit code of the shell's convention, 130.
-        code: object = app(list(arguments) or ["--help"], standalone_mode=False)
+        code: object = app(
+            list(arguments) or ["--help"], prog_name="provision", standalone_mode=False
+        )
     except typer.TyperException as error:
-        _complain(f"{error.format_message().rstrip('.')}; see `provision --help`.")
+        # What is wrong with a command line knows the command.
+        context: typer.Context | None = getattr(error, "ctx", None)
+        command = "provision" if context is None else context.command_path
+        _complain(f"{error.format_message().rstrip('.')}; see `{command} --help`.")
         return error.exit_code
     # Nothing is swallowed: whatever it is, it is said and ends the program with an error; whoever
     # looks for a bug gets its traceback.

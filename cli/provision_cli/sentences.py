@@ -6,8 +6,10 @@ import re
 
 from botocore import exceptions as aws
 from provisioner import api
+from provisioner.jobs.definition import DefinitionError
 from provisioner.runtime.aws_settings import problem
 
+from provision_cli.job_types.template import TemplateError
 from provision_cli.local.errors import LocalStackError
 
 
@@ -18,7 +20,9 @@ class CommandError(Exception):
 #: What says by itself, in one sentence, what is wrong and what to do.
 _SELF_EXPLAINING = (
     CommandError,
+    DefinitionError,
     LocalStackError,
+    TemplateError,
     api.ApiKeyNotFoundError,
     api.ApiKeysNotClaimableError,
     api.AwsSettingsError,

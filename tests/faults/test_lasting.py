@@ -22,6 +22,7 @@ from support.places import (
     each_lasting,
     places,
     put_in,
+    undisturbed,
 )
 from support.removal import end_of, keys_of, provisioned, snapshots, statuses, verifying
 from support.undoing import (
@@ -133,6 +134,8 @@ def test_a_project_is_let_go_of_and_its_login_is_right(
     workflow: Workflow, kind: Lasting, where: list[str]
 ) -> None:
     project_id = plainly_provisioned(workflow, keys=8)
+    for job_type in CHANGES:
+        undisturbed(workflow, job_type, project_id)
     before = api.get_project(project_id)
     for place in where:
         put_in(workflow, kind, [place])

@@ -24,11 +24,12 @@ from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.functions import DATABASE
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from support.calls import SQL, Call, Within, operation
 from support.changes import check_changed, ended, logs_in, new_change, plainly_provisioned
 from support.effects import Attempt, Effect, effects
-from support.places import CHANGES, CLEANUP, places
+from support.places import CHANGES, CLEANUP, STAGES, later_call, places, undisturbed
 from support.postgresql import PreparedCluster, tenant_snapshot
 from support.removal import end_of, provisioned
 from support.undoing import (
@@ -207,6 +208,7 @@ _WITH_SECRETS: dict[str, set[str]] = {
         "REMOVING_DATABASE",
         "REMOVING_API_KEYS",
     },
+    "repair_project": {"REPAIRING_DATABASE", "REPAIRING_SCHEMA"},
     "rotate_api_keys": {"ROTATING_API_KEYS"},
     "rotate_database_password": {"ROTATING_DATABASE_PASSWORD"},
 }
@@ -238,17 +240,15 @@ def test_secrets_manager_is_down_for_one_attempt_of_each_stage(workflow: Workflo
         retried |= _retried(CLEANUP, cleanup_of(failed).stages)
         project_id = failed.project_id
         jobs: list[Callable[[], api.Job]] = [lambda: workflow.new_job(project_id)]
-        jobs += [
-            partial(new_change, workflow, change, project_id)
-            for change in ("rotate_api_keys", "rotate_database_password")
-        ]
+        jobs += [partial(new_change, workflow, change, project_id) for change in CHANGES]
         jobs.append(lambda: workflow.new_deprovision_job(project_id))
         for new_job in jobs:
             now.clear()
             job = workflow.execute(new_job())
             assert job.status is api.JobStatus.COMPLETED, job.error
             retried |= _retried(job.job_type, job.stages)
-    assert retried == set(_with_secrets(*_WITH_SECRETS))
+    differing = sorted(retried ^ set(_with_secrets(*_WITH_SECRETS)))
+    assert differing == [], "say in _WITH_SECRETS whether they read or write a secret"
 
 
 def _failing(workflow: Workflow) -> api.Job:
@@ -289,6 +289,7 @@ def test_secrets_manager_stays_down_while_a_project_is_provisioned(workflow: Wor
     "Secrets Manager down",
     where=[
         *_with_secrets("rotate_api_keys", "rotate_database_password"),
+        f"{'repair_project'}/REPAIRING_DATABASE",
         f"{'deprovision_project'}/CHECKING_DATA",
     ],
     lasting=True,
@@ -300,6 +301,7 @@ def test_secrets_manager_stays_down_while_a_project_is_changed_or_removed(
     jobs = [
         new_change(workflow, "rotate_api_keys", project_id),
         new_change(workflow, "rotate_database_password", project_id),
+        new_change(workflow, "repair_project", project_id),
         workflow.new_deprovision_job(project_id),
     ]
     before = api.get_project(project_id)
@@ -353,15 +355,35 @@ _IN_THE_MIDDLE = {
     f"{'provision_project'}/CREATING_DATABASE": "GRANT CONNECT",
     f"{'provision_project'}/CREATING_SCHEMA": "CREATE TABLE",
     f"{CLEANUP}/REMOVING_DATABASE": "DROP ROLE",
-    f"{'rotate_database_password'}/ROTATING_DATABASE_PASSWORD": "ALTER ROLE",
     f"{'deprovision_project'}/CHECKING_DATA": "pg_replication_slots",
     f"{'deprovision_project'}/REMOVING_DATABASE": "DROP ROLE",
 }
 
 
+#: Stages of the job types that change a project: it restarts before they change something first.
+_CHANGING_DATABASES = [
+    f"{change}/{stage}"
+    for change in CHANGES
+    for stage in JOB_TYPES[change].stages
+    if stage.function == DATABASE
+]
+
+
+def _change(
+    workflow: Workflow, change: str, project_id: str, act: Callable[[str, Call], Any]
+) -> None:
+    """Change a project while something happens at each stage that is at work at its database."""
+    undisturbed(workflow, change, project_id)
+    for stage in STAGES[change]:
+        place = f"{change}/{stage}"
+        if place in _CHANGING_DATABASES:
+            workflow.faults[stage] = Fault(Within(later_call(place), partial(act, place)))
+    check_changed(workflow, workflow.execute(new_change(workflow, change, project_id)))
+
+
 @pytest.mark.fault(
     "PostgreSQL restarted in the middle",
-    where=[*_IN_THE_MIDDLE, f"{'deprovision_project'}/TAKING_SNAPSHOT"],
+    where=[*_IN_THE_MIDDLE, *_CHANGING_DATABASES, f"{'deprovision_project'}/TAKING_SNAPSHOT"],
 )
 def test_postgresql_restarts_in_the_middle_of_each_stage(
     own_cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch
@@ -385,9 +407,9 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
         return call.make()
 
     with deployed(own_cluster, monkeypatch) as workflow:
-        undisturbed = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
-        expected = workflow.snapshot(undisturbed)["tenant"]
-        workflow.execute(workflow.new_deprovision_job(undisturbed.project_id))
+        unharmed = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
+        expected = workflow.snapshot(unharmed)["tenant"]
+        workflow.execute(workflow.new_deprovision_job(unharmed.project_id))
 
         put_in(CLEANUP)
         project_id = _failing(workflow).project_id
@@ -403,9 +425,8 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
         assert job.status is api.JobStatus.COMPLETED, job.error
         assert workflow.snapshot(job)["tenant"] == expected
 
-        put_in("rotate_database_password")
-        job = workflow.execute(new_change(workflow, "rotate_database_password", project_id))
-        check_changed(workflow, job)
+        for change in dict.fromkeys(place.partition("/")[0] for place in _CHANGING_DATABASES):
+            _change(workflow, change, project_id, act)
 
         put_in("deprovision_project")
         read = PgDump.read
@@ -436,7 +457,7 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
         f"{CLEANUP}/REMOVING_DATABASE",
         f"{'provision_project'}/CREATING_DATABASE",
         f"{'provision_project'}/CREATING_SCHEMA",
-        f"{'rotate_database_password'}/ROTATING_DATABASE_PASSWORD",
+        *_CHANGING_DATABASES,
         f"{'deprovision_project'}/CHECKING_DATA",
         "TAKING_SNAPSHOT",
         f"{'deprovision_project'}/REMOVING_DATABASE",

@@ -18,13 +18,11 @@ from support.places import (
     each_passing,
     places,
     put_in,
+    undisturbed,
 )
 from support.removal import end_of, provisioned
 from support.undoing import OWNER, assert_undone, cleanup_of, fail
 from support.workflow import Run, Workflow, each_way
-
-#: How a job of each type that changes a project ends that met no fault.
-_ends: dict[str, Any] = {}
 
 
 @each_way
@@ -67,10 +65,7 @@ def test_a_project_is_deprovisioned(
 @each_passing(*CHANGES)
 def test_a_project_is_changed(workflow: Workflow, kind: Passing) -> None:
     project_id = plainly_provisioned(workflow, keys=4)
-    for job_type in CHANGES:
-        if job_type not in _ends:
-            undisturbed = workflow.execute(new_change(workflow, job_type, project_id))
-            _ends[job_type] = ended(undisturbed)
+    ends = {job_type: undisturbed(workflow, job_type, project_id) for job_type in CHANGES}
     for job_type, run in itertools.product(
         CHANGES, (Workflow.execute, Workflow.execute_in_process)
     ):
@@ -79,4 +74,4 @@ def test_a_project_is_changed(workflow: Workflow, kind: Passing) -> None:
         assert job.status is api.JobStatus.COMPLETED, (job_type, job.error)
         assert_met(workflow, job_type, kind, job.stages)
         check_changed(workflow, job)
-        assert ended(job) == _ends[job_type], job_type
+        assert ended(job) == ends[job_type], job_type

@@ -14,13 +14,10 @@ from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from support.changes import check_changed, new_change, plainly_provisioned
-from support.places import CHANGES, CLEANUP, STAGES, places
+from support.places import CHANGES, CLEANUP, HOLDING, STAGES, places
 from support.removal import end_of, provisioned, statuses
 from support.undoing import OWNER, assert_undone, fail
 from support.workflow import Workflow
-
-#: The job types that change a project and hold it meanwhile.
-_HOLDING = ("repair_project", "rotate_api_keys", "rotate_database_password")
 
 
 def at_every_stage(workflow: Workflow, job: api.Job, act: Callable[[str], object]) -> list[str]:
@@ -108,20 +105,20 @@ def test_a_project_that_is_being_deprovisioned_is_neither_provisioned_nor_remove
 
 @pytest.mark.fault(
     "two jobs at once for one project",
-    where=[place for change in _HOLDING for place in places(change, without=["INITIALIZING"])],
+    where=[place for change in HOLDING for place in places(change, without=["INITIALIZING"])],
 )
 def test_a_project_that_is_being_changed_is_neither_changed_by_another_nor_removed(
     workflow: Workflow,
 ) -> None:
     project_id = plainly_provisioned(workflow, keys=4)
-    for change in _HOLDING:
+    for change in HOLDING:
         first = new_change(workflow, change, project_id)
         others: dict[str, list[api.Job]] = {}
 
         def come(stage: str, others: dict[str, list[api.Job]] = others) -> None:
             if stage != "INITIALIZING":
                 jobs = [
-                    *(workflow.new_change(other, project_id) for other in _HOLDING),
+                    *(workflow.new_change(other, project_id) for other in HOLDING),
                     workflow.new_deprovision_job(project_id),
                 ]
                 others[stage] = [workflow.execute_in_process(job) for job in jobs]

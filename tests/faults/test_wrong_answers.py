@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from provisioner import api
 from provisioner.errors import ErrorType
+from provisioner.provisioning.job_types import JOB_TYPES
 from support.calls import (
     SQL,
     Act,
@@ -132,7 +133,8 @@ DEPROVISIONING: Wrong = {
     "FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR),
 }
 
-#: Of the stages of the job types that change a project.
+#: Of the stages of the job types that change a project, by name or by place. One that is not told
+#: of is to fail, by whatever error, where its first answer is empty.
 CHANGING: Wrong = {
     "ROTATING_API_KEYS": (
         operation("DescribeSecret"),
@@ -232,14 +234,20 @@ def test_a_project_is_not_changed(workflow: Workflow) -> None:
     before = api.get_project(project_id), api.list_api_keys(project_id)
     for place in places(*CHANGES):
         job_type, _, stage = place.partition("/")
-        answer_wrongly(workflow, {stage: CHANGING[stage]})
+        at, act, error_type = (
+            CHANGING.get(place) or CHANGING.get(stage) or (first_call, empty, None)
+        )
+        workflow.faults[stage] = Fault(Within(at, act), times=3)
         job = workflow.execute(new_change(workflow, job_type, project_id))
         workflow.faults.clear()
+        assert job.error is not None, (
+            f"{place}: the job is {job.status} although the stage is answered wrongly: say in "
+            "CHANGING of tests/faults/test_wrong_answers.py which wrong answer it must not take."
+        )
         assert job.status is api.JobStatus.FAILED, place
-        assert job.error is not None
-        assert (job.error.stage, job.error.type) == (stage, CHANGING[stage][2]), place
+        assert (job.error.stage, job.error.type) == (stage, error_type or job.error.type), place
         assert logs_in(workflow, project_id), place
-        if stage != "FINALIZING":
+        if stage != JOB_TYPES[job_type].last:
             assert (api.get_project(project_id), api.list_api_keys(project_id)) == before, place
         workflow.jobs.retry(job)
         check_changed(workflow, workflow.execute(workflow.jobs.get(job.job_id)))

@@ -115,7 +115,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_its_retry_completes(
     cancelled = cleaned_up(waiting.job_id)
     assert_is_undone(deployment, cancelled)
     assert main(["watch", waiting.job_id]) == 1
-    assert f"job {waiting.job_id} CANCELLED: JOB_CANCELLED" in capsys.readouterr().err
+    assert f"job {waiting.job_id} is CANCELLED." in capsys.readouterr().err
     assert main(["retry", waiting.job_id]) == 0
     assert capsys.readouterr().out == f"job {waiting.job_id} is QUEUED, attempt 2.\n"
     job = finished(waiting.job_id)

@@ -20,8 +20,9 @@ from provisioner.runtime import aws
 from psycopg import sql
 from support.workflow import Workflow
 
-CHANGES = ("rotate_api_keys", "revoke_api_key", "rotate_database_password")
-each_change = pytest.mark.parametrize("job_type", CHANGES, ids=str)
+each_change = pytest.mark.parametrize(
+    "job_type", ["rotate_api_keys", "revoke_api_key", "rotate_database_password"]
+)
 
 
 def plainly_provisioned(workflow: Workflow, keys: int = 2) -> str:
@@ -99,20 +100,23 @@ def drift_database(workflow: Workflow, project_id: str) -> set[tuple[str, str]]:
 
 
 def new_change(workflow: Workflow, job_type: str, project_id: str) -> api.Job:
-    """Store a job that has something to do; one that revokes takes the next key in force."""
+    """Store a job that has something to do, which is where nothing is said a type's example."""
+    payload: dict[str, Any] = {}
     if job_type == "repair_project":
         drift_database(workflow, project_id)
-        return workflow.new_change(job_type, project_id)
-    if job_type == "rotate_api_keys":
-        return workflow.new_change(job_type, project_id, count=1)
-    if job_type == "rotate_database_password":
-        return workflow.new_change(job_type, project_id)
-    active = [k for k in api.list_api_keys(project_id) if k.status is ApiKeyStatus.ACTIVE]
-    return workflow.new_change(job_type, project_id, key_id=active[0].key_id)
+    elif job_type == "rotate_api_keys":
+        payload = {"count": 1}
+    elif job_type == "revoke_api_key":
+        active = [k for k in api.list_api_keys(project_id) if k.status is ApiKeyStatus.ACTIVE]
+        payload = {"key_id": active[0].key_id}
+    return workflow.new_change(job_type, project_id, **payload)
 
 
 def check_changed(workflow: Workflow, job: api.Job) -> None:
-    """Check that a job has done what it is for, once, and has let go of the project."""
+    """Check that a job has done what it is for, once, and has let go of the project.
+
+    Of a job type that is not told of here, it checks what holds for each that changes a project.
+    """
     assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
     assert all(record.check for record in job.stages)
     assert job.result is not None
@@ -133,8 +137,7 @@ def check_changed(workflow: Workflow, job: api.Job) -> None:
     elif job.job_type == "repair_project":
         assert job.result["remaining"] == []
         assert _drifted(workflow, job.project_id) == set()
-    else:
-        assert logs_in(workflow, job.project_id)
+    assert logs_in(workflow, job.project_id)
 
 
 def _drifted(workflow: Workflow, project_id: str) -> set[Drift]:

@@ -200,6 +200,27 @@ def valid_payload(project_id: str = "shop", **payload: Any) -> ProvisionProjectP
     return provision_project_handler.parse({"project_id": project_id, "region": REGION} | payload)
 
 
+def provisioned_result(**fields: Any) -> dict[str, Any]:
+    """Return a result that a job of provision_project may end with."""
+    return {
+        "project_id": "shop",
+        "database": {
+            "host": "db",
+            "port": 5432,
+            "database_name": "nm_shop",
+            "schema_name": "app",
+            "connection_string": "postgresql://nm_shop_app@db:5432/nm_shop",
+            "secret_arn": "arn:of:database",
+        },
+        "services": {},
+        "api_keys": [
+            {"key_id": "key_1", "key_prefix": "nm_abc", "created_at": "2026-01-31T10:00:00Z"}
+        ],
+        "api_keys_secret_arn": "arn:of:keys",
+        "metadata": {"provisioned_at": "2026-01-31T10:00:01Z", "region": REGION},
+    } | fields
+
+
 def aws_error(code: str, status: int = 400, reasons: tuple[str, ...] = ()) -> Answer:
     """Answer with an error, always."""
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.provisioning.job_types import (
-    JOB_TYPES,
-    deprovision_project,
-    provision_project,
-    repair_project,
-    revoke_api_key,
-    rotate_database_password,
-)
+from provisioner.jobs.definition import JobDefinition
+from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
 from support.calls import (
     Act,
     At,
+    Call,
     Within,
     dropped,
     first_call,
@@ -29,7 +25,9 @@ from support.calls import (
     throttled,
     unanswered,
     unreadable,
+    unwell,
 )
+from support.changes import ended, new_change
 from support.workflow import Fault, FunctionEnded, Point, Workflow
 
 CLEANUP = "clean-up"
@@ -39,34 +37,90 @@ STAGES: dict[str, tuple[str, ...]] = {
     **{name: definition.stages for name, definition in JOB_TYPES.items()},
     CLEANUP: provision_project.JOB_TYPE.on_failure.cleanup,
 }
-#: The job types that are about a project that is there and stays. Another one is met by the faults
-#: once it stands here, and `support.changes` knows how to make and to check a job of it.
-CHANGES = ("repair_project", "revoke_api_key", "rotate_api_keys", "rotate_database_password")
+#: The job types that tests of tests/faults run by name: what they need, or leave, is their own.
+OF_THEIR_OWN = ("deprovision_project", "provision_project")
 
-_LAST = "FINALIZING"
 
-#: Stages with statements of PostgreSQL.
+def _changes_a_project(definition: JobDefinition[Any]) -> bool:
+    """Whether a job is about a project that is there and stays, and makes nothing to be removed."""
+    names_project = "project_id" in definition.payload_model.model_fields
+    return names_project and not definition.on_failure.cleanup
+
+
+#: The job types that are met by the faults without a word of theirs: a job of a type's example, or
+#: what `support.changes` makes instead, runs for a project that is provisioned without services.
+CHANGES = tuple(
+    name
+    for name, definition in JOB_TYPES.items()
+    if name not in OF_THEIR_OWN and _changes_a_project(definition)
+)
+#: Those that hold the project meanwhile: they have a lock to give back when they fail.
+HOLDING = tuple(name for name in CHANGES if JOB_TYPES[name].on_failure.release)
+
+#: The stages whose effect, or the last part of it, is the end of the job.
+_LAST = {f"{name}/{definition.last}" for name, definition in JOB_TYPES.items()}
+
+#: Stages with statements of PostgreSQL, of the job types that are not in CHANGES.
 _OF_DATABASES = {
     provision_project.CREATING_DATABASE,
     provision_project.CREATING_SCHEMA,
     provision_project.REMOVING_DATABASE,
     deprovision_project.TAKING_SNAPSHOT,
-    rotate_database_password.ROTATING_DATABASE_PASSWORD,
-    repair_project.REPAIRING_DATABASE,
-    repair_project.REPAIRING_SCHEMA,
 }
 
-#: Stages that may change nothing themselves: FINALIZING hands its change on.
+#: Stages of the same that change nothing themselves: FINALIZING hands its change on.
 _ONLY_LOOKING = {
-    *(f"{job}/{_LAST}" for job in STAGES),
+    f"provision_project/{provision_project.FINALIZING}",
+    f"deprovision_project/{deprovision_project.FINALIZING}",
     f"deprovision_project/{deprovision_project.CHECKING_SERVICES}",
     f"deprovision_project/{deprovision_project.CHECKING_DATA}",
-    f"revoke_api_key/{revoke_api_key.INITIALIZING}",
-    # The project that the tests repair has no services.
-    f"repair_project/{repair_project.REPAIRING_AUTH}",
-    f"repair_project/{repair_project.REPAIRING_REALTIME}",
-    f"repair_project/{repair_project.REPAIRING_STORAGE}",
 }
+
+#: How a job of each type in CHANGES ends that met no fault.
+_ends: dict[str, Any] = {}
+
+#: At which call, beside its first, each stage of those meets one: at that of its effect.
+_later_calls: dict[str, At] = {}
+
+
+def undisturbed(workflow: Workflow, job_type: str, project_id: str) -> Any:
+    """Return how a job ends that meets no fault; the first run shows what its stages call."""
+    if job_type not in _ends:
+        calls: dict[str, list[Call]] = {stage: [] for stage in STAGES[job_type]}
+        workflow.faults |= {stage: Fault(_noted(found)) for stage, found in calls.items()}
+        job = workflow.execute(new_change(workflow, job_type, project_id))
+        workflow.faults.clear()
+        assert job.status is api.JobStatus.COMPLETED, _cannot_run(job)
+        _later_calls.update({f"{job_type}/{s}": _call_of_effect(c) for s, c in calls.items()})
+        _ends[job_type] = ended(job)
+    return _ends[job_type]
+
+
+def _noted(calls: list[Call]) -> Within:
+    """Let the calls of a stage meet nothing, and list them."""
+
+    def note(call: Call) -> bool:
+        calls.append(call)
+        return False
+
+    return Within(note, unwell)
+
+
+def _call_of_effect(calls: Sequence[Call]) -> At:
+    changes = [call for call in calls if call.is_change]
+    if any(call.is_of_postgresql for call in changes):
+        return first_statement
+    return first_change if changes else first_call
+
+
+def _cannot_run(job: api.Job) -> str:
+    met = f" {job.error.stage}: {job.error.message}" if job.error is not None else ""
+    return (
+        f"{job.job_type}: no fault can be put in, since a job of its example is {job.status}.{met} "
+        "Let `new_change` of tests/support/changes.py make one that completes for a project "
+        "without services; or name the job type in OF_THEIR_OWN of tests/support/places.py, and "
+        "write its tests in tests/faults."
+    )
 
 
 def places(*jobs: str, without: Iterable[str] = ()) -> tuple[str, ...]:
@@ -77,6 +131,8 @@ def places(*jobs: str, without: Iterable[str] = ()) -> tuple[str, ...]:
 
 def later_call(place: str) -> At:
     """Return the call, beside its first, at which a stage meets a fault: that of its effect."""
+    if place.partition("/")[0] in CHANGES:
+        return _later_calls[place]
     if place in _ONLY_LOOKING:
         return first_call
     return first_statement if place.partition("/")[2] in _OF_DATABASES else first_change
@@ -90,7 +146,7 @@ class Passing:
     name: str
     #: Makes the faults of a stage, by its place.
     make: Callable[[str], Fault]
-    #: How often a stage is tried then, and how often FINALIZING, whose effect ends the job.
+    #: How often a stage is tried then, and how often the last, whose effect ends the job.
     attempts: int
     attempts_of_last: int
 
@@ -137,8 +193,7 @@ def put_in(workflow: Workflow, kind: Passing | Lasting, where: Iterable[str]) ->
 def attempts(job: str, kind: Passing) -> dict[str, int]:
     """Return how often each stage of a job is tried where it meets a fault that passes."""
     return {
-        place: kind.attempts_of_last if place.endswith(_LAST) else kind.attempts
-        for place in places(job)
+        place: kind.attempts_of_last if place in _LAST else kind.attempts for place in places(job)
     }
 
 
@@ -164,15 +219,15 @@ class Lasting:
     cause: str
     #: Attempts of the stage.
     attempts: int = 3
-    #: Whether the stage has had its effect each time: that of FINALIZING is the end of the job.
+    #: Whether the stage has had its effect each time: that of the last is the end of the job.
     has_effect: bool = False
 
 
 def _ended(point: Point, name: str) -> Callable[[str], Fault]:
-    """Let the function end without a word; that of FINALIZING before its effect."""
+    """Let the function end without a word; that of the last stage before its effect."""
 
     def make(place: str) -> Fault:
-        if place.endswith(_LAST):
+        if place in _LAST:
             return Fault(Point.BEFORE, lambda: FunctionEnded(name), times=3)
         return Fault(point, times=3)
 
@@ -232,7 +287,7 @@ def each_lasting(*groups: Iterable[str]) -> pytest.MarkDecorator:
     parameters = []
     for name, kind in LASTING.items():
         for group in groups:
-            where = [p for p in group if not (kind.has_effect and p.endswith(_LAST))]
+            where = [p for p in group if not (kind.has_effect and p in _LAST)]
             if where:
                 mark = pytest.mark.fault(kind.name, where=where, lasting=True)
                 parameters.append(pytest.param(kind, where, id=f"{name}-{where[0]}", marks=mark))

@@ -47,6 +47,7 @@ from provisioner.composition import (
     database,
     dead_letters,
     dispatcher,
+    instances,
     lifecycle,
     services,
     snapshot,

@@ -53,6 +53,7 @@ from provisioner.jobs.execution import (
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS
 from provisioner.jobs.stage_run import (
+    Completion,
     JobInput,
     StageFunction,
     StageOutcome,
@@ -236,9 +237,13 @@ class Workflow:
         )
 
     def new_change(self, job_type: str, project_id: str, **payload: Any) -> api.Job:
-        """Store a job that changes a project that is there, as the dispatcher does."""
+        """Store a job that changes a project that is there, as the dispatcher does.
+
+        What is not said of the payload is that of the job type's example.
+        """
         handler = api.get_job_handler(job_type)
-        valid = handler.parse({"project_id": project_id} | payload).model_dump(mode="json")
+        given = {**JOB_TYPES[job_type].example, "project_id": project_id, **payload}
+        valid = handler.parse(given).model_dump(mode="json")
         return self.jobs.create(NewJob(str(uuid.uuid4()), job_type, valid, handler.stages))
 
     def start(self, job: api.Job) -> str:
@@ -392,20 +397,28 @@ class Workflow:
             outcome = function(job)
             if fault.point is Point.TWICE:
                 return function(job)
-            # The effect of a stage that ends the job is the end of the job.
-            if isinstance(outcome, StageOutcome) and outcome.completion is not None:
-                self.jobs.complete(
-                    job.job_id,
-                    stage,
-                    output=outcome.output,
-                    check=outcome.check,
-                    attempt=job.attempt,
-                    result=outcome.completion.result,
-                    also=outcome.completion.also,
-                )
+            self._complete(job, stage, outcome)
             raise fault.error()
 
         return run
+
+    def _complete(self, job: JobInput, stage: str, outcome: StageOutcome | Waiting) -> None:
+        """Let a stage that ends the job have its effect, the end of the job."""
+        if isinstance(outcome, Waiting):
+            return
+        end = outcome.completion
+        if end is None and stage == JOB_TYPES[job.job_type].last:
+            end = Completion(outcome.output)
+        if end is not None:
+            self.jobs.complete(
+                job.job_id,
+                stage,
+                output=outcome.output,
+                check=outcome.check,
+                attempt=job.attempt,
+                result=end.result,
+                also=end.also,
+            )
 
     def _count(self, stage: str, fault: Fault) -> None:
         """Take away a fault that has happened as often as it says."""

@@ -33,7 +33,7 @@ from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings
-from support.core import Core, aws_error
+from support.core import Core, aws_error, provisioned_result
 from support.supervision import (
     NETWORK_ERROR,
     cleanup_executions,
@@ -294,7 +294,7 @@ def test_a_job_whose_cancel_is_stored_never_completes(core: Core) -> None:
 
     def cancelled_meanwhile(_job: JobInput) -> StageOutcome:
         client(core).cancel("job-1")
-        return StageOutcome(completion=Completion(result={"made": "x"}))
+        return StageOutcome(completion=Completion(result=provisioned_result()))
 
     with pytest.raises(ProvisioningError) as raised:
         run_stage(core, cancelled_meanwhile)

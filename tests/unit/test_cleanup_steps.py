@@ -229,7 +229,7 @@ def test_a_stage_that_ended_without_a_word_has_the_error_that_the_state_machine_
 
     errors = {record.stage: record.error for record in cleanup_of(core).stages if record.error}
     assert {stage: (error.type, error.cause) for stage, error in errors.items()} == {
-        provision_project.REMOVING_STORAGE: (ErrorType.TIMEOUT, "States.Timeout: "),
+        provision_project.REMOVING_STORAGE: (ErrorType.TIMEOUT, "States.Timeout"),
         provision_project.REMOVING_AUTH: (
             ErrorType.UNKNOWN_ERROR,
             "Runtime.ExitError: exit status 137",

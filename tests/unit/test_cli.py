@@ -107,19 +107,23 @@ def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "said", "command"),
     [
-        (("nonsense",), "No such command 'nonsense'"),
-        (("watch",), "Missing argument 'job_id'"),
-        (("enqueue", "--project", "p1x", "--delay", "901"), "--delay"),
-        (("project", "--colour"), "--colour"),
-        (("deprovision", "some-project"), "Missing option '--confirm'"),
+        (("nonsense",), "No such command 'nonsense'", ""),
+        (("watch",), "Missing argument 'job_id'", " watch"),
+        (("enqueue", "--project", "p1x", "--delay", "901"), "--delay", " enqueue"),
+        (("project", "--colour"), "--colour", " project"),
+        (("project", "repair"), "Missing argument 'project_id'", " project repair"),
+        (("deprovision", "some-project"), "Missing option '--confirm'", " deprovision"),
     ],
 )
-def test_a_wrong_command_line_is_one_sentence(
-    complaint: Complaint, arguments: tuple[str, ...], said: str
+def test_a_wrong_command_line_is_one_sentence_that_names_the_help_of_its_command(
+    complaint: Complaint, arguments: tuple[str, ...], said: str, command: str
 ) -> None:
-    assert said in complaint(*arguments, code=2)
+    complained = complaint(*arguments, code=2)
+
+    assert said in complained
+    assert complained.endswith(f"; see `provision{command} --help`.\n")
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,15 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from provision_cli import display, entry
 from provision_cli.ids import chosen, full_job_id
+from provision_cli.main import main
 from provision_cli.sentences import CommandError
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.dead_letters import DeadLetter
 from provisioner.jobs.models import HistoryEntry, StageRecord
+from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console
-from support.core import Core
+from support.core import Core, make_stack
 
 #: In a zone that is not UTC, and across its midnight.
 AT = datetime(2026, 11, 27, 23, 30, 5, tzinfo=timezone(timedelta(hours=-5)))
@@ -176,7 +178,28 @@ def test_a_next_attempt_is_in_utc() -> None:
     record = StageRecord(
         stage="INITIALIZING", status=api.StageStatus.RETRYING, next_attempt_before=AT
     )
-    assert display._note(record) == "next attempt by 04:30:05 UTC at the latest"
+    at_any_moment = "next attempt at any moment, by 04:30:05 UTC at the latest"
+    assert display._note(record) == at_any_moment
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_history_and_the_stage_say_that_no_attempt_is_left(core: Core) -> None:
+    made = core.new_job()
+    for attempt in (1, 2, 3):
+        core.jobs.start_stage(made, "INITIALIZING", attempt - 1)
+        failed = replace(ERROR, type=ErrorType.TIMEOUT, attempt=attempt, message="It took long.")
+        core.jobs.stage_failed("job-1", failed, retry_count=attempt - 1, retryable=True)
+        core.clock.advance()
+        made = core.jobs.get("job-1")
+
+    rows = display.history_rows(made.history)
+
+    assert [row[3:] for row in rows if row[2] == "RETRYING"] == [
+        ["1", "TIMEOUT", "It took long."],
+        ["2", "TIMEOUT", "It took long."],
+        ["3", "TIMEOUT", "It took long. No attempt is left."],
+    ]
+    assert display._note(made.stages[0]) == "TIMEOUT: It took long. No attempt is left."
 
 
 WAITS = "No cluster has room for one more database."
@@ -184,7 +207,7 @@ SINCE_UNTIL = "since 04:30:05 UTC, until 04:40:05 UTC at the latest"
 
 
 def waiting_job() -> api.Job:
-    """Return a job of which a stage waits, and the end too."""
+    """Return a job of which a stage waits."""
     record = StageRecord(
         stage="INITIALIZING",
         status=api.StageStatus.WAITING,
@@ -194,10 +217,18 @@ def waiting_job() -> api.Job:
         waiting_since=AT,
         waits_until=AT + timedelta(minutes=10),
     )
-    waits = tuple(
-        api.Wait(stage, WAITS, AT, AT + timedelta(minutes=10)) for stage in (record.stage, "")
-    )
+    waits = (api.Wait(record.stage, WAITS, AT, AT + timedelta(minutes=10)),)
     return replace(job(), stages=(record,), waits=waits)
+
+
+POLL = "A poll of INITIALIZING may still be at work."
+
+
+def cancelled_while_it_waited() -> api.Job:
+    """Return such a job whose end waits too, as it was cancelled: its stage is polled no more."""
+    waited = replace(waiting_job(), cancel_requested_at=AT)
+    end = api.Wait("", POLL, AT, AT + timedelta(minutes=10))
+    return replace(waited, status=api.JobStatus.RUNNING, error=None, waits=(*waited.waits, end))
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -208,13 +239,98 @@ def test_what_a_job_waits_for_is_shown_where_it_is_watched(*, terminal: bool) ->
 
     assert "WAITING" in text
     assert f"{SINCE_UNTIL}: {WAITS}" in text
-    assert f"The end of the job waits {SINCE_UNTIL}: {WAITS}" in text
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_job_that_was_cancelled_while_it_waited_says_that_and_shows_one_wait(
+    core: Core, *, terminal: bool
+) -> None:
+    made = core.new_job()
+    core.jobs.start_stage(made, "INITIALIZING", 0)
+    record = core.jobs.get("job-1").stages[0]
+    until = core.clock.at + timedelta(minutes=10)
+    core.jobs.stage_waits(made, record, WAITS, until, retry_count=0)
+    core.jobs.request_cancel(core.jobs.get("job-1"))
+    core.jobs.job_waits(core.jobs.get("job-1"), POLL, until)
+
+    class Reader(io.StringIO):
+        """Someone who sees that the end waits, in whose moment the job ends."""
+
+        def write(self, text: str, /) -> int:
+            written = super().write(text)
+            if POLL in text and not core.jobs.get("job-1").status.is_terminal:
+                core.jobs.fail("job-1", [ERROR], close={}, status=api.JobStatus.CANCELLED)
+            return written
+
+    reader = Reader()
+    console = Console(file=reader, force_terminal=terminal, width=200, color_system=None)
+    display.watch(console, "job-1")
+    text = reader.getvalue()
+
+    since = f"{core.clock.at:%H:%M:%S} UTC"
+    assert cancel_asked(since) in text
+    # A terminal is drawn anew; lines are said once.
+    assert terminal or text.count("Its cancel") == 1
+    assert f"The end of the job waits since {since}, until {until:%H:%M:%S} UTC" in text
+    assert "WAITING" in text
+    assert WAITS not in text.split(POLL)[0]
 
 
 def test_what_jobs_wait_for_is_listed_below_their_table() -> None:
-    assert display.job_waits([job(IDS[1]), waiting_job()]) == [
-        f"job {IDS[0]}: {of} waits {SINCE_UNTIL}: {WAITS}" for of in ("INITIALIZING", "its end")
+    listed = [job(IDS[1]), waiting_job(), cancelled_while_it_waited()]
+
+    assert display.job_waits(listed) == [
+        f"job {IDS[0]}: INITIALIZING waits {SINCE_UNTIL}: {WAITS}",
+        f"job {IDS[0]}: its end waits {SINCE_UNTIL}: {POLL}",
     ]
+
+
+def cancel_asked(since: str) -> str:
+    """Return what is said of a job that is being cancelled."""
+    return f"Its cancel was asked for at {since}: it ends once the stages that run have ended."
+
+
+def test_which_jobs_are_being_cancelled_is_listed_below_their_table() -> None:
+    ended = replace(job(IDS[1], api.JobStatus.CANCELLED), cancel_requested_at=AT)
+
+    assert display.jobs_cancelling([waiting_job(), cancelled_while_it_waited(), ended]) == [
+        f"job {IDS[0]}: {cancel_asked('04:30:05 UTC')}"
+    ]
+
+
+def test_the_list_of_jobs_says_what_is_cancelled_and_what_waits(
+    core: Core, connected: PlatformSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_stack(connected)
+    core.jobs.start_stage(core.new_job(), "INITIALIZING", 0)
+    core.jobs.request_cancel(core.jobs.get("job-1"))
+    core.jobs.job_waits(core.jobs.get("job-1"), POLL, core.clock.at)
+
+    assert main(["--stack", "provisioner", "jobs"]) == 0
+
+    since = f"{core.clock.at:%H:%M:%S} UTC"
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == f"job job-1: {cancel_asked(since)}"
+    assert said[-1].startswith(f"job job-1: its end waits since {since}")
+
+
+def test_that_a_job_was_cancelled_is_said_once() -> None:
+    cancelled, met = (
+        replace(ERROR, type=ErrorType.JOB_CANCELLED, message="The job was cancelled."),
+        replace(ERROR, type=ErrorType.NETWORK_ERROR, message="No answer."),
+    )
+    ended = replace(
+        job(status=api.JobStatus.CANCELLED),
+        error=replace(cancelled, stage="", attempt=0),
+        other_errors=(cancelled, met),
+    )
+
+    with pytest.raises(CommandError) as refused:
+        display.refuse_failed(ended)
+
+    said = f"job {ended.job_id} is CANCELLED. Also NETWORK_ERROR in INITIALIZING: No answer."
+    assert str(refused.value) == said
 
 
 @pytest.mark.usefixtures("connected")

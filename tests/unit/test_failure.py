@@ -114,8 +114,6 @@ def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(c
         ("Runtime.ExitError", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
         ("Runtime.OutOfMemory", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
         ("States.TaskFailed", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
-        ("KeyError", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
-        ("", ErrorType.UNKNOWN_ERROR, "The stage ended without saying why."),
     ],
 )
 @pytest.mark.usefixtures("running")
@@ -135,6 +133,49 @@ def test_an_end_without_a_word_closes_the_stage_with_a_type_of_ours(
         expected,
         core.clock.at,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "reported", "cause"),
+    [
+        (
+            "KeyError",
+            {"errorMessage": "'hunter2'", "stackTrace": ['  File "/a.py", line 7, in run\n  x\n']},
+            "KeyError at /a.py:7",
+        ),
+        ("KeyError", {"errorMessage": "'hunter2'", "stackTrace": []}, "KeyError"),
+        (
+            "Runtime.ImportModuleError",
+            {"errorMessage": "Unable to import module 'handler': No module named 'x'"},
+            "Runtime.ImportModuleError: Unable to import module 'handler': No module named 'x'",
+        ),
+        ("StageEnded", {"errorMessage": "It waited in vain."}, "StageEnded: It waited in vain."),
+    ],
+)
+@pytest.mark.usefixtures("running")
+def test_of_a_foreign_exception_its_name_and_place_are_told_and_no_text(
+    core: Core, name: str, reported: dict[str, Any], cause: str
+) -> None:
+    report = json.dumps({"errorType": name, "requestId": "0", **reported})
+
+    record_failure(core, ended_badly("CREATING_DATABASE", name, report))
+
+    assert the_error(core).cause == cause
+
+
+@pytest.mark.parametrize("name", ["KeyError", ""])
+@pytest.mark.usefixtures("running")
+def test_a_text_that_is_not_ours_is_not_kept(core: Core, name: str) -> None:
+    record_failure(core, ended_badly("CREATING_DATABASE", name, '{"errorMessage": "hunter2'))
+
+    assert the_error(core).cause == name
+
+
+@pytest.mark.usefixtures("running")
+def test_what_a_stage_could_not_store_is_told_by_its_sentence_alone(core: Core) -> None:
+    record_failure(core, ours("OF_ANOTHER_VERSION", ErrorType.UNKNOWN_ERROR, "A sentence."))
+
+    assert (the_error(core).message, the_error(core).cause) == ("A sentence.", "")
 
 
 @pytest.mark.usefixtures("running")

@@ -13,7 +13,7 @@ from provision_cli.job_types.derived import derived_files
 from provision_cli.job_types.new import write_job_type
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
-from provisioner.jobs.definition import DefinitionError, FailureHandling, Stage
+from provisioner.jobs.definition import DefinitionError, FailureHandling, Function, Stage
 from provisioner.provisioning import job_types
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import rotate_api_keys
@@ -61,6 +61,61 @@ def test_a_module_that_is_there_is_never_written_over(tmp_path: Path) -> None:
     assert module.read_text() == "# mine\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("JOB_TYPE = (", r"broken_type\.py: cannot be loaded: SyntaxError: .*line 1"),
+        ("\nJOB_TYPE = Job()", r"broken_type\.py, line 2: cannot be loaded: NameError: name 'Job'"),
+        ("import nowhere", r"broken_type\.py, line 1: cannot be loaded: ModuleNotFoundError: "),
+        ("raise RuntimeError('a\\nb.')", r"line 1: cannot be loaded: RuntimeError: a\.$"),
+    ],
+)
+def test_a_definition_that_cannot_be_loaded_is_named_with_the_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "broken_type.py").write_text(text)
+    monkeypatch.setattr(job_types, "__path__", [str(tmp_path)])
+
+    with pytest.raises(DefinitionError, match=said):
+        job_types.load("broken_type")
+
+
+def test_no_stack_starts_whose_files_do_not_follow_from_the_definitions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROVISION_LOCAL_DIRECTORY", str(tmp_path / "stack"))
+    (before, middle, after) = rotate_api_keys.JOB_TYPE.steps
+    assert isinstance(middle, Stage)
+    renamed = Stage("TURNING_KEYS", middle.meaning, function=middle.function, code=middle.code)
+    changed = replace(rotate_api_keys.JOB_TYPE, steps=(before, renamed, after))
+    monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
+
+    assert main(["up"]) == 1
+
+    assert capsys.readouterr().err == (
+        "provision: events/api_keys/rotate_api_keys/turning_keys.json, "
+        "state_machines/rotate_api_keys.asl.json, docs/state-machines/rotate_api_keys.svg, "
+        "docs/job-types.md, events/api_keys/rotate_api_keys/rotating_api_keys.json: "
+        "not as the job types' definitions have it; run `make state-machines` first.\n"
+    )
+    assert not (tmp_path / "stack").exists()
+
+
+def test_no_stack_starts_whose_definitions_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROVISION_LOCAL_DIRECTORY", str(tmp_path / "stack"))
+    nowhere = FailureHandling(release="nowhere:run")
+    changed = replace(rotate_api_keys.JOB_TYPE, on_failure=nowhere)
+    monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
+
+    assert main(["up"]) == 1
+
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("provision: job type rotate_api_keys: on_failure: code nowhere:run")
+    assert not (tmp_path / "stack").exists()
+
+
 @pytest.mark.parametrize("program", ["provision_cli.entry", "provision_cli.job_types.__main__"])
 def test_a_definition_that_cannot_run_is_a_sentence_of_every_program(program: str) -> None:
     # As if no name could be a job type's.
@@ -83,6 +138,10 @@ raise SystemExit(getattr(program, "run", getattr(program, "main", None))())
     ("fields", "message"),
     [
         ({"code": "nowhere:run"}, r"stage ROTATING_API_KEYS: code nowhere:run: cannot be loaded"),
+        (
+            {"function": Function("nowhere", 10)},
+            r"stage ROTATING_API_KEYS: function nowhere: its composition cannot be loaded",
+        ),
         (
             {"function": LIFECYCLE},
             r"stage ROTATING_API_KEYS: code .* takes secrets_manager, store, which its function",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import pytest
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 from provisioner.drivers import dynamodb
-from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.errors import FINAL_ERROR, ErrorType, ProvisioningError, failure
 from provisioner.jobs.models import JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.stage_run import (
     Completion,
@@ -17,9 +18,10 @@ from provisioner.jobs.stage_run import (
     StageOutcome,
     StageRunner,
 )
-from provisioner.provisioning.job_types import JOB_TYPES
+from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime.observability import metrics
-from support.core import Core, LogLines, aws_error, meanwhile
+from pydantic import BaseModel, field_validator, model_validator
+from support.core import Core, LogLines, aws_error, meanwhile, provisioned_result
 
 STAGE = "CREATING_DATABASE"
 SECRET = "correct-horse-battery-staple"
@@ -51,9 +53,10 @@ def test_the_last_stage_completes_the_job_with_its_output_where_it_says_nothing_
     core: Core,
 ) -> None:
     core.new_job()
-    run(core, lambda _: StageOutcome(output={"a": 1}, check="done"), stage="FINALIZING")
+    result = provisioned_result()
+    run(core, lambda _: StageOutcome(output=result, check="done"), stage="FINALIZING")
     job = core.jobs.get("job-1")
-    assert (job.status, job.result) == (JobStatus.COMPLETED, {"a": 1})
+    assert (job.status, job.result) == (JobStatus.COMPLETED, result)
 
 
 def raised_by(core: Core, function: StageFunction, **of_event: Any) -> ProvisioningError:
@@ -306,6 +309,24 @@ def test_no_text_of_a_foreign_exception_goes_further(
     assert error.__context__ is None
 
 
+def test_a_stage_that_the_function_does_not_have_is_a_sentence(core: Core) -> None:
+    core.new_job()
+    runner = StageRunner(core.jobs, {}, definitions=JOB_TYPES)
+    job = {"job_id": "job-1", "job_type": "provision_project", "payload": {}}
+
+    with pytest.raises(ProvisioningError) as raised:
+        runner({"job": job, "stage": "OF_ANOTHER_VERSION"})
+
+    assert (raised.value.type, raised.value.message, raised.value.cause) == (
+        ErrorType.UNKNOWN_ERROR,
+        (
+            "The function has no stage OF_ANOTHER_VERSION of job type provision_project: its code "
+            "and the state machine are of different versions; deploy both."
+        ),
+        "",
+    )
+
+
 def test_an_unexpected_exception_is_the_stages_own_type_and_says_where_it_was(core: Core) -> None:
     core.new_job()
 
@@ -351,12 +372,16 @@ def test_a_stage_whose_start_cannot_be_recorded_is_to_be_tried_again(
     core: Core, operation: str
 ) -> None:
     core.new_job()
+    core.calls.clear()
     core.answers[f"dynamodb.{operation}"] = aws_error("InternalServerError", 500)
 
     error = raised_by(core, raising(AssertionError()))
 
     assert error.type is ErrorType.NETWORK_ERROR
     assert error.__context__ is None
+    # What has no start has no failure to be recorded.
+    starts = 1 if operation == "TransactWriteItems" else 0
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == starts
 
 
 @pytest.mark.parametrize(
@@ -389,7 +414,7 @@ def completes(
         return StageOutcome(
             output={"made": 1},
             check="all answered",
-            completion=Completion(result={"project_id": "shop"}, also=[also]),
+            completion=Completion(result=provisioned_result(), also=[also]),
         )
 
     core.new_job()
@@ -402,7 +427,7 @@ def test_the_stage_that_ends_the_job_ends_it_with_all_that_belongs_to_it(core: C
 
     assert (result["status"], result["output"]) == ("SUCCEEDED", {"made": 1})
     job = core.jobs.get("job-1")
-    assert (job.status, job.result) == (JobStatus.COMPLETED, {"project_id": "shop"})
+    assert (job.status, job.result) == (JobStatus.COMPLETED, provisioned_result())
     project = core.projects.get("shop")
     assert project is not None
     assert project.status == "ACTIVE"
@@ -425,12 +450,13 @@ def test_the_stage_that_ends_the_job_may_meet_one_that_has_just_ended_it(core: C
         return stage_again(job)
 
     def stage_again(_job: JobInput) -> StageOutcome:
-        return StageOutcome(output={"made": 2}, check="x", completion=Completion(result={}))
+        other = Completion(result=provisioned_result(project_id="other"))
+        return StageOutcome(output={"made": 2}, check="x", completion=other)
 
     result = run(core, overtaken, stage="FINALIZING")
 
     assert result["output"] == {"made": 1}
-    assert core.jobs.get("job-1").result == {"project_id": "shop"}
+    assert core.jobs.get("job-1").result == provisioned_result()
 
 
 def test_a_job_that_lost_its_project_is_not_completed(core: Core) -> None:
@@ -440,6 +466,136 @@ def test_a_job_that_lost_its_project_is_not_completed(core: Core) -> None:
 
     assert error.type is ErrorType.CONFLICT
     assert core.jobs.get("job-1").status is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"database": {"host": SECRET}}, "database.port (missing)"),
+        ({"services": {"auth": SECRET}}, "services.auth (model_type)"),
+        ({"password": SECRET}, "password (extra_forbidden)"),
+        # It is told apart from a number by whoever reads it as JSON.
+        ({"api_keys": [{"key_id": 1}]}, "api_keys.0.key_id (string_type)"),
+        ({"metadata": {"provisioned_at": SECRET}}, "metadata.provisioned_at (datetime"),
+    ],
+)
+@pytest.mark.parametrize("is_said", [True, False], ids=["said", "its output"])
+def test_a_job_whose_result_is_not_what_its_model_says_fails_at_once(
+    core: Core, logged: LogLines, wrong: dict[str, Any], field: str, *, is_said: bool
+) -> None:
+    core.new_job()
+    result = provisioned_result(**wrong)
+    completion = Completion(result) if is_said else None
+
+    error = raised_by(
+        core,
+        lambda _: StageOutcome(
+            output={} if is_said else result, check="done", completion=completion
+        ),
+        stage="FINALIZING",
+    )
+
+    assert (error.type, type(error).__name__) == (ErrorType.UNKNOWN_ERROR, FINAL_ERROR)
+    assert error.message.startswith(
+        "The result is not what its result model ProvisionProjectResult says; the first field that "
+        f"is wrong is {field}"
+    )
+    assert error.message.endswith("correct the stage's code, or the model, and run the job again.")
+    assert stored(core, "FINALIZING").status is StageStatus.FAILED
+    job = core.jobs.get("job-1")
+    assert (job.status, job.result) == (JobStatus.RUNNING, None)
+    assert SECRET not in _everything(error)
+    assert SECRET not in str(core.scan("JobsTable"))
+    assert SECRET not in str(logged())
+
+
+def test_digits_in_a_text_are_no_number_of_a_result(core: Core) -> None:
+    core.new_job()
+    result = provisioned_result()
+    result["database"]["port"] = "5432"
+
+    error = raised_by(core, lambda _: StageOutcome(output=result), stage="FINALIZING")
+
+    assert "database.port (int_type)" in error.message
+
+
+class _Refusing(BaseModel):
+    """A result that nobody can put out, and that says more of it than it should."""
+
+    place: str
+
+    @field_validator("place")
+    @classmethod
+    def _refuse(cls, place: str) -> str:
+        raise ValueError(f"{place} is no place")
+
+
+class _RefusingAll(BaseModel):
+    """A result of which no single field is wrong."""
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        raise ValueError("it is none")
+
+
+class _Any(BaseModel):
+    """A result that may be anything."""
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (_Refusing, "place (value_error)"),
+        (_RefusingAll, "result (value_error)"),
+        (_Any, None),
+        (None, None),
+    ],
+)
+def test_the_result_model_of_the_job_s_own_type_is_asked(
+    core: Core, model: type[BaseModel] | None, said: str | None
+) -> None:
+    """What a validator says of the value is not repeated."""
+    core.new_job()
+    definitions = {"provision_project": replace(provision_project.JOB_TYPE, result_model=model)}
+    outcome = StageOutcome(output={"place": SECRET}, check="done")
+    stages: dict[str, StageFunction] = {STAGE: ends_well, "FINALIZING": lambda _: outcome}
+    runner = StageRunner(core.jobs, {"provision_project": stages}, definitions=definitions)
+
+    if said is None:
+        runner(event("FINALIZING"))
+        assert core.jobs.get("job-1").result == outcome.output
+    else:
+        with pytest.raises(ProvisioningError) as raised:
+            runner(event("FINALIZING"))
+        assert f"the first field that is wrong is {said};" in str(raised.value)
+        assert SECRET not in _everything(raised.value)
+    # No other stage ends the job.
+    core.new_job("job-2")
+    assert runner(event(job_id="job-2"))["ok"]
+
+
+def test_a_wrong_result_is_an_error_of_its_stage_s_own_type(core: Core) -> None:
+    """A stage before the last may end the job too."""
+    core.new_job()
+
+    error = raised_by(core, lambda _: StageOutcome(completion=Completion({})))
+
+    assert error.type is ErrorType.DATABASE_CREATION_FAILED
+    assert "project_id (missing)" in error.message
+
+
+def test_a_job_that_has_ended_is_not_failed_by_a_late_wrong_result(core: Core) -> None:
+    stage = completes(core)
+
+    def overtaken(_job: JobInput) -> StageOutcome:
+        run(core, stage, stage="FINALIZING")
+        return StageOutcome(completion=Completion({}))
+
+    raised_by(core, overtaken, stage="FINALIZING")
+
+    job = core.jobs.get("job-1")
+    assert (job.status, job.error, job.result) == (JobStatus.COMPLETED, None, provisioned_result())
+    assert stored(core, "FINALIZING").status is StageStatus.SUCCEEDED
 
 
 def test_a_stage_that_was_closed_while_it_ran_does_not_end_well(core: Core) -> None:

@@ -240,6 +240,8 @@ def test_what_it_waits_for_is_stored_anew_when_that_changes(world: World) -> Non
     world.wait()
     first = world.stage()
     world.wait(SLOW, 1)
+    # It is one wait, whatever for.
+    assert metrics.metric_set == {}
     world.wait(SLOW, 2)
 
     stored = world.stage()
@@ -248,6 +250,18 @@ def test_what_it_waits_for_is_stored_anew_when_that_changes(world: World) -> Non
     # It waits since it began to, and no longer than it may in all.
     assert (stored.waiting_since, stored.waits_until) == (first.waiting_since, first.waits_until)
     assert [entry.note for entry in world.history("WAITING")] == [NO_ROOM, SLOW]
+
+
+def test_a_poll_that_comes_after_a_later_one_has_written_does_not_run(world: World) -> None:
+    world.wait()
+    world.wait(SLOW, 1)
+    before, ran = world.job(), len(world.ran)
+
+    raised = world.run(StageOutcome(), 0)
+
+    assert (raised.type, len(world.ran)) == (ErrorType.TIMEOUT, ran)
+    assert raised.message == "Another attempt of the stage began before this one."
+    assert world.job() == before
 
 
 def test_what_has_come_ends_the_stage_well_as_the_same_attempt(world: World) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -302,6 +303,32 @@ def test_a_run_that_was_given_up_may_go_on_beside_the_next(
             break
         check_changed(workflow, job)
     assert number >= 2
+
+
+@each_way
+def test_a_job_whose_result_is_not_what_its_model_says_fails_at_once_and_lets_go(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    project_id = plainly_provisioned(workflow, keys=1)
+    before = api.get_project(project_id)
+    job_type = "rotate_database_password"
+    another = replace(JOB_TYPES[job_type], result_model=api.RevokeApiKeyResult)
+    monkeypatch.setitem(JOB_TYPES, job_type, another)
+
+    job = run(workflow, workflow.new_change(job_type, project_id))
+
+    assert (job.status, job.result) == (api.JobStatus.FAILED, None)
+    assert job.error is not None
+    assert (job.error.type, job.error.stage, job.error.attempt) == (
+        ErrorType.UNKNOWN_ERROR,
+        "FINALIZING",
+        1,
+    )
+    assert "its result model RevokeApiKeyResult says; the first field" in job.error.message
+    assert "key_id (missing)" in job.error.message
+    assert workflow.waits == []
+    assert api.get_project(project_id) == before
+    assert logs_in(workflow, project_id)
 
 
 def test_a_password_is_changed_in_secret_and_database_and_open_sessions_go_on(

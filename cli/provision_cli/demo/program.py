@@ -15,14 +15,25 @@ from rich.console import Console
 from provision_cli import display
 from provision_cli.demo import failure, first_use, removal
 from provision_cli.demo.scene import Scene
+from provision_cli.job_types.derived import stale_files
 from provision_cli.local import processes
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.sentences import CommandError
+
+#: How many files a sentence names.
+_NAMED_FILES = 6
 
 
 def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
-    """Start the local stack, saying what is done and how long it takes."""
+    """Start the local stack, saying what is done and how long it takes.
+
+    Raises:
+        CommandError: a file does not follow from the job types' definitions; nothing is started.
+        DefinitionError, TemplateError: nothing follows from them; likewise.
+    """
     began = time.monotonic()
     settings = LocalStackSettings.from_environment(for_containers=for_containers)
+    _refuse_stale_files(settings.root)
 
     def report(step: str) -> None:
         display.line(console, f"{time.monotonic() - began:6.1f} s  {step}", style="dim")
@@ -31,6 +42,17 @@ def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
         running = LocalStack(settings).up(report)
     report("The local stack is up")
     return running
+
+
+def _refuse_stale_files(root: Path) -> None:
+    """Let no stack run state machines of other stages than its functions have."""
+    stale = [str(path) for path in stale_files(root)]
+    if stale:
+        more = f" and {len(stale) - _NAMED_FILES} more" if len(stale) > _NAMED_FILES else ""
+        raise CommandError(
+            f"{', '.join(stale[:_NAMED_FILES])}{more}: not as the job types' definitions have it; "
+            "run `make state-machines` first."
+        )
 
 
 def run(console: Console) -> None:

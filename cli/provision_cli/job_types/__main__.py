@@ -16,15 +16,12 @@ _ROOT = Path(__file__).resolve().parents[3]
 def main() -> int:
     """Write the files of this project, and name those that have changed."""
     try:
-        # A definition that cannot run is refused when it is imported.
+        # A definition that cannot be loaded, or run, is refused when it is imported.
         from provision_cli.job_types.derived import write  # noqa: PLC0415
 
         done = write(_ROOT)
     except (DefinitionError, TemplateError) as error:
         typer.echo(error, err=True)
-        return 1
-    except SyntaxError as error:
-        typer.echo(f"{error.filename}, line {error.lineno}: {error.msg}.", err=True)
         return 1
     for line in done:
         typer.echo(line)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from provisioner.composition import failure
-from provisioner.jobs.definition import DefinitionError, JobDefinition, load
+from provisioner.jobs.definition import (
+    DefinitionError,
+    Function,
+    JobDefinition,
+    description,
+    load,
+)
 from provisioner.jobs.state_machine import state_machines, text
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
@@ -59,9 +65,22 @@ def _check_code(definition: JobDefinition[Any]) -> None:
     for code in filter(None, codes):
         _load(f"job type {definition.name}: on_failure", code, failure.Resources, ())
     for stage in definition.all_stages:
-        parts = importlib.import_module(f"provisioner.composition.{stage.function.name}")
         where = f"job type {definition.name}: stage {stage}"
-        _load(where, stage.code, parts.Resources, stage.arguments)
+        _load(where, stage.code, _resources(where, stage.function), stage.arguments)
+
+
+def _resources(where: str, function: Function) -> type[Any]:
+    """Return what the code of a function's stages may take."""
+    try:
+        found: type[Any] = pkgutil.resolve_name(
+            f"provisioner.composition.{function.name}:Resources"
+        )
+    except (ImportError, AttributeError) as error:
+        raise DefinitionError(
+            f"{where}: function {function.name}: its composition cannot be loaded: "
+            f"{description(error)}."
+        ) from error
+    return found
 
 
 def _load(where: str, code: str, resources: type[Any], arguments: Collection[str]) -> None:
@@ -82,6 +101,24 @@ def left_behind(root: Path, derived: Iterable[Path]) -> list[Path]:
     return sorted(there - set(derived))
 
 
+def stale_files(root: Path) -> list[Path]:
+    """Return the files that are not as the definitions have them, or are of none any more.
+
+    Args:
+        root: the project's folder, to which the paths are relative.
+
+    Raises:
+        DefinitionError, TemplateError: as of `derived_files`.
+    """
+    files = derived_files(root)
+    stale = [path for path, content in files.items() if _differs(path, content)]
+    return [path.relative_to(root) for path in (*stale, *left_behind(root, files))]
+
+
+def _differs(path: Path, content: str) -> bool:
+    return not path.exists() or path.read_text(encoding="utf-8") != content
+
+
 def write(root: Path) -> list[str]:
     """Write what is derived where it differs, and remove what is left of job types that are gone.
 
@@ -97,7 +134,7 @@ def write(root: Path) -> list[str]:
     done: list[str] = []
     files = derived_files(root)
     for path, content in files.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != content:
+        if _differs(path, content):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
             done.append(f"wrote {path.relative_to(root)}")

@@ -15,6 +15,9 @@ from provision_cli.sentences import CommandError
 
 _MODULES = Path("layers", "provisioner", "provisioner", "provisioning", "job_types")
 
+#: Writes the table of faults, from the tests that put them in.
+_FAULT_TABLE = Path("docs", "write_fault_table.py")
+
 #: Shorter than a message may name it: the state machine of its clean-up, `<stack>-<name>_cleanup`,
 #: has 80 characters. Source: AWS Step Functions API Reference, CreateStateMachine.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -46,7 +49,7 @@ class ${class_name}Payload(Payload):
 
 
 class ${class_name}Result(Result):
-    """What a job of ${name} ends with: what its stages put out."""
+    """What a job of ${name} ends with: what its stages put out, and no other field."""
 
     project_id: str
     status: str
@@ -123,18 +126,27 @@ def write_job_type(root: Path, name: str) -> list[str]:
     class_name = "".join(word.capitalize() for word in name.split("_"))
     text = _MODULE.substitute(name=name, class_name=class_name)
     (root / module).write_text(text, encoding="utf-8")
-    # In a process of its own: in this one the job types have been loaded.
-    derived = subprocess.run(  # our own program, and no text of anyone's  # nosec B603
-        [sys.executable, "-m", "provision_cli.job_types"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    derived = _run(root, "-m", "provision_cli.job_types")
     if derived.returncode != 0:
         (root / module).unlink()
         raise CommandError(f"{module}: nothing was derived from it: {derived.stderr.strip()}")
-    return [f"wrote {module}", *derived.stdout.splitlines()]
+    done = [f"wrote {module}", *derived.stdout.splitlines()]
+    if (root / "tests").is_dir():
+        # Its stages are met by the faults of the tests, which the table tells of.
+        table = _run(root, str(_FAULT_TABLE))
+        if table.returncode != 0:
+            raise CommandError(
+                f"{module}: was written, but not the table of faults; run `make fault-docs`."
+            )
+        done.append("wrote docs/reliability.md")
+    return done
+
+
+def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of ours in a process of its own: this one has loaded the job types before."""
+    return subprocess.run(  # noqa: S603  # our own program, no text of anyone's  # nosec B603
+        [sys.executable, *arguments], cwd=root, capture_output=True, text=True, check=False
+    )
 
 
 def _check(root: Path, name: str) -> None:

@@ -206,7 +206,8 @@ class JobDefinition[Payload: BaseModel]:
     meaning: str
     #: Says what a valid payload is; the job's payload is stored as this model dumps it.
     payload_model: type[Payload]
-    #: What a job of it ends with; None where that is no one's contract.
+    #: What a job of it ends with; one whose result, as JSON, is not what it says fails. None where
+    #: that is no one's contract.
     result_model: type[BaseModel] | None = None
     #: The stages in order, with what runs beside what. The last is a stage: it completes the job.
     steps: tuple[Stage | Parallel, ...]
@@ -298,6 +299,11 @@ def longest_run(definitions: JobDefinitions, job_type: str, stage: str) -> int:
     return LONGEST_RUN_SECONDS if found is None else found.seconds
 
 
+def description(error: Exception) -> str:
+    """Name what keeps code from being loaded: the error's class, and the first line of its text."""
+    return f"{type(error).__name__}: {str(error).partition('\n')[0].rstrip('.')}"
+
+
 def load(
     code: str, resources: Collection[str], arguments: Collection[str] = ()
 ) -> tuple[Callable[..., Any], list[str]]:
@@ -313,8 +319,8 @@ def load(
     """
     try:
         function = pkgutil.resolve_name(code)
-    except (ImportError, AttributeError) as error:
-        raise DefinitionError(f"code {code}: cannot be loaded: {error}.") from error
+    except Exception as error:  # a module is run when it is loaded, and may raise anything
+        raise DefinitionError(f"code {code}: cannot be loaded: {description(error)}.") from error
     parameters = signature(function).parameters.values()
     wanted = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in arguments]
     missing = [p.name for p in wanted if p.name not in resources and p.default is p.empty]

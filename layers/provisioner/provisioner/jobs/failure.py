@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,9 @@ _ATTEMPTS = 3
 
 #: Characters of a foreign cause that are kept.
 _CAUSE_LENGTH = 1000
+
+#: The place that a line of a stack trace names, as Python writes it.
+_PLACE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>[0-9]+)')
 
 _FOREIGN_MESSAGES = {
     ErrorType.TIMEOUT: "The stage did not end in the time that it had.",
@@ -327,26 +331,44 @@ def _stage_error(record: StageRecord, error: Mapping[str, Any], now: datetime) -
         told = record.error
         if told is not None and told.type == name and told.attempt == record.attempt:
             return told
-        return StoredError(
-            ErrorType(name), record.stage, record.attempt, _message(cause), _cause(name, cause)
-        )
+        # Its sentence is ours; what else it knew, it could not store.
+        message = _reported(cause).get("errorMessage") or _FOREIGN_MESSAGES[ErrorType.UNKNOWN_ERROR]
+        return StoredError(ErrorType(name), record.stage, record.attempt, str(message), "")
     error_type = FOREIGN_ERRORS.get(name, ErrorType.UNKNOWN_ERROR)
     return StoredError(
         error_type,
         record.stage,
         record.attempt,
         _FOREIGN_MESSAGES[error_type],
-        _cause(name, cause),
+        _technical_cause(name, cause),
     )
 
 
-def _message(cause: str) -> str:
-    """Take the sentence out of what AWS Lambda reports for an exception of ours."""
+def _technical_cause(name: str, cause: str) -> str:
+    """Say what a foreign error was: its name, and, of what AWS Lambda reports of it, what may be.
+
+    A name with a dot is AWS's, and so is its text. Without one it is a class of Python's: its text
+    may hold anything, a password too, so that only the place at which it was raised is told.
+    """
+    reported = _reported(cause)
+    if "." in name:
+        said = f": {reported.get('errorMessage') or cause}"
+    elif name == FINAL_ERROR:
+        said = f": {reported.get('errorMessage', '')}"
+    else:
+        frames = reported.get("stackTrace")
+        place = _PLACE.search(str(frames[-1])) if isinstance(frames, list) and frames else None
+        said = f" at {place['file']}:{place['line']}" if place else ""
+    return f"{name}{said}".removesuffix(": ")[:_CAUSE_LENGTH]
+
+
+def _reported(cause: str) -> Mapping[str, Any]:
+    """Return what AWS Lambda reports of an exception; nothing where the cause is no such report.
+
+    Source: AWS Lambda Developer Guide, "Lambda function errors in Python".
+    """
     try:
-        return str(json.loads(cause)["errorMessage"])
-    except (ValueError, KeyError, TypeError):
-        return _FOREIGN_MESSAGES[ErrorType.UNKNOWN_ERROR]
-
-
-def _cause(name: str, cause: str) -> str:
-    return f"{name}: {cause}"[:_CAUSE_LENGTH]
+        value = json.loads(cause)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

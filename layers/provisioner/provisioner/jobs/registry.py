@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from provisioner.arguments import check_text, shown
 from provisioner.errors import ErrorType, failure
@@ -52,10 +53,32 @@ def first_problem(error: ValidationError, whole: str) -> str:
         error: what the model raised.
         whole: what to name where the problem is no field's.
     """
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    first = _first(error)
+    return f"{_field(first, whole)}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"
+
+
+def first_kind_of_problem(error: ValidationError, whole: str) -> str:
+    """Name the first field that is wrong and, by pydantic's word, the kind of its error.
+
+    Where a value may be secret, this is safe whatever the model is: the sentence of an error, such
+    as one of a validator, may repeat the value; its kind, such as `missing`, cannot. Source:
+    pydantic's documentation, "Validation Errors".
+
+    Args:
+        error: what the model raised.
+        whole: what to name where the problem is no field's.
+    """
+    first = _first(error)
+    return f"{_field(first, whole)} ({first['type']})"
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    return error.errors(include_url=False, include_input=False, include_context=False)[0]
+
+
+def _field(problem: ErrorDetails, whole: str) -> str:
     # An unknown field's name is the sender's own text.
-    field = shown(".".join(str(part) for part in first["loc"])) or whole
-    return f"{field}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"
+    return shown(".".join(str(part) for part in problem["loc"])) or whole
 
 
 def is_too_deep(value: object) -> bool:

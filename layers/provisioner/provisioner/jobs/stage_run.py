@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate
 from provisioner.drivers.dynamodb import ConditionFailedError
@@ -31,6 +32,7 @@ from provisioner.jobs.models import (
     StoredError,
     waited_in_vain,
 )
+from provisioner.jobs.registry import first_kind_of_problem
 from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class StageEvent(BaseModel):
 class Completion:
     """Says that the job ends well with this stage."""
 
+    #: As JSON, it is what the job type's `result_model` says; else the job fails.
     result: Mapping[str, Any]
     #: Writes of the same transaction.
     also: Sequence[TransactWriteItemTypeDef] = ()
@@ -257,7 +260,14 @@ class StageRunner:
         )
 
     def _run(self, event: StageEvent, job: Job, record: StageRecord) -> StageRecord | StageWaiting:
-        outcome = self._stages[event.job.job_type][event.stage](event.job)
+        run = self._stages.get(event.job.job_type, {}).get(event.stage)
+        if run is None:
+            raise failure(
+                ErrorType.UNKNOWN_ERROR,
+                f"The function has no stage {event.stage} of job type {event.job.job_type}: its "
+                "code and the state machine are of different versions; deploy both.",
+            )
+        outcome = run(event.job)
         if isinstance(outcome, Waiting):
             return self._wait(event, job, record, outcome.waiting_for)
         ended = self._end(event, outcome, polls_seen=_are_polls_seen(record, event))
@@ -276,7 +286,7 @@ class StageRunner:
         stage = self._stage(event)
         if stage is None or stage.waits_seconds == 0 or not waiting_for.strip():
             raise final_failure(
-                ErrorType.UNKNOWN_ERROR if stage is None else stage.own_error,
+                self._own_error(event),
                 "The stage waits, but its definition gives it no time to wait (waits_seconds), or "
                 "it does not say what for.",
             )
@@ -302,6 +312,12 @@ class StageRunner:
         return StageWaiting(waiting_for)
 
     def _end(self, event: StageEvent, outcome: StageOutcome, *, polls_seen: bool) -> StageRecord:
+        """Record that the stage has ended well, and the job with it where it ends with it.
+
+        Raises:
+            ProvisioningError: the job's result is not what its result model says, or the job may
+                not be completed any more.
+        """
         job_id, stage = event.job.job_id, event.stage
         definition = self._definitions[event.job.job_type]
         completion = outcome.completion
@@ -318,6 +334,7 @@ class StageRunner:
                 skipped=None if event.cleanup else definition.skipped_after(stage, outcome.output),
                 polls_seen=polls_seen,
             )
+        self._check_result(event, completion.result)
         try:
             self._store.complete(
                 job_id,
@@ -346,14 +363,40 @@ class StageRunner:
             stage=stage, status=StageStatus.SUCCEEDED, output=dict(outcome.output)
         )
 
+    def _check_result(self, event: StageEvent, result: Mapping[str, Any]) -> None:
+        """Refuse a result that is not what the job type's result model says.
+
+        It is compared as what it is stored and read as, JSON, in which a time is text; and
+        strictly, so that a text of digits is no number. Source: pydantic's documentation, "Strict
+        Mode".
+
+        Raises:
+            ProvisioningError: it is not; since the code makes it so each time, this is final.
+        """
+        model = self._definitions[event.job.job_type].result_model
+        if model is None:
+            return
+        try:
+            model.model_validate_json(json.dumps(dict(result)), strict=True)
+        except ValidationError as error:
+            raise final_failure(
+                self._own_error(event),
+                f"The result is not what its result model {model.__name__} says; the first field "
+                f"that is wrong is {first_kind_of_problem(error, 'result')}; correct the stage's "
+                "code, or the model, and run the job again.",
+            ) from None
+
+    def _own_error(self, event: StageEvent) -> ErrorType:
+        stage = self._stage(event)
+        return ErrorType.UNKNOWN_ERROR if stage is None else stage.own_error
+
     def _stage(self, event: StageEvent) -> Stage | None:
         definition = self._definitions.get(event.job.job_type)
         return None if definition is None else definition.stage(event.stage)
 
     def _known(self, error: Exception, event: StageEvent) -> ProvisioningError:
         """Turn any exception into one of the table; its text is kept only where we made it."""
-        stage = self._stage(event)
-        own = ErrorType.UNKNOWN_ERROR if stage is None else stage.own_error
+        own = self._own_error(event)
         if isinstance(error, ProvisioningError):
             return error
         if isinstance(error, AWS_ERRORS):

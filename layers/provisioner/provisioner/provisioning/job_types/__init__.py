@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
+from pathlib import Path
 from typing import Any
 
-from provisioner.jobs.definition import DefinitionError, JobDefinition
+from provisioner.jobs.definition import DefinitionError, JobDefinition, description
 
 
 def load(name: str) -> JobDefinition[Any]:
     """Load the job type of a module, which has its name.
 
     Raises:
-        DefinitionError: the module defines none, or one of another name.
+        DefinitionError: the module cannot be loaded, or defines none, or one of another name.
     """
-    definition = getattr(importlib.import_module(f"{__name__}.{name}"), "JOB_TYPE", None)
+    try:
+        module = importlib.import_module(f"{__name__}.{name}")
+    except DefinitionError:
+        raise
+    except Exception as error:  # a module is run when it is loaded, and may raise anything
+        raise DefinitionError(
+            f"module {name}.py{_line(name, error)}: cannot be loaded: {description(error)}."
+        ) from error
+    definition = getattr(module, "JOB_TYPE", None)
     if not isinstance(definition, JobDefinition):
         raise DefinitionError(f"module {name}.py: define its job type as JOB_TYPE.")
     if definition.name != name:
@@ -23,6 +33,13 @@ def load(name: str) -> JobDefinition[Any]:
             f"module {name}.py: its job type is named {definition.name}; name both alike."
         )
     return definition
+
+
+def _line(name: str, error: Exception) -> str:
+    """Say in which line of a module it was; the text of a SyntaxError says so itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == f"{name}.py"]
+    return f", line {lines[-1]}" if lines else ""
 
 
 #: The definitions by the names of their job types.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
-from provisioner.provisioning.functions import DATABASE, INSTANCE_SECONDS, INSTANCES, LIFECYCLE, SERVICES
+from provisioner.provisioning.functions import (
+    DATABASE,
+    INSTANCE_SECONDS,
+    INSTANCES,
+    LIFECYCLE,
+    SERVICES,
+)
 from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.result import Result
 
