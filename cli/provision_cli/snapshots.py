@@ -39,8 +39,8 @@ def restore_snapshot(
     into: Annotated[
         str | None,
         typer.Option(
-            help="The connection URL of an empty database, the password best in PGPASSWORD; "
-            "the project's own when left out."
+            help="The connection URL of an empty database, the password best in PGPASSWORD, of "
+            "MySQL in MYSQL_PWD; the project's own when left out."
         ),
     ] = None,
 ) -> None:

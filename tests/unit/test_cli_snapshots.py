@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from provision_cli.main import main
 from provisioner import api
+from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.snapshots import Snapshots
 from provisioner.runtime.platform import PlatformSettings
 from support.core import REGION, Answer, Core, aws_error, make_stack
+from support.mysql_tenants import MysqlTenant
 
 BUCKET = "snapshots"
 
@@ -219,3 +221,39 @@ def test_an_argument_that_is_no_text_is_named(core: Core, arguments: dict[str, A
     assert raised.value.type is ErrorType.INVALID_PAYLOAD
     assert raised.value.message.startswith(f"{next(iter(arguments))}: ")
     assert core.calls == []
+
+
+def test_a_snapshot_of_mysql_is_restored_by_a_url_of_mysqls(
+    core: Core, command: Command, make_mysql_tenant: Callable[[], MysqlTenant]
+) -> None:
+    source, target = make_mysql_tenant(), make_mysql_tenant()
+    for tenant in (source, target):
+        tenant.ensure()
+    source.as_tenant("CREATE TABLE words (word text)", "INSERT INTO words VALUES ('kept')")
+    claim = source.owner.claim(only_this_job=False)
+    with MysqlDumper(source.admin).dump(source.names, claim, 60.0) as dump:
+        assert dump is not None
+        core.client("s3").put_object(
+            Bucket=BUCKET, Key="shop/a-1.dump", Body=dump.read(), Metadata={"engine": "mysql"}
+        )
+
+    code, shown, complaint = command("restore", "shop", "--into", target.url())
+
+    assert (code, complaint) == (0, "")
+    assert f"is restored into database {target.names.database} on {target.server.host}:" in shown
+    assert target.as_tenant("SELECT word FROM words") == (("kept",),)
+
+
+def test_a_snapshot_is_restored_into_its_own_technology_only(core: Core, command: Command) -> None:
+    put(core, "shop/a-1.dump", engine="mysql")
+    put(core, "cafe/a-1.dump", engine="postgresql")
+    for project, url, engines in (
+        ("shop", "postgresql://app@host/database", ("mysql", "postgresql")),
+        ("cafe", "mysql://app@host/database", ("postgresql", "mysql")),
+    ):
+        code, _, complaint = command("restore", project, "--into", url)
+        assert code == 1
+        assert complaint == (
+            f"DATABASE_CHANGE_FAILED: The snapshot is of a database of {engines[0]}, and the one "
+            f"to restore into is of {engines[1]}; name one of {engines[0]} by its connection URL."
+        )

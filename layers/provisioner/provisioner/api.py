@@ -519,7 +519,8 @@ def restore_snapshot(
     Args:
         project_id: whose snapshot.
         snapshot: its key or job, or a unique beginning of one; the newest when left out.
-        into: a PostgreSQL connection URL; the project's own database and login when left out.
+        into: a connection URL of PostgreSQL or MySQL; the project's own database and login when
+            left out.
 
     Raises:
         INVALID_PAYLOAD: an argument is not what it must be; the message names it, and repeats none.
@@ -535,7 +536,7 @@ def restore_snapshot(
         check_text("snapshot", snapshot)
     if into is not None:
         check_text("into", into)
-    # Its parts run PostgreSQL's programs, which nothing else here needs.
+    # Its parts are the databases' drivers, which nothing else here needs.
     from provisioner.composition.restore import own_url, restore  # noqa: PLC0415
 
     asked = validate_payload(

@@ -1,10 +1,13 @@
-"""A restore's parts: the bucket of snapshots, a login, and PostgreSQL's programs."""
+"""A restore's parts: the bucket of snapshots, a login, and what restores by it."""
 
 from __future__ import annotations
 
 import errno
 import tempfile
+from collections.abc import Callable
 
+from provisioner.drivers.database_engine import DatabaseRestorer
+from provisioner.drivers.mysql.restore import MysqlRestorer
 from provisioner.drivers.postgresql.restore import PostgresqlRestorer
 from provisioner.drivers.secrets import claimed_secret
 from provisioner.errors import ErrorType, failure
@@ -15,6 +18,11 @@ from provisioner.provisioning.snapshots import RestoredSnapshot, Snapshot, Snaps
 from provisioner.runtime import aws
 from provisioner.runtime.platform import PlatformSettings
 
+_RESTORERS: dict[Engine, Callable[[str], DatabaseRestorer]] = {
+    Engine.POSTGRESQL: PostgresqlRestorer,
+    Engine.MYSQL: MysqlRestorer,
+}
+
 
 def restore(settings: PlatformSettings, snapshot: Snapshot, url: str) -> RestoredSnapshot:
     """Restore a snapshot, as the login of a connection URL.
@@ -22,7 +30,15 @@ def restore(settings: PlatformSettings, snapshot: Snapshot, url: str) -> Restore
     The snapshot is kept in a file that has no name, so that it is gone however this ends.
     """
     names = Naming(settings.resource_prefix, settings.resource_namespace).names(snapshot.project_id)
-    restorer = PostgresqlRestorer(url)
+    # What is no URL of MySQL's may be libpq's words and values.
+    engine = Engine.MYSQL if url.startswith("mysql:") else Engine.POSTGRESQL
+    if snapshot.engine not in {engine, ""}:
+        raise failure(
+            ErrorType.DATABASE_CHANGE_FAILED,
+            f"The snapshot is of a database of {snapshot.engine}, and the one to restore into is "
+            f"of {engine}; name one of {snapshot.engine} by its connection URL.",
+        )
+    restorer: DatabaseRestorer = _RESTORERS[engine](url)
     # Before anything is read: a refusal takes a second, and a snapshot may take long.
     restorer.check()
     with tempfile.TemporaryFile() as archive:
@@ -37,7 +53,7 @@ def restore(settings: PlatformSettings, snapshot: Snapshot, url: str) -> Restore
                 f"The snapshot has {snapshot.size_bytes:,} bytes, and the folder for temporary "
                 "files has no room for them; name another by TMPDIR.",
             ) from None
-        restored = restorer.restore(archive, names.tenants[Engine.POSTGRESQL])
+        restored = restorer.restore(archive, names.tenants[engine])
     return RestoredSnapshot(
         snapshot, restored.host, restored.port, restored.database, restored.left_out
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One snapshot: an archive in pg_dump's custom format."""
+    """One snapshot: an archive in pg_dump's custom format, or SQL of MySQL's in gzip's."""
 
     project_id: str
     #: The object's name in the bucket of snapshots.
@@ -28,6 +28,8 @@ class Snapshot:
     #: When it was whole.
     taken_at: datetime
     size_bytes: int
+    #: The technology of the database, such as mysql; empty where nothing says.
+    engine: str
     #: The version of the server that it was taken of, such as 18.6; empty where nothing says.
     server_version: str
 
@@ -135,5 +137,6 @@ class Snapshots:
             job_id=metadata.get("job-id", job_id),
             taken_at=found["LastModified"],
             size_bytes=found["Size"],
+            engine=metadata.get("engine", ""),
             server_version=metadata.get("server-version", ""),
         )

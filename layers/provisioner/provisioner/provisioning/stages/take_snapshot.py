@@ -86,7 +86,11 @@ def ensure_snapshot(
             dump,
             bucket=bucket,
             key=key,
-            metadata={"server-version": dump.server_version, "job-id": job.job_id},
+            metadata={
+                "engine": str(cluster.engine),
+                "server-version": dump.server_version,
+                "job-id": job.job_id,
+            },
             final=ErrorType.SNAPSHOT_FAILED,
         )
         snapshot = SnapshotResult(
