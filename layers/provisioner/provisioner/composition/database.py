@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+from provisioner.composition.server_certificates import believing
 from provisioner.composition.stage_code import stages_of
+from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.mysql import removal_obstacles as mysql_obstacles
+from provisioner.drivers.mysql.engine import MysqlEngine
+from provisioner.drivers.obstacles import Obstacles
+from provisioner.drivers.postgresql import removal_obstacles as postgresql_obstacles
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
-from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
+from provisioner.ownership import Claim
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import DATABASE
@@ -16,13 +22,13 @@ from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws
-from provisioner.runtime.settings import DatabaseSettings
+from provisioner.runtime.settings import DatabaseSettings, ServerSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
     from provisioner.provisioning.database_access import Engines
-    from provisioner.provisioning.stages.check_data import DatabaseLooks
+    from provisioner.provisioning.stages.check_data import DatabaseLook, DatabaseLooks
 
 
 class Resources(TypedDict):
@@ -37,6 +43,16 @@ class Resources(TypedDict):
     naming: Naming
 
 
+def _look_at_mysql(settings: ServerSettings) -> DatabaseLook:
+    def look(
+        admin: AdminConnection, names: TenantNames, claim: Claim, *, with_dump: bool
+    ) -> Obstacles:
+        believed = believing(admin, settings)
+        return mysql_obstacles.look_at_database(believed, names, claim, with_dump=with_dump)
+
+    return look
+
+
 def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
     """Bind the stages to their clients."""
     resources: Resources = {
@@ -46,8 +62,14 @@ def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
         ),
         "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
         "secrets_manager": aws.client("secretsmanager"),
-        "engines": {Engine.POSTGRESQL: PostgresqlEngine},
-        "looks": {Engine.POSTGRESQL: look_at_database},
+        "engines": {
+            Engine.POSTGRESQL: PostgresqlEngine,
+            Engine.MYSQL: lambda admin: MysqlEngine(believing(admin, settings)),
+        },
+        "looks": {
+            Engine.POSTGRESQL: postgresql_obstacles.look_at_database,
+            Engine.MYSQL: _look_at_mysql(settings),
+        },
         "naming": Naming(settings.resource_prefix, settings.resource_namespace),
     }
     return stages_of(DATABASE, resources)

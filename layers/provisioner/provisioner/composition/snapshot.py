@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from provisioner.composition.server_certificates import believing
 from provisioner.composition.stage_code import stages_of
+from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
@@ -58,7 +60,10 @@ def stages(settings: SnapshotSettings, time_left: Callable[[], float]) -> JobSta
         "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
         "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
         "secrets_manager": aws.client("secretsmanager"),
-        "dumpers": {Engine.POSTGRESQL: PostgresqlDumper},
+        "dumpers": {
+            Engine.POSTGRESQL: PostgresqlDumper,
+            Engine.MYSQL: lambda admin: MysqlDumper(believing(admin, settings)),
+        },
         "s3": aws.client("s3"),
         "bucket": settings.snapshots_bucket,
         "naming": Naming(settings.resource_prefix, settings.resource_namespace),

@@ -105,7 +105,14 @@ class LifecycleSettings(FailureSettings, ClusterSettings):
     default_project_quota: Annotated[int, Field(ge=0)]
 
 
-class DatabaseSettings(ProjectSettings, NamingSettings, ClusterSettings):
+class ServerSettings(Settings):
+    """What connects to database servers."""
+
+    #: The file of the certificates that their authorities have, which libpq reads by this variable.
+    pgsslrootcert: str | None = None
+
+
+class DatabaseSettings(ProjectSettings, NamingSettings, ClusterSettings, ServerSettings):
     """The database function's."""
 
 
@@ -117,7 +124,7 @@ class ServicesSettings(ProjectReaderSettings, NamingSettings):
     """The services function's."""
 
 
-class SnapshotSettings(ProjectReaderSettings, NamingSettings, ClusterSettings):
+class SnapshotSettings(ProjectReaderSettings, NamingSettings, ClusterSettings, ServerSettings):
     """The snapshot function's."""
 
     snapshots_bucket: str

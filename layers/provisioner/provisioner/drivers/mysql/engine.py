@@ -85,6 +85,9 @@ class MysqlEngine:
         self._admin = admin
         self._limits = limits or TenantLimits()
 
+    def prepare_server(self) -> None:
+        """Do nothing: the master user of an instance has what docs/cluster-mysql.sql grants."""
+
     def ensure_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
     ) -> None:
