@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from provisioner.drivers.database_engine import AdminConnection
 from provisioner.drivers.mysql.engine import MysqlEngine, TenantLimits
 from provisioner.drivers.mysql.removal_obstacles import look_at_database
+from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType
 from pymysql.connections import Connection as DriverConnection
@@ -389,7 +391,16 @@ def test_the_user_that_an_operator_makes_can_do_all_that_the_platform_does(
     for _ in range(2):
         tenant.ensure()
     tenant.check()
-    tenant.as_tenant("CREATE TABLE t (a INT)")
+    tenant.as_tenant(
+        "CREATE TABLE t (a INT)",
+        "CREATE VIEW v AS SELECT a FROM t",
+        "CREATE FUNCTION f() RETURNS INT DETERMINISTIC RETURN 4711",
+        "CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW SET NEW.a = 2",
+        "CREATE EVENT e ON SCHEDULE EVERY 1 DAY DO SELECT 1",
+    )
+    assert all(
+        text in _dumped(tenant) for text in ("CREATE TABLE", "VIEW", "4711", "TRIGGER", "EVENT")
+    )
     tenant.as_superuser(f"ALTER USER {names.app_role} WITH MAX_USER_CONNECTIONS 0")
     repairs = tenant.engine.repair_database(names, lambda: PASSWORD, owner)
     assert [drift.what for drift in repairs.repaired] == ["MAX_USER_CONNECTIONS"]
@@ -403,6 +414,13 @@ def test_the_user_that_an_operator_makes_can_do_all_that_the_platform_does(
         session.query("SELECT * FROM t")
         assert tenant.remove() is False
     assert not any(tenant.snapshot().values())
+
+
+def _dumped(tenant: MysqlTenant) -> str:
+    claim = tenant.owner.claim(only_this_job=False)
+    with MysqlDumper(tenant.admin).dump(tenant.names, claim, 60) as dump:
+        assert dump is not None
+        return gzip.decompress(dump.read()).decode()
 
 
 def test_the_operator_s_user_takes_back_what_it_does_not_have(
