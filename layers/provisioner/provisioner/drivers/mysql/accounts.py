@@ -141,16 +141,21 @@ def wanted_user(
         names,
         connections,
         admin.sslmode in TLS_MODES,
-        GrantedDatabase(names.database, _takes_names_literally(connection)),
+        granted_database(connection, names),
     )
 
 
-def _takes_names_literally(connection: Connection) -> bool:
-    """Whether a grant's database is a name and no pattern: MySQL's partial_revokes is on."""
+def granted_database(connection: Connection, names: TenantNames) -> GrantedDatabase:
+    """Return the tenant's database as this server's grants name it.
+
+    Args:
+        connection: a session of the platform, or of the tenant.
+        names: the tenant's.
+    """
     if is_mariadb(connection):
-        return False
+        return GrantedDatabase(names.database, is_literal=False)
     found = execute(connection, SQL("SHOW VARIABLES LIKE 'partial_revokes'"))
-    return any(value == "ON" for _, value in found)
+    return GrantedDatabase(names.database, is_literal=any(value == "ON" for _, value in found))
 
 
 def find_user(connection: Connection, names: TenantNames, *, is_ours: bool) -> User | None:

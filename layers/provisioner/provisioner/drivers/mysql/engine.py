@@ -85,6 +85,15 @@ class MysqlEngine:
         self._admin = admin
         self._limits = limits or TenantLimits()
 
+    def prepare_server(self) -> None:
+        """Make the platform's records, as the first tenant of a shared server does too."""
+
+        def prepare() -> None:
+            with connect_as_platform(self._admin) as connection:
+                ledger.prepare(connection)
+
+        run_step(prepare, ErrorType.DATABASE_CREATION_FAILED, "prepare the server")
+
     def ensure_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
     ) -> None:
@@ -247,11 +256,8 @@ class MysqlEngine:
         """As the tenant's user, see that a customer can work in the schema."""
 
         def check() -> str:
-            with connect_as_platform(self._admin) as connection:
-                wanted = self._wanted(connection, names)
-                version = ledger.find_version(connection, names)
             with connect_as_tenant(self._admin, names, password) as tenant:
-                return schema.check_schema(tenant, wanted, version)
+                return schema.check_schema(tenant, names)
 
         return run_step(check, ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
 
