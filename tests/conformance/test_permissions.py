@@ -13,15 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.project import (
-    TEMPLATE,
-    all_states,
-    functions,
-    kept_operations,
-    policies_of,
-    state_machines,
-)
-from support.reachable_code import IAM_SERVICES, Call, calls
+from support.project import TEMPLATE, all_states, policies_of, state_machines
+from support.reachable_code import Call, calls
 from support.sam import translated
 
 type Template = dict[str, Any]
@@ -289,19 +282,6 @@ def template() -> Template:
 
 def test_each_role_allows_what_is_called_and_no_more(template: Template) -> None:
     assert problems(template) == []
-
-
-@pytest.mark.parametrize("function", sorted(functions()))
-def test_the_layer_describes_every_operation_that_a_function_calls(function: str) -> None:
-    """Without its service no client of it is made, and the function does not even start."""
-    kept = {
-        f"{IAM_SERVICES.get(service, service)}:{operation}"
-        for service, operations in kept_operations().items()
-        for operation in operations
-    }
-    # Some actions of the first, and conditions of the second, are not named like operations.
-    called = {c.action for c in calls(function) if not c.action.startswith(("s3:", "dynamodb:"))}
-    assert called - kept == set()
 
 
 def statement_of(template: Template, role: str, sid: str) -> dict[str, Any]:
