@@ -204,7 +204,9 @@ def test_a_user_of_our_name_at_a_host_is_a_conflict_and_stays(mysql_tenant: Mysq
     # It shuts the tenant out, and says so nowhere.
     refused(ErrorType.INSUFFICIENT_PERMISSIONS, mysql_tenant.check)
     mysql_tenant.as_superuser(f"ALTER USER {user}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
-    mysql_tenant.as_superuser(f"GRANT ALL ON {mysql_tenant.names.database}.* TO {user}@'127.0.0.1'")
+    mysql_tenant.as_superuser(
+        f"GRANT SELECT ON {mysql_tenant.names.database}.* TO {user}@'127.0.0.1'"
+    )
     error = refused(ErrorType.DATABASE_CREATION_FAILED, mysql_tenant.check)
     assert f"{user}@127.0.0.1" in error.cause
 

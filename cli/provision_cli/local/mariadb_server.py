@@ -255,7 +255,7 @@ class MariadbServer:
                 f"ALTER USER {user} IDENTIFIED BY {secret}",
                 f"GRANT {_SERVER_PRIVILEGES} ON *.* TO {user} WITH GRANT OPTION",
                 f"GRANT {_DATABASE_PRIVILEGES} ON `%`.* TO {user} WITH GRANT OPTION",
-                f"GRANT SELECT, EXECUTE ON mysql.* TO {user}",
+                f"GRANT SELECT, EXECUTE ON mysql.* TO {user} WITH GRANT OPTION",
             ):
                 cursor.execute(statement)
 
