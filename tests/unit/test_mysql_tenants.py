@@ -329,7 +329,7 @@ def test_nothing_that_a_tenant_has_planted_runs_as_the_platform(
         look_at_database(
             mysql_tenant.admin, names, owner.claim(only_this_job=False), with_dump=True
         )
-        caught = mysql_tenant.as_superuser(f"SELECT who FROM {names.database}.caught")
+        caught = mysql_tenant.as_superuser(f"SELECT who FROM {names.database}.caught")  # nosec B608
         mysql_tenant.remove()
     assert caught == ()
     assert len(run) > 30
