@@ -364,6 +364,36 @@ def test_an_event_of_the_tenant_does_not_keep_its_database(mysql_tenant: MysqlTe
     assert not any(mysql_tenant.snapshot().values())
 
 
+def test_a_tenant_that_sets_its_password_all_the_while_is_told_of(
+    mysql_tenant: MysqlTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open session may do so, until it is ended."""
+    mysql_tenant.ensure()
+    user = mysql_tenant.names.app_role
+    real = DriverConnection.query
+    tries: list[int] = []
+    last = 5
+
+    def query(self: Any, sql: Any, *arguments: Any, **options: Any) -> Any:
+        result = real(self, sql, *arguments, **options)
+        if sql.startswith("ALTER USER `") and "REQUIRE NONE" in sql:
+            tries.append(1)
+            if len(tries) <= last:
+                mysql_tenant.as_superuser(f"ALTER USER {user} IDENTIFIED BY '{OTHER_PASSWORD}'")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DriverConnection, "query", query)
+        error = refused(ErrorType.TIMEOUT, mysql_tenant.remove)
+        assert user in error.message
+        assert len(tries) == last
+        # Where it is slower than we are, it does not keep us.
+        tries.clear()
+        last = 2
+        assert mysql_tenant.remove() is False
+    assert not any(mysql_tenant.snapshot().values())
+
+
 @pytest.fixture(scope="module")
 def shared_admin(mysql_server: PreparedMysql) -> Iterator[AdminConnection]:
     """Return the login of a user as docs/cluster-mysql.sql makes it, and nothing more."""

@@ -28,6 +28,7 @@ from provisioner.drivers.mysql.errors import (
     conflict,
     is_there_already,
     is_unknown_thread,
+    is_wrong_password,
 )
 from provisioner.drivers.mysql.ledger import Kind, forget, record
 from provisioner.drivers.mysql.quoting import (
@@ -46,6 +47,7 @@ from provisioner.drivers.mysql.session import (
     execute,
     is_mariadb,
 )
+from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Ownership
 
 #: What the owner of a schema needs, and MySQL and MariaDB both have.
@@ -71,6 +73,9 @@ PRIVILEGES = (
 )
 
 _ALL = "ALL PRIVILEGES"
+
+#: A session that is open may set the user's password until it is ended.
+_SHUT_OUT_TRIES = 5
 
 #: Says that there is no privilege at all.
 _NONE = "USAGE"
@@ -366,28 +371,49 @@ def _identified(connection: Connection, password: str) -> Composed:
     return SQL("IDENTIFIED BY PASSWORD {}").format(Literal(f"*{twice.upper()}"))
 
 
-def shut_out(connection: Connection, names: TenantNames) -> str:
-    """Take everything from a user that is to go.
+def shut_out(admin: AdminConnection, connection: Connection, names: TenantNames) -> None:
+    """Take everything from a user that is to go, and end its sessions.
 
-    Returns:
-        Its password from now on. The platform may not end another's session; by the password it can
-        log in as the user, who may end its own. Of what runs by itself, events, none begins any
-        more: it needs a privilege that is taken.
+    The platform may not end another's session. So it gives the user a password, by which it logs in
+    as the user, who may end its own. Of what runs by itself, events, none begins any more: it needs
+    a privilege that is taken.
+
+    Args:
+        admin: names the server.
+        connection: a session of the platform.
+        names: the tenant's.
+
+    Raises:
+        TIMEOUT: a session of the user sets another password each time.
     """
     account = Account(names.app_role)
-    password = secrets.token_hex(20)
-    for statement in (
-        SQL(
-            "ALTER USER {} {} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 PASSWORD EXPIRE NEVER"
-            " ACCOUNT UNLOCK"
-        ).format(account, _identified(connection, password)),
-        _revoke(names),
-    ):
-        execute(connection, statement)
-    return password
+    for _ in range(_SHUT_OUT_TRIES):
+        password = secrets.token_hex(20)
+        for statement in (
+            SQL(
+                "ALTER USER {} {} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 PASSWORD EXPIRE NEVER"
+                " ACCOUNT UNLOCK"
+            ).format(account, _identified(connection, password)),
+            _revoke(names),
+        ):
+            execute(connection, statement)
+        try:
+            _end_sessions(admin, names, password)
+        except pymysql.Error as error:
+            if not is_wrong_password(error):
+                raise
+        else:
+            return
+    raise failure(
+        ErrorType.TIMEOUT,
+        f"We cannot log in as {names.app_role} to end its sessions: it changes its password all "
+        "the while, or there is a user of that name at a host. End the sessions, or remove that "
+        "user.",
+        f"user {names.app_role}: the password that was just set is wrong",
+    )
 
 
-def end_sessions(admin: AdminConnection, names: TenantNames, password: str) -> None:
+def _end_sessions(admin: AdminConnection, names: TenantNames, password: str) -> None:
     """As the tenant's user, end all other sessions of it."""
     with connect_as_tenant(admin, names, password, to_database=False) as own:
         ((this,),) = execute(own, SQL("SELECT CONNECTION_ID()"))

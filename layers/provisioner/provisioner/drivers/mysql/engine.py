@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 
 import pymysql
 
@@ -324,15 +323,16 @@ class MysqlEngine:
         self, connection: Connection, names: TenantNames, claimed: Collection[Kind]
     ) -> None:
         """Drop what is claimed. A user that stays keeps its password and its sessions."""
-        end_sessions: Callable[[], None] = lambda: None  # noqa: E731  # there are none to end
         has_user = Kind.USER in claimed and accounts.has_user(connection, names)
-        if has_user:
-            password = accounts.shut_out(connection, names)
-            end_sessions = partial(accounts.end_sessions, self._admin, names, password)
+
+        def shut_out() -> None:
+            if has_user:
+                accounts.shut_out(self._admin, connection, names)
+
         if Kind.DATABASE in claimed and databases.has_database(connection, names):
-            databases.drop_database(connection, names, end_sessions)
+            databases.drop_database(connection, names, shut_out)
         if has_user:
-            end_sessions()
+            shut_out()
             accounts.drop_user(connection, names)
 
     def _forget(self, connection: Connection, names: TenantNames, kind: Kind) -> None:
