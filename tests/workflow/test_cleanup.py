@@ -32,7 +32,17 @@ from support.undoing import (
     repeated_to_its_end,
     run_failing,
 )
-from support.workflow import ACCOUNT, REGION, Fault, FunctionEnded, Point, Run, Workflow, each_way
+from support.workflow import (
+    ACCOUNT,
+    REGION,
+    SHARED_STAGES,
+    Fault,
+    FunctionEnded,
+    Point,
+    Run,
+    Workflow,
+    each_way,
+)
 
 #: No removal changes AWS, or PostgreSQL, more often in one attempt; a test below sees to it.
 MOST_CALLS, MOST_STATEMENTS = 5, 3
@@ -170,14 +180,8 @@ def test_a_removal_that_was_given_up_may_go_on_beside_the_next(
     "stage",
     [
         stage
-        for stage in provision_project.JOB_TYPE.stages
-        # A project that shares a cluster has no instance of its own.
-        if stage
-        not in {
-            provision_project.INITIALIZING,
-            provision_project.CREATING_INSTANCE,
-            provision_project.FINALIZING,
-        }
+        for stage in SHARED_STAGES
+        if stage not in {provision_project.INITIALIZING, provision_project.FINALIZING}
     ],
 )
 def test_what_a_stage_makes_late_is_removed_too(workflow: Workflow, stage: str) -> None:
