@@ -107,7 +107,7 @@ bench: build ## report what starts and jobs cost, as ratios to a floor; needs va
 	$(BIN)/python bench/cold_start.py
 	$(BIN)/python bench/end_to_end.py
 
-demo: $(VENV)/.installed ## provision, fail, remove and restore projects on the local stack
+demo: $(VENV)/.installed ## provision, fail, remove and restore projects on the local stack, one with its own instance
 	$(BIN)/provision demo
 
 up: $(VENV)/.installed ## start the local stack, for containers too where there is a Docker engine

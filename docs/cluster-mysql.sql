@@ -15,7 +15,9 @@ CREATE USER IF NOT EXISTS provisioner@'%' REQUIRE SSL PASSWORD EXPIRE NEVER ACCO
 -- PROCESS: tells whose transaction keeps a database from being dropped.
 GRANT CREATE USER, PROCESS ON *.* TO provisioner@'%';
 
--- Which users there are, and what is granted to them.
+-- Which users there are, and what is granted to them; of MariaDB, the text of routines for snapshots.
+-- On MySQL snapshots need this too:  GRANT SHOW_ROUTINE ON *.* TO provisioner@'%';
+-- or SELECT ON *.*, where the master user, as RDS's, has no SHOW_ROUTINE to give.
 GRANT SELECT ON mysql.* TO provisioner@'%';
 
 -- The platform's own records, which no tenant reads.

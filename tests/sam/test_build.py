@@ -20,7 +20,11 @@ from support.project import ROOT, functions, kept_operations
 from support.sam import run_make
 from trim_aws_data import trim
 
-LAYERS = {"ProvisionerLayer": "provisioner", "PostgresqlLayer": "postgresql"}
+LAYERS = {
+    "ProvisionerLayer": "provisioner",
+    "PostgresqlLayer": "postgresql",
+    "MysqlLayer": "mysql",
+}
 
 #: Holds one program, and no Python.
 PROGRAMS_LAYER = "PostgresqlProgramsLayer"
@@ -29,7 +33,7 @@ PROGRAMS_LAYER = "PostgresqlProgramsLayer"
 FOLDERS = {**LAYERS, PROGRAMS_LAYER: "postgresql_programs"}
 
 #: AWS Lambda's limit for a function with its layers is 250 MiB; ours stay far below.
-LARGEST_MIB = {"ProvisionerLayer": 40, "PostgresqlLayer": 20, PROGRAMS_LAYER: 3}
+LARGEST_MIB = {"ProvisionerLayer": 40, "PostgresqlLayer": 20, "MysqlLayer": 2, PROGRAMS_LAYER: 3}
 
 
 def build_layer(
@@ -80,10 +84,11 @@ def test_layer_is_small(built: Path, layer: str) -> None:
     assert size < LARGEST_MIB[layer] * 1024 * 1024
 
 
-def test_only_the_postgresql_layer_holds_the_driver(built: Path) -> None:
+def test_only_the_layers_of_the_drivers_hold_them(built: Path) -> None:
     assert (built / "PostgresqlLayer" / "python" / "psycopg").is_dir()
     assert not (built / "ProvisionerLayer" / "python" / "psycopg").exists()
     assert not (built / "PostgresqlLayer" / "python" / "provisioner").exists()
+    assert (built / "MysqlLayer" / "python" / "pymysql").is_dir()
 
 
 def test_programs_layer_holds_a_pg_dump_that_runs_and_no_other_program(built: Path) -> None:

@@ -237,7 +237,8 @@ def test_the_demonstration_shows_no_secret_and_its_next_commands_work(
     assert "wrote a row and read it: 'Hello from the new project'" in shown
     assert shown.count("verifies, and belongs to demo-1") == 4
     assert api.find_api_keys(shown) == []
-    assert len(passwords) == 3  # the cluster's, and the project's before and after its removal
+    # The cluster's, and the first project's before and after its removal; then the second one's.
+    assert len(passwords) == 4
     assert not [password for password in passwords if password in shown]
     commands = shown[shown.index("What to try next") :].splitlines()[1:]
     assert commands.pop().endswith("provision down")
@@ -249,6 +250,7 @@ def test_the_demonstration_shows_no_secret_and_its_next_commands_work(
 
     assert _new_project() == "demo-2"  # which another run begins with
     _assert_shows_a_failure_and_a_removal(program.stack, shown)
+    _assert_shows_an_instance(program.stack, shown)
 
 
 def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> None:
@@ -259,7 +261,7 @@ def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> No
         "stage": "REGISTERING_STORAGE, attempt 1, not tried again",
         "error": ErrorType.CONFLICT,
         "reason": job.error.message,
-        "clean-up": "DONE, 5 stages",
+        "clean-up": "DONE, 6 stages",
         "project": "FAILED",
     }.items():
         assert re.search(rf"^{field} +{re.escape(text)}$", shown, re.MULTILINE), field
@@ -284,6 +286,21 @@ def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> No
         "deprovision_project",
         "provision_project",
     ]
+
+
+def _assert_shows_an_instance(stack: RunningStack, shown: str) -> None:
+    """It is seen to wait for the instance, and nothing of that is left."""
+    found = re.search(
+        r"^instance (\S+)  db\.t4g\.micro, 20 GiB, at 127\.0\.0\.1:\d+$", shown, re.MULTILINE
+    )
+    assert found is not None
+    waiting = rf"^CREATING_INSTANCE +WAITING .* at the latest: .*{found[1]} is creating$"
+    assert re.search(waiting, shown, re.MULTILINE)
+    assert f"instance {found[1]} is gone, with its server and its data" in shown
+    removed, made = api.list_jobs("demo-1-own")
+    assert (removed.job_type, made.job_type) == ("deprovision_project", "provision_project")
+    instances = stack.client("rds").describe_db_instances()["DBInstances"]
+    assert found[1] not in {instance["DBInstanceIdentifier"] for instance in instances}
 
 
 def test_a_shell_is_led_to_the_stack(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,15 +20,18 @@ from moto.cognitoidp.models import cognitoidp_backends
 from moto.dynamodb.models import dynamodb_backends
 from moto.s3.models import s3_backends
 from moto.secretsmanager.models import secretsmanager_backends
+from provision_cli.local import mariadb_server
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, SUPERUSER
 from provision_cli.local.stack import RunningStack
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
+from provisioner.drivers.mysql import ledger
 from provisioner.ownership import MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.runtime import platform
 from support.local_stack import running_stack
+from support.mysql import ADMIN_USER, PreparedMysql, running_mysql
 from support.postgresql import PreparedCluster, running_cluster
 
 if TYPE_CHECKING:
@@ -335,6 +338,9 @@ def _at_end(config: pytest.Config) -> Iterator[str]:
     cluster = running_cluster(config)
     if cluster is not None:
         yield from _on_server(cluster)
+    mysql = running_mysql(config)
+    if mysql is not None:
+        yield from _on_mysql_server(mysql)
     stack = running_stack(config)
     if stack is not None:
         LEDGER.deployments += 1
@@ -351,6 +357,20 @@ def _on_server(cluster: PreparedCluster) -> Iterator[str]:
             ([SUPERUSER, PLATFORM_ROLE],),
         ):
             yield f"{kind} {name}"
+
+
+def _on_mysql_server(mysql: PreparedMysql) -> Iterator[str]:
+    """Yield what a server of MySQL's has besides what it is made and prepared with."""
+    with mysql.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 'database', schema_name FROM information_schema.schemata WHERE schema_name"
+            " NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys', %s) UNION ALL"
+            " SELECT 'role', user FROM mysql.user"
+            " WHERE user NOT IN ('mariadb.sys', %s, %s) ORDER BY 1, 2",
+            (ledger.SCHEMA, mariadb_server.SUPERUSER, ADMIN_USER),
+        )
+        for kind, name in cursor.fetchall():
+            yield f"{kind} {name} of MySQL"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

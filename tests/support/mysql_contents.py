@@ -47,6 +47,8 @@ RICH = (
          f enum('', '?', '🎉') DEFAULT '🎉', d varchar(9) DEFAULT 'é?😀')""",
     "INSERT INTO choices (e, s) VALUES ('a', ''), ('it''s', 'x,😀'), (NULL, NULL)",
     "INSERT IGNORE INTO choices (e, s, f) VALUES ('none', 'x,y?', 'none'), ('b', 'x', '')",
+    f"CREATE TABLE most_members (s set({', '.join(f"'m{at}'" for at in range(64))}))",
+    "INSERT INTO most_members VALUES ('m0,m63'), ('m62,m1'), ('')",
     "CREATE TABLE documents (id int, doc json)",
     """INSERT INTO documents VALUES (1, '{{"a": [1, 2.5, null, "😀\\\\n"]}}'), (2, NULL)""",
     """CREATE TABLE computed (

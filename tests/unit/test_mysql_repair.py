@@ -28,7 +28,10 @@ DATABASE_DRIFTS: dict[str, tuple[str, str]] = {
     "GRANT SELECT ON `{pattern}`.* TO {user} WITH GRANT OPTION": ("user {user}", "GRANT OPTION"),
     "GRANT PROCESS ON *.* TO {user}": ("user {user}", "privileges on *.*"),
     "GRANT SELECT ON mysql.* TO {user}": ("user {user}", "privileges on mysql.*"),
-    "GRANT ALL ON `nm_%`.* TO {user} WITH GRANT OPTION": ("user {user}", "privileges on nm_%.*"),
+    "GRANT SELECT, DROP ON `nm_%`.* TO {user} WITH GRANT OPTION": (
+        "user {user}",
+        "privileges on nm_%.*",
+    ),
 }
 
 

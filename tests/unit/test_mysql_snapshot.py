@@ -160,9 +160,28 @@ def test_a_platform_user_as_the_guide_makes_it_dumps_all(database: MysqlTenant) 
         database.as_superuser(f"DROP USER {user}@'%'")
 
 
+def test_a_routine_whose_text_is_not_shown_is_not_left_out(database: MysqlTenant) -> None:
+    database.as_tenant("CREATE PROCEDURE hidden() SELECT 1")
+    user = f"blind_{database.names.app_role[-8:]}"
+    try:
+        for statement in (
+            f"CREATE USER {user}@'%' IDENTIFIED BY '{PASSWORD}'",
+            f"GRANT SELECT ON provisioner.* TO {user}@'%'",
+            f"GRANT SELECT, EXECUTE ON `{database.names.database}`.* TO {user}@'%'",
+        ):
+            database.as_superuser(statement)
+        blind = replace(database, admin=replace(database.admin, user=user, password=PASSWORD))
+        error = _refused(ErrorType.INSUFFICIENT_PERMISSIONS, lambda: _dumped(blind))
+    finally:
+        database.as_superuser(f"DROP USER {user}@'%'")
+    assert error.message == (
+        "The database server does not show us the text of procedure hidden, so it cannot be dumped."
+    )
+
+
 def test_nothing_that_a_tenant_has_planted_runs(database: MysqlTenant) -> None:
     database.as_tenant(
-        "CREATE TABLE ran (who varchar(200))",
+        "CREATE TABLE ran (who varchar(200)) ENGINE = MyISAM",
         "CREATE TABLE bait (id int)",
         "INSERT INTO bait VALUES (1)",
         *(_PLANTED.replace("KIND", kind) for kind in ("definer", "invoker")),
@@ -181,20 +200,32 @@ def test_nothing_that_a_tenant_has_planted_runs(database: MysqlTenant) -> None:
         assert cursor.fetchall() == ()
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        # Of another type than the column, of the same, and one that writes as whoever reads it.
+        "SELECT 'x' AS id",
+        "SELECT CAST(4242 AS signed) + id AS id FROM other",
+        "SELECT invoker_rights() AS id FROM other",
+    ],
+)
 def test_a_view_that_is_put_in_a_tables_place_meanwhile_is_not_read(
-    database: MysqlTenant,
+    database: MysqlTenant, view: str
 ) -> None:
     database.as_tenant(
         *_LARGE,
-        "CREATE TABLE victim (id int)",
-        "CREATE TABLE ran (id int)",
+        "CREATE TABLE victim (id bigint)",
+        "CREATE TABLE other (id bigint)",
+        "INSERT INTO other VALUES (1)",
+        # What is written here stays, though a transaction is undone.
+        "CREATE TABLE ran (who varchar(200)) ENGINE = MyISAM",
+        _PLANTED.replace("KIND", "invoker"),
     )
     with ExitStack() as stack:
         dump = _begin(stack, database)
         read = dump.read(1000)
         database.as_tenant(
-            "DROP TABLE victim",
-            "CREATE SQL SECURITY INVOKER VIEW victim AS SELECT 4242 AS id",
+            "DROP TABLE victim", f"CREATE SQL SECURITY INVOKER VIEW victim AS {view}"
         )
         error = _refused(ErrorType.TIMEOUT, dump.read)
         # The same again, and never an end.
@@ -203,7 +234,8 @@ def test_a_view_that_is_put_in_a_tables_place_meanwhile_is_not_read(
         "Something in the database was changed or dropped meanwhile, so we could not dump table "
         "victim."
     )
-    assert b"4242" not in read
+    assert b"4243" not in read
+    assert database.as_tenant("SELECT who FROM ran") == ()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,17 @@ from support.undoing import (
     repeated_to_its_end,
     run_failing,
 )
-from support.workflow import ACCOUNT, REGION, Fault, FunctionEnded, Point, Run, Workflow, each_way
+from support.workflow import (
+    ACCOUNT,
+    REGION,
+    SHARED_STAGES,
+    Fault,
+    FunctionEnded,
+    Point,
+    Run,
+    Workflow,
+    each_way,
+)
 
 #: No removal changes AWS, or PostgreSQL, more often in one attempt; a test below sees to it.
 MOST_CALLS, MOST_STATEMENTS = 5, 3
@@ -170,7 +180,7 @@ def test_a_removal_that_was_given_up_may_go_on_beside_the_next(
     "stage",
     [
         stage
-        for stage in provision_project.JOB_TYPE.stages
+        for stage in SHARED_STAGES
         if stage not in {provision_project.INITIALIZING, provision_project.FINALIZING}
     ],
 )
@@ -359,7 +369,7 @@ def test_a_bucket_that_holds_an_object_stays_and_is_named(workflow: Workflow, ru
         api.CleanupStatus.FAILED,
         (f"bucket {bucket}",),
     )
-    (record,) = (r for r in cleanup.stages if r.status is not StageStatus.SUCCEEDED)
+    (record,) = cleanup.unremoved
     assert record.error is not None
     assert (record.stage, record.status, record.error.type, record.error.message) == (
         provision_project.REMOVING_STORAGE,

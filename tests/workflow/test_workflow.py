@@ -23,7 +23,7 @@ from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws
-from support.workflow import Fault, FunctionEnded, Point, Workflow
+from support.workflow import SHARED_STAGES, Fault, FunctionEnded, Point, Workflow
 
 
 def entered(history: list[dict[str, Any]]) -> list[str]:
@@ -58,8 +58,11 @@ def test_a_job_provisions_a_project(workflow: Workflow) -> None:
     project_id = workflow.new_project(owner_id="ada", organization_id="acme")
     job = workflow.execute(workflow.new_job(project_id))
     assert job.status is api.JobStatus.COMPLETED
-    assert set(statuses(job).values()) == {StageStatus.SUCCEEDED}
-    assert all(record.check and record.attempt == 1 for record in job.stages)
+    ended = {s for s, status in statuses(job).items() if status is StageStatus.SUCCEEDED}
+    assert ended == set(SHARED_STAGES)
+    assert statuses(job)[provision_project.CREATING_INSTANCE] is StageStatus.SKIPPED
+    assert all(record.check for record in job.stages)
+    assert all(record.attempt == (record.stage in ended) for record in job.stages)
     assert job.percent_done == 100
 
     result = api.ProvisionProjectResult.model_validate(job.result)
@@ -132,6 +135,7 @@ def test_what_the_payload_does_without_is_skipped(workflow: Workflow) -> None:
     job = workflow.execute(workflow.new_job(workflow.new_project(), services=off))
     assert job.status is api.JobStatus.COMPLETED
     assert {s for s, status in statuses(job).items() if status is StageStatus.SKIPPED} == {
+        provision_project.CREATING_INSTANCE,
         provision_project.REGISTERING_AUTH,
         provision_project.REGISTERING_REALTIME,
         provision_project.REGISTERING_STORAGE,
@@ -147,7 +151,7 @@ FIRST_OF_BRANCHES: tuple[str, ...] = tuple(
 )
 #: The other stages: one fails at the beginning, one after another of its branch, one at the end.
 OTHERS: list[tuple[str, ...]] = [
-    (stage,) for stage in provision_project.JOB_TYPE.stages if stage not in FIRST_OF_BRANCHES
+    (stage,) for stage in SHARED_STAGES if stage not in FIRST_OF_BRANCHES
 ]
 
 
@@ -234,7 +238,7 @@ def test_no_other_error_is_tried_again(
         )
 
 
-@pytest.mark.parametrize("stage", list(provision_project.JOB_TYPE.stages), ids=str)
+@pytest.mark.parametrize("stage", SHARED_STAGES, ids=str)
 def test_a_failed_job_gives_back_what_it_held_and_the_next_takes_up_what_is_there(
     workflow: Workflow, stage: str
 ) -> None:
@@ -348,7 +352,7 @@ def test_two_jobs_at_once_leave_one_set_of_everything(workflow: Workflow) -> Non
         ended[1].status is api.JobStatus.COMPLETED
         or error_of(ended[1]).type is ErrorType.PROJECT_BUSY
     )
-    first = min(ended, key=lambda job: (job.error is not None, job.stages[1].attempt == 0))
+    first = min(ended, key=lambda job: (job.error is not None, job.stages[2].attempt == 0))
     assert workflow.snapshot(first) == workflow.reference()
 
 
@@ -360,7 +364,11 @@ def test_a_job_for_a_provisioned_project_completes_at_once_with_its_result(
     second = workflow.execute(workflow.new_job(project_id, api_keys={"count": 5}))
     assert second.status is api.JobStatus.COMPLETED
     assert second.result == first.result
-    assert entered(workflow.history(second)) == ["Initialize", "IsAlreadyProvisioned", "Completed"]
+    assert entered(workflow.history(second)) == [
+        "Initialize",
+        "IsAlreadyProvisionedOrDedicated",
+        "Completed",
+    ]
     assert workflow.snapshot(first) == workflow.reference()
 
 
@@ -397,7 +405,8 @@ def test_one_read_says_how_far_a_job_is(workflow: Workflow) -> None:
         (provision_project.CREATING_DATABASE, 1, 3)
     ]
     assert running.running_stages[0].started_at is not None
-    assert running.percent_done == 12
+    # Of nine stages the first is done, and one is not asked for.
+    assert running.percent_done == 22
     (stage,) = waiting.running_stages
     assert stage.status is StageStatus.RETRYING
     assert stage.error is not None

@@ -11,7 +11,7 @@ from provision_cli.demo.scene import TABLE, Scene, claim_keys, connected, read_l
 from provision_cli.sentences import CommandError
 
 #: Seconds in which the dispatcher has taken the message.
-_DISPATCH_SECONDS = 60.0
+DISPATCH_SECONDS = 60.0
 
 
 def show(scene: Scene, project_id: str) -> list[str]:
@@ -34,18 +34,23 @@ def show(scene: Scene, project_id: str) -> list[str]:
     job_id = str(sent["MessageId"])
 
     scene.heading(f"Job {job_id}")
-    job = display.watch(console, job_id, appears_within=_DISPATCH_SECONDS)
+    job = display.watch(console, job_id, appears_within=DISPATCH_SECONDS)
     scene.heading("What the project has now")
     display.show_outcome(console, job)
     result = job.result or {}
 
     scene.heading("The database takes the login that its secret holds")
-    _use_database(scene, result["database"]["secret_arn"])
+    use_database(scene, result["database"]["secret_arn"])
     scene.heading("The API keys are handed over once")
     return claim_keys(scene, project_id)
 
 
-def _use_database(scene: Scene, secret_arn: str) -> None:
+def use_database(scene: Scene, secret_arn: str) -> None:
+    """Log in as the project's owner does, make a table, write a row and read it.
+
+    Raises:
+        CommandError: the database does not do what it is asked.
+    """
     login = read_login(scene.running, secret_arn)
     table = sql.Identifier(login.schema, TABLE)
     with connected(login) as connection:

@@ -13,7 +13,7 @@ from provisioner.provisioning.naming import Naming
 from rich.console import Console
 
 from provision_cli import display
-from provision_cli.demo import failure, first_use, removal
+from provision_cli.demo import dedicated, failure, first_use, removal
 from provision_cli.demo.scene import Scene
 from provision_cli.job_types.derived import stale_files
 from provision_cli.local import processes
@@ -59,7 +59,8 @@ def run(console: Console) -> None:
     """Run the demonstration.
 
     The first act provisions a project and uses it. The second lets another one fail for good, then
-    removes the first with a snapshot and provisions it again.
+    removes the first with a snapshot and provisions it again. The third gives a project a database
+    instance of its own, which it waits for.
 
     Raises:
         CommandError: a step did not do what it shows; the sentence says which.
@@ -73,6 +74,7 @@ def run(console: Console) -> None:
     keys = first_use.show(scene, project_id)
     failure.show(scene, beside=project_id)
     removal.show(scene, project_id, keys)
+    dedicated.show(scene, beside=project_id)
 
     scene.heading("What to try next")
     for command in _next_commands(project_id):

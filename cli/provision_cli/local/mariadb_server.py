@@ -255,9 +255,13 @@ class MariadbServer:
                 f"ALTER USER {user} IDENTIFIED BY {secret}",
                 f"GRANT {_SERVER_PRIVILEGES} ON *.* TO {user} WITH GRANT OPTION",
                 f"GRANT {_DATABASE_PRIVILEGES} ON `%`.* TO {user} WITH GRANT OPTION",
-                f"GRANT SELECT, EXECUTE ON mysql.* TO {user}",
+                f"GRANT SELECT, EXECUTE ON mysql.* TO {user} WITH GRANT OPTION",
             ):
                 cursor.execute(statement)
+
+    @property
+    def _temporary(self) -> Path:
+        return self._home / "temporary"
 
     @property
     def _pid_file(self) -> Path:
@@ -266,6 +270,7 @@ class MariadbServer:
     def _make_folder(self, password: str) -> None:
         """Make the folder of a server that has no data, and keep its superuser's password."""
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._temporary.mkdir(exist_ok=True)
         certificates.make(self._home, LOOPBACK)
         # What an interrupted start has left.
         self._password_file.unlink(missing_ok=True)
@@ -299,6 +304,8 @@ class MariadbServer:
             "--no-defaults",
             f"--datadir={data}",
             f"--basedir={_prefix(program)}",
+            # A server that starts removes what it takes for its own there, of another one too.
+            f"--tmpdir={self._temporary}",
             "--innodb-log-file-size=32M",
             "--innodb-buffer-pool-size=64M",
             # It refuses to run as root unless it is told so.

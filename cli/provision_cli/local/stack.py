@@ -63,9 +63,12 @@ _POSTGRESQL_PORT_VARIABLE = "PROVISION_LOCAL_POSTGRESQL_PORT"
 #: Tenant databases that the local cluster may hold.
 _MAX_TENANTS = 500
 
+#: A size of an instance that a project may have.
+INSTANCE_SIZE = "db.t4g.micro"
+
 #: The instances that projects may have; names and numbers that AWS would take.
 _INSTANCES = {
-    "sizes": ["db.t4g.micro", "db.t4g.small"],
+    "sizes": [INSTANCE_SIZE, "db.t4g.small"],
     "storage_gb": {"minimum": 20, "maximum": 100, "default": 20},
     "subnet_group": "local",
     "security_group_ids": ["sg-0123456789abcdef0"],

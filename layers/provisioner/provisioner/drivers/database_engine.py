@@ -88,8 +88,9 @@ class DatabaseEngine(Protocol):
     ) -> Repairs:
         """Put right what has drifted of the roles, the database and its privileges.
 
-        Nothing is made that is not there, and no password is changed: one that the server does not
-        take remains, as what only a superuser may change does.
+        Nothing is made that is not there, but for a database that is the schema as well, which the
+        tenant may drop. No password is changed: one that the server does not take remains, as what
+        only a superuser may change does.
 
         Raises CONFLICT when the database or a role is not this project's, and
         DATABASE_CHANGE_FAILED when one is not there.

@@ -28,6 +28,7 @@ from provisioner.drivers.mysql.errors import (
     conflict,
     is_there_already,
     is_unknown_thread,
+    is_wrong_password,
 )
 from provisioner.drivers.mysql.ledger import Kind, forget, record
 from provisioner.drivers.mysql.quoting import (
@@ -46,6 +47,7 @@ from provisioner.drivers.mysql.session import (
     execute,
     is_mariadb,
 )
+from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Ownership
 
 #: What the owner of a schema needs, and MySQL and MariaDB both have.
@@ -71,6 +73,9 @@ PRIVILEGES = (
 )
 
 _ALL = "ALL PRIVILEGES"
+
+#: A session that is open may set the user's password until it is ended.
+_SHUT_OUT_TRIES = 5
 
 #: Says that there is no privilege at all.
 _NONE = "USAGE"
@@ -141,16 +146,21 @@ def wanted_user(
         names,
         connections,
         admin.sslmode in TLS_MODES,
-        GrantedDatabase(names.database, _takes_names_literally(connection)),
+        granted_database(connection, names),
     )
 
 
-def _takes_names_literally(connection: Connection) -> bool:
-    """Whether a grant's database is a name and no pattern: MySQL's partial_revokes is on."""
+def granted_database(connection: Connection, names: TenantNames) -> GrantedDatabase:
+    """Return the tenant's database as this server's grants name it.
+
+    Args:
+        connection: a session of the platform, or of the tenant.
+        names: the tenant's.
+    """
     if is_mariadb(connection):
-        return False
+        return GrantedDatabase(names.database, is_literal=False)
     found = execute(connection, SQL("SHOW VARIABLES LIKE 'partial_revokes'"))
-    return any(value == "ON" for _, value in found)
+    return GrantedDatabase(names.database, is_literal=any(value == "ON" for _, value in found))
 
 
 def find_user(connection: Connection, names: TenantNames, *, is_ours: bool) -> User | None:
@@ -361,28 +371,49 @@ def _identified(connection: Connection, password: str) -> Composed:
     return SQL("IDENTIFIED BY PASSWORD {}").format(Literal(f"*{twice.upper()}"))
 
 
-def shut_out(connection: Connection, names: TenantNames) -> str:
-    """Take everything from a user that is to go.
+def shut_out(admin: AdminConnection, connection: Connection, names: TenantNames) -> None:
+    """Take everything from a user that is to go, and end its sessions.
 
-    Returns:
-        Its password from now on. The platform may not end another's session; by the password it can
-        log in as the user, who may end its own. Of what runs by itself, events, none begins any
-        more: it needs a privilege that is taken.
+    The platform may not end another's session. So it gives the user a password, by which it logs in
+    as the user, who may end its own. Of what runs by itself, events, none begins any more: it needs
+    a privilege that is taken.
+
+    Args:
+        admin: names the server.
+        connection: a session of the platform.
+        names: the tenant's.
+
+    Raises:
+        TIMEOUT: a session of the user sets another password each time.
     """
     account = Account(names.app_role)
-    password = secrets.token_hex(20)
-    for statement in (
-        SQL(
-            "ALTER USER {} {} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 PASSWORD EXPIRE NEVER"
-            " ACCOUNT UNLOCK"
-        ).format(account, _identified(connection, password)),
-        _revoke(names),
-    ):
-        execute(connection, statement)
-    return password
+    for _ in range(_SHUT_OUT_TRIES):
+        password = secrets.token_hex(20)
+        for statement in (
+            SQL(
+                "ALTER USER {} {} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 PASSWORD EXPIRE NEVER"
+                " ACCOUNT UNLOCK"
+            ).format(account, _identified(connection, password)),
+            _revoke(names),
+        ):
+            execute(connection, statement)
+        try:
+            _end_sessions(admin, names, password)
+        except pymysql.Error as error:
+            if not is_wrong_password(error):
+                raise
+        else:
+            return
+    raise failure(
+        ErrorType.TIMEOUT,
+        f"We cannot log in as {names.app_role} to end its sessions: it changes its password all "
+        "the while, or there is a user of that name at a host. End the sessions, or remove that "
+        "user.",
+        f"user {names.app_role}: the password that was just set is wrong",
+    )
 
 
-def end_sessions(admin: AdminConnection, names: TenantNames, password: str) -> None:
+def _end_sessions(admin: AdminConnection, names: TenantNames, password: str) -> None:
     """As the tenant's user, end all other sessions of it."""
     with connect_as_tenant(admin, names, password, to_database=False) as own:
         ((this,),) = execute(own, SQL("SELECT CONNECTION_ID()"))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 
 import pymysql
 
@@ -86,7 +85,13 @@ class MysqlEngine:
         self._limits = limits or TenantLimits()
 
     def prepare_server(self) -> None:
-        """Do nothing: the master user of an instance has what docs/cluster-mysql.sql grants."""
+        """Make the platform's records, as the first tenant of a shared server does too."""
+
+        def prepare() -> None:
+            with connect_as_platform(self._admin) as connection:
+                ledger.prepare(connection)
+
+        run_step(prepare, ErrorType.DATABASE_CREATION_FAILED, "prepare the server")
 
     def ensure_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
@@ -250,11 +255,8 @@ class MysqlEngine:
         """As the tenant's user, see that a customer can work in the schema."""
 
         def check() -> str:
-            with connect_as_platform(self._admin) as connection:
-                wanted = self._wanted(connection, names)
-                version = ledger.find_version(connection, names)
             with connect_as_tenant(self._admin, names, password) as tenant:
-                return schema.check_schema(tenant, wanted, version)
+                return schema.check_schema(tenant, names)
 
         return run_step(check, ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
 
@@ -321,15 +323,16 @@ class MysqlEngine:
         self, connection: Connection, names: TenantNames, claimed: Collection[Kind]
     ) -> None:
         """Drop what is claimed. A user that stays keeps its password and its sessions."""
-        end_sessions: Callable[[], None] = lambda: None  # noqa: E731  # there are none to end
         has_user = Kind.USER in claimed and accounts.has_user(connection, names)
-        if has_user:
-            password = accounts.shut_out(connection, names)
-            end_sessions = partial(accounts.end_sessions, self._admin, names, password)
+
+        def shut_out() -> None:
+            if has_user:
+                accounts.shut_out(self._admin, connection, names)
+
         if Kind.DATABASE in claimed and databases.has_database(connection, names):
-            databases.drop_database(connection, names, end_sessions)
+            databases.drop_database(connection, names, shut_out)
         if has_user:
-            end_sessions()
+            shut_out()
             accounts.drop_user(connection, names)
 
     def _forget(self, connection: Connection, names: TenantNames, kind: Kind) -> None:

@@ -67,6 +67,11 @@ class Kind(StrEnum):
     USER = "user"
 
 
+def prepare(connection: Connection) -> None:
+    """Make the platform's schema, where there is none."""
+    _lock_key(connection)
+
+
 def lock(connection: Connection, names: TenantNames) -> None:
     """Take the tenant's lock; it is given back when the session ends, however it does.
 

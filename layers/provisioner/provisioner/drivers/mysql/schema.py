@@ -7,7 +7,8 @@ Sources: MySQL 8.0 Reference Manual, "CREATE TEMPORARY TABLE Statement".
 
 from __future__ import annotations
 
-from provisioner.drivers.mysql.accounts import Wanted, missing_privileges, own_grants
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.mysql.accounts import granted_database, missing_privileges, own_grants
 from provisioner.drivers.mysql.quoting import SQL, Identifier
 from provisioner.drivers.mysql.session import Connection, execute
 from provisioner.errors import ErrorType, failure
@@ -20,26 +21,23 @@ SCHEMA_VERSION = 1
 _TRIED = Identifier("provisioner_check")
 
 
-def check_schema(tenant: Connection, wanted: Wanted, version: int | None) -> str:
+def check_schema(tenant: Connection, names: TenantNames) -> str:
     """As the tenant's user, see that a customer can work in the schema; say so in one sentence.
 
     Args:
         tenant: a session of the tenant's user, with its database as default.
-        wanted: what the user is to be.
-        version: that is recorded.
+        names: the tenant's.
 
     Raises:
-        SCHEMA_CREATION_FAILED: a privilege is missing, the version is another one, or the session
-            is in another schema.
+        SCHEMA_CREATION_FAILED: the session is in another schema, or a privilege is missing.
     """
-    names = wanted.names
     ((schema,),) = execute(tenant, SQL("SELECT DATABASE()"))
-    missing = missing_privileges(own_grants(tenant), wanted.database)
-    if (schema, version) != (names.schema, SCHEMA_VERSION) or missing:
+    missing = missing_privileges(own_grants(tenant), granted_database(tenant, names))
+    if schema != names.schema or missing:
         raise failure(
             ErrorType.SCHEMA_CREATION_FAILED,
             "The schema of the project is not as it must be.",
-            f"schema {schema}, version {version}, missing privileges {missing}",
+            f"schema {schema}, missing privileges {missing}",
         )
     for statement in (
         SQL("CREATE TEMPORARY TABLE {} (id INT NOT NULL PRIMARY KEY)").format(_TRIED),
@@ -47,4 +45,4 @@ def check_schema(tenant: Connection, wanted: Wanted, version: int | None) -> str
         SQL("DROP TEMPORARY TABLE {}").format(_TRIED),
     ):
         execute(tenant, statement)
-    return f"schema {names.schema} answered with version {version}"
+    return f"schema {names.schema} answered, and {names.app_role} may do all in it"

@@ -488,7 +488,8 @@ def _expression(column: Column) -> Composable:
     name = Identifier(column.name)
     if column.data_type in _FLOATS:
         return SQL("{} * 1E0").format(name)
-    return SQL("{} + 0").format(name) if column.data_type in _MEMBERS else name
+    # All 64 bits of a SET have a meaning.
+    return SQL("CAST({} AS UNSIGNED)").format(name) if column.data_type in _MEMBERS else name
 
 
 def _format(column: Column) -> Format:
