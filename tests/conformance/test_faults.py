@@ -6,7 +6,7 @@ import re
 
 import pytest
 from provisioner.provisioning.job_types import JOB_TYPES
-from support.places import CHANGES, CLEANUP, LASTING, OF_THEIR_OWN, PASSING
+from support.places import CHANGES, CLEANUP, LASTING, OF_THEIR_OWN, PASSING, STAGES
 from support.project import ROOT
 
 #: The rows of the fault table, which another test compares with the tests, by fault: how many
@@ -43,11 +43,11 @@ def test_the_tests_that_meet_each_job_type_are_known() -> None:
 
 @pytest.mark.parametrize("job_type", [*JOB_TYPES, CLEANUP])
 def test_every_fault_is_put_into_every_stage(job_type: str) -> None:
+    count = len(STAGES[job_type])
     if job_type == CLEANUP:
-        stages = {s for definition in JOB_TYPES.values() for s in definition.on_failure.cleanup}
-        expected = {fault: len(stages) for fault in _OF_ALL_STAGES}
+        assert {s for d in JOB_TYPES.values() for s in d.on_failure.cleanup} == set(STAGES[CLEANUP])
+        expected = dict.fromkeys(_OF_ALL_STAGES, count)
     else:
-        count = len(JOB_TYPES[job_type].stages)
         expected = {fault: count - without for fault, without in _OF_ALL_STAGES.items()}
     met = {fault: _ROWS[fault].get(job_type, 0) for fault in expected}
     missing = {

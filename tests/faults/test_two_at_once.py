@@ -149,7 +149,7 @@ def cancel_at(workflow: Workflow, job: api.Job, stage: str) -> api.Job:
     well = {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
     end = {StageStatus.FAILED} if stage == plan.last else well
     assert statuses(ended)[stage] in end, stage
-    later = {statuses(ended)[s] for s in later_than(plan, stage)}
+    later = {statuses(ended)[s] for s in later_than(plan, stage) if s in STAGES[job.job_type]}
     assert later <= {StageStatus.PENDING}, stage
     return ended
 

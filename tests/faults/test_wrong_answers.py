@@ -56,7 +56,7 @@ type Wrong = dict[str, tuple[At, Act, ErrorType]]
 
 PROVISIONING: dict[str, Wrong] = {
     "empty": {
-        f"{_PROVISION}CREATING_DATABASE": (first_call, empty, ErrorType.DATABASE_CREATION_FAILED),
+        f"{_PROVISION}CREATING_DATABASE": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
         f"{_PROVISION}REGISTERING_AUTH": (
             first_call,
             empty,
@@ -122,6 +122,12 @@ REMOVING: Wrong = {
     "REMOVING_REALTIME": (operation("ListApis"), empty, ErrorType.REMOVAL_FAILED),
     "REMOVING_AUTH": (operation("ListUserPools"), empty, ErrorType.REMOVAL_FAILED),
     "REMOVING_DATABASE": (*_NO_PASSWORD, ErrorType.REMOVAL_FAILED),
+}
+
+#: Of the clean-up, which has to ask whether there is an instance; nobody knows whose item that is.
+CLEANING_UP: Wrong = {
+    **REMOVING,
+    "REMOVING_INSTANCE": (first_call, changed(lambda _: {"Item": {}}), ErrorType.NETWORK_ERROR),
 }
 
 DEPROVISIONING: Wrong = {
@@ -196,13 +202,13 @@ def test_a_project_is_not_provisioned(workflow: Workflow, wrong: Wrong) -> None:
 
 @pytest.mark.fault("wrong answer", where=places(CLEANUP), lasting=True)
 def test_what_is_said_not_to_be_there_is_not_taken_for_removed(workflow: Workflow) -> None:
-    answer_wrongly(workflow, REMOVING)
+    answer_wrongly(workflow, CLEANING_UP)
     fail(workflow)
     job = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
     cleanup = cleanup_of(job)
     assert cleanup.status is api.CleanupStatus.FAILED
     met = {r.stage: r.error.type for r in cleanup.stages if r.error is not None}
-    assert met == {stage: error_type for stage, (_, _, error_type) in REMOVING.items()}
+    assert met == {stage: error_type for stage, (_, _, error_type) in CLEANING_UP.items()}
     assert {"databases", "roles", "pools", "apis", "buckets", "secrets", "api_keys"} <= set(
         workflow.remains(job.project_id)
     )
