@@ -96,6 +96,19 @@ FAULTS = {
             "cancel at every stage",
             "The job ends CANCELLED at the stage's end; what it provisioned is removed.",
         ),
+        FaultKind(
+            "Amazon RDS refuses by a quota",
+            "The job fails at once with QUOTA_EXCEEDED; what it made is removed.",
+        ),
+        FaultKind(
+            "Amazon RDS has no capacity",
+            _NEXT_ATTEMPT,
+            "The job fails after three attempts; what it made is removed.",
+        ),
+        FaultKind(
+            "the operator's parameter changed between two stages",
+            "What it does not allow any more is refused, with what is allowed now.",
+        ),
     )
 }
 
