@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -235,6 +236,38 @@ def test_an_instance_that_was_begun_is_not_left_behind_for_another(
     assert error.message.startswith(f"{field}: the project has been begun with ")
     for same in ({}, {"version": "18"}, {"version": "18.1", "storage_gb": 40}):
         initialize(core, job("job-2", database={"size": "db.t4g.micro"} | same))
+
+
+@pytest.mark.parametrize(
+    ("version", "is_taken"),
+    [("18", True), ("18.1", True), ("18.2", True), ("18.3", False), ("17", False)],
+)
+def test_an_instance_that_aws_has_put_a_newer_minor_version_in_is_what_was_asked_for(
+    core: Core, version: str, *, is_taken: bool
+) -> None:
+    core.allow_instances()
+    core.new_project()
+    begun = job(database={"size": "db.t4g.micro", "version": "18.1"})
+    initialize(core, begun)
+    place_instance(core, begun)
+    project = core.projects.get("shop")
+    assert project is not None
+    assert project.instance is not None
+    upgraded = replace(project.instance, version="18.2", host="instance.example", port=5432)
+    core.projects.reach("shop", upgraded)
+    fail(core)
+    again = job("job-2", database={"size": "db.t4g.micro", "version": version})
+
+    if not is_taken:
+        assert refused(core, again).message.startswith("database.version: the project has been")
+        return
+    assert initialize(core, again).output == NOT_YET | {"is_dedicated": True}
+    cluster = ensure_placed(
+        valid_payload(database=again.payload["database"]),
+        projects=core.projects,
+        catalogue=core.catalogue,
+    )
+    assert (cluster.host, cluster.version) == ("instance.example", "18.2")
 
 
 def test_a_place_on_a_shared_cluster_is_not_left_behind_for_an_instance(core: Core) -> None:

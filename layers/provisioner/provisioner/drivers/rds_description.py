@@ -165,7 +165,7 @@ def differences(found: DBInstanceTypeDef, description: InstanceDescription) -> I
     if will_be["Engine"] != description.engine:
         why = f"Its engine is {will_be['Engine']}, not {description.engine}: make a new instance."
         yield Remaining(resource, "Engine", why)
-    elif not _is_of_version(description.engine, version, wanted_version):
+    elif not keeps_version(description.engine, version, wanted_version):
         why = f"Its version is {version}, not {wanted_version}: RDS only goes to newer ones."
         yield Remaining(resource, "EngineVersion", why)
     if will_be["DBInstanceClass"] != description.size:
@@ -185,14 +185,19 @@ def differences(found: DBInstanceTypeDef, description: InstanceDescription) -> I
         yield Remaining(resource, "StorageEncrypted", why)
 
 
-def _is_of_version(engine: str, version: str, wanted: str) -> bool:
+def keeps_version(engine: str, version: str, wanted: str) -> bool:
     """Whether a version is of the wanted major version, and is not older.
 
     RDS puts newer minor versions in by itself. Of PostgreSQL the first number is the major version,
     of MySQL and MariaDB the first two.
+
+    Args:
+        engine: RDS's name of the engine, or the project's.
+        version: what there is, such as 18.2.
+        wanted: what was asked for, such as 18 or 18.1.
     """
     found, least = _numbers(version), _numbers(wanted)
-    major = min(1 if engine == "postgres" else 2, len(least))
+    major = min(1 if engine.startswith("postgres") else 2, len(least))
     return found[:major] == least[:major] and found >= least
 
 

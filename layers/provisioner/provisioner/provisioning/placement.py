@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from provisioner.drivers.rds_description import keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
 from provisioner.provisioning.engine import Engine
@@ -34,7 +35,9 @@ def ensure_placed(
     placed = _placed(payload, projects, catalogue)
     version = payload.database.version
     if placed is not None:
-        if version is not None and not is_of_version(placed.version, version):
+        if version is not None and not (
+            placed.version and keeps_version(placed.engine, placed.version, version)
+        ):
             raise failure(
                 ErrorType.INVALID_PAYLOAD,
                 f"database.version: the project has its place on cluster {placed.cluster_id}, "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from provisioner.drivers.rds_description import keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.instances import is_of_version, wanted_instance
+from provisioner.provisioning.instances import wanted_instance
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import refuse_unserved
@@ -120,7 +121,7 @@ def _refuse_other_place(payload: ProvisionProjectPayload, project: Project) -> N
         )
         begun["database.version"] = (
             instance.version
-            if is_of_version(instance.version, wanted.version or instance.version)
+            if keeps_version(instance.engine, instance.version, wanted.version or instance.version)
             else str(wanted.version),
             instance.version,
         )
