@@ -46,9 +46,10 @@ def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
     job = workflow.execute(workflow.new_deprovision_job(project_id))
 
     assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
-    assert statuses(job) == dict.fromkeys(
-        deprovision_project.JOB_TYPE.stages, StageStatus.SUCCEEDED
-    )
+    assert statuses(job) == {
+        stage: StageStatus.SKIPPED if stage.runs_if else StageStatus.SUCCEEDED
+        for stage in deprovision_project.JOB_TYPE.stages
+    }
     result = api.DeprovisionProjectResult.model_validate(job.result)
     assert isinstance(result.snapshot, SnapshotResult)
     assert result.snapshot.key == f"{project_id}/{job.job_id}.dump"
@@ -362,7 +363,7 @@ def test_data_goes_where_the_payload_asks_for_it_and_no_snapshot_is_taken_where_
 
     assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
     skipped = {s for s, status in statuses(job).items() if status is StageStatus.SKIPPED}
-    assert skipped == {"TAKING_SNAPSHOT"}
+    assert skipped == {"TAKING_SNAPSHOT", "TAKING_INSTANCE_SNAPSHOT", "REMOVING_INSTANCE"}
     assert job.result is not None
     assert "snapshot" not in job.result
     assert snapshots() == []
