@@ -205,6 +205,8 @@ def provisioned_result(**fields: Any) -> dict[str, Any]:
     return {
         "project_id": "shop",
         "database": {
+            "engine": "postgresql",
+            "version": "18.1",
             "host": "db",
             "port": 5432,
             "database_name": "nm_shop",

@@ -10,6 +10,7 @@ from provisioner.runtime.settings import (
     ApiKeysSettings,
     DatabaseSettings,
     DispatcherSettings,
+    InstancesSettings,
     LifecycleSettings,
     ServicesSettings,
     Settings,
@@ -34,11 +35,13 @@ ENVIRONMENT = {
     "JOB_RETENTION_DAYS": "120",
     "QUEUED_MINUTES": "20",
     "SNAPSHOTS_BUCKET": "snapshots",
+    "PGSSLROOTCERT": "/opt/certificates/root.pem",
 }
 CLASSES: list[type[Settings]] = [
     ApiKeysSettings,
     DatabaseSettings,
     DispatcherSettings,
+    InstancesSettings,
     LifecycleSettings,
     ServicesSettings,
     SupervisorSettings,
@@ -46,7 +49,7 @@ CLASSES: list[type[Settings]] = [
     PlatformSettings,
 ]
 #: The variables that may be left out.
-OPTIONAL = {"JOB_RETENTION_DAYS", "QUEUED_MINUTES"}
+OPTIONAL = {"JOB_RETENTION_DAYS", "QUEUED_MINUTES", "PGSSLROOTCERT"}
 
 MISSING = [
     (settings, name)

@@ -15,7 +15,7 @@ from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import provision_project
 from support.calls import SQL
 from support.effects import Attempt, Effect, aside, effects
-from support.workflow import FunctionEnded, Run, Workflow, each_way
+from support.workflow import SHARED_STAGES, FunctionEnded, Run, Workflow, each_way
 
 #: No stage changes AWS more often in one attempt; a test below sees to it.
 MOST_CALLS = 7
@@ -31,7 +31,7 @@ def test_the_tests_below_go_through_every_call(
     with effects(workflow, monkeypatch, lambda _effect, _attempt: None) as attempts:
         job = workflow.execute(workflow.new_job(workflow.new_project()))
     assert job.status is api.JobStatus.COMPLETED
-    assert {attempt.stage for attempt in attempts} == set(provision_project.JOB_TYPE.stages)
+    assert {attempt.stage for attempt in attempts} == set(SHARED_STAGES)
     assert max(len(attempt.calls) for attempt in attempts) == MOST_CALLS
     # At the least, a stage records its start and its end.
     assert min(len(attempt.calls) for attempt in attempts) >= 2
