@@ -49,9 +49,11 @@ class Straight:
             payload={"project_id": project_id, "region": self._region},
         )
         self._made.append(job)
-        # The last stage completes a stored job, and there is none.
+        # The last stage completes a stored job, and there is none. What runs only for a project
+        # with an instance of its own is left out, as the job leaves it out.
         for stage in provision_project.JOB_TYPE.stages[:-1]:
-            self._stages[stage](job)
+            if not stage.runs_if:
+                self._stages[stage](job)
         return time.time()
 
     def remove(self) -> None:

@@ -75,9 +75,9 @@ def test_a_job_makes_everything_in_few_state_transitions(deployment: RunningStac
     job = provisioned(deployment, "whole-project")
 
     result = result_of(job)
-    assert {s.stage: s.status for s in job.stages} == dict.fromkeys(
-        [s.stage for s in job.stages], api.StageStatus.SUCCEEDED
-    )
+    assert {s.stage for s in job.stages if s.status is not api.StageStatus.SUCCEEDED} == {
+        "CREATING_INSTANCE"
+    }
     assert all(record.check for record in job.stages)
     login = secret(deployment, result.database.secret_arn)
     assert current_database(login["connection_string"]) == result.database.database_name
