@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 from provisioner import api
@@ -21,11 +22,28 @@ def list_snapshots(context: typer.Context, project_id: str) -> None:
     Target.of(context).connect()
     found = api.list_snapshots(project_id)
     console = Console()
-    if not found:
+    instance_snapshot = _instance_snapshot(project_id)
+    if found:
+        headings = ["snapshot", "taken (UTC)", "bytes", "server", "job"]
+        display.show_table(console, headings, display.snapshot_rows(found))
+    elif instance_snapshot is None:
         display.line(console, f"There are no snapshots of project {project_id}.")
-        return
-    headings = ["snapshot", "taken (UTC)", "bytes", "server", "job"]
-    display.show_table(console, headings, display.snapshot_rows(found))
+    if instance_snapshot is not None:
+        display.line(
+            console,
+            f"The last one is snapshot {instance_snapshot['identifier']} of Amazon RDS in "
+            f"{instance_snapshot['region']}; RDS makes an instance of it "
+            "(aws rds restore-db-instance-from-db-snapshot).",
+        )
+
+
+def _instance_snapshot(project_id: str) -> Mapping[str, Any] | None:
+    """Return the last snapshot of the project's own instance, where that is its last snapshot."""
+    try:
+        snapshot = api.get_project(project_id).snapshot
+    except api.ProjectNotFoundError:
+        return None
+    return snapshot if snapshot is not None and "identifier" in snapshot else None
 
 
 @app.command("restore")

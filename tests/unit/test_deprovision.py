@@ -445,6 +445,8 @@ def test_everything_is_given_back_with_the_end_of_the_job(active: Core) -> None:
             names.tenants[Engine.POSTGRESQL].app_role,
             names.tenants[Engine.POSTGRESQL].owner_role,
         ),
+        # The stage that removes it has run, and not been skipped.
+        *(names.instance, names.instance_secret),
     ):
         assert any(removed.endswith(f" {name}") for removed in result.removed), name
 

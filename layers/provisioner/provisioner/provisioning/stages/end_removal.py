@@ -51,6 +51,12 @@ def ensure_deprovisioned(
             f"cluster {project.cluster_id}: still counts the project",
         )
     engine = Engine(project.engine or Engine.POSTGRESQL)
+    # The project's item tells of none any more.
+    had_instance = any(
+        record.stage == deprovision_project.REMOVING_INSTANCE
+        and record.status is StageStatus.SUCCEEDED
+        for record in stored.stages
+    )
     now = jobs.now()
     # Where the database was gone before this job came, the job that removed it took the snapshot.
     snapshot = snapshot_of(stored) or project.snapshot
@@ -66,7 +72,7 @@ def ensure_deprovisioned(
                     engine,
                     stage,
                     naming=naming,
-                    is_dedicated=project.instance is not None,
+                    is_dedicated=had_instance,
                 )
             ],
             "deprovisioned_at": now,
