@@ -19,13 +19,13 @@ BUILD = Path(__file__).resolve().parents[1] / ".aws-sam" / "build"
 
 #: The most that each function is meant to cost.
 AIMS = {
-    **dict.fromkeys(["Dispatcher", "Lifecycle", "Services", "ApiKeys", "Supervisor"], 30),
-    **dict.fromkeys(["DeadLetters", "Events"], 30),
+    **dict.fromkeys(["Dispatcher", "Lifecycle", "Instances", "Services", "ApiKeys"], 30),
+    **dict.fromkeys(["Supervisor", "DeadLetters", "Events"], 30),
     **dict.fromkeys(["Database", "Snapshot"], 45),
 }
 
-#: The functions that have the PostgreSQL driver.
-WITH_POSTGRESQL = {"DatabaseFunction", "SnapshotFunction"}
+#: The functions that have the drivers of databases.
+WITH_DRIVERS = {"DatabaseFunction", "SnapshotFunction"}
 
 #: Values of the variables that the functions read; nothing is called with them.
 VARIABLES = dict.fromkeys(
@@ -73,9 +73,10 @@ def run(
     environment = VARIABLES | {"PYTHONHASHSEED": "0", "PATH": os.defpath}
     if function is not None:
         layers = [
-            function.parent / f"{name}Layer" / "python" for name in ("Provisioner", "Postgresql")
+            function.parent / f"{name}Layer" / "python"
+            for name in ("Provisioner", "Postgresql", "Mysql")
         ]
-        shown = layers if function.name in WITH_POSTGRESQL else layers[:1]
+        shown = layers if function.name in WITH_DRIVERS else layers[:1]
         environment["LAMBDA_TASK_ROOT"] = str(function)
         environment["PYTHONPATH"] = os.pathsep.join(map(str, [function, *shown]))
     # The real interpreter: the environment's own would import what its packages ask for.

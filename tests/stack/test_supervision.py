@@ -26,13 +26,13 @@ _CLOSED_PORT = 1
 def describe_cluster(deployment: RunningStack) -> Callable[[int], None]:
     """Return what says at which port the region's cluster is."""
     ssm, prefix = deployment.client("ssm"), deployment.outputs["ClusterParameterPrefix"]
-    own = ssm.get_parameter(Name=f"{prefix}/{deployment.region}/postgresql")["Parameter"]["Value"]
-    (cluster,) = json.loads(own)
+    own = f"{prefix}/{deployment.region}/postgresql/local-1"
+    cluster = json.loads(ssm.get_parameter(Name=own)["Parameter"]["Value"])
 
     def describe(port: int) -> None:
         ssm.put_parameter(
-            Name=f"{prefix}/{REGION}/postgresql",
-            Value=json.dumps([cluster | {"cluster_id": "far-1", "port": port}]),
+            Name=f"{prefix}/{REGION}/postgresql/far-1",
+            Value=json.dumps(cluster | {"port": port}),
             Type="String",
             Overwrite=True,
         )

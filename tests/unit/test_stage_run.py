@@ -471,7 +471,7 @@ def test_a_job_that_lost_its_project_is_not_completed(core: Core) -> None:
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
-        ({"database": {"host": SECRET}}, "database.port (missing)"),
+        ({"database": {"host": SECRET}}, "database.engine (missing)"),
         ({"services": {"auth": SECRET}}, "services.auth (model_type)"),
         ({"password": SECRET}, "password (extra_forbidden)"),
         # It is told apart from a number by whoever reads it as JSON.
