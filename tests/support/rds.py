@@ -8,9 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from moto.rds.models import rds_backends
-from provisioner.drivers import rds, rds_obstacles, rds_snapshots
+from provisioner.drivers import rds, rds_snapshots
 from provisioner.drivers.drift import Repairs
-from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.rds import Instance
 from provisioner.drivers.rds_description import InstanceDescription
 from provisioner.drivers.rds_snapshots import InstanceSnapshot
@@ -79,9 +78,6 @@ class Database:
         rds.change_master_password(
             self.client, NAME, password=password, claim=OWNER.owns, final=FINAL
         )
-
-    def look(self) -> Obstacles:
-        return rds_obstacles.look_at_instance(self.client, NAME, claim=OWNER.owns)
 
     def make(self, tags: dict[str, str], **other: Any) -> None:
         """Make an instance as someone else does."""

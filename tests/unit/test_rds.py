@@ -16,7 +16,6 @@ from moto.rds.models import rds_backends
 from provisioner.drivers import rds
 from provisioner.drivers.aws_errors import translate
 from provisioner.drivers.drift import Drift, Repairs
-from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.rds import Instance, RdsState
 from provisioner.drivers.rds_description import InstanceDescription
 from provisioner.errors import ERROR_RULES, ErrorType
@@ -571,38 +570,6 @@ def test_no_password_is_given_to_what_is_not_there(database: Database) -> None:
     assert refused(database.change_password).type is FINAL
 
 
-@pytest.mark.parametrize(("status", "state"), [("available", "ready"), ("stopped", "stopped")])
-def test_nothing_keeps_a_snapshot_from_being_taken(
-    database: Database, status: str, state: str
-) -> None:
-    assert database.look() == Obstacles()
-    database.ensure()
-    database.kept.status = status
-    assert one(database.find()).state == state
-    assert database.look() == Obstacles()
-
-
-def test_a_status_keeps_a_snapshot_from_being_taken(database: Database) -> None:
-    database.ensure()
-    found = {}
-    for status in ("incompatible-parameters", "deleting", "modifying", "backing-up"):
-        database.kept.status = status
-        found[status] = database.look()
-    clause = f"the database instance {NAME} is in the status"
-    assert found == {
-        "incompatible-parameters": Obstacles(
-            snapshot=(f"{clause} incompatible-parameters: bring it back, or do without a snapshot",)
-        ),
-        "deleting": Obstacles(snapshot=(f"{clause} deleting: do without a snapshot",)),
-        "modifying": Obstacles(
-            passing=(f"{clause} modifying: RDS takes a snapshot when it is available",)
-        ),
-        "backing-up": Obstacles(
-            passing=(f"{clause} backing-up: RDS takes a snapshot when it is available",)
-        ),
-    }
-
-
 #: What calls each operation first.
 ACTS: dict[str, Callable[[Database], object]] = {
     "CreateDBInstance": lambda database: database.ensure(size="db.m7g.large"),
@@ -726,7 +693,6 @@ def test_an_answer_of_another_instance_is_none(database: Database, told: dict[st
         database.remove,
         database.repair,
         database.change_password,
-        database.look,
     ]
     for act in acts:
         error = refused(act)

@@ -37,6 +37,9 @@ _PLAIN_CODES = {
 #: The longest partition key.
 _KEY_BYTES = 2048
 
+#: Items of one BatchGetItem. Source: Amazon DynamoDB API Reference, BatchGetItem.
+_BATCH_KEYS = 100
+
 #: Transactions that meet another on one item are sent again: up to 0.1, 0.2, 0.4 s and so on.
 _CONFLICT_ATTEMPTS = 8
 _CONFLICT_FIRST_SECONDS = 0.05
@@ -274,10 +277,6 @@ def get(client: DynamoDBClient, table: str, key: Mapping[str, str]) -> dict[str,
         return None
     item = client.get_item(TableName=table, Key=to_item(key), ConsistentRead=True).get("Item")
     return None if item is None else from_answer(item, key)
-
-
-#: Items of one BatchGetItem. Source: Amazon DynamoDB API Reference, BatchGetItem.
-_BATCH_KEYS = 100
 
 
 def get_all(

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.rds import (
-    Instance,
     RdsState,
     asked,
     find_instance,
@@ -214,11 +213,6 @@ def _can_be_taken(client: RDSClient, identifier: str, owner: Ownership, final: E
         )
     if instance.state is RdsState.STOPPED:
         start_instance(client, identifier)
-    return takes_snapshot(instance)
-
-
-def takes_snapshot(instance: Instance) -> bool:
-    """Whether RDS takes a snapshot of an instance in its present status."""
     return instance.status in _TAKEN_IN
 
 

@@ -52,6 +52,7 @@ INITIALIZING = Stage(
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
     code="provisioner.provisioning.stages.hold_project:ensure_held",
+    arguments={"asks_for_instance": True},
     state="Initialize",
 )
 

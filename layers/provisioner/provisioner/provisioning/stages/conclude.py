@@ -35,6 +35,4 @@ def reported(job: JobInput, jobs: JobStore) -> dict[str, Any]:
     result = {"project_id": validate_payload(ProjectReference, job.payload).project_id}
     for record in before:
         result |= checked(record).output
-    # It lets the first stage decide on an optional one, and is no result.
-    result.pop("is_dedicated", None)
     return result

@@ -15,8 +15,15 @@ from provisioner.provisioning.projects import (
 from provisioner.provisioning.stages.find_project import found
 
 
-def ensure_held(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
+def ensure_held(
+    job: JobInput, *, projects: ProjectStore, asks_for_instance: bool = False
+) -> StageOutcome:
     """Lock the project for this job; its status and its quota stay as they are.
+
+    Args:
+        job: the job.
+        projects: holds the project.
+        asks_for_instance: whether a stage follows that runs only where it has its own instance.
 
     Raises:
         INVALID_PAYLOAD: the payload names no project, or one that is not ACTIVE.
@@ -38,7 +45,7 @@ def ensure_held(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
                     f"project_id: {project_id} has just been held by another job; send a new job.",
                 ) from None
     return StageOutcome(
-        output={"is_dedicated": project.instance is not None},
+        output={"is_dedicated": project.instance is not None} if asks_for_instance else {},
         check="the project is ACTIVE and held by this job",
     )
 
