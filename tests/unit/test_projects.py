@@ -260,10 +260,12 @@ def test_a_project_becomes_active_only_by_the_job_that_holds_it(core: Core) -> N
         lock(core, job_id="job-2")
 
 
-def place(core: Core, project_id: str = "shop") -> str:
+def place(core: Core, project_id: str = "shop", **database: str) -> str:
     """Place a project on a cluster of its region."""
     return ensure_placed(
-        valid_payload(project_id), projects=core.projects, catalogue=core.catalogue
+        valid_payload(project_id, database=database),
+        projects=core.projects,
+        catalogue=core.catalogue,
     ).cluster_id
 
 
@@ -299,6 +301,33 @@ def test_a_full_cluster_is_passed_over(core: Core) -> None:
     core.new_project()
 
     assert place(core) == "large"
+
+
+def test_a_project_goes_to_the_emptiest_cluster_of_the_version_that_it_asks_for(core: Core) -> None:
+    core.describe_clusters(
+        {"cluster_id": "undeclared"},
+        {"cluster_id": "older", "version": "17.2"},
+        {"cluster_id": "full", "version": "18.1", "max_tenants": 1},
+        {"cluster_id": "fuller", "version": "18.1"},
+        {"cluster_id": "emptier", "version": "18"},
+    )
+    tenants(core, full=1, fuller=4, emptier=3)
+    core.new_project()
+
+    assert place(core, version="18") == "emptier"
+    # It has its place now; another version is elsewhere.
+    with pytest.raises(ProvisioningError, match="is of version 18;"):
+        place(core, version="17")
+
+
+def test_no_room_on_a_cluster_of_the_version_is_said_so(core: Core) -> None:
+    core.describe_clusters(
+        {"cluster_id": "other"}, {"cluster_id": "full", "version": "18", "max_tenants": 0}
+    )
+    core.new_project()
+
+    with pytest.raises(ProvisioningError, match="no postgresql cluster of version 18 of eu-"):
+        place(core, version="18")
 
 
 def test_no_cluster_with_room_is_answered_with_the_limits(core: Core) -> None:
