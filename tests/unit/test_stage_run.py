@@ -500,7 +500,9 @@ def test_a_job_whose_result_is_not_what_its_model_says_fails_at_once(
         "The result is not what its result model ProvisionProjectResult says; the first field that "
         f"is wrong is {field}"
     )
-    assert error.message.endswith("correct the stage's code, or the model, and run the job again.")
+    assert error.message.endswith(
+        "correct the stage's code, or the model, deploy it, and run the job again."
+    )
     assert stored(core, "FINALIZING").status is StageStatus.FAILED
     job = core.jobs.get("job-1")
     assert (job.status, job.result) == (JobStatus.RUNNING, None)

@@ -383,7 +383,7 @@ class StageRunner:
                 self._own_error(event),
                 f"The result is not what its result model {model.__name__} says; the first field "
                 f"that is wrong is {first_kind_of_problem(error, 'result')}; correct the stage's "
-                "code, or the model, and run the job again.",
+                "code, or the model, deploy it, and run the job again.",
             ) from None
 
     def _own_error(self, event: StageEvent) -> ErrorType:
