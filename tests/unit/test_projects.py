@@ -9,8 +9,9 @@ import pytest
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.provisioning.clusters import Cluster
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.placement import ensure_placed
+from provisioner.provisioning.placement import ensure_placed, refuse_unserved
 from provisioner.provisioning.projects import (
     Project,
     ProjectBusyError,
@@ -19,7 +20,8 @@ from provisioner.provisioning.projects import (
     QuotaReachedError,
     quota_of,
 )
-from support.core import REGION, Core, valid_payload
+from provisioner.runtime.observability import metrics
+from support.core import REGION, Core, LogLines, valid_payload
 
 QUOTA = "owner#ada"
 
@@ -267,6 +269,14 @@ def place(core: Core, project_id: str = "shop", **database: str) -> str:
         projects=core.projects,
         catalogue=core.catalogue,
     ).cluster_id
+
+
+def listed(core: Core, region: str = REGION, engine: Engine = Engine.POSTGRESQL) -> list[Cluster]:
+    """List the clusters of a region, of which none may be wrong."""
+    wrong: list[ProvisioningError] = []
+    found = list(core.catalogue.clusters(region, engine, wrong.append))
+    assert wrong == []
+    return found
 
 
 def quota_of_cluster(cluster_id: str) -> str:
@@ -534,21 +544,61 @@ def test_a_wrong_description_of_a_cluster_names_the_parameter(core: Core, value:
     name = "/test/clusters/eu-central-1/postgresql/first"
     core.client("ssm").put_parameter(Name=name, Type="String", Value=value, Overwrite=True)
 
-    def read_all() -> object:
-        return list(core.catalogue.clusters(REGION, Engine.POSTGRESQL))
+    core.new_project()
 
-    for read in (read_all, lambda: core.catalogue.cluster(REGION, Engine.POSTGRESQL, "first")):
+    # Neither who looks for a cluster nor whose cluster it is can go on.
+    for read in (
+        lambda: place(core),
+        lambda: refuse_unserved(valid_payload("shop"), core.catalogue),
+        lambda: core.catalogue.cluster(REGION, Engine.POSTGRESQL, "first"),
+    ):
         with pytest.raises(ProvisioningError) as raised:
             read()
 
         assert raised.value.type is ErrorType.DATABASE_CREATION_FAILED
+        assert f"The SSM parameter {name}," in raised.value.message
         assert raised.value.cause.startswith(f"SSM parameter {name}: ")
-        assert "correct-horse" not in raised.value.cause
+        assert "correct-horse" not in raised.value.message + raised.value.cause
+
+
+def test_a_cluster_whose_description_is_wrong_is_left_out(core: Core, logged: LogLines) -> None:
+    core.describe_clusters(
+        {"cluster_id": "a-wrong", "max_tenants": "many"},
+        {"cluster_id": "older", "version": "17"},
+        {"cluster_id": "right", "version": "18", "max_tenants": 1},
+    )
+    core.new_project()
+    core.new_project("next")
+    metrics.clear_metrics()
+
+    refuse_unserved(valid_payload("shop"), core.catalogue)
+    assert place(core, version="18") == "right"
+
+    line = logged()[-1]
+    assert (line["level"], line["message"]) == ("WARNING", "cluster left out")
+    wrong = "SSM parameter /test/clusters/eu-central-1/postgresql/a-wrong: max_tenants: "
+    assert line["cause"].startswith(wrong)
+    assert metrics.metric_set["ClustersLeftOut"]["Value"] == [1, 1]
+    metrics.clear_metrics()
+    # A placed project reads its own cluster alone.
+    assert place(core) == "right"
+    assert metrics.metric_set == {}
+    # Who finds no room reads which cluster was left out; who finds none that might serve, that
+    # it is wrong.
+    with pytest.raises(ProvisioningError) as full:
+        place(core, "next", version="18")
+    assert full.value.type is ErrorType.QUOTA_EXCEEDED
+    assert full.value.cause.startswith(f"left out: {wrong}")
+    with pytest.raises(ProvisioningError, match=r"parameter /test/clusters/.*/a-wrong, .* wrong"):
+        place(core, "next", version="16")
+    with pytest.raises(ProvisioningError, match=r"parameter /test/clusters/.*/a-wrong, .* wrong"):
+        refuse_unserved(valid_payload("next", database={"version": "16"}), core.catalogue)
+    metrics.clear_metrics()
 
 
 def test_a_region_without_a_description_has_no_cluster(core: Core) -> None:
-    assert list(core.catalogue.clusters("us-east-1", Engine.POSTGRESQL)) == []
-    assert list(core.catalogue.clusters(REGION, Engine.MYSQL)) == []
+    assert listed(core, "us-east-1") == []
+    assert listed(core, engine=Engine.MYSQL) == []
     assert core.catalogue.cluster(REGION, Engine.MYSQL, "first") is None
     assert core.catalogue.allowance(REGION, Engine.POSTGRESQL) is None
 
@@ -563,7 +613,7 @@ def test_more_clusters_than_a_page_holds_are_all_found(core: Core) -> None:
         Name=f"/test/clusters/{REGION}/postgresql/c-1/more", Type="String", Value="{}"
     )
 
-    found = list(core.catalogue.clusters(REGION, Engine.POSTGRESQL))
+    found = listed(core)
 
     assert {cluster.cluster_id for cluster in found} == {f"c-{number}" for number in range(23)}
     assert {(cluster.region, cluster.engine) for cluster in found} == {(REGION, "postgresql")}

@@ -6,13 +6,15 @@ that projects share, `<region>/dedicated/<engine>` what a project may ask for as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
+from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.provisioning.engine import Engine
+from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm.client import SSMClient
@@ -121,12 +123,21 @@ class ClusterCatalogue:
         self._client = client
         self._prefix = parameter_prefix
 
-    def clusters(self, region: str, engine: Engine) -> Iterator[Cluster]:
+    def clusters(
+        self, region: str, engine: Engine, left_out: Callable[[ProvisioningError], object]
+    ) -> Iterator[Cluster]:
         """Yield the clusters that projects of a region share, page by page.
+
+        One whose parameter is wrong is left out, with a line in the log: it keeps no project from
+        the others.
+
+        Args:
+            region: the region.
+            engine: the technology.
+            left_out: called with the error of each that is left out.
 
         Raises:
             NETWORK_ERROR: the answer is of other parameters.
-            DATABASE_CREATION_FAILED: a parameter is not what it must be; the message names it.
         """
         path = f"{self._prefix}/{region}/{engine}"
         pages = self._client.get_paginator("get_parameters_by_path").paginate(Path=path)
@@ -134,13 +145,21 @@ class ClusterCatalogue:
             for parameter in page["Parameters"]:
                 if parameter["Name"].rpartition("/")[0] != path:
                     raise _other_parameter()
-                yield _cluster(region, engine, parameter["Name"], parameter["Value"])
+                try:
+                    cluster = _cluster(region, engine, parameter["Name"], parameter["Value"])
+                except ProvisioningError as error:
+                    logger.warning("cluster left out", cause=error.cause)
+                    metrics.add_metric("ClustersLeftOut", MetricUnit.Count, 1)
+                    left_out(error)
+                else:
+                    yield cluster
 
     def cluster(self, region: str, engine: Engine, cluster_id: str) -> Cluster | None:
         """Return one cluster; None where none of that id is described.
 
         Raises:
-            NETWORK_ERROR, DATABASE_CREATION_FAILED: as `clusters` says.
+            NETWORK_ERROR: the answer is of another parameter.
+            DATABASE_CREATION_FAILED: the parameter is not what it must be; the message names it.
         """
         name = f"{self._prefix}/{region}/{engine}/{cluster_id}"
         value = self._value(name)
@@ -150,7 +169,7 @@ class ClusterCatalogue:
         """Return what a project may ask for as its own instance; None where it may not.
 
         Raises:
-            NETWORK_ERROR, DATABASE_CREATION_FAILED: as `clusters` says.
+            NETWORK_ERROR, DATABASE_CREATION_FAILED: as `cluster` says.
         """
         name = f"{self._prefix}/{region}/dedicated/{engine}"
         value = self._value(name)
@@ -182,7 +201,8 @@ def _read[Read: Description](model: type[Read], name: str, value: str) -> Read:
         field = ".".join(str(part) for part in first["loc"])
         raise failure(
             ErrorType.DATABASE_CREATION_FAILED,
-            "The description of a database cluster, or of what instances may be, is wrong.",
+            f"The SSM parameter {name}, which describes a database cluster or what instances may "
+            "be, is wrong; correct it.",
             f"SSM parameter {name}: {field}: {first['msg']}",
         ) from None
 

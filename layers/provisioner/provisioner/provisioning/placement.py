@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from provisioner.drivers.rds_description import keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
@@ -24,13 +22,14 @@ def ensure_placed(
 ) -> Cluster:
     """Return where the project's database is; choose a shared cluster if that is not settled.
 
-    Of the clusters of the version that the payload names, if it does, the emptiest with room.
+    Of the clusters of the version that the payload names, if it does, the emptiest with room. One
+    whose description is wrong is left out.
 
     Raises:
         QUOTA_EXCEEDED: no such cluster has room; the message names the limits.
         PROJECT_NOT_FOUND: the project is gone.
-        DATABASE_CREATION_FAILED: the project's cluster is described no more, or its own instance
-            has not been made.
+        DATABASE_CREATION_FAILED: the project's cluster is described no more, or wrongly, or none
+            is left that is not; or its own instance has not been made.
     """
     placed = _placed(payload, projects, catalogue)
     version = payload.database.version
@@ -45,11 +44,14 @@ def ensure_placed(
                 "the project first.",
             )
         return placed
+    wrong: list[ProvisioningError] = []
     clusters = [
         cluster
-        for cluster in catalogue.clusters(payload.region, payload.database.engine)
+        for cluster in catalogue.clusters(payload.region, payload.database.engine, wrong.append)
         if version is None or is_of_version(cluster.version, version)
     ]
+    if wrong and not clusters:
+        raise wrong[0]
     tenants = projects.used_of(cluster.quota for cluster in clusters)
     for cluster in sorted(clusters, key=lambda c: (tenants[c.quota], c.cluster_id)):
         try:
@@ -71,25 +73,28 @@ def ensure_placed(
         ErrorType.QUOTA_EXCEEDED,
         f"region: no {payload.database.engine} cluster{of_version} of {payload.region} has room "
         f"(limits: {limits}); add a cluster or raise a limit.",
+        "; ".join(f"left out: {error.cause}" for error in wrong),
     )
 
 
-def refuse_unserved(payload: ProvisionProjectPayload, clusters: Iterable[Cluster]) -> None:
+def refuse_unserved(payload: ProvisionProjectPayload, catalogue: ClusterCatalogue) -> None:
     """Refuse a region or a version that no shared cluster serves.
 
-    Args:
-        payload: what the job is asked to do.
-        clusters: those of the region and the engine; read no further than to one that serves.
+    The clusters are read no further than to one that serves.
 
     Raises:
         INVALID_PAYLOAD: the message names what is served.
+        DATABASE_CREATION_FAILED: one might serve whose description is wrong; the message names it.
     """
     version = payload.database.version
+    wrong: list[ProvisioningError] = []
     described = []
-    for cluster in clusters:
+    for cluster in catalogue.clusters(payload.region, payload.database.engine, wrong.append):
         if version is None or is_of_version(cluster.version, version):
             return
         described.append(cluster.version)
+    if wrong:
+        raise wrong[0]
     if not described:
         raise failure(
             ErrorType.INVALID_PAYLOAD,

@@ -41,6 +41,7 @@ def ensure_initialized(
         PROJECT_NOT_FOUND: there is no such project, or its removal has begun.
         PROJECT_BUSY: another job holds the project, or its clean-up does.
         QUOTA_EXCEEDED: the owner or organization has as many projects as it may have.
+        DATABASE_CREATION_FAILED: an operator's description of what may serve is wrong.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     project = projects.get(payload.project_id)
@@ -60,7 +61,7 @@ def ensure_initialized(
         _refuse_removed(project)
         _refuse_other_place(payload, project)
     if payload.database.size is None:
-        refuse_unserved(payload, catalogue.clusters(payload.region, payload.database.engine))
+        refuse_unserved(payload, catalogue)
     elif project.instance is None:
         wanted_instance(
             payload,
