@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.drift import Remaining
+from provisioner.drivers.server_versions import keeps_version
 from provisioner.ownership import Ownership
 
 if TYPE_CHECKING:
@@ -183,26 +184,6 @@ def differences(found: DBInstanceTypeDef, description: InstanceDescription) -> I
     if not found.get("StorageEncrypted", True):
         why = "It is not encrypted: only a new instance can be, of an encrypted copy of a snapshot."
         yield Remaining(resource, "StorageEncrypted", why)
-
-
-def keeps_version(engine: str, version: str, wanted: str) -> bool:
-    """Whether a version is of the wanted major version, and is not older.
-
-    RDS puts newer minor versions in by itself. Of PostgreSQL the first number is the major version,
-    of MySQL and MariaDB the first two.
-
-    Args:
-        engine: RDS's name of the engine, or the project's.
-        version: what there is, such as 18.2.
-        wanted: what was asked for, such as 18 or 18.1.
-    """
-    found, least = _numbers(version), _numbers(wanted)
-    major = min(1 if engine.startswith("postgres") else 2, len(least))
-    return found[:major] == least[:major] and found >= least
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall("[0-9]+", version)]
 
 
 def grown_storage(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Never, Self
 
+from provisioner.drivers.server_versions import is_of_version
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.engine import Engine
 
@@ -119,12 +120,6 @@ def wanted_instance(
         deletion_protection=allowance.deletion_protection,
         job_id=job_id,
     )
-
-
-def is_of_version(version: str | None, wanted: str) -> bool:
-    """Whether a version is the wanted one, or one of it: 18.1 is of 18, and not of 18.10 or 1."""
-    parts = wanted.split(".")
-    return version is not None and version.split(".")[: len(parts)] == parts
 
 
 def _refuse(sentence: str) -> Never:

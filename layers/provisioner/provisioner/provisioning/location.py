@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.payload import ProjectReference
-from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import Project, ProjectReader
 
 
@@ -23,10 +21,6 @@ class Location:
     engine: Engine
     #: None where it is gone.
     project: Project | None
-
-    def cluster(self, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster | None:
-        """Return the cluster that holds its database; as `cluster_of` otherwise."""
-        return None if self.project is None else cluster_of(self.project, catalogue, final)
 
 
 def location_of(job: JobInput, projects: ProjectReader) -> Location:

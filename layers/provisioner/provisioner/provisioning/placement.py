@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from provisioner.drivers.rds_description import keeps_version
+from provisioner.drivers.server_versions import is_of_version, keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.instances import DedicatedInstance, is_of_version
+from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.projects import (
     Project,
@@ -110,14 +110,18 @@ def refuse_unserved(payload: ProvisionProjectPayload, catalogue: ClusterCatalogu
     )
 
 
-def cluster_of(project: Project, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster | None:
+def cluster_of(
+    project: Project | None, catalogue: ClusterCatalogue, final: ErrorType
+) -> Cluster | None:
     """Return where a project's database is; None where it has none, or its instance no address yet.
 
     Args:
-        project: the project.
+        project: the project; None where it is gone.
         catalogue: the shared clusters.
         final: the error type of a cluster that is described no more.
     """
+    if project is None:
+        return None
     if project.instance is not None:
         return _own_cluster(project.instance)
     if project.cluster_id is None or project.region is None or project.engine is None:

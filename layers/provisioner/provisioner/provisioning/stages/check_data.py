@@ -20,6 +20,7 @@ from provisioner.provisioning.job_types import deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import refusal
 
@@ -80,7 +81,7 @@ def ensure_removal_is_possible(
         if is_dedicated:
             # Nothing in an instance keeps it from going, nor from being copied as a whole.
             return Obstacles()
-        cluster = location.cluster(catalogue, ErrorType.REMOVAL_FAILED)
+        cluster = cluster_of(location.project, catalogue, ErrorType.REMOVAL_FAILED)
         if cluster is None:
             return Obstacles()
         return looks[cluster.engine](

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisioner.drivers.rds_description import keeps_version
+from provisioner.drivers.server_versions import keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome

@@ -11,6 +11,7 @@ from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import Engines, admin_connection
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.removal import explained
 from provisioner.provisioning.stages.check_data import DatabaseLooks
@@ -53,7 +54,7 @@ def remove_database(
             f"The project {location.project_id} is gone, and with it where its database is.",
         )
     instance = location.project.instance
-    cluster = location.cluster(catalogue, ErrorType.REMOVAL_FAILED)
+    cluster = cluster_of(location.project, catalogue, ErrorType.REMOVAL_FAILED)
     # What is in an instance that goes too needs no server that answers.
     goes_with_instance = instance is not None and (
         not only_this_job or instance.job_id == job.job_id

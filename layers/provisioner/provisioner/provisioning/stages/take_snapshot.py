@@ -19,6 +19,7 @@ from provisioner.provisioning.job_types.deprovision_project import (
 )
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming, snapshot_key
+from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import ProjectReader
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def ensure_snapshot(
             skipped=True,
             check="a snapshot of the project's own instance is taken in its place",
         )
-    cluster = location.cluster(catalogue, ErrorType.SNAPSHOT_FAILED)
+    cluster = cluster_of(location.project, catalogue, ErrorType.SNAPSHOT_FAILED)
     if cluster is None:
         return StageOutcome(skipped=True, check="the project has no database")
     tenant = naming.names(payload.project_id).tenants[cluster.engine]
