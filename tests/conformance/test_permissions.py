@@ -383,3 +383,34 @@ def test_role_that_sam_makes_is_found() -> None:
     found = problems(translated(without))
     assert any("AWSLambdaBasicExecutionRole" in problem for problem in found)
     assert any("DeadLettersRole is the role of []" in problem for problem in found)
+
+
+#: Statements of RDS's that change nothing, or let an instance be made in a group of the account's.
+WITHOUT_MARKER = {"LookAtInstances", "LookAtSnapshots", "UseGroups"}
+
+
+def test_the_function_of_instances_alone_has_rights_of_rds_and_for_what_is_marked(
+    template: Template,
+) -> None:
+    marker = {"Fn::Sub": "${AWS::StackName}-${AWS::AccountId}"}
+    of_rds = [
+        (name, statement)
+        for name, role in of_type(template, "AWS::IAM::Role").items()
+        for statement in statements(role)
+        if any(action.startswith("rds:") for action in as_list(statement["Action"]))
+    ]
+    assert {name for name, _ in of_rds} == {"InstancesRole"}
+    for _, statement in of_rds:
+        if statement["Sid"] not in WITHOUT_MARKER:
+            texts = statement["Condition"]["StringEquals"]
+            markers = [texts[key] for key in texts if key.endswith("Tag/provisioner:managed-by")]
+            assert markers == [marker], statement["Sid"]
+
+
+def test_an_instance_is_made_within_the_bounds_of_the_deployer_and_hidden(
+    template: Template,
+) -> None:
+    made = statement_of(template, "InstancesRole", "MakeInstances")["Condition"]
+    assert made["StringEquals"]["rds:DatabaseClass"] == {"Ref": "DedicatedInstanceSizes"}
+    assert made["NumericLessThanEquals"] == {"rds:StorageSize": {"Ref": "DedicatedInstanceStorage"}}
+    assert made["Bool"] == {"rds:PubliclyAccessible": "false"}
