@@ -12,6 +12,7 @@ pytest_plugins = [
     "support.mysql_tenants",
     # After those that start servers, so that it looks before they stop them.
     "support.left_over",
+    "support.tenant_server",
     "support.workflow",
     "support.removal",
 ]

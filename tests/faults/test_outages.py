@@ -32,6 +32,7 @@ from support.effects import Attempt, Effect, effects
 from support.places import CHANGES, CLEANUP, STAGES, later_call, places, undisturbed
 from support.postgresql import PreparedCluster, tenant_snapshot
 from support.removal import end_of, provisioned
+from support.tenant_server import OnPostgresql
 from support.undoing import (
     OWNER,
     assert_nothing_is_left,
@@ -406,7 +407,7 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
             locks[0].execute("LOCK TABLE note")
         return call.make()
 
-    with deployed(own_cluster, monkeypatch) as workflow:
+    with deployed(OnPostgresql(own_cluster), monkeypatch) as workflow:
         unharmed = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
         expected = workflow.snapshot(unharmed)["tenant"]
         workflow.execute(workflow.new_deprovision_job(unharmed.project_id))

@@ -1,4 +1,4 @@
-"""Faults at the calls of a stage: what it asks AWS and PostgreSQL for while it runs."""
+"""Faults at the calls of a stage: what it asks AWS and a database for while it runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+import pymysql
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import (
@@ -20,17 +21,78 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from moto.appsync.models import appsync_backends
 from moto.cognitoidp.models import CognitoIdpUserPoolClient
+from provisioner.provisioning.engine import Engine
 from psycopg import sql
+from pymysql.cursors import Cursor
 from support.core import ACCOUNT, READING
 
 #: Makes the state machine's own calls, beside the stages.
 _NOT_OF_STAGES = {"lambda", "stepfunctions"}
 
-#: What changes nothing on PostgreSQL; advisory locks go with their session.
-READING_STATEMENTS = ("SELECT", "SHOW")
+#: What changes nothing on a server of an engine; locks by name go with their session.
+_READING_STATEMENTS = {
+    Engine.POSTGRESQL: ("SELECT", "SHOW"),
+    Engine.MYSQL: ("SELECT", "SHOW", "SET SESSION", "USE", "START TRANSACTION"),
+}
 
 CONNECT = "Connect"
 SQL = "SQL"
+
+
+@dataclass(frozen=True, slots=True)
+class DriverErrors:
+    """What an engine's driver raises; each makes one."""
+
+    #: The server has no connection left.
+    too_many: Callable[[], Exception]
+    #: The platform may not do that.
+    forbidden: Callable[[], Exception]
+    #: There is no way to the server.
+    unreachable: Callable[[], Exception]
+    #: The connection has gone while the server was at work.
+    lost: Callable[[], Exception]
+    #: No answer to a login.
+    login_unanswered: Callable[[], Exception]
+    #: The server has given up a statement.
+    stopped: Callable[[], Exception]
+    #: What has answered does not speak as the server does.
+    unreadable: Callable[[], Exception]
+
+
+#: By engine.
+DRIVER_ERRORS = {
+    Engine.POSTGRESQL: DriverErrors(
+        too_many=lambda: psycopg.errors.TooManyConnections("sorry, too many clients already"),
+        forbidden=lambda: psycopg.errors.InsufficientPrivilege("permission denied"),
+        unreachable=lambda: psycopg.OperationalError("connection failed: Connection refused"),
+        lost=lambda: psycopg.OperationalError("server closed the connection unexpectedly"),
+        login_unanswered=lambda: psycopg.errors.ConnectionTimeout("connection timeout expired"),
+        stopped=lambda: psycopg.errors.QueryCanceled(
+            "canceling statement due to statement timeout"
+        ),
+        unreadable=lambda: psycopg.OperationalError(
+            "lost synchronization with server: got message type H"
+        ),
+    ),
+    # PyMySQL's classes by the numbers, as `pymysql.err.raise_mysql_exception` has them.
+    Engine.MYSQL: DriverErrors(
+        too_many=lambda: pymysql.OperationalError(1040, "Too many connections"),
+        forbidden=lambda: pymysql.OperationalError(1142, "CREATE command denied to user"),
+        unreachable=lambda: pymysql.OperationalError(
+            2003, "Can't connect to MySQL server ([Errno 111] Connection refused)"
+        ),
+        lost=lambda: pymysql.OperationalError(2013, "Lost connection to MySQL server during query"),
+        login_unanswered=lambda: pymysql.OperationalError(
+            2003, "Can't connect to MySQL server (timed out)"
+        ),
+        stopped=lambda: pymysql.OperationalError(
+            1969, "Query execution was interrupted (max_statement_time exceeded)"
+        ),
+        unreadable=lambda: pymysql.err.InternalError(
+            "Packet sequence number wrong - got 72 expected 1"
+        ),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +109,13 @@ class Call:
     is_change: bool
     #: Makes the call and returns its answer.
     make: Callable[[], Any]
+    #: Of the database that is asked; None where AWS is.
+    engine: Engine | None = None
 
     @property
-    def is_of_postgresql(self) -> bool:
-        return self.operation in {CONNECT, SQL}
+    def errors(self) -> DriverErrors | None:
+        """What the driver of the database raises; None where AWS is asked."""
+        return DRIVER_ERRORS[self.engine] if self.engine is not None else None
 
 
 #: Says at which call a fault happens.
@@ -77,8 +142,8 @@ def first_change(call: Call) -> bool:
 
 
 def first_statement(call: Call) -> bool:
-    """The first statement that changes something on PostgreSQL."""
-    return call.is_change and call.is_of_postgresql
+    """The first statement that changes something on the database's server."""
+    return call.is_change and call.engine is not None
 
 
 def operation(name: str, containing: str = "") -> At:
@@ -107,8 +172,8 @@ def unwell_after_all(call: Call) -> Any:
 
 
 def throttled(call: Call) -> Any:
-    if call.is_of_postgresql:
-        raise psycopg.errors.TooManyConnections("sorry, too many clients already")
+    if call.errors is not None:
+        raise call.errors.too_many()
     raise ClientError(
         {"Error": {"Code": "ThrottlingException"}, "ResponseMetadata": {"HTTPStatusCode": 400}},  # type: ignore[typeddict-item]  # its stubs ask for more
         call.operation,
@@ -116,8 +181,8 @@ def throttled(call: Call) -> Any:
 
 
 def forbidden(call: Call) -> Any:
-    if call.is_of_postgresql:
-        raise psycopg.errors.InsufficientPrivilege("permission denied")
+    if call.errors is not None:
+        raise call.errors.forbidden()
     raise ClientError({"Error": {"Code": "AccessDeniedException"}}, call.operation)
 
 
@@ -126,36 +191,36 @@ def dropped(call: Call) -> Any:
 
     What stands in a transaction of PostgreSQL is undone with the session, as there.
     """
-    if not call.is_change and call.is_of_postgresql:
-        raise psycopg.OperationalError("connection failed: Connection refused")
+    if not call.is_change and call.errors is not None:
+        raise call.errors.unreachable()
     if not call.is_change:
         raise EndpointConnectionError(endpoint_url="https://aws.invalid")
     _make(call)
-    if call.is_of_postgresql:
-        raise psycopg.OperationalError("server closed the connection unexpectedly")
+    if call.errors is not None:
+        raise call.errors.lost()
     raise ConnectionClosedError(endpoint_url="https://aws.invalid")
 
 
 def unanswered(call: Call) -> Any:
     """Wait in vain for the answer to a call that has had its effect."""
-    if call.operation == CONNECT:
-        raise psycopg.errors.ConnectionTimeout("connection timeout expired")
+    if call.errors is not None and call.operation == CONNECT:
+        raise call.errors.login_unanswered()
     _make(call)
-    if call.is_of_postgresql:
-        raise psycopg.errors.QueryCanceled("canceling statement due to statement timeout")
+    if call.errors is not None:
+        raise call.errors.stopped()
     raise ReadTimeoutError(endpoint_url="https://aws.invalid")
 
 
 def unreadable(call: Call) -> Any:
     """Answer a call that has had its effect with what is none, such as a proxy's page."""
     _make(call)
-    if call.is_of_postgresql:
-        raise psycopg.OperationalError("lost synchronization with server: got message type H")
+    if call.errors is not None:
+        raise call.errors.unreadable()
     raise ResponseParserError("Unable to parse response, invalid received: b'<html>'")
 
 
 def empty(call: Call) -> Any:
-    """Answer with a body that says nothing; PostgreSQL: with no row."""
+    """Answer with a body that says nothing; a database: with no row."""
     if call.operation == SQL:
         call.make()
         return _Rows([])
@@ -201,6 +266,54 @@ class _Rows:
         return self._rows[0] if self._rows else None
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement that is about to be run."""
+
+    engine: Engine
+    text: str
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it changes something on the server."""
+        return not self.text.lstrip().upper().startswith(_READING_STATEMENTS[self.engine])
+
+
+def let_statements_be_met(
+    patch: pytest.MonkeyPatch, meet: Callable[[Statement, Callable[[], Any]], Any]
+) -> None:
+    """Let something answer each statement of every driver.
+
+    Args:
+        patch: undoes it.
+        meet: gets the statement and what runs it; it answers, or raises.
+    """
+    execute_postgresql, execute_mysql = psycopg.Connection.execute, Cursor.execute
+
+    def on_postgresql(
+        connection: psycopg.Connection[Any], query: Any, *more: Any, **options: Any
+    ) -> Any:
+        text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
+        return meet(
+            Statement(Engine.POSTGRESQL, text),
+            lambda: execute_postgresql(connection, query, *more, **options),
+        )
+
+    def on_mysql(cursor: Cursor, query: str | bytes, values: Any = None) -> Any:
+        text = query.decode(errors="replace") if isinstance(query, bytes) else query
+        answer = meet(
+            Statement(Engine.MYSQL, text),
+            lambda: execute_mysql(cursor, query, values),  # type: ignore[arg-type]  # its stubs know no bytes
+        )
+        if isinstance(answer, _Rows):
+            vars(cursor)["_rows"] = answer.fetchall()
+            return len(answer.fetchall())
+        return answer
+
+    patch.setattr(psycopg.Connection, "execute", on_postgresql)
+    patch.setattr(Cursor, "execute", on_mysql)
+
+
 @contextmanager
 def met(fault: Within, *, ignored: Collection[str] = _NOT_OF_STAGES) -> Iterator[list[Call]]:
     """Let the calls of a stage, or of a function, meet a fault; the call that did is listed.
@@ -211,12 +324,18 @@ def met(fault: Within, *, ignored: Collection[str] = _NOT_OF_STAGES) -> Iterator
     """
     happened: list[Call] = []
     number = 0
-    execute, connect = psycopg.Connection.execute, psycopg.connect
 
-    def meet(name: str, text: str, make: Callable[[], Any], *, is_change: bool) -> Any:
+    def meet(
+        name: str,
+        text: str,
+        make: Callable[[], Any],
+        *,
+        is_change: bool,
+        engine: Engine | None = None,
+    ) -> Any:
         nonlocal number
         number += 1
-        call = Call(number, name, text, is_change, make)
+        call = Call(number, name, text, is_change, make, engine)
         if happened or not fault.at(call):
             return make()
         happened.append(call)
@@ -231,24 +350,28 @@ def met(fault: Within, *, ignored: Collection[str] = _NOT_OF_STAGES) -> Iterator
         is_change = not name.startswith(READING)
         return meet(name, str(parameters), make, is_change=is_change)
 
-    def execute_or_meet(
-        connection: psycopg.Connection[Any], query: Any, *more: Any, **options: Any
-    ) -> Any:
-        text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
+    def run_or_meet(statement: Statement, make: Callable[[], Any]) -> Any:
         return meet(
-            SQL,
-            text,
-            lambda: execute(connection, query, *more, **options),
-            is_change=not text.lstrip().upper().startswith(READING_STATEMENTS),
+            SQL, statement.text, make, is_change=statement.is_change, engine=statement.engine
         )
 
-    def connect_or_meet(*arguments: Any, **options: Any) -> Any:
-        return meet(CONNECT, "", lambda: connect(*arguments, **options), is_change=False)
+    def connecting(engine: Engine, connect: Callable[..., Any]) -> Callable[..., Any]:
+        def connect_or_meet(*arguments: Any, **options: Any) -> Any:
+            return meet(
+                CONNECT,
+                "",
+                lambda: connect(*arguments, **options),
+                is_change=False,
+                engine=engine,
+            )
+
+        return connect_or_meet
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseClient, "_make_api_call", call_aws_or_meet)
-        patch.setattr(psycopg.Connection, "execute", execute_or_meet)
-        patch.setattr(psycopg, "connect", connect_or_meet)
+        let_statements_be_met(patch, run_or_meet)
+        patch.setattr(psycopg, "connect", connecting(Engine.POSTGRESQL, psycopg.connect))
+        patch.setattr(pymysql, "connect", connecting(Engine.MYSQL, pymysql.connect))
         patch.setattr(CognitoIdpUserPoolClient, "to_json", dated)
         yield happened
 

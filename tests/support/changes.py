@@ -6,18 +6,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 from provisioner import api
 from provisioner.api_keys.key_format import digest, key_id
 from provisioner.api_keys.store import ApiKeyStatus, ApiKeyStore
 from provisioner.drivers.drift import Drift
-from provisioner.drivers.postgresql.engine import PostgresqlEngine
-from provisioner.drivers.postgresql.errors import is_wrong_password
-from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime import aws
-from psycopg import sql
 from support.workflow import Workflow
 
 each_change = pytest.mark.parametrize(
@@ -54,56 +49,14 @@ def verifying(workflow: Workflow, keys: Sequence[str], *, hours: float = 0) -> s
 
 def logs_in(workflow: Workflow, project_id: str) -> bool:
     """Say whether the login that the secret holds is taken."""
-    login = workflow.secret(workflow.names(project_id).database_secret)
-    try:
-        psycopg.connect(login["connection_string"]).close()
-    except psycopg.OperationalError as error:
-        if not is_wrong_password(error):
-            raise
-        return False
-    return True
-
-
-def drift_database(workflow: Workflow, project_id: str) -> set[tuple[str, str]]:
-    """Change of a project's database what a superuser can; return how a repair tells of it."""
-    tenant = workflow.names(project_id).tenants[Engine.POSTGRESQL]
-    names = {
-        "database": sql.Identifier(tenant.database),
-        "schema": sql.Identifier(tenant.schema),
-        "app": sql.Identifier(tenant.app_role),
-        "owner": sql.Identifier(tenant.owner_role),
-    }
-    with workflow.cluster.connect(tenant.database) as connection:
-        for statement in (
-            "ALTER ROLE {app} CONNECTION LIMIT -1 CREATEDB",
-            "ALTER DATABASE {database} CONNECTION LIMIT -1",
-            "GRANT CONNECT ON DATABASE {database} TO PUBLIC",
-            "REVOKE CREATE ON DATABASE {database} FROM {owner}",
-            "ALTER SCHEMA {schema} OWNER TO {app}",
-            "GRANT USAGE ON SCHEMA public TO PUBLIC",
-            "ALTER ROLE {app} IN DATABASE {database} RESET role",
-            "REVOKE SELECT ON provisioner.schema_version FROM {owner}",
-        ):
-            connection.execute(sql.SQL(statement).format(**names))
-    return {
-        (f"role {tenant.app_role}", "CONNECTION LIMIT"),
-        (f"role {tenant.app_role}", "CREATEDB"),
-        (f"role {tenant.app_role}", "OWNER of objects"),
-        (f"role {tenant.app_role}", "role or search_path"),
-        (f"database {tenant.database}", "CONNECTION LIMIT"),
-        (f"database {tenant.database}", "privileges"),
-        (f"schema {tenant.schema}", "OWNER"),
-        (f"schema {tenant.schema}", "privileges"),
-        ("schema public", "privileges"),
-        ("table provisioner.schema_version", "version"),
-    }
+    return workflow.server.takes(workflow.login(project_id))
 
 
 def new_change(workflow: Workflow, job_type: str, project_id: str) -> api.Job:
     """Store a job that has something to do, which is where nothing is said a type's example."""
     payload: dict[str, Any] = {}
     if job_type == "repair_project":
-        drift_database(workflow, project_id)
+        workflow.server.drift(workflow.tenant(project_id))
     elif job_type == "rotate_api_keys":
         payload = {"count": 1}
     elif job_type == "revoke_api_key":
@@ -141,17 +94,14 @@ def check_changed(workflow: Workflow, job: api.Job) -> None:
 
 
 def _drifted(workflow: Workflow, project_id: str) -> set[Drift]:
-    names = workflow.names(project_id)
-    login = workflow.secret(names.database_secret)
+    login, tenant = workflow.login(project_id), workflow.tenant(project_id)
     owner = Naming(workflow.settings.resource_prefix, workflow.settings.resource_namespace).owner(
         project_id, "none"
     )
-    engine = PostgresqlEngine(workflow.cluster.admin)
+    driver = workflow.server.driver
     repairs = (
-        engine.repair_database(
-            names.tenants[Engine.POSTGRESQL], lambda: str(login["password"]), owner
-        ),
-        engine.repair_schema(names.tenants[Engine.POSTGRESQL], owner),
+        driver.repair_database(tenant, lambda: str(login["password"]), owner),
+        driver.repair_schema(tenant, owner),
     )
     return {drift for found in repairs for drift in (*found.repaired, *found.remaining)}
 

@@ -1,4 +1,4 @@
-"""Acts before each effect of a stage: every call that changes something in AWS or PostgreSQL.
+"""Acts before each effect of a stage: every call that changes something in AWS or a database.
 
 What happens before one effect is what happens after the one before it, with its answer lost: the
 calls in between only read.
@@ -12,12 +12,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 import pytest
 from botocore.client import BaseClient
 from moto.cognitoidp.models import CognitoIdpUserPoolClient
-from psycopg import sql
-from support.calls import READING_STATEMENTS, SQL, call_as_aws, dated
+from support.calls import SQL, Statement, call_as_aws, dated, let_statements_be_met
 from support.core import READING
 from support.workflow import Workflow
 
@@ -94,24 +92,19 @@ def effects(
             attempt.effects.append(effect)
             act(effect, attempt)
 
-    execute = psycopg.Connection.execute
-
     def call_aws(client: BaseClient, operation: str, parameters: Mapping[str, Any]) -> Any:
         if reading or not operation.startswith(READING):
             meet(operation)
         return call_as_aws(client, operation, parameters)
 
-    def execute_sql(
-        connection: psycopg.Connection[Any], query: Any, *more: Any, **options: Any
-    ) -> Any:
-        text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
-        if not text.lstrip().upper().startswith(READING_STATEMENTS):
+    def run_statement(statement: Statement, make: Callable[[], Any]) -> Any:
+        if statement.is_change:
             meet(SQL)
-        return execute(connection, query, *more, **options)
+        return make()
 
     with monkeypatch.context() as patch:
         patch.setattr(BaseClient, "_make_api_call", call_aws)
-        patch.setattr(psycopg.Connection, "execute", execute_sql)
+        let_statements_be_met(patch, run_statement)
         patch.setattr(CognitoIdpUserPoolClient, "to_json", dated)
         patch.setattr(workflow, "run_stage", counted(workflow.run_stage))
         for name, step in workflow.record.items():

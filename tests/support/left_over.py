@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pymysql
 import pytest
 from moto.appsync.models import appsync_backends
 from moto.cognitoidp.models import cognitoidp_backends
@@ -26,12 +27,12 @@ from provision_cli.local.stack import RunningStack
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
 from provisioner.drivers.mysql import ledger
+from provisioner.drivers.mysql.errors import number_of
 from provisioner.ownership import MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
-from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.runtime import platform
 from support.local_stack import running_stack
-from support.mysql import ADMIN_USER, PreparedMysql, running_mysql
+from support.mysql import ADMIN_USER, Connection, PreparedMysql, running_mysql
 from support.postgresql import PreparedCluster, running_cluster
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ KINDS = {
 
 #: Statuses in which a project has what it has: a job of it is at work, or it is in use.
 _LIVE = {api.ProjectStatus.PROVISIONING, api.ProjectStatus.ACTIVE, api.ProjectStatus.DEPROVISIONING}
+
+#: ER_BAD_DB_ERROR and ER_NO_SUCH_TABLE: the server has had no tenant.
+_NO_RECORDS = {1049, 1146}
 
 type Item = Mapping[str, Any]
 
@@ -115,11 +119,15 @@ def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deploymen
 
 
 def _names(names: ResourceNames) -> set[str]:
-    tenant = names.tenants[Engine.POSTGRESQL]
     return {
         *(names.user_pool, names.event_api, names.bucket),
         *(names.database_secret, names.api_keys_secret),
-        *(tenant.database, tenant.app_role, tenant.owner_role),
+        # A name that an engine has no use for is empty.
+        *(
+            name
+            for tenant in names.tenants.values()
+            for name in (tenant.database, tenant.app_role, tenant.owner_role)
+        ),
     }
 
 
@@ -145,13 +153,12 @@ def deployment_of(workflow: Workflow, account: str, region: str) -> Deployment:
     def items(table: str) -> list[Item]:
         return [from_item(i.to_json()["Attributes"]) for i in tables[table].all_items()]
 
-    with workflow.cluster.connect() as connection:
-        # The cluster is the run's: other deployments have theirs there too.
-        on_server = [
-            resource
-            for resource in _in_postgresql(connection)
-            if workflow.has_made(resource.tags.get(PROJECT_TAG, ""))
-        ]
+    # The server is the run's: other deployments have theirs there too.
+    on_server = [
+        resource
+        for resource in workflow.server.resources()
+        if workflow.has_made(resource.tags.get(PROJECT_TAG, ""))
+    ]
     return Deployment(
         Naming(settings.resource_prefix, settings.resource_namespace),
         [
@@ -181,13 +188,28 @@ def _in_moto(account: str, region: str) -> Iterator[Resource]:
         yield Resource("secret", secret.name, _as_mapping(secret.tags or []))
 
 
-def _in_postgresql(connection: psycopg.Connection[Any]) -> Iterator[Resource]:
+def in_postgresql(connection: psycopg.Connection[Any]) -> Iterator[Resource]:
+    """Yield the databases and roles of a server, with the tags in their comments."""
     for kind, name, comment in connection.execute(
         "SELECT 'database', datname::text, shobj_description(oid, 'pg_database') FROM pg_database"
         " UNION ALL"
         " SELECT 'role', rolname::text, shobj_description(oid, 'pg_authid') FROM pg_roles"
     ):
         yield Resource(kind, name, tags_of_comment(comment))
+
+
+def in_mysql(connection: Connection) -> Iterator[Resource]:
+    """Yield what the platform's records name, with its tags; one of nothing is to be gone too."""
+    kinds = {ledger.Kind.DATABASE: "database", ledger.Kind.USER: "role"}
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute("SELECT kind, name, marker FROM provisioner.resource")
+        except pymysql.Error as error:
+            if number_of(error) not in _NO_RECORDS:
+                raise
+            return
+        for kind, name, marker in cursor.fetchall():
+            yield Resource(kinds[kind], name, tags_of_comment(marker))
 
 
 # --- The local stack ------------------------------------------------------------------------------
@@ -214,7 +236,7 @@ def deployment_on(stack: RunningStack) -> Deployment:
         user=login["username"],
         password=login["password"],
     ) as connection:
-        on_server = list(_in_postgresql(connection))
+        on_server = list(in_postgresql(connection))
     return Deployment(
         Naming(settings.resource_prefix, settings.resource_namespace),
         [*_in_aws(stack, settings.resource_prefix), *on_server],

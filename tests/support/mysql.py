@@ -26,6 +26,8 @@ from provision_cli.local import mariadb_server
 from provision_cli.local.aws_server import choose_port
 from provision_cli.local.build import locked
 from provision_cli.local.mariadb_server import MariadbServer
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.mysql import ledger
 from pymysql.cursors import Cursor
 
 #: Names a server of one's own.
@@ -156,3 +158,63 @@ def _named(url: str) -> PreparedMysql:
         Path(ca_file) if ca_file else None,
         None,
     )
+
+
+def mysql_tenant_snapshot(server: PreparedMysql, names: TenantNames) -> dict[str, Any]:
+    """Return everything that the engine is to leave of a tenant, without passwords and times."""
+    queries: dict[str, tuple[str, tuple[str, ...]]] = {
+        "databases": (
+            """SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME FROM information_schema.SCHEMATA
+               WHERE SCHEMA_NAME = %s""",
+            (names.database,),
+        ),
+        "users": (
+            """SELECT User, Host, max_user_connections, ssl_type, password_expired
+               FROM mysql.user WHERE User = %s ORDER BY 1, 2""",
+            (names.app_role,),
+        ),
+        "grants": ("SELECT * FROM mysql.db WHERE User = %s ORDER BY Db", (names.app_role,)),
+    }
+    of_platform: dict[str, tuple[str, tuple[str, ...]]] = {
+        "records": (
+            """SELECT kind, name, marker FROM provisioner.resource WHERE name IN (%s, %s)
+               ORDER BY 1""",
+            (names.database, names.app_role),
+        ),
+        "versions": (
+            "SELECT version FROM provisioner.schema_version WHERE database_name = %s",
+            (names.database,),
+        ),
+    }
+    with server.connect() as connection, connection.cursor() as cursor:
+        if _is_prepared(cursor):
+            queries |= of_platform
+        found: dict[str, Any] = {what: [] for what in of_platform}
+        for what, (query, values) in queries.items():
+            cursor.execute(query, values)
+            found[what] = list(cursor.fetchall())
+        return found
+
+
+def remove_mysql_tenant(server: PreparedMysql, names: TenantNames) -> None:
+    """Remove what a tenant has, with its records, whoever made it."""
+    name, user = names.database, names.app_role
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT Host FROM mysql.user WHERE User = %s", (user,))
+        for (host,) in cursor.fetchall():
+            cursor.execute(f"DROP USER `{user}`@`{host}`")
+        cursor.execute(f"DROP DATABASE IF EXISTS `{name}`")
+        if _is_prepared(cursor):
+            cursor.execute("DELETE FROM provisioner.resource WHERE name IN %s", ((name, user),))
+            cursor.execute(
+                "DELETE FROM provisioner.schema_version WHERE database_name = %s", (name,)
+            )
+
+
+def _is_prepared(cursor: Cursor) -> bool:
+    """Whether the server has had a tenant: the first one makes the platform's records."""
+    cursor.execute(
+        "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+        (ledger.SCHEMA, "schema_version"),
+    )
+    return cursor.fetchone() is not None

@@ -17,7 +17,12 @@ from provisioner.drivers.mysql.engine import MysqlEngine
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
 from pymysql.connections import Connection as DriverConnection
-from support.mysql import Connection, PreparedMysql
+from support.mysql import (
+    Connection,
+    PreparedMysql,
+    mysql_tenant_snapshot,
+    remove_mysql_tenant,
+)
 from support.tenants import NAMING, PASSWORD, Crash
 
 
@@ -58,30 +63,7 @@ class MysqlTenant:
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the engine is to leave of a tenant, without passwords and times."""
-        name, user = self.names.database, self.names.app_role
-        queries: dict[str, tuple[str, tuple[str, ...]]] = {
-            "database": (
-                """SELECT DEFAULT_CHARACTER_SET_NAME FROM information_schema.SCHEMATA
-                   WHERE SCHEMA_NAME = %s""",
-                (name,),
-            ),
-            "users": (
-                """SELECT Host, max_user_connections, ssl_type, password_expired FROM mysql.user
-                   WHERE User = %s ORDER BY 1""",
-                (user,),
-            ),
-            "grants": ("SELECT * FROM mysql.db WHERE User = %s ORDER BY Db", (user,)),
-            "resource": (
-                """SELECT kind, name, marker FROM provisioner.resource WHERE name IN (%s, %s)
-                   ORDER BY 1""",
-                (name, user),
-            ),
-            "schema_version": (
-                "SELECT version FROM provisioner.schema_version WHERE database_name = %s",
-                (name,),
-            ),
-        }
-        return {what: self.as_superuser(*query) for what, query in queries.items()}
+        return mysql_tenant_snapshot(self.server, self.names)
 
     def as_superuser(self, statement: str, values: tuple[Any, ...] | None = None) -> Any:
         """Run a statement as someone who may do everything."""
@@ -139,18 +121,7 @@ def mysql_tenants(server: PreparedMysql) -> Iterator[Callable[[], MysqlTenant]]:
 
     yield make
     for tenant in made:
-        name, user = tenant.names.database, tenant.names.app_role
-        hosts = tenant.as_superuser("SELECT Host FROM mysql.user WHERE User = %s", (user,))
-        for (host,) in hosts:
-            tenant.as_superuser(f"DROP USER `{user}`@`{host}`")
-        tenant.as_superuser(f"DROP DATABASE IF EXISTS `{name}`")
-        if tenant.as_superuser("SHOW DATABASES LIKE 'provisioner'"):
-            tenant.as_superuser(
-                "DELETE FROM provisioner.resource WHERE name IN %s", ((name, user),)
-            )
-            tenant.as_superuser(
-                "DELETE FROM provisioner.schema_version WHERE database_name = %s", (name,)
-            )
+        remove_mysql_tenant(server, tenant.names)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import JobDefinition
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
 from support.calls import (
     Act,
@@ -64,7 +65,7 @@ HOLDING = tuple(name for name in CHANGES if JOB_TYPES[name].on_failure.release)
 #: The stages whose effect, or the last part of it, is the end of the job.
 _LAST = {f"{name}/{definition.last}" for name, definition in JOB_TYPES.items()}
 
-#: Stages with statements of PostgreSQL, of the job types that are not in CHANGES.
+#: Stages with statements of a database, of the job types that are not in CHANGES.
 _OF_DATABASES = {
     provision_project.CREATING_DATABASE,
     provision_project.CREATING_SCHEMA,
@@ -82,16 +83,18 @@ _ONLY_LOOKING = {
     f"{CLEANUP}/{provision_project.REMOVING_INSTANCE}",
 }
 
-#: How a job of each type in CHANGES ends that met no fault.
-_ends: dict[str, Any] = {}
+#: How a job of each type in CHANGES ends that met no fault, by engine.
+_ends: dict[tuple[Engine, str], Any] = {}
 
-#: At which call, beside its first, each stage of those meets one: at that of its effect.
+#: At which call, beside its first, each stage of those meets one: at that of its effect. It is the
+#: same on every engine.
 _later_calls: dict[str, At] = {}
 
 
 def undisturbed(workflow: Workflow, job_type: str, project_id: str) -> Any:
     """Return how a job ends that meets no fault; the first run shows what its stages call."""
-    if job_type not in _ends:
+    end = workflow.engine, job_type
+    if end not in _ends:
         calls: dict[str, list[Call]] = {stage: [] for stage in STAGES[job_type]}
         workflow.faults |= {stage: Fault(_noted(found)) for stage, found in calls.items()}
         job = workflow.execute(new_change(workflow, job_type, project_id))
@@ -99,8 +102,8 @@ def undisturbed(workflow: Workflow, job_type: str, project_id: str) -> Any:
         assert job.status is api.JobStatus.COMPLETED, _cannot_run(job)
         assert set(calls) == {record.stage for record in job.stages if record.attempt}, job_type
         _later_calls.update({f"{job_type}/{s}": _call_of_effect(c) for s, c in calls.items()})
-        _ends[job_type] = ended(job)
-    return _ends[job_type]
+        _ends[end] = ended(job)
+    return _ends[end]
 
 
 def _noted(calls: list[Call]) -> Within:
@@ -115,7 +118,7 @@ def _noted(calls: list[Call]) -> Within:
 
 def _call_of_effect(calls: Sequence[Call]) -> At:
     changes = [call for call in calls if call.is_change]
-    if any(call.is_of_postgresql for call in changes):
+    if any(call.engine is not None for call in changes):
         return first_statement
     return first_change if changes else first_call
 
@@ -272,13 +275,13 @@ LASTING = {
         "throttle",
         lambda place: Fault(Within(later_call(place), throttled), times=3),
         ErrorType.NETWORK_ERROR,
-        "ThrottlingException|53300",
+        "ThrottlingException|53300|1040",
     ),
     "forbidden": Lasting(
         "permission denied",
         lambda place: Fault(Within(later_call(place), forbidden)),
         ErrorType.INSUFFICIENT_PERMISSIONS,
-        "AccessDeniedException|42501",
+        "AccessDeniedException|42501|1142",
         attempts=1,
     ),
     "dropped": Lasting(

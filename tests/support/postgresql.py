@@ -175,3 +175,12 @@ def tenant_snapshot(cluster: PreparedCluster, names: TenantNames) -> dict[str, A
             else "SELECT 0 WHERE false"
         ).fetchall()
     return found
+
+
+def remove_tenant(connection: psycopg.Connection[Any], names: TenantNames) -> None:
+    """Remove what a tenant has; `connection` is the superuser's."""
+    connection.execute(
+        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(names.database))
+    )
+    for role in (names.app_role, names.owner_role):
+        connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))

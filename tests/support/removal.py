@@ -5,24 +5,28 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import psycopg
 import pytest
 from provisioner import api
 from provisioner.jobs.models import StageStatus
+from provisioner.provisioning.engine import Engine
 from provisioner.runtime import aws
+from support.tenant_server import run_as_tenant
 from support.workflow import SNAPSHOTS_BUCKET, Workflow
 
-#: What a job leaves that met no fault; a worker makes it once.
-_references: list[dict[str, Any]] = []
+#: What a job leaves that met no fault, by its engine; a worker makes it once.
+_references: dict[Engine, dict[str, Any]] = {}
+
+#: In the words of every engine.
+_HUNDRED_NOTES = """CREATE TABLE note AS
+    WITH RECURSIVE numbers (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM numbers WHERE id < 100)
+    SELECT id FROM numbers"""
 
 
 def provisioned(workflow: Workflow) -> api.Job:
     """Return the job of a project that is ACTIVE and has a table with rows."""
     job = workflow.execute_in_process(workflow.new_job(workflow.new_project(owner_id="ada")))
     assert job.status is api.JobStatus.COMPLETED, job.error
-    login = workflow.secret(workflow.names(job.project_id).database_secret)
-    with psycopg.connect(login["connection_string"]) as connection:
-        connection.execute("CREATE TABLE note AS SELECT generate_series(1, 100) AS id")
+    run_as_tenant(workflow.server, workflow.login(job.project_id), _HUNDRED_NOTES)
     return job
 
 
@@ -60,16 +64,16 @@ def end_of(workflow: Workflow, job: api.Job) -> dict[str, Any]:
 @pytest.fixture
 def removed(workflow: Workflow) -> dict[str, Any]:
     """Return what a job that removes a project leaves where it met no fault."""
-    if not _references:
+    if workflow.engine not in _references:
         project = provisioned(workflow).project_id
         job = workflow.execute(workflow.new_deprovision_job(project))
         assert job.status is api.JobStatus.COMPLETED, job.error
-        _references.append(end_of(workflow, job))
+        _references[workflow.engine] = end_of(workflow, job)
         _forget_snapshots()
         aws.client("dynamodb").delete_item(
             TableName=workflow.settings.quotas_table, Key={"quota": {"S": "owner#ada"}}
         )
-    return _references[0]
+    return _references[workflow.engine]
 
 
 def _forget_snapshots() -> None:

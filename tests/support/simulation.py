@@ -71,6 +71,7 @@ from support import asl, calls, project, workflow
 from support.asl import StateError
 from support.core import READING
 from support.postgresql import PreparedCluster
+from support.tenant_server import OnPostgresql
 from support.workflow import ACCOUNT, REGION, FunctionEnded
 
 #: Deliveries of a message before the queue gives it up. Source: the template's RedrivePolicy.
@@ -278,7 +279,7 @@ class Simulation:
         self.traces = Traces()
         self.traces.secrets.add(self.cluster.admin.password)
         BackendDict.reset()
-        workflow._make_resources(self.cluster)
+        workflow._make_resources(OnPostgresql(self.cluster))
         for name in self.machines:
             aws.client("stepfunctions").create_state_machine(
                 name=f"test-{name}",
@@ -695,7 +696,7 @@ def simulation(
     configuration: Any = {"stepfunctions": {"execute_state_machine": False}}
     with mock_aws(config=configuration):
         aws.reset()
-        settings = workflow._make_resources(cluster).model_copy(
+        settings = workflow._make_resources(OnPostgresql(cluster)).model_copy(
             update={"resource_namespace": namespace, "default_project_quota": 1}
         )
         monkeypatch.setattr(platform, "_connected", [settings])
@@ -753,7 +754,6 @@ class _LogOf:
 
 def _put_in_the_way(made: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every effect of a function be met, and noted."""
-    execute = psycopg.Connection.execute
 
     def call_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> Any:
         service = client.meta.service_model.service_name
@@ -766,22 +766,14 @@ def _put_in_the_way(made: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
         run.has_met_sql = operation == "UpdateSecretVersionStage"
         return run.meet(operation, lambda: _answer(client, operation, parameters))
 
-    def execute_sql(
-        connection: psycopg.Connection[Any], query: Any, *more: Any, **options: Any
-    ) -> Any:
-        def call() -> Any:
-            return execute(connection, query, *more, **options)
-
+    def run_statement(statement: calls.Statement, call: Callable[[], Any]) -> Any:
         run = _running.get()
-        if run is None:
-            return call()
-        text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
-        if text.lstrip().upper().startswith(calls.READING_STATEMENTS):
+        if run is None or not statement.is_change:
             return call()
         run.has_met_sql = True
         return run.meet(calls.SQL, call)
 
     monkeypatch.setattr(BaseClient, "_make_api_call", call_aws)
-    monkeypatch.setattr(psycopg.Connection, "execute", execute_sql)
+    calls.let_statements_be_met(monkeypatch, run_statement)
     monkeypatch.setattr(CognitoIdpUserPoolClient, "to_json", calls.dated)
     monkeypatch.setattr(S3Backend, "delete_bucket", workflow._delete_bucket_with_its_tags)

@@ -17,8 +17,7 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
-from psycopg import sql
-from support.postgresql import PreparedCluster, tenant_snapshot
+from support.postgresql import PreparedCluster, remove_tenant, tenant_snapshot
 
 NAMING = Naming("nm", "test-000000000000")
 PASSWORD = "FirstPassword0123456789abcdefghijklmnopqrst"
@@ -90,13 +89,7 @@ def tenants(cluster: PreparedCluster) -> Iterator[Callable[[], Tenant]]:
     yield make
     with cluster.connect() as c:
         for tenant in made:
-            c.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
-                    sql.Identifier(tenant.names.database)
-                )
-            )
-            for role in (tenant.names.app_role, tenant.names.owner_role):
-                c.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+            remove_tenant(c, tenant.names)
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
-import psycopg
 import pytest
 from moto import mock_aws
 from moto.awslambda_simple.models import LambdaSimpleBackend
@@ -41,6 +40,7 @@ from provisioner.composition import lifecycle
 from provisioner.composition.in_process import all_stages
 from provisioner.drivers.appsync import ensure_event_api
 from provisioner.drivers.cognito import ensure_user_pool
+from provisioner.drivers.database_engine import TenantNames
 from provisioner.drivers.s3 import Settling, ensure_bucket
 from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ErrorType, failure
@@ -72,7 +72,6 @@ from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
-from psycopg import sql
 from support import project
 from support.calls import Within, met
 from support.core import (
@@ -81,7 +80,8 @@ from support.core import (
     take_one_request_at_a_time,
 )
 from support.left_over import LEDGER, deployment_of, left_in
-from support.postgresql import PreparedCluster, tenant_snapshot
+from support.postgresql import PreparedCluster
+from support.tenant_server import OnPostgresql, TenantServer
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
@@ -151,7 +151,8 @@ class Fault:
 class Workflow:
     """The deployment, and what happens in it."""
 
-    cluster: PreparedCluster
+    #: Where the tenants are.
+    server: TenantServer
     settings: PlatformSettings
     jobs: JobStore
     #: Faults by stage; taken away as they happen.
@@ -198,11 +199,22 @@ class Workflow:
             aws.client("dynamodb"), self.settings.projects_table, self.settings.quotas_table
         )
 
+    @property
+    def engine(self) -> Engine:
+        """The engine of the projects."""
+        return self.server.engine
+
+    @property
+    def cluster(self) -> PreparedCluster:
+        """The server, in a test of PostgreSQL alone."""
+        assert isinstance(self.server, OnPostgresql)
+        return self.server.cluster
+
     def reference(self) -> dict[str, Any]:
         """Return the snapshot of a project that met no fault, as another deployment makes it."""
-        if not _references:
+        if self.engine not in _references:
             raise LookupError("the fixture `workflow` makes the reference first")
-        return _references[0]
+        return _references[self.engine]
 
     def new_project(self, **parties: str) -> str:
         """Create a project and return its id."""
@@ -212,9 +224,10 @@ class Workflow:
         return project_id
 
     def new_job(self, project_id: str, **payload: Any) -> api.Job:
-        """Store a job as the dispatcher does."""
+        """Store a job as the dispatcher does, with a database of the deployment's engine."""
+        database = {"engine": self.engine, **payload.pop("database", {})}
         valid = provision_project_handler.parse(
-            {"project_id": project_id, "region": REGION} | payload
+            {"project_id": project_id, "region": REGION, "database": database} | payload
         )
         return self.jobs.create(
             NewJob(
@@ -438,6 +451,14 @@ class Workflow:
             project_id
         )
 
+    def tenant(self, project_id: str) -> TenantNames:
+        """Return the names of what a project has on the server."""
+        return self.names(project_id).tenants[self.engine]
+
+    def login(self, project_id: str) -> dict[str, Any]:
+        """Return the login that the project's secret hands over."""
+        return self.secret(self.names(project_id).database_secret)
+
     def take_names(self, project_id: str, owner: Ownership) -> None:
         """Let someone have made everything in AWS under the names of a project."""
         self.others |= {owner.project_id} - set(self._projects)
@@ -475,19 +496,9 @@ class Workflow:
         return project_id in self._projects
 
     def remove_tenants(self) -> None:
-        """Remove the databases and roles of the projects, which outlive moto's AWS."""
-        with self.cluster.connect() as connection:
-            for project_id in self._projects:
-                tenant = self.names(project_id).tenants[Engine.POSTGRESQL]
-                connection.execute(
-                    sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
-                        sql.Identifier(tenant.database)
-                    )
-                )
-                for role in (tenant.app_role, tenant.owner_role):
-                    connection.execute(
-                        sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role))
-                    )
+        """Remove the databases and logins of the projects, which outlive moto's AWS."""
+        for project_id in self._projects:
+            self.server.remove(self.tenant(project_id))
 
     @contextmanager
     def logged(self) -> Iterator[StringIO]:
@@ -519,8 +530,8 @@ class Workflow:
             attempts: whether it is to hold how often each stage was tried and what it met, too.
         """
         project_id = job.project_id
-        names = self.names(project_id)
-        tenant = tenant_snapshot(self.cluster, names.tenants[Engine.POSTGRESQL])
+        names, tenant_names = self.names(project_id), self.tenant(project_id)
+        tenant = self.server.snapshot(tenant_names)
         found: dict[str, Any] = {
             "job": (job.status, job.error, job.other_errors),
             "stages": [(s.stage, s.status, s.check, s.output) for s in job.stages],
@@ -538,7 +549,10 @@ class Workflow:
         # The names contain the project id, so that they come first.
         known = {
             names.bucket: "NAME",
-            names.tenants[Engine.POSTGRESQL].database: "DATABASE",
+            tenant_names.database: "DATABASE",
+            # As a grant of MySQL names it, written by `repr`.
+            tenant_names.database.replace("_", r"\\_"): "DATABASE IN GRANTS",
+            tenant_names.app_role: "LOGIN",
             project_id: "PROJECT",
             job.job_id: "JOB",
         }
@@ -552,7 +566,7 @@ class Workflow:
         """
         names = self.names(project_id)
         counts = self._scan(self.settings.quotas_table)
-        tenant = tenant_snapshot(self.cluster, names.tenants[Engine.POSTGRESQL])
+        tenant = self.server.snapshot(self.tenant(project_id))
         found = {
             **tenant,
             **self._services(),
@@ -616,10 +630,7 @@ class Workflow:
         if names.database_secret in found and tenant.get("databases"):
             login = self.secret(names.database_secret)
             if "connection_string" in login:  # not of someone else
-                with psycopg.connect(login["connection_string"]) as connection:
-                    found["login"] = connection.execute(
-                        "SELECT current_database(), session_user, current_schema()"
-                    ).fetchone()
+                found["login"] = self.server.whoami(login)
         return found
 
     def _api_keys(self, names: ResourceNames) -> list[Any]:
@@ -663,28 +674,32 @@ type Deploy = Callable[[], AbstractContextManager[Workflow]]
 #: The session whose clients talk to moto.
 _sessions: list[Any] = []
 
-#: The snapshot of a project that met no fault; a worker makes it once.
-_references: list[dict[str, Any]] = []
+#: The snapshot of a project that met no fault, by its engine; a worker makes it once.
+_references: dict[Engine, dict[str, Any]] = {}
 
 
 @pytest.fixture
-def workflow(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
-    """Return a deployment of its own, and remove what it leaves on the shared PostgreSQL."""
-    if not _references:
-        with pytest.MonkeyPatch.context() as patch, deployed(cluster, patch) as made:
+def workflow(tenant_server: TenantServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+    """Return a deployment of its own, and remove what it leaves on the server of the run.
+
+    Its projects have databases of PostgreSQL, unless the test takes an engine: `each_engine` and
+    `on_mysql` of support.tenant_server.
+    """
+    if tenant_server.engine not in _references:
+        with pytest.MonkeyPatch.context() as patch, deployed(tenant_server, patch) as made:
             job = made.execute(made.new_job(made.new_project()))
-            _references.append(made.snapshot(job))
-    with deployed(cluster, monkeypatch) as made:
+            _references[made.engine] = made.snapshot(job)
+    with deployed(tenant_server, monkeypatch) as made:
         yield made
 
 
 @pytest.fixture
-def deploy(cluster: PreparedCluster) -> Deploy:
+def deploy(tenant_server: TenantServer) -> Deploy:
     """Return what makes a deployment, one at a time, and removes what it leaves."""
 
     @contextmanager
     def make() -> Iterator[Workflow]:
-        with pytest.MonkeyPatch.context() as patch, deployed(cluster, patch) as made:
+        with pytest.MonkeyPatch.context() as patch, deployed(tenant_server, patch) as made:
             yield made
 
     return make
@@ -706,8 +721,8 @@ def enter_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
-    """Make a deployment on a cluster."""
+def deployed(server: TenantServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workflow]:
+    """Make a deployment whose projects share one server."""
     enter_environment(monkeypatch)
     take_one_request_at_a_time(monkeypatch)
     configuration: Any = {
@@ -719,12 +734,12 @@ def deployed(cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
         if aws.session() not in _sessions:
             aws.reset()
             _sessions[:] = [aws.session()]
-        settings = _make_resources(cluster)
+        settings = _make_resources(server)
         monkeypatch.setattr(platform, "_connected", [settings])
         jobs = JobStore(
             aws.client("dynamodb"), settings.jobs_table, clock=lambda: utc_now() + made.passed
         )
-        made = Workflow(cluster, settings, jobs)
+        made = Workflow(server, settings, jobs)
         monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=made.wait))
 
         def pause(_state: WaitFunction, env: Any, wait_seconds: int) -> None:
@@ -784,29 +799,28 @@ def _start_execution(
     )
 
 
-def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
+def _make_resources(server: TenantServer) -> PlatformSettings:
     for name, resource in project.resources("AWS::DynamoDB::Table").items():
         properties = resource["Properties"]
         wanted = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
         aws.client("dynamodb").create_table(
             TableName=name, **{key: properties[key] for key in wanted if key in properties}
         )
+    login = server.admin
     admin = aws.client("secretsmanager").create_secret(
         Name="nm/clusters/test",
-        SecretString=json.dumps(
-            {"username": cluster.admin.user, "password": cluster.admin.password}
-        ),
+        SecretString=json.dumps({"username": login.user, "password": login.password}),
     )
     aws.client("ssm").put_parameter(
-        Name=f"/test/clusters/{REGION}/postgresql/test-1",
+        Name=f"/test/clusters/{REGION}/{server.engine}/test-1",
         Type="String",
         Value=json.dumps(
             {
-                "host": cluster.admin.host,
-                "port": cluster.admin.port,
+                "host": login.host,
+                "port": login.port,
                 "admin_secret_arn": admin["ARN"],
                 "max_tenants": 100,
-                "sslmode": cluster.admin.sslmode,
+                "sslmode": login.sslmode,
             }
         ),
     )
@@ -826,6 +840,7 @@ def _make_resources(cluster: PreparedCluster) -> PlatformSettings:
         default_project_quota=10,
         state_machine_arn_prefix=f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:test-",
         snapshots_bucket=SNAPSHOTS_BUCKET,
+        pgsslrootcert=login.root_certificates,
     )
 
 

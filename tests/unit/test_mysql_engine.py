@@ -57,7 +57,7 @@ def test_a_server_of_one_project_is_prepared(mysql_tenant: MysqlTenant) -> None:
 def test_the_version_is_recorded_where_it_is_another(mysql_tenant: MysqlTenant) -> None:
     mysql_tenant.ensure()
     before = mysql_tenant.snapshot()
-    assert before["schema_version"] == ((1,),)
+    assert before["versions"] == [(1,)]
     mysql_tenant.as_superuser(
         "UPDATE provisioner.schema_version SET version = 2 WHERE database_name = %s",
         (mysql_tenant.names.database,),
@@ -151,7 +151,7 @@ def test_a_limit_that_an_operator_gives_one_tenant_stays(mysql_tenant: MysqlTena
     user = mysql_tenant.names.app_role
     mysql_tenant.as_superuser(f"ALTER USER {user} WITH MAX_USER_CONNECTIONS 50")
     before = mysql_tenant.snapshot()
-    assert before["users"][0][1] == 50
+    assert before["users"][0][2] == 50
     mysql_tenant.ensure()
     assert mysql_tenant.snapshot() == before
 
@@ -233,10 +233,10 @@ def test_what_someone_else_makes_between_look_and_creation_is_not_adopted(
     with monkeypatch.context() as patch:
         patch.setattr(DriverConnection, "query", query)
         refused(ErrorType.CONFLICT, mysql_tenant.ensure_database)
-    assert made not in [kind for kind, *_ in mysql_tenant.snapshot()["resource"]]
+    assert made not in [kind for kind, *_ in mysql_tenant.snapshot()["records"]]
     refused(ErrorType.CONFLICT, mysql_tenant.ensure_database)
     mysql_tenant.remove()
-    assert mysql_tenant.snapshot()["users" if made == "user" else "database"] != ()
+    assert mysql_tenant.snapshot()["users" if made == "user" else "databases"] != []
 
 
 def test_a_later_job_takes_up_what_is_there(mysql_tenant: MysqlTenant) -> None:
@@ -323,7 +323,7 @@ def test_a_clean_up_leaves_what_another_job_has_made(mysql_tenant: MysqlTenant) 
         # The user stays, and what it has: its password and its sessions.
         connection.ping(reconnect=False)
     mysql_tenant.engine.check_password(mysql_tenant.names, PASSWORD)
-    assert mysql_tenant.snapshot()["database"] == ()
+    assert mysql_tenant.snapshot()["databases"] == []
     assert mysql_tenant.remove(only_this_job=True) is False
     assert not any(mysql_tenant.snapshot().values())
 
@@ -680,7 +680,7 @@ def test_a_check_leaves_nothing_and_touches_no_table_of_the_customer(
 
 def test_a_schema_without_its_user_or_database_is_refused(mysql_tenant: MysqlTenant) -> None:
     refused(ErrorType.SCHEMA_CREATION_FAILED, mysql_tenant.ensure_schema)
-    assert mysql_tenant.snapshot()["database"] == ()
+    assert mysql_tenant.snapshot()["databases"] == []
 
 
 def test_an_admin_without_rights_is_told_so(mysql_tenant: MysqlTenant) -> None:

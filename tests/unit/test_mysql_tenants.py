@@ -240,7 +240,7 @@ def test_what_a_tenant_does_to_itself_is_healed(mysql_tenant: MysqlTenant) -> No
     assert mysql_tenant.engine._takes(mysql_tenant.names, OTHER_PASSWORD)
     with mysql_tenant.login(password=OTHER_PASSWORD) as connection:
         connection.query(f"DROP DATABASE {name}")
-    assert mysql_tenant.snapshot()["database"] == ()
+    assert mysql_tenant.snapshot()["databases"] == []
     mysql_tenant.ensure()
     assert mysql_tenant.snapshot() == before
     mysql_tenant.check()
@@ -270,7 +270,7 @@ def test_a_tenant_that_makes_its_database_meanwhile_is_no_conflict(
     with monkeypatch.context() as patch:
         patch.setattr(DriverConnection, "query", query)
         mysql_tenant.ensure()
-    assert mysql_tenant.snapshot()["resource"] == before["resource"]
+    assert mysql_tenant.snapshot()["records"] == before["records"]
     mysql_tenant.check()
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.store import JobStore
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project
-from support.calls import SQL
+from support.calls import DRIVER_ERRORS, SQL
 from support.effects import Attempt, Effect, aside, effects
 from support.workflow import SHARED_STAGES, FunctionEnded, Run, Workflow, each_way
 
@@ -68,22 +68,28 @@ def test_every_stage_may_meet_an_error_and_die_at_any_call(
 
 
 @each_way
-@pytest.mark.parametrize("number", [1, 13])
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [(Engine.POSTGRESQL, 1), (Engine.POSTGRESQL, 13), (Engine.MYSQL, 1), (Engine.MYSQL, 2)],
+)
 def test_a_statement_may_meet_an_error_and_a_crash(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, number: int, run: Run
 ) -> None:
     """The engine's own tests go through every statement."""
+    met: list[int] = []
 
     def go_wrong(effect: Effect, _attempt: Attempt) -> None:
         if effect.name != SQL or effect.number != number:
             return
+        met.append(effect.retry_count)
         if effect.retry_count == 0:
-            raise psycopg.OperationalError("server closed the connection unexpectedly")
+            raise DRIVER_ERRORS[workflow.engine].lost()
         if effect.retry_count == 1:
             raise FunctionEnded("Runtime.ExitError")
 
     with effects(workflow, monkeypatch, go_wrong):
         job = run(workflow, workflow.new_job(workflow.new_project()))
+    assert {0, 1} <= set(met)
     assert workflow.snapshot(job) == workflow.reference()
 
 

@@ -15,9 +15,10 @@ from provisioner.provisioning.job_types.repair_project import JOB_TYPE, RepairPr
 from provisioner.runtime import aws
 from psycopg import sql
 from support.calls import SQL
-from support.changes import drift_database, logs_in, plainly_provisioned
+from support.changes import logs_in, plainly_provisioned
 from support.effects import effects
 from support.removal import provisioned, statuses
+from support.tenant_server import each_engine
 from support.workflow import REGION, Fault, Point, Run, Workflow, each_way
 
 REPAIRING = [
@@ -144,6 +145,7 @@ def test_a_repair_of_a_project_in_order_changes_nothing(
     assert again.result == first.result
 
 
+@each_engine
 @each_way
 def test_all_that_has_drifted_is_found_and_put_right_in_one_repair(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, run: Run
@@ -151,7 +153,9 @@ def test_all_that_has_drifted_is_found_and_put_right_in_one_repair(
     first = provisioned(workflow)
     assert first.result is not None
     with effects(workflow, monkeypatch, lambda _effect, _attempt: None) as attempts:
-        drifted = drift_services(first.result) | drift_database(workflow, first.project_id)
+        drifted = drift_services(first.result) | workflow.server.drift(
+            workflow.tenant(first.project_id)
+        )
         job = run(workflow, new_repair(workflow, first.project_id))
     assert repaired(job) == drifted
     assert remaining(job) == set()
@@ -298,7 +302,7 @@ def test_a_repair_that_fails_lets_go_of_the_project_and_a_retry_ends_it(
     workflow: Workflow, stage: str
 ) -> None:
     project_id = plainly_provisioned(workflow)
-    drifted = drift_database(workflow, project_id)
+    drifted = workflow.server.drift(workflow.tenant(project_id))
     workflow.faults[stage] = Fault(
         Point.BEFORE, lambda: failure(ErrorType.QUOTA_EXCEEDED, "Injected.")
     )

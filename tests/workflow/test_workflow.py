@@ -19,10 +19,10 @@ from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS, STAGE_RETRY
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws
+from support.tenant_server import each_engine
 from support.workflow import SHARED_STAGES, Fault, FunctionEnded, Point, Workflow
 
 
@@ -54,6 +54,7 @@ def error_of(job: api.Job) -> api.StoredError:
     return job.error
 
 
+@each_engine
 def test_a_job_provisions_a_project(workflow: Workflow) -> None:
     project_id = workflow.new_project(owner_id="ada", organization_id="acme")
     job = workflow.execute(workflow.new_job(project_id))
@@ -68,7 +69,7 @@ def test_a_job_provisions_a_project(workflow: Workflow) -> None:
     result = api.ProvisionProjectResult.model_validate(job.result)
     names = workflow.names(project_id)
     login = workflow.secret(result.database.secret_arn)
-    assert result.database.database_name == names.tenants[Engine.POSTGRESQL].database
+    assert result.database.database_name == workflow.tenant(project_id).database
     assert login["password"] not in result.database.connection_string
     assert login["connection_string"].replace(f":{login['password']}@", "@") == (
         result.database.connection_string
