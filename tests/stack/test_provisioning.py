@@ -71,7 +71,9 @@ def _admin(stack: RunningStack) -> str:
     )
 
 
-def test_a_job_makes_everything_in_few_state_transitions(deployment: RunningStack) -> None:
+def test_a_job_makes_everything_in_few_state_transitions_and_a_second_one_nothing(
+    deployment: RunningStack,
+) -> None:
     job = provisioned(deployment, "whole-project")
 
     result = result_of(job)
@@ -92,18 +94,12 @@ def test_a_job_makes_everything_in_few_state_transitions(deployment: RunningStac
     }
     assert 0 < _state_entries(deployment, job.job_id) <= _MOST_STATE_ENTRIES
 
-
-def test_a_second_job_for_a_provisioned_project_completes_with_the_same_result(
-    deployment: RunningStack,
-) -> None:
-    first = provisioned(deployment, "twice")
-    before = _names_of(deployment, "twice")
-
-    second = finished(_enqueue(deployment, "twice"))
+    before = _names_of(deployment, "whole-project")
+    second = finished(_enqueue(deployment, "whole-project"))
 
     assert second.status is api.JobStatus.COMPLETED
-    assert second.result == first.result
-    assert _names_of(deployment, "twice") == before
+    assert second.result == job.result
+    assert _names_of(deployment, "whole-project") == before
 
 
 def test_two_jobs_at_once_for_one_project_make_one_set_of_everything(

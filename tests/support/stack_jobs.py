@@ -108,3 +108,11 @@ def current_database(connection_string: str) -> str:
         row = connection.execute("SELECT current_database()").fetchone()
     assert row is not None
     return str(row[0])
+
+
+def described(stack: RunningStack, name: str) -> dict[str, Any]:
+    """Return what an operator has described in the stack's region, below the prefix."""
+    prefix = f"{stack.outputs['ClusterParameterPrefix']}/{stack.region}"
+    value = stack.client("ssm").get_parameter(Name=f"{prefix}/{name}")["Parameter"]["Value"]
+    found: dict[str, Any] = json.loads(value)
+    return found

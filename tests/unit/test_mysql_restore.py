@@ -180,7 +180,7 @@ def test_any_client_restores_a_dump(make: Callable[[], MysqlTenant]) -> None:
     ("statement", "named"),
     [
         ("CREATE TABLE there (id int)", "table there"),
-        ("CREATE VIEW there AS SELECT 1", "table there"),
+        ("CREATE VIEW there AS SELECT 1", "view there"),
         ("CREATE PROCEDURE there() SELECT 1", "procedure there"),
         ("CREATE EVENT there ON SCHEDULE EVERY 1 DAY DO SELECT 1", "event there"),
     ],

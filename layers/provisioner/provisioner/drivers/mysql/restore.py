@@ -59,7 +59,9 @@ _PACKET_OVERHEAD = 1024
 _UNKNOWN_TABLE = 1109
 
 _CONTENTS = SQL("""
-    SELECT 'table', table_name FROM information_schema.tables WHERE table_schema = DATABASE()
+    SELECT CASE table_type WHEN 'VIEW' THEN 'view' WHEN 'SEQUENCE' THEN 'sequence' ELSE 'table' END,
+        table_name
+    FROM information_schema.tables WHERE table_schema = DATABASE()
     UNION ALL
     SELECT LOWER(routine_type), routine_name FROM information_schema.routines
     WHERE routine_schema = DATABASE()

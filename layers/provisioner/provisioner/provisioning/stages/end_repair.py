@@ -31,7 +31,8 @@ def ensure_repair_ended(job: JobInput, *, jobs: JobStore, projects: ProjectStore
             "project_id": project.project_id,
             "repaired": _listed(reports, "repaired"),
             "remaining": _listed(reports, "remaining"),
-            "checked": [record.check for record in reports],
+            # One that the job does not ask for has no attempt, and has looked at nothing.
+            "checked": [record.check for record in reports if record.attempt],
         }
     ).model_dump(mode="json")
     known = project.result or {}
