@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.rds import RdsState
-from provisioner.drivers.rds_snapshots import ensure_snapshot
+from provisioner.drivers.rds import RdsState, find_instance
+from provisioner.drivers.rds_snapshots import ensure_snapshot, find_snapshot
 from provisioner.errors import ErrorType
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.ownership import Ownership
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
     InstanceSnapshotResult,
 )
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming, instance_snapshot_name
-from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.projects import Project, ProjectReader, ProjectStatus
 
 if TYPE_CHECKING:
     from mypy_boto3_rds.client import RDSClient
+
+_FINAL = ErrorType.SNAPSHOT_FAILED
 
 
 def ensure_instance_snapshot(
@@ -32,11 +35,12 @@ def ensure_instance_snapshot(
     """Have AWS take a snapshot of the instance, and wait until it can be restored.
 
     A dump of an instance can take longer than a function runs; its snapshot takes as long as it
-    takes. Run again, the stage finds the snapshot that it has begun.
+    takes. Run again, the stage finds the snapshot that it has begun. There is none of an instance
+    that AWS never made, or that an earlier job has removed or begun to: that one has seen to it.
 
     Raises:
-        SNAPSHOT_FAILED: the snapshot has failed, or the instance is in a state in which AWS takes
-            none; and what `translated` raises.
+        SNAPSHOT_FAILED: the snapshot has failed, or the instance has vanished, or is in a state in
+            which AWS takes none; and what `translated` raises.
     """
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     if not payload.final_snapshot:
@@ -44,12 +48,14 @@ def ensure_instance_snapshot(
     location = location_of(job, projects)
     names = naming.names(payload.project_id)
     identifier = instance_snapshot_name(names, job.job_id)
+    client, owner = rds(location.region), naming.owner(payload.project_id, job.job_id)
+    if _may_have_no_instance(location.project):
+        begun = find_snapshot(client, identifier, claim=owner.owns, final=_FINAL)
+        if begun is None and _has_no_instance(client, names.instance, owner):
+            check = f"the database instance {names.instance} is gone, or goes, or was never made"
+            return StageOutcome(skipped=True, check=check)
     snapshot = ensure_snapshot(
-        rds(location.region),
-        identifier,
-        instance=names.instance,
-        owner=naming.owner(payload.project_id, job.job_id),
-        final=ErrorType.SNAPSHOT_FAILED,
+        client, identifier, instance=names.instance, owner=owner, final=_FINAL
     )
     if snapshot is None:
         return Waiting(f"the database instance {names.instance} takes no snapshot yet")
@@ -65,3 +71,15 @@ def ensure_instance_snapshot(
         output={"snapshot": result.model_dump(mode="json")},
         check=f"the snapshot {identifier} can be restored",
     )
+
+
+def _may_have_no_instance(project: Project | None) -> bool:
+    """Whether a job has begun to remove the instance, or none has seen it serve."""
+    if project is None or project.instance is None or project.instance.host is None:
+        return True
+    return project.status_before is ProjectStatus.DEPROVISIONING
+
+
+def _has_no_instance(client: RDSClient, identifier: str, owner: Ownership) -> bool:
+    found = find_instance(client, identifier, claim=owner.owns, final=_FINAL)
+    return found is None or found.state is RdsState.DELETING
