@@ -19,6 +19,7 @@ import pytest
 from moto.appsync.models import appsync_backends
 from moto.cognitoidp.models import cognitoidp_backends
 from moto.dynamodb.models import dynamodb_backends
+from moto.rds.models import rds_backends
 from moto.s3.models import s3_backends
 from moto.secretsmanager.models import secretsmanager_backends
 from provision_cli.local import mariadb_server
@@ -28,7 +29,8 @@ from provisioner import api
 from provisioner.drivers.dynamodb import from_item
 from provisioner.drivers.mysql import ledger
 from provisioner.drivers.mysql.errors import number_of
-from provisioner.ownership import MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
+from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
+from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.runtime import platform
 from support.local_stack import running_stack
@@ -46,6 +48,8 @@ KINDS = {
     "Event API": "Event APIs",
     "bucket": "buckets",
     "secret": "secrets",
+    "database instance": "database instances",
+    "database snapshot": "database snapshots",
     "quota place": "quota places",
 }
 
@@ -108,6 +112,10 @@ def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deploymen
     # A job that could not remove it says so.
     if any(str(resource) in job.get("cleanup_left_over", ()) for job in jobs):
         return True
+    if resource.kind == "database snapshot":
+        # It outlives its project on purpose, whatever becomes of the job that takes it.
+        taken_by = (resource.tags.get(JOB_TAG), "deprovision_project")
+        return taken_by in {(job["job_id"], job["job_type"]) for job in jobs}
     if project is None or resource.name not in _names(found.naming.names(project_id)):
         return False
     if project["status"] in _LIVE:
@@ -120,8 +128,8 @@ def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deploymen
 
 def _names(names: ResourceNames) -> set[str]:
     return {
-        *(names.user_pool, names.event_api, names.bucket),
-        *(names.database_secret, names.api_keys_secret),
+        *(names.user_pool, names.event_api, names.bucket, names.instance),
+        *(names.database_secret, names.api_keys_secret, names.instance_secret),
         # A name that an engine has no use for is empty.
         *(
             name
@@ -136,7 +144,10 @@ def _places(found: Deployment) -> Iterator[str]:
     held = Counter(found.set_places)
     for item in found.projects:
         place = "/".join(str(item.get(name)) for name in ("region", "engine", "cluster_id"))
-        held.update([str(item.get("quota")), f"cluster#{place}"])
+        of_cluster = f"cluster#{place}"
+        if "instance" in item:
+            of_cluster = DedicatedInstance.from_item(item["instance"]).quota
+        held.update([str(item.get("quota")), of_cluster])
     for item in found.quotas:
         for _ in range(int(item.get("used", 0)) - held[item["quota"]]):
             yield f"quota place of {item['quota']}"
@@ -186,6 +197,15 @@ def _in_moto(account: str, region: str) -> Iterator[Resource]:
         yield Resource("bucket", bucket.name, tags)
     for secret in dict.values(secretsmanager_backends[account][region].secrets):
         yield Resource("secret", secret.name, _as_mapping(secret.tags or []))
+    databases = rds_backends[account][region]
+    for instance in databases.databases.values():
+        name, tags = instance.db_instance_identifier, _as_mapping(instance.tags)
+        yield Resource("database instance", name, tags)
+    for snapshot in databases.database_snapshots.values():
+        if snapshot.snapshot_type != "manual":
+            continue  # RDS has taken it by itself.
+        name, tags = snapshot.db_snapshot_identifier, _as_mapping(snapshot.tags)
+        yield Resource("database snapshot", name, tags)
 
 
 def in_postgresql(connection: psycopg.Connection[Any]) -> Iterator[Resource]:
@@ -264,6 +284,19 @@ def _in_aws(stack: RunningStack, prefix: str) -> Iterator[Resource]:
     for page in secrets.get_paginator("list_secrets").paginate():
         for secret in page["SecretList"]:
             yield Resource("secret", secret["Name"], _as_mapping(secret.get("Tags", [])))
+    yield from _in_rds(stack)
+
+
+def _in_rds(stack: RunningStack) -> Iterator[Resource]:
+    databases = stack.client("rds")
+    for page in databases.get_paginator("describe_db_instances").paginate():
+        for instance in page["DBInstances"]:
+            tags = _as_mapping(instance.get("TagList", []))
+            yield Resource("database instance", instance["DBInstanceIdentifier"], tags)
+    for page in databases.get_paginator("describe_db_snapshots").paginate(SnapshotType="manual"):
+        for snapshot in page["DBSnapshots"]:
+            tags = _as_mapping(snapshot.get("TagList", []))
+            yield Resource("database snapshot", snapshot["DBSnapshotIdentifier"], tags)
 
 
 def _as_mapping(tags: Iterable[Mapping[str, str]]) -> dict[str, str]:
@@ -293,7 +326,8 @@ class Ledger:
     def count(self, left: Iterable[str]) -> None:
         """Count what is left."""
         for one in left:
-            self.counts[next(kind for kind in KINDS if one.startswith(kind))] += 1
+            # The longest name: that of a database begins what an instance is called.
+            self.counts[max(filter(one.startswith, KINDS), key=len)] += 1
 
     def line(self) -> str:
         """Return the line that the run ends with."""

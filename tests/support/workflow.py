@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 from moto import mock_aws
 from moto.awslambda_simple.models import LambdaSimpleBackend
+from moto.rds.models import rds_backends
 from moto.s3.models import S3Backend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (  # noqa: E501
@@ -601,6 +602,10 @@ class Workflow:
                 ]
             ],
             "apis": [(found["name"], found["tags"], found["eventConfig"]) for found in apis],
+            "instances": [
+                (name, found.status, found.tags)
+                for name, found in rds_backends[ACCOUNT][REGION].databases.items()
+            ],
             "namespaces": [
                 namespace["name"]
                 for found in apis

@@ -8,12 +8,29 @@ from typing import Any
 
 import pytest
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.naming import Naming
 from support.left_over import Deployment, Item, Ledger, Resource, left_in
 
 NAMING = Naming("nm", "test-123456789012")
 NAMES = NAMING.names("shop")
 TAGS = NAMING.owner("shop", "job-1").tags()
+
+INSTANCE = DedicatedInstance(
+    identifier=NAMES.instance,
+    region="eu-west-1",
+    engine=Engine.POSTGRESQL,
+    version="18",
+    size="db.t4g.micro",
+    storage_gb=20,
+    sslmode="require",
+    admin_secret=NAMES.instance_secret,
+    subnet_group="databases",
+    security_group_ids=("sg-1",),
+    backup_days=7,
+    deletion_protection=True,
+    job_id="job-1",
+)
 
 RESOURCES = [
     Resource("database", NAMES.tenants[Engine.POSTGRESQL].database, TAGS),
@@ -24,6 +41,8 @@ RESOURCES = [
     Resource("bucket", NAMES.bucket, TAGS),
     Resource("secret", NAMES.database_secret, TAGS),
     Resource("secret", NAMES.api_keys_secret, TAGS),
+    Resource("database instance", NAMES.instance, TAGS),
+    Resource("secret", NAMES.instance_secret, TAGS),
 ]
 
 
@@ -32,11 +51,12 @@ def left(
     status: str | None = None,
     quotas: dict[str, int] | None = None,
     job: Mapping[str, Any] | None = None,
-    project: Mapping[str, str] | None = None,
+    project: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return what is left of a deployment with at most one project and one job."""
     there: list[Item] = [{"project_id": "shop", "status": status, **(project or {})}]
-    jobs: list[Item] = [{"project_id": "shop", "payload": "{}", **(job or {})}]
+    of_shop = {"project_id": "shop", "payload": "{}", "job_id": "none", "job_type": "none"}
+    jobs: list[Item] = [of_shop | dict(job or {})]
     used: list[Item] = [{"quota": quota, "used": n} for quota, n in (quotas or {}).items()]
     return left_in(
         Deployment(NAMING, list(resources), there if status is not None else [], jobs, used)
@@ -78,6 +98,16 @@ def test_what_a_job_names_as_left_is_not_found_again() -> None:
     assert left(*RESOURCES[5:7], status="FAILED", job=named) == [f"secret {NAMES.database_secret}"]
 
 
+@pytest.mark.parametrize("status", ["ACTIVE", "DEPROVISIONED"])
+def test_a_snapshot_is_left_that_no_job_of_its_project_has_taken(status: str) -> None:
+    snapshot = Resource("database snapshot", f"{NAMES.instance}-final", TAGS)
+    job = {"job_id": "job-1", "job_type": "deprovision_project"}
+
+    assert left(snapshot, status=status, job=job) == []
+    for other in ({"job_id": "job-2"}, {"job_type": "provision_project"}):
+        assert left(snapshot, status=status, job=job | other) == [str(snapshot)]
+
+
 def test_a_place_that_no_project_holds_is_left() -> None:
     used = {"owner#ada": 2, "cluster#eu-west-1/postgresql/eu-1": 1, "owner#bob": 0}
     holds = {
@@ -88,6 +118,11 @@ def test_a_place_that_no_project_holds_is_left() -> None:
     }
 
     assert left(status="ACTIVE", quotas=used, project=holds) == ["quota place of owner#ada"]
+    of_instances = {INSTANCE.quota: 2}
+    dedicated = holds | {"cluster_id": NAMES.instance, "instance": INSTANCE.to_item()}
+    assert left(status="ACTIVE", quotas=of_instances, project=dedicated) == [
+        "quota place of instances#eu-west-1/postgresql"
+    ]
     assert left(quotas={"cluster#eu-1": 1}) == ["quota place of cluster#eu-1"]
 
 
@@ -97,6 +132,6 @@ def test_the_line_counts_each_kind() -> None:
     ledger.count([str(resource) for resource in RESOURCES] + ["quota place of owner#ada"])
 
     assert ledger.line() == (
-        "Left over: 1 databases, 2 roles, 1 user pools, 1 Event APIs, 1 buckets, 2 secrets, "
-        "1 quota places (of 1 deployments)."
+        "Left over: 1 databases, 2 roles, 1 user pools, 1 Event APIs, 1 buckets, 3 secrets, "
+        "1 database instances, 0 database snapshots, 1 quota places (of 1 deployments)."
     )
