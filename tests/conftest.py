@@ -14,5 +14,6 @@ pytest_plugins = [
     "support.left_over",
     "support.tenant_server",
     "support.workflow",
+    "support.dedicated",
     "support.removal",
 ]

@@ -5,47 +5,21 @@ The instance is moto's. Each of these jobs ends before anything logs in to a ser
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.client import BaseClient
-from botocore.exceptions import ClientError
 from moto.rds.models import rds_backends
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types import provision_project
-from provisioner.runtime import aws
-from support.calls import call_as_aws
-from support.undoing import OWNER, assert_nothing_is_left, cleanup_of
+from support.dedicated import allow, answered, new_job, refused, told
+from support.rds import make_subnet_group
+from support.undoing import assert_nothing_is_left, cleanup_of
 from support.workflow import ACCOUNT, REGION, Workflow
 
 CREATING = provision_project.CREATING_INSTANCE
-
-_SIZE = "db.t4g.micro"
-_NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
-
-#: Where operators say what is allowed.
-_PARAMETER = f"/test/clusters/{REGION}/dedicated/postgresql"
-_ALLOWANCE = {
-    "sizes": [_SIZE],
-    "versions": ["16.4"],
-    "storage_gb": {"maximum": 100, "default": 20},
-    "subnet_group": "databases",
-    "security_group_ids": ["sg-1"],
-    "maximum": 2,
-}
-
-
-def allow(**other: Any) -> None:
-    """Say what projects may ask for."""
-    value = json.dumps(_ALLOWANCE | other)
-    aws.client("ssm").put_parameter(Name=_PARAMETER, Type="String", Value=value, Overwrite=True)
 
 
 @pytest.fixture
@@ -53,66 +27,8 @@ def rds(workflow: Workflow) -> Any:
     """Return moto's RDS, in which a subnet group stands."""
     del workflow
     allow()
-    backend = rds_backends[ACCOUNT][REGION]
-    subnets = [
-        SimpleNamespace(
-            id=f"subnet-{zone}",
-            vpc_id="vpc-1",
-            availability_zone=f"{REGION}{zone}",
-            _availability_zone=SimpleNamespace(name=f"{REGION}{zone}"),
-        )
-        for zone in "ab"
-    ]
-    backend.create_subnet_group("databases", "", subnets, [])
-    return backend
-
-
-def new_job(workflow: Workflow) -> api.Job:
-    database = {"size": _SIZE}
-    project_id = workflow.new_project(**OWNER)
-    return workflow.new_job(project_id, database=database, services=_NO_SERVICES)
-
-
-type Answer = Callable[[Callable[[], Any]], Any]
-
-
-@contextmanager
-def answered(answer: Answer, *operations: str) -> Iterator[list[str]]:
-    """Let operations of RDS be answered otherwise; all that RDS is asked for is listed."""
-    asked: list[str] = []
-
-    def call(client: BaseClient, name: str, parameters: Any) -> Any:
-        if client.meta.service_model.service_name != "rds":
-            return call_as_aws(client, name, parameters)
-        asked.append(name)
-        if name not in operations:
-            return call_as_aws(client, name, parameters)
-        return answer(lambda: call_as_aws(client, name, parameters))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseClient, "_make_api_call", call)
-        yield asked
-
-
-def refused(code: str) -> Answer:
-    def refuse(_make: Callable[[], Any]) -> Any:
-        raise ClientError({"Error": {"Code": code, "Message": "No."}}, "CreateDBInstance")
-
-    return refuse
-
-
-def told(*statuses: str) -> Answer:
-    """Let RDS tell of one status after another, then of what it has."""
-    to_come = list(statuses)
-
-    def tell(make: Callable[[], Any]) -> Any:
-        found = make()
-        if to_come:
-            instance = found["DBInstance"] if "DBInstance" in found else found["DBInstances"][0]
-            instance["DBInstanceStatus"] = to_come.pop(0)
-        return found
-
-    return tell
+    make_subnet_group()
+    return rds_backends[ACCOUNT][REGION]
 
 
 def assert_gone(workflow: Workflow, rds: Any, job: api.Job) -> None:

@@ -114,6 +114,12 @@ class Database:
 
 def with_subnet_group(core: Core) -> Database:
     """Return the project's part, beside the operator's subnet group."""
+    make_subnet_group()
+    return Database(core)
+
+
+def make_subnet_group() -> None:
+    """Make the subnet group `databases`, as an operator does."""
     subnets = [
         SimpleNamespace(
             id=f"subnet-{number}",
@@ -124,4 +130,3 @@ def with_subnet_group(core: Core) -> Database:
         for number, zone in enumerate("ab")
     ]
     rds_backends[ACCOUNT][REGION].create_subnet_group("databases", "", subnets, [])
-    return Database(core)
