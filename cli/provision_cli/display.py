@@ -332,13 +332,25 @@ def dead_letter_rows(letters: Sequence[api.DeadLetter]) -> list[list[str]]:
     ]
 
 
-def snapshot_rows(snapshots: Sequence[api.Snapshot]) -> list[list[str]]:
+def snapshot_rows(
+    snapshots: Sequence[api.Snapshot | api.InstanceSnapshot],
+) -> list[list[str]]:
     """Return what `provision snapshots list` shows of each snapshot."""
     return [
         [
             snapshot.key,
+            "dump",
             moment(snapshot.taken_at),
-            f"{snapshot.size_bytes:,}",
+            f"{snapshot.size_bytes:,} bytes",
+            snapshot.server_version,
+            snapshot.job_id,
+        ]
+        if isinstance(snapshot, api.Snapshot)
+        else [
+            snapshot.identifier,
+            f"RDS, {snapshot.region}",
+            snapshot.status if snapshot.taken_at is None else moment(snapshot.taken_at),
+            f"{snapshot.storage_gb:,} GiB",
             snapshot.server_version,
             snapshot.job_id,
         ]

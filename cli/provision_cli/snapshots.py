@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from provisioner import api
 from rich.console import Console
 
 from provision_cli import display
+from provision_cli.sentences import CommandError
 from provision_cli.targets import Target
 
 app = typer.Typer(help="List and restore the final snapshots of databases.")
@@ -18,36 +18,19 @@ app = typer.Typer(help="List and restore the final snapshots of databases.")
 
 @app.command("list")
 def list_snapshots(context: typer.Context, project_id: str) -> None:
-    """List a project's snapshots, newest first."""
+    """List a project's snapshots, newest first: dumps, and those that Amazon RDS has."""
     Target.of(context).connect()
     found = api.list_snapshots(project_id)
     console = Console()
-    instance_snapshot = _instance_snapshot(project_id)
-    if found:
-        headings = ["snapshot", "taken (UTC)", "bytes", "server", "job"]
-        display.show_table(console, headings, display.snapshot_rows(found))
-    elif instance_snapshot is None:
+    if not found:
         display.line(console, f"There are no snapshots of project {project_id}.")
-    if instance_snapshot is not None:
-        display.line(
-            console,
-            f"The last one is snapshot {instance_snapshot['identifier']} of Amazon RDS in "
-            f"{instance_snapshot['region']}; RDS makes an instance of it "
-            "(aws rds restore-db-instance-from-db-snapshot).",
-        )
-
-
-def _instance_snapshot(project_id: str) -> Mapping[str, Any] | None:
-    """Return the last snapshot of the project's own instance, where that is its last snapshot."""
-    try:
-        snapshot = api.get_project(project_id).snapshot
-    except api.ProjectNotFoundError:
-        return None
-    return snapshot if snapshot is not None and "identifier" in snapshot else None
+        return
+    headings = ["snapshot", "kind", "taken (UTC)", "size", "server", "job"]
+    display.show_table(console, headings, display.snapshot_rows(found))
 
 
 @app.command("restore")
-def restore_snapshot(
+def restore_snapshot(  # noqa: PLR0917 - Typer passes them by name
     context: typer.Context,
     project_id: str,
     snapshot: Annotated[
@@ -57,15 +40,49 @@ def restore_snapshot(
     into: Annotated[
         str | None,
         typer.Option(
-            help="The connection URL of an empty database, the password best in PGPASSWORD, of "
-            "MySQL in MYSQL_PWD; the project's own when left out."
+            help="Of a dump: the connection URL of an empty database, the password best in "
+            "PGPASSWORD, of MySQL in MYSQL_PWD; the project's own when left out."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a snapshot of Amazon RDS: the instance class; the last one when left out."
+        ),
+    ] = None,
+    storage_gb: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a snapshot of Amazon RDS: gibibytes; as before, or more, when left out."
         ),
     ] = None,
 ) -> None:
-    """Restore a snapshot into an empty database: all of it, or nothing."""
+    """Restore a dump into an empty database, all or nothing; of a snapshot of RDS, enqueue a job.
+
+    The job provisions the project, which is not ACTIVE, with an instance made of the snapshot.
+    """
     # As Ctrl-C: what psql runs is cancelled, and nothing is left.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     Target.of(context).connect()
+    if (into is None or snapshot is not None) and isinstance(
+        found := api.find_snapshot(project_id, snapshot), api.InstanceSnapshot
+    ):
+        if into is not None:
+            raise CommandError(
+                f"--into: the snapshot {found.identifier} is one of Amazon RDS, which becomes an "
+                "instance of the project's own; leave --into out, once the project is "
+                "deprovisioned."
+            )
+        job = api.restore_instance(project_id, found.identifier, size=size, storage_gb=storage_gb)
+        display.line(Console(), job.job_id)
+        display.line(
+            Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it."
+        )
+        return
+    if size is not None or storage_gb is not None:
+        raise CommandError(
+            "--size, --storage-gb: go with a snapshot of Amazon RDS; leave them out."
+        )
     show_restored(Console(), api.restore_snapshot(project_id, snapshot, into=into))
 
 

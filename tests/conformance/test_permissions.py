@@ -59,6 +59,7 @@ BESIDES = {
     "s3:CreateBucket": "s3:TagResource",
     "s3:DeleteObjectVersion": "s3:DeleteObject",
     "rds:CreateDBInstance": "rds:AddTagsToResource",
+    "rds:RestoreDBInstanceFromDBSnapshot": "rds:AddTagsToResource",
 }
 
 #: What the code of a function has and never calls there.

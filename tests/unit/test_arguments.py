@@ -125,6 +125,18 @@ CALLS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "project_id, of restore_snapshot": (api.restore_snapshot, NO_TEXTS),
     "snapshot": (lambda wrong: api.restore_snapshot("shop", wrong), NO_TEXTS[1:]),
     "into": (lambda wrong: api.restore_snapshot("shop", into=wrong), NO_TEXTS[1:]),
+    "project_id, of find_snapshot": (api.find_snapshot, NO_TEXTS),
+    "snapshot, of find_snapshot": (lambda wrong: api.find_snapshot("shop", wrong), NO_TEXTS[1:]),
+    "project_id, of restore_instance": (api.restore_instance, NO_TEXTS),
+    "snapshot, of restore_instance": (
+        lambda wrong: api.restore_instance("shop", wrong),
+        NO_TEXTS[1:],
+    ),
+    "size": (lambda wrong: api.restore_instance("shop", size=wrong), [*NO_TEXTS[1:], "Large"]),
+    "storage_gb": (
+        lambda wrong: api.restore_instance("shop", storage_gb=wrong),
+        [True, 0, 65_537, 20.0, "20"],
+    ),
     "key_id": (api.revoke_api_key, NO_TEXTS),
     "text": (api.find_api_keys, NO_TEXTS),
     "plaintext": (api.verify_api_key, NO_TEXTS),

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from provision_cli.main import main
 from provisioner import api
+from provisioner.drivers import dynamodb
 from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.ownership import JOB_TAG, PROJECT_TAG
+from provisioner.provisioning.instance_snapshots import list_instance_snapshots
+from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.snapshots import Snapshots
 from provisioner.runtime.platform import PlatformSettings
 from support.core import REGION, Answer, Core, aws_error, make_stack
+from support.drivers import OWNER, tag_list
 from support.mysql_tenants import MysqlTenant
 
 BUCKET = "snapshots"
+
+HEADINGS = ["snapshot", "kind", "taken (UTC)", "size", "server", "job"]
 
 #: Runs a command against the stack; returns its exit code, what it showed and what it complained.
 type Command = Callable[..., tuple[int, str, str]]
@@ -102,9 +111,9 @@ def test_a_snapshot_is_shown_with_its_time_size_server_and_job(
     code, shown, _ = command("list", "shop")
 
     heading, row = (re.split(r"\s{2,}", line) for line in shown.splitlines())
-    assert (code, heading) == (0, ["snapshot", "taken (UTC)", "bytes", "server", "job"])
+    assert (code, heading) == (0, HEADINGS)
     at = f"{stored['LastModified']:%Y-%m-%d %H:%M:%S}"
-    assert row == ["shop/by-hand.dump", at, "1,234", "18.6", "job-1"]
+    assert row == ["shop/by-hand.dump", "dump", at, "1,234 bytes", "18.6", "job-1"]
 
 
 def test_the_snapshots_of_a_project_are_no_others(core: Core, command: Command) -> None:
@@ -257,3 +266,151 @@ def test_a_snapshot_is_restored_into_its_own_technology_only(core: Core, command
             f"DATABASE_CHANGE_FAILED: The snapshot is of a database of {engines[0]}, and the one "
             f"to restore into is of {engines[1]}; name one of {engines[0]} by its connection URL."
         )
+
+
+# --- Of instances of the project's own ------------------------------------------------------------
+
+SIZE = "db.t4g.micro"
+NAMES = Naming("nm", OWNER.namespace).names("shop")
+
+
+@dataclass
+class Instances:
+    """A project whose own instance was removed, and the snapshots of it that Amazon RDS has."""
+
+    core: Core
+
+    def set(self, **values: Any) -> None:
+        """Set attributes of the project's item."""
+        dynamodb.transact(
+            self.core.client("dynamodb"),
+            [
+                dynamodb.update(
+                    "ProjectsTable",
+                    {"project_id": "shop"},
+                    set_values=values,
+                    condition="attribute_exists(project_id)",
+                )
+            ],
+        )
+
+    def take(self, job_id: str, engine: str = "postgres", tags: Any = None) -> str:
+        """Take a snapshot, and return its name."""
+        rds, name = self.core.client("rds"), {"DBInstanceIdentifier": NAMES.instance}
+        identifier = f"{NAMES.instance}-{job_id}"
+        rds.create_db_instance(
+            **name, DBInstanceClass=SIZE, Engine=engine, EngineVersion="17.5", AllocatedStorage=50
+        )
+        marker = {**OWNER.tags(), JOB_TAG: job_id} if tags is None else tags
+        rds.create_db_snapshot(**name, DBSnapshotIdentifier=identifier, Tags=tag_list(marker))
+        rds.delete_db_instance(**name, SkipFinalSnapshot=True)
+        return identifier
+
+    def payloads(self) -> list[Any]:
+        """Return the payloads of the jobs that were enqueued."""
+        return [
+            json.loads(one["Body"])["payload"] for one in self.core.messages(self.core.queue_url)
+        ]
+
+
+@pytest.fixture
+def instances(core: Core, command: Command) -> Instances:
+    del command
+    core.new_project()
+    made = Instances(core)
+    made.set(status=ProjectStatus.DEPROVISIONED, last_instance={"region": REGION, "size": SIZE})
+    return made
+
+
+def test_both_kinds_of_snapshots_are_in_one_table(instances: Instances, command: Command) -> None:
+    put(instances.core, "shop/a-1.dump", **{"server-version": "18.6", "job-id": "a-1"})
+    identifier = instances.take("b-2")
+    instances.take("c-3", tags={**OWNER.tags(), PROJECT_TAG: "another"})
+    (taken,) = instances.core.client("rds").describe_db_snapshots(DBSnapshotIdentifier=identifier)[
+        "DBSnapshots"
+    ]
+
+    code, shown, _ = command("list", "shop")
+
+    heading, *rows = (re.split(r"\s{2,}", line) for line in shown.splitlines())
+    assert (code, heading) == (0, HEADINGS)
+    at = f"{taken['SnapshotCreateTime']:%Y-%m-%d %H:%M:%S}"
+    newest, oldest = rows
+    assert newest == [identifier, f"RDS, {REGION}", at, "50 GiB", "17.5", "b-2"]
+    assert oldest[:2] == ["shop/a-1.dump", "dump"]
+
+
+def test_rds_is_asked_for_snapshots_of_a_project_that_has_had_an_instance(
+    instances: Instances,
+) -> None:
+    core, naming = instances.core, Naming("nm", OWNER.namespace)
+    asked: list[str] = []
+
+    def rds(region: str) -> Any:
+        asked.append(region)
+        return core.client("rds", region)
+
+    for project_id, regions in {"shop": [REGION], "other": []}.items():
+        project = core.projects.get(project_id) or core.new_project(project_id)
+        asked.clear()
+        assert list_instance_snapshots(project, rds=rds, naming=naming) == []
+        assert asked == regions
+
+
+def test_a_snapshot_of_rds_is_restored_by_a_job(instances: Instances, command: Command) -> None:
+    put(instances.core, "shop/a-1.dump")
+    older, newest = instances.take("b-2"), instances.take("c-3")
+
+    code, shown, hint = command("restore", "shop")
+    assert code == 0
+    job_id = shown.strip()
+    assert hint == f"QUEUED; `provision watch {job_id}` follows it."
+    large = ("--size", "db.t4g.large", "--storage-gb", "60")
+    assert command("restore", "shop", "--snapshot", "b-2", *large)[0] == 0
+
+    first, second = instances.payloads()
+    assert (first["project_id"], first["region"]) == ("shop", REGION)
+    asked = {"engine": "postgresql", "version": None}
+    assert first["database"] == asked | {"size": SIZE, "storage_gb": None, "snapshot": newest}
+    other = {"size": "db.t4g.large", "storage_gb": 60, "snapshot": older}
+    assert second["database"] == asked | other
+
+
+def test_a_snapshot_of_rds_is_no_dump(instances: Instances, command: Command) -> None:
+    put(instances.core, "shop/a-1.dump")
+    identifier = instances.take("b-2")
+    url = "postgresql://app@host/database"
+
+    assert command("restore", "shop", "--snapshot", "b-2", "--into", url)[::2] == (
+        1,
+        (
+            f"--into: the snapshot {identifier} is one of Amazon RDS, which becomes an instance of "
+            "the project's own; leave --into out, once the project is deprovisioned."
+        ),
+    )
+    # What no job makes needs no size.
+    for words in (("--snapshot", "a-1", "--size", SIZE), ("--into", url, "--storage-gb", "60")):
+        assert command("restore", "shop", *words)[2].startswith("--size, --storage-gb: go with")
+    # Without a name, a dump is what goes into a database.
+    assert "host" in command("restore", "shop", "--into", url)[2]
+    with pytest.raises(api.SnapshotNotFoundError):
+        api.restore_instance("shop", "a-1", size=SIZE)
+    assert instances.payloads() == []
+
+
+def test_what_cannot_become_an_instance_is_refused(instances: Instances, command: Command) -> None:
+    identifier = instances.take("b-2")
+    instances.set(status=ProjectStatus.ACTIVE)
+
+    assert command("restore", "shop")[2] == (
+        f"DATABASE_CHANGE_FAILED: project_id: shop is ACTIVE, and the snapshot {identifier} "
+        "becomes an instance of its own; deprovision the project first."
+    )
+
+    instances.set(status=ProjectStatus.DEPROVISIONED)
+    other = instances.take("c-3", engine="oracle-ee")
+    assert f"{other} is of a technology that projects cannot have" in command("restore", "shop")[2]
+    for one in (identifier, other):
+        instances.core.client("rds").delete_db_snapshot(DBSnapshotIdentifier=one)
+    assert command("restore", "shop")[2] == "project shop: there is no snapshot of it."
+    assert instances.payloads() == []

@@ -19,7 +19,7 @@ from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.finalize import ensure_active
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.runtime.observability import metrics
-from support.core import ACCOUNT, REGION, Core, valid_payload
+from support.core import ACCOUNT, REGION, Core, provisioned_result, valid_payload
 
 NAMING = Naming("nm", f"test-{ACCOUNT}")
 
@@ -217,6 +217,7 @@ def test_a_region_whose_clusters_declare_no_version_serves_none(core: Core) -> N
         ({"size": "db.t4g.micro", "storage_gb": 41}, "database.storage_gb"),
         ({"size": "db.t4g.micro", "version": "17"}, "database.version"),
         ({"engine": "mysql", "size": "db.t4g.micro"}, "database.engine"),
+        ({"size": "db.t4g.micro", "snapshot": "nm-shop"}, "database.snapshot"),
     ],
 )
 def test_an_instance_that_was_begun_is_not_left_behind_for_another(
@@ -254,7 +255,7 @@ def test_an_instance_that_aws_has_put_a_newer_minor_version_in_is_what_was_asked
     assert project is not None
     assert project.instance is not None
     upgraded = replace(project.instance, version="18.2", host="instance.example", port=5432)
-    core.projects.reach("shop", upgraded)
+    core.projects.keep_instance("shop", upgraded)
     fail(core)
     again = job("job-2", database={"size": "db.t4g.micro", "version": version})
 
@@ -280,6 +281,32 @@ def test_a_place_on_a_shared_cluster_is_not_left_behind_for_an_instance(core: Co
     error = refused(core, job("job-2", database={"size": "db.t4g.micro"}))
 
     assert error.message.startswith("database.size: the project has been begun with none;")
+
+
+def test_a_snapshot_is_no_reason_to_leave_what_a_project_has(core: Core) -> None:
+    core.allow_instances()
+    core.new_project()
+    begun = job(database={"size": "db.t4g.micro", "snapshot": "nm-shop"})
+    initialize(core, begun)
+    place_instance(core, begun)
+    result = provisioned_result()
+    dynamodb.transact(
+        core.client("dynamodb"), core.projects.activate_items("shop", "job-1", result)
+    )
+
+    error = refused(core, job("job-2", database={"size": "db.t4g.micro", "snapshot": "another"}))
+
+    assert (error.type, error.message) == (
+        ErrorType.INVALID_PAYLOAD,
+        (
+            "database.snapshot: it becomes a new instance, and shop is provisioned; deprovision "
+            "the project first."
+        ),
+    )
+    # The one that it was made of is there, as all else that was asked for.
+    completion = initialize(core, begun).completion
+    assert completion is not None
+    assert completion.result == result
 
 
 def fail(core: Core) -> None:

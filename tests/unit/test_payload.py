@@ -42,7 +42,10 @@ def test_what_is_left_out_has_its_default() -> None:
     assert parse().model_dump(mode="json") == {
         "project_id": "shop",
         "region": "eu-central-1",
-        "database": {"engine": "postgresql", "version": None, "size": None, "storage_gb": None},
+        "database": {
+            **dict.fromkeys(("version", "size", "storage_gb", "snapshot")),
+            "engine": "postgresql",
+        },
         "services": {"auth": True, "realtime": True, "storage": True},
         "api_keys": {"count": 2, "prefix": "nm"},
         "owner_id": None,
@@ -82,6 +85,7 @@ PAYLOADS = st.fixed_dictionaries(
                 "version": st.from_regex(r"\d{1,2}(\.\d)?") | _JSON,
                 "size": _NEARLY_ID | _JSON,
                 "storage_gb": st.integers(-1, 70_000) | _JSON,
+                "snapshot": _NEARLY_ID | _JSON,
             },
         ),
     },
@@ -116,6 +120,9 @@ def test_what_is_accepted_is_within_every_bound(fields: dict[str, Any]) -> None:
     assert _is_optional(r"\d{1,2}(\.\d{1,2}){0,2}", payload.database.version)
     assert _is_optional(r"[a-z0-9][a-z0-9.-]{0,31}", payload.database.size)
     assert payload.database.storage_gb is None or 1 <= payload.database.storage_gb <= 65_536
+    assert _is_optional(r"[a-z](-?[a-z0-9])*", payload.database.snapshot)
+    if payload.database.size is None:
+        assert (payload.database.storage_gb, payload.database.snapshot) == (None, None)
     text = json.dumps(payload.model_dump(mode="json"), allow_nan=False)
     assert len(json.dumps(payload.metadata, ensure_ascii=False).encode()) <= 16 * 1024
     assert provision_project_handler.parse(json.loads(text)) == payload
@@ -234,6 +241,11 @@ def test_an_id_within_the_pattern_is_accepted(project_id: str) -> None:
         ({"database": {"storage_gb": 65_537}}, "database.storage_gb"),
         ({"database": {"storage_gb": "10"}}, "database.storage_gb"),
         ({"database": {"size": "Large"}}, "database.size"),
+        ({"database": {"snapshot": "nm-shop"}}, "database.snapshot"),
+        ({"database": {"storage_gb": 20}}, "database.storage_gb"),
+        ({"database": {"size": "db.t4g.micro", "snapshot": "rds:x"}}, "database.snapshot"),
+        ({"database": {"size": "db.t4g.micro", "snapshot": "a--b"}}, "database.snapshot"),
+        ({"database": {"size": "db.t4g.micro", "snapshot": "a" * 256}}, "database.snapshot"),
         ({"database": {"name": "x"}}, "database.name"),
         ({"metadata": []}, "metadata"),
         ({"priority": 1}, "priority"),

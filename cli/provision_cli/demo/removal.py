@@ -46,7 +46,7 @@ def _remove(scene: Scene, project_id: str, keys: Sequence[str]) -> None:
 
 
 def _show_snapshot(scene: Scene, project_id: str, result: dict[str, Any]) -> None:
-    found = api.list_snapshots(project_id)
+    found = [one for one in api.list_snapshots(project_id) if isinstance(one, api.Snapshot)]
     if not found or found[0].key != result["key"]:
         raise CommandError(f"the snapshot of {project_id} is not listed.")
     scene.line(

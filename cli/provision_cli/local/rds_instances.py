@@ -191,16 +191,29 @@ class InstancesWithServers:
         return answer
 
     def _make(
-        self, instance: ET.Element, operation: str, *, status: str = "creating", **more: str
+        self,
+        instance: ET.Element,
+        operation: str,
+        *,
+        status: str = "creating",
+        seconds: float | None = None,
+        **more: str,
     ) -> None:
-        """Let the server of an instance be started, and hold the instance back meanwhile."""
+        """Let something be done with the server of an instance, and hold it back meanwhile.
+
+        Args:
+            instance: the instance.
+            operation: what is done.
+            status: what the instance is meanwhile.
+            seconds: for how long at least; that of one that is made where left out.
+            more: what the operation needs besides.
+        """
+        least = self.creating_seconds if seconds is None else seconds
         arn, asked = _text(instance, _ARN["DBInstance"]), _asked(instance) | more
         self._statuses[arn] = status
 
         async def make() -> None:
-            is_well, _ = await asyncio.gather(
-                self.operate(operation, asked), asyncio.sleep(self.creating_seconds)
-            )
+            is_well, _ = await asyncio.gather(self.operate(operation, asked), asyncio.sleep(least))
             if self._statuses.get(arn) != status:
                 return  # it is being deleted
             if is_well:
@@ -244,7 +257,9 @@ class InstancesWithServers:
                 "user": _text(instance, "MasterUsername"),
                 "password": request.get("MasterUserPassword"),
             }
-            await self.operate("set-password", _asked(instance) | login)
+            self._make(
+                instance, "set-password", status="resetting-master-credentials", seconds=0, **login
+            )
         return answer
 
     async def _stop_or_start(self, request: _Request) -> _Answer:

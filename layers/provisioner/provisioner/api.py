@@ -20,8 +20,10 @@ may be made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from provisioner.api_keys.key_format import digest, find_api_keys
@@ -65,13 +67,23 @@ from provisioner.jobs.registry import (
     validate_required_handlers,
 )
 from provisioner.jobs.store import JobNotFoundError, JobStore, utc_now
+from provisioner.provisioning.instance_snapshots import (
+    InstanceSnapshot,
+    list_instance_snapshots,
+    restoring_payload,
+)
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectResult
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectResult
 from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyResult
 from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysResult
 from provisioner.provisioning.job_types.rotate_database_password import RotateDatabasePasswordResult
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import NewProject, ProjectReference, SnapshotReference
+from provisioner.provisioning.payload import (
+    InstanceSnapshotReference,
+    NewProject,
+    ProjectReference,
+    SnapshotReference,
+)
 from provisioner.provisioning.projects import (
     Project,
     ProjectExistsError,
@@ -84,6 +96,8 @@ from provisioner.provisioning.snapshots import (
     Snapshot,
     SnapshotNotFoundError,
     Snapshots,
+    choose,
+    dump_names,
 )
 from provisioner.runtime import aws
 from provisioner.runtime.answers import NotAwsError
@@ -110,6 +124,7 @@ __all__ = [
     "ErrorType",
     "HistoryEntry",
     "IdempotencyConflictError",
+    "InstanceSnapshot",
     "Job",
     "JobHandler",
     "JobNotFoundError",
@@ -146,6 +161,7 @@ __all__ = [
     "current_settings",
     "enqueue_job",
     "find_api_keys",
+    "find_snapshot",
     "get_job",
     "get_job_handler",
     "get_project",
@@ -159,6 +175,7 @@ __all__ = [
     "redrive_dead_letters",
     "register_job_handler",
     "repeat_cleanup",
+    "restore_instance",
     "restore_snapshot",
     "retry_job",
     "revoke_api_key",
@@ -168,6 +185,9 @@ __all__ = [
 ]
 
 register_job_types()
+
+#: Later than any snapshot.
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class ProjectNotFoundError(LookupError):
@@ -494,18 +514,93 @@ def verify_api_key(plaintext: str) -> ApiKey | None:
     return None if project is None or project.status.is_being_removed else key
 
 
-def list_snapshots(project_id: str) -> list[Snapshot]:
-    """Read which final snapshots there are of a project's databases, newest first.
+def list_snapshots(project_id: str) -> list[Snapshot | InstanceSnapshot]:
+    """Read which snapshots there are of a project's databases, newest first.
 
-    They stay when the project is removed.
+    They stay when the project is removed. Those of instances of its own are Amazon RDS's: read in
+    the region where the last was, and only of a project that has had one.
 
     Raises:
         INVALID_PAYLOAD: the id is not of its pattern.
-        ProvisioningError: the bucket of snapshots cannot be read.
+        ProvisioningError: the bucket of snapshots, or Amazon RDS, cannot be read.
     """
     check_text("project_id", project_id)
     project_id = validate_payload(ProjectReference, {"project_id": project_id}).project_id
-    return _snapshots(current_settings()).of_project(project_id)
+    settings = current_settings()
+    found: list[Snapshot | InstanceSnapshot] = [
+        *_snapshots(settings).of_project(project_id),
+        *_of_instances(settings, project_id),
+    ]
+    # One that is still being taken is the newest.
+    return sorted(found, key=lambda one: one.taken_at or _NEVER, reverse=True)
+
+
+def find_snapshot(project_id: str, snapshot: str | None = None) -> Snapshot | InstanceSnapshot:
+    """Find one snapshot of a project: a dump, or one of Amazon RDS.
+
+    Args:
+        project_id: the project.
+        snapshot: its name or job, or a unique beginning of one; the newest when left out.
+
+    Raises:
+        INVALID_PAYLOAD: an argument is not what it must be.
+        SnapshotNotFoundError: there is no such snapshot, or more than one begins so.
+        ProvisioningError: as of `list_snapshots`.
+    """
+    check_text("project_id", project_id)
+    if snapshot is not None:
+        check_text("snapshot", snapshot)
+    asked = validate_payload(SnapshotReference, {"project_id": project_id, "snapshot": snapshot})
+    found = [(one, _names_of(one)) for one in list_snapshots(asked.project_id)]
+    return choose(asked.project_id, asked.snapshot, found)
+
+
+def restore_instance(
+    project_id: str,
+    snapshot: str | None = None,
+    *,
+    size: str | None = None,
+    storage_gb: int | None = None,
+) -> Job:
+    """Enqueue a job that provisions a project with an instance made of a snapshot of Amazon RDS.
+
+    All else of the project is as of a provision_project job that names nothing; `enqueue_job` takes
+    a payload that does.
+
+    Args:
+        project_id: the project; it must not be ACTIVE.
+        snapshot: the snapshot's name or job, or a unique beginning of one; the newest when left
+            out.
+        size: the instance class; that of the project's last instance when left out.
+        storage_gb: gibibytes, 1 to 65,536; when left out, the larger of what the operator has set
+            and what that instance had.
+
+    Raises:
+        INVALID_PAYLOAD: an argument is not what it must be.
+        ProjectNotFoundError: there is no such project.
+        SnapshotNotFoundError: there is no such snapshot, or more than one begins so.
+        DATABASE_CHANGE_FAILED: the project is ACTIVE.
+        ProvisioningError: Amazon RDS cannot be read.
+    """
+    check_text("project_id", project_id)
+    for name, text in (("snapshot", snapshot), ("size", size)):
+        if text is not None:
+            check_text(name, text)
+    asked = validate_payload(
+        InstanceSnapshotReference,
+        {
+            "project_id": project_id,
+            "snapshot": snapshot,
+            "size": size,
+            "storage_gb": storage_gb,
+        },
+    )
+    settings = current_settings()
+    project = get_project(asked.project_id)
+    named = [(one, _names_of(one)) for one in _of_instances(settings, asked.project_id)]
+    chosen = choose(asked.project_id, asked.snapshot, named)
+    payload = restoring_payload(project, chosen, size=asked.size, storage_gb=asked.storage_gb)
+    return _job_client(settings).enqueue("provision_project", payload)
 
 
 def restore_snapshot(
@@ -524,7 +619,8 @@ def restore_snapshot(
 
     Raises:
         INVALID_PAYLOAD: an argument is not what it must be; the message names it, and repeats none.
-        SnapshotNotFoundError: there is no such snapshot, or more than one begins so.
+        SnapshotNotFoundError: there is no such dump, or more than one begins so. A snapshot of
+            Amazon RDS is for `restore_instance`.
         ProjectNotFoundError: `into` is left out, and there is no such project.
         PROJECT_BUSY: `into` is left out, and a job works at the project.
         DATABASE_CHANGE_FAILED: the target is not empty, or its login may do more than a tenant, or
@@ -613,6 +709,20 @@ def _api_keys(settings: PlatformSettings) -> ApiKeyStore:
 
 def _snapshots(settings: PlatformSettings) -> Snapshots:
     return Snapshots(aws.client("s3"), settings.snapshots_bucket)
+
+
+def _of_instances(settings: PlatformSettings, project_id: str) -> list[InstanceSnapshot]:
+    project = _projects(settings).get(project_id)
+    if project is None:
+        return []
+    naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    return list_instance_snapshots(project, rds=partial(aws.client, "rds"), naming=naming)
+
+
+def _names_of(snapshot: Snapshot | InstanceSnapshot) -> Collection[str]:
+    if isinstance(snapshot, Snapshot):
+        return dump_names(snapshot.key)
+    return snapshot.identifier, snapshot.job_id
 
 
 def _projects(settings: PlatformSettings) -> ProjectStore:

@@ -168,6 +168,8 @@ class Instance:
     version: str
     size: str
     storage_gb: int
+    #: Whether RDS has yet to set the master user's password that it was asked for.
+    is_password_pending: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -234,15 +236,24 @@ def restore_instance(
         final: the error type of causes that stay.
 
     Raises:
+        final: also where the snapshot is gone.
         CONFLICT, QUOTA_EXCEEDED, NETWORK_ERROR, and what else: as of `ensure_instance`.
     """
 
     def make() -> DBInstanceTypeDef:
-        restored = client.restore_db_instance_from_db_snapshot(
-            DBSnapshotIdentifier=snapshot,
-            AllocatedStorage=description.storage_gb,
-            **settings_of_new(description, owner),
-        )["DBInstance"]
+        try:
+            restored = client.restore_db_instance_from_db_snapshot(
+                DBSnapshotIdentifier=snapshot,
+                AllocatedStorage=description.storage_gb,
+                **settings_of_new(description, owner),
+            )["DBInstance"]
+        except client.exceptions.DBSnapshotNotFoundFault as error:
+            raise failure(
+                final,
+                f"The snapshot {snapshot} is gone; choose another of those that `provision "
+                "snapshots list` shows.",
+                short_cause(error),
+            ) from None
         _checked(restored, description.identifier)
         if not owner.owns(_tags(restored)):
             # It comes into being with its tags; an emulator may leave them out.
@@ -315,8 +326,11 @@ def remove_instance(
 
 def change_master_password(
     client: RDSClient, identifier: str, *, password: str, claim: Claim, final: ErrorType
-) -> None:
+) -> Instance | None:
     """Give the instance's master user a password; RDS sets it within some minutes.
+
+    Until it has, `is_password_pending` says so of the instance. Source: Amazon RDS API Reference,
+    ModifyDBInstance, MasterUserPassword.
 
     Args:
         client: RDS in the instance's region.
@@ -325,9 +339,12 @@ def change_master_password(
         claim: says whether it may be changed.
         final: the error type of causes that stay.
 
+    Returns:
+        The instance as it is then; None where RDS does not take the request in the instance's
+        status, and a later call asks again.
+
     Raises:
         ValueError: RDS takes no such password.
-        TIMEOUT: also where the instance cannot be modified in its present status.
         final: also where there is no such instance that is claimed.
         ProvisioningError: as `translated` says.
     """
@@ -335,7 +352,13 @@ def change_master_password(
     with asked(final, "change the password of the database instance"):
         if _claimed(client, identifier, claim) is None:
             raise _missing(identifier, final)
-        client.modify_db_instance(DBInstanceIdentifier=identifier, MasterUserPassword=password)
+        try:
+            modified = client.modify_db_instance(
+                DBInstanceIdentifier=identifier, MasterUserPassword=password
+            )["DBInstance"]
+        except client.exceptions.InvalidDBInstanceStateFault:
+            return None
+        return _checked(modified, identifier)
 
 
 def repair_instance(
@@ -563,6 +586,7 @@ def _instance(found: DBInstanceTypeDef) -> Instance:
         version=found["EngineVersion"],
         size=found["DBInstanceClass"],
         storage_gb=found["AllocatedStorage"],
+        is_password_pending="MasterUserPassword" in found.get("PendingModifiedValues", {}),
     )
 
 

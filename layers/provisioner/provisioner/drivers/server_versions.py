@@ -14,17 +14,24 @@ def is_of_version(version: str | None, wanted: str) -> bool:
 def keeps_version(engine: str, version: str, wanted: str) -> bool:
     """Whether a version is of the wanted major version, and is not older.
 
-    RDS puts newer minor versions in by itself. Of PostgreSQL the first number is the major version,
-    of MySQL and MariaDB the first two.
+    RDS puts newer minor versions in by itself.
 
     Args:
         engine: RDS's name of the engine, or the project's.
         version: what there is, such as 18.2.
         wanted: what was asked for, such as 18 or 18.1.
     """
+    return is_of_major_version(engine, version, wanted) and _numbers(version) >= _numbers(wanted)
+
+
+def is_of_major_version(engine: str, version: str, wanted: str) -> bool:
+    """Whether a version is of the wanted major version; the arguments are as of `keeps_version`.
+
+    Of PostgreSQL the first number is the major version, of MySQL and MariaDB the first two.
+    """
     found, least = _numbers(version), _numbers(wanted)
     major = min(1 if engine.startswith("postgres") else 2, len(least))
-    return found[:major] == least[:major] and found >= least
+    return found[:major] == least[:major]
 
 
 def _numbers(version: str) -> list[int]:

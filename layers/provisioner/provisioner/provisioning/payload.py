@@ -39,6 +39,13 @@ ApiKeyPrefix = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9]{1,9}$"
 DEFAULT_API_KEY_PREFIX = "nm"
 
 
+#: An instance class of Amazon RDS, such as db.t4g.micro.
+InstanceSize = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")]
+
+#: Gibibytes of an instance, 1 to 65,536.
+StorageGb = Annotated[int, Field(ge=1, le=65_536, strict=True)]
+
+
 class Payload(BaseModel):
     """Refuses fields that are not part of the contract."""
 
@@ -69,3 +76,15 @@ class SnapshotReference(Payload):
     snapshot: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     #: A PostgreSQL connection URL; the project's own database without it.
     into: str | None = None
+
+
+class InstanceSnapshotReference(Payload):
+    """Which snapshot of Amazon RDS becomes an instance of which size."""
+
+    project_id: ProjectId
+    #: As of `SnapshotReference`.
+    snapshot: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    #: That of the project's last instance without it.
+    size: InstanceSize | None = None
+    #: The larger of the operator's word and the snapshot's without it.
+    storage_gb: StorageGb | None = None

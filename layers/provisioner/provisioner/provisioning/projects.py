@@ -76,6 +76,9 @@ class Project:
     snapshot: dict[str, Any] | None = None
     #: When it became DEPROVISIONED.
     deprovisioned_at: str | None = None
+    #: The `region` and `size` of the last instance of its own that it had, or has: what there is of
+    #: snapshots stays there.
+    last_instance: dict[str, str] | None = None
 
     @property
     def has_nothing(self) -> bool:
@@ -545,6 +548,9 @@ class ProjectStore(ProjectReader):
                         set_values={
                             "cluster_id": cluster_id,
                             "instance": None if instance is None else instance.to_item(),
+                            "last_instance": None
+                            if instance is None
+                            else {"region": instance.region, "size": instance.size},
                         },
                         condition="attribute_exists(project_id)"
                         " AND attribute_not_exists(cluster_id)",
@@ -557,17 +563,24 @@ class ProjectStore(ProjectReader):
                 raise ProjectBusyError from None
             raise QuotaReachedError(self._limit(quota, limit)) from None
 
-    def reach(self, project_id: str, instance: DedicatedInstance) -> None:
-        """Store where the project's own instance is reached; nothing where it has another."""
+    def keep_instance(self, project_id: str, instance: DedicatedInstance) -> None:
+        """Store what has become known of the project's own instance; nothing where it has another.
+
+        Args:
+            project_id: the project.
+            instance: the instance, with all that is known of it.
+        """
         item = dynamodb.update(
             self._projects,
             {"project_id": project_id},
             set_values={"instance": instance.to_item()},
-            condition="cluster_id = :cluster AND attribute_exists(#instance)",
+            condition="cluster_id = :cluster AND attribute_exists(#instance)"
+            # What is known is not forgotten for a run that began before.
+            + (" AND attribute_not_exists(#instance.#host)" if instance.host is None else ""),
             condition_values={"cluster": instance.identifier},
-            names={"instance": "instance"},
+            names={"instance": "instance"} | ({"host": "host"} if instance.host is None else {}),
         )
-        # The condition fails where a removal has come before.
+        # The condition fails where a removal, or a later run, has come before.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, [item])
 
@@ -659,4 +672,5 @@ def _to_project(item: dict[str, Any]) -> Project:
         status_before=(ProjectStatus(item["status_before"]) if "status_before" in item else None),
         snapshot=item.get("snapshot"),
         deprovisioned_at=item.get("deprovisioned_at"),
+        last_instance=item.get("last_instance"),
     )

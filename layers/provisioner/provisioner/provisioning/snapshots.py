@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, TYPE_CHECKING
@@ -50,6 +51,47 @@ class SnapshotNotFoundError(LookupError):
     """The project has no such snapshot, or more than one that begins so."""
 
 
+def dump_names(key: str) -> Collection[str]:
+    """Return what a dump is known by, besides its whole key."""
+    name = key.partition("/")[2]
+    return name, name.removesuffix(SNAPSHOT_SUFFIX)
+
+
+def choose[Kind](
+    project_id: str, wanted: str | None, named: Sequence[tuple[Kind, Collection[str]]]
+) -> Kind:
+    """Return one of a project's snapshots.
+
+    Args:
+        project_id: the project.
+        wanted: a name of it, with or without the project, or a unique beginning of one; the first
+            when left out.
+        named: the snapshots, each with its names.
+
+    Raises:
+        SnapshotNotFoundError: there is none, or more than one.
+    """
+    if not named:
+        raise SnapshotNotFoundError(f"project {project_id}: there is no snapshot of it.")
+    if wanted is None:
+        return named[0][0]
+    name = wanted.removeprefix(f"{project_id}/")
+    exact = [one for one, names in named if name in names]
+    begin_so = [one for one, names in named if name and any(n.startswith(name) for n in names)]
+    match exact or begin_so:
+        case [only]:
+            return only
+        case []:
+            raise SnapshotNotFoundError(
+                f"snapshot {wanted}: project {project_id} has none of that name; list them."
+            )
+        case several:
+            raise SnapshotNotFoundError(
+                f"snapshot {wanted}: {len(several)} of project {project_id} begin so; "
+                "write more of it."
+            )
+
+
 class Snapshots:
     """Reads the bucket of snapshots."""
 
@@ -83,27 +125,9 @@ class Snapshots:
             SnapshotNotFoundError: there is none, or more than one.
             ProvisioningError: as `translated` says.
         """
-        prefix = f"{project_id}/"
         objects = self._objects(project_id)
-        if not objects:
-            raise SnapshotNotFoundError(f"project {project_id}: there is no snapshot of it.")
-        if wanted is None:
-            return self._described(project_id, objects[0])
-        beginning = prefix + wanted.removeprefix(prefix)
-        found = [each for each in objects if each["Key"].startswith(beginning)] if wanted else []
-        exact = [each for each in found if each["Key"] in {beginning, beginning + SNAPSHOT_SUFFIX}]
-        match exact or found:
-            case [only]:
-                return self._described(project_id, only)
-            case []:
-                raise SnapshotNotFoundError(
-                    f"snapshot {wanted}: project {project_id} has none of that name; list them."
-                )
-            case several:
-                raise SnapshotNotFoundError(
-                    f"snapshot {wanted}: {len(several)} of project {project_id} begin so; "
-                    "write more of it."
-                )
+        named = [(each, dump_names(each["Key"])) for each in objects]
+        return self._described(project_id, choose(project_id, wanted, named))
 
     def download(self, snapshot: Snapshot, target: IO[bytes]) -> None:
         """Read a snapshot into an empty file.

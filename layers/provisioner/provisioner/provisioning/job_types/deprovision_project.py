@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
     API_KEYS,
     DATABASE,
@@ -59,6 +60,9 @@ class InstanceSnapshotResult(Result):
     region: str
     #: The snapshot's in RDS.
     identifier: str
+    engine: Engine
+    #: The class of the instance that it was taken of.
+    size: str
     #: The instance that is made of it needs as much.
     storage_gb: int
     #: The version of the server that it was taken of, such as 18.1.

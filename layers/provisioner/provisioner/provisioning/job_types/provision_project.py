@@ -25,10 +25,12 @@ from provisioner.provisioning.functions import (
 from provisioner.provisioning.payload import (
     DEFAULT_API_KEY_PREFIX,
     ApiKeyPrefix,
+    InstanceSize,
     PartyId,
     Payload,
     ProjectId,
     Region,
+    StorageGb,
 )
 from provisioner.provisioning.result import ApiKeyResult, Result
 
@@ -58,9 +60,15 @@ class DatabaseRequest(Payload):
         Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")] | None
     ) = None
     #: An instance class, such as db.t4g.micro: the project then has an instance of its own.
-    size: Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")] | None = None
+    size: InstanceSize | None = None
     #: Gibibytes of the project's own instance, 1 to 65,536; only with `size`.
-    storage_gb: Annotated[int, Field(ge=1, le=65_536, strict=True)] | None = None
+    storage_gb: StorageGb | None = None
+
+    #: A snapshot of Amazon RDS of the project's, as RDS names it: the project's own instance is
+    #: made of it; only with `size`.
+    snapshot: (
+        Annotated[str, Field(strict=True, pattern=r"^[a-z](-?[a-z0-9])*$", max_length=255)] | None
+    ) = None
 
     @field_validator("storage_gb")
     @classmethod
@@ -69,6 +77,13 @@ class DatabaseRequest(Payload):
         if storage_gb is not None and info.data.get("size", storage_gb) is None:
             raise ValueError("needs database.size: projects share the storage of a shared cluster")
         return storage_gb
+
+    @field_validator("snapshot")
+    @classmethod
+    def _becomes_an_instance(cls, snapshot: str | None, info: ValidationInfo) -> str | None:
+        if snapshot is not None and info.data.get("size", snapshot) is None:
+            raise ValueError("needs database.size: it becomes an instance of the project's own")
+        return snapshot
 
 
 class ServicesRequest(Payload):

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.rds import ensure_instance as ensure_rds_instance
+from provisioner.drivers import rds as driver
+from provisioner.drivers.rds import RdsState
 from provisioner.drivers.rds_description import InstanceDescription
+from provisioner.drivers.rds_snapshots import InstanceSnapshot, find_snapshot
 from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.engine import Engine, new_password
-from provisioner.provisioning.instances import DedicatedInstance, wanted_instance
+from provisioner.provisioning.instances import RDS_ENGINES, DedicatedInstance, wanted_instance
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectBusyError, ProjectStore, QuotaReachedError
@@ -33,8 +36,8 @@ MASTER_USER = "provisioner"
 #: MySQL takes 41. Source: Amazon RDS API Reference, CreateDBInstance, MasterUserPassword.
 _PASSWORD_LENGTH = 40
 
-#: What Amazon RDS calls a technology, and where its servers listen.
-_RDS_ENGINES = {Engine.POSTGRESQL: ("postgres", 5432), Engine.MYSQL: ("mysql", 3306)}
+#: Where the servers of a technology listen.
+_PORTS = {Engine.POSTGRESQL: 5432, Engine.MYSQL: 3306}
 
 
 def ensure_instance(
@@ -52,8 +55,13 @@ def ensure_instance(
     master user: whatever a crash leaves, the next run goes on with both. That the server lets one
     log in, CREATING_DATABASE finds out, which can reach it.
 
+    An instance that is made of a snapshot comes with the password that its master user had then. It
+    is given the secret's once it serves, and the stage waits until AWS has set it. To ask for that
+    twice does no harm; the project's item keeps that it was asked for, so that it is once.
+
     Raises:
-        INVALID_PAYLOAD: the operator does not allow the instance any more.
+        INVALID_PAYLOAD: the operator does not allow the instance any more, or the project has no
+            such snapshot, or the snapshot does not fit what is asked for.
         PROJECT_NOT_FOUND: the project is gone.
         QUOTA_EXCEEDED: the region has as many instances as the operator allows, or AWS does.
         CONFLICT: an instance or a secret of that name is not the project's.
@@ -61,7 +69,15 @@ def ensure_instance(
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     owner = naming.owner(payload.project_id, job.job_id)
-    instance = _ensure_settled(job, payload, projects, catalogue, naming)
+    client = rds(payload.region)
+    instance = found(payload.project_id, projects).instance
+    if instance is None:
+        snapshot = _find_snapshot(client, payload, owner)
+        if snapshot is not None and snapshot.state is RdsState.PENDING:
+            return Waiting(f"the snapshot {snapshot.identifier} is {snapshot.status}")
+        instance = _settle(
+            job, payload, snapshot, projects=projects, catalogue=catalogue, naming=naming
+        )
     login = ensure_secret(
         secrets_manager,
         name=instance.admin_secret,
@@ -69,15 +85,29 @@ def ensure_instance(
         make=lambda: {"username": MASTER_USER, "password": new_password(_PASSWORD_LENGTH)},
         final=_FINAL,
     )
-    made = ensure_rds_instance(
-        rds(instance.region),
-        description(instance, str(login.value["password"])),
-        owner,
-        final=_FINAL,
-    )
+    password = str(login.value["password"])
+    wanted = description(instance, password)
+    if instance.snapshot is None:
+        made = driver.ensure_instance(client, wanted, owner, final=_FINAL)
+    else:
+        made = driver.restore_instance(
+            client, wanted, owner, snapshot=instance.snapshot, final=_FINAL
+        )
     if not made.is_ready or made.host is None or made.port is None:
         return Waiting(f"the database instance {instance.identifier} is {made.status}")
-    projects.reach(
+    if instance.snapshot is not None and not instance.is_password_asked:
+        changed = driver.change_master_password(
+            client, instance.identifier, password=password, claim=owner.owns, final=_FINAL
+        )
+        if changed is None:
+            return Waiting(f"the database instance {instance.identifier} is {made.status}")
+        instance = replace(instance, is_password_asked=True)
+        projects.keep_instance(payload.project_id, instance)
+        # AWS may not tell yet that it has the password still to set: the next look does.
+        return Waiting(f"the database instance {instance.identifier} gets its password")
+    if made.is_password_pending:
+        return Waiting(f"the database instance {instance.identifier} gets its password")
+    projects.keep_instance(
         payload.project_id,
         replace(instance, host=made.host, port=made.port, version=made.version),
     )
@@ -93,16 +123,15 @@ def ensure_instance(
 
 def description(instance: DedicatedInstance, password: str) -> InstanceDescription:
     """Return what AWS is told of an instance, with the password of its master user."""
-    engine, port = _RDS_ENGINES[instance.engine]
     return InstanceDescription(
         identifier=instance.identifier,
-        engine=engine,
+        engine=RDS_ENGINES[instance.engine],
         version=instance.version,
         size=instance.size,
         storage_gb=instance.storage_gb,
         user=MASTER_USER,
         password=password,
-        port=port,
+        port=_PORTS[instance.engine],
         subnet_group=instance.subnet_group,
         security_group_ids=instance.security_group_ids,
         backup_days=instance.backup_days,
@@ -110,20 +139,46 @@ def description(instance: DedicatedInstance, password: str) -> InstanceDescripti
     )
 
 
-def _ensure_settled(
+def _find_snapshot(
+    client: RDSClient, payload: ProvisionProjectPayload, owner: Ownership
+) -> InstanceSnapshot | None:
+    """Return the snapshot that the instance is to be made of; None where it is made empty."""
+    identifier = payload.database.snapshot
+    if identifier is None:
+        return None
+    snapshot = find_snapshot(client, identifier, claim=owner.owns, final=_FINAL)
+    if snapshot is None:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"database.snapshot: the project has no snapshot {identifier} in {payload.region}; "
+            f"choose one of those that `provision snapshots list {payload.project_id}` shows.",
+        )
+    if snapshot.state not in {RdsState.READY, RdsState.PENDING}:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"database.snapshot: {identifier} is {snapshot.status}; choose another of those that "
+            f"`provision snapshots list {payload.project_id}` shows.",
+        )
+    return snapshot
+
+
+def _settle(
     job: JobInput,
     payload: ProvisionProjectPayload,
+    snapshot: InstanceSnapshot | None,
+    *,
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     naming: Naming,
 ) -> DedicatedInstance:
-    """Return what the instance is to be; settle it if it is not, and count it."""
-    project = found(payload.project_id, projects)
-    if project.instance is not None:
-        return project.instance
+    """Settle what the instance is to be, and count it; return what another run has settled."""
     allowance = catalogue.allowance(payload.region, payload.database.engine)
     wanted = wanted_instance(
-        payload, allowance, naming.names(payload.project_id), job_id=job.job_id
+        payload,
+        allowance,
+        naming.names(payload.project_id),
+        job_id=job.job_id,
+        snapshot=snapshot,
     )
     maximum = 0 if allowance is None else allowance.maximum
     try:

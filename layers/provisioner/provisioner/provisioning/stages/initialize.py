@@ -52,6 +52,7 @@ def ensure_initialized(
         )
     _refuse_other_owner(payload, project)
     if project.status is ProjectStatus.ACTIVE and project.result is not None:
+        _refuse_other_snapshot(payload, project)
         return StageOutcome(
             output={"already_provisioned": True},
             check="the project is provisioned already",
@@ -97,6 +98,17 @@ def _refuse_other_owner(payload: ProvisionProjectPayload, project: Project) -> N
             )
 
 
+def _refuse_other_snapshot(payload: ProvisionProjectPayload, project: Project) -> None:
+    """Refuse a snapshot that a project which is provisioned was not made of."""
+    made_of = None if project.instance is None else project.instance.snapshot
+    if payload.database.snapshot not in {None, made_of}:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"database.snapshot: it becomes a new instance, and {project.project_id} is "
+            "provisioned; deprovision the project first.",
+        )
+
+
 def _refuse_removed(project: Project) -> None:
     """Refuse a project whose removal has begun and not ended."""
     if project.status is ProjectStatus.DEPROVISIONING:
@@ -120,6 +132,7 @@ def _refuse_other_place(payload: ProvisionProjectPayload, project: Project) -> N
             str(wanted.storage_gb or instance.storage_gb),
             str(instance.storage_gb),
         )
+        begun["database.snapshot"] = (wanted.snapshot or "none", instance.snapshot or "none")
         begun["database.version"] = (
             instance.version
             if keeps_version(instance.engine, instance.version, wanted.version or instance.version)

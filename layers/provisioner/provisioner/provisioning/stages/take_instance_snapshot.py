@@ -46,6 +46,9 @@ def ensure_instance_snapshot(
     if not payload.final_snapshot:
         return StageOutcome(skipped=True, check="the payload does without a snapshot")
     location = location_of(job, projects)
+    instance = None if location.project is None else location.project.instance
+    if instance is None:
+        return StageOutcome(skipped=True, check="the project has no instance of its own")
     names = naming.names(payload.project_id)
     identifier = instance_snapshot_name(names, job.job_id)
     client, owner = rds(location.region), naming.owner(payload.project_id, job.job_id)
@@ -64,6 +67,8 @@ def ensure_instance_snapshot(
     result = InstanceSnapshotResult(
         region=location.region,
         identifier=identifier,
+        engine=instance.engine,
+        size=instance.size,
         storage_gb=snapshot.storage_gb,
         server_version=snapshot.version,
     )
