@@ -278,6 +278,8 @@ def test_a_project_is_removed_but_for_its_snapshot_and_provisioned_again(rds: Rd
     assert result["snapshot"] == {
         "region": REGION,
         "identifier": snapshot["DBSnapshotIdentifier"],
+        "engine": workflow.server.engine,
+        "size": instance["DBInstanceClass"],
         "storage_gb": instance["AllocatedStorage"],
         "server_version": instance["EngineVersion"],
     }
