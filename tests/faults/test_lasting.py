@@ -15,16 +15,19 @@ from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.fail import left_over
 from support.changes import logs_in, new_change, plainly_provisioned
 from support.places import (
+    AT_DATABASES,
     CHANGES,
     CLEANUP,
     Lasting,
     assert_fails_so,
     each_lasting,
+    each_lasting_at_mysql,
     places,
     put_in,
     undisturbed,
 )
 from support.removal import end_of, keys_of, provisioned, snapshots, statuses, verifying
+from support.tenant_server import on_mysql
 from support.undoing import (
     OWNER,
     assert_nothing_is_left,
@@ -33,7 +36,7 @@ from support.undoing import (
     fail,
     repeated_to_its_end,
 )
-from support.workflow import FAILING_TOGETHER, Deploy, Run, Workflow
+from support.workflow import FAILING_TOGETHER, NO_SERVICES, Deploy, Run, Workflow
 
 #: Faults that are put in both ways: they end a job in one process as on the state machine.
 _BOTH_WAYS = {"throttle", "permission denied"}
@@ -148,3 +151,59 @@ def test_a_project_is_let_go_of_and_its_login_is_right(
         assert_fails_so(kind, place, job.error)
         assert api.get_project(project_id) == before, place
         assert logs_in(workflow, project_id), place
+
+
+@on_mysql
+@each_lasting_at_mysql
+def test_each_stage_at_a_database_of_mysql_fails_and_says_where(
+    workflow: Workflow, kind: Lasting
+) -> None:
+    def meet(place: str, job: api.Job) -> api.Job:
+        put_in(workflow, kind, [place])
+        failed = workflow.execute_in_process(job)
+        assert not workflow.faults, place
+        assert failed.status is api.JobStatus.FAILED, place
+        return failed
+
+    def assert_failed_at(place: str, job: api.Job) -> None:
+        assert job.error is not None
+        assert f"{job.job_type}/{job.error.stage}" == place
+        assert_fails_so(kind, place, job.error)
+
+    def new_project_job() -> api.Job:
+        return workflow.new_job(workflow.new_project(**OWNER), services=NO_SERVICES)
+
+    def places_of(*jobs: str) -> list[str]:
+        return [place for place in AT_DATABASES if place.partition("/")[0] in jobs]
+
+    for place in places_of("provision_project"):
+        failed = meet(place, new_project_job())
+        assert_failed_at(place, failed)
+        assert cleanup_of(failed).status is api.CleanupStatus.DONE
+        assert_nothing_is_left(workflow, failed.project_id)
+
+    for place in places_of(CLEANUP):
+        fail(workflow)
+        failed = meet(place, new_project_job())
+        (record,) = cleanup_of(failed).unremoved
+        assert f"{CLEANUP}/{record.stage}" == place
+        assert_fails_so(kind, place, record.error)
+        tenant = workflow.tenant(failed.project_id)
+        assert {f"database {tenant.database}", f"role {tenant.app_role}"} <= set(
+            cleanup_of(failed).left_over
+        )
+        assert_undone(workflow, repeated_to_its_end(workflow, failed, 2))
+
+    project_id = plainly_provisioned(workflow)
+    before = api.get_project(project_id)
+    for place in places_of(*CHANGES):
+        failed = meet(place, new_change(workflow, place.partition("/")[0], project_id))
+        assert_failed_at(place, failed)
+        assert api.get_project(project_id) == before, place
+        # What was to be repaired is that the tenant has dropped the database.
+        assert failed.job_type == "repair_project" or logs_in(workflow, project_id), place
+
+    for place in places_of("deprovision_project"):
+        assert_failed_at(place, meet(place, workflow.new_deprovision_job(project_id)))
+    assert workflow.execute_in_process(workflow.new_deprovision_job(project_id)).error is None
+    assert_nothing_is_left(workflow, project_id)

@@ -1,4 +1,4 @@
-"""What a job stands on fails: DynamoDB throttles, Secrets Manager is down, PostgreSQL restarts."""
+"""What a job stands on fails: DynamoDB throttles, Secrets Manager is down, a server restarts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,6 +19,7 @@ from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServe
 from provisioner import api
 from provisioner.composition.supervisor import supervisor
 from provisioner.drivers.database_engine import AdminConnection
+from provisioner.drivers.mysql.snapshot import MysqlDump
 from provisioner.drivers.postgresql.snapshot import PgDump
 from provisioner.errors import ErrorType
 from provisioner.jobs.execution import cleanup_execution_name
@@ -29,10 +31,11 @@ from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from support.calls import SQL, Call, Within, operation
 from support.changes import check_changed, ended, logs_in, new_change, plainly_provisioned
 from support.effects import Attempt, Effect, effects
+from support.mysql import own_mysql
 from support.places import CHANGES, CLEANUP, STAGES, later_call, places, undisturbed
-from support.postgresql import PreparedCluster, tenant_snapshot
+from support.postgresql import PreparedCluster
 from support.removal import end_of, provisioned
-from support.tenant_server import OnPostgresql
+from support.tenant_server import OnMysql, OnPostgresql, TenantServer, run_as_tenant
 from support.undoing import (
     OWNER,
     assert_nothing_is_left,
@@ -320,30 +323,42 @@ def test_secrets_manager_stays_down_while_a_project_is_changed_or_removed(
         assert completed.status is api.JobStatus.COMPLETED, completed.error
 
 
-# PostgreSQL.
+# The servers of the tenants.
 
 
-@pytest.fixture(scope="module")
-def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedCluster]:
-    """Return a cluster that no other test uses."""
+@contextmanager
+def own_server(
+    engine: Engine, request: pytest.FixtureRequest, directory: Path
+) -> Iterator[TenantServer]:
+    """Start a server that no other test uses."""
+    if engine is Engine.MYSQL:
+        with own_mysql(request.getfixturevalue("mysql_server")) as mysql:
+            yield OnMysql(mysql)
+        return
     port = choose_port(None, None, what="PostgreSQL", variable="none")
-    server = PostgresqlServer(tmp_path_factory.mktemp("restarted") / "server", port)
+    server = PostgresqlServer(directory / "server", port)
     try:
         server.start()
         password = server.prepare_cluster()
-        yield PreparedCluster(
-            server, AdminConnection("127.0.0.1", port, PLATFORM_ROLE, password, sslmode="disable")
-        )
+        admin = AdminConnection("127.0.0.1", port, PLATFORM_ROLE, password, sslmode="disable")
+        yield OnPostgresql(PreparedCluster(server, admin))
     finally:
         server.stop()
 
 
-def restart(server: PostgresqlServer) -> None:
+def restart(server: TenantServer) -> None:
     """Stop the server as a crash does, and start it again."""
-    restarted = server._run(
+    if isinstance(server, OnMysql):
+        assert server.server.server is not None
+        server.server.server.kill()
+        server.server.server.start()
+        return
+    assert isinstance(server, OnPostgresql)
+    postgresql = server.cluster.server
+    restarted = postgresql._run(
         "pg_ctl",
-        *("--pgdata", str(server._data)),
-        *("--log", str(server.log)),
+        *("--pgdata", str(postgresql._data)),
+        *("--log", str(postgresql.log)),
         *("--mode", "immediate"),
         "--wait",
         "restart",
@@ -353,13 +368,27 @@ def restart(server: PostgresqlServer) -> None:
 
 #: The statement before which the server restarts, by stage: each in the middle of its work.
 _IN_THE_MIDDLE = {
-    f"{'provision_project'}/CREATING_DATABASE": "GRANT CONNECT",
-    f"{'provision_project'}/CREATING_SCHEMA": "CREATE TABLE",
-    f"{CLEANUP}/REMOVING_DATABASE": "DROP ROLE",
-    f"{'deprovision_project'}/CHECKING_DATA": "pg_replication_slots",
-    f"{'deprovision_project'}/REMOVING_DATABASE": "DROP ROLE",
+    Engine.POSTGRESQL: {
+        "provision_project/CREATING_DATABASE": "GRANT CONNECT",
+        "provision_project/CREATING_SCHEMA": "CREATE TABLE",
+        f"{CLEANUP}/REMOVING_DATABASE": "DROP ROLE",
+        "deprovision_project/CHECKING_DATA": "pg_replication_slots",
+        "deprovision_project/REMOVING_DATABASE": "DROP ROLE",
+    },
+    Engine.MYSQL: {
+        "provision_project/CREATING_DATABASE": "CREATE USER",
+        "provision_project/CREATING_SCHEMA": "REPLACE INTO",
+        f"{CLEANUP}/REMOVING_DATABASE": "DROP USER",
+        "deprovision_project/CHECKING_DATA": "INNODB_TRX",
+        "deprovision_project/REMOVING_DATABASE": "DROP USER",
+    },
 }
 
+#: What hands out a snapshot as it is made.
+_DUMPS: dict[Engine, type[PgDump | MysqlDump]] = {
+    Engine.POSTGRESQL: PgDump,
+    Engine.MYSQL: MysqlDump,
+}
 
 #: Stages of the job types that change a project: it restarts before they change something first.
 _CHANGING_DATABASES = [
@@ -382,44 +411,62 @@ def _change(
     check_changed(workflow, workflow.execute(new_change(workflow, change, project_id)))
 
 
-@pytest.mark.fault(
-    "PostgreSQL restarted in the middle",
-    where=[*_IN_THE_MIDDLE, *_CHANGING_DATABASES, f"{'deprovision_project'}/TAKING_SNAPSHOT"],
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(
+            engine,
+            marks=pytest.mark.fault(
+                fault,
+                where=[
+                    *_IN_THE_MIDDLE[engine],
+                    *_CHANGING_DATABASES,
+                    "deprovision_project/TAKING_SNAPSHOT",
+                ],
+            ),
+        )
+        for engine, fault in (
+            (Engine.POSTGRESQL, "PostgreSQL restarted in the middle"),
+            (Engine.MYSQL, "MariaDB killed in the middle"),
+        )
+    ],
+    ids=str,
 )
-def test_postgresql_restarts_in_the_middle_of_each_stage(
-    own_cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch
+def test_a_server_restarts_in_the_middle_of_each_stage(
+    engine: Engine,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     restarts: list[str] = []
-    locks: list[psycopg.Connection[tuple[Any, ...]]] = []
+    locks: list[Any] = []
 
     def put_in(job: str) -> None:
-        for place, text in _IN_THE_MIDDLE.items():
+        for place, text in _IN_THE_MIDDLE[engine].items():
             of, _, stage = place.partition("/")
             if of == job:
                 workflow.faults[stage] = Fault(Within(operation(SQL, text), partial(act, place)))
 
     def act(place: str, call: Call) -> Any:
         restarts.append(place)
-        restart(own_cluster.server)
-        if place.endswith("/CHECKING_DATA"):
+        restart(server)
+        if place.endswith("/CHECKING_DATA") and engine is Engine.POSTGRESQL:
             # pg_dump waits for the table until the server restarts again.
             locks.append(psycopg.connect(login["connection_string"]))
             locks[0].execute("LOCK TABLE note")
         return call.make()
 
-    with deployed(OnPostgresql(own_cluster), monkeypatch) as workflow:
+    with (
+        own_server(engine, request, tmp_path) as server,
+        deployed(server, monkeypatch) as workflow,
+    ):
         unharmed = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
         expected = workflow.snapshot(unharmed)["tenant"]
         workflow.execute(workflow.new_deprovision_job(unharmed.project_id))
 
         put_in(CLEANUP)
         project_id = _failing(workflow).project_id
-        assert (
-            tenant_snapshot(own_cluster, workflow.names(project_id).tenants[Engine.POSTGRESQL])[
-                "roles"
-            ]
-            == []
-        )
+        assert not any(server.snapshot(workflow.tenant(project_id)).values())
 
         put_in("provision_project")
         job = workflow.execute(workflow.new_job(project_id))
@@ -430,36 +477,32 @@ def test_postgresql_restarts_in_the_middle_of_each_stage(
             _change(workflow, change, project_id, act)
 
         put_in("deprovision_project")
-        read = PgDump.read
+        dump = _DUMPS[engine]
+        read = dump.read
 
-        def read_after_restart(dump: PgDump, size: int = -1) -> bytes:
+        def read_after_restart(dumped: Any, size: int = -1) -> bytes:
             if "TAKING_SNAPSHOT" not in restarts:
                 restarts.append("TAKING_SNAPSHOT")
-                restart(own_cluster.server)
-            return read(dump, size)
+                restart(server)
+            return read(dumped, size)
 
-        monkeypatch.setattr(PgDump, "read", read_after_restart)
-        login = workflow.secret(workflow.names(project_id).database_secret)
-        with psycopg.connect(login["connection_string"]) as connection:
-            connection.execute("CREATE TABLE note (id integer)")
+        monkeypatch.setattr(dump, "read", read_after_restart)
+        login = workflow.login(project_id)
+        run_as_tenant(server, login, "CREATE TABLE note (id integer)")
         job = workflow.execute(workflow.new_deprovision_job(project_id))
-        locks[0].close()
+        for lock in locks:
+            lock.close()
         assert job.status is api.JobStatus.COMPLETED, job.error
         (snapshot,) = (r for r in job.stages if r.stage == "TAKING_SNAPSHOT")
         assert snapshot.attempt == 2
-        assert (
-            tenant_snapshot(own_cluster, workflow.names(project_id).tenants[Engine.POSTGRESQL])[
-                "databases"
-            ]
-            == []
-        )
-    assert not workflow.faults
+        assert not any(server.snapshot(workflow.tenant(project_id)).values())
+        assert not workflow.faults
     assert restarts == [
         f"{CLEANUP}/REMOVING_DATABASE",
-        f"{'provision_project'}/CREATING_DATABASE",
-        f"{'provision_project'}/CREATING_SCHEMA",
+        "provision_project/CREATING_DATABASE",
+        "provision_project/CREATING_SCHEMA",
         *_CHANGING_DATABASES,
-        f"{'deprovision_project'}/CHECKING_DATA",
+        "deprovision_project/CHECKING_DATA",
         "TAKING_SNAPSHOT",
-        f"{'deprovision_project'}/REMOVING_DATABASE",
+        "deprovision_project/REMOVING_DATABASE",
     ]

@@ -23,6 +23,7 @@ from support.calls import (
 from support.changes import check_changed, logs_in, new_change, plainly_provisioned
 from support.places import CHANGES, CLEANUP, STAGES, places
 from support.removal import end_of, provisioned
+from support.tenant_server import on_mysql
 from support.undoing import (
     OWNER,
     assert_nothing_is_left,
@@ -31,7 +32,7 @@ from support.undoing import (
     fail,
     repeated_to_its_end,
 )
-from support.workflow import Fault, Workflow
+from support.workflow import NO_SERVICES, Fault, Workflow
 
 #: What the platform's login is read from, and holds no login.
 _NO_JSON = (
@@ -171,6 +172,34 @@ CHANGING: Wrong = {
     "FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR),
 }
 
+#: The same as for PostgreSQL, by place.
+ON_MYSQL: Wrong = {
+    # A proxy leads to another database.
+    f"{_PROVISION}CREATING_DATABASE": (
+        operation(SQL, "SELECT DATABASE(), CURRENT_USER()"),
+        row("other", "someone@%", "10.11"),
+        ErrorType.DATABASE_CREATION_FAILED,
+    ),
+    f"{_PROVISION}CREATING_SCHEMA": (
+        operation(SQL, "SELECT DATABASE()"),
+        row("other"),
+        ErrorType.SCHEMA_CREATION_FAILED,
+    ),
+    # The user is not there, says the server.
+    **{
+        place: (
+            operation(SQL, "SELECT Host FROM mysql.user"),
+            empty,
+            ErrorType.DATABASE_CHANGE_FAILED,
+        )
+        for place in (
+            "repair_project/REPAIRING_DATABASE",
+            "repair_project/REPAIRING_SCHEMA",
+            "rotate_database_password/ROTATING_DATABASE_PASSWORD",
+        )
+    },
+}
+
 
 def answer_wrongly(workflow: Workflow, wrong: Wrong) -> None:
     """Let stages be answered wrongly, however often they ask."""
@@ -258,3 +287,24 @@ def test_a_project_is_not_changed(workflow: Workflow) -> None:
         workflow.jobs.retry(job)
         check_changed(workflow, workflow.execute(workflow.jobs.get(job.job_id)))
         before = api.get_project(project_id), api.list_api_keys(project_id)
+
+
+@on_mysql
+@pytest.mark.fault("wrong answer", where=ON_MYSQL, lasting=True)
+def test_no_stage_goes_on_by_a_wrong_answer_of_mysql(workflow: Workflow) -> None:
+    project_id = plainly_provisioned(workflow)
+    before = workflow.remains(project_id)
+    for place, wrong in ON_MYSQL.items():
+        job_type = place.partition("/")[0]
+        if job_type == "provision_project":
+            job = workflow.new_job(workflow.new_project(**OWNER), services=NO_SERVICES)
+        else:
+            job = workflow.new_change(job_type, project_id)
+        answer_wrongly(workflow, {place: wrong})
+        failed = workflow.execute_in_process(job)
+        workflow.faults.clear()
+        assert failed.error is not None, place
+        assert (f"{job_type}/{failed.error.stage}", failed.error.type) == (place, wrong[2])
+        assert failed.cleanup is None or failed.cleanup.status is api.CleanupStatus.DONE, place
+        assert workflow.remains(project_id) == before, place
+        assert logs_in(workflow, project_id), place

@@ -13,7 +13,7 @@ from provisioner.api_keys.store import ApiKeyStatus, ApiKeyStore
 from provisioner.drivers.drift import Drift
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime import aws
-from support.workflow import Workflow
+from support.workflow import NO_SERVICES, Workflow
 
 each_change = pytest.mark.parametrize(
     "job_type", ["rotate_api_keys", "revoke_api_key", "rotate_database_password"]
@@ -23,9 +23,8 @@ each_change = pytest.mark.parametrize(
 def plainly_provisioned(workflow: Workflow, keys: int = 2) -> str:
     """Provision a project without services and return its id."""
     project_id = workflow.new_project(owner_id="ada")
-    off = {"auth": False, "realtime": False, "storage": False}
     job = workflow.execute_in_process(
-        workflow.new_job(project_id, services=off, api_keys={"count": keys})
+        workflow.new_job(project_id, services=NO_SERVICES, api_keys={"count": keys})
     )
     assert job.status is api.JobStatus.COMPLETED
     return project_id

@@ -80,6 +80,7 @@ FAULTS = {
             "once Secrets Manager is back.",
         ),
         FaultKind("PostgreSQL restarted in the middle", _NEXT_ATTEMPT),
+        FaultKind("MariaDB killed in the middle", _NEXT_ATTEMPT),
         FaultKind(
             "the local stack killed and started again",
             "PostgreSQL: its jobs complete. Local AWS: both begin anew, with nothing of before.",

@@ -12,8 +12,11 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import JobDefinition
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.functions import DATABASE
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
 from support.calls import (
+    CONNECT,
+    SQL,
     Act,
     At,
     Call,
@@ -23,6 +26,7 @@ from support.calls import (
     first_change,
     first_statement,
     forbidden,
+    operation,
     throttled,
     unanswered,
     unreadable,
@@ -61,6 +65,12 @@ CHANGES = tuple(
 )
 #: Those that hold the project meanwhile: they have a lock to give back when they fail.
 HOLDING = tuple(name for name in CHANGES if JOB_TYPES[name].on_failure.release)
+
+
+def _changing_databases(job_type: str) -> set[str]:
+    """Return the stages of a job type that change a database."""
+    return {stage for stage in JOB_TYPES[job_type].stages if stage.function == DATABASE}
+
 
 #: The stages whose effect, or the last part of it, is the end of the job.
 _LAST = {f"{name}/{definition.last}" for name, definition in JOB_TYPES.items()}
@@ -148,6 +158,29 @@ def later_call(place: str) -> At:
     return first_statement if place.partition("/")[2] in _OF_DATABASES else first_change
 
 
+#: The stages that are at work at a project's database, by place.
+AT_DATABASES = tuple(
+    f"{job}/{stage}"
+    for job, stages in STAGES.items()
+    for stage in stages
+    if stage in {*_OF_DATABASES, "CHECKING_DATA"}
+    or (job in CHANGES and stage in _changing_databases(job))
+)
+
+#: Of those that change nothing on the server, what a statement of MySQL's holds that is in the
+#: middle of their work.
+_READING_MYSQL: dict[str, str] = {
+    deprovision_project.CHECKING_DATA: "`resource`",
+    deprovision_project.TAKING_SNAPSHOT: "START TRANSACTION",
+}
+
+
+def at_mysql(place: str) -> At:
+    """Return the statement at which a stage meets a fault of MySQL's."""
+    reading = _READING_MYSQL.get(place.partition("/")[2])
+    return first_statement if reading is None else operation(SQL, reading)
+
+
 @dataclass(frozen=True, slots=True)
 class Passing:
     """A fault that passes: each stage meets it, and the job completes."""
@@ -184,6 +217,26 @@ PASSING = {
 }
 
 
+def _at_two_statements(act: Act) -> Callable[[str], Fault]:
+    login = operation(CONNECT)
+    return lambda place: Fault(Within(login, act), then=Fault(Within(at_mysql(place), act)))
+
+
+#: Those that are another thing for each engine, at its logins and statements.
+PASSING_AT_MYSQL = {
+    "timed_out": Passing(
+        "time-out",
+        lambda place: Fault(Within(at_mysql(place), unanswered), then=Fault(Point.TIMED_OUT)),
+        3,
+        3,
+    ),
+    "throttled": Passing("throttle", _at_two_statements(throttled), 3, 3),
+    "dropped": Passing("connection dropped", _at_two_statements(dropped), 3, 3),
+    "unreadable": Passing("wrong answer", _at_two_statements(unreadable), 3, 3),
+    "twice": PASSING["twice"],
+}
+
+
 def each_passing(*jobs: str) -> pytest.MarkDecorator:
     """Let a test put each fault that passes in at every stage of some jobs."""
     return pytest.mark.parametrize(
@@ -193,6 +246,15 @@ def each_passing(*jobs: str) -> pytest.MarkDecorator:
             for name, kind in PASSING.items()
         ],
     )
+
+
+each_passing_at_mysql = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id=name, marks=pytest.mark.fault(kind.name, where=AT_DATABASES))
+        for name, kind in PASSING_AT_MYSQL.items()
+    ],
+)
 
 
 def put_in(workflow: Workflow, kind: Passing | Lasting, where: Iterable[str]) -> None:
@@ -291,6 +353,35 @@ LASTING = {
         "EndpointConnectionError",
     ),
 }
+
+
+#: Those that are another thing for each engine, at its statements.
+LASTING_AT_MYSQL = {
+    "throttled": Lasting(
+        "throttle",
+        lambda place: Fault(Within(at_mysql(place), throttled), times=3),
+        ErrorType.NETWORK_ERROR,
+        "error 1040: Too many connections",
+    ),
+    "forbidden": Lasting(
+        "permission denied",
+        lambda place: Fault(Within(at_mysql(place), forbidden)),
+        ErrorType.INSUFFICIENT_PERMISSIONS,
+        "error 1142: CREATE command denied",
+        attempts=1,
+    ),
+}
+
+
+each_lasting_at_mysql = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind, id=name, marks=pytest.mark.fault(kind.name, where=AT_DATABASES, lasting=True)
+        )
+        for name, kind in LASTING_AT_MYSQL.items()
+    ],
+)
 
 
 def each_lasting(*groups: Iterable[str]) -> pytest.MarkDecorator:

@@ -259,7 +259,7 @@ class OnMysql:
             f"ALTER USER {user} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0",
             f"REVOKE INSERT, CREATE ON `{pattern}`.* FROM {user}",
             f"GRANT SELECT ON `other_{pattern}`.* TO {user}",
-            f"DROP DATABASE `{names.database}`",
+            f"DROP DATABASE IF EXISTS `{names.database}`",
             "DELETE FROM provisioner.schema_version"  # nosec B608  # a name of the test's
             f" WHERE database_name = '{names.database}'",
         )

@@ -97,6 +97,9 @@ _DEADLINE = 60.0
 #: The stages of a job whose project shares a cluster.
 SHARED_STAGES = tuple(stage for stage in provision_project.JOB_TYPE.stages if not stage.runs_if)
 
+#: The services of a project that has none; a job of it takes half the time.
+NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
+
 #: Stages that fail in one job, so that all are met in four: those of the branches settle.
 FAILING_TOGETHER = [
     (provision_project.INITIALIZING,),
