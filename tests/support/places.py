@@ -12,7 +12,6 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import JobDefinition
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.functions import DATABASE
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
 from support.calls import (
     CONNECT,
@@ -65,12 +64,6 @@ CHANGES = tuple(
 )
 #: Those that hold the project meanwhile: they have a lock to give back when they fail.
 HOLDING = tuple(name for name in CHANGES if JOB_TYPES[name].on_failure.release)
-
-
-def _changing_databases(job_type: str) -> set[str]:
-    """Return the stages of a job type that change a database."""
-    return {stage for stage in JOB_TYPES[job_type].stages if stage.function == DATABASE}
-
 
 #: The stages whose effect, or the last part of it, is the end of the job.
 _LAST = {f"{name}/{definition.last}" for name, definition in JOB_TYPES.items()}
@@ -158,13 +151,17 @@ def later_call(place: str) -> At:
     return first_statement if place.partition("/")[2] in _OF_DATABASES else first_change
 
 
-#: The stages that are at work at a project's database, by place.
+#: The stages that meet faults of MySQL's own as well, by place: those at work at a database.
 AT_DATABASES = tuple(
     f"{job}/{stage}"
     for job, stages in STAGES.items()
     for stage in stages
-    if stage in {*_OF_DATABASES, "CHECKING_DATA"}
-    or (job in CHANGES and stage in _changing_databases(job))
+    if stage
+    in {
+        *_OF_DATABASES,
+        deprovision_project.CHECKING_DATA,
+        *("REPAIRING_DATABASE", "REPAIRING_SCHEMA", "ROTATING_DATABASE_PASSWORD"),
+    }
 )
 
 #: Of those that change nothing on the server, what a statement of MySQL's holds that is in the
