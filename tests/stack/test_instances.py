@@ -86,8 +86,11 @@ def _refused(rds: Any, code: str, call: Callable[[], object]) -> None:
     assert raised.value.response["Error"]["Code"] == code
 
 
-def test_an_instance_is_made_copied_removed_and_restored(local_stack: RunningStack) -> None:
-    """Of each engine one, beside one another: they take seconds, as it is their purpose."""
+def test_an_instance_is_made_copied_and_removed(local_stack: RunningStack) -> None:
+    """Of each engine one, beside one another: they take seconds, as it is their purpose.
+
+    That a snapshot has the data, and is restored, the lives of projects show (test_payloads).
+    """
     rds = local_stack.client("rds")
     names = {f"own-{engine}": engine for engine in _engines()}
     began = time.monotonic()
@@ -101,12 +104,12 @@ def test_an_instance_is_made_copied_removed_and_restored(local_stack: RunningSta
                 DBInstanceIdentifier=name, DBSnapshotIdentifier=f"{name}-early"
             ),
         )
-    for name in names:
-        instance = _available(rds, name)
+    instances = {name: _available(rds, name) for name in names}
+    for instance in instances.values():
         assert time.monotonic() - began >= CREATING_SECONDS
         assert (instance["TagList"], instance["Endpoint"]["Address"]) == (TAGS, "127.0.0.1")
-        with _login(instance) as connection, connection.cursor() as cursor:
-            cursor.execute("CREATE ROLE kept")
+        with _login(instance):
+            pass
 
     removed = time.monotonic()
     for name in names:
@@ -130,22 +133,12 @@ def test_an_instance_is_made_copied_removed_and_restored(local_stack: RunningSta
         eventually(lambda name=name: _found(rds, name) is None, within=SLOW)  # type: ignore[misc]
         assert time.monotonic() - removed >= DELETING_SECONDS
         with pytest.raises((psycopg.OperationalError, pymysql.err.OperationalError)):
-            _login(instance)
+            _login(instances[name])
 
     for name in names:
         (snapshot,) = rds.describe_db_snapshots(DBSnapshotIdentifier=f"{name}-final")["DBSnapshots"]
         assert (snapshot["Status"], snapshot["TagList"]) == ("available", TAGS)
-        back = rds.restore_db_instance_from_db_snapshot(
-            DBInstanceIdentifier=f"{name}-back", DBSnapshotIdentifier=f"{name}-final", Tags=TAGS
-        )["DBInstance"]
-        assert (back["DBInstanceStatus"], "Endpoint" in back) == ("creating", False)
-    for name in names:
-        instance = _available(rds, f"{name}-back")
-        assert instance["TagList"] == TAGS
-        with _login(instance) as connection, connection.cursor() as cursor:
-            cursor.execute("DROP ROLE kept")
         rds.delete_db_snapshot(DBSnapshotIdentifier=f"{name}-final")
-        rds.delete_db_instance(DBInstanceIdentifier=f"{name}-back", SkipFinalSnapshot=True)
     kept = (local_stack.directory / "instance-snapshots").iterdir()
     assert [one.name for one in kept if one.name.startswith("own-")] == []
 

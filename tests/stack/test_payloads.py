@@ -102,17 +102,21 @@ class Life:
         self.refuses(login)
 
         version = described(self.stack, f"{self.engine}/local-1")["version"]
-        again, more_keys = self.provisioned(version=version)
+        # An instance is made of its snapshot; a dump is restored into a database that is there.
+        of = {"snapshot": snapshot["identifier"]} if self.is_dedicated else {}
+        again, more_keys = self.provisioned(version=version, **of)
         assert not any(api.verify_api_key(key) for key in keys)
         if not self.is_dedicated:
             restored = api.restore_snapshot(self.project_id)
             assert (restored.snapshot.key, restored.left_out) == (snapshot["key"], ())
             assert restored.snapshot.size_bytes == snapshot["size_bytes"]
-            assert notes(self.url(again)) == NOTES
+        assert notes(self.url(again)) == NOTES
         self.rotate(again)
         self.repair(self.bucket_opened(), *self.backups_ended())
+        login = self.url(again)
         result = self.job("deprovision_project", confirm=self.project_id, final_snapshot=False)
         assert "snapshot" not in result
+        self.refuses(login)
         assert not any(api.verify_api_key(key) for key in more_keys)
 
     def job(self, job_type: str, **payload: Any) -> Mapping[str, Any]:

@@ -244,26 +244,30 @@ def deployment_on(stack: RunningStack) -> Deployment:
         pages = tables.paginate(TableName=table)
         return [from_item(item) for page in pages for item in page["Items"]]
 
-    login = json.loads(
-        stack.client("secretsmanager").get_secret_value(SecretId=stack.admin_secret_name)[
-            "SecretString"
-        ]
-    )
-    with psycopg.connect(
-        host="127.0.0.1",
-        port=stack.postgresql_port,
-        dbname="postgres",
-        user=login["username"],
-        password=login["password"],
-    ) as connection:
-        on_server = list(in_postgresql(connection))
     return Deployment(
         Naming(settings.resource_prefix, settings.resource_namespace),
-        [*_in_aws(stack, settings.resource_prefix), *on_server],
+        [*_in_aws(stack, settings.resource_prefix), *_on_clusters(stack)],
         items(settings.projects_table),
         [item for item in items(settings.jobs_table) if item["record"] == "JOB"],
         items(settings.quotas_table),
     )
+
+
+def _on_clusters(stack: RunningStack) -> Iterator[Resource]:
+    def login(secret_name: str) -> dict[str, Any]:
+        manager = stack.client("secretsmanager")
+        found = json.loads(manager.get_secret_value(SecretId=secret_name)["SecretString"])
+        return {"host": "127.0.0.1", "user": found["username"], "password": found["password"]}
+
+    with psycopg.connect(
+        **login(stack.admin_secret_name), port=stack.postgresql_port, dbname="postgres"
+    ) as connection:
+        yield from in_postgresql(connection)
+    if stack.mysql_port:
+        with pymysql.connect(
+            **login(stack.mysql_admin_secret_name), port=stack.mysql_port, ssl_disabled=True
+        ) as mysql:
+            yield from in_mysql(mysql)
 
 
 def _in_aws(stack: RunningStack, prefix: str) -> Iterator[Resource]:
