@@ -6,7 +6,7 @@ import re
 
 import pytest
 from provisioner.provisioning.job_types import JOB_TYPES
-from support.places import CHANGES, CLEANUP, LASTING, OF_THEIR_OWN, PASSING, STAGES
+from support.places import CHANGES, CLEANUP, LASTING, OF_INSTANCES, OF_THEIR_OWN, PASSING, STAGES
 from support.project import ROOT
 
 #: The rows of the fault table, which another test compares with the tests, by fault: how many
@@ -43,7 +43,7 @@ def test_the_tests_that_meet_each_job_type_are_known() -> None:
 
 @pytest.mark.parametrize("job_type", [*JOB_TYPES, CLEANUP])
 def test_every_fault_is_put_into_every_stage(job_type: str) -> None:
-    count = len(STAGES[job_type])
+    count = len(STAGES[job_type]) + len(OF_INSTANCES.get(job_type, ()))
     if job_type == CLEANUP:
         assert {s for d in JOB_TYPES.values() for s in d.on_failure.cleanup} == set(STAGES[CLEANUP])
         expected = dict.fromkeys(_OF_ALL_STAGES, count)

@@ -1,10 +1,11 @@
-"""Faults of an instance of the project's own: Amazon RDS refuses it, or somebody is in its way.
+"""Amazon RDS refuses an instance of the project's own, or what operators allow changes.
 
-The instance is moto's. Each of these jobs ends before anything logs in to a server.
+The instance is moto's. Each of these jobs ends before anything logs in to its server.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types import provision_project
-from support.dedicated import allow, answered, new_job, refused, told
+from provisioner.runtime import aws
+from support.dedicated import allow, answered, new_job, parameter, refused, told
+from support.places import CLEANUP
 from support.rds import make_subnet_group
-from support.undoing import assert_nothing_is_left, cleanup_of
+from support.undoing import assert_nothing_is_left, cleanup_of, repeated_to_its_end
 from support.workflow import ACCOUNT, REGION, Workflow
 
 CREATING = provision_project.CREATING_INSTANCE
@@ -106,17 +109,77 @@ def test_a_job_is_cancelled_while_it_waits(workflow: Workflow, rds: Any, looks: 
     assert_gone(workflow, rds, ended)
 
 
+def disallow() -> None:
+    aws.client("ssm").delete_parameter(Name=parameter())
+
+
+def write_nonsense() -> None:
+    aws.client("ssm").put_parameter(Name=parameter(), Type="String", Value="{", Overwrite=True)
+
+
 @pytest.mark.fault(
     "the operator's parameter changed between two stages", where=f"provision_project/{CREATING}"
 )
-def test_what_is_allowed_changes_before_the_instance_is_made(workflow: Workflow, rds: Any) -> None:
-    def change(_job: JobInput, stage: str) -> None:
-        if stage == CREATING:
-            allow(sizes=["db.m7g.large"])
+def test_what_is_allowed_changes_before_it_is_settled(workflow: Workflow, rds: Any) -> None:
+    for change, error_type, sentence in (
+        (lambda: allow(sizes=["db.m7g.large"]), ErrorType.INVALID_PAYLOAD, "one of db.m7g.large."),
+        (disallow, ErrorType.INVALID_PAYLOAD, "no sizes are allowed"),
+        (write_nonsense, ErrorType.DATABASE_CREATION_FAILED, f"SSM parameter {parameter()},"),
+    ):
+        allow()
+        before(workflow, CREATING, change)
+        job = workflow.execute(new_job(workflow))
+        assert job.error is not None
+        assert (job.error.stage, job.error.type) == (CREATING, error_type)
+        assert sentence in job.error.message
+        assert_gone(workflow, rds, job)
 
-    workflow.observers.append(change)
-    job = workflow.execute(new_job(workflow))
-    assert job.error is not None
-    assert (job.error.stage, job.error.type) == (CREATING, ErrorType.INVALID_PAYLOAD)
-    assert "db.m7g.large" in job.error.message
-    assert_gone(workflow, rds, job)
+
+def before(workflow: Workflow, stage: str, act: Callable[[], object]) -> None:
+    """Let something happen before a stage of the next job."""
+
+    def observe(_job: JobInput, running: str) -> None:
+        if running == stage:
+            act()
+
+    workflow.observers[:] = [observe]
+
+
+@pytest.mark.fault(
+    "the operator's parameter changed between two stages",
+    where=[
+        f"{'provision_project'}/{provision_project.CREATING_DATABASE}",
+        f"{'provision_project'}/{provision_project.CREATING_SCHEMA}",
+        f"{CLEANUP}/{provision_project.REMOVING_DATABASE}",
+    ],
+)
+def test_the_description_of_a_shared_cluster_changes(workflow: Workflow) -> None:
+    ssm = aws.client("ssm")
+    name = f"/test/clusters/{REGION}/postgresql/test-1"
+    described = ssm.get_parameter(Name=name)["Parameter"]["Value"]
+
+    def describe(value: str) -> None:
+        ssm.put_parameter(Name=name, Type="String", Value=value, Overwrite=True)
+
+    def fails(stage: str, act: Callable[[], object]) -> tuple[api.Job, api.StoredError]:
+        before(workflow, stage, act)
+        job = workflow.execute(new_job(workflow, database={}))
+        assert job.error is not None
+        assert job.error.stage == stage
+        return job, job.error
+
+    job, error = fails(provision_project.CREATING_DATABASE, lambda: describe("{"))
+    assert error.type is ErrorType.DATABASE_CREATION_FAILED
+    assert f"SSM parameter {name}," in error.message
+    assert_nothing_is_left(workflow, job.project_id)
+
+    # What has its place is not moved; it is removed once its cluster is known again.
+    describe(described)
+    job, error = fails(provision_project.CREATING_SCHEMA, lambda: ssm.delete_parameter(Name=name))
+    assert "is not described any more" in error.message
+    cleanup = cleanup_of(job)
+    assert [r.stage for r in cleanup.unremoved] == [provision_project.REMOVING_DATABASE]
+    describe(described)
+    job = repeated_to_its_end(workflow, job, 2)
+    assert cleanup_of(job).status is api.CleanupStatus.DONE
+    assert_nothing_is_left(workflow, job.project_id)

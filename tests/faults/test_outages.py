@@ -35,7 +35,7 @@ from support.mysql import own_mysql
 from support.places import CHANGES, CLEANUP, STAGES, later_call, places, undisturbed
 from support.postgresql import PreparedCluster
 from support.removal import end_of, provisioned
-from support.tenant_server import OnMysql, OnPostgresql, TenantServer, run_as_tenant
+from support.tenant_server import OnMysql, OnPostgresql, TenantServer, restart, run_as_tenant
 from support.undoing import (
     OWNER,
     assert_nothing_is_left,
@@ -344,26 +344,6 @@ def own_server(
         yield OnPostgresql(PreparedCluster(server, admin))
     finally:
         server.stop()
-
-
-def restart(server: TenantServer) -> None:
-    """Stop the server as a crash does, and start it again."""
-    if isinstance(server, OnMysql):
-        assert server.server.server is not None
-        server.server.server.kill()
-        server.server.server.start()
-        return
-    assert isinstance(server, OnPostgresql)
-    postgresql = server.cluster.server
-    restarted = postgresql._run(
-        "pg_ctl",
-        *("--pgdata", str(postgresql._data)),
-        *("--log", str(postgresql.log)),
-        *("--mode", "immediate"),
-        "--wait",
-        "restart",
-    )
-    assert restarted.returncode == 0, restarted.stdout
 
 
 #: The statement before which the server restarts, by stage: each in the middle of its work.

@@ -57,7 +57,12 @@ type Wrong = dict[str, tuple[At, Act, ErrorType]]
 
 PROVISIONING: dict[str, Wrong] = {
     "empty": {
-        f"{_PROVISION}CREATING_DATABASE": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
+        # DynamoDB leaves the project's item out of its answer.
+        f"{_PROVISION}CREATING_DATABASE": (
+            operation("GetItem"),
+            empty,
+            ErrorType.PROJECT_NOT_FOUND,
+        ),
         f"{_PROVISION}REGISTERING_AUTH": (
             first_call,
             empty,
@@ -104,6 +109,14 @@ PROVISIONING: dict[str, Wrong] = {
             emptied,
             ErrorType.API_KEY_GENERATION_FAILED,
         ),
+    },
+    # The operator describes clusters, and AWS tells of none.
+    "no_clusters": {
+        f"{_PROVISION}CREATING_DATABASE": (
+            operation("GetParametersByPath"),
+            empty,
+            ErrorType.DATABASE_CREATION_FAILED,
+        )
     },
     "no_login": {f"{_PROVISION}CREATING_DATABASE": (*_NO_JSON, ErrorType.DATABASE_CREATION_FAILED)},
     "no_project": {f"{_PROVISION}INITIALIZING": (first_call, empty, ErrorType.PROJECT_NOT_FOUND)},

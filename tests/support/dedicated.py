@@ -25,6 +25,7 @@ from provisioner.drivers.database_engine import AdminConnection
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.stages.create_instance import MASTER_USER
 from provisioner.runtime import aws
+from support import calls
 from support.calls import call_moto
 from support.mysql import own_mysql
 from support.postgresql import PreparedCluster
@@ -252,4 +253,6 @@ def rds(
             return found.call(client, name, parameters)
 
         monkeypatch.setattr(BaseClient, "_make_api_call", call)
+        # Faults are put in between the stages and moto.
+        monkeypatch.setattr(calls, "call_moto", call)
         yield found

@@ -107,8 +107,42 @@ FAULTS = {
             "The job fails after three attempts; what it made is removed.",
         ),
         FaultKind(
+            "two projects for the last instance",
+            "One gets it; the other fails with QUOTA_EXCEEDED, and leaves nothing.",
+        ),
+        FaultKind(
             "the operator's parameter changed between two stages",
-            "What it does not allow any more is refused, with what is allowed now.",
+            "What was settled stays. Before, the job fails: with what is allowed now, or with the "
+            "parameter that is wrong or gone. What it made is removed.",
+        ),
+        FaultKind(
+            "the instance vanished",
+            "While AWS makes it, it is made again. Later, each job that needs it fails and says "
+            "so, and the project stays what it was; a removal without a final snapshot goes on.",
+        ),
+        FaultKind(
+            "the instance was renamed by hand",
+            "It counts as vanished until it has its name again; under another nothing touches it.",
+        ),
+        FaultKind(
+            "the instance was stopped by hand", "Each job that finds it so starts it, and waits."
+        ),
+        FaultKind(
+            "the instance was modified by hand",
+            "What it was made with is put back, but for size, storage and version: a repair tells "
+            "of those.",
+            "Of another size, less storage or another version, it is handed to nobody: the job "
+            "fails at once; what it made is removed.",
+        ),
+        FaultKind(
+            "a snapshot of the instance fails",
+            "The job fails and has removed nothing; the project is what it was.",
+        ),
+        FaultKind("the server of the instance killed in the middle", _NEXT_ATTEMPT),
+        FaultKind(
+            "the server of the instance lets no one in",
+            "The job fails, whatever AWS says of the instance; what it made is removed, and the "
+            "password is what it was.",
         ),
     )
 }

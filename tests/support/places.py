@@ -12,7 +12,12 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import JobDefinition
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
+from provisioner.provisioning.job_types import (
+    JOB_TYPES,
+    deprovision_project,
+    provision_project,
+    repair_project,
+)
 from support.calls import (
     CONNECT,
     SQL,
@@ -37,13 +42,18 @@ from support.workflow import Fault, FunctionEnded, Point, Workflow
 CLEANUP = "clean-up"
 
 #: The stages that run for a project that shares a cluster, by job type; those of a clean-up apart.
-#: Optional ones are those of an instance of the project's own: nothing of them is entered.
+#: Optional ones are those of an instance of the project's own, below: nothing of them is entered.
 STAGES: dict[str, tuple[str, ...]] = {
     **{
         name: tuple(stage for stage in definition.stages if not stage.runs_if)
         for name, definition in JOB_TYPES.items()
     },
     CLEANUP: provision_project.JOB_TYPE.on_failure.cleanup,
+}
+#: The stages that run only for a project with an instance of its own, by job type.
+OF_INSTANCES: dict[str, tuple[str, ...]] = {
+    name: tuple(stage for stage in definition.stages if stage.runs_if)
+    for name, definition in JOB_TYPES.items()
 }
 #: The job types that tests of tests/faults run by name: what they need, or leave, is their own.
 OF_THEIR_OWN = ("deprovision_project", "provision_project")
@@ -84,6 +94,14 @@ _ONLY_LOOKING = {
     f"deprovision_project/{deprovision_project.CHECKING_DATA}",
     # The project has no instance.
     f"{CLEANUP}/{provision_project.REMOVING_INSTANCE}",
+}
+
+#: What the stages of an instance ask Amazon RDS for, to have their effect.
+_EFFECTS_ON_INSTANCES = {
+    f"provision_project/{provision_project.CREATING_INSTANCE}": "CreateDBInstance",
+    f"repair_project/{repair_project.REPAIRING_INSTANCE}": "ModifyDBInstance",
+    f"deprovision_project/{deprovision_project.TAKING_INSTANCE_SNAPSHOT}": "CreateDBSnapshot",
+    f"deprovision_project/{deprovision_project.REMOVING_INSTANCE}": "DeleteDBInstance",
 }
 
 #: How a job of each type in CHANGES ends that met no fault, by engine.
@@ -142,8 +160,15 @@ def places(*jobs: str, without: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(f"{job}/{s}" for job in jobs for s in STAGES[job] if s not in left_out)
 
 
+def places_of_instances(*jobs: str) -> tuple[str, ...]:
+    """Name the stages of jobs that run only for an instance; of all jobs where none is named."""
+    return tuple(f"{job}/{s}" for job in jobs or OF_INSTANCES for s in OF_INSTANCES[job])
+
+
 def later_call(place: str) -> At:
     """Return the call, beside its first, at which a stage meets a fault: that of its effect."""
+    if place in _EFFECTS_ON_INSTANCES:
+        return operation(_EFFECTS_ON_INSTANCES[place])
     if place.partition("/")[0] in CHANGES:
         return _later_calls[place]
     if place in _ONLY_LOOKING:

@@ -190,6 +190,7 @@ def test_there_is_no_snapshot_of_what_is_not_there(database: Database) -> None:
     error = refused(database.snapshot)
     assert error.type is FINAL
     assert "is not there" in error.message
+    assert "without a final snapshot" in error.message
     assert identifiers() == set()
 
 

@@ -201,14 +201,15 @@ def _can_be_taken(client: RDSClient, identifier: str, owner: Ownership, final: E
         raise failure(
             final,
             f"The database instance {identifier} of the project is not there, so there is nothing "
-            "to take a snapshot of.",
+            "to take a snapshot of: it was deleted or renamed. Name it so again, or deprovision "
+            "the project without a final snapshot.",
             "DescribeDBInstances: DBInstanceNotFound, or another project's tags",
         )
     if instance.state in {RdsState.FAILED, RdsState.DELETING}:
         raise failure(
             final,
             f"RDS takes no snapshot of the database instance {identifier} while its status is "
-            f"{instance.status}.",
+            f"{instance.status}; change that, or deprovision the project without a final snapshot.",
             f"instance {identifier}: {instance.status}",
         )
     if instance.state is RdsState.STOPPED:
