@@ -354,7 +354,7 @@ def deprovision(
         bool, typer.Option("--delete-data", help="Delete the objects in its bucket too.")
     ] = False,
     no_final_snapshot: Annotated[
-        bool, typer.Option("--no-final-snapshot", help="Keep no dump of its database.")
+        bool, typer.Option("--no-final-snapshot", help="Keep no snapshot of its database.")
     ] = False,
 ) -> None:
     """Enqueue a job that removes all that a project has; prints its id."""
