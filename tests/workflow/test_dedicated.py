@@ -1,7 +1,7 @@
 """The life of a project with an instance of its own, on the real state machines.
 
-What the driver of Amazon RDS does, and each stage alone, is shown by the tests of units; what its
-refusals come to, and a cancel while AWS makes an instance, by tests/faults/test_instances.py.
+What the driver of Amazon RDS does, and each stage alone, is shown by the tests of units; what
+faults and cancels come to, and what people do by hand, by tests/faults/test_instance*.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from support.undoing import assert_nothing_is_left, cleanup_of
 from support.workflow import REGION, Fault, Point, Run, Workflow
 
 CREATING = provision_project.CREATING_INSTANCE
+REMOVING = deprovision_project.REMOVING_INSTANCE
 
 #: Minutes that AWS takes.
 MINUTES = {"creating": 3, "snapshot": 2, "deleting": 1, "starting": 2}
@@ -79,6 +80,11 @@ def test_a_project_gets_an_instance_once_aws_has_made_it(rds: Rds) -> None:
     def look() -> None:
         (waiting,) = (s for s in workflow.jobs.get(job.job_id).stages if s.stage == CREATING)
         polled.append(waiting.polled)
+        # What was settled holds, whatever the operator allows from now on.
+        if waiting.polled == 0:
+            allow(workflow.engine, sizes=["db.m7g.large"], versions=["99"], maximum=0)
+        elif waiting.polled == 1:
+            aws.client("ssm").delete_parameter(Name=parameter(workflow.engine))
 
     workflow.on_pause = look
     job = new_job(workflow, services={})
@@ -115,28 +121,6 @@ def test_a_project_gets_an_instance_once_aws_has_made_it(rds: Rds) -> None:
     assert_nothing_is_left(workflow, job.project_id)
 
 
-def test_a_job_goes_on_with_what_was_settled_when_it_began(rds: Rds) -> None:
-    rds.minutes = MINUTES
-
-    def change() -> None:
-        if len(rds.workflow.pauses) == 1:
-            allow(sizes=["db.m7g.large"], versions=["99"], maximum=0, security_group_ids=["sg-9"])
-        else:
-            aws.client("ssm").delete_parameter(Name=parameter())
-            rds.workflow.on_pause = lambda: None
-
-    rds.workflow.on_pause = change
-    job = provisioned(rds)
-    assert completed(job)["database"]["instance"]["size"] == SIZE
-    # So do the jobs that come later.
-    repaired = rds.workflow.execute_in_process(
-        rds.workflow.new_change("repair_project", job.project_id)
-    )
-    assert (completed(repaired)["repaired"], completed(repaired)["remaining"]) == ([], [])
-    deprovisioned(rds, job.project_id)
-    assert_nothing_is_left(rds.workflow, job.project_id)
-
-
 def test_an_instance_that_never_gets_ready_fails_the_job_and_goes(
     rds: Rds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,22 +148,6 @@ def test_an_instance_that_never_gets_ready_fails_the_job_and_goes(
     assert_nothing_is_left(workflow, job.project_id)
 
 
-def test_the_operators_maximum_is_kept_and_a_place_comes_back(rds: Rds) -> None:
-    allow(maximum=1)
-    first = provisioned(rds)
-
-    second = rds.workflow.execute(new_job(rds.workflow))
-
-    error = error_of(second)
-    assert (error.type, error.stage) == (ErrorType.QUOTA_EXCEEDED, CREATING)
-    assert "its limit of 1 postgresql instances" in error.message
-    assert rds.asked.count("CreateDBInstance") == 1
-    assert (cleanup_of(second).left_over, places(rds)) == ((), 1)
-    deprovisioned(rds, first.project_id)
-    assert places(rds) == 0
-    provisioned(rds, second.project_id)
-
-
 # --- Changes --------------------------------------------------------------------------------------
 
 
@@ -198,63 +166,45 @@ def test_a_password_is_rotated(rds: Rds) -> None:
     assert [rds.workflow.server.takes(login[0]) for login in (before, after)] == [False, True]
 
 
-def by_nobody(_client: Any, _instance: str) -> None:
-    """Leave the instance as it is."""
-
-
-def stop(client: Any, instance: str) -> None:
-    client.stop_db_instance(DBInstanceIdentifier=instance)
-
-
-def change_settings(client: Any, instance: str) -> None:
-    client.modify_db_instance(
-        DBInstanceIdentifier=instance,
-        DeletionProtection=False,
-        PubliclyAccessible=True,
-        BackupRetentionPeriod=1,
-    )
-
-
-def change_size(client: Any, instance: str) -> None:
-    client.modify_db_instance(
-        DBInstanceIdentifier=instance, DBInstanceClass="db.m7g.large", ApplyImmediately=True
-    )
-
-
-@pytest.mark.parametrize(
-    ("by_hand", "waits", "repaired", "remaining"),
-    [
-        pytest.param(by_nobody, 0, [], [], id="in order"),
-        pytest.param(stop, 2, ["was stopped"], [], id="stopped"),
-        pytest.param(
-            change_settings,
-            0,
-            ["BackupRetentionPeriod", "DeletionProtection", "PubliclyAccessible"],
-            [],
-            id="other settings",
-        ),
-        pytest.param(change_size, 0, [], ["DBInstanceClass"], id="another size"),
-    ],
-)
-def test_a_repair_puts_right_what_can_be(
-    rds: Rds, by_hand: Any, waits: int, repaired: list[str], remaining: list[str]
-) -> None:
+def test_a_repair_of_an_instance_in_order_changes_nothing(rds: Rds) -> None:
     project_id = provisioned(rds).project_id
-    rds.minutes = MINUTES
-    instance = rds.workflow.names(project_id).instance
-    by_hand(aws.client("rds", REGION), instance)
+    rds.asked.clear()
 
     job = rds.workflow.execute(rds.workflow.new_change("repair_project", project_id))
 
     result = completed(job)
-    assert transitions(rds.workflow, job)[1] == waits
-    found = [[(d["resource"], d["what"]) for d in result[n]] for n in ("repaired", "remaining")]
-    of_instance = f"database instance {instance}"
-    assert [sorted(drifts) for drifts in found] == [
-        [(of_instance, what) for what in sorted(repaired)],
-        [(of_instance, what) for what in remaining],
+    assert (result["repaired"], result["remaining"]) == ([], [])
+    named = f"database instance {rds.workflow.names(project_id).instance}"
+    assert result["checked"][0].startswith(named)
+    assert set(rds.asked) == {"DescribeDBInstances"}
+
+
+def test_a_repair_waits_for_an_instance_that_was_stopped_and_then_puts_it_right(rds: Rds) -> None:
+    project_id = provisioned(rds).project_id
+    rds.minutes = MINUTES
+    client, instance = aws.client("rds", REGION), rds.workflow.names(project_id).instance
+    client.modify_db_instance(
+        DBInstanceIdentifier=instance,
+        DBInstanceClass="db.m7g.large",
+        DeletionProtection=False,
+        PubliclyAccessible=True,
+        ApplyImmediately=True,
+    )
+    client.stop_db_instance(DBInstanceIdentifier=instance)
+
+    job = rds.workflow.execute(rds.workflow.new_change("repair_project", project_id))
+
+    result = completed(job)
+    # Two, the instance, the Parallel state with five in it, and three.
+    assert transitions(rds.workflow, job) == (12, 2)
+    assert polls(job, "REPAIRING_INSTANCE") == 2
+    of = f"database instance {instance}"
+    assert sorted((drift["resource"], drift["what"]) for drift in result["repaired"]) == [
+        (of, "DeletionProtection"),
+        (of, "PubliclyAccessible"),
+        (of, "was stopped"),
     ]
-    assert result["checked"][0].startswith(of_instance)
+    assert [(d["resource"], d["what"]) for d in result["remaining"]] == [(of, "DBInstanceClass")]
 
 
 # --- Removal --------------------------------------------------------------------------------------
@@ -269,7 +219,7 @@ def test_a_project_is_removed_but_for_its_snapshot_and_provisioned_again(rds: Rd
 
     job = deprovisioned(rds, project_id, Workflow.execute)
 
-    stages = deprovision_project.TAKING_INSTANCE_SNAPSHOT, deprovision_project.REMOVING_INSTANCE
+    stages = deprovision_project.TAKING_INSTANCE_SNAPSHOT, REMOVING
     assert [polls(job, stage) for stage in stages] == [2, 1]
     assert transitions(workflow, job)[1] == 3
     assert_nothing_is_left(workflow, project_id)
@@ -300,45 +250,26 @@ def test_a_project_is_removed_but_for_its_snapshot_and_provisioned_again(rds: Rd
     assert rds.snapshots() == [snapshot]
 
 
-@pytest.mark.parametrize(
-    ("stage", "status"),
-    [
-        (deprovision_project.TAKING_INSTANCE_SNAPSHOT, api.ProjectStatus.ACTIVE),
-        (deprovision_project.REMOVING_INSTANCE, api.ProjectStatus.DEPROVISIONING),
-    ],
-    ids=str,
-)
-def test_a_removal_is_cancelled_while_it_waits(
-    rds: Rds, stage: str, status: api.ProjectStatus
-) -> None:
+def test_a_removal_that_stopped_while_aws_deletes_is_ended_by_the_next_job(rds: Rds) -> None:
     workflow = rds.workflow
     project_id = provisioned(rds).project_id
-    rds.minutes = MINUTES | {"deleting": 5}
+    rds.minutes = MINUTES
     job = workflow.new_deprovision_job(project_id)
 
     def cancel() -> None:
-        if [wait.stage for wait in workflow.jobs.get(job.job_id).waits] == [stage]:
-            workflow.on_pause = lambda: None
+        if [wait.stage for wait in workflow.jobs.get(job.job_id).waits] == [REMOVING]:
             api.cancel_job(job.job_id)
 
     workflow.on_pause = cancel
-    ended = workflow.execute(job)
-    assert ended.status is api.JobStatus.CANCELLED
-    assert api.get_project(project_id).status is status
-    # What it has begun, RDS ends; the next job finds that, and ends the removal.
-    again = deprovisioned(rds, project_id)
+    assert workflow.execute(job).status is api.JobStatus.CANCELLED
+    assert api.get_project(project_id).status is api.ProjectStatus.DEPROVISIONING
+
+    result = completed(deprovisioned(rds, project_id))
+    # That took no snapshot of what goes already: it names the one that the first has taken.
+    (snapshot,) = rds.snapshots()
+    assert result["snapshot"]["identifier"] == snapshot["DBSnapshotIdentifier"]
+    assert {"Key": JOB_TAG, "Value": job.job_id} in snapshot["TagList"]
     assert_nothing_is_left(workflow, project_id)
-    by_job = {
-        tag["Value"]: snapshot["DBSnapshotIdentifier"]
-        for snapshot in rds.snapshots()
-        for tag in snapshot["TagList"]
-        if tag["Key"] == JOB_TAG
-    }
-    # What the first has begun stays; where that one let go of an instance that serves, there is
-    # another.
-    taken_by = [job, again] if status is api.ProjectStatus.ACTIVE else [job]
-    assert by_job.keys() == {one.job_id for one in taken_by}
-    assert completed(again)["snapshot"]["identifier"] == by_job[taken_by[-1].job_id]
 
 
 def test_a_project_whose_instance_aws_never_made_is_removed(rds: Rds) -> None:
