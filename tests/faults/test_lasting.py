@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from provisioner import api
 from provisioner.jobs.models import StageStatus
 from provisioner.provisioning.job_types import deprovision_project
@@ -18,10 +19,10 @@ from support.places import (
     AT_DATABASES,
     CHANGES,
     CLEANUP,
+    FORBIDDEN_AT_MYSQL,
     Lasting,
     assert_fails_so,
     each_lasting,
-    each_lasting_at_mysql,
     places,
     put_in,
     undisturbed,
@@ -154,10 +155,10 @@ def test_a_project_is_let_go_of_and_its_login_is_right(
 
 
 @on_mysql
-@each_lasting_at_mysql
-def test_each_stage_at_a_database_of_mysql_fails_and_says_where(
-    workflow: Workflow, kind: Lasting
-) -> None:
+@pytest.mark.fault(FORBIDDEN_AT_MYSQL.name, where=AT_DATABASES, lasting=True)
+def test_each_stage_at_a_database_of_mysql_fails_and_says_where(workflow: Workflow) -> None:
+    kind = FORBIDDEN_AT_MYSQL
+
     def meet(place: str, job: api.Job) -> api.Job:
         put_in(workflow, kind, [place])
         failed = workflow.execute_in_process(job)

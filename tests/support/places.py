@@ -244,7 +244,8 @@ def _at_two_statements(act: Act) -> Callable[[str], Fault]:
     return lambda place: Fault(Within(login, act), then=Fault(Within(at_mysql(place), act)))
 
 
-#: Those that are another thing for each engine, at its logins and statements.
+#: Those that are another thing for each engine, at its logins and statements. By the first of them
+#: a stage is run again that has had its effect.
 PASSING_AT_MYSQL = {
     "timed_out": Passing(
         "time-out",
@@ -255,7 +256,6 @@ PASSING_AT_MYSQL = {
     "throttled": Passing("throttle", _at_two_statements(throttled), 3, 3),
     "dropped": Passing("connection dropped", _at_two_statements(dropped), 3, 3),
     "unreadable": Passing("wrong answer", _at_two_statements(unreadable), 3, 3),
-    "twice": PASSING["twice"],
 }
 
 
@@ -377,32 +377,13 @@ LASTING = {
 }
 
 
-#: Those that are another thing for each engine, at its statements.
-LASTING_AT_MYSQL = {
-    "throttled": Lasting(
-        "throttle",
-        lambda place: Fault(Within(at_mysql(place), throttled), times=3),
-        ErrorType.NETWORK_ERROR,
-        "error 1040: Too many connections",
-    ),
-    "forbidden": Lasting(
-        "permission denied",
-        lambda place: Fault(Within(at_mysql(place), forbidden)),
-        ErrorType.INSUFFICIENT_PERMISSIONS,
-        "error 1142: CREATE command denied",
-        attempts=1,
-    ),
-}
-
-
-each_lasting_at_mysql = pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            kind, id=name, marks=pytest.mark.fault(kind.name, where=AT_DATABASES, lasting=True)
-        )
-        for name, kind in LASTING_AT_MYSQL.items()
-    ],
+#: The one that no attempt after it hides, at the statements of MySQL.
+FORBIDDEN_AT_MYSQL = Lasting(
+    "permission denied",
+    lambda place: Fault(Within(at_mysql(place), forbidden)),
+    ErrorType.INSUFFICIENT_PERMISSIONS,
+    "error 1142: CREATE command denied",
+    attempts=1,
 )
 
 

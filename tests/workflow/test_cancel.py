@@ -18,7 +18,6 @@ from provisioner.jobs.stage_run import RECORD_FAILURE, JobInput
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
-from support.postgresql import tenant_snapshot
 from support.workflow import SHARED_STAGES, Fault, Point, Workflow
 
 #: Seconds in which what another thread does is done.
@@ -80,8 +79,8 @@ def stop(workflow: Workflow, job: api.Job) -> None:
 def assert_nothing_is_left(workflow: Workflow, job: api.Job) -> None:
     """Look for everything that a job makes or holds."""
     names = workflow.names(job.project_id)
-    tenant = tenant_snapshot(workflow.cluster, names.tenants[Engine.POSTGRESQL])
-    assert (tenant["databases"], tenant["roles"]) == ([], [])
+    tenant = workflow.server.snapshot(workflow.tenant(job.project_id))
+    assert not any(tenant.values())
     assert set(map(str, workflow._services().values())) == {"[]"}
     assert workflow._secrets(names, tenant) == {}
     assert workflow._api_keys(names) == []
@@ -107,14 +106,18 @@ def assert_is_undone(workflow: Workflow, job: api.Job) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage",
+    ("engine", "stage"),
     [
         pytest.param(
+            engine,
             stage,
-            id=stage,
+            id=f"{stage}-{engine}",
             marks=pytest.mark.fault("cancel at every stage", where=f"provision_project/{stage}"),
         )
-        for stage in SHARED_STAGES
+        for engine, stage in (
+            *((Engine.POSTGRESQL, stage) for stage in SHARED_STAGES),
+            (Engine.MYSQL, provision_project.CREATING_DATABASE),
+        )
     ],
 )
 def test_a_job_is_cancelled_at_the_end_of_the_stage_that_runs(

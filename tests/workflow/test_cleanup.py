@@ -11,7 +11,6 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from moto.s3.models import s3_backends
 from provisioner import api
 from provisioner.composition.in_process import all_stages
-from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import cleanup_execution_name
@@ -177,11 +176,15 @@ def test_a_removal_that_was_given_up_may_go_on_beside_the_next(
 
 
 @pytest.mark.parametrize(
-    "stage",
+    ("engine", "stage"),
     [
-        stage
-        for stage in SHARED_STAGES
-        if stage not in {provision_project.INITIALIZING, provision_project.FINALIZING}
+        *(
+            (Engine.POSTGRESQL, stage)
+            for stage in SHARED_STAGES
+            if stage not in {provision_project.INITIALIZING, provision_project.FINALIZING}
+        ),
+        (Engine.MYSQL, provision_project.CREATING_DATABASE),
+        (Engine.MYSQL, provision_project.CREATING_SCHEMA),
     ],
 )
 def test_what_a_stage_makes_late_is_removed_too(workflow: Workflow, stage: str) -> None:
@@ -255,14 +258,20 @@ def test_only_the_part_that_the_job_made_is_removed(
 def take_names(workflow: Workflow, project_id: str, owner: Ownership) -> None:
     """Make everything under the project's names, databases and roles too."""
     workflow.take_names(project_id, owner)
-    tenant = workflow.names(project_id).tenants[Engine.POSTGRESQL]
-    engine = PostgresqlEngine(workflow.cluster.admin)
-    engine.ensure_database(tenant, lambda: "correct-horse", owner)
-    engine.ensure_schema(tenant, owner)
+    tenant, driver = workflow.tenant(project_id), workflow.server.driver
+    driver.ensure_database(tenant, lambda: "correct-horse", owner)
+    driver.ensure_schema(tenant, owner)
 
 
 @each_way
-@pytest.mark.parametrize("whose", ["of_another_deployment", "of_another_project"])
+@pytest.mark.parametrize(
+    ("engine", "whose"),
+    [
+        (Engine.POSTGRESQL, "of_another_deployment"),
+        (Engine.POSTGRESQL, "of_another_project"),
+        (Engine.MYSQL, "of_another_project"),
+    ],
+)
 def test_what_is_not_the_projects_stays(workflow: Workflow, whose: str, run: Run) -> None:
     project_id = workflow.new_project()
     foreign = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,19 +27,22 @@ from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
 from provisioner.provisioning.job_types.deprovision_project import REMOVING, SnapshotResult
 from provisioner.runtime import aws
-from support.calls import SQL
+from support.calls import DRIVER_ERRORS, SQL
 from support.changes import plainly_provisioned
 from support.effects import Attempt, Effect, effects
-from support.postgresql import tenant_snapshot
+from support.mysql import Connection
+from support.mysql_tenants import thread_of
 from support.removal import end_of, error_of, keys_of, provisioned, snapshots, statuses, verifying
+from support.tenant_server import OnMysql, each_engine, on_mysql, run_as_tenant
 from support.workflow import ACCOUNT, REGION, Fault, FunctionEnded, Point, Workflow
 
 
+@each_engine
 def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
     workflow: Workflow,
 ) -> None:
     first = provisioned(workflow)
-    project_id, names = first.project_id, workflow.names(first.project_id)
+    project_id = first.project_id
     keys = keys_of(workflow, project_id)
     claimed: list[str] = []
     api.claim_api_keys(project_id, claimed.extend)
@@ -55,7 +60,7 @@ def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
     assert result.snapshot.key == f"{project_id}/{job.job_id}.dump"
     assert snapshots() == [result.snapshot.key]
     left = workflow.snapshot(job)
-    assert left["tenant"] == str({"roles": [], "databases": [], "members": [], "settings": []})
+    assert not any(workflow.server.snapshot(workflow.tenant(project_id)).values())
     assert set(re.findall(r": (\[.*?\])", left["services"])) == {"[]"}
     assert (left["secrets"], left["api_keys"]) == ("{}", "[]")
     assert set(re.findall(r"'used': {'N': '(\d+)'}", left["quotas"])) == {"0"}
@@ -72,15 +77,22 @@ def test_nothing_is_left_but_the_snapshot_and_the_id_can_be_provisioned_again(
     assert {n: new[n] for n in same} == {n: workflow.reference()[n] for n in same}
     assert verifying(keys) == [False, False]
     assert verifying(keys_of(workflow, project_id)) == [True, True]
-    with psycopg.connect(workflow.secret(names.database_secret)["connection_string"]) as c:
-        assert c.execute("SELECT to_regclass('app.note')").fetchone() == (None,)
+    # It can be made, so that nothing of before is there.
+    run_as_tenant(workflow.server, workflow.login(project_id), "CREATE TABLE note (id integer)")
 
 
 #: No stage changes AWS more often in one attempt; the test below sees to it.
 MOST_CALLS = 5
 
 
-@pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        *((Engine.POSTGRESQL, number) for number in range(1, MOST_CALLS + 1)),
+        # The engine's own tests go through every statement.
+        (Engine.MYSQL, 3),
+    ],
+)
 def test_every_stage_may_meet_an_error_and_die_at_any_call(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, removed: dict[str, Any], number: int
 ) -> None:
@@ -91,7 +103,7 @@ def test_every_stage_may_meet_an_error_and_die_at_any_call(
         if effect.number != number:
             return
         if effect.retry_count == 0 and effect.name == SQL:
-            raise psycopg.OperationalError("server closed the connection unexpectedly")
+            raise DRIVER_ERRORS[workflow.engine].lost()
         if effect.retry_count == 0:
             raise ClientError({"Error": {"Code": "ThrottlingException"}}, effect.name)
         if effect.retry_count == 1:
@@ -277,6 +289,42 @@ def test_a_session_that_may_not_be_ended_is_waited_for_before_anything_is_remove
     workflow.on_wait = passing.close
     job = workflow.execute(workflow.new_deprovision_job(first.project_id))
     assert job.status is api.JobStatus.COMPLETED
+    checked = next(r for r in job.stages if r.stage == deprovision_project.CHECKING_DATA)
+    assert checked.attempt == 2
+
+
+def _end(session: Connection) -> None:
+    """End a transaction, and let pass for how long the server may still tell of it.
+
+    Source: MySQL 8.0 Reference Manual, "Persistence and Consistency of InnoDB Transaction and
+    Locking Information": it looks again once nobody has asked for a tenth of a second.
+    """
+    session.rollback()
+    time.sleep(0.15)
+
+
+@on_mysql
+def test_a_transaction_of_someone_else_is_waited_for_before_anything_is_removed(
+    workflow: Workflow,
+) -> None:
+    """What the session above is to PostgreSQL: on MySQL one that does nothing is not in the way."""
+    first = provisioned(workflow)
+    tenant = workflow.tenant(first.project_id)
+    before = workflow.snapshot(first)
+    assert isinstance(workflow.server, OnMysql)
+    with workflow.server.server.connect(tenant.database) as other, other.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT COUNT(*) FROM note")
+        failed = workflow.execute_in_process(workflow.new_deprovision_job(first.project_id))
+        error = error_of(failed)
+        assert (error.type, error.stage, error.attempt) == (ErrorType.TIMEOUT, "CHECKING_DATA", 3)
+        assert f"type KILL {thread_of(other)}" in error.message
+        assert workflow.snapshot(first) == before
+
+        # One that ends meanwhile is seen to be gone by the next attempt.
+        workflow.on_wait = partial(_end, other)
+        job = workflow.execute_in_process(workflow.new_deprovision_job(first.project_id))
+    assert job.status is api.JobStatus.COMPLETED, job.error
     checked = next(r for r in job.stages if r.stage == deprovision_project.CHECKING_DATA)
     assert checked.attempt == 2
 
@@ -510,9 +558,7 @@ def test_a_failed_project_is_removed_with_whatever_it_has(workflow: Workflow) ->
     job = workflow.execute(workflow.new_deprovision_job(project_id))
 
     assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
-    assert tenant_snapshot(
-        workflow.cluster, workflow.names(project_id).tenants[Engine.POSTGRESQL]
-    ) == {name: [] for name in ("roles", "databases", "members", "settings")}
+    assert not any(workflow.server.snapshot(workflow.tenant(project_id)).values())
     assert workflow.snapshot(job)["services"].count("[]") == 5
     assert len(snapshots()) == 1
 
@@ -557,7 +603,7 @@ def test_nothing_that_a_job_leaves_holds_a_secret(workflow: Workflow) -> None:
         json.dumps(workflow.history(job), default=str),
         json.dumps([aws.client("dynamodb").scan(TableName=name) for name in tables]),
         log.getvalue(),
-        workflow.cluster.server.log.read_text(),
+        workflow.server.log.read_text(),
     ]
     assert all(job.project_id in trace for trace in traces[:3])
     for secret in secrets:

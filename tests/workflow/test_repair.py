@@ -13,7 +13,6 @@ from provisioner.jobs.models import StageStatus
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types.repair_project import JOB_TYPE, RepairProjectResult
 from provisioner.runtime import aws
-from psycopg import sql
 from support.calls import SQL
 from support.changes import logs_in, plainly_provisioned
 from support.effects import effects
@@ -145,8 +144,15 @@ def test_a_repair_of_a_project_in_order_changes_nothing(
     assert again.result == first.result
 
 
-@each_engine
-@each_way
+@pytest.mark.parametrize(
+    ("engine", "run"),
+    [
+        (Engine.POSTGRESQL, Workflow.execute),
+        (Engine.POSTGRESQL, Workflow.execute_in_process),
+        (Engine.MYSQL, Workflow.execute),
+    ],
+    ids=["state_machine", "in_process", "mysql"],
+)
 def test_all_that_has_drifted_is_found_and_put_right_in_one_repair(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
@@ -204,12 +210,7 @@ def test_what_is_missing_is_named_and_not_made(workflow: Workflow) -> None:
     aws.client("cognito-idp", REGION).delete_user_pool(UserPoolId=services["auth"]["tenant_id"])
     aws.client("appsync", REGION).delete_api(apiId=services["realtime"]["tenant_id"])
     aws.client("s3", REGION).delete_bucket(Bucket=names.bucket)
-    with workflow.cluster.connect() as c:
-        c.execute(
-            sql.SQL("DROP DATABASE {}").format(
-                sql.Identifier(names.tenants[Engine.POSTGRESQL].database)
-            )
-        )
+    workflow.server.drop_database(workflow.tenant(first.project_id))
     before = workflow.remains(first.project_id)
     project = api.get_project(first.project_id)
     job = workflow.execute(new_repair(workflow, first.project_id))
@@ -283,15 +284,16 @@ def test_a_cluster_that_is_described_otherwise_is_told_and_no_secret_is_written(
     assert (repaired(again), remaining(again)) == (set(), set())
 
 
+@each_engine
 def test_no_value_of_a_secret_is_told(workflow: Workflow) -> None:
     project_id = plainly_provisioned(workflow)
-    login = workflow.secret(workflow.names(project_id).database_secret)
-    role = workflow.names(project_id).tenants[Engine.POSTGRESQL].app_role
-    with workflow.cluster.connect() as c:
-        c.execute(sql.SQL("ALTER ROLE {} PASSWORD 'other'").format(sql.Identifier(role)))
+    login = workflow.login(project_id)
+    tenant = workflow.tenant(project_id)
+    workflow.server.set_password(tenant, "other")
     with workflow.logged() as lines:
         job = workflow.execute(new_repair(workflow, project_id))
-    assert remaining(job) == {(f"role {role}", "PASSWORD")}
+    kind = {Engine.POSTGRESQL: "role", Engine.MYSQL: "user"}[workflow.engine]
+    assert remaining(job) == {(f"{kind} {tenant.app_role}", "PASSWORD")}
     told = repr(workflow.jobs.get(job.job_id)) + lines.getvalue()
     assert login["password"] not in told
     assert not logs_in(workflow, project_id)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 from provision_cli.main import main
 from provisioner import api
 from provisioner.drivers import dynamodb
+from provisioner.drivers.mysql import session
 from provisioner.provisioning.engine import Engine
 from provisioner.runtime import aws
 from psycopg import sql
 from support.core import make_stack
 from support.removal import provisioned
+from support.tenant_server import each_engine, run_as_tenant
 from support.workflow import REGION, Workflow
 
 #: Runs `provision`; returns its exit code, what it showed and what it complained.
@@ -24,8 +26,12 @@ type Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    del workflow
+) -> Iterator[Command]:
+    authorities = workflow.server.admin.root_certificates
+    if authorities is not None:
+        # A login that names none is verified by those that the system knows.
+        monkeypatch.setenv("SSL_CERT_FILE", authorities)
+        session._tls_context.cache_clear()
     make_stack(api.current_settings())
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
 
@@ -36,12 +42,8 @@ def command(
         assert "Traceback" not in captured.err
         return code, captured.out, captured.err
 
-    return run
-
-
-def url_of(workflow: Workflow, project_id: str) -> str:
-    login = workflow.secret(workflow.names(project_id).database_secret)
-    return str(login["connection_string"])
+    yield run
+    session._tls_context.cache_clear()
 
 
 def removed_and_provisioned_again(workflow: Workflow) -> api.Job:
@@ -54,14 +56,12 @@ def removed_and_provisioned_again(workflow: Workflow) -> api.Job:
     return removal
 
 
+@each_engine
 def test_a_project_comes_back_from_its_newest_snapshot(
     workflow: Workflow, command: Command
 ) -> None:
     removal = removed_and_provisioned_again(workflow)
-    project_id, tenant = (
-        removal.project_id,
-        workflow.names(removal.project_id).tenants[Engine.POSTGRESQL],
-    )
+    project_id, tenant = removal.project_id, workflow.tenant(removal.project_id)
 
     code, shown, complaint = command("snapshots", "list", project_id)
 
@@ -76,15 +76,16 @@ def test_a_project_comes_back_from_its_newest_snapshot(
         f"snapshot {project_id}/{removal.job_id}.dump is restored into database {tenant.database}"
     )
     assert shown.count("\n") == 1
-    with psycopg.connect(url_of(workflow, project_id)) as connection:
-        assert connection.execute("SELECT count(*), max(id) FROM note").fetchone() == (100, 100)
+    count = "SELECT COUNT(*), MAX(id) FROM note"
+    assert run_as_tenant(workflow.server, workflow.login(project_id), count) == [(100, 100)]
 
     code, shown, complaint = command(
         "snapshots", "restore", project_id, "--snapshot", removal.job_id[:8]
     )
 
     assert (code, shown) == (1, "")
-    assert "is not empty: it holds table app.note; empty it" in complaint
+    held = {Engine.POSTGRESQL: "table app.note", Engine.MYSQL: "table note"}[workflow.engine]
+    assert f"is not empty: it holds {held}; empty it" in complaint
 
 
 def test_a_snapshot_comes_back_into_the_database_that_a_url_names(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
 from botocore.exceptions import ClientError
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
-from support.calls import SQL
+from support.calls import DRIVER_ERRORS, SQL
 from support.effects import Attempt, Effect, effects
 from support.leaks import Trace, leaks
+from support.tenant_server import each_engine
 from support.workflow import REGION, Fault, Point, Workflow
 
 
@@ -28,7 +28,7 @@ class _Left:
         self.jobs: list[api.Job] = []
 
     def secrets(self) -> list[str]:
-        found = [self.workflow.cluster.admin.password]
+        found = [self.workflow.server.admin.password]
         for job in self.jobs:
             names = self.workflow.names(job.project_id)
             found.append(self.workflow.secret(names.database_secret)["password"])
@@ -61,7 +61,7 @@ class _Left:
         ):
             yield "message", json.dumps(message)
         yield "log", self.log()
-        yield "server log", self.workflow.cluster.server.log.read_text()
+        yield "server log", self.workflow.server.log.read_text()
 
 
 @pytest.fixture
@@ -74,17 +74,18 @@ def left(
     def go_wrong(effect: Effect, _attempt: Attempt) -> None:
         if effect.retry_count == 0 and effect.number == 2:
             if effect.name == SQL:
-                raise psycopg.OperationalError("server closed the connection unexpectedly")
+                raise DRIVER_ERRORS[workflow.engine].lost()
             raise ClientError({"Error": {"Code": "ThrottlingException"}}, effect.name)
 
     with workflow.logged() as log, effects(workflow, monkeypatch, go_wrong):
         project_id = workflow.new_project()
         enqueued = api.enqueue_job(
-            "provision_project", {"project_id": project_id, "region": REGION}
+            "provision_project",
+            {"project_id": project_id, "region": REGION, "database": {"engine": workflow.engine}},
         )
         left.jobs.append(workflow.execute(enqueued))
         workflow.faults[provision_project.CREATING_SCHEMA] = Fault(
-            Point.AFTER, lambda: psycopg.errors.InsufficientPrivilege("permission denied"), times=3
+            Point.AFTER, DRIVER_ERRORS[workflow.engine].forbidden, times=3
         )
         failing = workflow.new_job(workflow.new_project(), on_failure="keep")
         left.jobs.append(workflow.execute(failing))
@@ -99,6 +100,7 @@ def left(
     return left
 
 
+@each_engine
 def test_jobs_that_meet_errors_leave_no_secret(left: _Left) -> None:
     found = list(left.traces())
     for place in ("execution", "history", "table", "message", "log", "server log"):

@@ -451,7 +451,7 @@ def test_nothing_that_a_job_leaves_holds_a_secret(workflow: Workflow) -> None:
         json.dumps(workflow.history(job), default=str),
         json.dumps([aws.client("dynamodb").scan(TableName=name) for name in tables]),
         log.getvalue(),
-        workflow.cluster.server.log.read_text(),
+        workflow.server.log.read_text(),
     ]
     assert all(job.project_id in trace for trace in traces[:3])
     for secret in (login["password"], admin["password"], *keys):
