@@ -415,7 +415,7 @@ def test_data_goes_where_the_payload_asks_for_it_and_no_snapshot_is_taken_where_
     assert job.result is not None
     assert "snapshot" not in job.result
     assert snapshots() == []
-    assert workflow.snapshot(job)["services"].count("[]") == 5
+    assert set(re.findall(r": (\[.*?\])", workflow.snapshot(job)["services"])) == {"[]"}
 
 
 def test_a_server_that_is_newer_ends_the_job_before_anything_is_removed(
@@ -559,7 +559,7 @@ def test_a_failed_project_is_removed_with_whatever_it_has(workflow: Workflow) ->
 
     assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
     assert not any(workflow.server.snapshot(workflow.tenant(project_id)).values())
-    assert workflow.snapshot(job)["services"].count("[]") == 5
+    assert set(re.findall(r": (\[.*?\])", workflow.snapshot(job)["services"])) == {"[]"}
     assert len(snapshots()) == 1
 
 

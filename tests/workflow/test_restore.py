@@ -9,10 +9,8 @@ import psycopg
 import pytest
 from provision_cli.main import main
 from provisioner import api
-from provisioner.drivers import dynamodb
 from provisioner.drivers.mysql import session
 from provisioner.provisioning.engine import Engine
-from provisioner.runtime import aws
 from psycopg import sql
 from support.core import make_stack
 from support.removal import provisioned
@@ -128,25 +126,3 @@ def test_the_platforms_own_login_restores_nothing(workflow: Workflow, command: C
     assert (code, shown, found) == (1, "", (None,))
     assert f"The role {admin.user} may create roles; a snapshot is a tenant's own code" in complaint
     assert admin.password not in complaint
-
-
-def test_a_snapshot_of_an_instance_is_listed_with_what_restores_it(
-    workflow: Workflow, command: Command
-) -> None:
-    project_id = workflow.new_project()
-    snapshot = {"region": REGION, "identifier": "nm-shop-0-job-1"}
-    aws.client("dynamodb").update_item(
-        TableName=workflow.settings.projects_table,
-        Key=dynamodb.to_item({"project_id": project_id}),
-        UpdateExpression="SET #snapshot = :snapshot",
-        ExpressionAttributeNames={"#snapshot": "snapshot"},
-        ExpressionAttributeValues=dynamodb.to_item({":snapshot": snapshot}),
-    )
-
-    code, shown, complaint = command("snapshots", "list", project_id)
-
-    assert (code, complaint) == (0, "")
-    assert " ".join(shown.split()) == (
-        f"The last one is snapshot nm-shop-0-job-1 of Amazon RDS in {REGION}; RDS makes an "
-        "instance of it (aws rds restore-db-instance-from-db-snapshot)."
-    )
