@@ -343,6 +343,7 @@ def snapshot_rows(
             moment(snapshot.taken_at),
             f"{snapshot.size_bytes:,} bytes",
             snapshot.server_version,
+            "",
             snapshot.job_id,
         ]
         if isinstance(snapshot, api.Snapshot)
@@ -352,6 +353,7 @@ def snapshot_rows(
             snapshot.status if snapshot.taken_at is None else moment(snapshot.taken_at),
             f"{snapshot.storage_gb:,} GiB",
             snapshot.server_version,
+            "" if snapshot.kept_until is None else snapshot.kept_until.isoformat(),
             snapshot.job_id,
         ]
         for snapshot in snapshots

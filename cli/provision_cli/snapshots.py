@@ -25,7 +25,7 @@ def list_snapshots(context: typer.Context, project_id: str) -> None:
     if not found:
         display.line(console, f"There are no snapshots of project {project_id}.")
         return
-    headings = ["snapshot", "kind", "taken (UTC)", "size", "server", "job"]
+    headings = ["snapshot", "kind", "taken (UTC)", "size", "server", "kept until", "job"]
     display.show_table(console, headings, display.snapshot_rows(found))
 
 

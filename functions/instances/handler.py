@@ -15,6 +15,6 @@ cold_start.end()
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics(capture_cold_start_metric=True)
-def handle(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Run one attempt of the stage that the event names."""
-    return RUN(event)
+def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Run one attempt of the stage that the event names, or what the schedule asks for."""
+    return RUN(event, context)

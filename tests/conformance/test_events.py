@@ -14,10 +14,13 @@ from provisioner.jobs.execution import job_id_of
 from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE, StageEvent
 from provisioner.jobs.store import history_entry
 from provisioner.provisioning.job_types import JOB_TYPES
+from provisioner.provisioning.snapshot_retention import REMOVE_EXPIRED_SNAPSHOTS
 from support.core import provision_project_handler
 from support.project import ROOT, all_states, events, functions, state_machines
 
-OF_QUEUES, OF_STREAMS, OF_RULES = {"dispatcher", "dead_letters"}, {"events"}, {"supervisor"}
+OF_QUEUES, OF_STREAMS = {"dispatcher", "dead_letters"}, {"events"}
+#: Beside the folders of its stages, a function has the event of its schedule.
+OF_RULES = {"supervisor", "instances"}
 STAGE_EVENTS = [p for p in events() if p.parent.name not in OF_QUEUES | OF_STREAMS | OF_RULES]
 BATCHES = [path for path in events() if path.parent.name in OF_QUEUES]
 STREAM_BATCHES = [path for path in events() if path.parent.name in OF_STREAMS]
@@ -79,6 +82,13 @@ def test_execution_event_is_what_the_supervisor_s_rule_passes_on() -> None:
     assert job_id_of(detail["input"]) == detail["name"]
     payload = json.loads(detail["input"])["job"]["payload"]
     assert provision_project_handler.parse(payload).model_dump(mode="json") == payload
+
+
+def test_schedule_event_is_what_the_instances_rule_hands_over() -> None:
+    (path,) = (path for path in events() if path.parent.name == "instances")
+    schedule = functions()["instances"].properties["Events"]["SnapshotRetention"]["Properties"]
+    assert read(path) == json.loads(schedule["Input"]) == {"task": REMOVE_EXPIRED_SNAPSHOTS}
+    assert schedule["Schedule"] == "rate(1 day)"
 
 
 @pytest.mark.parametrize("path", STREAM_BATCHES, ids=lambda p: p.stem)

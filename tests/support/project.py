@@ -143,6 +143,7 @@ def events() -> list[Path]:
         "lifecycle/await_quiet",
         "lifecycle/record_cleanup",
         "supervisor/execution_aborted",
+        "instances/remove_expired_snapshots",
         "dead_letters/batch",
         "events/history",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from datetime import date
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +37,9 @@ DESCRIPTION = InstanceDescription(
     backup_days=7,
     deletion_protection=True,
 )
+
+#: The last day of what the project's snapshots are kept.
+KEPT_UNTIL = date(2026, 2, 26)
 
 #: The snapshot of the project's instance.
 SNAPSHOT = "nm-shop-job-1"
@@ -99,7 +103,12 @@ class Database:
         self, owner: Ownership = OWNER, identifier: str = SNAPSHOT
     ) -> InstanceSnapshot | None:
         return rds_snapshots.ensure_snapshot(
-            self.client, identifier, instance=NAME, owner=owner, final=FINAL
+            self.client,
+            identifier,
+            instance=NAME,
+            owner=owner,
+            kept_until=KEPT_UNTIL,
+            final=FINAL,
         )
 
     def find_snapshot(self) -> InstanceSnapshot | None:

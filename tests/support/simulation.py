@@ -474,7 +474,7 @@ class Simulation:
 
     def _invoke(self, name: str, payload: Mapping[str, Any], fault: Fault | None) -> Any:
         function = self.functions[name]
-        arguments = (payload, _CONTEXT) if name == "snapshot" else (payload,)
+        arguments = (payload, _CONTEXT) if name in {"instances", "snapshot"} else (payload,)
         seconds = self._time_outs[name]
         try:
             return {"Payload": self.run(lambda: function(*arguments), fault, seconds)}

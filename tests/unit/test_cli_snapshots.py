@@ -14,6 +14,7 @@ from provision_cli.main import main
 from provisioner import api
 from provisioner.drivers import dynamodb
 from provisioner.drivers.mysql.snapshot import MysqlDumper
+from provisioner.drivers.rds_snapshots import KEPT_UNTIL_TAG
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import JOB_TAG, PROJECT_TAG
 from provisioner.provisioning.instance_snapshots import list_instance_snapshots
@@ -27,7 +28,7 @@ from support.mysql_tenants import MysqlTenant
 
 BUCKET = "snapshots"
 
-HEADINGS = ["snapshot", "kind", "taken (UTC)", "size", "server", "job"]
+HEADINGS = ["snapshot", "kind", "taken (UTC)", "size", "server", "kept until", "job"]
 
 #: Runs a command against the stack; returns its exit code, what it showed and what it complained.
 type Command = Callable[..., tuple[int, str, str]]
@@ -113,6 +114,7 @@ def test_a_snapshot_is_shown_with_its_time_size_server_and_job(
     heading, row = (re.split(r"\s{2,}", line) for line in shown.splitlines())
     assert (code, heading) == (0, HEADINGS)
     at = f"{stored['LastModified']:%Y-%m-%d %H:%M:%S}"
+    # Nothing says until when a dump is kept.
     assert row == ["shop/by-hand.dump", "dump", at, "1,234 bytes", "18.6", "job-1"]
 
 
@@ -294,14 +296,14 @@ class Instances:
             ],
         )
 
-    def take(self, job_id: str, engine: str = "postgres", tags: Any = None) -> str:
-        """Take a snapshot, and return its name."""
+    def take(self, job_id: str, engine: str = "postgres", **tags: str) -> str:
+        """Take a snapshot with these tags besides, and return its name."""
         rds, name = self.core.client("rds"), {"DBInstanceIdentifier": NAMES.instance}
         identifier = f"{NAMES.instance}-{job_id}"
         rds.create_db_instance(
             **name, DBInstanceClass=SIZE, Engine=engine, EngineVersion="17.5", AllocatedStorage=50
         )
-        marker = {**OWNER.tags(), JOB_TAG: job_id} if tags is None else tags
+        marker = {**OWNER.tags(), JOB_TAG: job_id, **tags}
         rds.create_db_snapshot(**name, DBSnapshotIdentifier=identifier, Tags=tag_list(marker))
         rds.delete_db_instance(**name, SkipFinalSnapshot=True)
         return identifier
@@ -324,8 +326,8 @@ def instances(core: Core, command: Command) -> Instances:
 
 def test_both_kinds_of_snapshots_are_in_one_table(instances: Instances, command: Command) -> None:
     put(instances.core, "shop/a-1.dump", **{"server-version": "18.6", "job-id": "a-1"})
-    identifier = instances.take("b-2")
-    instances.take("c-3", tags={**OWNER.tags(), PROJECT_TAG: "another"})
+    identifier = instances.take("b-2", **{KEPT_UNTIL_TAG: "2026-02-26"})
+    instances.take("c-3", **{PROJECT_TAG: "another"})
     (taken,) = instances.core.client("rds").describe_db_snapshots(DBSnapshotIdentifier=identifier)[
         "DBSnapshots"
     ]
@@ -336,7 +338,7 @@ def test_both_kinds_of_snapshots_are_in_one_table(instances: Instances, command:
     assert (code, heading) == (0, HEADINGS)
     at = f"{taken['SnapshotCreateTime']:%Y-%m-%d %H:%M:%S}"
     newest, oldest = rows
-    assert newest == [identifier, f"RDS, {REGION}", at, "50 GiB", "17.5", "b-2"]
+    assert newest == [identifier, f"RDS, {REGION}", at, "50 GiB", "17.5", "2026-02-26", "b-2"]
     assert oldest[:2] == ["shop/a-1.dump", "dump"]
 
 

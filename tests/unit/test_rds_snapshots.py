@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from moto.rds.models import rds_backends
 from provisioner.drivers.rds import RdsState
-from provisioner.drivers.rds_snapshots import InstanceSnapshot
+from provisioner.drivers.rds_snapshots import KEPT_UNTIL_TAG, InstanceSnapshot
 from provisioner.errors import ErrorType
 from support.core import ACCOUNT, REGION, aws_error, deployment, meanwhile, times
 from support.drivers import LATER, OWNER, each_foreign, errors, refused, tag_list
-from support.rds import DESCRIPTION, FINAL, NAME, SNAPSHOT, Database, with_subnet_group
+from support.rds import DESCRIPTION, FINAL, KEPT_UNTIL, NAME, SNAPSHOT, Database, with_subnet_group
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_a_snapshot_is_taken_with_the_marker(database: Database) -> None:
         storage_gb=20,
         taken_at=snapshot.taken_at,
         job_id=OWNER.job_id,
+        kept_until=KEPT_UNTIL,
     )
     assert snapshot.taken_at is not None
     assert snapshot.taken_at.tzinfo is not None
@@ -75,7 +76,7 @@ def test_a_snapshot_is_taken_with_the_marker(database: Database) -> None:
         {
             "DBSnapshotIdentifier": SNAPSHOT,
             "DBInstanceIdentifier": NAME,
-            "Tags": tag_list(OWNER.tags()),
+            "Tags": tag_list(OWNER.tags() | {KEPT_UNTIL_TAG: "2026-02-26"}),
         }
     ]
 

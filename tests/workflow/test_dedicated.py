@@ -6,13 +6,16 @@ faults and cancels come to, and what people do by hand, by tests/faults/test_ins
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from provisioner import api
+from provisioner.drivers.rds_snapshots import KEPT_UNTIL_TAG
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.retries import POLL_SECONDS
 from provisioner.ownership import JOB_TAG
+from provisioner.provisioning.clusters import SNAPSHOT_DAYS
 from provisioner.provisioning.job_types import deprovision_project, provision_project
 from provisioner.runtime import aws
 from support.dedicated import SIZE, Rds, allow, answered, new_job, parameter, refused
@@ -225,6 +228,7 @@ def test_a_project_is_removed_but_for_its_snapshot_and_provisioned_again(rds: Rd
     assert_nothing_is_left(workflow, project_id)
     (snapshot,) = rds.snapshots()
     result = completed(job)
+    kept_until = (workflow.jobs.now().date() + timedelta(days=SNAPSHOT_DAYS)).isoformat()
     assert result["snapshot"] == {
         "region": REGION,
         "identifier": snapshot["DBSnapshotIdentifier"],
@@ -232,11 +236,12 @@ def test_a_project_is_removed_but_for_its_snapshot_and_provisioned_again(rds: Rd
         "size": instance["DBInstanceClass"],
         "storage_gb": instance["AllocatedStorage"],
         "server_version": instance["EngineVersion"],
+        "kept_until": kept_until,
     }
     assert api.get_project(project_id).snapshot == result["snapshot"]
     kept = {tag["Key"]: tag["Value"] for tag in snapshot["TagList"]}
     given = {tag["Key"]: tag["Value"] for tag in instance["TagList"]}
-    assert kept == given | {JOB_TAG: job.job_id}
+    assert kept == given | {JOB_TAG: job.job_id, KEPT_UNTIL_TAG: kept_until}
     names = workflow.names(project_id)
     for removed in (f"database instance {names.instance}", f"secret {names.instance_secret}"):
         assert removed in result["removed"]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from provisioner.composition.stage_code import stages_of
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from provisioner.composition.stage_code import ContextStep, stages_of
 from provisioner.jobs.stage_run import JobStages, StageRunner
-from provisioner.jobs.store import JobStore
+from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.functions import INSTANCES
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.snapshot_retention import (
+    REMOVE_EXPIRED_SNAPSHOTS,
+    remove_expired_snapshots,
+)
 from provisioner.runtime import aws
 from provisioner.runtime.settings import InstancesSettings
 
@@ -49,8 +55,8 @@ def stages(settings: InstancesSettings, jobs: JobStore) -> JobStages:
     return stages_of(INSTANCES, resources)
 
 
-def build() -> StageRunner:
-    """Put the function together from the environment.
+def build() -> ContextStep:
+    """Put the function together from the environment: stages, and what a schedule asks for daily.
 
     Raises:
         SettingsError: an environment variable is missing or wrong.
@@ -59,4 +65,18 @@ def build() -> StageRunner:
     jobs = JobStore(
         aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
-    return StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
+    run_stage = StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
+    catalogue = ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix)
+
+    def run(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+        if event.get("task") != REMOVE_EXPIRED_SNAPSHOTS:
+            return run_stage(event)
+        return remove_expired_snapshots(
+            catalogue=catalogue,
+            rds=partial(aws.client, "rds"),
+            namespace=settings.resource_namespace,
+            today=utc_now().date(),
+            time_left=lambda: context.get_remaining_time_in_millis() / 1000,
+        )
+
+    return run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from provisioner.composition.server_certificates import believing
-from provisioner.composition.stage_code import stages_of
+from provisioner.composition.stage_code import ContextStep, stages_of
 from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.jobs.stage_run import JobStages, StageRunner
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 #: Seconds of the function's time that are no dump's: for giving up an upload and storing the error.
 _RESERVE_SECONDS = 60.0
-
-#: AWS Lambda's function of an event: the event and the context to the result.
-type ContextStep = Callable[[Mapping[str, Any], LambdaContext], dict[str, Any]]
 
 
 class Resources(TypedDict):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from provisioner.jobs.cleanup import Hold
 from provisioner.jobs.definition import FailureHandling, Function, Resources, bind
 from provisioner.jobs.failure import FailurePolicy
 from provisioner.jobs.stage_run import JobStages
 from provisioner.provisioning.job_types import JOB_TYPES
+
+#: AWS Lambda's function of an event: the event and the context to the result.
+type ContextStep = Callable[[Mapping[str, Any], LambdaContext], dict[str, Any]]
 
 
 def stages_of(function: Function, resources: Resources) -> JobStages:

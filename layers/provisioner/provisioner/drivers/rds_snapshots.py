@@ -7,8 +7,9 @@ RDS User Guide, "Creating a DB snapshot for a Single-AZ DB instance".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.rds import (
@@ -25,6 +26,9 @@ from provisioner.ownership import JOB_TAG, Claim, Ownership
 if TYPE_CHECKING:
     from mypy_boto3_rds.client import RDSClient
     from mypy_boto3_rds.type_defs import DBSnapshotTypeDef
+
+#: The last day, such as 2026-02-26, on which a snapshot is kept. RDS itself takes no notice of it.
+KEPT_UNTIL_TAG = "provisioner:kept-until"
 
 #: The statuses in which RDS takes a snapshot of an instance.
 _TAKEN_IN = frozenset({"available", "storage-optimization"})
@@ -65,6 +69,8 @@ class InstanceSnapshot:
     taken_at: datetime | None
     #: The job that took it; empty where no tag says.
     job_id: str
+    #: The last day on which it is kept; None where no tag says, and then it stays.
+    kept_until: date | None
 
 
 def ensure_snapshot(
@@ -73,6 +79,7 @@ def ensure_snapshot(
     *,
     instance: str,
     owner: Ownership,
+    kept_until: date,
     final: ErrorType,
 ) -> InstanceSnapshot | None:
     """Return the project's snapshot of that identifier; begin to take it where there is none.
@@ -85,6 +92,7 @@ def ensure_snapshot(
         identifier: the snapshot.
         instance: the instance.
         owner: the marker of what the job makes.
+        kept_until: the last day on which a snapshot that is begun now is kept.
         final: the error type of causes that stay.
 
     Returns:
@@ -105,7 +113,10 @@ def ensure_snapshot(
                 found = client.create_db_snapshot(
                     DBSnapshotIdentifier=identifier,
                     DBInstanceIdentifier=instance,
-                    Tags=tag_list(owner),
+                    Tags=[
+                        *tag_list(owner),
+                        {"Key": KEPT_UNTIL_TAG, "Value": kept_until.isoformat()},
+                    ],
                 )["DBSnapshot"]
                 return _checked(found, identifier)
             except client.exceptions.InvalidDBInstanceStateFault:
@@ -194,6 +205,14 @@ def remove_snapshot(
     return None if found is None else _snapshot(found)
 
 
+def kept_until_of(tags: Mapping[str, str]) -> date | None:
+    """Return the last day on which a snapshot of these tags is kept; None where they do not say."""
+    try:
+        return date.fromisoformat(tags.get(KEPT_UNTIL_TAG, ""))
+    except ValueError:
+        return None
+
+
 def _can_be_taken(client: RDSClient, identifier: str, owner: Ownership, final: ErrorType) -> bool:
     """Whether the instance is in a status in which RDS takes a snapshot of it now."""
     instance = find_instance(client, identifier, claim=owner.owns, final=final)
@@ -259,6 +278,7 @@ def _snapshot(found: DBSnapshotTypeDef) -> InstanceSnapshot:
         storage_gb=found["AllocatedStorage"],
         taken_at=found.get("SnapshotCreateTime"),
         job_id=_tags(found).get(JOB_TAG, ""),
+        kept_until=kept_until_of(_tags(found)),
     )
 
 

@@ -27,6 +27,10 @@ _Port = Annotated[int, Field(ge=1, le=65_535)]
 _Version = Annotated[str, Field(pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")]
 
 
+#: Days that the final snapshot of an instance is kept, where the operator does not say.
+SNAPSHOT_DAYS = 90
+
+
 class Description(BaseModel):
     """What an operator writes."""
 
@@ -108,6 +112,8 @@ class InstanceAllowance(Description):
     security_group_ids: Annotated[list[str], Field(min_length=1, max_length=5)]
     #: Days that automated backups are kept. Source: Amazon RDS API Reference, CreateDBInstance.
     backup_days: Annotated[int, Field(ge=0, le=35)] = 7
+    #: Days that the final snapshot of an instance is kept.
+    snapshot_days: Annotated[int, Field(ge=1, le=3650)] = SNAPSHOT_DAYS
     #: Whether AWS refuses to delete an instance before a job has lifted that.
     deletion_protection: bool = True
     #: Instances that the region may have in all.
@@ -174,6 +180,25 @@ class ClusterCatalogue:
         name = f"{self._prefix}/{region}/dedicated/{engine}"
         value = self._value(name)
         return None if value is None else _read(InstanceAllowance, name, value)
+
+    def regions_of_instances(self) -> list[str]:
+        """Return the regions in which a project may have its own instance, of any engine.
+
+        Raises:
+            NETWORK_ERROR: the answer is of other parameters.
+        """
+        pages = self._client.get_paginator("get_parameters_by_path").paginate(
+            Path=self._prefix, Recursive=True
+        )
+        found = set()
+        for page in pages:
+            for parameter in page["Parameters"]:
+                if not parameter["Name"].startswith(f"{self._prefix}/"):
+                    raise _other_parameter()
+                match parameter["Name"].removeprefix(f"{self._prefix}/").split("/"):
+                    case [region, "dedicated", _]:
+                        found.add(region)
+        return sorted(found)
 
     def _value(self, name: str) -> str | None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers import rds_snapshots as driver
@@ -44,6 +44,8 @@ class InstanceSnapshot:
     server_version: str
     #: Gibibytes that the instance had, which one that is made of it needs at least.
     storage_gb: int
+    #: The last day on which it is kept; None where nothing says, and then it stays.
+    kept_until: date | None
 
 
 def list_instance_snapshots(
@@ -71,6 +73,7 @@ def list_instance_snapshots(
             engine=_ENGINES.get(found.engine),
             server_version=found.version,
             storage_gb=found.storage_gb,
+            kept_until=found.kept_until,
         )
         for found in driver.list_snapshots(rds(region), claim=owner.owns, final=_FINAL)
         if found.state is not RdsState.DELETING

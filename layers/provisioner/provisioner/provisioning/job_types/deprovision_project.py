@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -67,6 +67,8 @@ class InstanceSnapshotResult(Result):
     storage_gb: int
     #: The version of the server that it was taken of, such as 18.1.
     server_version: str
+    #: The last day on which it is kept; left out where somebody has taken its tag from it.
+    kept_until: date | None = None
 
 
 class DeprovisionProjectResult(Result):

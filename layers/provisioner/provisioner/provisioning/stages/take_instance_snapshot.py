@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.rds import RdsState, find_instance
@@ -10,7 +11,10 @@ from provisioner.drivers.rds_snapshots import ensure_snapshot, find_snapshot
 from provisioner.errors import ErrorType
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.jobs.store import JobStore
 from provisioner.ownership import Ownership
+from provisioner.provisioning.clusters import SNAPSHOT_DAYS, ClusterCatalogue
+from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
     InstanceSnapshotResult,
@@ -28,7 +32,9 @@ _FINAL = ErrorType.SNAPSHOT_FAILED
 def ensure_instance_snapshot(
     job: JobInput,
     *,
+    jobs: JobStore,
     projects: ProjectReader,
+    catalogue: ClusterCatalogue,
     rds: Callable[[str], RDSClient],
     naming: Naming,
 ) -> StageOutcome | Waiting:
@@ -38,7 +44,10 @@ def ensure_instance_snapshot(
     takes. Run again, the stage finds the snapshot that it has begun. There is none of an instance
     that AWS never made, or that an earlier job has removed or begun to: that one has seen to it.
 
+    How long it is kept is what the operator says now, and not when the instance was made.
+
     Raises:
+        DATABASE_CREATION_FAILED: the operator's parameter is wrong; the message names it.
         SNAPSHOT_FAILED: the snapshot has failed, or the instance has vanished, or is in a state in
             which AWS takes none; and what `translated` raises.
     """
@@ -58,7 +67,12 @@ def ensure_instance_snapshot(
             check = f"the database instance {names.instance} is gone, or goes, or was never made"
             return StageOutcome(skipped=True, check=check)
     snapshot = ensure_snapshot(
-        client, identifier, instance=names.instance, owner=owner, final=_FINAL
+        client,
+        identifier,
+        instance=names.instance,
+        owner=owner,
+        kept_until=jobs.now().date() + timedelta(days=_days(instance, catalogue)),
+        final=_FINAL,
     )
     if snapshot is None:
         return Waiting(f"the database instance {names.instance} takes no snapshot yet")
@@ -71,11 +85,18 @@ def ensure_instance_snapshot(
         size=instance.size,
         storage_gb=snapshot.storage_gb,
         server_version=snapshot.version,
+        kept_until=snapshot.kept_until,
     )
     return StageOutcome(
         output={"snapshot": result.model_dump(mode="json")},
         check=f"the snapshot {identifier} can be restored",
     )
+
+
+def _days(instance: DedicatedInstance, catalogue: ClusterCatalogue) -> int:
+    """Return for how long a snapshot is kept; the default where no instance is allowed any more."""
+    allowance = catalogue.allowance(instance.region, instance.engine)
+    return SNAPSHOT_DAYS if allowance is None else allowance.snapshot_days
 
 
 def _may_have_no_instance(project: Project | None) -> bool:
