@@ -118,6 +118,7 @@ def told(*statuses: str) -> Answer:
 _BEGINS = {
     "CreateDBInstance": "creating",
     "CreateDBSnapshot": "creating",
+    "RestoreDBInstanceFromDBSnapshot": "creating",
     "StartDBInstance": "starting",
     "DeleteDBInstance": "deleting",
 }
@@ -133,12 +134,15 @@ class Rds:
     workflow: Workflow
     #: Gives the master user of the server a password.
     make_master_user: Callable[[str, str], None]
-    #: Minutes of the workflow's time that a status lasts; `snapshot` for the creating of one.
+    #: Minutes of the workflow's time that a status lasts; `snapshot` for the creating of one, and
+    #: `password` until a master user has another.
     minutes: dict[str, int] = field(default_factory=dict)
     #: All that it was asked for.
     asked: list[str] = field(default_factory=list)
     #: Until when RDS is at work on an instance or a snapshot, and how it tells of that.
     _at_work: dict[str, tuple[timedelta, str]] = field(default_factory=dict)
+    #: Until when an instance tells of a password that RDS has yet to set.
+    _gets_password: dict[str, timedelta] = field(default_factory=dict)
     #: What is told of instances that are being deleted; moto forgets them at once.
     _deleted: dict[str, Any] = field(default_factory=dict)
 
@@ -165,14 +169,7 @@ class Rds:
                 return {"DBInstances": [self._deleted[instance]]}
             del self._deleted[instance]
         answer = call_moto(client, name, parameters)
-        if name in _BEGINS:
-            named = parameters.get("DBSnapshotIdentifier", instance)
-            lasts = "snapshot" if name == "CreateDBSnapshot" else _BEGINS[name]
-            until = self.workflow.passed + timedelta(minutes=self.minutes.get(lasts, 0))
-            self._at_work[named] = until, _BEGINS[name]
-        if name == "CreateDBInstance":
-            assert len(self.instances()) == 1, "the server serves one instance at a time"
-            self.make_master_user(parameters["MasterUsername"], parameters["MasterUserPassword"])
+        self._begin(name, parameters)
         for one in _told(answer):
             self._amend(one)
         if name == "DeleteDBInstance":
@@ -180,6 +177,26 @@ class Rds:
             # What is in it goes with it.
             self.workflow.remove_tenants()
         return answer
+
+    def _begin(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Let RDS be at work on what it was asked for."""
+        instance = parameters.get("DBInstanceIdentifier", "")
+        if name in _BEGINS:
+            is_snapshot = name == "CreateDBSnapshot"
+            named = parameters["DBSnapshotIdentifier"] if is_snapshot else instance
+            until = self._in("snapshot" if is_snapshot else _BEGINS[name])
+            self._at_work[named] = until, _BEGINS[name]
+        if _BEGINS.get(name) == "creating":
+            assert len(self.instances()) == 1, "the server serves one instance at a time"
+        if "MasterUserPassword" in parameters:
+            # One that is restored has the password of the snapshot's time, until it gets another.
+            self.make_master_user(MASTER_USER, parameters["MasterUserPassword"])
+            if name == "ModifyDBInstance":
+                self._gets_password[instance] = self._in("password")
+
+    def _in(self, lasts: str) -> timedelta:
+        """Return by when something is done."""
+        return self.workflow.passed + timedelta(minutes=self.minutes.get(lasts, 0))
 
     def _status(self, named: str) -> str:
         """Say what RDS does with an instance or a snapshot; empty where it has done it."""
@@ -198,6 +215,9 @@ class Rds:
             told["Endpoint"] = {"Address": server.host, "Port": server.port}
             if status == "creating":
                 del told["Endpoint"]
+            set_at = self._gets_password.get(told["DBInstanceIdentifier"], timedelta())
+            if self.workflow.passed < set_at:
+                told["PendingModifiedValues"] = {"MasterUserPassword": "****"}
 
 
 def _told(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

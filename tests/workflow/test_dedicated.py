@@ -28,7 +28,7 @@ CREATING = provision_project.CREATING_INSTANCE
 REMOVING = deprovision_project.REMOVING_INSTANCE
 
 #: Minutes that AWS takes.
-MINUTES = {"creating": 3, "snapshot": 2, "deleting": 1, "starting": 2}
+MINUTES = {"creating": 3, "snapshot": 2, "deleting": 1, "starting": 2, "password": 2}
 
 
 def transitions(workflow: Workflow, job: api.Job) -> tuple[int, int]:
@@ -213,7 +213,7 @@ def test_a_repair_waits_for_an_instance_that_was_stopped_and_then_puts_it_right(
 # --- Removal --------------------------------------------------------------------------------------
 
 
-def test_a_project_is_removed_but_for_its_snapshot_and_provisioned_again(rds: Rds) -> None:
+def test_a_project_is_removed_but_for_its_snapshot_and_comes_back(rds: Rds) -> None:
     workflow = rds.workflow
     project_id = provisioned(rds).project_id
     (instance,) = rds.instances()
@@ -253,6 +253,14 @@ def test_a_project_is_removed_but_for_its_snapshot_and_provisioned_again(rds: Rd
     assert "snapshot" not in completed(workflow.execute_in_process(job))
     assert_nothing_is_left(workflow, project_id)
     assert rds.snapshots() == [snapshot]
+
+    # It comes back with the master user's password of that time, and waits until it has its own.
+    restored = {"size": SIZE, "snapshot": result["snapshot"]["identifier"]}
+    job = workflow.execute(new_job(workflow, project_id, database=restored))
+    assert completed(job)["database"]["instance"]["identifier"] == names.instance
+    assert transitions(workflow, job) == (13, 3 + 2)
+    assert workflow.server.takes(workflow.login(project_id))
+    assert rds.asked.count("RestoreDBInstanceFromDBSnapshot") == 1
 
 
 def test_a_removal_that_stopped_while_aws_deletes_is_ended_by_the_next_job(rds: Rds) -> None:
