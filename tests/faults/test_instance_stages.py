@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from provisioner import api
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.stage_run import JobInput, StageWaiting
@@ -150,6 +151,21 @@ def test_a_project_has_its_life(
         f"{job.job_type}/{record.stage}": record.attempt for job in jobs for record in job.stages
     }
     assert [tried[place] for place in places_of_instances()] == [attempts] * 4
+
+
+@pytest.mark.fault("Secrets Manager down", where=[_CREATING, _REPAIRING, _REMOVING])
+def test_secrets_manager_is_down_for_one_attempt_of_each_stage(rds: Rds) -> None:
+    def go_down(_call: Call) -> None:
+        raise EndpointConnectionError(endpoint_url="https://secretsmanager.invalid")
+
+    first_of_secrets = Within(lambda call: "Secret" in call.operation, go_down)
+    places = (_CREATING, _REPAIRING, _REMOVING)
+    rds.workflow.faults = {place.partition("/")[2]: Fault(first_of_secrets) for place in places}
+    jobs = live(rds)
+    assert not rds.workflow.faults
+    assert_lived(rds, jobs)
+    retried = [f"{j.job_type}/{r.stage}" for j in jobs for r in j.stages if r.attempt == 2]
+    assert retried == list(places)
 
 
 # Faults that last.

@@ -333,6 +333,27 @@ def test_an_instance_that_takes_no_password_yet_is_asked_again(restore: Restore)
     assert isinstance(restore.run(), StageOutcome)
 
 
+@pytest.mark.parametrize("looks", [1, 2])
+def test_what_vanishes_once_it_has_its_password_is_made_again_and_gets_it(
+    restore: Restore, looks: int
+) -> None:
+    restore.take()
+    for _ in range(looks):
+        restore.run()
+    instance = restore.instance()
+    assert instance is not None
+    assert (instance.is_password_asked, instance.host is None) == (True, looks == 1)
+    backend = rds_backends[ACCOUNT][REGION]
+    backend.databases.clear()
+    for name in [n for n, kept in backend.database_snapshots.items() if kept is not restore.kept()]:
+        del backend.database_snapshots[name]
+
+    assert waits_for(restore.run()).endswith(" gets its password")
+    assert isinstance(restore.run(), StageOutcome)
+    assert len(restore.core.calls_of("rds.RestoreDBInstanceFromDBSnapshot")) == 2
+    assert restore.passwords_set() == [restore.password()] * 2
+
+
 def test_a_clean_up_removes_what_was_restored_and_leaves_the_snapshot(restore: Restore) -> None:
     restore.take()
     restore.run()

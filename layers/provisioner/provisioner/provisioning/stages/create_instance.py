@@ -78,6 +78,10 @@ def ensure_instance(
         instance = _settle(
             job, payload, snapshot, projects=projects, catalogue=catalogue, naming=naming
         )
+    if instance.is_password_asked and not _is_there(client, instance, owner):
+        # It vanished. What is made of the snapshot again has the password of then.
+        instance = replace(instance, is_password_asked=False)
+        projects.keep_instance(payload.project_id, instance)
     login = ensure_secret(
         secrets_manager,
         name=instance.admin_secret,
@@ -137,6 +141,11 @@ def description(instance: DedicatedInstance, password: str) -> InstanceDescripti
         backup_days=instance.backup_days,
         deletion_protection=instance.deletion_protection,
     )
+
+
+def _is_there(client: RDSClient, instance: DedicatedInstance, owner: Ownership) -> bool:
+    identifier = instance.identifier
+    return driver.find_instance(client, identifier, claim=owner.owns, final=_FINAL) is not None
 
 
 def _find_snapshot(
