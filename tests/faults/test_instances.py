@@ -16,6 +16,7 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
+from support.changes import plainly_provisioned
 from support.dedicated import allow, answered, new_job, parameter, refused, told
 from support.places import CLEANUP
 from support.rds import make_subnet_group
@@ -183,3 +184,40 @@ def test_the_description_of_a_shared_cluster_changes(workflow: Workflow) -> None
     job = repeated_to_its_end(workflow, job, 2)
     assert cleanup_of(job).status is api.CleanupStatus.DONE
     assert_nothing_is_left(workflow, job.project_id)
+
+
+#: The later stages that read it, in an order in which one project meets them all.
+_READING = (
+    "rotate_database_password/ROTATING_DATABASE_PASSWORD",
+    "repair_project/REPAIRING_DATABASE",
+    "repair_project/REPAIRING_SCHEMA",
+    "deprovision_project/CHECKING_DATA",
+    "deprovision_project/TAKING_SNAPSHOT",
+    "deprovision_project/REMOVING_DATABASE",
+)
+
+
+@pytest.mark.fault("the operator's parameter changed between two stages", where=_READING)
+def test_the_description_of_a_project_s_cluster_goes(workflow: Workflow) -> None:
+    project_id = plainly_provisioned(workflow)
+    was, login = api.get_project(project_id), workflow.login(project_id)
+    ssm = aws.client("ssm")
+    name = f"/test/clusters/{REGION}/postgresql/test-1"
+    described = ssm.get_parameter(Name=name)["Parameter"]["Value"]
+    for place in _READING:
+        job_type, _, stage = place.partition("/")
+        before(workflow, stage, lambda: ssm.delete_parameter(Name=name))
+        if job_type == "deprovision_project":
+            job = workflow.execute_in_process(workflow.new_deprovision_job(project_id))
+        else:
+            job = workflow.execute_in_process(workflow.new_change(job_type, project_id))
+        assert job.error is not None, place
+        assert job.error.stage == stage
+        assert "is not described any more" in job.error.message, place
+        ssm.put_parameter(Name=name, Type="String", Value=described)
+        if place != _READING[-1]:
+            assert (api.get_project(project_id), workflow.login(project_id)) == (was, login), place
+    workflow.observers.clear()
+    job = workflow.execute_in_process(workflow.new_deprovision_job(project_id))
+    assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
+    assert_nothing_is_left(workflow, project_id)
