@@ -69,9 +69,9 @@ test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on Post
 		tests/unit/test_postgresql_tenants.py tests/unit/test_postgresql_hostile.py \
 		tests/unit/test_postgresql_restore.py tests/unit/test_postgresql_repair.py || exit; done
 
-# In quotes: a URL holds what a shell takes for its own.
+# In quotes: a URL holds what a shell takes for its own. Not shown: it holds a password.
 test-mysql: $(VENV)/.installed ## test MySQL's engine, and whole jobs, on MySQL or MariaDB; URL=mysql://admin:password@host:3306/?ssl_ca=ca.pem names a server of yours
-	MYSQL_URL='$(URL)' $(BIN)/pytest --quiet tests/unit/test_mysql_*.py tests/workflow tests/faults -k mysql
+	@MYSQL_URL='$(URL)' $(BIN)/pytest --quiet tests/unit/test_mysql_*.py tests/workflow tests/faults -k mysql
 
 lock: $(UV) ## lock the versions that pyproject.toml names
 	$(COMPILE) --universal --group development --output-file requirements.txt

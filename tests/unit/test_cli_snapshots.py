@@ -402,6 +402,8 @@ def test_a_snapshot_of_rds_is_no_dump(instances: Instances, command: Command) ->
 
 def test_what_cannot_become_an_instance_is_refused(instances: Instances, command: Command) -> None:
     identifier = instances.take("b-2")
+    into = ("--into", "postgresql://app@host/database")
+    assert command("restore", "shop", *into)[2] == "project shop: there is no dump of it."
     instances.set(status=ProjectStatus.ACTIVE)
 
     assert command("restore", "shop")[2] == (

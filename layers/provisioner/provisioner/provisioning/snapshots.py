@@ -126,6 +126,9 @@ class Snapshots:
             ProvisioningError: as `translated` says.
         """
         objects = self._objects(project_id)
+        if not objects:
+            # It may have snapshots of Amazon RDS.
+            raise SnapshotNotFoundError(f"project {project_id}: there is no dump of it.")
         named = [(each, dump_names(each["Key"])) for each in objects]
         return self._described(project_id, choose(project_id, wanted, named))
 
