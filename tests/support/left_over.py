@@ -431,6 +431,8 @@ def _on_mysql_server(mysql: PreparedMysql) -> Iterator[str]:
         )
         for kind, name in cursor.fetchall():
             yield f"{kind} {name} of MySQL"
+        for recorded in in_mysql(connection):
+            yield f"{recorded} in the platform's records on MySQL"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
