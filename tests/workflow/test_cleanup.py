@@ -233,9 +233,15 @@ def test_what_an_earlier_job_keeps_stays(workflow: Workflow, run: Run) -> None:
     )
 
 
-@each_way
 @pytest.mark.parametrize(
-    "later", [provision_project.CREATING_SCHEMA, provision_project.FINALIZING], ids=str
+    ("engine", "later", "run"),
+    [
+        (Engine.POSTGRESQL, provision_project.CREATING_SCHEMA, Workflow.execute),
+        (Engine.POSTGRESQL, provision_project.CREATING_SCHEMA, Workflow.execute_in_process),
+        (Engine.POSTGRESQL, provision_project.FINALIZING, Workflow.execute),
+        (Engine.POSTGRESQL, provision_project.FINALIZING, Workflow.execute_in_process),
+        (Engine.MYSQL, provision_project.FINALIZING, Workflow.execute_in_process),
+    ],
 )
 def test_only_the_part_that_the_job_made_is_removed(
     workflow: Workflow, later: str, run: Run
