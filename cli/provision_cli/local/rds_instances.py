@@ -33,6 +33,14 @@ ENGINES = frozenset({"postgres", "mysql", "mariadb"})
 _NAMESPACE = "http://rds.amazonaws.com/doc/2014-10-31/"
 _OK = 200
 
+#: Settings that RDS takes when it restores an instance, and ministack does not.
+_NOT_RESTORED = (
+    "AllocatedStorage",
+    "BackupRetentionPeriod",
+    "CopyTagsToSnapshot",
+    "DeletionProtection",
+)
+
 #: The region of a signed request to RDS. Source: AWS Signature Version 4, "Credential scope".
 _SCOPE = re.compile(rb"Credential=[^/]+/\d+/([^/]+)/rds/aws4_request")
 
@@ -182,11 +190,16 @@ class InstancesWithServers:
         if not answer.is_well:
             return answer
         instance = answer.found("DBInstance")
-        # ministack restores without them.
+        # ministack restores without tags, and without some of the settings.
         tags = {name: v for name, v in request.parameters.items() if name.startswith("Tags.")}
         if tags:
             arn = {"ResourceName": _text(instance, _ARN["DBInstance"])}
             await self._forward(request.other("AddTagsToResource", arn | tags))
+        settings = {name: request.get(name) for name in _NOT_RESTORED if request.get(name)}
+        if settings:
+            at_once = {"DBInstanceIdentifier": request.get("DBInstanceIdentifier")}
+            at_once["ApplyImmediately"] = "true"
+            await self._forward(request.other("ModifyDBInstance", at_once | settings))
         self._make(instance, "restore", snapshot=name)
         return answer
 
