@@ -104,6 +104,8 @@ def test_what_has_expired_goes_and_all_else_stays(retention: Retention) -> None:
 
 
 def test_a_region_without_instances_is_not_looked_at(retention: Retention) -> None:
+    # Projects share its clusters.
+    retention.core.describe_clusters({"cluster_id": "first"}, region="eu-west-1")
     retention.take("expired", "eu-west-1", **until("2026-01-30"))
 
     assert retention.remove()["removed"] == []
