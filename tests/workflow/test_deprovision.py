@@ -294,13 +294,20 @@ def test_a_session_that_may_not_be_ended_is_waited_for_before_anything_is_remove
 
 
 def _end(session: Connection) -> None:
-    """End a transaction, and let pass for how long the server may still tell of it.
+    """End the session's transaction, and return once the server does not tell of it any more.
 
     Source: MySQL 8.0 Reference Manual, "Persistence and Consistency of InnoDB Transaction and
     Locking Information": it looks again once nobody has asked for a tenth of a second.
     """
     session.rollback()
-    time.sleep(0.15)
+    deadline = time.monotonic() + 10
+    with session.cursor() as cursor:
+        while cursor.execute(
+            "SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = %s",
+            (thread_of(session),),
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.15)
 
 
 @on_mysql
