@@ -64,6 +64,7 @@ def test_every_event_is_used_here() -> None:
         EVENTS / "dead_letters" / "batch.json",
         EVENTS / "events" / "history.json",
         EVENTS / "supervisor" / "execution_aborted.json",
+        EVENTS / "instances" / "remove_expired_snapshots.json",
     }
     assert used == set(events())
 
@@ -240,6 +241,14 @@ def dead_letters(sam_local: SamLocal, job_ids: set[str]) -> set[str]:
     attributes = [message["MessageAttributes"] for message in received.get("Messages", [])]
     assert all(a["reason"]["StringValue"] for a in attributes)
     return {a["job_id"]["StringValue"] for a in attributes} & job_ids
+
+
+def test_schedule_looks_for_snapshots_in_the_regions_of_instances(sam_local: SamLocal) -> None:
+    path = EVENTS / "instances" / "remove_expired_snapshots.json"
+
+    invocation = invoke(sam_local, path)
+
+    assert invocation.result == {"removed": [], "has_seen_all": True}
 
 
 def test_supervisor_ends_a_job_whose_execution_was_stopped(
