@@ -192,8 +192,9 @@ def _waits(since: datetime | None, until: datetime | None, waiting_for: str) -> 
 
 def _show_new(console: Console, records: Sequence[api.StageRecord], shown: dict[str, str]) -> None:
     """Print a line for each stage that has changed since it was shown."""
+    width = max((len(record.stage) for record in records), default=0)
     for record in records:
-        words = [record.stage.ljust(20), record.status.ljust(9), _attempt(record).ljust(14)]
+        words = [record.stage.ljust(width), record.status.ljust(9), _attempt(record).ljust(14)]
         # A stage that runs shows when it started, one that ended how long it took.
         words += [_clock(record.started_at), _took(record) if record.finished_at else ""]
         text = "  ".join([*words, _note(record)]).rstrip()
