@@ -150,6 +150,12 @@ def _named(url: str) -> PreparedMysql:
     parts = urlsplit(url)
     options = parse_qs(parts.query)
     ca_file = options.get("ssl_ca", [None])[0]
+    if ca_file and not Path(ca_file).is_file():
+        pytest.exit(
+            f"{URL_VARIABLE}: ssl_ca: there is no file {ca_file}; name the certificate of the "
+            "authority that has signed the server's.",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
     return PreparedMysql(
         parts.hostname or "127.0.0.1",
         parts.port or 3306,
