@@ -5,6 +5,7 @@ pytest_plugins = [
     "support.quick_calls",
     "support.core",
     "support.faults",
+    "support.shares",
     "support.local_stack",
     "support.postgresql",
     "support.mysql",
