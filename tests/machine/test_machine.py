@@ -40,9 +40,11 @@ from provisioner.ownership import PROJECT_TAG
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws
+from support import stored_jobs
 from support.leaks import leaks
 from support.postgresql import PreparedCluster
 from support.simulation import Fault, Kind, Resource, Simulation, simulation
+from support.stored_jobs import StoredJob, StoredJobs, StoredStage
 from support.workflow import REGION, FunctionEnded
 
 #: Examples of each of the two machines; they share the work between two processes.
@@ -95,7 +97,7 @@ faults = st.one_of(
 )
 deaths = st.one_of(st.none(), st.none(), st.builds(Fault, st.just(Kind.DIES), st.integers(1, 4)))
 
-_RANK = {"QUEUED": 0, "RUNNING": 1, "COMPLETED": 2, "FAILED": 2, "CANCELLED": 2}
+_RANK = {status: 2 if status.is_terminal else 1 for status in JobStatus} | {JobStatus.QUEUED: 0}
 
 
 def act(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
@@ -126,11 +128,12 @@ class Machine(RuleBasedStateMachine):
         self.enqueued: list[tuple[str, dict[str, Any], str]] = []
         self.of_key: dict[str, str] = {}
         self.retries: Counter[str] = Counter()
-        self.heads: dict[str, dict[str, Any]] = {}
+        self.stored = StoredJobs({}, [], {})
         self.projects: list[dict[str, Any]] = []
         self.resources: list[Resource] = []
-        self.statuses: dict[str, tuple[int, str]] = {}
-        self.stages: dict[tuple[str, str], tuple[int, int, str]] = {}
+        #: The jobs and stages as they were after the step before.
+        self.jobs: dict[str, StoredJob] = {}
+        self.stages: dict[tuple[str, str], StoredStage] = {}
         self.history: dict[str, dict[str, str]] = {}
         #: Whether what is under way at the end gets lost, instead of being let run out.
         self.is_given_up = False
@@ -355,7 +358,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def all_holds(self) -> None:
         """Everything below."""
-        self.heads = self._heads()
+        self.stored = stored_jobs.read(self.world)
         self.projects = self.world.read("ProjectsTable")
         self.resources = self.world.resources()
         self.statuses_are_monotonic()
@@ -368,44 +371,34 @@ class Machine(RuleBasedStateMachine):
         self.what_is_foreign_stays()
 
     def statuses_are_monotonic(self) -> None:
-        for item in self.world.items("JobsTable"):
-            job_id, record = item["job_id"].value, item["record"].value
-            if record == "JOB":
-                self._check_job(job_id, item)
-            elif record.startswith("STAGE#"):
-                self._check_stage(job_id, record, item)
+        """A job and a stage only go forward; a terminal status is that for as long as it lives."""
+        for job in self.stored.jobs.values():
+            self._check_job(job, self.jobs.get(job.job_id, job))
+        for stage in self.stored.stages:
+            self._check_stage(stage, self.stages.get(stage.key))
+        self.jobs = self.stored.jobs
+        self.stages = {stage.key: stage for stage in self.stored.stages}
 
-    def _check_job(self, job_id: str, item: Any) -> None:
-        attempt, status = int(item["attempt"].value), item["status"].value
-        before_attempt, before = self.statuses.get(job_id, (attempt, status))
-        if attempt == before_attempt:
-            moved = _RANK[status] - _RANK[before]
-            assert moved > 0 or status == before, f"{job_id}: {before} became {status}"
-        else:
-            assert attempt == before_attempt + 1, f"{job_id}: attempt {attempt}"
-            assert _RANK[before] < 2 or before != "COMPLETED", f"{job_id}: {before} was retried"
-            assert attempt <= 1 + self.retries[job_id], f"{job_id}: nobody has retried it"
-        self.statuses[job_id] = (attempt, status)
+    def _check_job(self, job: StoredJob, before: StoredJob) -> None:
+        if job.attempt == before.attempt:
+            moved = _RANK[job.status] - _RANK[before.status]
+            assert moved > 0 or job.status == before.status, f"{before} became {job}"
+            return
+        assert job.attempt == before.attempt + 1, f"{before} became {job}"
+        assert before.status is not JobStatus.COMPLETED, f"{before} was retried"
+        assert job.attempt <= 1 + self.retries[job.job_id], f"nobody has retried {job}"
 
-    def _check_stage(self, job_id: str, record: str, item: Any) -> None:
-        round_ = int(item["round"].value)
-        attempt = int(item["attempt"].value) if "attempt" in item else 0
-        status = item["status"].value
-        before = self.stages.get((job_id, record), (0, 0, "PENDING"))
-        assert round_ >= before[0], f"{job_id} {record}: an earlier round speaks"
-        if round_ == before[0] and StageStatus(before[2]).is_terminal:
-            assert status == before[2], f"{job_id} {record}: {before[2]} became {status}"
-        assert attempt <= STAGE_RETRY.attempts_in_all, f"{job_id} {record}: attempt {attempt}"
-        if status == "WAITING":
-            assert {"waiting_for", "waiting_since", "waits_until"} <= item.keys()
-        self.stages[job_id, record] = (round_, attempt, status)
+    def _check_stage(self, stage: StoredStage, before: StoredStage | None) -> None:
+        if before is not None:
+            assert stage.life >= before.life, f"{before} became {stage}: an earlier life speaks"
+            if stage.life == before.life and before.status.is_terminal:
+                assert stage.status == before.status, f"{before} became {stage}"
+        assert stage.attempt <= STAGE_RETRY.attempts_in_all, f"{stage}"
+        assert stage.says_what_it_waits_for or stage.status is not StageStatus.WAITING, f"{stage}"
 
     def history_only_grows(self) -> None:
-        found: dict[str, dict[str, str]] = {}
-        for item in self.world.items("JobsTable"):
-            if item["record"].value.startswith("HISTORY#"):
-                told = found.setdefault(item["job_id"].value, {})
-                told[item["record"].value] = item["status"].value
+        """No entry changes or goes, and a new one is later than all before."""
+        found = self.stored.history
         for job_id, before in self.history.items():
             now = found.get(job_id, {})
             assert before.items() <= now.items(), f"{job_id}: history was changed"
@@ -441,12 +434,11 @@ class Machine(RuleBasedStateMachine):
             return  # what goes on unseen may take what is given back later
         for project in self.projects:
             if "locked_by" in project:
-                assert self._is_open(self.heads[project["locked_by"]]), f"{project}"
+                assert self.stored.jobs[project["locked_by"]].is_open, f"{project}"
 
     def every_resource_is_someones(self) -> None:
         resources = [r for r in self.resources if PROJECT_TAG in r.tags]
         projects = {project["project_id"]: project for project in self.projects}
-        heads = self.heads
         for resource in resources:
             project = projects[resource.tags[PROJECT_TAG]]
             is_live = project["status"] in {
@@ -456,18 +448,14 @@ class Machine(RuleBasedStateMachine):
             }
             if is_live or "locked_by" in project:
                 continue
-            maker = heads.get(resource.job_id)
+            maker = self.stored.jobs.get(resource.job_id)
             assert maker is not None, f"{resource} was made by no job"
-            if self._is_open(maker):
-                continue
-            is_kept = json.loads(maker["payload"]).get("on_failure") == "keep"
-            assert is_kept or self._is_listed(resource.name, maker), (
+            assert maker.is_open or maker.keeps or resource.name in maker.remaining, (
                 f"{resource} belongs to nobody: {project} {maker}"
             )
 
     def at_most_one_set_of_keys_verifies(self) -> None:
         """Beside the sets that a rotation lets run out, or could not end since it failed."""
-        heads = self.heads
         for project in self.projects:
             keys = [
                 key
@@ -481,7 +469,7 @@ class Machine(RuleBasedStateMachine):
             completed = [
                 key["created_at"]
                 for key in keys
-                if heads[key["job_id"]]["status"] == JobStatus.COMPLETED
+                if self.stored.jobs[key["job_id"]].status is JobStatus.COMPLETED
             ]
             since = max(completed, default="")
             sets = {key["job_id"] for key in keys if key["created_at"] <= since}
@@ -547,25 +535,25 @@ class Machine(RuleBasedStateMachine):
             world.sweep()
             self._look()
             is_over = not (world.letters or world.running or world.hanging)
-            if is_over and not any(map(self._is_open, self._heads().values())):
+            jobs = stored_jobs.read_jobs(world).values()
+            if is_over and not any(job.is_open for job in jobs):
                 break
         self.all_holds()
 
     def _check_the_end(self) -> None:
-        for job_id, head in self.heads.items():
-            assert not self._is_open(head), f"{job_id}: {head}"
-            reached[f"{head['job_type']} {head['status']}"] += 1
-            if "cleanup_status" in head:
-                reached[f"clean-up {head['cleanup_status']}"] += 1
-                for stage in head["cleanup_stages"]:
-                    *_, status = self.stages.get((job_id, f"STAGE#{stage}"), ("PENDING",))
-                    assert status not in {"RUNNING", "RETRYING"}, f"{job_id} {stage}: {status}"
-            for stage in head["stages"]:
-                round_, _, status = self.stages.get((job_id, f"STAGE#{stage}"), (0, 0, ""))
-                is_over = round_ < int(head["attempt"]) or status != "WAITING"
-                assert is_over, f"{job_id} {stage}: {status}"
-            if int(head["attempt"]) > 1:
-                reached[f"retried {head['status']}"] += 1
+        for job in self.stored.jobs.values():
+            assert not job.is_open, f"{job}"
+            reached[f"{job.job_type} {job.status}"] += 1
+            if job.cleanup_status is not None:
+                reached[f"clean-up {job.cleanup_status}"] += 1
+            if job.attempt > 1:
+                reached[f"retried {job.status}"] += 1
+            for stage in self._stages_of(job, job.cleanup_stages):
+                assert not stage.is_at_work, f"{stage}"
+            for stage in self._stages_of(job, job.stages):
+                # One that the job's last attempt has not come to is as the one before left it.
+                is_over = stage.life < job.attempt or stage.status is not StageStatus.WAITING
+                assert is_over, f"{stage}"
         for project in self.projects:
             assert "locked_by" not in project, f"{project}"
             reached[f"project {project['status']}"] += 1
@@ -623,12 +611,15 @@ class Machine(RuleBasedStateMachine):
         """See what the last step has sent and started."""
         self.world.fetch()
         self.world.follow()
-        heads = self._heads()
-        new = [job_id for job_id in heads if job_id not in self.job_ids]
-        self.job_ids += sorted(new, key=lambda job_id: str(heads[job_id]["created_at"]))
+        jobs = stored_jobs.read_jobs(self.world)
+        new = [job_id for job_id in jobs if job_id not in self.job_ids]
+        self.job_ids += sorted(new, key=lambda job_id: jobs[job_id].created_at)
 
-    def _heads(self) -> dict[str, dict[str, Any]]:
-        return {item["job_id"]: item for item in self.world.read("JobsTable", "JOB")}
+    def _stages_of(self, job: StoredJob, names: Sequence[str]) -> Iterator[StoredStage]:
+        """Yield those stages of a job that have begun."""
+        for name in names:
+            if (job.job_id, name) in self.stages:
+                yield self.stages[job.job_id, name]
 
     def _are(self, status: str) -> list[str]:
         return [p["project_id"] for p in self.projects if p["status"] == status]
@@ -637,7 +628,7 @@ class Machine(RuleBasedStateMachine):
         return [
             job_id
             for job_id in reversed(self.job_ids)
-            if self.heads[job_id]["status"] in {"FAILED", "CANCELLED"}
+            if self.stored.jobs[job_id].status in {JobStatus.FAILED, JobStatus.CANCELLED}
         ]
 
     def _buckets(self) -> list[str]:
@@ -646,13 +637,6 @@ class Machine(RuleBasedStateMachine):
             for resource in self.resources
             if resource.name.startswith("bucket ") and PROJECT_TAG in resource.tags
         ]
-
-    def _is_open(self, head: dict[str, Any]) -> bool:
-        is_open = not JobStatus(head["status"]).is_terminal
-        return is_open or head.get("cleanup_status") == "RUNNING"
-
-    def _is_listed(self, name: str, head: dict[str, Any]) -> bool:
-        return name in head.get("cleanup_left_over", ())
 
     def _read_foreign(self) -> Any:
         match self.foreign:
