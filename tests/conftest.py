@@ -1,6 +1,7 @@
 """The plugins of every test."""
 
 pytest_plugins = [
+    "support.quick_memory",
     "support.quick_moto",
     "support.quick_calls",
     "support.core",

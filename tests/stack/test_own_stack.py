@@ -190,7 +190,19 @@ def _server_of_instance(stack: LocalStack, name: str) -> PostgresqlServer:
 
 def _kill(process_id: int) -> None:
     os.kill(process_id, signal.SIGKILL)
-    eventually(lambda: not _command(process_id))
+    eventually(lambda: _has_ended(process_id))
+
+
+def _has_ended(process_id: int) -> bool:
+    """Whether a process is gone, or waits for its parent alone; its command goes some time before.
+
+    Source: proc_pid_stat(5); the name, in parentheses, may hold anything.
+    """
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_text(errors="replace")
+    except OSError:
+        return True
+    return status.rpartition(") ")[2][0] in "ZX"
 
 
 def _command(process_id: int) -> str:
