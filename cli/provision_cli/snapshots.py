@@ -64,26 +64,24 @@ def restore_snapshot(  # noqa: PLR0917 - Typer passes them by name
     # As Ctrl-C: what psql runs is cancelled, and nothing is left.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     Target.of(context).connect()
-    if (into is None or snapshot is not None) and isinstance(
-        found := api.find_snapshot(project_id, snapshot), api.InstanceSnapshot
-    ):
-        if into is not None:
+    # Into another database goes the newest dump, whatever else is newer.
+    is_a_dump = into is not None and snapshot is None
+    found = None if is_a_dump else api.find_snapshot(project_id, snapshot)
+    if not isinstance(found, api.InstanceSnapshot):
+        if size is not None or storage_gb is not None:
             raise CommandError(
-                f"--into: the snapshot {found.identifier} is one of Amazon RDS, which becomes an "
-                "instance of the project's own; leave --into out, once the project is "
-                "deprovisioned."
+                "--size, --storage-gb: go with a snapshot of Amazon RDS; leave them out."
             )
-        job = api.restore_instance(project_id, found.identifier, size=size, storage_gb=storage_gb)
-        display.line(Console(), job.job_id)
-        display.line(
-            Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it."
-        )
+        show_restored(Console(), api.restore_snapshot(project_id, snapshot, into=into))
         return
-    if size is not None or storage_gb is not None:
+    if into is not None:
         raise CommandError(
-            "--size, --storage-gb: go with a snapshot of Amazon RDS; leave them out."
+            f"--into: the snapshot {found.identifier} is one of Amazon RDS, which becomes an "
+            "instance of the project's own; leave --into out, once the project is deprovisioned."
         )
-    show_restored(Console(), api.restore_snapshot(project_id, snapshot, into=into))
+    job = api.restore_instance(project_id, found.identifier, size=size, storage_gb=storage_gb)
+    display.line(Console(), job.job_id)
+    display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
 
 
 def show_restored(console: Console, restored: api.RestoredSnapshot) -> None:

@@ -44,7 +44,7 @@ from support.undoing import (
     fail,
     repeated_to_its_end,
 )
-from support.workflow import Deploy, Fault, Workflow, deployed
+from support.workflow import NO_SERVICES, Deploy, Fault, Workflow, deployed
 
 # DynamoDB.
 
@@ -80,7 +80,6 @@ type Ending = Callable[[Workflow], Any]
 
 
 #: Fewer resources and keys: each is one more call to throttle, and none of another kind.
-_NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
 _ONE_KEY = {"count": 1}
 
 
@@ -93,7 +92,7 @@ def _provisioned(workflow: Workflow) -> Any:
 def _cleaned_up(workflow: Workflow) -> Any:
     fail(workflow)
     project_id = workflow.new_project(**OWNER)
-    job = workflow.execute(workflow.new_job(project_id, services=_NO_SERVICES, api_keys=_ONE_KEY))
+    job = workflow.execute(workflow.new_job(project_id, services=NO_SERVICES, api_keys=_ONE_KEY))
     assert_undone(workflow, job)
     return cleanup_of(job).status
 

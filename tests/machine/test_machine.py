@@ -45,7 +45,7 @@ from support.leaks import leaks
 from support.postgresql import PreparedCluster
 from support.simulation import Fault, Kind, Resource, Simulation, simulation
 from support.stored_jobs import StoredJob, StoredJobs, StoredStage
-from support.workflow import REGION, FunctionEnded
+from support.workflow import NO_SERVICES, REGION, FunctionEnded
 
 #: Examples of each of the two machines; they share the work between two processes.
 EXAMPLES = 160
@@ -77,8 +77,7 @@ PARTIES: dict[str, dict[str, str]] = {
 }
 
 _STORAGE = {"auth": False, "realtime": False}
-_NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
-SERVICES: tuple[dict[str, bool], ...] = (_STORAGE, _STORAGE, _NO_SERVICES, _NO_SERVICES, {})
+SERVICES: tuple[dict[str, bool], ...] = (_STORAGE, _STORAGE, NO_SERVICES, NO_SERVICES, {})
 
 #: What everyone waits for longest before something is done without being asked, in seconds.
 LONG = 3700

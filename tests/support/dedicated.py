@@ -32,10 +32,9 @@ from support.postgresql import PreparedCluster
 from support.rds import make_subnet_group
 from support.tenant_server import OnMysql, OnPostgresql, TenantServer
 from support.undoing import OWNER
-from support.workflow import REGION, Workflow, deployed
+from support.workflow import NO_SERVICES, REGION, Workflow, deployed
 
 SIZE = "db.t4g.micro"
-NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
 
 _ALLOWANCE = {
     "sizes": [SIZE],

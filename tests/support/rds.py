@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from dataclasses import dataclass
 from datetime import date
 from types import SimpleNamespace
 from typing import Any
 
-from moto.rds.models import rds_backends
+from moto.rds.models import DBInstance, rds_backends
 from provisioner.drivers import rds, rds_snapshots
 from provisioner.drivers.drift import Repairs
 from provisioner.drivers.rds import Instance
@@ -43,6 +44,18 @@ KEPT_UNTIL = date(2026, 2, 26)
 
 #: The snapshot of the project's instance.
 SNAPSHOT = "nm-shop-job-1"
+
+_make = DBInstance.__init__
+
+
+def _make_with_an_id(instance: DBInstance, *arguments: Any, **options: Any) -> None:
+    """Make an instance with a resource id of its own: moto gives all the same."""
+    _make(instance, *arguments, **options)
+    instance.dbi_resource_id = f"db-{uuid.uuid4().hex[:26].upper()}"
+
+
+_instances: Any = DBInstance
+_instances.__init__ = _make_with_an_id
 
 
 @dataclass

@@ -62,6 +62,7 @@ def test_a_project_gets_an_instance_with_the_marker(database: Database) -> None:
     assert instance == Instance(
         identifier=NAME,
         arn=f"arn:aws:rds:{REGION}:{ACCOUNT}:db:{NAME}",
+        resource_id=database.kept.dbi_resource_id,
         status="available",
         state=RdsState.READY,
         host=f"{NAME}.aaaaaaaaaa.{REGION}.rds.amazonaws.com",

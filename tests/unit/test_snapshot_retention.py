@@ -135,7 +135,7 @@ def test_it_ends_when_its_time_does_and_goes_on_the_next_day(retention: Retentio
     for number in range(3):
         retention.take(f"expired-{number}", **until("2026-01-30"))
     # Enough to look at the first region, and for two of what is there.
-    left = iter([60.0, 60.0, 60.0, 29.0])
+    left = itertools.chain([60.0, 60.0, 60.0], itertools.repeat(29.0))
 
     ended = retention.remove(lambda: next(left))
 

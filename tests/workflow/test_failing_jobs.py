@@ -14,13 +14,12 @@ from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from psycopg import sql
-from support.workflow import FAILING_TOGETHER, REGION, Deploy, Workflow
+from support.workflow import FAILING_TOGETHER, NO_SERVICES, REGION, Deploy, Workflow
 
 #: Prepares what fails and returns the job.
 type Case = Callable[[Workflow], api.Job]
 
 #: Services that a case does without are not waited for.
-NO_SERVICES = {"auth": False, "realtime": False, "storage": False}
 
 #: How a job is run, on the state machine first.
 WAYS = (Workflow.execute, Workflow.execute_in_process)

@@ -156,6 +156,8 @@ class Instance:
 
     identifier: str
     arn: str
+    #: Another for each instance that is made, also under the same identifier.
+    resource_id: str
     #: RDS's word, such as `backing-up`.
     status: str
     #: What the status means. READY takes an endpoint besides.
@@ -326,8 +328,8 @@ def remove_instance(
 
 def change_master_password(
     client: RDSClient, identifier: str, *, password: str, claim: Claim, final: ErrorType
-) -> Instance | None:
-    """Give the instance's master user a password; RDS sets it within some minutes.
+) -> bool:
+    """Ask for a password for the instance's master user; RDS sets it within some minutes.
 
     Until it has, `is_password_pending` says so of the instance. Source: Amazon RDS API Reference,
     ModifyDBInstance, MasterUserPassword.
@@ -340,8 +342,7 @@ def change_master_password(
         final: the error type of causes that stay.
 
     Returns:
-        The instance as it is then; None where RDS does not take the request in the instance's
-        status, and a later call asks again.
+        Whether RDS takes the request in the instance's status; if not, a later call asks again.
 
     Raises:
         ValueError: RDS takes no such password.
@@ -357,8 +358,9 @@ def change_master_password(
                 DBInstanceIdentifier=identifier, MasterUserPassword=password
             )["DBInstance"]
         except client.exceptions.InvalidDBInstanceStateFault:
-            return None
-        return _checked(modified, identifier)
+            return False
+        _checked(modified, identifier)
+    return True
 
 
 def repair_instance(
@@ -578,6 +580,7 @@ def _instance(found: DBInstanceTypeDef) -> Instance:
     return Instance(
         identifier=found["DBInstanceIdentifier"],
         arn=found["DBInstanceArn"],
+        resource_id=found["DbiResourceId"],
         status=status,
         state=_state(status, has_endpoint="Address" in endpoint),
         host=endpoint.get("Address"),

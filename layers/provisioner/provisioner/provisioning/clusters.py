@@ -26,7 +26,6 @@ _Host = Annotated[str, Field(min_length=1, max_length=255)]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
 _Version = Annotated[str, Field(pattern=r"^[0-9]{1,2}(\.[0-9]{1,2}){0,2}$")]
 
-
 #: Days that the final snapshot of an instance is kept, where the operator does not say.
 SNAPSHOT_DAYS = 90
 

@@ -53,9 +53,9 @@ class DedicatedInstance:
     job_id: str
     #: The snapshot of Amazon RDS that it is made of, if it is.
     snapshot: str | None = None
-    #: Whether AWS has been asked to give its master user the password of the secret, where it is
-    #: made of a snapshot, which brings another.
-    is_password_asked: bool = False
+    #: The resource id of the instance whose master user AWS was asked to give the password of the
+    #: secret, where it is made of a snapshot, which brings another.
+    password_asked_of: str | None = None
     #: Where it is reached, once AWS has said so.
     host: str | None = None
     port: int | None = None

@@ -38,7 +38,6 @@ ApiKeyPrefix = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9]{1,9}$"
 
 DEFAULT_API_KEY_PREFIX = "nm"
 
-
 #: An instance class of Amazon RDS, such as db.t4g.micro.
 InstanceSize = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")]
 
@@ -74,7 +73,7 @@ class SnapshotReference(Payload):
     project_id: ProjectId
     #: Its key or job, or a unique beginning of one; the newest one without it.
     snapshot: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    #: A PostgreSQL connection URL; the project's own database without it.
+    #: A connection URL; the project's own database without it.
     into: str | None = None
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from provisioner.drivers.rds_snapshots import (
     remove_snapshot,
 )
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.ownership import MANAGED_BY_TAG
+from provisioner.ownership import MANAGED_BY_TAG, Claim
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.runtime.observability import logger
 
@@ -30,7 +29,7 @@ REMOVE_EXPIRED_SNAPSHOTS = "REMOVE_EXPIRED_SNAPSHOTS"
 
 _FINAL = ErrorType.REMOVAL_FAILED
 
-#: Seconds that looking at a snapshot and deleting it may take.
+#: Seconds that looking at a region, or at a snapshot and deleting it, may take.
 _SECONDS_OF_ONE = 30.0
 
 
@@ -61,63 +60,58 @@ def remove_expired_snapshots(
     Raises:
         ProvisioningError: a region could not be read, or a snapshot not deleted; the rest was.
     """
-    removal = _Removal(namespace, today)
+    removed: list[str] = []
+    errors: list[ProvisioningError] = []
+    is_expired = partial(_is_expired, namespace=namespace, today=today)
     has_seen_all = True
-    for remove in removal.steps(catalogue.regions_of_instances(), rds):
+    for region in catalogue.regions_of_instances():
         if time_left() < _SECONDS_OF_ONE:
             has_seen_all = False
             break
-        remove()
-    if removal.errors:
-        raise removal.errors[0]
-    return {"removed": removal.removed, "has_seen_all": has_seen_all}
+        client = rds(region)
+        found: list[InstanceSnapshot] = []
+        with _noted(errors, region):
+            found = list_snapshots(client, claim=is_expired, final=_FINAL)
+        for snapshot in found:
+            if time_left() < _SECONDS_OF_ONE:
+                has_seen_all = False
+                break
+            with _noted(errors, region, snapshot.identifier):
+                if _is_removed(client, snapshot.identifier, is_expired):
+                    logger.info("snapshot removed", region=region, snapshot=snapshot.identifier)
+                    removed.append(snapshot.identifier)
+    if errors:
+        raise errors[0]
+    return {"removed": removed, "has_seen_all": has_seen_all}
 
 
-@dataclass(slots=True)
-class _Removal:
-    namespace: str
-    today: date
-    removed: list[str] = field(default_factory=list)
-    errors: list[ProvisioningError] = field(default_factory=list)
+def _is_expired(tags: Mapping[str, str], *, namespace: str, today: date) -> bool:
+    kept_until = kept_until_of(tags)
+    is_ours = tags.get(MANAGED_BY_TAG) == namespace
+    return is_ours and kept_until is not None and kept_until < today
 
-    def steps(
-        self, regions: Iterable[str], rds: Callable[[str], RDSClient]
-    ) -> Iterator[Callable[[], None]]:
-        """Yield what is to be done, one thing at a time: look at a region, delete a snapshot."""
-        for region in regions:
-            found: list[InstanceSnapshot] = []
-            yield partial(self._look, region, rds(region), found)
-            for snapshot in found:
-                yield partial(self._remove, region, rds(region), snapshot.identifier)
 
-    def _look(self, region: str, client: RDSClient, found: list[InstanceSnapshot]) -> None:
-        with self._noting(region):
-            found += list_snapshots(client, claim=self._is_expired, final=_FINAL)
+def _is_removed(client: RDSClient, identifier: str, is_expired: Claim) -> bool:
+    """Delete a snapshot, and say whether it goes.
 
-    def _remove(self, region: str, client: RDSClient, identifier: str) -> None:
-        with self._noting(region, identifier):
-            remove_snapshot(client, identifier, claim=self._is_expired, final=_FINAL)
-            # Somebody may have written another day on it meanwhile, or be using it.
-            left = find_snapshot(client, identifier, claim=lambda _tags: True, final=_FINAL)
-            if left is None or left.state is RdsState.DELETING:
-                logger.info("snapshot removed", region=region, snapshot=identifier)
-                self.removed.append(identifier)
+    It stays where somebody has written another day on it meanwhile, or uses it.
+    """
+    remove_snapshot(client, identifier, claim=is_expired, final=_FINAL)
+    left = find_snapshot(client, identifier, claim=lambda _tags: True, final=_FINAL)
+    return left is None or left.state is RdsState.DELETING
 
-    def _is_expired(self, tags: Mapping[str, str]) -> bool:
-        kept_until = kept_until_of(tags)
-        is_ours = tags.get(MANAGED_BY_TAG) == self.namespace
-        return is_ours and kept_until is not None and kept_until < self.today
 
-    @contextmanager
-    def _noting(self, region: str, snapshot: str = "") -> Iterator[None]:
-        try:
-            yield
-        except ProvisioningError as error:
-            logger.error(
-                "snapshots not removed",
-                region=region,
-                snapshot=snapshot,
-                error=error.message,
-                cause=error.cause,
-            )
-            self.errors.append(error)
+@contextmanager
+def _noted(errors: list[ProvisioningError], region: str, snapshot: str = "") -> Iterator[None]:
+    """Log what cannot be read or deleted, and keep it, so that the rest is gone through."""
+    try:
+        yield
+    except ProvisioningError as error:
+        logger.error(
+            "snapshots not removed",
+            region=region,
+            snapshot=snapshot,
+            error=error.message,
+            cause=error.cause,
+        )
+        errors.append(error)

@@ -63,7 +63,6 @@ class DatabaseRequest(Payload):
     size: InstanceSize | None = None
     #: Gibibytes of the project's own instance, 1 to 65,536; only with `size`.
     storage_gb: StorageGb | None = None
-
     #: A snapshot of Amazon RDS of the project's, as RDS names it: the project's own instance is
     #: made of it; only with `size`.
     snapshot: (

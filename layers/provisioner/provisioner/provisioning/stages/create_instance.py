@@ -57,7 +57,7 @@ def ensure_instance(
 
     An instance that is made of a snapshot comes with the password that its master user had then. It
     is given the secret's once it serves, and the stage waits until AWS has set it. To ask for that
-    twice does no harm; the project's item keeps that it was asked for, so that it is once.
+    twice does no harm; the project's item keeps of which instance it was asked, so that it is once.
 
     Raises:
         INVALID_PAYLOAD: the operator does not allow the instance any more, or the project has no
@@ -78,10 +78,6 @@ def ensure_instance(
         instance = _settle(
             job, payload, snapshot, projects=projects, catalogue=catalogue, naming=naming
         )
-    if instance.is_password_asked and not _is_there(client, instance, owner):
-        # It vanished. What is made of the snapshot again has the password of then.
-        instance = replace(instance, is_password_asked=False)
-        projects.keep_instance(payload.project_id, instance)
     login = ensure_secret(
         secrets_manager,
         name=instance.admin_secret,
@@ -99,13 +95,13 @@ def ensure_instance(
         )
     if not made.is_ready or made.host is None or made.port is None:
         return Waiting(f"the database instance {instance.identifier} is {made.status}")
-    if instance.snapshot is not None and not instance.is_password_asked:
-        changed = driver.change_master_password(
+    if instance.snapshot is not None and instance.password_asked_of != made.resource_id:
+        if not driver.change_master_password(
             client, instance.identifier, password=password, claim=owner.owns, final=_FINAL
-        )
-        if changed is None:
+        ):
             return Waiting(f"the database instance {instance.identifier} is {made.status}")
-        instance = replace(instance, is_password_asked=True)
+        # One that vanishes and is made of the snapshot again is another, and is asked anew.
+        instance = replace(instance, password_asked_of=made.resource_id)
         projects.keep_instance(payload.project_id, instance)
         # AWS may not tell yet that it has the password still to set: the next look does.
         return Waiting(f"the database instance {instance.identifier} gets its password")
@@ -141,11 +137,6 @@ def description(instance: DedicatedInstance, password: str) -> InstanceDescripti
         backup_days=instance.backup_days,
         deletion_protection=instance.deletion_protection,
     )
-
-
-def _is_there(client: RDSClient, instance: DedicatedInstance, owner: Ownership) -> bool:
-    identifier = instance.identifier
-    return driver.find_instance(client, identifier, claim=owner.owns, final=_FINAL) is not None
 
 
 def _find_snapshot(
