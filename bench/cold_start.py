@@ -20,7 +20,7 @@ BUILD = Path(__file__).resolve().parents[1] / ".aws-sam" / "build"
 #: The most that each function is meant to cost.
 AIMS = {
     **dict.fromkeys(["Dispatcher", "Lifecycle", "Instances", "Services", "ApiKeys"], 30),
-    **dict.fromkeys(["Supervisor", "DeadLetters", "Events"], 30),
+    **dict.fromkeys(["Reconciler", "DeadLetters", "Events"], 30),
     **dict.fromkeys(["Database", "Snapshot"], 45),
 }
 

@@ -13,7 +13,7 @@ pytest_plugins = [
     "support.tenants",
     "support.mysql_tenants",
     # After those that start servers, so that it looks before they stop them.
-    "support.left_over",
+    "support.remaining",
     "support.tenant_server",
     "support.workflow",
     "support.dedicated",

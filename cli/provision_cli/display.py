@@ -264,7 +264,7 @@ def _cleanup(job: api.Job) -> str:
         case api.CleanupStatus.DONE:
             return " What it made has been removed."
         case api.CleanupStatus.FAILED:
-            left = ", ".join(job.cleanup.left_over)
+            left = ", ".join(job.cleanup.remaining)
             return f" Left over: {left}; `provision cleanup {job.job_id}` tries again to remove it."
 
 

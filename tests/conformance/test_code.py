@@ -49,7 +49,7 @@ UNWANTED = {
     "instances": {"psycopg", "pymysql", "provisioner.drivers.postgresql"},
     "services": {"psycopg", "provisioner.drivers.postgresql"},
     "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
-    "supervisor": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
+    "reconciler": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
     "snapshot": set[str](),
     "dead_letters": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
     "events": {
@@ -67,7 +67,7 @@ CLIENTS = {
     "instances": ["dynamodb", "rds", "secretsmanager", "ssm"],
     "services": ["appsync", "cognito-idp", "dynamodb", "s3"],
     "api_keys": ["dynamodb", "secretsmanager"],
-    "supervisor": ["dynamodb", "sqs", "stepfunctions"],
+    "reconciler": ["dynamodb", "sqs", "stepfunctions"],
     "snapshot": ["dynamodb", "s3", "secretsmanager", "ssm"],
     "dead_letters": ["dynamodb", "sqs"],
     "events": ["dynamodb", "events"],

@@ -20,7 +20,7 @@ from support.project import ROOT, all_states, events, functions, state_machines
 
 OF_QUEUES, OF_STREAMS = {"dispatcher", "dead_letters"}, {"events"}
 #: Beside the folders of its stages, a function has the event of its schedule.
-OF_RULES = {"supervisor", "instances"}
+OF_RULES = {"reconciler", "instances"}
 STAGE_EVENTS = [p for p in events() if p.parent.name not in OF_QUEUES | OF_STREAMS | OF_RULES]
 BATCHES = [path for path in events() if path.parent.name in OF_QUEUES]
 STREAM_BATCHES = [path for path in events() if path.parent.name in OF_STREAMS]
@@ -69,10 +69,10 @@ def test_batch_is_what_sqs_delivers(path: Path) -> None:
         assert {"messageId", "receiptHandle", "attributes", "messageAttributes"} <= set(record)
 
 
-def test_execution_event_is_what_the_supervisor_s_rule_passes_on() -> None:
-    (path,) = (path for path in events() if path.parent.name == "supervisor")
+def test_execution_event_is_what_the_reconciler_s_rule_passes_on() -> None:
+    (path,) = (path for path in events() if path.parent.name == "reconciler")
     event = read(path)
-    pattern = functions()["supervisor"].properties["Events"]["ExecutionEnded"]["Properties"][
+    pattern = functions()["reconciler"].properties["Events"]["ExecutionEnded"]["Properties"][
         "Pattern"
     ]
     assert [event["source"]] == pattern["source"]

@@ -64,7 +64,7 @@ BESIDES = {
 
 #: What the code of a function has and never calls there.
 NEVER_CALLED = {
-    # Only the supervisor names stages that must not have started since it read them.
+    # Only the reconciler names stages that must not have started since it read them.
     "lifecycle": {Call("dynamodb:ConditionCheckItem", "JobsTable")},
 }
 
@@ -341,7 +341,7 @@ def start_no_cleanup(template: Template) -> None:
 
 
 def let_everyone_invoke(template: Template) -> None:
-    permission = template["Resources"]["SupervisorFunctionSweepPermission"]["Properties"]
+    permission = template["Resources"]["ReconcilerFunctionSweepPermission"]["Properties"]
     permission["Principal"] = "*"
 
 

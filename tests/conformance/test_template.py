@@ -77,7 +77,7 @@ each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 def test_functions_are_cut_by_privilege() -> None:
     stages = {"lifecycle", "database", "instances", "services", "api_keys", "snapshot"}
-    assert set(FUNCTIONS) == stages | {"dispatcher", "dead_letters", "events", "supervisor"}
+    assert set(FUNCTIONS) == stages | {"dispatcher", "dead_letters", "events", "reconciler"}
 
 
 @each_function
@@ -254,11 +254,11 @@ def test_dispatcher_takes_as_many_messages_at_once_as_it_works_on() -> None:
     }
 
 
-# --- Supervision ----------------------------------------------------------------------------------
+# --- Reconciler ---------------------------------------------------------------------------------
 
 
-def test_supervisor_hears_of_every_end_of_the_stacks_executions_and_sweeps() -> None:
-    events = FUNCTIONS["supervisor"].properties["Events"]
+def test_reconciler_hears_of_every_end_of_the_stacks_executions_and_sweeps() -> None:
+    events = FUNCTIONS["reconciler"].properties["Events"]
     detail = events["ExecutionEnded"]["Properties"]["Pattern"]["detail"]
     assert set(detail["status"]) == set(ExecutionStatus) - {ExecutionStatus.RUNNING}
     assert sorted(arn["Ref"] for arn in detail["stateMachineArn"]) == sorted(MACHINES)
@@ -453,12 +453,12 @@ def test_every_state_machine_has_its_alarms(metric: str) -> None:
     assert sorted(watched) == sorted(MACHINES)
 
 
-def test_a_supervisor_that_does_not_end_its_sweeps_is_told_of_after_three() -> None:
+def test_a_reconciler_that_does_not_end_its_sweeps_is_told_of_after_three() -> None:
     """Nobody else would: no job, message or event waits for it."""
     (alarm,) = (a for a in ALARMS.values() if a["MetricName"] == "SweepsCompleted")
     assert (alarm["Statistic"], alarm["ComparisonOperator"]) == ("Sum", "LessThanThreshold")
     assert alarm["Threshold"] == 1
-    sweep = FUNCTIONS["supervisor"].properties["Events"]["Sweep"]["Properties"]["Schedule"]
+    sweep = FUNCTIONS["reconciler"].properties["Events"]["Sweep"]["Properties"]["Schedule"]
     assert sweep == f"rate({alarm['Period'] // 60} minutes)"
     assert alarm["EvaluationPeriods"] == 3
 
@@ -684,9 +684,9 @@ def test_each_state_machine_may_be_started_and_its_executions_looked_at() -> Non
     cleanups = [n for n, machine in MACHINES.items() if name_of(machine).endswith("_cleanup")]
     started = statement_of("DispatcherRole", "StartJobs")["Resource"]
     assert sorted(arn["Ref"] for arn in started) == sorted(set(MACHINES) - set(cleanups))
-    started = as_list(statement_of("SupervisorRole", "StartCleanups")["Resource"])
+    started = as_list(statement_of("ReconcilerRole", "StartCleanups")["Resource"])
     assert [arn["Ref"] for arn in started] == cleanups
-    looked_at = statement_of("SupervisorRole", "LookAtExecutions")["Resource"]
+    looked_at = statement_of("ReconcilerRole", "LookAtExecutions")["Resource"]
     names = [re.findall(r":execution:\$\{(\w+)\.Name\}:\*$", arn["Fn::Sub"]) for arn in looked_at]
     assert sorted(names) == [[name] for name in sorted(MACHINES)]
 

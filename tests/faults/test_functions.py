@@ -1,7 +1,7 @@
 """Faults in the functions beside the stages: put in at each of their calls in turn.
 
 What a fault leaves undone, the next delivery does: of the message, of the stream's records, of the
-supervisor's next look.
+reconciler's next look.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from support.core import (
     provision_project_handler,
     take_one_request_at_a_time,
 )
-from support.supervision import cleanup_executions, client, ended, supervisor, waiting
+from support.reconciler import cleanup_executions, client, ended, reconciler, waiting
 from support.workflow import FunctionEnded
 
 #: Deliveries after which the queue gives up.
@@ -210,8 +210,8 @@ class Publishing(Function):
         }
 
 
-class Supervising(Function):
-    """The supervisor, with a job whose execution was stopped by hand."""
+class Reconciling(Function):
+    """The reconciler, with a job whose execution was stopped by hand."""
 
     def __init__(self, core: Core) -> None:
         super().__init__(core)
@@ -224,7 +224,7 @@ class Supervising(Function):
     def deliver(self) -> bool:
         # A clean-up that was not started is due after a minute.
         self.core.clock.advance(120)
-        supervisor(self.core).examine("job-1")
+        reconciler(self.core).reconcile("job-1")
         return True
 
     def end(self) -> Any:
@@ -247,7 +247,7 @@ FUNCTIONS: dict[str, type[Function]] = {
     "dispatcher/refusing": Refusing,
     "dead_letters": GivingUp,
     "events": Publishing,
-    "supervisor": Supervising,
+    "reconciler": Reconciling,
 }
 
 
@@ -379,7 +379,7 @@ def test_the_message_of_an_earlier_attempt_that_comes_late_starts_nothing() -> N
         core.jobs.retry(core.jobs.get("message-1"))
         late, body = function.record, json.loads(function.record["body"])
         function.record = late | {"body": json.dumps(body | {"job_id": "message-1", "attempt": 2})}
-        # The later attempt's message overtakes the earlier one's.
+        # The later attempt's message supersedes the earlier one's.
         assert function.deliver()
         before = function.end()
         function.record = late
@@ -390,13 +390,13 @@ def test_the_message_of_an_earlier_attempt_that_comes_late_starts_nothing() -> N
         ) == 2
 
 
-@pytest.mark.fault("reordering", where="supervisor")
+@pytest.mark.fault("reordering", where="reconciler")
 def test_an_event_that_comes_late_changes_nothing() -> None:
-    with prepared(Supervising) as function:
+    with prepared(Reconciling) as function:
         late = ended(function.core, ExecutionStatus.RUNNING)
         assert function.deliver()
         before = function.end()
-        supervisor(function.core).examine("job-1", late)
+        reconciler(function.core).reconcile("job-1", late)
         assert function.end() == before
 
 

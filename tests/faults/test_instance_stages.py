@@ -277,7 +277,7 @@ def test_what_could_not_be_removed_is_named_and_goes_once_it_can(rds: Rds) -> No
         cleanup = cleanup_of(job)
         assert not workflow.faults
         assert cleanup.status is api.CleanupStatus.FAILED
-        assert cleanup.left_over == (
+        assert cleanup.remaining == (
             f"database instance {names.instance}",
             f"secret {names.instance_secret}",
         )
@@ -290,7 +290,7 @@ def test_what_could_not_be_removed_is_named_and_goes_once_it_can(rds: Rds) -> No
     assert_nothing_is_left(workflow, job.project_id)
 
 
-# A function that dies, or is overtaken, at each of its effects.
+# A function that dies, or is superseded, at each of its effects.
 
 
 #: What each stage changes, in its order, and whether it writes where the instance is reached.
@@ -363,7 +363,7 @@ def test_a_function_dies_before_each_effect(rds: Rds, monkeypatch: pytest.Monkey
 def test_a_run_that_was_given_up_goes_on_beside_the_next(
     rds: Rds, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Before one of its effects, each stage is overtaken by its repetition."""
+    """Before one of its effects, each stage is superseded by its repetition."""
     events: dict[str, Mapping[str, Any]] = {}
     run_stage = rds.workflow.run_stage
 
@@ -371,14 +371,14 @@ def test_a_run_that_was_given_up_goes_on_beside_the_next(
         events[event["stage"]] = event
         return run_stage(event)
 
-    def be_overtaken(place: str, call: Call) -> Any:
+    def be_superseded(place: str, call: Call) -> Any:
         event = events[place.partition("/")[2]]
         with suppress(StageWaiting):
             run_stage({**event, "retry_count": event["retry_count"] + 1})
         return call.make()
 
     there = {place: [effects[min(number, len(effects) - 1)]] for place, effects in _EFFECTS.items()}
-    met = at_effects(rds, there, be_overtaken)
+    met = at_effects(rds, there, be_superseded)
     monkeypatch.setattr(rds.workflow, "run_stage", run_known)
     assert_lived(rds, live(rds))
     assert met == there
@@ -515,11 +515,11 @@ def test_two_projects_ask_for_the_last_instance(rds: Rds) -> None:
     allow(maximum=1)
     first, second = new_job(workflow), new_job(workflow)
 
-    def be_overtaken(_place: str, call: Call) -> Any:
+    def be_superseded(_place: str, call: Call) -> Any:
         assert workflow.execute_in_process(second).status is api.JobStatus.COMPLETED
         return call.make()
 
-    at_effects(rds, {_CREATING: [("TransactWriteItems", False)]}, be_overtaken)
+    at_effects(rds, {_CREATING: [("TransactWriteItems", False)]}, be_superseded)
     failed = workflow.execute_in_process(first)
     assert failed.error is not None
     assert (failed.error.stage, failed.error.type) == (

@@ -39,7 +39,7 @@ def assert_gone(workflow: Workflow, rds: Any, job: api.Job) -> None:
     """See that a job has left neither an instance nor anything else of its project."""
     assert rds.databases == {}
     cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.left_over, cleanup.unremoved) == (
+    assert (cleanup.status, cleanup.remaining, cleanup.unremoved) == (
         api.CleanupStatus.DONE,
         (),
         (),

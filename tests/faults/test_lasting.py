@@ -13,7 +13,7 @@ from provisioner.jobs.models import StageStatus
 from provisioner.provisioning.job_types import deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.fail import left_over
+from provisioner.provisioning.stages.fail import remaining
 from support.changes import logs_in, new_change, plainly_provisioned
 from support.places import (
     AT_DATABASES,
@@ -82,8 +82,8 @@ def test_what_could_not_be_removed_is_named_and_goes_once_it_can(
         assert record.status is StageStatus.FAILED, record.stage
         assert_fails_so(kind, f"{CLEANUP}/{record.stage}", record.error)
     naming = Naming(workflow.settings.resource_prefix, workflow.settings.resource_namespace)
-    assert set(cleanup.left_over) == {
-        name for record in cleanup.stages for name in left_over(job, record.stage, naming=naming)
+    assert set(cleanup.remaining) == {
+        name for record in cleanup.stages for name in remaining(job, record.stage, naming=naming)
     }
     assert api.get_project(job.project_id).locked_by is None
 
@@ -191,7 +191,7 @@ def test_each_stage_at_a_database_of_mysql_fails_and_says_where(workflow: Workfl
         assert_fails_so(kind, place, record.error)
         tenant = workflow.tenant(failed.project_id)
         assert {f"database {tenant.database}", f"role {tenant.app_role}"} <= set(
-            cleanup_of(failed).left_over
+            cleanup_of(failed).remaining
         )
         assert_undone(workflow, repeated_to_its_end(workflow, failed, 2))
 

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from provision_cli.local.aws_server import choose_port
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from provisioner import api
-from provisioner.composition.supervisor import supervisor
+from provisioner.composition.reconciler import reconciler
 from provisioner.drivers.database_engine import AdminConnection
 from provisioner.drivers.mysql.snapshot import MysqlDump
 from provisioner.drivers.postgresql.snapshot import PgDump
@@ -172,7 +172,7 @@ def test_a_job_that_cannot_even_be_written_failed_is_repaired_once_dynamodb_is_b
     # What ran when it began has been ended by its time-out by then.
     later = workflow.jobs.now() + timedelta(hours=1)
     monkeypatch.setattr(JobStore, "now", lambda _store: later)
-    assert supervisor(workflow.settings).examine(job.job_id).repair
+    assert reconciler(workflow.settings).reconcile(job.job_id).repair
 
     repaired = workflow.jobs.get(job.job_id)
     assert repaired.status is api.JobStatus.FAILED

@@ -2,7 +2,7 @@
 
 Hypothesis draws what is done: jobs enqueued, messages delivered, twice or late or never, executions
 that go on by one state or end from outside, functions that die at any effect or hang and go on
-later, cancels, retries, removals, the supervisor, and time. After each step the invariants below
+later, cancels, retries, removals, the reconciler, and time. After each step the invariants below
 hold; at the end everything is let run out, and then nothing may be held, owed or forgotten.
 
 Each of these was broken once by hand and found: the lock is not given back by a failure, a quota is
@@ -288,7 +288,7 @@ class Machine(RuleBasedStateMachine):
     @act(which=whiches, fault=faults)
     def hear(self, which: int, fault: Fault | None) -> None:
         """An event about the end of an execution arrives: late, twice, or in another order."""
-        self.world.supervise(_pick(self.world.events, which), fault)
+        self.world.reconcile(_pick(self.world.events, which), fault)
         self._look()
 
     @act(seconds=st.sampled_from((65, 320, 920, LONG)))
@@ -483,7 +483,7 @@ class Machine(RuleBasedStateMachine):
             if project["status"] != ProjectStatus.ACTIVE:
                 continue
             project_id = project["project_id"]
-            names = self.world.left_over_names(project_id)
+            names = self.world.remaining_names(project_id)
             services = project["result"]["services"]
             assert set(names["REMOVING_DATABASE"]) <= there, f"{project_id}: database"
             assert "auth" not in services or set(names["REMOVING_AUTH"]) <= there
@@ -511,7 +511,7 @@ class Machine(RuleBasedStateMachine):
             self.world.remove_tenants()
 
     def _give_up(self) -> None:
-        """Let everything under way get lost: then the supervisor is left alone with it."""
+        """Let everything under way get lost: then the reconciler is left alone with it."""
         for letter in list(self.world.letters):
             self.world.give_up(letter)
             self.world.undelivered.remove(letter)

@@ -63,7 +63,7 @@ def test_every_event_is_used_here() -> None:
         EVENTS / "lifecycle" / "record_failure.json",
         EVENTS / "dead_letters" / "batch.json",
         EVENTS / "events" / "history.json",
-        EVENTS / "supervisor" / "execution_aborted.json",
+        EVENTS / "reconciler" / "execution_aborted.json",
         EVENTS / "instances" / "remove_expired_snapshots.json",
     }
     assert used == set(events())
@@ -176,7 +176,7 @@ def test_failure_is_recorded_and_what_the_job_made_is_removed(
 
 
 @pytest.mark.parametrize("path", dispatcher_events(), ids=lambda p: p.stem)
-def test_batch_starts_jobs_and_buries_what_can_never_work(
+def test_batch_starts_jobs_and_rejects_what_can_never_work(
     sam_local: SamLocal, jobs: JobStore, path: Path
 ) -> None:
     invocation = invoke(sam_local, path)
@@ -251,10 +251,10 @@ def test_schedule_looks_for_snapshots_in_the_regions_of_instances(sam_local: Sam
     assert invocation.result == {"removed": [], "has_seen_all": True}
 
 
-def test_supervisor_ends_a_job_whose_execution_was_stopped(
+def test_reconciler_ends_a_job_whose_execution_was_stopped(
     sam_local: SamLocal, jobs: JobStore, projects: ProjectStore
 ) -> None:
-    path = EVENTS / "supervisor" / "execution_aborted.json"
+    path = EVENTS / "reconciler" / "execution_aborted.json"
     job = json.loads(read(path)["detail"]["input"])["job"]
     project_id = job["payload"]["project_id"]
     project = projects.create(project_id, owner_id=None, organization_id=None, created_at=utc_now())
@@ -272,7 +272,7 @@ def test_supervisor_ends_a_job_whose_execution_was_stopped(
 
     invocation = invoke(sam_local, path)
 
-    assert invocation.result == {"examined": 1, "repaired": 1}, invocation
+    assert invocation.result == {"reconciled": 1, "repaired": 1}, invocation
     assert {line.get("job_id") for line in log_lines(invocation)} == {job["job_id"]}
     ended = jobs.get(job["job_id"])
     assert ended.status is JobStatus.FAILED

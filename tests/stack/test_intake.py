@@ -67,7 +67,7 @@ def _delivered_again(stack: RunningStack, bodies: dict[str, str]) -> dict[str, A
     return response
 
 
-def test_one_poison_message_of_ten_is_buried_once_and_the_others_run_once(
+def test_one_poison_message_of_ten_is_rejected_once_and_the_others_run_once(
     deployment: RunningStack,
 ) -> None:
     projects = [f"batch-{number}" for number in range(1, 10)]

@@ -260,11 +260,11 @@ def is_swept_beside_a_job_of_an_unknown_type(own: OwnProject, stack: RunningStac
         stack.client("stepfunctions").stop_execution(executionArn=f"{executions}{FAILS}:{job_id}")
 
         answer = stack.client("lambda").invoke(
-            FunctionName=stack.outputs["SupervisorFunctionName"],
+            FunctionName=stack.outputs["ReconcilerFunctionName"],
             Payload=json.dumps({"detail-type": "Scheduled Event"}),
         )
 
-    assert json.load(answer["Payload"]) == {"examined": 2, "repaired": 1}
+    assert json.load(answer["Payload"]) == {"reconciled": 2, "repaired": 1}
     job = api.get_job(job_id)
     assert job.status is api.JobStatus.FAILED
     assert job.error is not None

@@ -21,7 +21,7 @@ from provisioner.errors import ErrorType
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.runtime import platform
-from support.left_over import deployment_on, left_in
+from support.remaining import deployment_on, left_in
 from support.stack_jobs import described, finished, secret
 
 #: What a refused login is to each driver.

@@ -142,7 +142,7 @@ def events() -> list[Path]:
         "lifecycle/record_failure",
         "lifecycle/await_quiet",
         "lifecycle/record_cleanup",
-        "supervisor/execution_aborted",
+        "reconciler/execution_aborted",
         "instances/remove_expired_snapshots",
         "dead_letters/batch",
         "events/history",

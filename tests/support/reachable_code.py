@@ -60,7 +60,7 @@ TABLES = {
 _IN_PROCESS = "composition.in_process"
 
 #: The functions that may end a job badly.
-RECORDS_FAILURES = {"lifecycle", "supervisor"}
+RECORDS_FAILURES = {"lifecycle", "reconciler"}
 
 #: Methods that are called without their names.
 _UNNAMED = ("__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__iter__")
@@ -308,7 +308,7 @@ def _named_by_job_types(function: str) -> Iterator[_Definition]:
         codes = [stage.code for stage in definition.all_stages if stage.function.name == function]
         if function in RECORDS_FAILURES:
             on_failure = definition.on_failure
-            codes += [on_failure.release, on_failure.cleanup_stages, on_failure.left_over]
+            codes += [on_failure.release, on_failure.cleanup_stages, on_failure.remaining]
         for code in filter(None, codes):
             module, _, name = code.partition(":")
             yield _Definition(module.removeprefix("provisioner."), "", name)

@@ -49,9 +49,9 @@ from provisioner.composition import (
     dispatcher,
     instances,
     lifecycle,
+    reconciler,
     services,
     snapshot,
-    supervisor,
 )
 from provisioner.drivers import dynamodb
 from provisioner.jobs import store as job_store
@@ -88,7 +88,7 @@ _BUILD: dict[str, Callable[[], Callable[..., Any]]] = {
     "snapshot": snapshot.build,
     "dispatcher": dispatcher.build,
     "dead_letters": dead_letters.build,
-    "supervisor": supervisor.build,
+    "reconciler": reconciler.build,
 }
 
 #: The function of each placeholder of the state machines.
@@ -498,16 +498,16 @@ class Simulation:
         except (ClientError, ReadTimeoutError, FunctionEnded) as error:
             return StateError("StepFunctions.SdkClientException", type(error).__name__)
 
-    # The supervisor.
+    # The reconciler.
 
-    def supervise(self, event: Mapping[str, Any], fault: Fault | None = None) -> None:
-        """Hand an event to the supervisor; where it fails, someone will hand over the next."""
+    def reconcile(self, event: Mapping[str, Any], fault: Fault | None = None) -> None:
+        """Hand an event to the reconciler; where it fails, someone will hand over the next."""
         with suppress(FunctionEnded, ClientError, ReadTimeoutError, api.ProvisioningError):
-            self.run(lambda: self.functions["supervisor"](event), fault)
+            self.run(lambda: self.functions["reconciler"](event), fault)
 
     def sweep(self, fault: Fault | None = None) -> None:
-        """Let the supervisor look at all jobs, as on schedule."""
-        self.supervise({"detail-type": "Scheduled Event"}, fault)
+        """Let the reconciler look at all jobs, as on schedule."""
+        self.reconcile({"detail-type": "Scheduled Event"}, fault)
 
     # What there is.
 
@@ -618,7 +618,7 @@ class Simulation:
         self.remove_tenants()
         self._connection.close()
 
-    def left_over_names(self, project_id: str) -> dict[str, tuple[str, ...]]:
+    def remaining_names(self, project_id: str) -> dict[str, tuple[str, ...]]:
         """Return what a clean-up names as left, by its stage."""
         names = self.naming.names(project_id)
         tenant = names.tenants[Engine.POSTGRESQL]

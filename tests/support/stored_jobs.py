@@ -98,7 +98,7 @@ def _job(item: dict[str, Any]) -> StoredJob:
         created_at=str(item["created_at"]),
         keeps=json.loads(item["payload"]).get("on_failure") == "keep",
         cleanup_status=item.get("cleanup_status"),
-        remaining=frozenset(item.get("cleanup_left_over", ())),
+        remaining=frozenset(item.get("cleanup_remaining", ())),
         stages=tuple(item["stages"]),
         cleanup_stages=tuple(item.get("cleanup_stages", ())),
     )

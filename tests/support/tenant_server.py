@@ -22,10 +22,10 @@ from provisioner.drivers.postgresql import errors as postgresql_errors
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.provisioning.engine import Engine
 from psycopg import sql
-from support.left_over import Resource, in_mysql, in_postgresql
 from support.mysql import PreparedMysql, mysql_tenant_snapshot, remove_mysql_tenant
 from support.mysql_tenants import admin_of
 from support.postgresql import PreparedCluster, remove_tenant, tenant_snapshot
+from support.remaining import Resource, in_mysql, in_postgresql
 
 #: What a secret hands over of a login.
 type LoginSecret = Mapping[str, Any]

@@ -52,7 +52,7 @@ def assert_undone(workflow: Workflow, job: api.Job) -> None:
         (),
     )
     cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.left_over) == (api.CleanupStatus.DONE, ())
+    assert (cleanup.status, cleanup.remaining) == (api.CleanupStatus.DONE, ())
     # Skipped is what the project never had, such as an instance of its own.
     assert cleanup.unremoved == ()
     assert_nothing_is_left(workflow, job.project_id)

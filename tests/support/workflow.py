@@ -80,8 +80,8 @@ from support.core import (
     provision_project_handler,
     take_one_request_at_a_time,
 )
-from support.left_over import LEDGER, deployment_of, left_in
 from support.postgresql import PreparedCluster
+from support.remaining import LEDGER, deployment_of, left_in
 from support.tenant_server import OnPostgresql, TenantServer
 
 REGION = "eu-central-1"

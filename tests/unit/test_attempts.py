@@ -268,7 +268,7 @@ def test_what_was_left_stays_named_where_the_next_attempt_never_begins(core: Cor
 
     cancelled = core.jobs.get("job-1")
     assert cancelled.cleanup is not None
-    assert (cancelled.status, cancelled.cleanup.status, cancelled.cleanup.left_over) == (
+    assert (cancelled.status, cancelled.cleanup.status, cancelled.cleanup.remaining) == (
         JobStatus.CANCELLED,
         CleanupStatus.FAILED,
         ("bucket",),
@@ -277,7 +277,7 @@ def test_what_was_left_stays_named_where_the_next_attempt_never_begins(core: Cor
     core.jobs.repeat_cleanup(cancelled)
     again = head(core).cleanup
     assert again is not None
-    assert (again.status, again.run, again.left_over) == (CleanupStatus.RUNNING, 2, ())
+    assert (again.status, again.run, again.remaining) == (CleanupStatus.RUNNING, 2, ())
 
 
 def test_a_clean_up_is_not_repeated_once_the_job_is_retried(core: Core) -> None:
@@ -300,7 +300,7 @@ def test_the_clean_up_of_the_next_attempt_takes_the_place_of_the_last(core: Core
     cleanup = head(core).cleanup
     assert cleanup is not None
     assert (cleanup.status, cleanup.run) == (CleanupStatus.RUNNING, 2)
-    assert (cleanup.left_over, cleanup.finished_at) == ((), None)
+    assert (cleanup.remaining, cleanup.finished_at) == ((), None)
 
 
 def test_a_job_that_completes_after_all_has_left_nothing(core: Core) -> None:
@@ -360,7 +360,7 @@ def test_a_failed_job_says_that_its_cleanup_is_under_way_and_how_it_ended(core: 
     core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
     ended = core.jobs.get("job-1").cleanup
     assert ended is not None
-    assert (ended.status, ended.left_over) == (CleanupStatus.FAILED, ("bucket nm-shop",))
+    assert (ended.status, ended.remaining) == (CleanupStatus.FAILED, ("bucket nm-shop",))
     assert ended.stages[0].status is StageStatus.SUCCEEDED
 
 
@@ -382,7 +382,7 @@ def test_a_cleanup_that_failed_can_be_run_again(core: Core) -> None:
     assert stored["expires_at"] == int((core.clock.at + timedelta(days=93)).timestamp())
     again = core.jobs.get("job-1").cleanup
     assert again is not None
-    assert (again.status, again.run, again.left_over) == (CleanupStatus.RUNNING, 2, ())
+    assert (again.status, again.run, again.remaining) == (CleanupStatus.RUNNING, 2, ())
     assert again.stages[0].status is StageStatus.PENDING
     with pytest.raises(ConditionFailedError):
         core.jobs.end_cleanup("job-1", 1, [])

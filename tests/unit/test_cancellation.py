@@ -34,16 +34,16 @@ from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings
 from support.core import Core, aws_error, provisioned_result
-from support.supervision import (
+from support.reconciler import (
     NETWORK_ERROR,
     cleanup_executions,
     client,
     executions,
     head,
     history,
+    reconciler,
     running,
     start_execution,
-    supervisor,
     unchanged,
     waiting,
 )
@@ -58,7 +58,7 @@ def cancel(core: Core) -> Job:
     """Cancel the job as the public API does."""
     job = client(core).cancel("job-1")
     if not job.status.is_terminal:
-        supervisor(core).examine("job-1")
+        reconciler(core).reconcile("job-1")
     return core.jobs.get("job-1")
 
 
@@ -116,10 +116,10 @@ def test_a_stage_that_died_without_a_word_is_waited_for_no_longer_than_it_can_ru
     assert cancel(core).status is JobStatus.RUNNING
     core.clock.advance(provision_project.INITIALIZING.seconds - 2)
     with unchanged(core):
-        supervisor(core).examine("job-1")
+        reconciler(core).reconcile("job-1")
     core.clock.advance(1)
 
-    supervisor(core).examine("job-1")
+    reconciler(core).reconcile("job-1")
 
     job = core.jobs.get("job-1")
     assert job.status is JobStatus.CANCELLED
@@ -177,7 +177,7 @@ def test_a_stage_that_runs_beside_one_that_waits_may_finish(core: Core) -> None:
     core.jobs.end_stage(
         "job-1", provision_project.CREATING_DATABASE, StageStatus.SUCCEEDED, output={}, check="x"
     )
-    supervisor(core).examine("job-1")
+    reconciler(core).reconcile("job-1")
     assert head(core).status is JobStatus.CANCELLED
 
 
@@ -311,7 +311,7 @@ def test_a_cancel_that_crosses_the_record_of_a_failure_goes_before_it(core: Core
         core.jobs.request_cancel(head(core))
 
     core.answers["dynamodb.TransactWriteItems"] = cancelled_meanwhile
-    failures = FailureRecorder(core.jobs, supervisor(core)._policies)
+    failures = FailureRecorder(core.jobs, reconciler(core)._policies)
     branch = {"ok": False, "stage": provision_project.INITIALIZING, "error": {"Error": "CONFLICT"}}
     job = head(core)
 
@@ -338,7 +338,7 @@ def test_a_stage_that_starts_under_the_end_of_its_job_keeps_it_from_ending(core:
 
     core.answers["dynamodb.TransactWriteItems"] = starts
 
-    supervisor(core).examine("job-1")
+    reconciler(core).reconcile("job-1")
 
     assert head(core).status is JobStatus.RUNNING
     assert stopped(core) == []
@@ -354,7 +354,7 @@ def test_a_first_start_under_the_end_of_its_job_keeps_it_from_ending(core: Core)
 
     core.answers["dynamodb.TransactWriteItems"] = starts
 
-    supervisor(core).examine("job-1")
+    reconciler(core).reconcile("job-1")
 
     assert head(core).status is JobStatus.RUNNING
 
@@ -450,7 +450,7 @@ def test_a_cancel_that_is_stored_is_answered_though_the_job_keeps_changing(core:
     assert job.status is JobStatus.RUNNING
     assert job.cancel_requested_at is not None
     assert next(others, None) is None
-    supervisor(core).examine("job-1")
+    reconciler(core).reconcile("job-1")
     assert core.jobs.get("job-1").status is JobStatus.CANCELLED
 
 

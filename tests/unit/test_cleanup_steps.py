@@ -44,7 +44,7 @@ from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
+from provisioner.provisioning.stages.fail import cleanup_stages, released_by_failure, remaining
 from provisioner.runtime.observability import metrics
 from support.core import (
     REGION,
@@ -120,7 +120,7 @@ def record_cleanup(
     policy = FailurePolicy(
         release=partial(released_by_failure, projects=core.projects),
         cleanup_stages=partial(cleanup_stages, projects=core.projects),
-        left_over_of=partial(left_over, naming=NAMING),
+        remaining_of=partial(remaining, naming=NAMING),
     )
     event = job_event(RECORD_CLEANUP, run) | {"branches": list(branches)}
     return CleanupRecorder(core.jobs, {"provision_project": policy})(event)
@@ -134,11 +134,11 @@ def test_a_clean_up_that_removed_all_is_done_and_gives_back_what_the_job_held(co
     removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
     core.calls.clear()
 
-    assert record_cleanup(core) == {"ok": True, "left_over": []}
+    assert record_cleanup(core) == {"ok": True, "remaining": []}
 
     assert set(metrics.metric_set) == {"CleanupsDone"}
     cleanup = cleanup_of(core)
-    assert (cleanup.status, cleanup.left_over, cleanup.finished_at) == (
+    assert (cleanup.status, cleanup.remaining, cleanup.finished_at) == (
         CleanupStatus.DONE,
         (),
         core.clock.at,
@@ -402,12 +402,12 @@ def test_what_a_stage_has_not_removed_for_sure_is_named(
     )
     NOT_REMOVED[how](core, provision_project.REMOVING_STORAGE)
 
-    assert record_cleanup(core) == {"ok": False, "left_over": left}
+    assert record_cleanup(core) == {"ok": False, "remaining": left}
 
     assert set(metrics.metric_set) == {"CleanupsFailed"}
     cleanup = cleanup_of(core)
-    assert (cleanup.status, list(cleanup.left_over)) == (CleanupStatus.FAILED, left)
-    assert logged()[-1]["left_over"] == left
+    assert (cleanup.status, list(cleanup.remaining)) == (CleanupStatus.FAILED, left)
+    assert logged()[-1]["remaining"] == left
     (entry,) = (e for e in core.jobs.get("job-1").history if e.subject == "CLEANUP")
     assert (entry.status, entry.note, entry.attempt) == ("FAILED", left[0], 1)
     project = core.projects.get("shop")
@@ -536,7 +536,7 @@ def test_every_stage_of_the_clean_up_names_what_it_may_leave(core: Core) -> None
     named = [
         one
         for stage in provision_project.JOB_TYPE.on_failure.cleanup
-        for one in left_over(job, stage, naming=NAMING)
+        for one in remaining(job, stage, naming=NAMING)
     ]
     names = NAMING.names("shop")
     assert sorted(one.rpartition(" ")[2] for one in named) == sorted(
@@ -559,12 +559,12 @@ def test_an_instance_may_be_left_where_the_payload_asks_for_one(core: Core) -> N
     job = core.new_job(database={"engine": "mysql", "size": "db.t4g.micro"})
     names = NAMING.names("shop")
 
-    assert left_over(job, provision_project.REMOVING_INSTANCE, naming=NAMING) == (
+    assert remaining(job, provision_project.REMOVING_INSTANCE, naming=NAMING) == (
         f"database instance {names.instance}",
         f"secret {names.instance_secret}",
     )
     tenant = names.tenants[Engine.MYSQL]
-    assert left_over(job, provision_project.REMOVING_DATABASE, naming=NAMING) == (
+    assert remaining(job, provision_project.REMOVING_DATABASE, naming=NAMING) == (
         f"database {tenant.database}",
         f"role {tenant.app_role}",
         f"secret {names.database_secret}",
@@ -914,7 +914,7 @@ def test_a_clean_up_is_begun_and_started_again_once(core: Core) -> None:
     for _ in range(2):
         job = api.repeat_cleanup("job-1")
         assert job.cleanup is not None
-        assert (job.cleanup.status, job.cleanup.run, job.cleanup.left_over) == (
+        assert (job.cleanup.status, job.cleanup.run, job.cleanup.remaining) == (
             CleanupStatus.RUNNING,
             2,
             (),
@@ -958,7 +958,7 @@ def test_many_calls_at_once_begin_one_run(core: Core) -> None:
 
 
 @pytest.mark.usefixtures("left")
-def test_a_call_that_is_overtaken_by_another_goes_on_with_its_run(core: Core) -> None:
+def test_a_call_that_is_superseded_by_another_goes_on_with_its_run(core: Core) -> None:
     """Between its look at the job and its look at the project."""
     core.answers["dynamodb.GetItem"] = meanwhile(lambda: repeat(core))
 

@@ -262,7 +262,7 @@ def test_the_message_of_a_job_that_was_failed_because_it_did_not_begin_is_kept(
     core: Core, give_up: GiveUp
 ) -> None:
     payload = core.new_job("message-1").payload
-    core.jobs.fail_queued("message-1", ERROR)  # as the supervisor does
+    core.jobs.fail_queued("message-1", ERROR)  # as the reconciler does
     before = core.jobs.get("message-1")
 
     give_up(message(payload=payload))

@@ -44,7 +44,7 @@ def record_failure(core: Core, *branches: dict[str, Any], job_id: str = "job-1")
     policy = FailurePolicy(
         release=partial(released_by_failure, projects=core.projects),
         cleanup_stages=lambda _job: (),
-        left_over_of=lambda _job, _stage: (),
+        remaining_of=lambda _job, _stage: (),
     )
     return FailureRecorder(core.jobs, {"provision_project": policy})(
         {

@@ -185,7 +185,7 @@ def test_an_attempt_follows_one_that_died_without_a_word(core: Core) -> None:
     )
 
 
-def test_the_late_word_of_an_attempt_that_was_overtaken_changes_nothing(core: Core) -> None:
+def test_the_late_word_of_an_attempt_that_was_superseded_changes_nothing(core: Core) -> None:
     core.new_job()
     _start(core, "INITIALIZING", 0)
     _start(core, "INITIALIZING", 1)
@@ -373,7 +373,7 @@ def test_a_job_that_is_cleaned_up_again_late_outlives_its_stages(core: Core) -> 
 
     assert job.stages[0].status is StageStatus.PENDING
     assert job.cleanup is not None
-    assert (job.cleanup.left_over, job.cleanup.stages[0].attempt) == (("database",), 1)
+    assert (job.cleanup.remaining, job.cleanup.stages[0].attempt) == (("database",), 1)
     assert {entry.subject for entry in job.history} == {"CLEANUP", "REMOVING_DATABASE"}
 
 

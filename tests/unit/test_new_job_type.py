@@ -162,7 +162,7 @@ def test_a_stage_whose_code_its_function_cannot_run_is_refused_before_anything_i
         derived_files(ROOT)
 
 
-@pytest.mark.parametrize("field", ["release", "cleanup_stages", "left_over", "hold"])
+@pytest.mark.parametrize("field", ["release", "cleanup_stages", "remaining", "hold"])
 def test_code_that_handles_a_failure_and_is_not_there_is_refused(
     monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:

@@ -137,14 +137,14 @@ def test_a_late_or_second_run_of_the_one_before_changes_nothing(
 ) -> None:
     world.end = WANTED if wanted else UNWANTED
 
-    def overtaken(stage: str) -> None:
+    def superseded(stage: str) -> None:
         """Let an attempt of FIRST, which says otherwise, end only after the next one has."""
         world.core.jobs.start_stage(world.job(), stage, 0)
         world.run(stage, 1)
         if wanted:
             world.run(OPTIONAL)
 
-    overtaken(FIRST)
+    superseded(FIRST)
     before = world.job()
 
     ended = world.core.jobs.end_stage(

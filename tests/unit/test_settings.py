@@ -12,11 +12,11 @@ from provisioner.runtime.settings import (
     DispatcherSettings,
     InstancesSettings,
     LifecycleSettings,
+    ReconcilerSettings,
     ServicesSettings,
     Settings,
     SettingsError,
     SnapshotSettings,
-    SupervisorSettings,
 )
 
 ENVIRONMENT = {
@@ -44,7 +44,7 @@ CLASSES: list[type[Settings]] = [
     InstancesSettings,
     LifecycleSettings,
     ServicesSettings,
-    SupervisorSettings,
+    ReconcilerSettings,
     SnapshotSettings,
     PlatformSettings,
 ]

@@ -445,7 +445,7 @@ def test_the_stage_that_ends_the_job_may_run_twice(core: Core) -> None:
 def test_the_stage_that_ends_the_job_may_meet_one_that_has_just_ended_it(core: Core) -> None:
     stage = completes(core)
 
-    def overtaken(job: JobInput) -> StageOutcome:
+    def superseded(job: JobInput) -> StageOutcome:
         run(core, stage, stage="FINALIZING")
         return stage_again(job)
 
@@ -453,7 +453,7 @@ def test_the_stage_that_ends_the_job_may_meet_one_that_has_just_ended_it(core: C
         other = Completion(result=provisioned_result(project_id="other"))
         return StageOutcome(output={"made": 2}, check="x", completion=other)
 
-    result = run(core, overtaken, stage="FINALIZING")
+    result = run(core, superseded, stage="FINALIZING")
 
     assert result["output"] == {"made": 1}
     assert core.jobs.get("job-1").result == provisioned_result()
@@ -589,11 +589,11 @@ def test_a_wrong_result_is_an_error_of_its_stage_s_own_type(core: Core) -> None:
 def test_a_job_that_has_ended_is_not_failed_by_a_late_wrong_result(core: Core) -> None:
     stage = completes(core)
 
-    def overtaken(_job: JobInput) -> StageOutcome:
+    def superseded(_job: JobInput) -> StageOutcome:
         run(core, stage, stage="FINALIZING")
         return StageOutcome(completion=Completion({}))
 
-    raised_by(core, overtaken, stage="FINALIZING")
+    raised_by(core, superseded, stage="FINALIZING")
 
     job = core.jobs.get("job-1")
     assert (job.status, job.error, job.result) == (JobStatus.COMPLETED, None, provisioned_result())

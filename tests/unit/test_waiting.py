@@ -31,6 +31,7 @@ from provisioner.jobs.models import (
     StoredError,
 )
 from provisioner.jobs.quiet import QuietEnds, longest_at_work
+from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.retries import (
     POLL_SECONDS,
     SERVICE_RETRY,
@@ -47,12 +48,11 @@ from provisioner.jobs.stage_run import (
     Waiting,
 )
 from provisioner.jobs.store import NewJob
-from provisioner.jobs.supervision import Supervisor
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.runtime.observability import metrics
 from support.core import Clock, Core, LogLines, aws_error, meanwhile
-from support.supervision import executions, head, start_execution
+from support.reconciler import executions, head, start_execution
 
 WAITS_SECONDS = 600
 MS = timedelta(milliseconds=1)
@@ -178,9 +178,9 @@ class World:
         recorder = FailureRecorder(self.core.jobs, self.policies)
         recorder(self.event(RECORD_FAILURE, 0, branches=[branch]))
 
-    def examine(self) -> Job:
-        """Let the supervisor look at the job."""
-        Supervisor(
+    def reconcile(self) -> Job:
+        """Let the reconciler look at the job."""
+        Reconciler(
             store=self.core.jobs,
             queue=None,  # type: ignore[arg-type]  # no job here is QUEUED
             executions=executions(self.core),
@@ -189,12 +189,12 @@ class World:
             release_abandoned=lambda _job_id: [],
             queued_limit=timedelta(minutes=15),
             definitions=DEFINITIONS,
-        ).examine("job-1")
+        ).reconcile("job-1")
         return self.job()
 
     def cancel(self) -> Job:
         self.core.jobs.request_cancel(self.job())
-        return self.examine()
+        return self.reconcile()
 
 
 @pytest.fixture
@@ -373,7 +373,7 @@ def test_an_attempt_that_fails_while_it_waits_is_one_attempt(world: World) -> No
     stored = world.stage()
     assert (stored.status, stored.attempt, stored.failures) == (StageStatus.RETRYING, 1, 1)
     assert stored.waiting_for == ""
-    # One that was late to begin finds itself overtaken.
+    # One that was late to begin finds itself superseded.
     assert world.run(AssertionError(), 1).type is ErrorType.TIMEOUT
 
     world.wait(SLOW, 3, after=100)
@@ -423,7 +423,7 @@ def test_two_polls_at_once_store_a_change_once(world: World) -> None:
     assert [entry.note for entry in world.history("WAITING")] == [NO_ROOM, SLOW]
 
 
-def test_a_poll_that_another_has_overtaken_says_nothing_any_more(world: World) -> None:
+def test_a_poll_that_another_has_superseded_says_nothing_any_more(world: World) -> None:
     world.wait()
     world.core.clock.advance()
 
@@ -501,9 +501,9 @@ def test_what_a_job_holds_is_kept_from_one_that_may_be_polled(world: World) -> N
 
     assert world.cancel().status is JobStatus.RUNNING
     world.core.clock.advance(PLACING.seconds - 1)
-    assert world.examine().status is JobStatus.RUNNING
+    assert world.reconcile().status is JobStatus.RUNNING
     world.core.clock.advance()
-    assert world.examine().status is JobStatus.CANCELLED
+    assert world.reconcile().status is JobStatus.CANCELLED
 
 
 def test_a_poll_finds_that_its_job_is_cancelled(world: World) -> None:
@@ -541,7 +541,7 @@ def test_a_job_whose_execution_died_while_it_waited_ends_with_that(world: World)
     world.core.clock.advance(90)
     end_execution(world.core)
 
-    job = world.examine()
+    job = world.reconcile()
 
     assert job.status is JobStatus.FAILED
     (other,) = job.other_errors
@@ -564,7 +564,7 @@ def test_its_end_waits_for_as_long_as_a_poll_lasts_where_it_holds_something(
     end_execution(world.core)
 
     for _ in range(2):
-        job = world.examine()
+        job = world.reconcile()
         assert job.status is JobStatus.RUNNING
         stage, end = job.waits
         assert (stage.stage, end.stage, end.until) == (PLACING, "", until)
@@ -572,7 +572,7 @@ def test_its_end_waits_for_as_long_as_a_poll_lasts_where_it_holds_something(
         world.core.clock.advance()
     world.core.clock.at = until
 
-    assert world.examine().status is JobStatus.FAILED
+    assert world.reconcile().status is JobStatus.FAILED
     assert [entry.note for entry in world.history("WAITING", "JOB")] == [end.waiting_for]
 
 
@@ -586,7 +586,7 @@ def test_a_process_that_waits_is_not_taken_for_gone(world: World) -> None:
     )
     world.wait()
     core.clock.advance(3700)
-    assert world.examine().status is JobStatus.RUNNING
+    assert world.reconcile().status is JobStatus.RUNNING
 
 
 # --- The end of a job -----------------------------------------------------------------------------
@@ -594,7 +594,7 @@ def test_a_process_that_waits_is_not_taken_for_gone(world: World) -> None:
 AT_WORK = "An earlier attempt of MAKING may still be at work."
 
 
-def overtaken(world: World) -> datetime:
+def superseded(world: World) -> datetime:
     """Let an attempt of MAKING never say how it ended; return when it has ended in any case."""
     job = world.core.jobs.get_head("job-1")
     assert job is not None
@@ -606,7 +606,7 @@ def overtaken(world: World) -> datetime:
 
 
 def test_the_last_stage_waits_to_start_and_says_what_for(world: World) -> None:
-    quiet_at = overtaken(world)
+    quiet_at = superseded(world)
 
     for retry_count in range(2):
         assert not world.may_end(LAST, retry_count)
@@ -630,7 +630,7 @@ def test_the_last_stage_waits_to_start_and_says_what_for(world: World) -> None:
 
 
 def test_the_record_of_a_failure_waits_and_says_what_for(world: World) -> None:
-    quiet_at = overtaken(world)
+    quiet_at = superseded(world)
 
     for retry_count in range(2):
         assert not world.may_end(RECORD_FAILURE, retry_count)
@@ -652,7 +652,7 @@ def test_the_end_of_a_job_goes_on_once_its_polls_have_lasted_long_enough(
     world: World, end: str
 ) -> None:
     """So it does where each wait is shortened, and the clock would not let it."""
-    overtaken(world)
+    superseded(world)
     most = waiting_retry(LONGEST_RUN_SECONDS).max_attempts
     assert not world.may_end(end, most - 1)
     assert world.may_end(end, most)
@@ -660,7 +660,7 @@ def test_the_end_of_a_job_goes_on_once_its_polls_have_lasted_long_enough(
 
 def test_a_last_stage_that_waits_to_start_is_cancelled_at_once(world: World) -> None:
     world.is_cleaned_up = True
-    overtaken(world)
+    superseded(world)
     assert not world.may_end(LAST)
 
     job = world.cancel()
@@ -672,7 +672,7 @@ def test_a_last_stage_that_waits_to_start_is_cancelled_at_once(world: World) -> 
 
 
 def test_a_last_stage_whose_job_is_cancelled_does_not_wait(world: World) -> None:
-    overtaken(world)
+    superseded(world)
     assert not world.may_end(LAST)
     world.core.jobs.request_cancel(world.job())
 
@@ -744,7 +744,7 @@ def test_the_last_stage_may_wait_by_itself(world: World) -> None:
 
 
 def test_what_a_stage_waits_for_to_start_takes_nothing_of_its_own_time(world: World) -> None:
-    quiet_at = overtaken(world)
+    quiet_at = superseded(world)
     assert not world.may_end(LAST)
     world.core.clock.at = quiet_at
     definition = replace(DEFINITION, steps=(MAKING, _stage("LAST", WAITS_SECONDS)))

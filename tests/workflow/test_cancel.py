@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from provisioner import api
-from provisioner.composition.supervisor import supervisor
+from provisioner.composition.reconciler import reconciler
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
@@ -24,11 +24,11 @@ from support.workflow import SHARED_STAGES, Fault, Point, Workflow
 _DEADLINE = 30.0
 
 
-def run(workflow: Workflow, job: api.Job, *, supervised: bool = False) -> api.Job:
-    """Run a job to the end of its execution, let it be examined, and run its clean-up."""
+def run(workflow: Workflow, job: api.Job, *, reconciled: bool = False) -> api.Job:
+    """Run a job to the end of its execution, let it be reconciled, and run its clean-up."""
     workflow.ended(workflow.start(job))
-    if supervised:
-        assert supervisor(workflow.settings).examine(job.job_id).repair
+    if reconciled:
+        assert reconciler(workflow.settings).reconcile(job.job_id).repair
     ended = workflow.jobs.get(job.job_id)
     if ended.cleanup is not None:
         workflow.ended(cleanup_arn(workflow, ended))
@@ -93,12 +93,12 @@ def assert_nothing_is_left(workflow: Workflow, job: api.Job) -> None:
         [{"N": "0"}, {"N": "0"}],
     )
     assert workflow.jobs.list_unfinished() == []
-    assert not supervisor(workflow.settings).examine(job.job_id).repair
+    assert not reconciler(workflow.settings).reconcile(job.job_id).repair
 
 
 def assert_is_undone(workflow: Workflow, job: api.Job) -> None:
     assert job.cleanup is not None
-    assert (job.cleanup.status, job.cleanup.left_over) == (CleanupStatus.DONE, ())
+    assert (job.cleanup.status, job.cleanup.remaining) == (CleanupStatus.DONE, ())
     assert_nothing_is_left(workflow, job)
 
 
@@ -187,9 +187,9 @@ def test_a_branch_that_waits_keeps_no_cancel_waiting_once_the_others_have_ended(
     def cancel() -> None:
         api.cancel_job(job.job_id)
 
-        # As the supervisor does when it is told of the stages that end meanwhile.
+        # As the reconciler does when it is told of the stages that end meanwhile.
         def is_cancelled() -> bool:
-            supervisor(workflow.settings).examine(job.job_id)
+            reconciler(workflow.settings).reconcile(job.job_id)
             return workflow.jobs.get(job.job_id).status.is_terminal
 
         until(is_cancelled)
@@ -272,7 +272,7 @@ def test_a_job_whose_execution_is_stopped_by_hand_is_failed_and_undone(
 
     workflow.on_wait = once(stop_once_alone)
 
-    ended = run(workflow, job, supervised=True)
+    ended = run(workflow, job, reconciled=True)
 
     assert ended.status is JobStatus.FAILED
     assert ended.error is not None
@@ -296,7 +296,7 @@ def test_a_job_whose_execution_takes_too_long_is_failed_and_undone(workflow: Wor
     execution = workflow.execution_arn(job.job_type, job.job_id)
     workflow.on_wait = once(lambda: workflow.ended(execution))
 
-    ended = run(workflow, job, supervised=True)
+    ended = run(workflow, job, reconciled=True)
 
     assert workflow.ended(execution) == "TIMED_OUT"
     assert ended.error is not None
@@ -317,7 +317,7 @@ def test_a_failure_whose_record_was_lost_is_recorded_and_undone(workflow: Workfl
         Point.AFTER, lambda: failure(ErrorType.CONFLICT, "Not ours.")
     )
 
-    ended = run(workflow, job, supervised=True)
+    ended = run(workflow, job, reconciled=True)
 
     assert ended.error is not None
     assert (ended.error.type, ended.error.stage, ended.error.message) == (
@@ -343,13 +343,13 @@ def test_a_cleanup_that_is_stopped_by_hand_names_what_may_be_left(workflow: Work
     assert ended.cleanup is not None
     assert ended.cleanup.status is CleanupStatus.RUNNING
 
-    assert supervisor(workflow.settings).examine(job.job_id).repair
+    assert reconciler(workflow.settings).reconcile(job.job_id).repair
 
     cleanup = workflow.jobs.get(job.job_id).cleanup
     assert cleanup is not None
     assert cleanup.status is CleanupStatus.FAILED
     names = workflow.names(job.project_id)
-    assert cleanup.left_over[:2] == (
+    assert cleanup.remaining[:2] == (
         f"user pool {names.user_pool}",
         f"database {names.tenants[Engine.POSTGRESQL].database}",
     )

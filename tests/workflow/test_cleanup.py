@@ -155,23 +155,23 @@ def test_every_removal_may_meet_an_error_and_die_at_any_call(
 def test_a_removal_that_was_given_up_may_go_on_beside_the_next(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Before its n-th call, every removal is overtaken by its repetition."""
-    overtaken: set[str] = set()
+    """Before its n-th call, every removal is superseded by its repetition."""
+    superseded: set[str] = set()
 
-    def be_overtaken(effect: Effect, attempt: Attempt) -> None:
+    def be_superseded(effect: Effect, attempt: Attempt) -> None:
         here = (
             effect.stage in set(provision_project.JOB_TYPE.on_failure.cleanup)
             and effect.name != SQL
         )
-        if not here or effect.number != number or effect.stage in overtaken:
+        if not here or effect.number != number or effect.stage in superseded:
             return
-        overtaken.add(effect.stage)
+        superseded.add(effect.stage)
         with aside():
             workflow.run_stage({**attempt.event, "retry_count": 1})
 
-    with effects(workflow, monkeypatch, be_overtaken):
+    with effects(workflow, monkeypatch, be_superseded):
         job = run_failing(workflow)
-    assert overtaken
+    assert superseded
     assert_undone(workflow, job)
 
 
@@ -379,7 +379,7 @@ def test_a_bucket_that_holds_an_object_stays_and_is_named(workflow: Workflow, ru
     job = run_leaving_a_bucket(workflow, run)
     bucket = workflow.names(job.project_id).bucket
     cleanup = cleanup_of(job)
-    assert (job.status, cleanup.status, cleanup.left_over) == (
+    assert (job.status, cleanup.status, cleanup.remaining) == (
         api.JobStatus.FAILED,
         api.CleanupStatus.FAILED,
         (f"bucket {bucket}",),
@@ -405,7 +405,7 @@ def test_what_cannot_be_removed_at_all_is_named_and_the_project_is_free(
         workflow.faults[stage] = Fault(Point.BEFORE, times=3)
     job = run_failing(workflow, run)
     names = workflow.names(job.project_id)
-    assert cleanup_of(job).left_over == (
+    assert cleanup_of(job).remaining == (
         f"API keys of project {job.project_id}",
         f"secret {names.api_keys_secret}",
         f"database {names.tenants[Engine.POSTGRESQL].database}",
@@ -426,7 +426,7 @@ def test_a_cleanup_is_run_again_until_nothing_is_left(workflow: Workflow) -> Non
     job = run_leaving_a_bucket(workflow)
 
     still = repeated_to_its_end(workflow, job, 2)
-    assert cleanup_of(still).left_over == cleanup_of(job).left_over
+    assert cleanup_of(still).remaining == cleanup_of(job).remaining
     empty_bucket(workflow, job.project_id)
     done = repeated_to_its_end(workflow, job, 3)
 
@@ -513,7 +513,7 @@ def test_a_project_that_is_gone_keeps_no_resource_from_being_named(workflow: Wor
     tenant = workflow.names(project_id).tenants[Engine.POSTGRESQL]
     assert job.error is not None
     assert job.error.type is ErrorType.PROJECT_NOT_FOUND
-    assert f"database {tenant.database}" in cleanup_of(job).left_over
+    assert f"database {tenant.database}" in cleanup_of(job).remaining
     # What can be found without the project is removed.
     assert not {"pools", "apis", "buckets", "api_keys"} & set(workflow.remains(project_id))
     with pytest.raises(api.JobStateError, match="is gone"):

@@ -104,19 +104,19 @@ def test_a_statement_may_meet_an_error_and_a_crash(
 def test_a_run_that_was_given_up_may_go_on_beside_the_next(
     workflow: Workflow, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Before its n-th call, every stage is overtaken by its repetition."""
-    overtaken: set[str] = set()
+    """Before its n-th call, every stage is superseded by its repetition."""
+    superseded: set[str] = set()
 
-    def be_overtaken(effect: Effect, attempt: Attempt) -> None:
-        if effect.name == SQL or effect.number != number or effect.stage in overtaken:
+    def be_superseded(effect: Effect, attempt: Attempt) -> None:
+        if effect.name == SQL or effect.number != number or effect.stage in superseded:
             return
-        overtaken.add(effect.stage)
+        superseded.add(effect.stage)
         with aside():
             workflow.run_stage({**attempt.event, "retry_count": 1})
 
-    with effects(workflow, monkeypatch, be_overtaken):
+    with effects(workflow, monkeypatch, be_superseded):
         job = workflow.execute(workflow.new_job(workflow.new_project()))
-    assert overtaken
+    assert superseded
     assert workflow.snapshot(job) == workflow.reference()
 
 

@@ -146,7 +146,7 @@ def test_an_instance_that_never_gets_ready_fails_the_job_and_goes(
     # The last poll fails, and is not repeated.
     assert transitions(workflow, job)[1] == most + 1
     cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.left_over) == (api.CleanupStatus.DONE, ())
+    assert (cleanup.status, cleanup.remaining) == (api.CleanupStatus.DONE, ())
     assert len(workflow.pauses) == most + 5 + 2
     assert_nothing_is_left(workflow, job.project_id)
 
@@ -329,7 +329,7 @@ def test_a_job_that_fails_leaves_nothing(rds: Rds, run: Any) -> None:
     job = run(rds)
     assert error_of(job).message == "Injected."
     cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.left_over, cleanup.unremoved) == (
+    assert (cleanup.status, cleanup.remaining, cleanup.unremoved) == (
         api.CleanupStatus.DONE,
         (),
         (),

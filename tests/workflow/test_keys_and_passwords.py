@@ -296,12 +296,12 @@ def test_a_run_that_was_given_up_may_go_on_beside_the_next(
 ) -> None:
     project_id = plainly_provisioned(workflow, keys=20)
     number = 0
-    overtaken: list[Effect] = []
+    superseded: list[Effect] = []
 
-    def be_overtaken(effect: Effect, attempt: Attempt) -> None:
+    def be_superseded(effect: Effect, attempt: Attempt) -> None:
         here = effect.retry_count == 0 and len(attempt.effects) == number
-        if here and (not overtaken or overtaken[-1].stage != effect.stage):
-            overtaken.append(effect)
+        if here and (not superseded or superseded[-1].stage != effect.stage):
+            superseded.append(effect)
             with aside():
                 workflow.run_stage({**attempt.event, "retry_count": 1})
 
@@ -310,10 +310,10 @@ def test_a_run_that_was_given_up_may_go_on_beside_the_next(
     most = 2 if job_type == "rotate_database_password" else 50
     while number < most:
         number += 1
-        overtaken.clear()
-        with effects(workflow, monkeypatch, be_overtaken):
+        superseded.clear()
+        with effects(workflow, monkeypatch, be_superseded):
             job = workflow.execute(new_change(workflow, job_type, project_id))
-        if not overtaken:
+        if not superseded:
             break
         check_changed(workflow, job)
     assert number >= 2

@@ -110,7 +110,7 @@ def test_a_stage_that_waits_is_cancelled_between_two_polls(
     assert cancelled.status is ended.status is api.JobStatus.CANCELLED
     assert record_of(ended).attempt == 1
     assert ended.cleanup is not None
-    assert (ended.cleanup.status, ended.cleanup.left_over) == (api.CleanupStatus.DONE, ())
+    assert (ended.cleanup.status, ended.cleanup.remaining) == (api.CleanupStatus.DONE, ())
 
 
 def test_a_poll_that_dies_is_repeated(workflow: Workflow, job: api.Job) -> None:
@@ -188,7 +188,7 @@ def test_a_clean_up_that_waits_past_its_time_names_what_is_left_and_runs_again(
 
     cleanup = cleanup_of(ended)
     assert cleanup.status is api.CleanupStatus.FAILED
-    assert len(cleanup.left_over) > 0
+    assert len(cleanup.remaining) > 0
     (record,) = cleanup.unremoved
     assert (record.stage, record.status) == (REMOVING, api.StageStatus.FAILED)
     assert record.error is not None

@@ -63,7 +63,7 @@ def _show_reason(scene: Scene, job: api.Job) -> None:
     if error.type is not api.ErrorType.CONFLICT:
         raise CommandError(f"job {job.job_id} failed for another reason: {error.message}")
     if cleanup is None or cleanup.status is not api.CleanupStatus.DONE:
-        left = ", ".join(cleanup.left_over) if cleanup is not None else "everything"
+        left = ", ".join(cleanup.remaining) if cleanup is not None else "everything"
         raise CommandError(f"job {job.job_id} has not removed what it made; left over: {left}.")
     words = {
         "status": str(job.status),

@@ -61,7 +61,7 @@ def _machines_and_pictures(root: Path) -> Iterator[tuple[Path, str]]:
 def _check_code(definition: JobDefinition[Any]) -> None:
     """Refuse code that its function could not load: with it, that would run no job type's."""
     policy = definition.on_failure
-    codes = (policy.release, policy.cleanup_stages, policy.left_over, policy.hold)
+    codes = (policy.release, policy.cleanup_stages, policy.remaining, policy.hold)
     for code in filter(None, codes):
         _load(f"job type {definition.name}: on_failure", code, failure.Resources, ())
     for stage in definition.all_stages:

@@ -1,7 +1,7 @@
 """The parts of template.yaml that follow from the job types: between the lines `begin` and `end`.
 
 A job type has a state machine, and one more where a clean-up follows its failures; each with its
-log group, its role and its two alarms. The dispatcher may start them, the supervisor hears of them.
+log group, its role and its two alarms. The dispatcher may start them, the reconciler hears of them.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ _FIRST_EVENT = Path("events", "lifecycle", "provision_project", "initializing.js
 #: Ends the name of the output that names a function.
 _FUNCTION_OUTPUT = "FunctionName"
 
-#: Seconds that nobody is to look after a job that only waits for `sam local invoke`: the supervisor
+#: Seconds that nobody is to look after a job that only waits for `sam local invoke`: the reconciler
 #: would send its message.
 _HELD_SECONDS = 365 * 24 * 3600
 

@@ -31,7 +31,7 @@ from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.arguments import check_flag, check_function, check_seconds, check_text, shown
 from provisioner.composition.cleanup import repeater
 from provisioner.composition.job_handlers import register_job_types
-from provisioner.composition.supervisor import supervisor
+from provisioner.composition.reconciler import reconciler
 from provisioner.drivers.secrets import Secret, delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs import client
@@ -249,9 +249,9 @@ def cancel_job(job_id: str) -> Job:
     if job.status.is_terminal:
         return job
     # Where it kept changing under this look, the cancel is stored all the same: whoever changed the
-    # job, or the supervisor, ends it.
+    # job, or the reconciler, ends it.
     with suppress(ProvisioningError):
-        supervisor(settings).examine(job_id)
+        reconciler(settings).reconcile(job_id)
     return _jobs(settings).get(job_id)
 
 

@@ -21,7 +21,7 @@ from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings, current_settings
 
 #: Seconds of a dump in a process that is no Lambda function: it ends with time to spare before the
-#: supervisor takes a process that has said nothing for an hour for gone.
+#: reconciler takes a process that has said nothing for an hour for gone.
 SNAPSHOT_SECONDS = 3000.0
 
 

@@ -48,7 +48,7 @@ def _policy(on_failure: FailureHandling, resources: Resources) -> FailurePolicy:
         for name, code in {
             "release": on_failure.release,
             "cleanup_stages": on_failure.cleanup_stages,
-            "left_over_of": on_failure.left_over,
+            "remaining_of": on_failure.remaining,
         }.items()
         if code
     }

@@ -1,7 +1,7 @@
 """What a job type is, in one place: its name, payload, stages and what a failure of it does.
 
 All else follows from a definition: the handler that the dispatcher looks up, the state machine with
-its retries and time limits, the failure policy, what the supervisor knows. Code is named by text,
+its retries and time limits, the failure policy, what the reconciler knows. Code is named by text,
 `module:function`, so that a function loads only the stages that it runs.
 """
 
@@ -186,7 +186,7 @@ class FailureHandling:
     #: Chooses the stages of a job's clean-up, as `module:function`; all of them without it.
     cleanup_stages: str = ""
     #: Names what a stage of the clean-up that failed may have left, as `module:function`.
-    left_over: str = ""
+    remaining: str = ""
     #: Builds the writes that hold again what a clean-up holds while it runs once more, as
     #: `module:function`.
     hold: str = ""
@@ -242,7 +242,7 @@ class JobDefinition[Payload: BaseModel]:
             if isinstance(step, Parallel) and (not step.branches or not all(step.branches)):
                 _refuse(f"job type {self.name}: steps: {step.state} has a branch without stages.")
         _check_command(self.name, self.command)
-        for name in ("release", "cleanup_stages", "left_over", "hold"):
+        for name in ("release", "cleanup_stages", "remaining", "hold"):
             code = getattr(self.on_failure, name)
             if code:
                 _check_code(f"job type {self.name}: on_failure: {name}", code)

@@ -17,10 +17,10 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import execution_input, execution_name
 from provisioner.jobs.messages import (
     end_refused,
-    is_of,
+    get_or_create,
+    is_of_refused,
     job_id_of,
     new_job,
-    own_job,
     parse_message,
     stored_error,
 )
@@ -129,7 +129,7 @@ class Dispatcher:
         try:
             message = parse_message(body)
         except ProvisioningError as error:
-            self._bury(body, job_id, error)
+            self._reject(body, job_id, error)
             return
         job_id = message.job_id or job_id
         logger.thread_safe_append_keys(
@@ -142,9 +142,9 @@ class Dispatcher:
             self._refuse(body, message, job_id, error)
             return
         try:
-            job = own_job(self._store, new, message.attempt)
+            job = get_or_create(self._store, new, message.attempt)
         except ProvisioningError as error:
-            self._bury(body, job_id, error)
+            self._reject(body, job_id, error)
             return
         if job.status.is_terminal or message.attempt < job.attempt:
             logger.info("job has ended before", status=job.status, attempt=job.attempt)
@@ -164,7 +164,7 @@ class Dispatcher:
                 short_cause(error),
             )
             # First, so that a crash between the two writes loses neither.
-            self._bury(body, job_id, not_deployed)
+            self._reject(body, job_id, not_deployed)
             self._store.fail_queued(job_id, stored_error(not_deployed), attempt=message.attempt)
 
     def note_failure(self, record: Mapping[str, Any], error: StoredError) -> None:
@@ -202,16 +202,20 @@ class Dispatcher:
     def _refuse(
         self, body: str, message: JobMessage, job_id: str, error: ProvisioningError
     ) -> None:
-        """Bury the message of a job that can never work, and let its job say so."""
+        """Reject the message of a job that can never work, and let its job say so."""
         existing = self._store.get_head(job_id)
-        if existing is not None and is_of(existing, message) and existing.status.is_terminal:
+        if (
+            existing is not None
+            and is_of_refused(existing, message)
+            and existing.status.is_terminal
+        ):
             logger.info("job has ended before", status=existing.status)
             return
         # First, so that a crash between the two writes loses neither.
-        self._bury(body, job_id, error)
+        self._reject(body, job_id, error)
         end_refused(self._store, message, job_id, error)
 
-    def _bury(self, body: str, job_id: str, error: ProvisioningError) -> None:
+    def _reject(self, body: str, job_id: str, error: ProvisioningError) -> None:
         self._dead_letters.send(body, job_id=job_id, reason=error)
         metrics.add_metric("MessagesRefused", MetricUnit.Count, 1)
         logger.warning("message refused", error_type=error.type, error_message=error.message)

@@ -62,7 +62,7 @@ class FailurePolicy:
     #: The stages, in order, of the clean-up that follows; none where what was made stays.
     cleanup_stages: Callable[[Job], Sequence[str]] = lambda _job: ()
     #: The resources that a stage of the clean-up removes, as people know them.
-    left_over_of: Callable[[Job, str], Sequence[str]] = lambda _job, _stage: ()
+    remaining_of: Callable[[Job, str], Sequence[str]] = lambda _job, _stage: ()
 
 
 class FailureRecorder:
@@ -192,15 +192,15 @@ class CleanupRecorder:
                     ErrorType.INVALID_PAYLOAD, "cleanup: another run of the clean-up has begun."
                 )
             if job.cleanup.status is not CleanupStatus.RUNNING:
-                left = job.cleanup.left_over
-                return {"ok": not left, "left_over": list(left)}
+                left = job.cleanup.remaining
+                return {"ok": not left, "remaining": list(left)}
             try:
                 left = self.end(job, job.cleanup, event.branches)
             except ConditionFailedError:
                 continue
             metrics.add_metric("CleanupsFailed" if left else "CleanupsDone", MetricUnit.Count, 1)
-            logger.info("clean-up ended", left_over=list(left))
-            return {"ok": not left, "left_over": list(left)}
+            logger.info("clean-up ended", remaining=list(left))
+            return {"ok": not left, "remaining": list(left)}
         raise failure(ErrorType.TIMEOUT, "The job kept changing while its clean-up was recorded.")
 
     def end(
@@ -230,7 +230,7 @@ class CleanupRecorder:
         left = tuple(
             resource
             for record in cleanup.unremoved
-            for resource in policy.left_over_of(job, record.stage)
+            for resource in policy.remaining_of(job, record.stage)
         )
         self._store.end_cleanup(
             job.job_id,

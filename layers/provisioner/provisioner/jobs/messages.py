@@ -56,16 +56,12 @@ def new_job(registry: JobRegistry, message: JobMessage, job_id: str) -> NewJob:
     return NewJob(job_id, message.job_type, payload, handler.stages)
 
 
-def is_own(job: Job, new: NewJob, attempt: int) -> bool:
-    """Whether the job that is stored is this message's."""
-    return (
-        job.job_type == new.job_type
-        and payload_digest(job.payload) == payload_digest(new.payload)
-        and attempt <= job.attempt
-    )
+def is_same_job(job: Job, job_type: str, *payloads: Mapping[str, Any]) -> bool:
+    """Whether a job that is stored is of this type and has one of these payloads."""
+    return job.job_type == job_type and any(_is_same(job.payload, other) for other in payloads)
 
 
-def own_job(store: JobStore, new: NewJob, attempt: int) -> Job:
+def get_or_create(store: JobStore, new: NewJob, attempt: int) -> Job:
     """Store the job of a message, unless it is; return it as it is stored.
 
     Raises:
@@ -78,7 +74,7 @@ def own_job(store: JobStore, new: NewJob, attempt: int) -> Job:
             "the message.",
         )
     job = store.create(new)
-    if not is_own(job, new, attempt):
+    if not is_same_job(job, new.job_type, new.payload) or attempt > job.attempt:
         raise failure(
             ErrorType.INVALID_PAYLOAD,
             "job_id: another job has this id; leave job_id out of the message.",
@@ -94,7 +90,7 @@ def end_refused(
     if existing is None:
         new = NewJob(job_id, message.job_type, _kept_of(message), ())
         store.create_failed(new, stored_error(error))
-    elif is_of(existing, message):
+    elif is_of_refused(existing, message):
         store.fail_queued(job_id, stored_error(error), attempt=message.attempt)
 
 
@@ -103,15 +99,12 @@ def stored_error(error: ProvisioningError) -> StoredError:
     return StoredError(error.type, "", 0, error.message, error.cause)
 
 
-def is_of(job: Job, message: JobMessage) -> bool:
+def is_of_refused(job: Job, message: JobMessage) -> bool:
     """Whether a job that is stored is that of a message which is refused.
 
-    It is another one, unless it is of the message's type and its payload is the message's, or what
-    is kept of it when it is refused.
+    Its payload is the message's, or what is kept of it when it is refused.
     """
-    return job.job_type == message.job_type and any(
-        _is_same(job.payload, payload) for payload in (message.payload, _kept_of(message))
-    )
+    return is_same_job(job, message.job_type, message.payload, _kept_of(message))
 
 
 def _is_same(payload: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -128,11 +121,12 @@ def names_another(registry: JobRegistry, job: Job, body: str) -> bool:
         message = parse_message(body)
     except ProvisioningError:
         return False
-    if message.job_id is None or is_of(job, message):
+    if message.job_id is None or is_of_refused(job, message):
         return False
     try:
         # As a person writes a payload, what its model adds is not in it.
-        return not is_own(job, new_job(registry, message, job.job_id), message.attempt)
+        new = new_job(registry, message, job.job_id)
+        return not is_same_job(job, new.job_type, new.payload) or message.attempt > job.attempt
     except ProvisioningError:
         return True
 

@@ -211,7 +211,7 @@ class Cleanup:
     started_at: datetime
     finished_at: datetime | None = None
     #: The resources that are left where it failed, one sentence part each.
-    left_over: tuple[str, ...] = ()
+    remaining: tuple[str, ...] = ()
     #: Every stage of it, in order.
     stages: tuple[StageRecord, ...] = ()
 

@@ -50,7 +50,7 @@ _CLEANUP = CLEANUP_SUBJECT
 _UNFINISHED = "unfinished"
 
 #: What says how a clean-up has ended, and all that is stored of one but for the count of its runs.
-_CLEANUP_END = ("cleanup_finished_at", "cleanup_left_over")
+_CLEANUP_END = ("cleanup_finished_at", "cleanup_remaining")
 
 #: What says that a stage, or the end of a job, waits. A stage keeps for its round until when.
 _WAIT = ("waiting_for", "waiting_since", "waits_to_start", "polled")
@@ -502,7 +502,7 @@ class JobStore:
         self,
         job_id: str,
         run: int,
-        left_over: Sequence[str],
+        remaining: Sequence[str],
         *,
         close: Mapping[str, StoredError] | None = None,
         unstarted: Sequence[StageRecord] = (),
@@ -513,7 +513,7 @@ class JobStore:
         Args:
             job_id: the job.
             run: the clean-up's run.
-            left_over: the resources that are left.
+            remaining: the resources that are left.
             close: the stages to close, with their errors.
             unstarted: stages as they were read, of which none may have started since.
             also: further items of the same transaction.
@@ -524,7 +524,7 @@ class JobStore:
         """
         close = close or {}
         now = self.now()
-        status = CleanupStatus.FAILED if left_over else CleanupStatus.DONE
+        status = CleanupStatus.FAILED if remaining else CleanupStatus.DONE
         dynamodb.transact(
             self._client,
             [
@@ -535,7 +535,7 @@ class JobStore:
                     set_values={
                         "cleanup_status": status,
                         "cleanup_finished_at": _text(now),
-                        "cleanup_left_over": list(left_over) or None,
+                        "cleanup_remaining": list(remaining) or None,
                         "updated_at": _text(now),
                     },
                     condition="cleanup_run = :run AND cleanup_status = :running",
@@ -543,7 +543,7 @@ class JobStore:
                     remove=(_UNFINISHED,),
                 ),
                 self._history(
-                    job_id, _CLEANUP, status, attempt=run, note=", ".join(left_over), at=now
+                    job_id, _CLEANUP, status, attempt=run, note=", ".join(remaining), at=now
                 ),
                 *also,
             ],
@@ -995,7 +995,7 @@ class JobStore:
             polls_seen=polls_seen,
             next_attempt_before=None if delay is None else now + timedelta(seconds=delay),
         )
-        # The condition fails for the word of an attempt that another has overtaken.
+        # The condition fails for the word of an attempt that another has superseded.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, items)
         return is_left
@@ -1493,7 +1493,7 @@ def _to_cleanup(item: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> C
         run=item["cleanup_run"],
         started_at=datetime.fromisoformat(item["cleanup_started_at"]),
         finished_at=_time(item.get("cleanup_finished_at")),
-        left_over=tuple(item.get("cleanup_left_over", ())),
+        remaining=tuple(item.get("cleanup_remaining", ())),
         stages=_of_round(item.get("cleanup_stages", ()), stages, item["cleanup_run"]),
     )
 

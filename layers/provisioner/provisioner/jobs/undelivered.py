@@ -12,9 +12,9 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.messages import (
     end_refused,
+    get_or_create,
     job_id_of,
     new_job,
-    own_job,
     parse_message,
     stored_error,
 )
@@ -98,7 +98,7 @@ class UndeliveredRecorder:
             end_refused(self._store, message, job_id, error)
             return error
         try:
-            job = own_job(self._store, new, message.attempt)
+            job = get_or_create(self._store, new, message.attempt)
         except ProvisioningError as error:
             return error
         if job.status is JobStatus.QUEUED and job.attempt == message.attempt:

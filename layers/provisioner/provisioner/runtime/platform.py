@@ -15,9 +15,9 @@ from provisioner.runtime.settings import (
     DeadLettersSettings,
     InstancesSettings,
     LifecycleSettings,
+    ReconcilerSettings,
     ServicesSettings,
     SnapshotSettings,
-    SupervisorSettings,
 )
 
 #: The stack's output of each setting.
@@ -50,7 +50,7 @@ class PlatformSettings(
     ServicesSettings,
     ApiKeysSettings,
     SnapshotSettings,
-    SupervisorSettings,
+    ReconcilerSettings,
     DeadLettersSettings,
 ):
     """What a process outside AWS Lambda needs: all of it."""

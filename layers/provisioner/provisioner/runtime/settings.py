@@ -136,8 +136,8 @@ class ApiKeysSettings(ProjectReaderSettings, NamingSettings):
     api_keys_table: str
 
 
-class SupervisorSettings(FailureSettings):
-    """The supervisor's."""
+class ReconcilerSettings(FailureSettings):
+    """The reconciler's."""
 
     #: The ARN of a state machine is this followed by its name.
     state_machine_arn_prefix: str

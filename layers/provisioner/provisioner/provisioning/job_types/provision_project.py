@@ -386,7 +386,7 @@ JOB_TYPE = JobDefinition(
             REMOVING_INSTANCE,
         ),
         cleanup_stages="provisioner.provisioning.stages.fail:cleanup_stages",
-        left_over="provisioner.provisioning.stages.fail:left_over",
+        remaining="provisioner.provisioning.stages.fail:remaining",
         hold="provisioner.provisioning.cleanup:held_again",
     ),
     message_group=_organization,

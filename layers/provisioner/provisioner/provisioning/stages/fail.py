@@ -50,7 +50,7 @@ def cleanup_stages(job: Job, *, projects: ProjectStore) -> Sequence[str]:
     return provision_project.JOB_TYPE.on_failure.cleanup if has_held else ()
 
 
-def left_over(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
+def remaining(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
     """Name what a stage of the clean-up that failed may have left."""
     database = job.payload.get("database", {})
     return resources_of(

@@ -110,7 +110,7 @@ def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deploymen
     project = projects.get(project_id)
     jobs = [job for job in found.jobs if job.get("project_id") == project_id]
     # A job that could not remove it says so.
-    if any(str(resource) in job.get("cleanup_left_over", ()) for job in jobs):
+    if any(str(resource) in job.get("cleanup_remaining", ()) for job in jobs):
         return True
     if resource.kind == "database snapshot":
         # It outlives its project on purpose, whatever becomes of the job that takes it.
@@ -370,7 +370,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker has counted."""
-    counted = getattr(node, "workeroutput", {}).get("left_over")
+    counted = getattr(node, "workeroutput", {}).get("remaining")
     if counted is not None:
         LEDGER.deployments += counted["deployments"]
         LEDGER.counts.update(counted["counts"])
@@ -380,7 +380,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over what was counted; the run fails where something is left."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["left_over"] = {
+        output["remaining"] = {
             "deployments": LEDGER.deployments,
             "counts": dict(LEDGER.counts),
         }

@@ -72,7 +72,7 @@ def waiting(deployment: RunningStack, describe_cluster: Callable[[int], None]) -
 
 def assert_is_undone(stack: RunningStack, job: api.Job) -> None:
     assert job.cleanup is not None
-    assert (job.cleanup.status, job.cleanup.left_over) == (CleanupStatus.DONE, ())
+    assert (job.cleanup.status, job.cleanup.remaining) == (CleanupStatus.DONE, ())
     project = api.get_project(job.project_id)
     assert (project.locked_by, project.quota) == (None, None)
     buckets = [bucket["Name"] for bucket in stack.client("s3").list_buckets()["Buckets"]]

@@ -1,14 +1,14 @@
-"""AWS Lambda's way into the supervisor: jobs that went silent, and cancels that need not wait."""
+"""AWS Lambda's way into the reconciler: jobs that went silent, and cancels that need not wait."""
 
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from provisioner import cold_start
-from provisioner.composition import supervisor
+from provisioner.composition import reconciler
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.tracing import tracer
 
-RUN = supervisor.build()
+RUN = reconciler.build()
 cold_start.end()
 
 
@@ -16,5 +16,5 @@ cold_start.end()
 @logger.inject_lambda_context(clear_state=True)
 @metrics.log_metrics(capture_cold_start_metric=True)
 def handle(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Examine the job that the event is about, or every one that is unfinished."""
+    """Reconcile the job that the event is about, or every one that is unfinished."""
     return RUN(event)

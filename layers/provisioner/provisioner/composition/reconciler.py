@@ -1,4 +1,4 @@
-"""The supervisor's parts."""
+"""The reconciler's parts."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from datetime import timedelta
 from provisioner.composition.failure import failure_policies
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.store import JobStore
-from provisioner.jobs.supervision import Supervisor
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws
-from provisioner.runtime.settings import SupervisorSettings
+from provisioner.runtime.settings import ReconcilerSettings
 
 
-def supervisor(settings: SupervisorSettings) -> Supervisor:
-    """Bind the supervisor to a deployment."""
+def reconciler(settings: ReconcilerSettings) -> Reconciler:
+    """Bind the reconciler to a deployment."""
     dynamodb = aws.client("dynamodb")
     projects = ProjectStore(dynamodb, settings.projects_table, settings.quotas_table)
-    return Supervisor(
+    return Reconciler(
         store=JobStore(dynamodb, settings.jobs_table, retention_days=settings.job_retention_days),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
         executions=Executions(aws.client("stepfunctions"), settings.state_machine_arn_prefix),
@@ -31,10 +31,10 @@ def supervisor(settings: SupervisorSettings) -> Supervisor:
     )
 
 
-def build() -> Supervisor:
+def build() -> Reconciler:
     """Put the function together from the environment.
 
     Raises:
         SettingsError: an environment variable is missing or wrong.
     """
-    return supervisor(SupervisorSettings.from_environment())
+    return reconciler(ReconcilerSettings.from_environment())

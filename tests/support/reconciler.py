@@ -1,4 +1,4 @@
-"""A supervisor of the deployment on moto, and jobs to be examined by it."""
+"""A reconciler of the deployment on moto, and jobs to be reconciled by it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, e
 from provisioner.jobs.failure import FailurePolicy
 from provisioner.jobs.models import Job, StoredError
 from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import JobStore, NewJob
-from provisioner.jobs.supervision import Supervisor
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.fail import cleanup_stages, left_over, released_by_failure
+from provisioner.provisioning.stages.fail import cleanup_stages, released_by_failure, remaining
 from support.core import STATE_MACHINE_ARN_PREFIX, Core
 
 #: How long a job may be QUEUED here.
@@ -39,13 +39,13 @@ def executions(core: Core) -> Executions:
     return Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX)
 
 
-def supervisor(core: Core, store: JobStore | None = None) -> Supervisor:
+def reconciler(core: Core, store: JobStore | None = None) -> Reconciler:
     policy = FailurePolicy(
         release=partial(released_by_failure, projects=core.projects),
         cleanup_stages=partial(cleanup_stages, projects=core.projects),
-        left_over_of=partial(left_over, naming=Naming("nm", "test")),
+        remaining_of=partial(remaining, naming=Naming("nm", "test")),
     )
-    return Supervisor(
+    return Reconciler(
         store=store or core.jobs,
         queue=JobQueue(core.client("sqs"), core.queue_url),
         executions=executions(core),

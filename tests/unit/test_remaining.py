@@ -10,7 +10,7 @@ import pytest
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.naming import Naming
-from support.left_over import Deployment, Item, Ledger, Resource, left_in
+from support.remaining import Deployment, Item, Ledger, Resource, left_in
 
 NAMING = Naming("nm", "test-123456789012")
 NAMES = NAMING.names("shop")
@@ -94,7 +94,7 @@ def test_what_a_job_was_told_to_keep_is_not_left() -> None:
 
 
 def test_what_a_job_names_as_left_is_not_found_again() -> None:
-    named = {"cleanup_left_over": [f"bucket {NAMES.bucket}"]}
+    named = {"cleanup_remaining": [f"bucket {NAMES.bucket}"]}
     assert left(*RESOURCES[5:7], status="FAILED", job=named) == [f"secret {NAMES.database_secret}"]
 
 

@@ -1,4 +1,4 @@
-"""The supervisor: what it ends, sends again, cleans up or gives back, and what it leaves alone."""
+"""The reconciler: what it ends, sends again, cleans up or gives back, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime.observability import metrics
 from support.core import STATE_MACHINE_ARN_PREFIX, Core, LogLines, aws_error, new_job, times
-from support.supervision import (
+from support.reconciler import (
     NETWORK_ERROR,
     QUEUED_LIMIT,
     cleanup_executions,
@@ -30,9 +30,9 @@ from support.supervision import (
     executions,
     head,
     history,
+    reconciler,
     running,
     start_execution,
-    supervisor,
     unchanged,
     waiting,
 )
@@ -50,8 +50,8 @@ def _prepared(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "project-provisioner")
 
 
-def examine(core: Core, told: Execution | None = None) -> Job:
-    supervisor(core).examine("job-1", told)
+def reconcile(core: Core, told: Execution | None = None) -> Job:
+    reconciler(core).reconcile("job-1", told)
     return core.jobs.get("job-1")
 
 
@@ -61,7 +61,7 @@ def record_failure(core: Core) -> dict[str, Any]:
     job = head(core)
     of_job = {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload}
     branch = {"ok": False, "stage": provision_project.INITIALIZING, "error": {"Error": "CONFLICT"}}
-    failures = FailureRecorder(core.jobs, supervisor(core)._policies)
+    failures = FailureRecorder(core.jobs, reconciler(core)._policies)
     return failures({"job": of_job, "stage": "FAILED", "branches": [branch]})
 
 
@@ -124,7 +124,7 @@ def test_a_job_whose_execution_ended_without_telling_ends_with_the_reason(
 ) -> None:
     waiting(core)
 
-    job = examine(core, ended(core, status, "States.Runtime", "No such path."))
+    job = reconcile(core, ended(core, status, "States.Runtime", "No such path."))
 
     assert job.status is JobStatus.FAILED
     cause = f"{status}: States.Runtime: No such path."
@@ -150,7 +150,7 @@ def test_what_step_functions_says_counts_where_no_event_told(core: Core) -> None
     waiting(core)
     core.client("stepfunctions").stop_execution(executionArn=executions(core).arn(head(core)))
 
-    assert error_of(examine(core)).message == "The job was stopped by hand before it had ended."
+    assert error_of(reconcile(core)).message == "The job was stopped by hand before it had ended."
 
 
 def test_the_stage_that_failed_is_the_reason_where_its_record_was_lost(core: Core) -> None:
@@ -161,7 +161,7 @@ def test_the_stage_that_failed_is_the_reason_where_its_record_was_lost(core: Cor
     )
     core.jobs.stage_failed("job-1", failed, retry_count=0, retryable=False)
 
-    job = examine(core, ended(core, ExecutionStatus.FAILED, "UNKNOWN_ERROR"))
+    job = reconcile(core, ended(core, ExecutionStatus.FAILED, "UNKNOWN_ERROR"))
 
     assert job.error == failed
     assert job.other_errors == (NETWORK_ERROR,)
@@ -175,7 +175,7 @@ def test_a_stage_that_failed_is_not_the_reason_of_another_end(core: Core) -> Non
     )
     core.jobs.stage_failed("job-1", failed, retry_count=0, retryable=False)
 
-    job = examine(core, ended(core, ExecutionStatus.TIMED_OUT))
+    job = reconcile(core, ended(core, ExecutionStatus.TIMED_OUT))
 
     assert error_of(job).type is ErrorType.TIMEOUT
     assert job.other_errors == (failed, NETWORK_ERROR)
@@ -184,7 +184,7 @@ def test_a_stage_that_failed_is_not_the_reason_of_another_end(core: Core) -> Non
 def test_a_stage_that_only_waits_is_not_the_reason_of_a_failure(core: Core) -> None:
     waiting(core)
 
-    job = examine(core, ended(core, ExecutionStatus.FAILED, "States.DataLimitExceeded"))
+    job = reconcile(core, ended(core, ExecutionStatus.FAILED, "States.DataLimitExceeded"))
 
     assert "States.DataLimitExceeded" in error_of(job).cause
     assert job.other_errors == (NETWORK_ERROR,)
@@ -193,13 +193,13 @@ def test_a_stage_that_only_waits_is_not_the_reason_of_a_failure(core: Core) -> N
 def test_a_cause_leaves_out_what_the_execution_did_not_say(core: Core) -> None:
     waiting(core)
 
-    assert error_of(examine(core, ended(core, ExecutionStatus.ABORTED))).cause == "ABORTED"
+    assert error_of(reconcile(core, ended(core, ExecutionStatus.ABORTED))).cause == "ABORTED"
 
 
 def test_a_long_cause_is_cut(core: Core) -> None:
     waiting(core)
 
-    job = examine(core, ended(core, ExecutionStatus.FAILED, cause="x" * 32_000))
+    job = reconcile(core, ended(core, ExecutionStatus.FAILED, cause="x" * 32_000))
 
     assert len(error_of(job).cause) == 1000
 
@@ -209,17 +209,17 @@ def test_a_job_is_not_ended_while_a_stage_may_run(core: Core) -> None:
     core.clock.advance(provision_project.INITIALIZING.seconds - 2)
     told = ended(core)
     with unchanged(core):
-        examine(core, told)
+        reconcile(core, told)
     core.clock.advance(1)
 
-    job = examine(core, told)
+    job = reconcile(core, told)
 
     assert job.status is JobStatus.FAILED
     (silent,) = job.other_errors
     assert (silent.type, silent.stage) == (ErrorType.UNKNOWN_ERROR, provision_project.INITIALIZING)
 
 
-def overtaken(core: Core, stage: str) -> int:
+def superseded(core: Core, stage: str) -> int:
     """Let a stage fail for good in its second attempt; return until when the first may be at work.
 
     The first never said how it ended.
@@ -239,14 +239,14 @@ def begun(core: Core, on_failure: str) -> None:
     core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
 
 
-def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_overtaken(core: Core) -> None:
+def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_superseded(core: Core) -> None:
     begun(core, "keep")
-    core.clock.advance(overtaken(core, provision_project.INITIALIZING) - 1)
+    core.clock.advance(superseded(core, provision_project.INITIALIZING) - 1)
     with unchanged(core):
-        examine(core, ended(core))
+        reconcile(core, ended(core))
     core.clock.advance(1)
 
-    job = examine(core, ended(core))
+    job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.FAILED
     assert core.projects.holders() == []
@@ -254,9 +254,9 @@ def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_overtaken(core: Co
 
 def test_a_job_is_ended_beside_such_an_attempt_where_its_cleanup_waits_for_it(core: Core) -> None:
     begun(core, "rollback")
-    overtaken(core, provision_project.INITIALIZING)
+    superseded(core, provision_project.INITIALIZING)
 
-    job = examine(core, ended(core))
+    job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.FAILED
     assert core.projects.holders() == ["job-1"]
@@ -267,7 +267,7 @@ def test_a_job_that_never_began_ends_with_its_execution(core: Core) -> None:
     core.new_job()
     start_execution(core)
 
-    job = examine(core, ended(core))
+    job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.FAILED
     assert job.cleanup is None
@@ -277,14 +277,14 @@ def test_a_job_that_never_began_ends_with_its_execution(core: Core) -> None:
 def test_a_job_whose_execution_runs_is_left_alone(core: Core) -> None:
     waiting(core)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
 
 
 def test_a_job_that_was_being_cancelled_ends_cancelled_and_that_is_no_repair(core: Core) -> None:
     waiting(core)
     core.jobs.request_cancel(head(core))
 
-    job = examine(core, ended(core))
+    job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.CANCELLED
     assert error_of(job).type is ErrorType.JOB_CANCELLED
@@ -300,7 +300,7 @@ def test_a_job_that_keeps_what_it_made_gives_back_what_it_held(core: Core) -> No
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True)
 
-    job = examine(core, ended(core))
+    job = reconcile(core, ended(core))
 
     assert (job.status, job.cleanup) == (JobStatus.FAILED, None)
     assert core.projects.holders() == []
@@ -314,10 +314,10 @@ def test_a_job_that_runs_in_someone_s_process_is_left_alone_until_that_is_gone(c
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     core.clock.advance(3600)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
     core.clock.advance(1)
 
-    job = examine(core)
+    job = reconcile(core)
 
     assert error_of(job).message == "The process that ran the job is gone."
     assert history(core, "REPAIRED") == ["Nobody had told of its end: its execution was gone."]
@@ -331,7 +331,7 @@ def test_a_dump_in_someone_s_process_ends_before_that_is_taken_for_gone(core: Co
     # And has time to say so.
     core.clock.advance(SNAPSHOT_SECONDS + 300)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
 
 
 # --- Races with the state machine and with itself -------------------------------------------------
@@ -341,22 +341,22 @@ def test_a_failure_that_was_recorded_is_left_alone(core: Core) -> None:
     waiting(core)
     record_failure(core)
     with unchanged(core):
-        examine(core, ended(core, ExecutionStatus.FAILED))
+        reconcile(core, ended(core, ExecutionStatus.FAILED))
 
 
 def test_a_failure_that_is_recorded_meanwhile_is_left_alone(core: Core) -> None:
     waiting(core)
     meanwhile(core, lambda: record_failure(core))
 
-    job = examine(core, ended(core))
+    job = reconcile(core, ended(core))
 
     assert error_of(job).type is ErrorType.CONFLICT
     assert history(core, "REPAIRED") == []
 
 
-def test_a_failure_that_is_recorded_after_the_supervisor_changes_nothing(core: Core) -> None:
+def test_a_failure_that_is_recorded_after_the_reconciler_changes_nothing(core: Core) -> None:
     waiting(core)
-    before = examine(core, ended(core))
+    before = reconcile(core, ended(core))
 
     answer = record_failure(core)
 
@@ -380,7 +380,7 @@ def test_a_job_that_completes_meanwhile_is_completed(core: Core) -> None:
         ),
     )
 
-    assert examine(core, ended(core)).status is JobStatus.COMPLETED
+    assert reconcile(core, ended(core)).status is JobStatus.COMPLETED
     assert history(core, "REPAIRED") == []
 
 
@@ -394,7 +394,7 @@ def test_a_stage_that_starts_meanwhile_keeps_its_job_from_ending(
     waiting(core)
     meanwhile(core, lambda: core.jobs.start_stage(head(core), stage, retry_count))
 
-    job = examine(core, ended(core))
+    job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.RUNNING
     assert cleanup_executions(core) == []
@@ -404,36 +404,36 @@ def test_a_first_stage_that_starts_meanwhile_keeps_its_job_from_ending(core: Cor
     core.new_job()
     meanwhile(core, lambda: core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0))
 
-    assert examine(core, ended(core)).status is JobStatus.RUNNING
+    assert reconcile(core, ended(core)).status is JobStatus.RUNNING
 
 
-def test_a_job_that_keeps_changing_is_examined_again_by_the_next(core: Core) -> None:
+def test_a_job_that_keeps_changing_is_reconciled_again_by_the_next(core: Core) -> None:
     waiting(core)
     core.answers["dynamodb.TransactWriteItems"] = aws_error(
         "TransactionCanceledException", reasons=("ConditionalCheckFailed",)
     )
 
     with pytest.raises(ProvisioningError) as raised:
-        examine(core, ended(core))
+        reconcile(core, ended(core))
 
     assert raised.value.type is ErrorType.TIMEOUT
 
 
-def test_examined_twice_is_as_good_as_once(core: Core) -> None:
+def test_reconciled_twice_is_as_good_as_once(core: Core) -> None:
     waiting(core)
     told = ended(core)
-    examine(core, told)
+    reconcile(core, told)
     core.clock.advance()
     with unchanged(core):
-        examine(core, told)
+        reconcile(core, told)
 
 
 def test_two_at_once_repair_once(core: Core) -> None:
     waiting(core)
     told = ended(core)
-    meanwhile(core, lambda: examine(core, told))
+    meanwhile(core, lambda: reconcile(core, told))
 
-    assert not supervisor(core).examine("job-1", told).repair
+    assert not reconciler(core).reconcile("job-1", told).repair
     assert len(history(core, "REPAIRED")) == 1
     assert cleanup_executions(core) == ["job-1-cleanup-1"]
 
@@ -447,7 +447,7 @@ def test_an_event_that_comes_after_a_retry_changes_nothing(core: Core) -> None:
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=2)
     core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True, round_=2)
     with unchanged(core):
-        examine(core, told)
+        reconcile(core, told)
 
 
 def test_an_event_of_a_cleanup_says_nothing_of_its_job_s_next_attempt(core: Core) -> None:
@@ -459,7 +459,7 @@ def test_an_event_of_a_cleanup_says_nothing_of_its_job_s_next_attempt(core: Core
     core.jobs.end_cleanup("job-1", 1, [])
     client(core).retry("job-1")
     with unchanged(core):
-        examine(core, told)
+        reconcile(core, told)
 
 
 # --- Clean-ups ------------------------------------------------------------------------------------
@@ -491,15 +491,15 @@ def remove(core: Core, stage: str, status: StageStatus = StageStatus.SUCCEEDED) 
 def test_a_cleanup_that_was_not_started_is_started(core: Core) -> None:
     core.clock.advance(60)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
     core.clock.advance(1)
 
-    examine(core)
+    reconcile(core)
 
     assert cleanup_executions(core) == ["job-1-cleanup-1"]
     assert history(core, "REPAIRED") == ["Its clean-up had not been started."]
     with unchanged(core):
-        examine(core)
+        reconcile(core)
 
 
 @pytest.mark.usefixtures("cleaning")
@@ -507,7 +507,7 @@ def test_a_cleanup_that_is_started_meanwhile_needs_no_repair(core: Core) -> None
     core.clock.advance(61)
     core.answers["sfn.StartExecution"] = aws_error("ExecutionAlreadyExists")
 
-    assert not supervisor(core).examine("job-1").repair
+    assert not reconciler(core).reconcile("job-1").repair
     assert history(core, "REPAIRED") == []
 
 
@@ -518,14 +518,14 @@ def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core:
     remove(core, provision_project.REMOVING_REALTIME, StageStatus.RUNNING)
     core.clock.advance(provision_project.REMOVING_REALTIME.seconds - 1)
     with unchanged(core):
-        examine(core, cleanup_ended(core))
+        reconcile(core, cleanup_ended(core))
     core.clock.advance(1)
 
-    job = examine(core, cleanup_ended(core))
+    job = reconcile(core, cleanup_ended(core))
 
     assert job.cleanup is not None
     assert job.cleanup.status is CleanupStatus.FAILED
-    assert [left.partition(" nm")[0] for left in job.cleanup.left_over] == [
+    assert [left.partition(" nm")[0] for left in job.cleanup.remaining] == [
         "Event API",
         "user pool",
         *("database", "role", "role", "secret"),
@@ -539,13 +539,13 @@ def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core:
 
 
 @pytest.mark.usefixtures("cleaning")
-def test_a_cleanup_is_not_ended_while_a_removal_may_run_that_was_overtaken(core: Core) -> None:
-    core.clock.advance(overtaken(core, provision_project.REMOVING_DATABASE) - 1)
+def test_a_cleanup_is_not_ended_while_a_removal_may_run_that_was_superseded(core: Core) -> None:
+    core.clock.advance(superseded(core, provision_project.REMOVING_DATABASE) - 1)
     with unchanged(core):
-        examine(core, cleanup_ended(core))
+        reconcile(core, cleanup_ended(core))
     core.clock.advance(1)
 
-    job = examine(core, cleanup_ended(core))
+    job = reconcile(core, cleanup_ended(core))
 
     assert job.cleanup is not None
     assert job.cleanup.status is CleanupStatus.FAILED
@@ -557,10 +557,10 @@ def test_a_cleanup_of_which_only_the_record_was_lost_is_done(core: Core) -> None
     for stage in provision_project.JOB_TYPE.on_failure.cleanup:
         remove(core, stage)
 
-    job = examine(core, cleanup_ended(core, ExecutionStatus.FAILED))
+    job = reconcile(core, cleanup_ended(core, ExecutionStatus.FAILED))
 
     assert job.cleanup is not None
-    assert (job.cleanup.status, job.cleanup.left_over) == (CleanupStatus.DONE, ())
+    assert (job.cleanup.status, job.cleanup.remaining) == (CleanupStatus.DONE, ())
 
 
 @pytest.mark.usefixtures("cleaning")
@@ -575,7 +575,7 @@ def test_a_removal_that_starts_meanwhile_keeps_its_cleanup_from_ending(
     core.jobs.stage_failed("job-1", error, retry_count=0, retryable=True)
     meanwhile(core, lambda: core.jobs.start_stage(head(core), stage, 1))
 
-    job = examine(core, cleanup_ended(core))
+    job = reconcile(core, cleanup_ended(core))
 
     assert job.cleanup is not None
     assert job.cleanup.status is CleanupStatus.RUNNING
@@ -587,7 +587,7 @@ def test_a_cleanup_that_runs_is_left_alone(core: Core) -> None:
     executions(core).start_cleanup(head(core), 1)
     core.clock.advance(3600)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
 
 
 # --- Jobs that do not begin -----------------------------------------------------------------------
@@ -597,10 +597,10 @@ def test_the_message_of_a_job_that_does_not_begin_is_sent_again_once(core: Core)
     core.new_job()
     core.clock.advance(LIMIT_SECONDS - 1)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
     core.clock.advance(1)
 
-    job = examine(core)
+    job = reconcile(core)
 
     assert (job.status, job.resent_at) == (JobStatus.QUEUED, core.clock.at)
     (message,) = core.messages(core.queue_url)
@@ -611,10 +611,10 @@ def test_the_message_of_a_job_that_does_not_begin_is_sent_again_once(core: Core)
     }
     core.clock.advance(LIMIT_SECONDS - 1)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
     core.clock.advance(1)
 
-    job = examine(core)
+    job = reconcile(core)
 
     assert job.status is JobStatus.FAILED
     assert error_of(job) == StoredError(
@@ -631,9 +631,9 @@ def test_a_message_that_is_held_back_is_not_late(core: Core) -> None:
     core.jobs.create(new_job(), delay_seconds=900)
     core.clock.advance(900 + LIMIT_SECONDS - 1)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
     core.clock.advance(1)
-    assert examine(core).resent_at is not None
+    assert reconcile(core).resent_at is not None
 
 
 def test_a_retried_job_that_does_not_begin_is_sent_again_as_that_attempt(core: Core) -> None:
@@ -642,23 +642,23 @@ def test_a_retried_job_that_does_not_begin_is_sent_again_as_that_attempt(core: C
     core.jobs.retry(head(core))
     core.clock.advance(LIMIT_SECONDS)
 
-    examine(core)
+    reconcile(core)
 
     (message,) = core.messages(core.queue_url)
     assert json.loads(message["Body"])["attempt"] == 2
     core.clock.advance(LIMIT_SECONDS)
-    assert examine(core).status is JobStatus.FAILED
+    assert reconcile(core).status is JobStatus.FAILED
 
 
 def test_a_retry_counts_anew(core: Core) -> None:
     core.new_job()
     for _ in range(2):
         core.clock.advance(LIMIT_SECONDS)
-        examine(core)
+        reconcile(core)
     client(core).retry("job-1")
     core.clock.advance(LIMIT_SECONDS)
 
-    assert (examine(core).status, head(core).attempt) == (JobStatus.QUEUED, 2)
+    assert (reconcile(core).status, head(core).attempt) == (JobStatus.QUEUED, 2)
     assert head(core).resent_at == core.clock.at
 
 
@@ -669,17 +669,17 @@ def test_a_job_whose_execution_has_not_come_to_its_first_stage_is_not_sent_again
     start_execution(core)
     core.clock.advance(LIMIT_SECONDS)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
 
 
 def test_a_job_that_begins_while_it_is_given_up_goes_on(core: Core) -> None:
     core.new_job()
     core.clock.advance(LIMIT_SECONDS)
-    examine(core)
+    reconcile(core)
     core.clock.advance(LIMIT_SECONDS)
     meanwhile(core, lambda: core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0))
 
-    assert examine(core).status is JobStatus.RUNNING
+    assert reconcile(core).status is JobStatus.RUNNING
     assert len(history(core, "REPAIRED")) == 1
 
 
@@ -688,7 +688,7 @@ def test_a_job_that_begins_while_it_is_sent_again_goes_on(core: Core) -> None:
     core.clock.advance(LIMIT_SECONDS)
     meanwhile(core, lambda: core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0))
 
-    assert examine(core).status is JobStatus.RUNNING
+    assert reconcile(core).status is JobStatus.RUNNING
     assert history(core, "REPAIRED") == []
 
 
@@ -698,11 +698,11 @@ def test_a_job_that_is_sent_again_by_another_meanwhile_counts_once(core: Core) -
 
     def sent_by_another() -> None:
         core.clock.advance()
-        examine(core)
+        reconcile(core)
 
     meanwhile(core, sent_by_another)
 
-    assert not supervisor(core).examine("job-1").repair
+    assert not reconciler(core).reconcile("job-1").repair
     assert len(history(core, "REPAIRED")) == 1
 
 
@@ -711,10 +711,10 @@ def test_a_message_that_could_not_be_sent_again_is_sent_by_the_next(core: Core) 
     core.clock.advance(LIMIT_SECONDS)
     core.answers["sqs.SendMessage"] = times(1, aws_error("ServiceUnavailable", 503))
     with pytest.raises(ClientError):
-        examine(core)
+        reconcile(core)
     assert head(core).resent_at is None
 
-    examine(core)
+    reconcile(core)
 
     assert len(core.messages(core.queue_url)) == 1
 
@@ -727,7 +727,7 @@ def test_what_an_ended_job_still_holds_is_given_back(core: Core, status: JobStat
     running(core)
     core.jobs.fail("job-1", [CONFLICT], close={}, status=status)
 
-    examine(core)
+    reconcile(core)
 
     project = core.projects.get("shop")
     assert project is not None
@@ -735,13 +735,13 @@ def test_what_an_ended_job_still_holds_is_given_back(core: Core, status: JobStat
     assert core.projects.used("owner#ada") == 0
     assert history(core, "REPAIRED") == ["It still held what it should have given back."]
     with unchanged(core):
-        examine(core)
+        reconcile(core)
 
 
 @pytest.mark.usefixtures("cleaning")
 def test_what_a_job_holds_for_its_cleanup_is_not_given_back(core: Core) -> None:
     with unchanged(core):
-        examine(core)
+        reconcile(core)
 
 
 def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
@@ -749,7 +749,7 @@ def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
     core.jobs.fail("job-1", [CONFLICT], close={})
     meanwhile(core, lambda: core.jobs.retry(head(core)))
 
-    examine(core)
+    reconcile(core)
 
     assert core.projects.holders() == ["job-1"]
     assert history(core, "REPAIRED") == []
@@ -764,7 +764,7 @@ def test_what_a_cleanup_that_is_run_again_holds_is_not_given_back(core: Core) ->
     core.clock.advance()
     meanwhile(core, lambda: core.jobs.repeat_cleanup(head(core)))
 
-    examine(core)
+    reconcile(core)
 
     assert core.projects.holders() == ["job-1"]
 
@@ -772,7 +772,7 @@ def test_what_a_cleanup_that_is_run_again_holds_is_not_given_back(core: Core) ->
 def test_a_job_that_was_refused_holds_nothing(core: Core) -> None:
     core.jobs.create_failed(NewJob("job-1", "unheard_of", {"project_id": "shop"}, ()), CONFLICT)
     with unchanged(core):
-        examine(core)
+        reconcile(core)
 
 
 @pytest.mark.parametrize(
@@ -793,7 +793,7 @@ def test_what_a_job_holds_that_is_stored_no_more_is_given_back(
     core.new_job("job-2", "other")
     expire(core)
 
-    assert handle(core, SWEEP) == {"examined": 2, "repaired": 1}
+    assert handle(core, SWEEP) == {"reconciled": 2, "repaired": 1}
 
     project = core.projects.get("shop")
     assert project is not None
@@ -846,19 +846,19 @@ SWEEP = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
 
 def handle(core: Core, event: dict[str, Any]) -> dict[str, Any]:
     metrics.clear_metrics()
-    return supervisor(core)(event)
+    return reconciler(core)(event)
 
 
 def counted() -> dict[str, list[float]]:
     return {name: metric["Value"] for name, metric in metrics.provider.metric_set.items()}
 
 
-def test_an_event_of_an_execution_has_its_job_examined(
+def test_an_event_of_an_execution_has_its_job_reconciled(
     core: Core, logged: LogLines, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waiting(core)
 
-    assert handle(core, execution_event(core)) == {"examined": 1, "repaired": 1}
+    assert handle(core, execution_event(core)) == {"reconciled": 1, "repaired": 1}
 
     assert error_of(head(core)).type is ErrorType.TIMEOUT
     assert counted() == {"JobsFailed": [1.0], "Repairs": [1.0]}
@@ -877,7 +877,7 @@ def test_an_input_that_the_event_leaves_out_is_asked_for(core: Core) -> None:
     waiting(core)
     event = execution_event(core, input=None, inputDetails={"included": False})
 
-    assert handle(core, event)["examined"] == 1
+    assert handle(core, event)["reconciled"] == 1
     assert head(core).status is JobStatus.FAILED
 
 
@@ -885,11 +885,11 @@ def test_an_end_that_its_job_has_told_needs_no_repair(core: Core) -> None:
     waiting(core)
     record_failure(core)
 
-    assert handle(core, execution_event(core, status="FAILED")) == {"examined": 1, "repaired": 0}
+    assert handle(core, execution_event(core, status="FAILED")) == {"reconciled": 1, "repaired": 0}
     assert counted() == {}
 
 
-def test_an_event_that_a_job_is_being_cancelled_has_it_examined(
+def test_an_event_that_a_job_is_being_cancelled_has_it_reconciled(
     core: Core, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waiting(core)
@@ -898,7 +898,7 @@ def test_an_event_that_a_job_is_being_cancelled_has_it_examined(
 
     answer = handle(core, {"source": "jobs", "detail-type": "job.retrying", "detail": detail})
 
-    assert answer == {"examined": 1, "repaired": 0}
+    assert answer == {"reconciled": 1, "repaired": 0}
     assert head(core).status is JobStatus.CANCELLED
     (emitted,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert emitted["JobsCancelled"] == [1.0]
@@ -911,20 +911,20 @@ def test_an_execution_of_no_job_is_left_alone(core: Core, text: str) -> None:
     waiting(core)
     event = execution_event(core, executionArn=f"{executions(core).arn(head(core))}x", input=text)
     with unchanged(core):
-        assert handle(core, event) == {"examined": 0, "repaired": 0}
+        assert handle(core, event) == {"reconciled": 0, "repaired": 0}
 
 
 @pytest.mark.parametrize("event", [{}, {"detail": {}}, {"detail": {"job_id": None}}])
 def test_an_event_of_nothing_is_left_alone(core: Core, event: dict[str, Any]) -> None:
-    assert handle(core, event) == {"examined": 0, "repaired": 0}
+    assert handle(core, event) == {"reconciled": 0, "repaired": 0}
 
 
 def test_a_job_that_is_not_stored_is_left_alone(core: Core) -> None:
     detail = {"job_id": "nobody", "cancelling": True}
-    assert handle(core, {"detail": detail}) == {"examined": 1, "repaired": 0}
+    assert handle(core, {"detail": detail}) == {"reconciled": 1, "repaired": 0}
 
 
-def test_an_event_is_delivered_again_where_its_job_could_not_be_examined(core: Core) -> None:
+def test_an_event_is_delivered_again_where_its_job_could_not_be_reconciled(core: Core) -> None:
     waiting(core)
     core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
     with pytest.raises(ClientError):
@@ -938,7 +938,7 @@ def test_a_job_id_is_read_from_the_input_and_not_guessed_from_the_name() -> None
     assert job_id_of(text) == "a-2-cleanup-7"
 
 
-def test_a_sweep_examines_what_is_unfinished_or_held_and_nothing_else(
+def test_a_sweep_reconciles_what_is_unfinished_or_held_and_nothing_else(
     core: Core, logged: LogLines
 ) -> None:
     waiting(core)
@@ -954,7 +954,7 @@ def test_a_sweep_examines_what_is_unfinished_or_held_and_nothing_else(
     core.jobs.fail("ended", [CONFLICT], close={})
     core.calls.clear()
 
-    assert handle(core, SWEEP) == {"examined": 3, "repaired": 2}
+    assert handle(core, SWEEP) == {"reconciled": 3, "repaired": 2}
 
     assert counted() == {
         "JobsFailed": [1.0],
@@ -967,19 +967,21 @@ def test_a_sweep_examines_what_is_unfinished_or_held_and_nothing_else(
     assert not [call for call in core.calls_of("dynamodb.Scan") if "IndexName" not in call]
 
 
-def test_a_job_that_cannot_be_examined_keeps_no_other_from_it(core: Core, logged: LogLines) -> None:
+def test_a_job_that_cannot_be_reconciled_keeps_no_other_from_it(
+    core: Core, logged: LogLines
+) -> None:
     core.new_job("first")
     core.clock.advance()
     core.new_job("second")
     core.clock.advance(LIMIT_SECONDS)
     core.answers["sfn.DescribeExecution"] = times(1, aws_error("ThrottlingException"))
 
-    assert handle(core, SWEEP) == {"examined": 2, "repaired": 1}
+    assert handle(core, SWEEP) == {"reconciled": 2, "repaired": 1}
 
     (message,) = core.messages(core.queue_url)
     assert json.loads(message["Body"])["job_id"] == "second"
     assert "ThrottlingException" in logged()[0]["cause"]
-    # Nor does such a sweep count: an alarm tells of a job that is never examined.
+    # Nor does such a sweep count: an alarm tells of a job that is never reconciled.
     assert counted() == {"Repairs": [1.0]}
 
 
@@ -993,7 +995,7 @@ def test_a_job_of_a_type_that_this_code_does_not_define_is_one_warning_of_a_swee
     core.new_job("known")
     core.clock.advance(2 * LIMIT_SECONDS)
 
-    assert handle(core, SWEEP) == {"examined": 2, "repaired": 1}
+    assert handle(core, SWEEP) == {"reconciled": 2, "repaired": 1}
 
     (message,) = core.messages(core.queue_url)
     assert json.loads(message["Body"])["job_id"] == "known"
@@ -1009,7 +1011,7 @@ def test_an_event_of_such_a_job_is_not_handed_over_again(core: Core) -> None:
     core.jobs.create(NewJob("of-older-code", "gone", {"project_id": "shop"}, ("DOING",)))
     event = {"source": "project-provisioner", "detail": {"job_id": "of-older-code"}}
 
-    assert handle(core, event) == {"examined": 1, "repaired": 0}
+    assert handle(core, event) == {"reconciled": 1, "repaired": 0}
 
 
 def test_a_job_that_nobody_can_read_keeps_a_sweep_from_no_other(
@@ -1026,12 +1028,12 @@ def test_a_job_that_nobody_can_read_keeps_a_sweep_from_no_other(
         ExpressionAttributeValues={":damaged": {"S": "{"}},
     )
 
-    assert handle(core, SWEEP) == {"examined": 2, "repaired": 1}
+    assert handle(core, SWEEP) == {"reconciled": 2, "repaired": 1}
 
     (message,) = core.messages(core.queue_url)
     assert json.loads(message["Body"])["job_id"] == "second"
     (warning,) = [line for line in logged() if line["job_id"] == "first"]
-    assert warning["message"] == "job not examined"
+    assert warning["message"] == "job not reconciled"
     # Its text may hold a part of the payload.
     assert re.fullmatch(r"JSONDecodeError at \S+:\d+", warning["cause"])
     assert counted() == {"Repairs": [1.0]}

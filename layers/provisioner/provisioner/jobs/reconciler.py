@@ -71,7 +71,7 @@ _STAGE_SILENT = "The stage ended without saying why."
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class Reconciled:
     """What was done for a job."""
 
     #: What had gone wrong and was put right, as the job's history has it; empty where nothing had.
@@ -82,11 +82,11 @@ class Examined:
     error: StoredError | None = None
 
 
-_NOTHING = Examined()
+_NOTHING = Reconciled()
 
 
-class Supervisor:
-    """Examines jobs. Doing it twice, or beside whoever it stands in for, is as good as once."""
+class Reconciler:
+    """Reconciles jobs. Doing it twice, or beside whoever it stands in for, is as good as once."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Supervisor:
         queued_limit: timedelta,
         definitions: JobDefinitions,
     ) -> None:
-        """Bind the supervisor.
+        """Bind the reconciler.
 
         Args:
             store: the jobs.
@@ -126,10 +126,10 @@ class Supervisor:
         self._definitions = definitions
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Examine the job that an event of EventBridge is about, or, on schedule, all that are due.
+        """Reconcile the job that an event of EventBridge is about, or, on schedule, all that are.
 
         Returns:
-            examined and repaired, how many jobs that was.
+            reconciled and repaired, how many jobs that was.
 
         Raises:
             Exception: whatever may pass by waiting, where the event is about one job; AWS Lambda
@@ -154,10 +154,10 @@ class Supervisor:
                 job_id = of_job
         if job_id is None:
             logger.warning("event is about no job")
-            return {"examined": 0, "repaired": 0}
-        return {"examined": 1, "repaired": int(self._examine_and_report(job_id, told))}
+            return {"reconciled": 0, "repaired": 0}
+        return {"reconciled": 1, "repaired": int(self._reconcile_and_report(job_id, told))}
 
-    def examine(self, job_id: str, told: Execution | None = None) -> Examined:
+    def reconcile(self, job_id: str, told: Execution | None = None) -> Reconciled:
         """Compare a job with its execution, and do what is left to be done for it.
 
         Args:
@@ -178,32 +178,32 @@ class Supervisor:
             of_job_type(self._definitions, job)
             try:
                 if job.status.is_terminal:
-                    return self._examine_ended(job, told)
-                return self._examine_open(job, told)
+                    return self._reconcile_ended(job, told)
+                return self._reconcile_open(job, told)
             except ConditionFailedError:
                 continue
-        raise failure(ErrorType.TIMEOUT, "The job kept changing while it was examined.")
+        raise failure(ErrorType.TIMEOUT, "The job kept changing while it was reconciled.")
 
     def _sweep(self) -> dict[str, Any]:
-        """Examine every job that is unfinished, or holds what only one may hold."""
+        """Reconcile every job that is unfinished, or holds what only one may hold."""
         job_ids = list(dict.fromkeys([*self._store.list_unfinished(), *self._holders()]))
-        repaired = unexamined = 0
+        repaired = unreconciled = 0
         for job_id in job_ids:
             try:
-                repaired += self._examine_and_report(job_id, None)
-            # The others are examined all the same, and this one again by the next sweep.
+                repaired += self._reconcile_and_report(job_id, None)
+            # The others are reconciled all the same, and this one again by the next sweep.
             except Exception as error:  # noqa: BLE001  # each is told, and an alarm misses the sweep
-                logger.warning("job not examined", cause=_cause(error))
-                unexamined += 1
-        if unexamined == 0:
+                logger.warning("job not reconciled", cause=_cause(error))
+                unreconciled += 1
+        if unreconciled == 0:
             # Whatever keeps sweeps from their end cannot say so itself: an alarm misses this.
             metrics.add_metric("SweepsCompleted", MetricUnit.Count, 1)
-        return {"examined": len(job_ids), "repaired": repaired}
+        return {"reconciled": len(job_ids), "repaired": repaired}
 
-    def _examine_and_report(self, job_id: str, told: Execution | None) -> bool:
+    def _reconcile_and_report(self, job_id: str, told: Execution | None) -> bool:
         logger.append_keys(job_id=job_id)
         try:
-            examined = self.examine(job_id, told)
+            reconciled = self.reconcile(job_id, told)
         except UnknownJobTypeError as error:
             # Only its definition says how it ends: no repetition helps, and no alarm.
             logger.warning("job of an unknown job type", cause=str(error))
@@ -214,32 +214,32 @@ class Supervisor:
                 logger.warning("no such job is stored")
                 return False
             # There is no history to tell it.
-            examined = Examined(
+            reconciled = Reconciled(
                 f"It is stored no more and still held {', '.join(released)}: that was given back."
             )
-        if examined.error is not None:
-            with single_metric(name=examined.metric, unit=MetricUnit.Count, value=1) as metric:
-                metric.add_dimension("error_type", examined.error.type)
+        if reconciled.error is not None:
+            with single_metric(name=reconciled.metric, unit=MetricUnit.Count, value=1) as metric:
+                metric.add_dimension("error_type", reconciled.error.type)
             logger.error(
-                "job ended by the supervisor",
-                error_type=examined.error.type,
-                error_message=examined.error.message,
-                cause=examined.error.cause,
+                "job ended by the reconciler",
+                error_type=reconciled.error.type,
+                error_message=reconciled.error.message,
+                cause=reconciled.error.cause,
             )
-        if examined.metric:
-            metrics.add_metric(examined.metric, MetricUnit.Count, 1)
-        if examined.repair:
+        if reconciled.metric:
+            metrics.add_metric(reconciled.metric, MetricUnit.Count, 1)
+        if reconciled.repair:
             metrics.add_metric("Repairs", MetricUnit.Count, 1)
-            logger.warning("job repaired", repair=examined.repair)
-        return bool(examined.repair)
+            logger.warning("job repaired", repair=reconciled.repair)
+        return bool(reconciled.repair)
 
     # Jobs that have not ended.
 
-    def _examine_open(self, job: Job, told: Execution | None) -> Examined:
+    def _reconcile_open(self, job: Job, told: Execution | None) -> Reconciled:
         arn = self._executions.arn(job)
         execution = self._find(arn, told)
         if execution is None and job.status is JobStatus.QUEUED:
-            return self._examine_unstarted(job)
+            return self._reconcile_unstarted(job)
         if execution is None:
             # What waits says nothing meanwhile.
             words = [*(entry.at for entry in job.history), *(wait.until for wait in job.waits)]
@@ -259,11 +259,11 @@ class Supervisor:
             repair = f"Nobody had told of its end: its execution was {how}."
             return self._end(job, _errors(job, execution, now), repair)
         # Ended first: should this process stop here, the execution finds that after its wait.
-        examined = self._end(job, [*_failed_stages(job), *_open_stages(job, now)])
+        reconciled = self._end(job, [*_failed_stages(job), *_open_stages(job, now)])
         self._executions.stop(arn, CANCELLED)
-        return examined
+        return reconciled
 
-    def _end(self, job: Job, errors: Sequence[StoredError], repair: str = "") -> Examined:
+    def _end(self, job: Job, errors: Sequence[StoredError], repair: str = "") -> Reconciled:
         """End a job that nobody is at any more, and start its clean-up."""
         self._failures.end(
             job,
@@ -275,9 +275,9 @@ class Supervisor:
         if ended.cleanup is not None and ended.is_cleaned_up_now:
             self._executions.start_cleanup(ended, ended.cleanup.run)
         is_cancelled = job.cancel_requested_at is not None
-        return Examined(repair, "JobsCancelled" if is_cancelled else "JobsFailed", ended.error)
+        return Reconciled(repair, "JobsCancelled" if is_cancelled else "JobsFailed", ended.error)
 
-    def _examine_unstarted(self, job: Job) -> Examined:
+    def _reconcile_unstarted(self, job: Job) -> Reconciled:
         """Send a message again that nothing has come of for long, and then give up on it."""
         since = max(job.updated_at, job.held_until or job.updated_at)
         if self._store.now() - since < self._queued_limit:
@@ -292,7 +292,7 @@ class Supervisor:
             )
             repair = "It had not begun for long: its message was sent again."
             self._store.record_resend(job, repair)
-            return Examined(repair)
+            return Reconciled(repair)
         repair = "It had not begun, though its message was sent again."
         error = StoredError(
             ErrorType.TIMEOUT, "", 0, "The job did not begin in the time that it had.", ""
@@ -301,17 +301,17 @@ class Supervisor:
 
     # Jobs that have ended.
 
-    def _examine_ended(self, job: Job, told: Execution | None) -> Examined:
+    def _reconcile_ended(self, job: Job, told: Execution | None) -> Reconciled:
         if job.cleanup is not None and job.is_cleaned_up_now:
-            return self._examine_cleanup(job, job.cleanup, told)
+            return self._reconcile_cleanup(job, job.cleanup, told)
         held = of_job_type(self._policies, job).release(job)
         if not held:
             return _NOTHING
         repair = "It still held what it should have given back."
         self._store.repair(job, repair, also=held)
-        return Examined(repair)
+        return Reconciled(repair)
 
-    def _examine_cleanup(self, job: Job, cleanup: Cleanup, told: Execution | None) -> Examined:
+    def _reconcile_cleanup(self, job: Job, cleanup: Cleanup, told: Execution | None) -> Reconciled:
         execution = self._find(self._executions.cleanup_arn(job, cleanup.run), told)
         if execution is None:
             is_due = self._store.now() - cleanup.started_at > _CLEANUP_STARTS_WITHIN
@@ -319,7 +319,7 @@ class Supervisor:
                 return _NOTHING
             repair = "Its clean-up had not been started."
             self._store.repair(job, repair)
-            return Examined(repair)
+            return Reconciled(repair)
         if execution.status is ExecutionStatus.RUNNING or self._may_run(job, self._definitions):
             return _NOTHING
         repair = f"Nobody had told of its clean-up's end: its execution was {execution.status}."
@@ -329,7 +329,7 @@ class Supervisor:
             unstarted=[record for record in cleanup.stages if not record.status.is_terminal],
             also=[self._store.repair_item(job, repair)],
         )
-        return Examined(repair, "CleanupsFailed" if left else "CleanupsDone")
+        return Reconciled(repair, "CleanupsFailed" if left else "CleanupsDone")
 
     def _find(self, arn: str, told: Execution | None) -> Execution | None:
         return told if told is not None and told.arn == arn else self._executions.find(arn)
@@ -338,7 +338,7 @@ class Supervisor:
         """Whether an attempt may be at work that nobody is to meet.
 
         Where a clean-up follows, that one holds the project, and waits itself for the attempts that
-        were overtaken.
+        were superseded.
         """
         now, policy = self._store.now(), of_job_type(self._policies, job)
         if any(_is_at_work(job, record, now, definitions) for record in job.stages):
@@ -357,7 +357,7 @@ class Supervisor:
 
 
 def _cause(error: Exception) -> str:
-    """Name what kept a job from being examined; of a text that is not ours, only its place."""
+    """Name what kept a job from being reconciled; of a text that is not ours, only its place."""
     if isinstance(error, (*AWS_ERRORS, ProvisioningError)):
         return f"{type(error).__name__}: {error}"
     where = traceback.extract_tb(error.__traceback__)[-1]
