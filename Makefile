@@ -27,7 +27,7 @@ endif
 # Node's migration tools and job queues, as customers use them.
 CUSTOMER_TOOLS := $(TOOLS)/customers
 
-.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint test test-postgresql-versions test-mysql build validate deploy demo up down test-stack
+.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets test test-postgresql-versions test-mysql build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -50,13 +50,23 @@ $(CUSTOMER_TOOLS)/.installed: tests/customers/package.json tests/customers/packa
 
 customer-tools: $(CUSTOMER_TOOLS)/.installed ## install what tests/customers runs; needs npm
 
+# Side by side, since each uses one core; all findings are shown, each linter's in one piece.
 lint: $(VENV)/.installed ## check style, types strictly, risky code, and look for secrets
-	$(BIN)/ruff format --check --quiet
-	$(BIN)/ruff check --quiet
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target lint-types lint-risks lint-style lint-secrets
+
+lint-types: $(VENV)/.installed
 	$(BIN)/mypy
+
+lint-risks: $(VENV)/.installed
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive bench cli docs functions layers
 # Tests assert, hold made-up passwords and start programs: findings of low severity.
 	$(BIN)/bandit --quiet --configfile pyproject.toml --severity-level medium --recursive tests
+
+lint-style: $(VENV)/.installed
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+
+lint-secrets: $(VENV)/.installed
 	$(BIN)/kingfisher scan --config kingfisher.yaml --no-update-check --redact --quiet .
 
 # One process more than CI has cores: some tests wait for containers and servers, and compute nothing.
