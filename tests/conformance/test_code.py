@@ -74,6 +74,7 @@ CLIENTS = {
 }
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
