@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import pytest
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.jobs.definition import JobDefinition
+from provisioner.jobs.definition import JobDefinition, Parallel
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import (
     JOB_TYPES,
@@ -163,6 +164,20 @@ def places(*jobs: str, without: Iterable[str] = ()) -> tuple[str, ...]:
 def places_of_instances(*jobs: str) -> tuple[str, ...]:
     """Name the stages of jobs that run only for an instance; of all jobs where none is named."""
     return tuple(f"{job}/{s}" for job in jobs or OF_INSTANCES for s in OF_INSTANCES[job])
+
+
+def together(where: Sequence[str]) -> Iterator[list[str]]:
+    """Yield those of a job type's places that can fail in one job of it, for branches all settle.
+
+    Of places of several job types, it yields those of each in turn.
+    """
+    for name, definition in JOB_TYPES.items():
+        for step in definition.steps:
+            branches = step.branches if isinstance(step, Parallel) else ((step,),)
+            for stages in zip_longest(*branches):
+                meeting = [place for stage in stages if (place := f"{name}/{stage}") in where]
+                if meeting:
+                    yield meeting
 
 
 def later_call(place: str) -> At:
