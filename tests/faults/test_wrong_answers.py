@@ -73,8 +73,11 @@ PROVISIONING: dict[str, Wrong] = {
             empty,
             ErrorType.SERVICE_REGISTRATION_FAILED,
         ),
-        # A bucket that is there and unheard of is one that S3 does not show everywhere yet.
-        f"{_PROVISION}REGISTERING_STORAGE": (first_call, empty, ErrorType.TIMEOUT),
+        f"{_PROVISION}REGISTERING_STORAGE": (
+            first_call,
+            empty,
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+        ),
         f"{_PROVISION}GENERATING_API_KEYS": (
             first_call,
             empty,

@@ -405,10 +405,24 @@ def call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> A
         return call_moto(client, "GetApi", {"apiId": parameters["apiId"]})
     answer = call_moto(client, operation, parameters)
     if operation == "CreateBucket":
-        # A bucket comes into being with its tags.
-        tags = {"TagSet": parameters["CreateBucketConfiguration"]["Tags"]}
-        call_moto(client, "PutBucketTagging", {"Bucket": parameters["Bucket"], "Tagging": tags})
+        _give_what_every_bucket_has(client, parameters)
     return answer
+
+
+def _give_what_every_bucket_has(client: Any, parameters: Mapping[str, Any]) -> None:
+    """Let a bucket come into being with its tags, private and encrypted."""
+    blocked = dict.fromkeys(
+        ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
+    )
+    encrypted = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    for setting, members in {
+        "BucketTagging": {
+            "Tagging": {"TagSet": parameters["CreateBucketConfiguration"].get("Tags", [])}
+        },
+        "PublicAccessBlock": {"PublicAccessBlockConfiguration": blocked},
+        "BucketEncryption": {"ServerSideEncryptionConfiguration": {"Rules": [encrypted]}},
+    }.items():
+        call_moto(client, f"Put{setting}", {"Bucket": parameters["Bucket"], **members})
 
 
 def dated(client: CognitoIdpUserPoolClient, **options: Any) -> dict[str, Any]:

@@ -387,7 +387,7 @@ LASTING = {
         "connection dropped",
         lambda _: Fault(Within(first_call, dropped), times=3),
         ErrorType.NETWORK_ERROR,
-        "EndpointConnectionError",
+        "EndpointConnectionError|ConnectionClosedError",
     ),
 }
 

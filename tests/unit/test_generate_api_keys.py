@@ -121,4 +121,8 @@ def test_a_set_takes_the_place_of_another_in_one_transaction(core: Core, keys: l
     assert made
     assert stored(core) == set(map(digest, made))
     assert not stored(core) & set(map(digest, keys))
-    assert core.changes() == ["secrets-manager.PutSecretValue", "dynamodb.TransactWriteItems"]
+    assert core.changes() == [
+        "secrets-manager.CreateSecret",
+        "secrets-manager.PutSecretValue",
+        "dynamodb.TransactWriteItems",
+    ]

@@ -20,8 +20,11 @@ PASSWORD = "ThePassword0123456789"
 FINAL = ErrorType.DATABASE_CREATION_FAILED
 
 #: Every operation of a first run, in the order in which they are called, and of one that reads.
-WRITING = ["DescribeSecret", "CreateSecret"]
-READING = ["DescribeSecret", "GetSecretValue"]
+WRITING = ["CreateSecret"]
+READING = ["CreateSecret", "DescribeSecret", "GetSecretValue"]
+
+#: What a run that finds a secret has asked for in vain.
+REFUSED = "secrets-manager.CreateSecret"
 
 
 @dataclass
@@ -78,19 +81,20 @@ def test_a_secret_that_is_missing_is_written_with_the_marker(store: Secrets) -> 
     assert store.find() is None
     secret = store.ensure()
     assert secret.value == store.value() == store.made[0]
+    assert secret.is_new
     assert secret.arn == store.described()["ARN"]
     assert store.described()["Tags"] == tag_list(OWNER.tags())
 
 
 @pytest.mark.parametrize("owner", [OWNER, LATER], ids=["again", "of_a_later_job"])
-def test_a_second_run_only_reads(store: Secrets, owner: Ownership) -> None:
+def test_a_second_run_writes_nothing(store: Secrets, owner: Ownership) -> None:
     secret = store.ensure()
     before = store.described()
     store.core.calls.clear()
     assert store.ensure(owner) == secret
-    assert store.core.changes() == []
+    assert store.core.changes() == [REFUSED]
     assert store.described() == before
-    assert len(store.made) == 1
+    assert store.value() == store.made[0]
 
 
 @each_foreign
@@ -105,9 +109,8 @@ def test_a_foreign_secret_of_the_name_is_a_conflict_and_is_not_even_read(
         ErrorType.CONFLICT,
         f"A secret named {NAME} exists and is not this project's; remove or rename it.",
     )
-    assert {name for name, _ in store.core.calls} == {"secrets-manager.DescribeSecret"}
+    assert [name for name, _ in store.core.calls] == [REFUSED, "secrets-manager.DescribeSecret"]
     assert store.described() == before
-    assert store.made == []
 
 
 def test_a_foreign_secret_that_waits_for_its_deletion_is_not_brought_back(store: Secrets) -> None:
@@ -115,7 +118,7 @@ def test_a_foreign_secret_that_waits_for_its_deletion_is_not_brought_back(store:
     store.client.delete_secret(SecretId=NAME, RecoveryWindowInDays=7)
     store.core.calls.clear()
     assert refused(store.ensure).type is ErrorType.CONFLICT
-    assert store.core.changes() == []
+    assert store.core.changes() == [REFUSED]
 
 
 def test_a_secret_that_waits_for_its_deletion_is_brought_back_with_its_value(
@@ -125,7 +128,7 @@ def test_a_secret_that_waits_for_its_deletion_is_brought_back_with_its_value(
     store.client.delete_secret(SecretId=NAME, RecoveryWindowInDays=7)
     store.core.calls.clear()
     assert store.ensure(LATER) == secret
-    assert store.core.changes() == ["secrets-manager.RestoreSecret"]
+    assert store.core.changes() == [REFUSED, "secrets-manager.RestoreSecret"]
     assert store.value() == secret.value
     assert "DeletedDate" not in store.described()
 
@@ -137,6 +140,7 @@ def test_the_value_that_another_run_writes_meanwhile_is_the_one_truth(store: Sec
     )
     assert [store.ensure()] == others
     assert store.value() == others[0].value == store.made[1]
+    assert not store.ensure().is_new
 
 
 def test_a_foreign_secret_that_is_written_meanwhile_is_a_conflict(store: Secrets) -> None:
@@ -240,8 +244,7 @@ def test_a_secret_that_may_not_be_looked_at_or_deleted_is_not_taken_for_gone(
 def test_a_write_whose_answer_is_lost_is_the_truth(store: Secrets) -> None:
     store.core.answers["secrets-manager.CreateSecret"] = answer_lost(store.client.create_secret)
     assert refused(store.ensure).type is ErrorType.TIMEOUT
-    assert store.ensure().value == store.made[0]
-    assert len(store.made) == 1
+    assert store.ensure().value == store.value() == store.made[0]
 
 
 def test_every_run_of_a_job_writes_under_the_same_token_and_another_job_under_its_own(

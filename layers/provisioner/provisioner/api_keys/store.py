@@ -76,6 +76,11 @@ class ApiKeyStore:
         item = dynamodb.get(self._client, self._table, {"digest": key_digest})
         return None if item is None else _to_key(item)
 
+    def get_all(self, key_digests: Sequence[str]) -> dict[str, ApiKey]:
+        """Find keys; return those that there are, by their digests."""
+        items = dynamodb.get_all(self._client, self._table, "digest", key_digests)
+        return {key_digest: _to_key(item) for key_digest, item in items.items()}
+
     def find(self, key_id: str) -> ApiKey | None:
         """Find a key by its id; the index may lag behind the table by moments."""
         if not dynamodb.is_key(key_id):
@@ -99,7 +104,7 @@ class ApiKeyStore:
         """Make a set the only keys of its project, in one transaction, where a condition holds.
 
         A key that is stored already stays as it is. Where that leaves nothing to write, nothing is
-        asked.
+        asked. Afterwards each key of the set is stored.
 
         Args:
             project_id: the project.
@@ -111,10 +116,11 @@ class ApiKeyStore:
         """
         current = {key.digest for key in keys}
         while True:
+            stored = self.get_all([key.digest for key in keys])
             changes = [
                 dynamodb.put_new(self._table, asdict(key), "digest")
                 for key in keys
-                if self.get(key.digest) is None
+                if key.digest not in stored
             ] + [
                 dynamodb.delete(self._table, {"digest": key.digest})
                 for key in self.list_by_project(project_id)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: The region whose buckets are made without naming a region.
 _DEFAULT_REGION = "us-east-1"
 
+#: What a look at the marker is told of by.
+_TAGS = "tags"
 
 #: Seconds in which S3 may not show yet what was written, and between two looks at it. What takes
 #: longer is left to the stage's next attempt.
@@ -78,6 +80,8 @@ class Settling:
         """
         #: Whether the bucket was made or changed just now, by this run or beside it.
         self.just_written = False
+        #: What this run has seen to be as it must be, by name: it is looked at once.
+        self.seen: set[str] = set()
         self._clock = clock
         self._sleep = sleep
         self._end = clock() + _SETTLING_SECONDS
@@ -129,6 +133,10 @@ class _Setting:
     write: Callable[[S3Client, str, Any], object]
     #: S3's error code where it is not set; it then is read as {}.
     unset: str | None = None
+    #: Whether S3 gives it to every new bucket, so that it is only looked at there. Source: Amazon
+    #: S3 User Guide, "Default encryption FAQ" and "Blocking public access to your Amazon S3
+    #: storage".
+    is_given: bool = False
 
 
 def _with_tls_only(arn: str, policy: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +178,7 @@ _SETTINGS: dict[str, _Setting] = {
             "PublicAccessBlockConfiguration"
         ],
         unset="NoSuchPublicAccessBlockConfiguration",
+        is_given=True,
         wanted=lambda _arn, _found: {
             "BlockPublicAcls": True,
             "IgnorePublicAcls": True,
@@ -185,6 +194,7 @@ _SETTINGS: dict[str, _Setting] = {
             "ServerSideEncryptionConfiguration"
         ],
         unset="ServerSideEncryptionConfigurationNotFoundError",
+        is_given=True,
         wanted=lambda _arn, found: (
             found or {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
         ),
@@ -215,6 +225,9 @@ def ensure_bucket(
 ) -> None:
     """Make the project's bucket where it is missing, and put right what has drifted.
 
+    A bucket that this run has made has nothing yet but what S3 gives to each: the rest is written
+    without a look.
+
     Raises:
         CONFLICT: a bucket of that name is not the project's, or is in another region.
         INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
@@ -222,8 +235,8 @@ def ensure_bucket(
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register storage"):
-        _ensure_exists(client, name, region, owner, settling)
-        _put_right(client, name, settling)
+        is_new = _ensure_exists(client, name, region, owner, settling)
+        _put_right(client, name, settling, is_new=is_new)
 
 
 def repair_bucket(
@@ -257,10 +270,12 @@ def repair_bucket(
     )
 
 
-def _put_right(client: S3Client, name: str, settling: Settling) -> list[Drift]:
+def _put_right(
+    client: S3Client, name: str, settling: Settling, *, is_new: bool = False
+) -> list[Drift]:
     """Put right what has drifted, and return it."""
     wrong = []
-    for setting, value in _drifted(client, name, settling):
+    for setting, value in _drifted(client, name, settling, is_new=is_new):
         settling.at_bucket(partial(_SETTINGS[setting].write, client, name, value))
         settling.just_written = True
         wrong.append(Drift(f"bucket {name}", setting))
@@ -278,7 +293,7 @@ def _still_drifted(client: S3Client, name: str, settling: Settling) -> list[Drif
 
 
 def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settling) -> str:
-    """Read the bucket's settings, and say what answered.
+    """Read what this run has not seen yet of the bucket's settings, and say what answered.
 
     Raises:
         SERVICE_REGISTRATION_FAILED: a setting is not what it must be, and this run wrote none.
@@ -339,15 +354,31 @@ def _see_gone(client: S3Client, name: str) -> None:
 def _wrong(client: S3Client, name: str, owner: Ownership, settling: Settling) -> list[str]:
     """Name what is not as it must be."""
     wrong = [setting for setting, _ in _drifted(client, name, settling)]
-    if not owner.owns(settling.at_bucket(partial(_tags, client, name))):
-        wrong.append("tags")
+    if _TAGS not in settling.seen and not owner.owns(
+        settling.at_bucket(partial(_tags, client, name))
+    ):
+        wrong.append(_TAGS)
     return wrong
 
 
-def _drifted(client: S3Client, bucket: str, settling: Settling) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that are not what they must be, each with what it must be."""
+def _drifted(
+    client: S3Client, bucket: str, settling: Settling, *, is_new: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that are not what they must be, each with what it must be.
+
+    Args:
+        client: S3 in the bucket's region.
+        bucket: its name.
+        settling: knows which need no look any more.
+        is_new: whether this run has made the bucket, so that it has only what S3 gives to each.
+    """
     arn = f"arn:{client.meta.partition}:s3:::{bucket}"
     for name, setting in _SETTINGS.items():
+        if name in settling.seen:
+            continue
+        if is_new and not setting.is_given:
+            yield name, setting.wanted(arn, {})
+            continue
         try:
             found = settling.at_bucket(partial(setting.read, client, bucket))
         except ClientError as error:
@@ -355,7 +386,9 @@ def _drifted(client: S3Client, bucket: str, settling: Settling) -> Iterator[tupl
                 raise
             found = {}
         wanted = setting.wanted(arn, found)
-        if found != wanted:
+        if found == wanted:
+            settling.seen.add(name)
+        else:
             yield name, wanted
 
 
@@ -445,16 +478,25 @@ def _versions(client: S3Client, name: str, limit: int) -> list[ObjectIdentifierT
 
 def _ensure_exists(
     client: S3Client, name: str, region: str, owner: Ownership, settling: Settling
-) -> None:
-    is_new = not _exists(client, name, region) and _make(client, name, region, owner, settling)
+) -> bool:
+    """Make the bucket where there is none; return whether this run has.
+
+    Its name is taken once, so S3 itself says whether there is one; in us-east-1 it does not say so
+    of one that the account has. Source: Amazon S3 API Reference, CreateBucket.
+    """
+    is_there = region == _DEFAULT_REGION and _exists(client, name, region)
+    is_new = not is_there and _make(client, name, region, owner, settling)
     tags = _seen_tags(client, name, settling)
     if is_new and not tags:
         # A bucket comes into being with its tags; an emulator may leave them out.
         settling.at_bucket(
             lambda: client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": _tag_set(owner)})
         )
-    elif not owner.owns(tags):
+        return True
+    if not owner.owns(tags):
         raise _conflict(name)
+    settling.seen.add(_TAGS)
+    return is_new and owner.made(tags)
 
 
 def _seen_tags(client: S3Client, name: str, settling: Settling) -> dict[str, str]:
@@ -477,19 +519,20 @@ def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: 
     if region != _DEFAULT_REGION:
         configuration["LocationConstraint"] = region  # type: ignore[typeddict-item]  # its stubs list literal names
     try:
-        client.create_bucket(Bucket=name, CreateBucketConfiguration=configuration)
+        made = client.create_bucket(Bucket=name, CreateBucketConfiguration=configuration)
     except client.exceptions.BucketAlreadyExists:
         if not _exists(client, name, region):
             raise _conflict(name, of="another account") from None
         return False
     except client.exceptions.BucketAlreadyOwnedByYou:
         while not _exists(client, name, region):
+            settling.just_written = True
             if not settling.wait():
                 raise _unsettled("CreateBucket: BucketAlreadyOwnedByYou") from None
-        settling.just_written = True
         return False
     settling.just_written = True
-    return True
+    # An answer that does not say where it is says nothing.
+    return bool(made["Location"])
 
 
 def _tag_set(owner: Ownership) -> list[TagTypeDef]:

@@ -34,6 +34,8 @@ class Secret:
 
     arn: str
     value: dict[str, Any] = field(repr=False)
+    #: Whether it has just been written, so that nobody can have changed it.
+    is_new: bool = field(default=False, compare=False)
 
 
 def ensure_secret(
@@ -46,21 +48,22 @@ def ensure_secret(
 ) -> Secret:
     """Return the project's secret of that name; write it if there is none.
 
+    It is written first, and read only where Secrets Manager says that there is one: its name is
+    taken once, whoever asks.
+
     Args:
         client: Secrets Manager.
         name: the secret's name.
         owner: the marker of what the job makes.
-        make: makes the value of a secret that does not exist; called at most once.
+        make: makes the value of a secret that does not exist; called once.
         final: the error type of causes that stay.
 
     Raises:
         CONFLICT: a secret of that name is not the project's.
         ProvisioningError: as `translated` says.
     """
-    found = find_secret(client, name=name, owner=owner, final=final)
-    if found is not None:
-        return found
     value = json.dumps(dict(make()))
+    refused: ClientError | None = None
     with translated(final, "write a secret of the project"):
         try:
             created = client.create_secret(
@@ -69,19 +72,19 @@ def ensure_secret(
                 ClientRequestToken=version_id(name, owner.job_id),
                 Tags=[{"Key": key, "Value": text} for key, text in owner.tags().items()],
             )
+            _check_answer(created, name)
+            return Secret(created["ARN"], json.loads(value), is_new=True)
         except client.exceptions.ResourceExistsException:
-            created = None
+            pass
         except client.exceptions.InvalidRequestException as error:
-            raise _being_deleted(name, error) from None
-    if created is not None:
-        return Secret(created["ARN"], json.loads(value))
-    # Another run has just written it: its value is the one truth.
+            refused = error  # It waits for its deletion, or is being deleted.
+    # What has been written before is the one truth.
     found = find_secret(client, name=name, owner=owner, final=final)
-    if found is None:
-        raise failure(
-            ErrorType.TIMEOUT, "A secret of the project changed while it was written.", name
-        )
-    return found
+    if found is not None:
+        return found
+    if refused is not None:
+        raise _being_deleted(name, refused)
+    raise failure(ErrorType.TIMEOUT, "A secret of the project changed while it was written.", name)
 
 
 def version_id(name: str, writer: str) -> str:

@@ -6,7 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.secrets import ensure_secret, read_secret, replace_secret_value
+from provisioner.drivers.secrets import (
+    Secret,
+    ensure_secret,
+    read_secret,
+    replace_secret_value,
+)
 from provisioner.errors import ErrorType
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
@@ -46,13 +51,16 @@ def ensure_database(
     tenant = naming.names(payload.project_id).tenants[payload.database.engine]
     owner = naming.owner(payload.project_id, job.job_id)
     cluster = ensure_placed(payload, projects=projects, catalogue=catalogue)
-    secret_arn = _ensure_login(
+    secret = _ensure_login(
         secrets_manager, naming.names(payload.project_id).database_secret, tenant, cluster, owner
     )
 
     def password() -> str:
         final = ErrorType.DATABASE_CREATION_FAILED
-        return str(read_secret(secrets_manager, secret_arn, final=final)["password"])
+        value = secret.value
+        if not secret.is_new:
+            value = read_secret(secrets_manager, secret.arn, final=final)
+        return str(value["password"])
 
     ways = ways_in(engines, cluster, admin_connection(secrets_manager, cluster))
     if cluster.is_dedicated:
@@ -69,7 +77,7 @@ def ensure_database(
             "database_name": tenant.database,
             "schema_name": tenant.schema,
             "connection_string": connection_string(cluster, tenant),
-            "secret_arn": secret_arn,
+            "secret_arn": secret.arn,
         },
         check=logins[-1].check,
     )
@@ -81,7 +89,7 @@ def _ensure_login(
     tenant: TenantNames,
     cluster: Cluster,
     owner: Ownership,
-) -> str:
+) -> Secret:
     login = partial(login_secret, cluster, tenant)
     secret = ensure_secret(
         secrets_manager,
@@ -96,4 +104,4 @@ def _ensure_login(
         replace_secret_value(
             secrets_manager, secret, right, final=ErrorType.DATABASE_CREATION_FAILED
         )
-    return secret.arn
+    return secret

@@ -53,7 +53,7 @@ def ensure_api_keys(
 
     Raises:
         CONFLICT: a secret of that name is not the project's, or the job holds the project no more.
-        API_KEY_GENERATION_FAILED: a digest is not found again, and what `translated` raises.
+        API_KEY_GENERATION_FAILED, and what `translated` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     project_id, request = payload.project_id, payload.api_keys
@@ -88,7 +88,7 @@ def ensure_api_keys(
     try:
         store.make_only(project_id, keys, projects.held_item(project_id, job.job_id))
     except ConditionFailedError:
-        if value in made and not any(store.get(key.digest) for key in keys):
+        if value in made and not store.get_all([key.digest for key in keys]):
             _take_back(secrets_manager, secret, value)
         raise failure(
             ErrorType.CONFLICT,
@@ -99,7 +99,7 @@ def ensure_api_keys(
             "api_keys": shown(keys),
             "secret_arn": secret.arn,
         },
-        check=f"each of the {len(found_again(keys, store))} API keys was found by its digest",
+        check=f"each of the {len(keys)} API keys is stored by its digest",
     )
 
 
@@ -145,14 +145,12 @@ def found_again(keys: list[ApiKey], store: ApiKeyStore) -> list[ApiKey]:
     Raises:
         API_KEY_GENERATION_FAILED: one is not found by its digest.
     """
-    found: list[ApiKey] = []
-    for key in keys:
-        stored = store.get(key.digest)
-        if stored is None:
-            raise failure(
-                ErrorType.API_KEY_GENERATION_FAILED,
-                "An API key was not found again after it was stored.",
-                f"{key.key_id}: no item of its digest",
-            )
-        found.append(stored)
-    return found
+    found = store.get_all([key.digest for key in keys])
+    missing = [key.key_id for key in keys if key.digest not in found]
+    if missing:
+        raise failure(
+            ErrorType.API_KEY_GENERATION_FAILED,
+            "An API key was not found again after it was stored.",
+            f"{missing[0]}: no item of its digest",
+        )
+    return [found[key.digest] for key in keys]
