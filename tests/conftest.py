@@ -4,6 +4,7 @@ pytest_plugins = [
     "support.quick_memory",
     "support.quick_moto",
     "support.quick_calls",
+    "support.quick_values",
     "support.core",
     "support.faults",
     "support.shares",

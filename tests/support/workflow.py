@@ -345,8 +345,8 @@ class Workflow:
         """Return the status of an execution once it has ended."""
         deadline = time.monotonic() + _DEADLINE
         # Asked directly: an API call each time would cost more than the execution.
-        machines = stepfunctions_parser_backends[ACCOUNT][REGION]
-        while (status := str(machines.describe_execution(execution_arn).status)) == "RUNNING":
+        execution = stepfunctions_parser_backends[ACCOUNT][REGION].describe_execution(execution_arn)
+        while (status := str(execution.status)) == "RUNNING":
             assert time.monotonic() < deadline, f"{execution_arn} still runs"
             time.sleep(0.01)
         return status
