@@ -30,7 +30,6 @@ _PROBLEMS = {api.StageStatus.FAILED, api.StageStatus.RETRYING, api.StageStatus.W
 
 _STATUS_STYLES = {
     "SUCCEEDED": "green",
-    "DONE": "green",
     "COMPLETED": "green",
     "ACTIVE": "green",
     "SKIPPED": "dim",
@@ -104,24 +103,36 @@ def watch(console: Console, job_id: str, *, appears_within: float = 0.0) -> api.
     return _watch_live(console, job) if console.is_terminal else _watch_plain(console, job)
 
 
-def _is_over(job: api.Job) -> bool:
+def cleanup_of(job: api.Job) -> api.Job | None:
+    """Read the clean-up of a job that has ended; None where it has none, or none that is kept."""
+    if not job.cleanup_job_id or not job.status.is_terminal:
+        return None
+    try:
+        return api.get_job(job.cleanup_job_id)
+    except api.JobNotFoundError:
+        return None
+
+
+def _is_over(job: api.Job, cleanup: api.Job | None) -> bool:
     """Whether nothing of the job is going to change."""
-    is_cleaning_up = job.cleanup is not None and job.cleanup.status is api.CleanupStatus.RUNNING
-    return job.status.is_terminal and not is_cleaning_up
+    return job.status.is_terminal and (cleanup is None or cleanup.status.is_terminal)
 
 
 def _watch_live(console: Console, job: api.Job) -> api.Job:
     line(console, f"job {job.job_id}")
-    with Live(_stages(job), console=console, refresh_per_second=8) as live:
-        while not _is_over(job):
+    cleanup = cleanup_of(job)
+    with Live(_stages(job, cleanup), console=console, refresh_per_second=8) as live:
+        while not _is_over(job, cleanup):
             time.sleep(_POLL_SECONDS)
             job = api.get_job(job.job_id)
-            live.update(_stages(job))
+            cleanup = cleanup_of(job)
+            live.update(_stages(job, cleanup))
     return job
 
 
 def _watch_plain(console: Console, job: api.Job) -> api.Job:
     shown: dict[str, str] = {}
+    of_cleanup: dict[str, str] = {}
     if not job.status.is_terminal:
         line(console, f"job {job.job_id}  {job.status}")
     while True:
@@ -134,12 +145,13 @@ def _watch_plain(console: Console, job: api.Job) -> api.Job:
                 shown[what] = sentence
                 line(console, sentence)
         _show_new(console, _shown_stages(job), shown)
-        if job.cleanup is not None:
-            if "" not in shown:
-                shown[""] = f"job {job.job_id}  {job.status}; its clean-up:"
-                line(console, shown[""])
-            _show_new(console, job.cleanup.stages, shown)
-        if _is_over(job):
+        cleanup = cleanup_of(job)
+        if cleanup is not None:
+            if not of_cleanup:
+                line(console, f"job {job.job_id}  {job.status}; its clean-up {cleanup.job_id}:")
+            of_cleanup[""] = cleanup.job_id
+            _show_new(console, cleanup.stages, of_cleanup)
+        if _is_over(job, cleanup):
             return job
         time.sleep(_POLL_SECONDS)
         job = api.get_job(job.job_id)
@@ -256,32 +268,52 @@ def _bad_end(job: api.Job, error: api.StoredError) -> str:
 
 def _cleanup(job: api.Job) -> str:
     """Say what has become of what a job made that has failed; nothing where it stays."""
-    if job.cleanup is None:
+    if job.remaining:
+        left = ", ".join(job.remaining)
+        again = job.parent_id or job.job_id
+        return f" Remaining: {left}; `provision cleanup {again}` tries again to remove it."
+    cleanup = cleanup_of(job)
+    if cleanup is None:
         return ""
-    match job.cleanup.status:
-        case api.CleanupStatus.RUNNING:
-            return " What it made is being removed."
-        case api.CleanupStatus.DONE:
-            return " What it made has been removed."
-        case api.CleanupStatus.FAILED:
-            left = ", ".join(job.cleanup.remaining)
-            return f" Left over: {left}; `provision cleanup {job.job_id}` tries again to remove it."
+    if not cleanup.status.is_terminal:
+        return " What it made is being removed."
+    if cleanup.status is api.JobStatus.COMPLETED:
+        return " What it made has been removed."
+    return _cleanup(cleanup)
 
 
 def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
-    """Return what `provision jobs` shows of each job."""
+    """Return what `provision jobs` shows of each job; a clean-up stands below the failed job."""
     return [
         [
             job.job_id,
-            job.job_type,
+            f"{_BELOW}{job.job_type}" if job.parent_id else job.job_type,
             job.project_id,
             job.status,
             moment(job.created_at),
             _duration(job.created_at, job.finished_at) if job.finished_at else "",
             next((str(e.type) for e in (job.error, job.dispatch_error) if e is not None), ""),
-            job.cleanup.status if job.cleanup is not None else "",
         ]
+        for job in _below_parents(jobs)
+    ]
+
+
+#: Before the type of a clean-up, below the failed job.
+_BELOW = "  "
+
+
+def _below_parents(jobs: Sequence[api.Job]) -> list[api.Job]:
+    """Put each clean-up directly below the failed job, where that is there too."""
+    listed = {job.job_id for job in jobs}
+    cleanups: dict[str, list[api.Job]] = {}
+    for job in jobs:
+        if job.parent_id in listed:
+            cleanups.setdefault(job.parent_id, []).append(job)
+    return [
+        shown
         for job in jobs
+        if job.parent_id not in listed
+        for shown in (job, *cleanups.get(job.job_id, ()))
     ]
 
 
@@ -395,14 +427,14 @@ def _table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[st
     return table
 
 
-def _stages(job: api.Job) -> Group:
-    records = [*_shown_stages(job), *(job.cleanup.stages if job.cleanup is not None else ())]
+def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
+    records = [*_shown_stages(job), *(cleanup.stages if cleanup is not None else ())]
     summary = Text(
         f"{job.status}  {job.percent_done} %  {_duration(job.created_at, job.finished_at)}",
         _STATUS_STYLES.get(job.status, ""),
     )
-    if job.cleanup is not None:
-        status = job.cleanup.status
+    if cleanup is not None:
+        status = cleanup.status
         summary.append(f"  clean-up {status}", _STATUS_STYLES.get(status, ""))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("stage", "status", "attempt", "started (UTC)", "took"):

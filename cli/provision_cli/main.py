@@ -199,9 +199,10 @@ def retry(context: typer.Context, job_id: JobId) -> None:
 def cleanup(context: typer.Context, job_id: JobId) -> None:
     """Remove again what a failed job has left, where its clean-up could not."""
     Target.of(context).connect()
-    job = api.repeat_cleanup(full_job_id(job_id))
-    run = job.cleanup.run if job.cleanup is not None else 0
-    display.line(Console(), f"job {job.job_id}: run {run} of its clean-up is under way.")
+    job = api.retry_cleanup(full_job_id(job_id))
+    display.line(
+        Console(), f"job {job.job_id}: attempt {job.attempt} of the clean-up is under way."
+    )
     display.line(Console(stderr=True), f"`provision watch {job.job_id}` follows it.")
 
 
@@ -217,7 +218,7 @@ def jobs(
     if not found:
         display.line(console, "There are no jobs.")
         return
-    headings = ["job", "type", "project", "status", "created (UTC)", "took", "error", "clean-up"]
+    headings = ["job", "type", "project", "status", "created (UTC)", "took", "error"]
     display.show_table(console, headings, display.job_rows(found))
     for note in display.jobs_not_begun(found):
         display.line(console, note)

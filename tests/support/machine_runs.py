@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provisioner.jobs.definition import JobDefinition, Stage
-from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
+from provisioner.jobs.stage_run import RECORD_FAILURE
 from support.asl import Execution, Invoke, Pause, Start, StateError
 
 #: What the machines hand to every function.
 JOB = {"job_id": "JOB", "job_type": "any", "payload": {"project_id": "shop"}, "attempt": 1}
-
-#: The number of the clean-up's run.
-RUN = 7
 
 
 @dataclass
@@ -25,12 +22,8 @@ class Answers:
     errors: dict[str, list[str]] = field(default_factory=dict)
     #: What a stage puts out.
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: Which run of the clean-up is to follow; 0 for none.
-    cleanup: int = 0
-    #: Whether the clean-up has removed all.
-    is_nothing_left: bool = True
-    #: For how many seconds something may be at work still.
-    quiet_seconds: int = 0
+    #: The name of the execution of the clean-up that is to follow; empty for none.
+    cleanup: str = ""
 
     def __call__(self, call: Invoke) -> dict[str, Any]:
         """Answer a call as its function does.
@@ -45,11 +38,13 @@ class Answers:
         match name:
             case str() if name == RECORD_FAILURE:
                 ended = {"error_type": "CONFLICT", "message": "It failed."}
-                payload = {"ok": False, **ended, "cleanup": self.cleanup}
-            case str() if name == AWAIT_QUIET:
-                payload = {"ok": True, "seconds": self.quiet_seconds}
-            case str() if name == RECORD_CLEANUP:
-                payload = {"ok": self.is_nothing_left}
+                cleanup = {"name": self.cleanup, "input": {"job": JOB}} if self.cleanup else {}
+                payload = {
+                    "ok": False,
+                    **ended,
+                    "has_cleanup": bool(self.cleanup),
+                    "cleanup": cleanup,
+                }
             case _:
                 output = self.outputs.get(name, {})
                 payload = {"ok": True, "stage": name, "status": "SUCCEEDED", "output": output}
@@ -97,15 +92,9 @@ class Run:
         return [call.payload for call in self.calls if call.payload["stage"] == name]
 
 
-def run(
-    document: Mapping[str, Any],
-    answer: Callable[[Invoke], dict[str, Any]],
-    *,
-    is_cleanup: bool = False,
-) -> Run:
+def run(document: Mapping[str, Any], answer: Callable[[Invoke], dict[str, Any]]) -> Run:
     """Run a state machine; what waits longest in the first branch is answered first."""
-    data = {"job": JOB, "cleanup": RUN} if is_cleanup else {"job": JOB}
-    done = Run(Execution(document, data))
+    done = Run(Execution(document, {"job": JOB}))
     while done.execution.status is None:
         waiting = done.execution.waiting
         done.beside.add(

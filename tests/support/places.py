@@ -15,6 +15,7 @@ from provisioner.jobs.definition import JobDefinition, Parallel
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import (
     JOB_TYPES,
+    clean_up_project,
     deprovision_project,
     provision_project,
     repair_project,
@@ -40,16 +41,15 @@ from support.calls import (
 from support.changes import ended, new_change
 from support.workflow import Fault, FunctionEnded, Point, Workflow
 
-CLEANUP = "clean-up"
+CLEANUP = "clean_up_project"
 
-#: The stages that run for a project that shares a cluster, by job type; those of a clean-up apart.
+#: The stages that run for a project that shares a cluster, by job type.
 #: Optional ones are those of an instance of the project's own, below: nothing of them is entered.
 STAGES: dict[str, tuple[str, ...]] = {
     **{
         name: tuple(stage for stage in definition.stages if not stage.runs_if)
         for name, definition in JOB_TYPES.items()
     },
-    CLEANUP: provision_project.JOB_TYPE.on_failure.cleanup,
 }
 #: The stages that run only for a project with an instance of its own, by job type.
 OF_INSTANCES: dict[str, tuple[str, ...]] = {
@@ -57,13 +57,13 @@ OF_INSTANCES: dict[str, tuple[str, ...]] = {
     for name, definition in JOB_TYPES.items()
 }
 #: The job types that tests of tests/faults run by name: what they need, or leave, is their own.
-OF_THEIR_OWN = ("deprovision_project", "provision_project")
+OF_THEIR_OWN = (CLEANUP, "deprovision_project", "provision_project")
 
 
 def _changes_a_project(definition: JobDefinition[Any]) -> bool:
     """Whether a job is about a project that is there and stays, and makes nothing to be removed."""
     names_project = "project_id" in definition.payload_model.model_fields
-    return names_project and not definition.on_failure.cleanup
+    return names_project and not definition.on_failure.cleanup_job_type
 
 
 #: The job types that are met by the faults without a word of theirs: a job of a type's example, or
@@ -83,7 +83,7 @@ _LAST = {f"{name}/{definition.last}" for name, definition in JOB_TYPES.items()}
 _OF_DATABASES = {
     provision_project.CREATING_DATABASE,
     provision_project.CREATING_SCHEMA,
-    provision_project.REMOVING_DATABASE,
+    clean_up_project.REMOVING_DATABASE,
     deprovision_project.TAKING_SNAPSHOT,
 }
 
@@ -94,7 +94,7 @@ _ONLY_LOOKING = {
     f"deprovision_project/{deprovision_project.CHECKING_SERVICES}",
     f"deprovision_project/{deprovision_project.CHECKING_DATA}",
     # The project has no instance.
-    f"{CLEANUP}/{provision_project.REMOVING_INSTANCE}",
+    f"{CLEANUP}/{clean_up_project.REMOVING_INSTANCE}",
 }
 
 #: What the stages of an instance ask Amazon RDS for, to have their effect.

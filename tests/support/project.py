@@ -140,8 +140,6 @@ def events() -> list[Path]:
         "dispatcher/batch",
         "dispatcher/poison_message",
         "lifecycle/record_failure",
-        "lifecycle/await_quiet",
-        "lifecycle/record_cleanup",
         "reconciler/execution_aborted",
         "instances/remove_expired_snapshots",
         "dead_letters/batch",

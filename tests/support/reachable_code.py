@@ -305,10 +305,10 @@ def _used(definition: _Definition, node: _Code) -> Iterator[_Definition]:
 def _named_by_job_types(function: str) -> Iterator[_Definition]:
     """Yield the code of a function's stages, and of what it does when a job fails."""
     for definition in JOB_TYPES.values():
-        codes = [stage.code for stage in definition.all_stages if stage.function.name == function]
+        codes = [stage.code for stage in definition.stages if stage.function.name == function]
         if function in RECORDS_FAILURES:
             on_failure = definition.on_failure
-            codes += [on_failure.release, on_failure.cleanup_stages, on_failure.remaining]
+            codes += [on_failure.release, on_failure.request_cleanup, on_failure.remaining]
         for code in filter(None, codes):
             module, _, name = code.partition(":")
             yield _Definition(module.removeprefix("provisioner."), "", name)

@@ -16,9 +16,10 @@ from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import JobStore, NewJob
-from provisioner.provisioning.job_types import JOB_TYPES, provision_project
+from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.fail import cleanup_stages, released_by_failure, remaining
+from provisioner.provisioning.stages.end_cleanup import released_by_failed_cleanup, remaining
+from provisioner.provisioning.stages.fail import released_by_failure, request_cleanup
 from support.core import STATE_MACHINE_ARN_PREFIX, Core
 
 #: How long a job may be QUEUED here.
@@ -42,14 +43,18 @@ def executions(core: Core) -> Executions:
 def reconciler(core: Core, store: JobStore | None = None) -> Reconciler:
     policy = FailurePolicy(
         release=partial(released_by_failure, projects=core.projects),
-        cleanup_stages=partial(cleanup_stages, projects=core.projects),
+        request_cleanup=partial(request_cleanup, projects=core.projects),
+        cleanup_job_type=clean_up_project.JOB_TYPE,
+    )
+    of_cleanup = FailurePolicy(
+        release=partial(released_by_failed_cleanup, projects=core.projects),
         remaining_of=partial(remaining, naming=Naming("nm", "test")),
     )
     return Reconciler(
         store=store or core.jobs,
         queue=JobQueue(core.client("sqs"), core.queue_url),
         executions=executions(core),
-        policies={"provision_project": policy},
+        policies={"provision_project": policy, "clean_up_project": of_cleanup},
         holders=core.projects.holders,
         release_abandoned=core.projects.release_abandoned,
         queued_limit=QUEUED_LIMIT,
@@ -98,10 +103,6 @@ def ended(
 ) -> Execution:
     """Return what an event says of the execution of the job's attempt."""
     return Execution(executions(core).arn(head(core)), status, error, cause)
-
-
-def cleanup_executions(core: Core) -> list[str]:
-    return [execution["name"] for execution in core.executions("provision_project_cleanup")]
 
 
 def history(core: Core, status: str) -> list[str]:

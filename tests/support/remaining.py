@@ -110,7 +110,7 @@ def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deploymen
     project = projects.get(project_id)
     jobs = [job for job in found.jobs if job.get("project_id") == project_id]
     # A job that could not remove it says so.
-    if any(str(resource) in job.get("cleanup_remaining", ()) for job in jobs):
+    if any(str(resource) in job.get("remaining", ()) for job in jobs):
         return True
     if resource.kind == "database snapshot":
         # It outlives its project on purpose, whatever becomes of the job that takes it.

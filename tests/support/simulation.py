@@ -56,12 +56,12 @@ from provisioner.composition import (
 from provisioner.drivers import dynamodb
 from provisioner.jobs import store as job_store
 from provisioner.jobs.stage_run import Waiting
-from provisioner.jobs.state_machine import state_machines
+from provisioner.jobs.state_machine import state_machine
 from provisioner.jobs.store import canonical_json
 from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import LIFECYCLE
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
@@ -252,9 +252,9 @@ class Simulation:
         self.naming = Naming(settings.resource_prefix, settings.resource_namespace)
         self.functions = {name: build() for name, build in _BUILD.items()}
         # As they are generated: a stage may wait here that does not elsewhere.
-        self.machines = project.state_machines() | state_machines(
-            provision_project.JOB_TYPE, LIFECYCLE
-        )
+        self.machines = project.state_machines() | {
+            "provision_project": state_machine(provision_project.JOB_TYPE, LIFECYCLE)
+        }
         self._time_outs = {
             name: function.properties["Timeout"] for name, function in project.functions().items()
         }
@@ -488,8 +488,7 @@ class Simulation:
         try:
             return self.run(
                 lambda: aws.client("stepfunctions").start_execution(
-                    stateMachineArn=f"{self.settings.state_machine_arn_prefix}"
-                    "provision_project_cleanup",
+                    stateMachineArn=f"{self.settings.state_machine_arn_prefix}clean_up_project",
                     name=name,
                     input=canonical_json(input_),
                 ),
@@ -623,14 +622,14 @@ class Simulation:
         names = self.naming.names(project_id)
         tenant = names.tenants[Engine.POSTGRESQL]
         return {
-            provision_project.REMOVING_API_KEYS: (
+            clean_up_project.REMOVING_API_KEYS: (
                 f"API keys of project {project_id}",
                 f"secret {names.api_keys_secret}",
             ),
-            provision_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
-            provision_project.REMOVING_REALTIME: (f"Event API {names.event_api}",),
-            provision_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
-            provision_project.REMOVING_DATABASE: (
+            clean_up_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
+            clean_up_project.REMOVING_REALTIME: (f"Event API {names.event_api}",),
+            clean_up_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
+            clean_up_project.REMOVING_DATABASE: (
                 f"database {tenant.database}",
                 f"role {tenant.app_role}",
                 f"role {tenant.owner_role}",

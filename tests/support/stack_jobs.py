@@ -56,16 +56,9 @@ def provisioned(stack: RunningStack, project_id: str, **payload: Any) -> api.Job
 
 
 def cleaned_up(job_id: str) -> api.Job:
-    """Return a job once its clean-up has ended."""
-    eventually(lambda: api.get_job(job_id).cleanup, within=60)
-
-    def has_ended() -> bool:
-        cleanup = api.get_job(job_id).cleanup
-        assert cleanup is not None
-        return cleanup.status is not api.CleanupStatus.RUNNING
-
-    eventually(has_ended, within=120)
-    return api.get_job(job_id)
+    """Return the clean-up of a job once it has ended."""
+    cleanup_job_id = eventually(lambda: api.get_job(job_id).cleanup_job_id, within=60)
+    return api.wait_for_job(cleanup_job_id, 120)
 
 
 @contextmanager

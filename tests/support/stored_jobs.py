@@ -17,11 +17,11 @@ _TABLE = "JobsTable"
 
 @dataclass(frozen=True, slots=True)
 class StoredStage:
-    """A stage of a job, or of its clean-up."""
+    """A stage of a job."""
 
     #: The job and the stage.
     key: tuple[str, str]
-    #: Which life of the stage it is: a retry of the job, or of its clean-up, begins another.
+    #: Which life of the stage it is: a retry of the job begins another.
     life: int
     #: How often it was begun in this life; 0 where it was not.
     attempt: int
@@ -37,7 +37,7 @@ class StoredStage:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job, with the clean-up after it."""
+    """A job."""
 
     job_id: str
     job_type: str
@@ -47,17 +47,18 @@ class StoredJob:
     created_at: str
     #: Whether a failure of it keeps what it has made.
     keeps: bool
-    #: How far its clean-up is; None where there is none.
-    cleanup_status: str | None
-    #: What its clean-up names as remaining.
+    #: The failed job that it cleans up after; empty where it is no clean-up.
+    parent_id: str
+    #: Its clean-up; empty where it has none.
+    cleanup_job_id: str
+    #: What it names as remaining.
     remaining: frozenset[str]
     stages: tuple[str, ...]
-    cleanup_stages: tuple[str, ...]
 
     @property
     def is_open(self) -> bool:
-        """Whether something is still to be done for it: by itself, or by its clean-up."""
-        return not self.status.is_terminal or self.cleanup_status == "RUNNING"
+        """Whether something is still to be done for it."""
+        return not self.status.is_terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,10 @@ def _job(item: dict[str, Any]) -> StoredJob:
         attempt=int(item["attempt"]),
         created_at=str(item["created_at"]),
         keeps=json.loads(item["payload"]).get("on_failure") == "keep",
-        cleanup_status=item.get("cleanup_status"),
-        remaining=frozenset(item.get("cleanup_remaining", ())),
+        parent_id=item.get("parent_id", ""),
+        cleanup_job_id=item.get("cleanup_job_id", ""),
+        remaining=frozenset(item.get("remaining", ())),
         stages=tuple(item["stages"]),
-        cleanup_stages=tuple(item.get("cleanup_stages", ())),
     )
 
 

@@ -6,11 +6,10 @@ from typing import Any
 
 from provisioner import api
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.provisioning.job_types import provision_project
 from support.workflow import Fault, Point, Run, Workflow
 
-CLEANUP = "provision_project_cleanup"
+CLEANUP = "clean_up_project"
 
 #: Who the project of a job that fails counts against.
 OWNER = {"owner_id": "ada"}
@@ -30,9 +29,16 @@ def run_failing(
     return run(workflow, workflow.new_job(project_id or workflow.new_project(**OWNER), **payload))
 
 
-def cleanup_of(job: api.Job) -> api.Cleanup:
-    assert job.cleanup is not None
-    return job.cleanup
+def cleanup_of(job: api.Job) -> api.Job:
+    """Return the clean-up of a job that has failed."""
+    assert job.cleanup_job_id
+    return api.get_job(job.cleanup_job_id)
+
+
+def unremoved(cleanup: api.Job) -> list[str]:
+    """Return the stages of a clean-up that have not removed what they are for."""
+    done = {api.StageStatus.SUCCEEDED, api.StageStatus.SKIPPED}
+    return [record.stage for record in cleanup.stages if record.status not in done]
 
 
 def assert_nothing_is_left(workflow: Workflow, project_id: str) -> None:
@@ -52,16 +58,16 @@ def assert_undone(workflow: Workflow, job: api.Job) -> None:
         (),
     )
     cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.remaining) == (api.CleanupStatus.DONE, ())
+    assert (cleanup.status, cleanup.remaining) == (api.JobStatus.COMPLETED, ())
     # Skipped is what the project never had, such as an instance of its own.
-    assert cleanup.unremoved == ()
+    assert unremoved(cleanup) == []
     assert_nothing_is_left(workflow, job.project_id)
     assert api.get_project(job.project_id).status is api.ProjectStatus.FAILED
 
 
-def repeated_to_its_end(workflow: Workflow, job: api.Job, run: int) -> api.Job:
-    """Run the clean-up of a job again, by two calls, and return the job."""
-    assert cleanup_of(api.repeat_cleanup(job.job_id)).run == run
-    name = cleanup_execution_name(job.job_id, run)
-    workflow.ended(workflow.execution_arn(CLEANUP, name))
-    return workflow.jobs.get(job.job_id)
+def repeated_to_its_end(workflow: Workflow, job: api.Job, attempt: int) -> api.Job:
+    """Run the clean-up of a job again, and return the clean-up."""
+    cleanup = api.retry_cleanup(job.job_id)
+    assert (cleanup.status, cleanup.attempt) == (api.JobStatus.QUEUED, attempt)
+    workflow.ended(workflow.start(cleanup))
+    return workflow.jobs.get(cleanup.job_id)

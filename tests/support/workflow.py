@@ -38,6 +38,7 @@ from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_funct
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provisioner import api
 from provisioner.composition import lifecycle
+from provisioner.composition.failure import failure_policies
 from provisioner.composition.in_process import all_stages
 from provisioner.drivers.appsync import ensure_event_api
 from provisioner.drivers.cognito import ensure_user_pool
@@ -47,13 +48,14 @@ from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.definition import Stage
 from provisioner.jobs.execution import (
-    cleanup_execution_name,
     execution_input,
     execution_name,
 )
+from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS
 from provisioner.jobs.stage_run import (
+    RECORD_FAILURE,
     Completion,
     JobInput,
     StageFunction,
@@ -62,7 +64,7 @@ from provisioner.jobs.stage_run import (
     Step,
     Waiting,
 )
-from provisioner.jobs.state_machine import state_machines
+from provisioner.jobs.state_machine import state_machine
 from provisioner.jobs.store import JobStore, NewJob, utc_now
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
@@ -197,7 +199,7 @@ class Workflow:
             },
             definitions=JOB_TYPES,
         )
-        self.record = lifecycle.steps(self.settings, self.jobs)
+        self.record_failure = FailureRecorder(self.jobs, failure_policies(self.settings))
         self.refuse_at_work = lifecycle.quiet_ends(self.settings, self.jobs)
         self.projects = ProjectStore(
             aws.client("dynamodb"), self.settings.projects_table, self.settings.quotas_table
@@ -280,9 +282,10 @@ class Workflow:
         """Run a job on the state machine to its end, and its clean-up; return what is stored."""
         self.ended(self.start(job))
         ended = self.jobs.get(job.job_id)
-        if ended.cleanup is not None:
-            name = cleanup_execution_name(job.job_id, ended.cleanup.run)
-            self.ended(self.execution_arn(f"{job.job_type}_cleanup", name))
+        if ended.cleanup_job_id:
+            cleanup = self.jobs.get(ended.cleanup_job_id)
+            name = execution_name(cleanup.job_id, cleanup.attempt)
+            self.ended(self.execution_arn(cleanup.job_type, name))
         return self.jobs.get(job.job_id)
 
     def execution_arn(self, state_machine: str, name: str) -> str:
@@ -313,22 +316,20 @@ class Workflow:
             except FunctionEnded as end:
                 raise failure(FOREIGN_ERRORS[end.name], "The function ended.") from None
 
-        InProcessRun(
-            JOB_TYPES[job.job_type], run_step, dict.fromkeys(self.record, run_step), sleep=self.wait
-        )(job)
+        InProcessRun(JOB_TYPES, run_step, run_step, self.jobs.get, sleep=self.wait)(job)
         return self.jobs.get(job.job_id)
 
     def let_wait(self, stage: Stage, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let a stage be one that may wait for so long, in a job or its clean-up."""
+        """Let a stage be one that may wait for so long."""
         monkeypatch.setattr(stage, "waits_seconds", seconds)
         for definition in JOB_TYPES.values():
             # Stages are compared as their names are.
-            if not any(one is stage for one in definition.all_stages):
+            if not any(one is stage for one in definition.stages):
                 continue
-            for name, made in state_machines(definition, LIFECYCLE).items():
-                aws.client("stepfunctions").update_state_machine(
-                    stateMachineArn=self.state_machines[name], definition=_with_arns(name, made)
-                )
+            name, made = definition.name, state_machine(definition, LIFECYCLE)
+            aws.client("stepfunctions").update_state_machine(
+                stateMachineArn=self.state_machines[name], definition=_with_arns(name, made)
+            )
 
     def time_out_after(self, task: str, seconds: int) -> None:
         """Give a Task of the state machine less time."""
@@ -365,8 +366,8 @@ class Workflow:
             try:
                 if in_function:
                     self.refuse_at_work(event)
-                if event["stage"] in self.record:
-                    return self.record[event["stage"]](event)
+                if event["stage"] == RECORD_FAILURE:
+                    return self.record_failure(event)
                 fault = self.faults.get(event["stage"])
                 if fault is not None and fault.point is Point.INVOKED_TWICE:
                     del self.faults[event["stage"]]

@@ -57,14 +57,14 @@ def _bucket_of_someone_else(scene: Scene, bucket: str) -> Iterator[None]:
 
 
 def _show_reason(scene: Scene, job: api.Job) -> None:
-    error, cleanup = job.error, job.cleanup
+    error, cleanup = job.error, display.cleanup_of(job)
     if job.status is not api.JobStatus.FAILED or error is None:
         raise CommandError(f"job {job.job_id} is {job.status} and should have failed.")
     if error.type is not api.ErrorType.CONFLICT:
         raise CommandError(f"job {job.job_id} failed for another reason: {error.message}")
-    if cleanup is None or cleanup.status is not api.CleanupStatus.DONE:
+    if cleanup is None or cleanup.status is not api.JobStatus.COMPLETED:
         left = ", ".join(cleanup.remaining) if cleanup is not None else "everything"
-        raise CommandError(f"job {job.job_id} has not removed what it made; left over: {left}.")
+        raise CommandError(f"what job {job.job_id} made is not removed; remaining: {left}.")
     words = {
         "status": str(job.status),
         "stage": f"{error.stage}, attempt {error.attempt}, not tried again",

@@ -15,7 +15,7 @@ from provisioner.jobs.definition import (
     description,
     load,
 )
-from provisioner.jobs.state_machine import state_machines, text
+from provisioner.jobs.state_machine import state_machine, text
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
 
@@ -53,18 +53,23 @@ def derived_files(root: Path) -> dict[Path, str]:
 
 def _machines_and_pictures(root: Path) -> Iterator[tuple[Path, str]]:
     for definition in JOB_TYPES.values():
-        for name, document in state_machines(definition, LIFECYCLE).items():
-            yield root / "state_machines" / f"{name}.asl.json", text(document)
-            yield root / "docs" / "state-machines" / f"{name}.svg", draw(document)
+        document = state_machine(definition, LIFECYCLE)
+        yield root / "state_machines" / f"{definition.name}.asl.json", text(document)
+        yield root / "docs" / "state-machines" / f"{definition.name}.svg", draw(document)
 
 
 def _check_code(definition: JobDefinition[Any]) -> None:
     """Refuse code that its function could not load: with it, that would run no job type's."""
     policy = definition.on_failure
-    codes = (policy.release, policy.cleanup_stages, policy.remaining, policy.hold)
+    codes = (policy.release, policy.request_cleanup, policy.remaining)
+    if policy.cleanup_job_type not in {"", *JOB_TYPES}:
+        raise DefinitionError(
+            f"job type {definition.name}: on_failure: cleanup_job_type: there is no job type "
+            f"{policy.cleanup_job_type}; define it."
+        )
     for code in filter(None, codes):
         _load(f"job type {definition.name}: on_failure", code, failure.Resources, ())
-    for stage in definition.all_stages:
+    for stage in definition.stages:
         where = f"job type {definition.name}: stage {stage}"
         _load(where, stage.code, _resources(where, stage.function), stage.arguments)
 

@@ -1,7 +1,6 @@
 """The events of the stages, in `events/<function>/<job type>/<stage>.json`, for `sam local invoke`.
 
-Those of a job type's stages are of one job: in its order they can be handed to the functions. Those
-of its clean-up are of another job, which has failed, and of another project.
+Those of a job type's stages are of one job: in its order they can be handed to the functions.
 """
 
 from __future__ import annotations
@@ -35,11 +34,6 @@ def _events_of(definition: JobDefinition[Any]) -> Iterator[tuple[Stage, dict[str
     job = _job(definition, "sample")
     for stage in definition.stages:
         yield stage, {"job": job, "stage": str(stage), "retry_count": 0}
-    if not definition.on_failure.cleanup:
-        return
-    failed = _job(definition, "sample-failing")
-    for stage in definition.on_failure.cleanup:
-        yield stage, {"job": failed, "stage": str(stage), "cleanup": 1, "retry_count": 0}
 
 
 def _job(definition: JobDefinition[Any], beginning: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ _MODULES = Path("layers", "provisioner", "provisioner", "provisioning", "job_typ
 #: Writes the table of faults, from the tests that put them in.
 _FAULT_TABLE = Path("docs", "write_fault_table.py")
 
-#: Shorter than a message may name it: the state machine of its clean-up, `<stack>-<name>_cleanup`,
-#: has 80 characters. Source: AWS Step Functions API Reference, CreateStateMachine.
+#: Shorter than a message may name it: its state machine, `<stack>-<name>`, has 80 characters.
+#: Source: AWS Step Functions API Reference, CreateStateMachine.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 _MODULE = Template('''\
@@ -155,7 +155,5 @@ def _check(root: Path, name: str) -> None:
             f"{name}: no job type can be named so; give 1 to 40 lower-case letters, digits and "
             "underscores, the first a letter, and no word of Python's."
         )
-    if name.endswith("_cleanup"):
-        raise CommandError(f"{name}: clean-ups' state machines are named so; choose another name.")
     if name in JOB_TYPES or (root / _MODULES / f"{name}.py").exists():
         raise CommandError(f"{name}: is a job type already; choose another name, or edit that one.")

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, Parallel, Stage
-from provisioner.jobs.execution import cleanup_state_machine
-from provisioner.jobs.state_machine import state_machines
+from provisioner.jobs.state_machine import state_machine
 from provisioner.provisioning.functions import LIFECYCLE
 
 _INTRODUCTION = """\
@@ -15,8 +14,8 @@ _INTRODUCTION = """\
 
 `make state-machines` writes this page from the modules in `provisioning/job_types/`. Steps follow
 one another; stages of `2a` and `2b` are of branches that run beside one another. Each stage is
-tried three times; its function ends an attempt after the seconds that stand here. A clean-up is
-an execution of its own, which removes what a failed job has made. What a message holds, and what
+tried three times; its function ends an attempt after the seconds that stand here. Where a job
+fails that has made something, a job of another type removes that. What a message holds, and what
 a job ends with: [job contract](job-contract.md).
 """
 
@@ -36,25 +35,17 @@ def page(definitions: JobDefinitions) -> str:
 
 
 def _section(definition: JobDefinition[Any]) -> str:
-    name, cleanup = definition.name, definition.on_failure.cleanup
-    hours = {
-        machine: document["TimeoutSeconds"] // 3600
-        for machine, document in state_machines(definition, LIFECYCLE).items()
-    }
+    name, cleanup = definition.name, definition.on_failure.cleanup_job_type
+    hours = state_machine(definition, LIFECYCLE)["TimeoutSeconds"] // 3600
     # Short: no two paragraphs of a page are to say the same.
     parts = [
         f"## {name}",
         definition.meaning,
-        f"At most {hours[name]} hours ([picture]({_picture(name)})):",
+        f"At most {hours} hours ([picture]({_picture(name)})):",
         _HEAD + "".join(_rows(definition)),
     ]
     if cleanup:
-        machine = cleanup_state_machine(name)
-        rows = (_row(stage, str(number)) for number, stage in enumerate(cleanup, 1))
-        parts += [
-            f"Its clean-up, at most {hours[machine]} hours ([picture]({_picture(machine)})):",
-            _HEAD + "".join(rows),
-        ]
+        parts.append(f"What a failed job of it has made, [{cleanup}](#{cleanup}) removes.")
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 

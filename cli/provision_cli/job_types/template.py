@@ -1,7 +1,7 @@
 """The parts of template.yaml that follow from the job types: between the lines `begin` and `end`.
 
-A job type has a state machine, and one more where a clean-up follows its failures; each with its
-log group, its role and its two alarms. The dispatcher may start them, the reconciler hears of them.
+A job type has a state machine with its log group, its role and its two alarms. The dispatcher may
+start them, the reconciler hears of them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from string import Template
 from textwrap import fill, indent
 from typing import Any
 
-from provisioner.jobs.definition import JobDefinition, JobDefinitions
-from provisioner.jobs.execution import cleanup_state_machine
+from provisioner.jobs.definition import JobDefinitions
 from provisioner.provisioning.functions import FUNCTIONS, LIFECYCLE
 
 #: Of a description in the template.
@@ -100,7 +99,7 @@ ${start_cleanup}\
 """)
 
 _START_CLEANUP = Template("""\
-            # The removal of what a failed job made is an execution of its own.
+            # The removal of what a failed job made is a job of its own.
             - Sid: StartCleanup
               Effect: Allow
               Action: states:StartExecution
@@ -128,10 +127,8 @@ ${description}
 """)
 
 _TIMED_OUT = "have run out of time, so that none of their states could say how the job ended."
-_FAILED = "have failed. As many failed jobs are told by JobsFailed; any more ended without a word."
-_CLEANUP_FAILED = (
-    "have failed. Either resources are left over, which the job names, or its end could not be "
-    "recorded."
+_FAILED = (
+    "have failed. As many failed jobs are counted by JobsFailed; any more ended without a word."
 )
 
 
@@ -148,9 +145,7 @@ class StateMachine:
     #: The names of the functions that its Tasks call.
     functions: tuple[str, ...]
     #: The name of the state machine that removes what a failed job made; empty where none does.
-    cleanup: str = ""
-    #: Whether it is such a one itself.
-    is_cleanup: bool = False
+    cleanup: str
 
     @property
     def logical_id(self) -> str:
@@ -164,15 +159,11 @@ def pascal_case(name: str) -> str:
 
 
 def state_machines(definitions: JobDefinitions) -> tuple[StateMachine, ...]:
-    """Return the state machines of the job types, that of a clean-up after its job type's."""
-    return tuple(machine for d in definitions.values() for machine in _machines_of(d))
-
-
-def _machines_of(definition: JobDefinition[Any]) -> Iterator[StateMachine]:
-    cleanup = cleanup_state_machine(definition.name) if definition.on_failure.cleanup else ""
-    yield StateMachine(definition.name, _functions(definition.stages), cleanup)
-    if cleanup:
-        yield StateMachine(cleanup, _functions(definition.on_failure.cleanup), is_cleanup=True)
+    """Return the state machines of the job types."""
+    return tuple(
+        StateMachine(d.name, _functions(d.stages), d.on_failure.cleanup_job_type)
+        for d in definitions.values()
+    )
 
 
 def _functions(stages: Iterable[Any]) -> tuple[str, ...]:
@@ -207,18 +198,15 @@ def generate(template: str, definitions: JobDefinitions) -> str:
 def _parts(definitions: JobDefinitions) -> dict[str, str]:
     """Return each part's text by its name, without its margin."""
     machines = state_machines(definitions)
-    of_jobs = [machine for machine in machines if not machine.is_cleanup]
-    cleanups = [machine for machine in machines if machine.is_cleanup]
     return {
         "required job types": f"REQUIRED_JOB_TYPES: {','.join(definitions)}\n",
-        "state machines of jobs": _references(of_jobs),
+        "state machines of jobs": _references(machines),
         "all state machines": _references(machines),
         "executions": "".join(
             '- !Sub "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:execution:'
             f'${{{machine.logical_id}StateMachine.Name}}:*"\n'
             for machine in machines
         ),
-        "state machines of clean-ups": _references(cleanups),
         "state machines": "\n".join(map(_state_machine, machines)),
         "alarms of state machines": "\n".join(
             alarm for machine in machines for alarm in _alarms(machine)
@@ -246,12 +234,9 @@ def _state_machine(machine: StateMachine) -> str:
 
 
 def _alarms(machine: StateMachine) -> Iterator[str]:
-    failed = _CLEANUP_FAILED if machine.is_cleanup else _FAILED
-    section = "cleanup" if machine.is_cleanup else ""
-    for kind, told in (("TimedOut", _TIMED_OUT), ("Failed", failed)):
+    for kind, what in (("TimedOut", _TIMED_OUT), ("Failed", _FAILED)):
         description = fill(
-            f"Executions of {machine.name} {told} "
-            f"See docs/operations.md#{section}{kind.lower()}alarm.",
+            f"Executions of {machine.name} {what} See docs/operations.md#{kind.lower()}alarm.",
             width=_LINE_LENGTH,
             initial_indent=6 * " ",
             subsequent_indent=6 * " ",

@@ -29,7 +29,6 @@ from typing import Any
 from provisioner.api_keys.key_format import digest, find_api_keys
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.arguments import check_flag, check_function, check_seconds, check_text, shown
-from provisioner.composition.cleanup import repeater
 from provisioner.composition.job_handlers import register_job_types
 from provisioner.composition.reconciler import reconciler
 from provisioner.drivers.secrets import Secret, delete_secret, find_secret
@@ -43,8 +42,6 @@ from provisioner.jobs.client import (
 )
 from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.models import (
-    Cleanup,
-    CleanupStatus,
     HistoryEntry,
     Job,
     JobStatus,
@@ -116,8 +113,6 @@ __all__ = [
     "ApiKeyStatus",
     "ApiKeysNotClaimableError",
     "AwsSettingsError",
-    "Cleanup",
-    "CleanupStatus",
     "DeadLetter",
     "DeprovisionProjectResult",
     "DuplicateJobHandlerError",
@@ -174,9 +169,9 @@ __all__ = [
     "protect_project",
     "redrive_dead_letters",
     "register_job_handler",
-    "repeat_cleanup",
     "restore_instance",
     "restore_snapshot",
+    "retry_cleanup",
     "retry_job",
     "revoke_api_key",
     "validate_required_handlers",
@@ -241,7 +236,7 @@ def cancel_job(job_id: str) -> Job:
 
     Raises:
         JobNotFoundError: there is no such job.
-        JobStateError: it has completed or failed.
+        JobStateError: it has completed or failed, or is a clean-up.
     """
     check_text("job_id", job_id)
     settings = current_settings()
@@ -274,19 +269,21 @@ def retry_job(job_id: str) -> Job:
     return _job_client(current_settings()).retry(job_id)
 
 
-def repeat_cleanup(job_id: str) -> Job:
+def retry_cleanup(job_id: str) -> Job:
     """Run the clean-up of a job again that has left something; doing it twice is as good as once.
 
+    Args:
+        job_id: the job, or its clean-up, which is a job itself.
+
     Returns:
-        the job, whose clean-up is RUNNING; `get_job` tells how it ends.
+        the clean-up: QUEUED or RUNNING; `get_job` tells how it ends.
 
     Raises:
         JobNotFoundError: there is no such job.
-        JobStateError: it has no clean-up, or one that has left nothing; or what was left has been
-            taken up by another job.
+        JobStateError: it has no clean-up, or one that has left nothing.
     """
     check_text("job_id", job_id)
-    return repeater(current_settings())(job_id)
+    return _job_client(current_settings()).retry_cleanup(job_id)
 
 
 def get_job(job_id: str) -> Job:

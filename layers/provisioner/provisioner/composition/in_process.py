@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from provisioner.composition import api_keys, database, instances, lifecycle, services, snapshot
+from provisioner.composition.failure import failure_policies
 from provisioner.errors import failure
 from provisioner.jobs.definition import JobDefinition
+from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job
 from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner, Step
@@ -50,12 +52,8 @@ def run_job[Payload: BaseModel](definition: JobDefinition[Payload], payload: Pay
         all_stages(settings, jobs),
         definitions=JOB_TYPES,
     )
-    record = lifecycle.steps(settings, jobs)
-    InProcessRun(
-        definition,
-        _unmeasured(run_stage),
-        {name: _unmeasured(step) for name, step in record.items()},
-    )(stored)
+    record_failure = FailureRecorder(jobs, failure_policies(settings))
+    InProcessRun(JOB_TYPES, _unmeasured(run_stage), _unmeasured(record_failure), jobs.get)(stored)
     ended = jobs.get(stored.job_id)
     if ended.error is not None:
         raise failure(ended.error.type, ended.error.message, ended.error.cause)

@@ -1,4 +1,4 @@
-"""The lifecycle function's parts: how jobs begin and end, and the steps that record a failure."""
+"""The lifecycle function's parts: how jobs begin and end, and the step that records a failure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from typing import Any, TypedDict
 
 from provisioner.composition.failure import failure_policies
 from provisioner.composition.stage_code import stages_of
-from provisioner.jobs.failure import CleanupRecorder, FailureRecorder
-from provisioner.jobs.quiet import QuietEnds, QuietStep
-from provisioner.jobs.stage_run import (
-    AWAIT_QUIET,
-    RECORD_CLEANUP,
-    RECORD_FAILURE,
-    JobStages,
-    StageRunner,
-    Step,
-)
+from provisioner.jobs.failure import FailureRecorder
+from provisioner.jobs.quiet import QuietEnds
+from provisioner.jobs.stage_run import RECORD_FAILURE, JobStages, StageRunner, Step
 from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.functions import LIFECYCLE
@@ -54,16 +47,6 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
     return stages_of(LIFECYCLE, resources)
 
 
-def steps(settings: LifecycleSettings, jobs: JobStore) -> dict[str, Step]:
-    """Bind the steps that are no stages: they look at, or record, how what there was has ended."""
-    policies = failure_policies(settings)
-    return {
-        RECORD_FAILURE: FailureRecorder(jobs, policies),
-        AWAIT_QUIET: QuietStep(jobs, JOB_TYPES),
-        RECORD_CLEANUP: CleanupRecorder(jobs, policies),
-    }
-
-
 def quiet_ends(settings: LifecycleSettings, jobs: JobStore) -> QuietEnds:
     """Bind what keeps a job from ending while one of its stages may still be at work."""
     return QuietEnds(jobs, failure_policies(settings), JOB_TYPES)
@@ -80,11 +63,12 @@ def build() -> Step:
         aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
     run_stage = StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
-    record = steps(settings, jobs)
+    record_failure = FailureRecorder(jobs, failure_policies(settings))
     refuse_at_work = quiet_ends(settings, jobs)
 
     def run(event: Mapping[str, Any]) -> dict[str, Any]:
         refuse_at_work(event)
-        return record.get(event["stage"], run_stage)(event)
+        step = record_failure if event["stage"] == RECORD_FAILURE else run_stage
+        return step(event)
 
     return run

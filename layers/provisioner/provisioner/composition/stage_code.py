@@ -7,7 +7,6 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from provisioner.jobs.cleanup import Hold
 from provisioner.jobs.definition import FailureHandling, Function, Resources, bind
 from provisioner.jobs.failure import FailurePolicy
 from provisioner.jobs.stage_run import JobStages
@@ -30,7 +29,7 @@ def stages_of(function: Function, resources: Resources) -> JobStages:
     return {
         name: {
             stage: bind(stage.code, resources, **stage.arguments)
-            for stage in definition.all_stages
+            for stage in definition.stages
             if stage.function == function
         }
         for name, definition in JOB_TYPES.items()
@@ -43,21 +42,10 @@ def failure_policies_of(resources: Resources) -> dict[str, FailurePolicy]:
 
 
 def _policy(on_failure: FailureHandling, resources: Resources) -> FailurePolicy:
-    given: dict[str, Any] = {
-        name: bind(code, resources)
-        for name, code in {
-            "release": on_failure.release,
-            "cleanup_stages": on_failure.cleanup_stages,
-            "remaining_of": on_failure.remaining,
-        }.items()
-        if code
+    codes = {
+        "release": on_failure.release,
+        "request_cleanup": on_failure.request_cleanup,
+        "remaining_of": on_failure.remaining,
     }
-    return FailurePolicy(**{"cleanup_stages": lambda _job: on_failure.cleanup, **given})
-
-
-def holds_of(resources: Resources) -> Mapping[str, Hold]:
-    """Load what the clean-up of each job type holds when it is run again."""
-    return {
-        name: bind(d.on_failure.hold, resources) if d.on_failure.hold else lambda _job: ()
-        for name, d in JOB_TYPES.items()
-    }
+    given: dict[str, Any] = {name: bind(code, resources) for name, code in codes.items() if code}
+    return FailurePolicy(cleanup_job_type=JOB_TYPES.get(on_failure.cleanup_job_type), **given)

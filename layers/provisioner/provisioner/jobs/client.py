@@ -114,13 +114,18 @@ class JobClient:
 
         Raises:
             JobNotFoundError: there is no such job.
-            JobStateError: it has completed or failed.
+            JobStateError: it has completed or failed, or is a clean-up.
         """
         while True:
             job = self._store.get(job_id)
             if job.status in {JobStatus.COMPLETED, JobStatus.FAILED}:
                 raise JobStateError(
                     f"job {job_id}: is {job.status}; only a job that has not ended is cancelled."
+                )
+            if job.parent_id:
+                raise JobStateError(
+                    f"job {job_id}: is a clean-up, which is not cancelled; where it fails, "
+                    "`provision cleanup` runs it again."
                 )
             if job.status is JobStatus.CANCELLED or job.cancel_requested_at is not None:
                 return job
@@ -176,6 +181,33 @@ class JobClient:
             attempt=job.attempt,
         )
         return job
+
+    def retry_cleanup(self, job_id: str) -> Job:
+        """Run the clean-up of a job again that has failed; doing it twice is as good as once.
+
+        Args:
+            job_id: the job whose clean-up it is, or the clean-up itself.
+
+        Returns:
+            the clean-up: QUEUED, or RUNNING.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            JobStateError: it has no clean-up, or one that has left nothing.
+            UnknownJobTypeError: its job type has no handler any more.
+        """
+        job = self._store.get(job_id)
+        cleanup = job if job.parent_id else None
+        if job.cleanup_job_id:
+            cleanup = self._store.get(job.cleanup_job_id)
+        if cleanup is None:
+            raise JobStateError(f"job {job_id}: is {job.status} and has no clean-up.")
+        if cleanup.status is JobStatus.COMPLETED:
+            raise JobStateError(f"job {job_id}: its clean-up has left nothing.")
+        is_under_way = cleanup.status is JobStatus.RUNNING or (
+            cleanup.status is JobStatus.QUEUED and cleanup.attempt == 1
+        )
+        return cleanup if is_under_way else self.retry(cleanup.job_id)
 
     def _message_group(self, job: Job) -> str | None:
         handler = self._registry.get(job.job_type)

@@ -181,15 +181,13 @@ class FailureHandling:
 
     #: Builds the writes that give back what the job holds, as `module:function`; see `Release`.
     release: str = ""
-    #: The stages, in order, of the clean-up that removes what the job has made.
-    cleanup: tuple[Stage, ...] = ()
-    #: Chooses the stages of a job's clean-up, as `module:function`; all of them without it.
-    cleanup_stages: str = ""
-    #: Names what a stage of the clean-up that failed may have left, as `module:function`.
+    #: The job type that removes what a failed job has made; empty where that stays.
+    cleanup_job_type: str = ""
+    #: Says what a job of that type is asked, and hands over to it what the failed one holds, as
+    #: `module:function`; see `CleanupRequest`.
+    request_cleanup: str = ""
+    #: Names what a stage may have left that was to remove it, as `module:function`.
     remaining: str = ""
-    #: Builds the writes that hold again what a clean-up holds while it runs once more, as
-    #: `module:function`.
-    hold: str = ""
 
 
 def no_group(_payload: Any) -> None:
@@ -231,18 +229,22 @@ class JobDefinition[Payload: BaseModel]:
                 f"job type {self.name}: a name is 1 to 64 lower-case letters, digits and "
                 "underscores; the first is a letter."
             )
-        for stages in (self.stages, self.on_failure.cleanup):
-            for fields in ([str(s) for s in stages], [s.state for s in stages]):
-                twice = sorted({name for name in fields if fields.count(name) > 1})
-                if twice:
-                    _refuse(f"job type {self.name}: steps: {', '.join(twice)} stands there twice.")
+        for fields in ([str(s) for s in self.stages], [s.state for s in self.stages]):
+            twice = sorted({name for name in fields if fields.count(name) > 1})
+            if twice:
+                _refuse(f"job type {self.name}: steps: {', '.join(twice)} stands there twice.")
         if not self.steps or isinstance(self.steps[-1], Parallel):
             _refuse(f"job type {self.name}: steps: the last must be a stage; it completes the job.")
         for step in self.steps:
             if isinstance(step, Parallel) and (not step.branches or not all(step.branches)):
                 _refuse(f"job type {self.name}: steps: {step.state} has a branch without stages.")
         _check_command(self.name, self.command)
-        for name in ("release", "cleanup_stages", "remaining", "hold"):
+        if bool(self.on_failure.cleanup_job_type) is not bool(self.on_failure.request_cleanup):
+            _refuse(
+                f"job type {self.name}: on_failure: cleanup_job_type and request_cleanup go "
+                "together; give both or neither."
+            )
+        for name in ("release", "request_cleanup", "remaining"):
             code = getattr(self.on_failure, name)
             if code:
                 _check_code(f"job type {self.name}: on_failure: {name}", code)
@@ -265,11 +267,6 @@ class JobDefinition[Payload: BaseModel]:
         """The stage that completes the job."""
         return self.stages[-1]
 
-    @cached_property
-    def all_stages(self) -> tuple[Stage, ...]:
-        """The stages of the job, and after them those of its clean-up."""
-        return (*self.stages, *self.on_failure.cleanup)
-
     def optional_after(self, stage: str) -> Stage | None:
         """Return the stage directly after one that runs only where that one says so, if any."""
         for before, after in pairwise(self.steps):
@@ -284,8 +281,8 @@ class JobDefinition[Payload: BaseModel]:
         return None if is_asked_for else optional
 
     def stage(self, name: str) -> Stage | None:
-        """Return the stage of a name, of the job or of its clean-up; None where it has none."""
-        return next((stage for stage in self.all_stages if stage == name), None)
+        """Return the stage of a name; None where it has none."""
+        return next((stage for stage in self.stages if stage == name), None)
 
 
 #: The job types of a deployment by name.

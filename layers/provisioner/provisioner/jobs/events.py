@@ -23,10 +23,8 @@ from provisioner.drivers import dynamodb
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
-    CLEANUP_SUBJECT,
     JOB_SUBJECT,
     JOB_WAITS,
-    CleanupStatus,
     HistoryEntry,
     Job,
     JobStatus,
@@ -66,7 +64,7 @@ class EventType(StrEnum):
     QUEUED = "job.queued"
     #: Its first stage has started.
     STARTED = "job.started"
-    #: A stage of the job, or of its clean-up, has started, waits for something, or has ended.
+    #: A stage of the job has started, waits for something, or has ended.
     STAGE_CHANGED = "job.stage_changed"
     #: An attempt of a stage has failed, and the next one is going to start.
     RETRYING = "job.retrying"
@@ -78,8 +76,6 @@ class EventType(StrEnum):
     FAILED = "job.failed"
     #: The job was cancelled, and has ended.
     CANCELLED = "job.cancelled"
-    #: The clean-up of a job has ended, or begins once more.
-    CLEANUP_CHANGED = "job.cleanup_changed"
 
 
 class JobEvent(BaseModel):
@@ -95,6 +91,9 @@ class JobEvent(BaseModel):
     job_type: str
     job_attempt: Annotated[int, Field(ge=1, description="Counted from 1; a retry begins the next.")]
     project_id: Annotated[str, Field(description="Empty where the job's payload names none.")]
+    parent_job_id: Annotated[
+        str | None, Field(description="The failed job, where this one is its clean-up.")
+    ] = None
     cancelling: Annotated[
         bool, Field(description="Someone has asked to cancel the job, and it has not ended yet.")
     ]
@@ -110,6 +109,9 @@ class JobEndedEvent(JobEvent):
         str | None, Field(description="The stage that failed; left out where none had started.")
     ] = None
     attempt: Annotated[int | None, Field(ge=1, description="The attempt of that stage.")] = None
+    remaining: Annotated[
+        list[str] | None, Field(description="What a clean-up may have left, one resource each.")
+    ] = None
 
 
 class StageStatusEvent(JobEvent):
@@ -119,9 +121,6 @@ class StageStatusEvent(JobEvent):
     stage_status: StageStatus
     attempt: Annotated[
         int | None, Field(ge=1, description="Of the stage; left out where it ended well.")
-    ] = None
-    cleanup_run: Annotated[
-        int | None, Field(ge=1, description="The clean-up's run, where the stage is one of it.")
     ] = None
     error_type: Annotated[ErrorType | None, Field(description="Why the attempt failed.")] = None
     message: Annotated[
@@ -155,16 +154,6 @@ class RetryingEvent(StageStatusEvent):
     ]
 
 
-class CleanupEvent(JobEvent):
-    """Says how the removal of what a job made stands."""
-
-    cleanup_run: Annotated[int, Field(ge=1)]
-    cleanup_status: CleanupStatus
-    message: Annotated[
-        str | None, Field(description="What is left; left out where nothing is.")
-    ] = None
-
-
 #: What the detail of each type looks like.
 DETAILS: dict[EventType, type[JobEvent]] = {
     EventType.QUEUED: JobEvent,
@@ -175,7 +164,6 @@ DETAILS: dict[EventType, type[JobEvent]] = {
     EventType.COMPLETED: JobEvent,
     EventType.FAILED: JobEndedEvent,
     EventType.CANCELLED: JobEndedEvent,
-    EventType.CLEANUP_CHANGED: CleanupEvent,
 }
 
 _JOB_TYPES: dict[str, EventType] = {
@@ -192,8 +180,6 @@ def event_type(entry: HistoryEntry) -> EventType | None:
     """Return what a change is told as; None where it is told to nobody."""
     if entry.subject == JOB_SUBJECT:
         return _JOB_TYPES.get(entry.status)
-    if entry.subject == CLEANUP_SUBJECT:
-        return EventType.CLEANUP_CHANGED
     if entry.next_attempt_before is not None:
         return EventType.RETRYING
     return EventType.STAGE_CHANGED if entry.status in StageStatus else None
@@ -208,6 +194,7 @@ def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
         "job_type": job.job_type,
         "job_attempt": entry.attempt if entry.subject == JOB_SUBJECT else job.attempt,
         "project_id": job.project_id,
+        "parent_job_id": job.parent_id or None,
         "cancelling": job.cancel_requested_at is not None and not job.status.is_terminal,
         "at": entry.at,
     }
@@ -217,20 +204,13 @@ def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
             "message": entry.note,
             "stage": entry.error_stage or None,
             "attempt": entry.error_attempt or None,
-        }
-    elif told is EventType.CLEANUP_CHANGED:
-        said |= {
-            "cleanup_run": entry.attempt,
-            "cleanup_status": entry.status,
-            "message": entry.note or None,
+            "remaining": list(entry.remaining) or None,
         }
     elif told is EventType.WAITING:
         said |= {"waiting_for": entry.note, "waits_until": entry.waits_until}
     elif told in {EventType.STAGE_CHANGED, EventType.RETRYING}:
-        is_of_job = entry.subject in {record.stage for record in job.stages}
         said |= {
-            "job_attempt": entry.round if is_of_job else job.attempt,
-            "cleanup_run": None if is_of_job else entry.round,
+            "job_attempt": entry.round,
             "stage": entry.subject,
             "stage_status": entry.status,
             "attempt": entry.attempt or None,

@@ -29,16 +29,6 @@ def execution_name(job_id: str, attempt: int) -> str:
     return job_id if attempt == 1 else f"{job_id}-attempt-{attempt}"
 
 
-def cleanup_execution_name(job_id: str, run: int) -> str:
-    """Name the execution of a run of a job's clean-up; the state machines make the same name."""
-    return f"{job_id}-cleanup-{run}"
-
-
-def cleanup_state_machine(job_type: str) -> str:
-    """Name the state machine of a job type's clean-up, as the part after the stack's name."""
-    return f"{job_type}_cleanup"
-
-
 def execution_input(new: NewJob, attempt: int = 1) -> str:
     """Serialize the input of an execution; equal jobs give equal bytes.
 
@@ -49,7 +39,7 @@ def execution_input(new: NewJob, attempt: int = 1) -> str:
         INVALID_PAYLOAD: JSON cannot hold it, or it is larger than an execution's input may be.
     """
     try:
-        text = canonical_json({"job": _job_input(new, attempt)})
+        text = canonical_json({"job": job_input(new, attempt)})
         size = len(text.encode())
     except ValueError:
         raise failure(
@@ -71,7 +61,7 @@ class _InputJob(BaseModel):
 
 
 class _Input(BaseModel):
-    """The input of an execution, of a job or of a clean-up."""
+    """The input of an execution."""
 
     job: _InputJob
 
@@ -113,7 +103,7 @@ class Execution:
 
 
 class Executions:
-    """Looks at, stops and starts the executions of stored jobs."""
+    """Looks at, and stops, the executions of stored jobs."""
 
     def __init__(self, client: SFNClient, state_machine_arn_prefix: str) -> None:
         """Bind to Step Functions.
@@ -123,17 +113,11 @@ class Executions:
             state_machine_arn_prefix: what the name of a state machine is appended to.
         """
         self._client = client
-        self._state_machines = state_machine_arn_prefix
         self._executions = state_machine_arn_prefix.replace(":stateMachine:", ":execution:")
 
     def arn(self, job: Job) -> str:
         """Return the ARN of the execution of the job's attempt."""
         return f"{self._executions}{job.job_type}:{execution_name(job.job_id, job.attempt)}"
-
-    def cleanup_arn(self, job: Job, run: int) -> str:
-        """Return the ARN of the execution of a run of the job's clean-up."""
-        machine = cleanup_state_machine(job.job_type)
-        return f"{self._executions}{machine}:{cleanup_execution_name(job.job_id, run)}"
 
     def find(self, arn: str) -> Execution | None:
         """Look at an execution; None where there is none, or it is too new to be seen."""
@@ -162,18 +146,6 @@ class Executions:
         with suppress(*gone):
             self._client.stop_execution(executionArn=arn, cause=cause)
 
-    def start_cleanup(self, job: Job, run: int) -> bool:
-        """Start the execution of a run of the job's clean-up; False where it was started before."""
-        try:
-            self._client.start_execution(
-                stateMachineArn=f"{self._state_machines}{cleanup_state_machine(job.job_type)}",
-                name=cleanup_execution_name(job.job_id, run),
-                input=canonical_json({"job": _job_input(job, job.attempt), "cleanup": run}),
-            )
-        except self._client.exceptions.ExecutionAlreadyExists:
-            return False
-        return True
-
     def _describe(self, arn: str) -> dict[str, Any] | None:
         try:
             described = dict(self._client.describe_execution(executionArn=arn))
@@ -188,7 +160,8 @@ class Executions:
         return described
 
 
-def _job_input(job: NewJob | Job, attempt: int) -> dict[str, Any]:
+def job_input(job: NewJob | Job, attempt: int) -> dict[str, Any]:
+    """Return the job as an execution carries it."""
     return {
         "job_id": job.job_id,
         "job_type": job.job_type,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,10 +15,9 @@ from aws_lambda_powertools.metrics import MetricUnit
 from provisioner.drivers.aws_errors import translated
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import FINAL_ERROR, ErrorType, failure
+from provisioner.jobs.execution import execution_name, job_input
 from provisioner.jobs.models import (
     CANCELLED,
-    Cleanup,
-    CleanupStatus,
     Job,
     JobStatus,
     StageRecord,
@@ -28,11 +28,13 @@ from provisioner.jobs.models import (
 from provisioner.jobs.registry import of_job_type
 from provisioner.jobs.retries import FOREIGN_ERRORS, WAITING_ERROR
 from provisioner.jobs.stage_run import StageEvent, measure_wait
+from provisioner.jobs.store import BadEnd, NewJob
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
+    from provisioner.jobs.definition import JobDefinition
     from provisioner.jobs.store import JobStore
 
 #: How often the writes are tried anew after a stage has changed under them.
@@ -52,17 +54,38 @@ _FOREIGN_MESSAGES = {
 #: What else the end of a job writes in its transaction, such as giving back a lock.
 type Release = Callable[[Job], Sequence[TransactWriteItemTypeDef]]
 
+#: Makes the id of a clean-up of that of the job which has failed, and its attempt.
+_CLEANUP_NAMESPACE = uuid.UUID("0d1c6f5e-5f0a-4b57-9a5f-7a3f0c1f6f52")
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupRequest:
+    """What a job that has failed asks of its clean-up."""
+
+    payload: Mapping[str, Any]
+    #: Hands over to the clean-up what the job has acquired, in the transaction that ends the job.
+    hand_over: Sequence[TransactWriteItemTypeDef]
+
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
     """What a job type does when a job of it fails."""
 
-    #: Given back with the job's end, or, where a clean-up follows, with the clean-up's.
+    #: Released with the job's end, where no clean-up follows.
     release: Release = lambda _job: ()
-    #: The stages, in order, of the clean-up that follows; none where what was made stays.
-    cleanup_stages: Callable[[Job], Sequence[str]] = lambda _job: ()
-    #: The resources that a stage of the clean-up removes, as people know them.
+    #: Says what the clean-up of this id is to remove; None where what was made stays.
+    request_cleanup: Callable[[Job, str], CleanupRequest | None] = lambda _job, _cleanup_job_id: (
+        None
+    )
+    #: The job type of that clean-up; None where there is none.
+    cleanup_job_type: JobDefinition[Any] | None = None
+    #: The resources that a stage removes, as people know them.
     remaining_of: Callable[[Job, str], Sequence[str]] = lambda _job, _stage: ()
+
+
+def cleanup_job_id(job_id: str, attempt: int) -> str:
+    """Return the id of the clean-up of an attempt of a job; it is the same each time."""
+    return str(uuid.uuid5(_CLEANUP_NAMESPACE, f"{job_id}/{attempt}"))
 
 
 class FailureRecorder:
@@ -77,8 +100,8 @@ class FailureRecorder:
         """Write the job's end with the first error in stage order; once is as good as twice.
 
         Returns:
-            error_type and message, for the Fail state that ends the execution; and `cleanup`, the
-            run of the clean-up to be started, or 0.
+            error_type and message, for the Fail state that ends the execution; and, where
+            `has_cleanup`, `cleanup`: the name and the input of the clean-up's execution.
 
         Raises:
             ProvisioningError: as `translated` says, so that what can pass is tried again.
@@ -106,13 +129,27 @@ class FailureRecorder:
             ended = self._store.get(event.job.job_id)
             error = ended.error or errors[0]
             if not job.status.is_terminal:
-                _report(ended.status, error)
+                _report(ended, error)
             return {
                 "error_type": str(error.type),
                 "message": error.message,
-                "cleanup": ended.cleanup_runs if ended.is_cleaned_up_now else 0,
+                **self._start_of_cleanup(ended),
             }
         raise failure(ErrorType.TIMEOUT, "The job kept changing while its failure was recorded.")
+
+    def _start_of_cleanup(self, job: Job) -> dict[str, Any]:
+        """Say how the clean-up of this attempt is started, where one waits for that."""
+        cleanup_id = cleanup_job_id(job.job_id, job.attempt)
+        cleanup = self._store.get_head(cleanup_id) if job.cleanup_job_id == cleanup_id else None
+        if cleanup is None:
+            return {"has_cleanup": False, "cleanup": {}}
+        return {
+            "has_cleanup": True,
+            "cleanup": {
+                "name": execution_name(cleanup.job_id, cleanup.attempt),
+                "input": {"job": job_input(cleanup, cleanup.attempt)},
+            },
+        }
 
     def end(
         self,
@@ -120,7 +157,7 @@ class FailureRecorder:
         errors: Sequence[StoredError],
         *,
         unstarted: Sequence[StageRecord] = (),
-        also: Sequence[TransactWriteItemTypeDef] = (),
+        also_written: Sequence[TransactWriteItemTypeDef] = (),
     ) -> None:
         """End a job that has not ended: FAILED, or CANCELLED where someone has asked for that.
 
@@ -128,7 +165,7 @@ class FailureRecorder:
             job: the job as it was read.
             errors: the job's error first, then the others in stage order.
             unstarted: stages of which none may have started since they were read.
-            also: further writes of the same transaction.
+            also_written: further writes of the same transaction.
 
         Raises:
             ConditionFailedError: something has changed under the write.
@@ -145,132 +182,61 @@ class FailureRecorder:
         if was_cancelled:
             errors = _cancelled_first(errors)
         policy = of_job_type(self._policies, job)
-        cleanup_stages = policy.cleanup_stages(job)
+        cleanup, also = _cleanup(job, policy)
         self._store.fail(
-            job.job_id,
-            errors,
-            close=close,
-            attempt=job.attempt,
-            status=JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
-            cleanup=(job.cleanup_runs + 1, cleanup_stages) if cleanup_stages else None,
-            unstarted=unstarted,
-            also=[*also, *([] if cleanup_stages else policy.release(job))],
+            job,
+            BadEnd(
+                errors,
+                close,
+                status=JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
+                cleanup=cleanup,
+                remaining=_remaining(job, policy),
+                unstarted=unstarted,
+                also=[*also_written, *also],
+            ),
         )
         for wait in job.waits:
             measure_wait(wait.since, self._store.now())
 
 
-class CleanupRecorder:
-    """The last step of a clean-up: records what is left, and gives back what the job held."""
-
-    def __init__(self, store: JobStore, policies: Mapping[str, FailurePolicy]) -> None:
-        """Bind the recorder to the jobs and to what follows a failure, by job type."""
-        self._store = store
-        self._policies = policies
-
-    def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """End the clean-up's run; once is as good as twice.
-
-        Returns:
-            ok, and what is left over.
-
-        Raises:
-            ProvisioningError: as `translated` says, so that what can pass is tried again.
-        """
-        parsed = StageEvent.model_validate(event)
-        logger.append_keys(
-            job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
-        )
-        with translated(ErrorType.UNKNOWN_ERROR, "record the end of the clean-up"):
-            return self._record(parsed)
-
-    def _record(self, event: StageEvent) -> dict[str, Any]:
-        for _ in range(_ATTEMPTS):
-            job = self._store.get(event.job.job_id)
-            if job.cleanup is None or job.cleanup.run != event.cleanup:
-                raise failure(
-                    ErrorType.INVALID_PAYLOAD, "cleanup: another run of the clean-up has begun."
-                )
-            if job.cleanup.status is not CleanupStatus.RUNNING:
-                left = job.cleanup.remaining
-                return {"ok": not left, "remaining": list(left)}
-            try:
-                left = self.end(job, job.cleanup, event.branches)
-            except ConditionFailedError:
-                continue
-            metrics.add_metric("CleanupsFailed" if left else "CleanupsDone", MetricUnit.Count, 1)
-            logger.info("clean-up ended", remaining=list(left))
-            return {"ok": not left, "remaining": list(left)}
-        raise failure(ErrorType.TIMEOUT, "The job kept changing while its clean-up was recorded.")
-
-    def end(
-        self,
-        job: Job,
-        cleanup: Cleanup,
-        branches: Sequence[Mapping[str, Any]] = (),
-        *,
-        unstarted: Sequence[StageRecord] = (),
-        also: Sequence[TransactWriteItemTypeDef] = (),
-    ) -> tuple[str, ...]:
-        """End a run of a clean-up that has not ended; returns what is left over.
-
-        Args:
-            job: the job as it was read.
-            cleanup: its clean-up.
-            branches: how the stages ended, as the state machine knows it: `stage`, and `error`
-                (`Error`, `Cause`), which holds neither where one ended well.
-            unstarted: stages of which none may have started since they were read.
-            also: further writes of the same transaction.
-
-        Raises:
-            ConditionFailedError: something has changed under the write.
-        """
-        policy = of_job_type(self._policies, job)
-        met = {branch["stage"]: branch["error"] for branch in branches}
-        left = tuple(
-            resource
-            for record in cleanup.unremoved
-            for resource in policy.remaining_of(job, record.stage)
-        )
-        self._store.end_cleanup(
-            job.job_id,
-            cleanup.run,
-            left,
-            close={
-                record.stage: _unsaid(record, met.get(record.stage, {}), self._store.now())
-                for record in cleanup.stages
-                if record.status is not StageStatus.PENDING and not record.status.is_terminal
-            },
-            unstarted=unstarted,
-            also=[*also, *policy.release(job)],
-        )
-        return left
+def _cleanup(
+    job: Job, policy: FailurePolicy
+) -> tuple[NewJob | None, Sequence[TransactWriteItemTypeDef]]:
+    """Return the clean-up of a job, if any, and what the job's end writes beside it."""
+    job_id, definition = cleanup_job_id(job.job_id, job.attempt), policy.cleanup_job_type
+    asked = policy.request_cleanup(job, job_id)
+    if asked is None or definition is None:
+        return None, policy.release(job)
+    stages = definition.stages
+    return NewJob(job_id, definition.name, asked.payload, stages, job.job_id), asked.hand_over
 
 
-def _unsaid(record: StageRecord, met: Mapping[str, Any], now: datetime) -> StoredError:
-    """Return why a stage failed of which nobody has said that it did."""
-    if "Error" in met:
-        return _stage_error(record, met, now)
-    if record.status is StageStatus.WAITING:
-        return waited_out(record, now)
-    if record.error is not None and record.error.attempt == record.attempt:
-        return record.error
-    return StoredError(
-        ErrorType.UNKNOWN_ERROR,
-        record.stage,
-        record.attempt,
-        _FOREIGN_MESSAGES[ErrorType.UNKNOWN_ERROR],
-        "",
+def _remaining(job: Job, policy: FailurePolicy) -> tuple[str, ...]:
+    """Name what the stages that have not ended well were to remove."""
+    done = {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
+    return tuple(
+        resource
+        for record in job.stages
+        if record.status not in done
+        for resource in policy.remaining_of(job, record.stage)
     )
 
 
-def _report(status: JobStatus, error: StoredError) -> None:
+#: The metric that counts an end, of a job and of a clean-up.
+_METRICS = {JobStatus.FAILED: "JobsFailed", JobStatus.CANCELLED: "JobsCancelled"}
+
+
+def metric_of(job: Job) -> str:
+    """Return the metric that counts the bad end of a job; a clean-up that failed has its own."""
+    return "CleanupsFailed" if job.parent_id else _METRICS[job.status]
+
+
+def _report(job: Job, error: StoredError) -> None:
     """Count and log the end of a job."""
-    was_cancelled = status is JobStatus.CANCELLED
     metrics.add_dimension("error_type", error.type)
-    metrics.add_metric("JobsCancelled" if was_cancelled else "JobsFailed", MetricUnit.Count, 1)
+    metrics.add_metric(metric_of(job), MetricUnit.Count, 1)
     logger.error(
-        "job cancelled" if was_cancelled else "job failed",
+        "job cancelled" if job.status is JobStatus.CANCELLED else "job failed",
         stage=error.stage,
         error_type=error.type,
         error_message=error.message,

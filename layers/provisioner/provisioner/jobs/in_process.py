@@ -11,14 +11,13 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from provisioner.errors import ProvisioningError, is_retried
-from provisioner.jobs.definition import JobDefinition, Stage
+from provisioner.jobs.definition import JobDefinition, JobDefinitions, Stage
 from provisioner.jobs.models import Job
 from provisioner.jobs.retries import STAGE_RETRY, waiting_retry
-from provisioner.jobs.stage_run import RECORD_CLEANUP, RECORD_FAILURE, StageWaiting, Step
+from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting, Step
 
 
 class InProcessRun:
@@ -26,33 +25,37 @@ class InProcessRun:
 
     def __init__(
         self,
-        definition: JobDefinition[Any],
+        definitions: JobDefinitions,
         run_stage: Step,
-        record: Mapping[str, Step],
+        record_failure: Step,
+        read_job: Callable[[str], Job],
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Bind the run.
 
         Args:
-            definition: the job type.
+            definitions: the job types.
             run_stage: runs one attempt of a stage, as `StageRunner` does.
-            record: the steps that are no stages, by name, as the lifecycle function has them.
+            record_failure: the step that records a failed job, as `FailureRecorder` does.
+            read_job: reads a stored job by its id.
             sleep: waits between attempts, in seconds.
         """
-        self._definition = definition
+        self._definitions = definitions
         self._run_stage = run_stage
-        self._record = record
+        self._record_failure = record_failure
+        self._read_job = read_job
         self._sleep = sleep
 
     def __call__(self, job: Job) -> None:
-        """Run the stages of a job in order.
+        """Run the stages of a job in order, and then its clean-up, if it has failed and has one.
 
         Raises:
             ProvisioningError: the failure of the job could not be recorded.
         """
+        definition: JobDefinition[Any] = self._definitions[job.job_type]
         skipped: Stage | None = None
-        for step in self._definition.steps:
+        for step in definition.steps:
             if step is skipped:
                 continue
             has_ended = False
@@ -60,7 +63,7 @@ class InProcessRun:
                 settled = [self._attempts(job, step)]
                 output = settled[0].get("output", {})
                 has_ended = bool(step.ends_job_if and output.get(step.ends_job_if))
-                skipped = self._definition.skipped_after(step, output)
+                skipped = definition.skipped_after(step, output)
             else:
                 settled = [self._branch(job, stages) for stages in step.branches]
             if not all(end["ok"] for end in settled):
@@ -90,19 +93,9 @@ class InProcessRun:
             }
 
     def _fail(self, job: Job, branches: Sequence[Mapping[str, Any]]) -> None:
-        failed = self._repeat(
-            self._record[RECORD_FAILURE], job, RECORD_FAILURE, branches=list(branches)
-        )
-        if failed["cleanup"] > 0:
-            self._clean_up(job, failed["cleanup"])
-
-    def _clean_up(self, job: Job, run: int) -> None:
-        """Remove what the job made, as the clean-up's state machine does."""
-        for stage in self._definition.on_failure.cleanup:
-            # Its record says how it ended, and a stage that failed keeps no other from its work.
-            with suppress(ProvisioningError, StageWaiting):
-                self._repeat(self._run_stage, job, stage, cleanup=run)
-        self._repeat(self._record[RECORD_CLEANUP], job, RECORD_CLEANUP, cleanup=run)
+        failed = self._repeat(self._record_failure, job, RECORD_FAILURE, branches=list(branches))
+        if failed["has_cleanup"]:
+            self(self._read_job(failed["cleanup"]["input"]["job"]["job_id"]))
 
     def _repeat(self, step: Step, job: Job, stage: str, **more: Any) -> dict[str, Any]:
         """Run a step as often as a Task of the state machine does; raise its last error."""

@@ -62,17 +62,6 @@ class StageStatus(StrEnum):
         return self in {StageStatus.SUCCEEDED, StageStatus.SKIPPED, StageStatus.FAILED}
 
 
-class CleanupStatus(StrEnum):
-    """How far the removal of what a job made has come, beside the job's own status."""
-
-    #: The stages that remove are under way, or about to be.
-    RUNNING = "RUNNING"
-    #: Nothing that the job made is left.
-    DONE = "DONE"
-    #: Something is left, and named; the clean-up can be run again.
-    FAILED = "FAILED"
-
-
 @dataclass(frozen=True, slots=True)
 class StoredError:
     """An error as the job keeps it."""
@@ -94,7 +83,7 @@ class StageRecord:
 
     stage: str
     status: StageStatus = StageStatus.PENDING
-    #: The job's attempt, or the clean-up's run, that the record belongs to; 0 where none has begun.
+    #: The job's attempt that the record belongs to; 0 where none has begun.
     round: int = 0
     #: Attempts that have started.
     attempt: int = 0
@@ -137,27 +126,19 @@ JOB_SUBJECT = "JOB"
 CANCEL_REQUESTED = "CANCEL_REQUESTED"
 JOB_WAITS = "WAITING"
 
-#: The subject of a change of the job's clean-up as a whole.
-CLEANUP_SUBJECT = "CLEANUP"
-
-
-#: The statuses that end an attempt of a job, or a run of its clean-up, by subject.
-ENDS: dict[str, set[str]] = {
-    JOB_SUBJECT: {status for status in JobStatus if status.is_terminal},
-    CLEANUP_SUBJECT: {CleanupStatus.DONE, CleanupStatus.FAILED},
-}
+#: The statuses that end an attempt of a job.
+ENDS = {status for status in JobStatus if status.is_terminal}
 
 
 def place_in_transaction(subject: str, status: str) -> int:
     """Return where a change belongs among those that were written together.
 
-    A job starts before its first stage. It, and its clean-up, end after the stages that end with
-    them. A stage is skipped after the one that does not ask for it.
+    A job starts before its first stage, and ends after the stages that end with it. A stage is
+    skipped after the one that does not ask for it.
     """
-    ends = ENDS.get(subject)
-    if ends is None:
+    if subject != JOB_SUBJECT:
         return 2 if status == StageStatus.SKIPPED else 1
-    return 3 if status in ends else 0
+    return 3 if status in ENDS else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +147,7 @@ class HistoryEntry:
 
     #: Changes that were written together have the same time, and stand in order all the same.
     at: datetime
-    #: The stage, `JOB`, or `CLEANUP`.
+    #: The stage, or `JOB`.
     subject: str
     status: str
     #: Of the subject; 0 where the one who wrote it does not know.
@@ -174,7 +155,7 @@ class HistoryEntry:
     note: str
     #: Why, where the change is a failure.
     error_type: ErrorType | None = None
-    #: The job's attempt, or the clean-up's run, that a stage's change belongs to.
+    #: The job's attempt that a stage's change belongs to.
     round: int = 0
     #: The stage that raised the error, where one did.
     error_stage: str = ""
@@ -184,6 +165,8 @@ class HistoryEntry:
     next_attempt_before: datetime | None = None
     #: When a wait ends at the latest, where one has begun; the note says what for.
     waits_until: datetime | None = None
+    #: What is left where a clean-up has failed, one resource each.
+    remaining: tuple[str, ...] = ()
     #: Whether it ends a wait of which every poll has said its word, so that none is at work.
     polls_seen: bool = False
 
@@ -199,27 +182,6 @@ class Wait:
     since: datetime
     #: When it ends at the latest.
     until: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Cleanup:
-    """The removal of what a job made."""
-
-    status: CleanupStatus
-    #: Counts the runs over the job's whole life, from 1.
-    run: int
-    started_at: datetime
-    finished_at: datetime | None = None
-    #: The resources that are left where it failed, one sentence part each.
-    remaining: tuple[str, ...] = ()
-    #: Every stage of it, in order.
-    stages: tuple[StageRecord, ...] = ()
-
-    @property
-    def unremoved(self) -> tuple[StageRecord, ...]:
-        """The stages that have not, or not yet, removed for sure what they are for."""
-        done = {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
-        return tuple(record for record in self.stages if record.status not in done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,20 +213,17 @@ class Job:
     error: StoredError | None = None
     #: Errors of the other stages that failed, in stage order.
     other_errors: tuple[StoredError, ...] = ()
-    #: Where the job has failed and removes what it made.
-    cleanup: Cleanup | None = None
-    #: Runs of clean-ups over all attempts.
-    cleanup_runs: int = 0
+    #: The job that has failed, where this one is its clean-up: it removes what that one has made.
+    parent_id: str = ""
+    #: The clean-up of the last attempt that had one.
+    cleanup_job_id: str = ""
+    #: What may be left where it has failed to remove it, one resource each.
+    remaining: tuple[str, ...] = ()
     #: Every stage of the job type, in order.
     stages: tuple[StageRecord, ...] = ()
     #: What it waits for: the stages that are WAITING, in order, and then its end.
     waits: tuple[Wait, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
-
-    @property
-    def is_cleaned_up_now(self) -> bool:
-        """Whether a clean-up is under way; one that has ended may be of an earlier attempt."""
-        return self.cleanup is not None and self.cleanup.status is CleanupStatus.RUNNING
 
     @property
     def running_stages(self) -> tuple[StageRecord, ...]:

@@ -1,4 +1,4 @@
-"""When nothing of a job is at work any more: what its end waits for, and its clean-up twice.
+"""When nothing of a job is at work any more: what its end waits for, and its clean-up.
 
 An attempt whose answer got lost on the way goes on beside the next one, and beside all that
 follows. Its function ends it in the end: AWS Lambda lets none run longer than its time-out.
@@ -6,7 +6,6 @@ follows. Its function ends it in the end: AWS Lambda lets none run longer than i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,7 +18,6 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.definition import LONGEST_RUN_SECONDS, JobDefinitions, longest_run
 from provisioner.jobs.models import (
     CANCEL_REQUESTED,
-    CLEANUP_SUBJECT,
     ENDS,
     JOB_SUBJECT,
     JOB_WAITS,
@@ -93,12 +91,6 @@ def longest_before_end(
     return longest_at_work(job, now, definitions, with_polls=False)
 
 
-def seconds_until_quiet(job: Job, now: datetime, definitions: JobDefinitions) -> int:
-    """Return for how many seconds more one may be at work; see `longest_at_work`."""
-    at_work = longest_at_work(job, now, definitions)
-    return 0 if at_work is None else math.ceil((at_work.until - now).total_seconds())
-
-
 def _polled(job: Job, now: datetime) -> Iterator[tuple[str, datetime]]:
     """Yield the stages that have waited, and when a poll of each may have begun, at the latest.
 
@@ -107,10 +99,9 @@ def _polled(job: Job, now: datetime) -> Iterator[tuple[str, datetime]]:
     change; nor, of a stage that still waits, after the job was cancelled, its failure was to be
     recorded, or it ended, or long after its time was over.
     """
-    of_cleanup = _stages_of_cleanup(job)
     changes: dict[tuple[str, int], list[HistoryEntry]] = {}
     for entry in job.history:
-        if entry.subject not in ENDS:
+        if entry.subject != JOB_SUBJECT:
             changes.setdefault((entry.subject, entry.round), []).append(entry)
     for (stage, round_), of_round in changes.items():
         # Before its start none of its code runs: such a wait names no attempt.
@@ -121,12 +112,11 @@ def _polled(job: Job, now: datetime) -> Iterator[tuple[str, datetime]]:
             if any(end.status != StageStatus.WAITING and not end.polls_seen for end in ends):
                 yield stage, last.at
             continue
-        whole = CLEANUP_SUBJECT if stage in of_cleanup else JOB_SUBJECT
-        stops = ENDS[whole] | {CANCEL_REQUESTED, JOB_WAITS}
+        stops = ENDS | {CANCEL_REQUESTED, JOB_WAITS}
         stopped = [
             entry.at
             for entry in job.history
-            if entry.subject == whole and entry.attempt == round_ and entry.status in stops
+            if entry.subject == JOB_SUBJECT and entry.attempt == round_ and entry.status in stops
         ]
         yield stage, min(now, (last.waits_until or now) + _LAST_POLLS, *stopped)
 
@@ -134,10 +124,9 @@ def _polled(job: Job, now: datetime) -> Iterator[tuple[str, datetime]]:
 def _unended(job: Job) -> dict[str, list[HistoryEntry]]:
     """Return, by stage, the starts of the attempts that never said how they ended."""
     of_job = {record.stage for record in job.stages}
-    of_cleanup = _stages_of_cleanup(job)
     unended: dict[str, list[HistoryEntry]] = {}
     for entry in job.history:
-        if entry.status == StageStatus.RUNNING and entry.subject in of_job | of_cleanup:
+        if entry.status == StageStatus.RUNNING and entry.subject in of_job:
             unended.setdefault(entry.subject, []).append(entry)
     for entry in job.history:
         # A wait for the start says nothing of an attempt before.
@@ -148,57 +137,23 @@ def _unended(job: Job) -> dict[str, list[HistoryEntry]]:
             for start in unended.get(entry.subject, [])
             if start.at <= entry.at and entry.attempt in {0, start.attempt}
         ]
-        # With the end of the job, or of its clean-up, others speak for the stages that never did.
-        whole = CLEANUP_SUBJECT if entry.subject in of_cleanup else JOB_SUBJECT
-        is_own_word = not _had_ended(job, whole, entry)
+        # With the end of the job others speak for the stages that never did.
+        is_own_word = not _had_ended(job, entry)
         if entry.status != StageStatus.RUNNING and is_own_word and starts:
             # Where it may be the end of several, the last is taken to be at work still.
             unended[entry.subject].remove(starts[0])
     return unended
 
 
-def _stages_of_cleanup(job: Job) -> set[str]:
-    return {record.stage for record in job.cleanup.stages} if job.cleanup else set()
-
-
-def _had_ended(job: Job, whole: str, change: HistoryEntry) -> bool:
-    """Whether the job's attempt, or the clean-up's run, had ended when its stage was changed."""
+def _had_ended(job: Job, change: HistoryEntry) -> bool:
+    """Whether the job's attempt had ended when its stage was changed."""
     return any(
-        entry.subject == whole
+        entry.subject == JOB_SUBJECT
         and entry.attempt == change.round
-        and entry.status in ENDS[whole]
+        and entry.status in ENDS
         and entry.at <= change.at
         for entry in job.history
     )
-
-
-class QuietStep:
-    """The step of a clean-up that says for how long something may still be at work."""
-
-    def __init__(self, store: JobStore, definitions: JobDefinitions) -> None:
-        """Bind the step to the jobs, and to their types."""
-        self._store = store
-        self._definitions = definitions
-
-    def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Look at what the stages of the job, and of its clean-up, have said.
-
-        Returns:
-            ok, and the seconds: 0 where nothing is at work.
-
-        Raises:
-            ProvisioningError: as `translated` says, so that what can pass is tried again.
-        """
-        parsed = StageEvent.model_validate(event)
-        logger.append_keys(
-            job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
-        )
-        with translated(ErrorType.UNKNOWN_ERROR, "see whether a stage is still at work"):
-            job = self._store.get(parsed.job.job_id)
-            seconds = seconds_until_quiet(job, self._store.now(), self._definitions)
-        if seconds > 0:
-            logger.warning("a stage may still be at work", seconds=seconds)
-        return {"ok": True, "seconds": seconds}
 
 
 class QuietEnds:
@@ -279,7 +234,7 @@ class QuietEnds:
             return True
         if event.stage != RECORD_FAILURE:
             return job.cancel_requested_at is not None
-        return bool(of_job_type(self._policies, job).cleanup_stages(job))
+        return of_job_type(self._policies, job).request_cleanup(job, job.job_id) is not None
 
     def _record(self, job: Job, event: StageEvent, at_work: AtWork) -> None:
         if event.stage == RECORD_FAILURE:

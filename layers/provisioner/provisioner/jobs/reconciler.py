@@ -19,15 +19,9 @@ from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.definition import JobDefinitions, longest_run
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
-from provisioner.jobs.failure import (
-    CleanupRecorder,
-    FailurePolicy,
-    FailureRecorder,
-    waited_out,
-)
+from provisioner.jobs.failure import FailurePolicy, FailureRecorder, metric_of, waited_out
 from provisioner.jobs.models import (
     CANCELLED,
-    Cleanup,
     Job,
     JobStatus,
     StageRecord,
@@ -35,16 +29,13 @@ from provisioner.jobs.models import (
     StoredError,
 )
 from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.quiet import longest_before_end, seconds_until_quiet
+from provisioner.jobs.quiet import longest_before_end
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
 
 #: How often a job is looked at anew after it has changed under a write.
 _ATTEMPTS = 3
-
-#: What starts a clean-up right after a failure is stored has this long to do it.
-_CLEANUP_STARTS_WITHIN = timedelta(minutes=1)
 
 #: A job that runs without an execution runs in someone's process. After this long without a word
 #: that process is gone: it is longer than any wait between two attempts.
@@ -76,7 +67,7 @@ class Reconciled:
 
     #: What had gone wrong and was put right, as the job's history has it; empty where nothing had.
     repair: str = ""
-    #: The metric that counts the end of the job, or of its clean-up, where that was written.
+    #: The metric that counts the end of the job, where that was written.
     metric: str = ""
     #: The error that the job was ended with.
     error: StoredError | None = None
@@ -119,7 +110,6 @@ class Reconciler:
         self._executions = executions
         self._policies = policies
         self._failures = FailureRecorder(store, policies)
-        self._cleanups = CleanupRecorder(store, policies)
         self._holders = holders
         self._release_abandoned = release_abandoned
         self._queued_limit = queued_limit
@@ -178,7 +168,7 @@ class Reconciler:
             of_job_type(self._definitions, job)
             try:
                 if job.status.is_terminal:
-                    return self._reconcile_ended(job, told)
+                    return self._reconcile_ended(job)
                 return self._reconcile_open(job, told)
             except ConditionFailedError:
                 continue
@@ -269,13 +259,13 @@ class Reconciler:
             job,
             errors,
             unstarted=[record for record in job.stages if not record.status.is_terminal],
-            also=[self._store.repair_item(job, repair)] if repair else [],
+            also_written=[self._store.repair_item(job, repair)] if repair else [],
         )
         ended = self._store.get(job.job_id)
-        if ended.cleanup is not None and ended.is_cleaned_up_now:
-            self._executions.start_cleanup(ended, ended.cleanup.run)
-        is_cancelled = job.cancel_requested_at is not None
-        return Reconciled(repair, "JobsCancelled" if is_cancelled else "JobsFailed", ended.error)
+        if ended.cleanup_job_id not in {"", job.cleanup_job_id}:
+            # Nobody else starts it: what was to start it has ended.
+            self._send(self._store.get(ended.cleanup_job_id))
+        return Reconciled(repair, metric_of(ended), ended.error)
 
     def _reconcile_unstarted(self, job: Job) -> Reconciled:
         """Send a message again that nothing has come of for long, and then give up on it."""
@@ -283,13 +273,7 @@ class Reconciler:
         if self._store.now() - since < self._queued_limit:
             return _NOTHING
         if job.resent_at is None:
-            self._queue.send(
-                job_id=job.job_id,
-                job_type=job.job_type,
-                payload=job.payload,
-                message_group=None,
-                attempt=job.attempt,
-            )
+            self._send(job)
             repair = "It had not begun for long: its message was sent again."
             self._store.record_resend(job, repair)
             return Reconciled(repair)
@@ -299,37 +283,24 @@ class Reconciler:
         )
         return self._end(job, [error], repair)
 
+    def _send(self, job: Job) -> None:
+        self._queue.send(
+            job_id=job.job_id,
+            job_type=job.job_type,
+            payload=job.payload,
+            message_group=None,
+            attempt=job.attempt,
+        )
+
     # Jobs that have ended.
 
-    def _reconcile_ended(self, job: Job, told: Execution | None) -> Reconciled:
-        if job.cleanup is not None and job.is_cleaned_up_now:
-            return self._reconcile_cleanup(job, job.cleanup, told)
+    def _reconcile_ended(self, job: Job) -> Reconciled:
         held = of_job_type(self._policies, job).release(job)
         if not held:
             return _NOTHING
         repair = "It still held what it should have given back."
         self._store.repair(job, repair, also=held)
         return Reconciled(repair)
-
-    def _reconcile_cleanup(self, job: Job, cleanup: Cleanup, told: Execution | None) -> Reconciled:
-        execution = self._find(self._executions.cleanup_arn(job, cleanup.run), told)
-        if execution is None:
-            is_due = self._store.now() - cleanup.started_at > _CLEANUP_STARTS_WITHIN
-            if not is_due or not self._executions.start_cleanup(job, cleanup.run):
-                return _NOTHING
-            repair = "Its clean-up had not been started."
-            self._store.repair(job, repair)
-            return Reconciled(repair)
-        if execution.status is ExecutionStatus.RUNNING or self._may_run(job, self._definitions):
-            return _NOTHING
-        repair = f"Nobody had told of its clean-up's end: its execution was {execution.status}."
-        left = self._cleanups.end(
-            job,
-            cleanup,
-            unstarted=[record for record in cleanup.stages if not record.status.is_terminal],
-            also=[self._store.repair_item(job, repair)],
-        )
-        return Reconciled(repair, "CleanupsFailed" if left else "CleanupsDone")
 
     def _find(self, arn: str, told: Execution | None) -> Execution | None:
         return told if told is not None and told.arn == arn else self._executions.find(arn)
@@ -343,17 +314,13 @@ class Reconciler:
         now, policy = self._store.now(), of_job_type(self._policies, job)
         if any(_is_at_work(job, record, now, definitions) for record in job.stages):
             return True
-        if policy.cleanup_stages(job):
+        if policy.request_cleanup(job, job.job_id) is not None:
             return False
         at_work = longest_before_end(job, now, definitions, policy.release)
         if at_work is not None and any(map(_waits, job.stages)):
             # What is polled says nothing: from here on it counts for how long a poll may last.
             self._store.job_waits(job, at_work.waiting_for, at_work.until)
         return at_work is not None
-
-    def _may_run(self, job: Job, definitions: JobDefinitions) -> bool:
-        """Whether an attempt may be at work in a Lambda, which no end of an execution stops."""
-        return seconds_until_quiet(job, self._store.now(), definitions) > 0
 
 
 def _cause(error: Exception) -> str:

@@ -25,7 +25,6 @@ from provisioner.errors import (
 from provisioner.jobs.definition import JobDefinitions, Stage
 from provisioner.jobs.models import (
     CANCELLED,
-    CleanupStatus,
     Job,
     StageRecord,
     StageStatus,
@@ -43,12 +42,6 @@ if TYPE_CHECKING:
 
 #: The step of every state machine that records a failed job; it is no stage.
 RECORD_FAILURE = "FAILED"
-
-#: The step of every clean-up that says for how long a stage may still be at work; it is no stage.
-AWAIT_QUIET = "QUIET"
-
-#: The step of every clean-up that records its end; it is no stage.
-RECORD_CLEANUP = "CLEANED_UP"
 
 
 class JobInput(BaseModel):
@@ -72,15 +65,13 @@ class StageEvent(BaseModel):
     stage: str
     #: The state machine's `$$.State.RetryCount`: how often it has repeated the Task.
     retry_count: int = 0
-    #: The run of the clean-up that the stage belongs to; 0 for a stage of the job itself.
-    cleanup: int = 0
-    #: Only for the steps that record an end: how each branch, or each stage of the clean-up, ended.
+    #: Only for the step that records a failed job: how each branch ended.
     branches: list[dict[str, Any]] = []
 
     @property
     def round(self) -> int:
-        """The job's attempt, or the clean-up's run, that the stage is run in."""
-        return self.cleanup or self.job.attempt
+        """The job's attempt that the stage is run in."""
+        return self.job.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +238,7 @@ class StageRunner:
 
     def _unless_cancelled(self, event: StageEvent, error: ProvisioningError) -> ProvisioningError:
         """Let an error that would be waited out end a job that is cancelled."""
-        if event.cleanup or not is_retried(error):
+        if not is_retried(error):
             return error
         try:
             job = self._store.get_head(event.job.job_id)
@@ -331,7 +322,7 @@ class StageRunner:
                 output=outcome.output,
                 check=outcome.check,
                 round_=event.round,
-                skipped=None if event.cleanup else definition.skipped_after(stage, outcome.output),
+                skipped=definition.skipped_after(stage, outcome.output),
                 polls_seen=polls_seen,
             )
         self._check_result(event, completion.result)
@@ -476,17 +467,9 @@ def _too_late(event: StageEvent) -> ProvisioningError:
 
 
 def _refusal(job: Job, event: StageEvent) -> ProvisioningError | None:
-    """Say why the job takes no stage of the event's attempt, or of its clean-up's run, any more."""
-    if event.cleanup:
-        is_open = (
-            job.cleanup is not None
-            and job.cleanup.run == event.cleanup
-            and job.cleanup.status is CleanupStatus.RUNNING
-        )
-    else:
-        is_open = job.attempt == event.job.attempt and not job.status.is_terminal
-    if not is_open:
+    """Say why the job takes no stage of the event's attempt any more."""
+    if job.attempt != event.job.attempt or job.status.is_terminal:
         return failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
-    if not event.cleanup and job.cancel_requested_at is not None:
+    if job.cancel_requested_at is not None:
         return failure(ErrorType.JOB_CANCELLED, CANCELLED)
     return None

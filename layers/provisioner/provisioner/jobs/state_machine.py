@@ -1,4 +1,4 @@
-"""The state machines of a job type in the Amazon States Language, made from its definition.
+"""The state machine of a job type in the Amazon States Language, made from its definition.
 
 What calls this is the build: `make state-machines` writes the documents that are deployed. No
 function imports it. Source of the language: https://states-language.net/spec.html.
@@ -24,7 +24,6 @@ from provisioner.jobs.definition import (
     Parallel,
     Stage,
 )
-from provisioner.jobs.execution import cleanup_state_machine
 from provisioner.jobs.retries import (
     POLL_SECONDS,
     SERVICE_RETRY,
@@ -33,7 +32,7 @@ from provisioner.jobs.retries import (
     RetryPolicy,
     waiting_retry,
 )
-from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
+from provisioner.jobs.stage_run import RECORD_FAILURE
 
 #: Bytes of a document as `text` writes it. AWS takes 1 MB; some of that is for the ARNs that take
 #: the place of names. Source: AWS Step Functions Developer Guide, "Quotas".
@@ -78,29 +77,51 @@ type State = dict[str, Any]
 type States = list[tuple[str, State]]
 
 
-def state_machines(
-    definition: JobDefinition[Any], lifecycle: Function
-) -> dict[str, dict[str, Any]]:
-    """Return the state machine of a job type and, where it has one, of its clean-up, by name.
+def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
+    """Return the state machine of a job type.
 
     Args:
         definition: the job type.
-        lifecycle: the function that runs the steps that are no stages.
+        lifecycle: the function that runs the step that is no stage.
 
     Raises:
         DefinitionError: AWS would not take it, or could not run it to its end.
     """
-    made = {definition.name: _job(definition, lifecycle)}
-    if definition.on_failure.cleanup:
-        made[cleanup_state_machine(definition.name)] = _cleanup(definition, lifecycle)
-    for name, document in made.items():
-        size = len(text(document).encode())
-        if size > MAX_DOCUMENT_BYTES:
-            raise DefinitionError(
-                f"state machine {name}: {size:,} bytes, more than the {MAX_DOCUMENT_BYTES:,} that "
-                "AWS takes; give the job type fewer stages."
-            )
-    return made
+    _check_decisions(definition)
+    choices = _choices(definition)
+    states: States = []
+    closing: States = []
+    most = _Most()
+    names = [*(step.state for step in definition.steps), _COMPLETED]
+    for number, step in enumerate(definition.steps):
+        following = names[number + 1]
+        if isinstance(step, Parallel):
+            states += _parallel(step, choices[step.state], following)
+            most += _most_of_branches(step)
+            continue
+        call = _stage_call(step, is_last=step is definition.last)
+        most += call.most
+        decides = step.state in choices
+        task = call.task(
+            selected=("ok", "stage", "status", *(("output",) if decides else ())),
+            result=str(step),
+            caught=("error", f"{step.state}Failed"),
+            following=choices.get(step.state, following),
+        )
+        states.append((step.state, task))
+        if decides:
+            optional = definition.optional_after(step)
+            otherwise = following if optional is None else names[number + 2]
+            states.append((choices[step.state], _decision(step, optional, otherwise)))
+        closing.append((f"{step.state}Failed", _failed_alone(step)))
+        most += _Most(events=_EVENTS_OF_A_STATE)
+    states.append((_COMPLETED, {"Type": "Succeed", "Comment": "The job's item holds the result."}))
+    ending, of_ending = _ending(lifecycle, has_cleanup=bool(definition.on_failure.request_cleanup))
+    comment = (
+        f"{definition.meaning} The input stays under $.job; every Task is one stage of the job and "
+        "can be run twice."
+    )
+    return _document(definition.name, comment, [*states, *closing, *ending], most + of_ending)
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -129,7 +150,6 @@ class _Call:
         selected: Sequence[str] = ("ok", "stage", "status"),
         result: str = "",
         caught: tuple[str, str],
-        is_cleanup: bool = False,
         branches: Mapping[str, Any] | None = None,
         following: str = "",
     ) -> State:
@@ -139,14 +159,12 @@ class _Call:
             selected: what is kept of the answer.
             result: where it is put, beside the input; in the place of the input without it.
             caught: where an error is put, and the state that follows it.
-            is_cleanup: whether the execution is that of a clean-up.
             branches: how the function is told how what came before has ended.
             following: the state that follows; the end without it.
         """
         payload = {
             "job.$": "$.job",
             "stage": str(self.name),
-            **({"cleanup.$": "$.cleanup"} if is_cleanup else {}),
             "retry_count.$": "$$.State.RetryCount",
             **(branches or {}),
         }
@@ -225,47 +243,6 @@ def _catch(path: str, handler: str) -> dict[str, Any]:
     return {"ErrorEquals": ["States.ALL"], "ResultPath": f"$.{path}", "Next": handler}
 
 
-# --- The machine of a job -------------------------------------------------------------------------
-
-
-def _job(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
-    _check_decisions(definition)
-    choices = _choices(definition)
-    states: States = []
-    closing: States = []
-    most = _Most()
-    names = [*(step.state for step in definition.steps), _COMPLETED]
-    for number, step in enumerate(definition.steps):
-        following = names[number + 1]
-        if isinstance(step, Parallel):
-            states += _parallel(step, choices[step.state], following)
-            most += _most_of_branches(step)
-            continue
-        call = _stage_call(step, is_last=step is definition.last)
-        most += call.most
-        decides = step.state in choices
-        task = call.task(
-            selected=("ok", "stage", "status", *(("output",) if decides else ())),
-            result=str(step),
-            caught=("error", f"{step.state}Failed"),
-            following=choices.get(step.state, following),
-        )
-        states.append((step.state, task))
-        if decides:
-            optional = definition.optional_after(step)
-            otherwise = following if optional is None else names[number + 2]
-            states.append((choices[step.state], _decision(step, optional, otherwise)))
-        closing.append((f"{step.state}Failed", _failed_alone(step)))
-        most += _Most(events=_EVENTS_OF_A_STATE)
-    states.append((_COMPLETED, {"Type": "Succeed", "Comment": "The job's item holds the result."}))
-    ending, of_ending = _ending(lifecycle, has_cleanup=bool(definition.on_failure.cleanup))
-    comment = (
-        f"{definition.meaning} The input stays under $.job; every Task is one stage of the job and "
-        "can be run twice."
-    )
-    return _document(definition.name, comment, [*states, *closing, *ending], most + of_ending)
-
-
 def _check_decisions(definition: JobDefinition[Any]) -> None:
     """Refuse what no output of a stage can decide."""
     steps = definition.steps
@@ -276,7 +253,7 @@ def _check_decisions(definition: JobDefinition[Any]) -> None:
         for before, after in pairwise(steps)
         if isinstance(before, Stage) and not before.runs_if and isinstance(after, Stage)
     }
-    for stage in definition.all_stages:
+    for stage in definition.stages:
         where = f"job type {definition.name}: stage {stage}"
         if stage.ends_job_if and stage not in alone[:-1]:
             raise DefinitionError(
@@ -286,7 +263,7 @@ def _check_decisions(definition: JobDefinition[Any]) -> None:
         if stage.runs_if and (stage not in after_a_stage or stage is definition.last):
             raise DefinitionError(
                 f"{where}: runs_if: leave it out; only a stage between others may be left out, "
-                "directly after one that runs alone and always, and never one of a clean-up."
+                "directly after one that runs alone and always."
             )
         for name in ("ends_job_if", "runs_if"):
             field = getattr(stage, name)
@@ -436,13 +413,13 @@ def _ending(lifecycle: Function, *, has_cleanup: bool) -> tuple[States, _Most]:
     """Return how a job that failed ends, and what that takes at most."""
     record = _Call(
         RECORD_FAILURE,
-        "Stores the errors, closes the stages that never said how they ended, and gives back what "
-        f"the job holds{', unless a clean-up follows that will' if has_cleanup else ''}.",
+        "Stores the errors, closes the stages that never said how they ended, and releases what "
+        + ("the job holds, or hands it over to a clean-up." if has_cleanup else "the job holds."),
         lifecycle,
         waits_seconds=LONGEST_RUN_SECONDS,
     )
     task = record.task(
-        selected=("error_type", "message", *(("cleanup",) if has_cleanup else ())),
+        selected=("error_type", "message", *(("has_cleanup", "cleanup") if has_cleanup else ())),
         result="failure",
         caught=("error", "FailureNotRecorded"),
         branches={"branches.$": "$.settled.branches"},
@@ -483,20 +460,19 @@ def _start_of_cleanup(seconds: int) -> States:
         "Type": "Choice",
         "Comment": "Whether what the job made is removed or stays for a later job.",
         "Choices": [
-            {"Variable": "$.failure.cleanup", "NumericGreaterThan": 0, "Next": "StartCleanup"}
+            {"Variable": "$.failure.has_cleanup", "BooleanEquals": True, "Next": "StartCleanup"}
         ],
         "Default": _FAILED,
     }
     start = {
         "Type": "Task",
-        "Comment": "Starts the clean-up and does not wait for it: the job's failure has been told.",
+        "Comment": "Starts the clean-up, a job of its own, and does not wait for it.",
         "Resource": _START_EXECUTION,
         "TimeoutSeconds": seconds,
         "Parameters": {
             "StateMachineArn": "${CleanupStateMachineArn}",
-            # As `cleanup_execution_name` has it.
-            "Name.$": "States.Format('{}-cleanup-{}', $.job.job_id, $.failure.cleanup)",
-            "Input": {"job.$": "$.job", "cleanup.$": "$.failure.cleanup"},
+            "Name.$": "$.failure.cleanup.name",
+            "Input.$": "$.failure.cleanup.input",
         },
         "ResultSelector": {"execution_arn.$": "$.ExecutionArn"},
         "ResultPath": "$.cleanup",
@@ -508,133 +484,12 @@ def _start_of_cleanup(seconds: int) -> States:
     return [("IsCleanupWanted", wanted), ("StartCleanup", start)]
 
 
-# --- The machine of a clean-up --------------------------------------------------------------------
-
-
-_STAGES_AT_WORK = (
-    "Says for how long a stage of the job may still be at work because its answer got lost.",
-    ("What such a stage makes has to be removed too; nearly always there is none, and no wait."),
-    (
-        "Nobody can say whether a stage is at work: waits for as long as any may be, so that what "
-        "it makes is removed too."
-    ),
-)
-
-_REMOVALS_AT_WORK = (
-    "Says for how long a removal may still be at work because its answer got lost.",
-    "Such a removal must not meet what the next job makes.",
-    "Nobody can say whether a removal is at work: waits for as long as any may be.",
-)
-
-
-def _cleanup(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
-    stages = definition.on_failure.cleanup
-    pause = max(stage.seconds for stage in definition.all_stages)
-    states, most = _quiet("Stages", _STAGES_AT_WORK, lifecycle, pause, stages[0].state)
-    removals, of_removals = _quiet("Removals", _REMOVALS_AT_WORK, lifecycle, pause, "RecordCleanup")
-    following = [*(stage.state for stage in stages[1:]), removals[0][0]]
-    for stage, after in zip(stages, following, strict=True):
-        call = _stage_call(stage)
-        task = call.task(
-            result=str(stage), caught=(str(stage), after), is_cleanup=True, following=after
-        )
-        states.append((stage.state, task))
-        most += call.most
-    ending, of_ending = _ending_of_cleanup(stages, lifecycle)
-    comment = (
-        f"Removes what a failed job of {definition.name} made. The input stays under $.job and "
-        "$.cleanup; a stage that fails for good does not keep the next from its work."
-    )
-    return _document(
-        cleanup_state_machine(definition.name),
-        comment,
-        [*states, *removals, *ending],
-        most + of_removals + of_ending,
-    )
-
-
-def _quiet(
-    of: str, comments: tuple[str, str, str], lifecycle: Function, pause: int, following: str
-) -> tuple[States, _Most]:
-    """Return how a clean-up waits until nothing is at work, and what that takes at most."""
-    asks, waits, waits_longest = comments
-    path = of.lower()
-    call = _Call(AWAIT_QUIET, asks, lifecycle)
-    task = call.task(
-        selected=("seconds",),
-        result=path,
-        caught=(path, f"WaitLongestFor{of}"),
-        is_cleanup=True,
-        following=f"WaitFor{of}",
-    )
-    wait = {"Type": "Wait", "Comment": waits, "SecondsPath": f"$.{path}.seconds", "Next": following}
-    longest = {"Type": "Wait", "Comment": waits_longest, "Seconds": pause, "Next": following}
-    states = [(f"Await{of}", task), (f"WaitFor{of}", wait), (f"WaitLongestFor{of}", longest)]
-    return states, call.most + _Most(pause, _EVENTS_OF_A_STATE)
-
-
-def _ending_of_cleanup(stages: Iterable[Stage], lifecycle: Function) -> tuple[States, _Most]:
-    record = _Call(
-        RECORD_CLEANUP,
-        "Stores what is left, if anything is, and gives back what the job holds.",
-        lifecycle,
-    )
-    task = record.task(
-        selected=("ok",),
-        result="recorded",
-        caught=("error", "CleanupNotRecorded"),
-        is_cleanup=True,
-        branches={"branches": [{"stage": str(stage), "error.$": f"$.{stage}"} for stage in stages]},
-        following="IsNothingLeft",
-    )
-    states: States = [
-        ("RecordCleanup", task),
-        (
-            "IsNothingLeft",
-            {
-                "Type": "Choice",
-                "Comment": "The job's item names what is left.",
-                "Choices": [
-                    {"Variable": "$.recorded.ok", "BooleanEquals": True, "Next": "CleanedUp"}
-                ],
-                "Default": "SomethingIsLeft",
-            },
-        ),
-        ("CleanedUp", {"Type": "Succeed", "Comment": "Nothing that the job made is left."}),
-        (
-            "SomethingIsLeft",
-            {
-                "Type": "Fail",
-                "Comment": "The job's item names each resource that is left; the clean-up can be "
-                "run again.",
-                "Error": "UNKNOWN_ERROR",
-                "Cause": "Something that the job made could not be removed; the job's record names "
-                "it.",
-            },
-        ),
-        (
-            "CleanupNotRecorded",
-            {
-                "Type": "Fail",
-                "Comment": "The job's item could not be written; the history holds the error.",
-                "Error": "UNKNOWN_ERROR",
-                "Cause": "The end of the clean-up could not be recorded; see the Catch of "
-                "RecordCleanup in this history.",
-            },
-        ),
-    ]
-    return states, record.most + _Most(events=len(states) * _EVENTS_OF_A_STATE)
-
-
-# --- What both have in common ---------------------------------------------------------------------
-
-
 def _document(name: str, comment: str, states: States, most: _Most) -> dict[str, Any]:
     """Put a state machine together.
 
     Raises:
-        DefinitionError: two states of it have one name, a name is too long, or the history of an
-            execution cannot hold what may happen.
+        DefinitionError: two states of it have one name, a name is too long, the history of an
+            execution cannot hold what may happen, or it is larger than AWS takes.
     """
     names = list(_names(states))
     twice = [found for found, times in Counter(names).items() if times > 1]
@@ -654,7 +509,7 @@ def _document(name: str, comment: str, states: States, most: _Most) -> dict[str,
             f"state machine {name}: an execution may need {most.events:,} events, and AWS keeps "
             f"{MAX_EVENTS:,}; let its stages wait for less, or give it fewer."
         )
-    return {
+    document = {
         "Comment": comment,
         "QueryLanguage": "JSONPath",
         # What every step takes with every retry, in whole hours.
@@ -662,6 +517,13 @@ def _document(name: str, comment: str, states: States, most: _Most) -> dict[str,
         "StartAt": states[0][0],
         "States": dict(states),
     }
+    size = len(text(document).encode())
+    if size > MAX_DOCUMENT_BYTES:
+        raise DefinitionError(
+            f"state machine {name}: {size:,} bytes, more than the {MAX_DOCUMENT_BYTES:,} that AWS "
+            "takes; give the job type fewer stages."
+        )
+    return document
 
 
 def _names(states: Iterable[tuple[str, State]]) -> Iterator[str]:

@@ -19,11 +19,8 @@ from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
     CANCEL_REQUESTED,
-    CLEANUP_SUBJECT,
     JOB_SUBJECT,
     JOB_WAITS,
-    Cleanup,
-    CleanupStatus,
     HistoryEntry,
     Job,
     JobStatus,
@@ -44,24 +41,19 @@ _JOB = JOB_SUBJECT
 _STAGE = "STAGE#"
 _HISTORY = "HISTORY#"
 _DISPATCH = "DISPATCH"
-_CLEANUP = CLEANUP_SUBJECT
 
 #: The attribute, and the sparse index, of jobs that someone has something left to do for.
 _UNFINISHED = "unfinished"
 
-#: What says how a clean-up has ended, and all that is stored of one but for the count of its runs.
-_CLEANUP_END = ("cleanup_finished_at", "cleanup_remaining")
-
 #: What says that a stage, or the end of a job, waits. A stage keeps for its round until when.
 _WAIT = ("waiting_for", "waiting_since", "waits_to_start", "polled")
 _WHOLE_WAIT = (*_WAIT, "waits_until")
-_OF_CLEANUP = ("cleanup_status", "cleanup_started_at", "cleanup_stages", *_CLEANUP_END)
 
 #: How often a start is written that meets another one.
 _START_ATTEMPTS = 3
 
 #: Stage and history items live for the job's retention, counted from their own writing, and the job
-#: this much longer: more than an execution, or a clean-up, can last. DynamoDB removes what has
+#: this much longer: more than an execution can last. DynamoDB removes what has
 #: expired in no order; what is left when the job is gone has then expired as well, and counts as
 #: absent, so that a new job of the same id does not take for its own what expired before it began.
 _JOB_MARGIN = timedelta(days=2)
@@ -130,12 +122,34 @@ class NewJob:
     job_type: str
     payload: Mapping[str, Any]
     stages: Sequence[str]
+    #: The job that has failed, where this one is its clean-up.
+    parent_id: str = ""
 
     @property
     def project_id(self) -> str:
         """The project that the payload names, or nothing."""
         project_id = self.payload.get("project_id")
         return project_id if isinstance(project_id, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class BadEnd:
+    """How a job ends that has failed, or was cancelled."""
+
+    #: The job's error first, then the others in stage order.
+    errors: Sequence[StoredError]
+    #: The stages to close, with their errors.
+    close: Mapping[str, StoredError]
+    #: FAILED or CANCELLED.
+    status: JobStatus = JobStatus.FAILED
+    #: The job that removes what this one has made; None where nothing is to be removed.
+    cleanup: NewJob | None = None
+    #: What may be left where this job was to remove it, one resource each.
+    remaining: Sequence[str] = ()
+    #: Stages as they were read, of which none may have started since.
+    unstarted: Sequence[StageRecord] = ()
+    #: Further writes of the same transaction.
+    also: Sequence[TransactWriteItemTypeDef] = ()
 
 
 class JobStore:
@@ -171,7 +185,7 @@ class JobStore:
     def get(self, job_id: str) -> Job:
         """Read a job with its stages and history by one Query.
 
-        A job that was retried, or cleaned up again, late in its life outlives what it was before:
+        A job that was retried late in its life outlives what it was before:
         such a stage is PENDING, and such history is gone.
 
         Raises:
@@ -225,7 +239,8 @@ class JobStore:
         ]
         # Few are open: one alone may hold the project.
         return [
-            replace(job, waits=self.get(job.job_id).waits) if _is_open(job) else job for job in jobs
+            job if job.status.is_terminal else replace(job, waits=self.get(job.job_id).waits)
+            for job in jobs
         ]
 
     def list_all(self) -> list[Job]:
@@ -256,7 +271,7 @@ class JobStore:
         return sorted(jobs, key=lambda job: job.created_at, reverse=True)
 
     def list_unfinished(self) -> list[str]:
-        """Read the ids of the jobs that have not ended, or whose clean-up has not, oldest first.
+        """Read the ids of the jobs that have not ended, oldest first.
 
         What was written a moment ago may be missing.
         """
@@ -289,15 +304,11 @@ class JobStore:
         if existing is not None:
             return existing
         held_until = self.now() + timedelta(seconds=delay_seconds) if delay_seconds else None
-        values = {_UNFINISHED: "yes", "held_until": _text(held_until)}
         # The condition fails when another delivery of the message stores the job in this moment.
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(
                 self._client,
-                [
-                    self._put_job(new, JobStatus.QUEUED, values),
-                    self._history(new.job_id, _JOB, JobStatus.QUEUED, attempt=1),
-                ],
+                self._create_items(new, held_until=held_until),
             )
         return self._existing(new.job_id)
 
@@ -372,12 +383,13 @@ class JobStore:
     def retry(self, job: Job) -> None:
         """Make a job that has failed, or was cancelled, QUEUED again, as its next attempt.
 
-        What its clean-up has left stays with it, should the attempt end without another clean-up.
+        Its clean-up stays its own, should the attempt end without another one.
 
         Raises:
             ConditionFailedError: it is in another status, or its clean-up is under way.
         """
         now = self.now()
+        cleanup = [self._ended_item(job.cleanup_job_id)] if job.cleanup_job_id else []
         dynamodb.transact(
             self._client,
             [
@@ -391,15 +403,13 @@ class JobStore:
                     },
                     RETRY_SOURCES,
                     attempt=job.attempt,
-                    condition="(attribute_not_exists(cleanup_status)"
-                    " OR cleanup_status <> :cleaning)",
-                    values={"cleaning": CleanupStatus.RUNNING},
                     remove=(
                         *("started_at", "finished_at", "cancel_requested_at", "expires_at"),
                         *("result", "error", "other_errors", "held_until", "resent_at"),
-                        "dispatch_error",
+                        *("dispatch_error", "remaining"),
                     ),
                 ),
+                *cleanup,
                 self._history(job.job_id, _JOB, JobStatus.QUEUED, attempt=job.attempt + 1),
             ],
         )
@@ -449,142 +459,33 @@ class JobStore:
             ],
         )
 
-    def fail(
-        self,
-        job_id: str,
-        errors: Sequence[StoredError],
-        *,
-        close: Mapping[str, StoredError],
-        attempt: int = 1,
-        status: JobStatus = JobStatus.FAILED,
-        cleanup: tuple[int, Sequence[str]] | None = None,
-        unstarted: Sequence[StageRecord] = (),
-        also: Sequence[TransactWriteItemTypeDef] = (),
-    ) -> None:
-        """End the job badly: the job, the stages that never said how they ended, and `also`.
-
-        Args:
-            job_id: the job.
-            errors: the job's error first, then the others in stage order.
-            close: the stages to close, with their errors.
-            attempt: the job's attempt that ends.
-            status: FAILED or CANCELLED.
-            cleanup: the run and the stages of the clean-up that follows; None where none does.
-            unstarted: stages as they were read, of which none may have started since.
-            also: further items of the same transaction.
+    def fail(self, job: Job, end: BadEnd) -> None:
+        """End a job badly: it, the stages that never said how they ended, and what follows.
 
         Raises:
             ConditionFailedError: the job is terminal already, or is to be FAILED and is being
-                cancelled, or a stage or `also` has changed.
+                cancelled, or a stage or what is written beside it has changed.
         """
         not_cancelled = "attribute_not_exists(cancel_requested_at)"
         now = self.now()
         dynamodb.transact(
             self._client,
             [
-                *self._close_items(job_id, close, unstarted, attempt, at=now),
+                *self._close_items(job.job_id, end.close, end.unstarted, job.attempt, at=now),
                 *self._finish_items(
-                    job_id,
-                    status,
-                    job_sources(status),
-                    error=errors[0],
-                    other_errors=errors[1:],
-                    attempt=attempt,
-                    cleanup=cleanup,
-                    condition=not_cancelled if status is JobStatus.FAILED else "",
+                    job.job_id,
+                    end.status,
+                    job_sources(end.status),
+                    error=end.errors[0],
+                    other_errors=end.errors[1:],
+                    attempt=job.attempt,
+                    cleanup=end.cleanup,
+                    remaining=end.remaining,
+                    condition=not_cancelled if end.status is JobStatus.FAILED else "",
                     at=now,
                 ),
-                *also,
-            ],
-        )
-
-    def end_cleanup(
-        self,
-        job_id: str,
-        run: int,
-        remaining: Sequence[str],
-        *,
-        close: Mapping[str, StoredError] | None = None,
-        unstarted: Sequence[StageRecord] = (),
-        also: Sequence[TransactWriteItemTypeDef] = (),
-    ) -> None:
-        """Record that a clean-up has ended: DONE, or FAILED where something is left.
-
-        Args:
-            job_id: the job.
-            run: the clean-up's run.
-            remaining: the resources that are left.
-            close: the stages to close, with their errors.
-            unstarted: stages as they were read, of which none may have started since.
-            also: further items of the same transaction.
-
-        Raises:
-            ConditionFailedError: this run has ended already, a stage has changed, or a condition
-                of `also` failed.
-        """
-        close = close or {}
-        now = self.now()
-        status = CleanupStatus.FAILED if remaining else CleanupStatus.DONE
-        dynamodb.transact(
-            self._client,
-            [
-                *self._close_items(job_id, close, unstarted, run, at=now),
-                dynamodb.update(
-                    self._table,
-                    {"job_id": job_id, "record": _JOB},
-                    set_values={
-                        "cleanup_status": status,
-                        "cleanup_finished_at": _text(now),
-                        "cleanup_remaining": list(remaining) or None,
-                        "updated_at": _text(now),
-                    },
-                    condition="cleanup_run = :run AND cleanup_status = :running",
-                    condition_values={"run": run, "running": CleanupStatus.RUNNING},
-                    remove=(_UNFINISHED,),
-                ),
-                self._history(
-                    job_id, _CLEANUP, status, attempt=run, note=", ".join(remaining), at=now
-                ),
-                *also,
-            ],
-        )
-
-    def repeat_cleanup(self, job: Job, *, also: Sequence[TransactWriteItemTypeDef] = ()) -> None:
-        """Begin the next run of a clean-up that has failed.
-
-        Raises:
-            ConditionFailedError: it has not failed, the job was retried, or a condition of `also`
-                did not hold.
-        """
-        now = self.now()
-        run = 0 if job.cleanup is None else job.cleanup.run
-        dynamodb.transact(
-            self._client,
-            [
-                dynamodb.update(
-                    self._table,
-                    {"job_id": job.job_id, "record": _JOB},
-                    set_values={
-                        "cleanup_status": CleanupStatus.RUNNING,
-                        "cleanup_run": run + 1,
-                        "cleanup_started_at": _text(now),
-                        "updated_at": _text(now),
-                        # Not while it is cleaned up.
-                        "expires_at": self._job_expires(now),
-                        _UNFINISHED: "yes",
-                    },
-                    remove=_CLEANUP_END,
-                    condition="cleanup_run = :run AND cleanup_status = :failed"
-                    " AND #attempt = :attempt",
-                    condition_values={
-                        "run": run,
-                        "failed": CleanupStatus.FAILED,
-                        "attempt": job.attempt,
-                    },
-                    names={"attempt": "attempt"},
-                ),
-                self._history(job.job_id, _CLEANUP, CleanupStatus.RUNNING, attempt=run + 1),
-                *also,
+                *(self._create_items(end.cleanup) if end.cleanup is not None else ()),
+                *end.also,
             ],
         )
 
@@ -690,7 +591,7 @@ class JobStore:
             job: the job, as `get_head` returned it.
             stage: the stage.
             retry_count: how often the state machine has repeated the stage, from 0.
-            round_: the job's attempt, or the clean-up's run; a new one begins the stage anew.
+            round_: the job's attempt; a new one begins the stage anew.
         """
         begun = (job.attempt, job.status.is_terminal)
         for _ in range(_START_ATTEMPTS):
@@ -806,7 +707,7 @@ class JobStore:
             waiting_for: what for, in one sentence.
             waits_until: when the wait ends at the latest.
             retry_count: how often the state machine has repeated the stage, from 0.
-            round_: the job's attempt, or the clean-up's run.
+            round_: the job's attempt.
             to_start: whether it waits before it starts, so that none of its code has run.
 
         Returns:
@@ -882,7 +783,7 @@ class JobStore:
             job: the job, as it was read.
             before: the stage, as it was read: that of the attempt that waits.
             retry_count: how often the state machine has repeated the stage, from 0.
-            round_: the job's attempt, or the clean-up's run.
+            round_: the job's attempt.
         """
         if before.polled != retry_count - 1:
             return
@@ -935,7 +836,7 @@ class JobStore:
             status: SUCCEEDED or SKIPPED.
             output: what it made.
             check: what answered.
-            round_: the job's attempt, or the clean-up's run.
+            round_: the job's attempt.
             skipped: the stage after it that it does not ask for, if any: SKIPPED with its end.
             polls_seen: whether it has waited, and every poll has said its word.
         """
@@ -1035,6 +936,27 @@ class JobStore:
 
     # Items.
 
+    def _create_items(
+        self, new: NewJob, *, held_until: datetime | None = None
+    ) -> list[TransactWriteItemTypeDef]:
+        """Build the writes of a job that is QUEUED."""
+        values = {_UNFINISHED: "yes", "held_until": _text(held_until)}
+        return [
+            self._put_job(new, JobStatus.QUEUED, values),
+            self._history(new.job_id, _JOB, JobStatus.QUEUED, attempt=1),
+        ]
+
+    def _ended_item(self, job_id: str) -> TransactWriteItemTypeDef:
+        """Build the condition that a job has ended, or is stored no more."""
+        ended = [status for status in JobStatus if status.is_terminal]
+        return dynamodb.check(
+            self._table,
+            {"job_id": job_id, "record": _JOB},
+            condition=f"attribute_not_exists(job_id) OR {_any_of('status', ended)}",
+            condition_values=_statuses(ended),
+            names={"status": "status"},
+        )
+
     def _put_job(
         self, new: NewJob, status: JobStatus, values: Mapping[str, Any]
     ) -> TransactWriteItemTypeDef:
@@ -1047,6 +969,7 @@ class JobStore:
             "attempt": 1,
             "payload": canonical_json(new.payload),
             "project_id": new.project_id or None,
+            "parent_id": new.parent_id or None,
             "stages": list(new.stages),
             "created_at": now,
             "updated_at": now,
@@ -1087,12 +1010,12 @@ class JobStore:
         error: StoredError | None = None,
         other_errors: Sequence[StoredError] = (),
         attempt: int = 1,
-        cleanup: tuple[int, Sequence[str]] | None = None,
+        cleanup: NewJob | None = None,
+        remaining: Sequence[str] = (),
         condition: str = "",
         at: datetime | None = None,
     ) -> list[TransactWriteItemTypeDef]:
         now = at or self.now()
-        run, stages = cleanup or (None, ())
         return [
             self._update_job(
                 job_id,
@@ -1104,22 +1027,22 @@ class JobStore:
                     "error": None if error is None else asdict(error),
                     "other_errors": [asdict(other) for other in other_errors] or None,
                     "expires_at": self._job_expires(now),
-                    "cleanup_status": None if run is None else CleanupStatus.RUNNING,
-                    "cleanup_run": run,
-                    "cleanup_stages": list(stages) or None,
-                    "cleanup_started_at": None if run is None else _text(now),
+                    "cleanup_job_id": None if cleanup is None else cleanup.job_id,
+                    "remaining": list(remaining) or None,
                 },
                 sources,
                 attempt=attempt,
                 condition=condition,
                 remove=(
                     *_WHOLE_WAIT,
-                    *((_UNFINISHED,) if run is None else _CLEANUP_END),
+                    _UNFINISHED,
                     # What was left has become part of what the job has made.
-                    *(_OF_CLEANUP if status is JobStatus.COMPLETED else ()),
+                    *(("cleanup_job_id",) if status is JobStatus.COMPLETED else ()),
                 ),
             ),
-            self._history(job_id, _JOB, status, attempt=attempt, error=error, at=now),
+            self._history(
+                job_id, _JOB, status, attempt=attempt, error=error, remaining=remaining, at=now
+            ),
         ]
 
     def _end_stage_items(
@@ -1299,6 +1222,7 @@ class JobStore:
         note: str = "",
         error: StoredError | None = None,
         round_: int | None = None,
+        remaining: Sequence[str] = (),
         next_attempt_before: datetime | None = None,
         waits_until: datetime | None = None,
         polls_seen: bool = False,
@@ -1319,6 +1243,7 @@ class JobStore:
                 "error_stage": None if error is None else error.stage or None,
                 "error_attempt": None if error is None else error.attempt or None,
                 "round": round_,
+                "remaining": list(remaining) or None,
                 "next_attempt_before": _text(next_attempt_before),
                 "waits_until": _text(waits_until),
                 "polls_seen": polls_seen or None,
@@ -1419,6 +1344,7 @@ def history_entry(item: Mapping[str, Any]) -> HistoryEntry:
         note=item["note"],
         error_type=ErrorType(item["error_type"]) if "error_type" in item else None,
         round=item.get("round", 0),
+        remaining=tuple(item.get("remaining", ())),
         error_stage=item.get("error_stage", ""),
         error_attempt=item.get("error_attempt", 0),
         next_attempt_before=_time(item.get("next_attempt_before")),
@@ -1452,8 +1378,9 @@ def _to_job(
         other_errors=tuple(
             error for error in map(_to_error, item.get("other_errors", [])) if error is not None
         ),
-        cleanup=_to_cleanup(item, stages),
-        cleanup_runs=item.get("cleanup_run", 0),
+        parent_id=item.get("parent_id", ""),
+        cleanup_job_id=item.get("cleanup_job_id", ""),
+        remaining=tuple(item.get("remaining", ())),
         stages=_of_round(item["stages"], stages, item["attempt"]),
         waits=_waits(item, stages),
         history=tuple(history),
@@ -1461,11 +1388,8 @@ def _to_job(
 
 
 def _waits(item: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> tuple[Wait, ...]:
-    """Return what a job waits for: its stages, or those of its clean-up, then its end."""
-    cleanup = _to_cleanup(item, stages)
-    records = (
-        _of_round(item["stages"], stages, item["attempt"]) if cleanup is None else cleanup.stages
-    )
+    """Return what a job waits for: its stages, then its end."""
+    records = _of_round(item["stages"], stages, item["attempt"])
     waits = [
         Wait(record.stage, record.waiting_for, record.waiting_since, record.waits_until)
         for record in records
@@ -1477,25 +1401,6 @@ def _waits(item: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> tuple[
         )
         waits.append(Wait("", item["waiting_for"], since, until))
     return tuple(waits)
-
-
-def _is_open(job: Job) -> bool:
-    """Whether someone has something left to do for a job."""
-    return not job.status.is_terminal or job.is_cleaned_up_now
-
-
-def _to_cleanup(item: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> Cleanup | None:
-    # Of an attempt that is under way there is none yet.
-    if "cleanup_status" not in item or not JobStatus(item["status"]).is_terminal:
-        return None
-    return Cleanup(
-        status=CleanupStatus(item["cleanup_status"]),
-        run=item["cleanup_run"],
-        started_at=datetime.fromisoformat(item["cleanup_started_at"]),
-        finished_at=_time(item.get("cleanup_finished_at")),
-        remaining=tuple(item.get("cleanup_remaining", ())),
-        stages=_of_round(item.get("cleanup_stages", ()), stages, item["cleanup_run"]),
-    )
 
 
 def _of_round(

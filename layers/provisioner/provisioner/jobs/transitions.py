@@ -1,6 +1,6 @@
 """The status transitions that exist. Every write of a status is conditional on this table."""
 
-from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
+from provisioner.jobs.models import JobStatus, StageStatus
 
 #: From each status of a job, the statuses that may follow within one attempt of it.
 JOB_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
@@ -16,14 +16,6 @@ JOB_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 #: status, and it counts the job's attempt: what an attempt before says from then on finds its
 #: condition false.
 RETRY_SOURCES: tuple[JobStatus, ...] = (JobStatus.FAILED, JobStatus.CANCELLED)
-
-#: From each status of a clean-up, the statuses that may follow. RUNNING follows FAILED when it is
-#: run again.
-CLEANUP_TRANSITIONS: dict[CleanupStatus, frozenset[CleanupStatus]] = {
-    CleanupStatus.RUNNING: frozenset({CleanupStatus.DONE, CleanupStatus.FAILED}),
-    CleanupStatus.DONE: frozenset(),
-    CleanupStatus.FAILED: frozenset({CleanupStatus.RUNNING}),
-}
 
 #: From each status of a stage, the statuses that may follow. RUNNING follows RUNNING when an
 #: attempt died without a word and the next one starts. WAITING follows PENDING and RETRYING, and

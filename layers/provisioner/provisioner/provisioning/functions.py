@@ -2,6 +2,9 @@
 
 from provisioner.jobs.definition import Function
 
+#: For how long a clean-up may wait until nothing of the failed job is at work: in the process of a
+#: person it is taken to be so for an hour.
+LEASE_SECONDS = 60 * 60
 #: Reaches the tables alone.
 LIFECYCLE = Function("lifecycle", seconds=60)
 #: Reaches the clusters, and the secrets of logins.

@@ -17,10 +17,17 @@ class Location:
     """Where the resources of a project are."""
 
     project_id: str
+    #: The job whose resources go where not all of the project's do; see `only_this_job`.
+    job_id: str
     region: str
     engine: Engine
     #: None where it is gone.
     project: Project | None
+
+
+def made_by(job: JobInput) -> str:
+    """Return the job whose resources a job removes: a clean-up names it in its payload."""
+    return str(job.payload.get("job_id", job.job_id))
 
 
 def location_of(job: JobInput, projects: ProjectReader) -> Location:
@@ -31,21 +38,21 @@ def location_of(job: JobInput, projects: ProjectReader) -> Location:
         PROJECT_NOT_FOUND: there is no such project, and the payload does not say either.
         REMOVAL_FAILED: no job has ever held it, so that nothing is known to be anywhere.
     """
-    project_id = validate_payload(ProjectReference, job.payload).project_id
+    project_id, job_id = validate_payload(ProjectReference, job.payload).project_id, made_by(job)
     project = projects.get(project_id)
     if project is None:
         # What a job has made of a project that is gone is where its own payload says.
-        made = job.payload.get("region"), job.payload.get("database", {}).get("engine")
+        made = job.payload.get("region"), job.payload.get("engine")
         if not all(isinstance(text, str) for text in made):
             raise failure(
                 ErrorType.PROJECT_NOT_FOUND,
                 f"project_id: there is no project {project_id} any more.",
             )
-        return Location(project_id, str(made[0]), Engine(str(made[1])), None)
+        return Location(project_id, job_id, str(made[0]), Engine(str(made[1])), None)
     if project.region is None or project.engine is None:
         raise failure(
             ErrorType.REMOVAL_FAILED,
             "The project does not say in which region its resources are.",
             f"project {project_id}: no region or no engine",
         )
-    return Location(project_id, project.region, Engine(project.engine), project)
+    return Location(project_id, job_id, project.region, Engine(project.engine), project)

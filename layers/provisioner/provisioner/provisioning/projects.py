@@ -270,22 +270,28 @@ class ProjectStore(ProjectReader):
         ]
 
     def release_items(
-        self, project_id: str, job_id: str, *, has_removed_all: bool = False
+        self,
+        project_id: str,
+        job_id: str,
+        *,
+        begun_by: str = "",
+        has_removed_all: bool = False,
     ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the writes that give back what a failed job holds: the project and its quota.
+        """Build the writes that release what a job has acquired: the project's lock and its quota.
 
-        Nothing is given back where another job holds the project, or none does.
+        Nothing is released where another job has the lock, or none has.
 
         Args:
             project_id: the project.
-            job_id: the job.
-            has_removed_all: whether nothing is left of what the job made. Where no other job has
+            job_id: the job that has the lock.
+            begun_by: the job whose resources were removed.
+            has_removed_all: whether nothing is left of what that job made. Where no other job has
                 made anything of the project, its region is then given back too.
         """
         project = self.get(project_id)
         if project is None or project.locked_by != job_id:
             return []
-        is_empty = has_removed_all and project.begun_by == job_id and project.cluster_id is None
+        is_empty = has_removed_all and project.begun_by == begun_by and project.cluster_id is None
         items = [
             dynamodb.update(
                 self._projects,
@@ -337,24 +343,41 @@ class ProjectStore(ProjectReader):
             return False
         return True
 
-    def hold_items(self, project_id: str, job_id: str) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that gives a project that has failed to the clean-up of a job again.
-
-        It counts against no quota: none of it is usable, and none of it is to be.
-        """
+    def hand_over_items(
+        self, project_id: str, job_id: str, cleanup_job_id: str
+    ) -> Sequence[TransactWriteItemTypeDef]:
+        """Build the write that hands a project's lock over from a failed job to its clean-up."""
         return [
             dynamodb.update(
                 self._projects,
                 {"project_id": project_id},
-                set_values={"locked_by": job_id},
-                condition="attribute_not_exists(locked_by) AND #status IN (:created, :failed)",
-                condition_values={
-                    "created": ProjectStatus.CREATED,
-                    "failed": ProjectStatus.FAILED,
-                },
-                names={"status": "status"},
+                set_values={"locked_by": cleanup_job_id},
+                condition="locked_by = :job",
+                condition_values={"job": job_id},
             )
         ]
+
+    def acquire_to_clean_up(self, project_id: str, job_id: str) -> None:
+        """Give the lock of a project that has failed to a clean-up that is run again.
+
+        Raises:
+            ProjectBusyError: another job has it, or has made use of the project.
+        """
+        item = dynamodb.update(
+            self._projects,
+            {"project_id": project_id},
+            set_values={"locked_by": job_id},
+            condition="attribute_not_exists(locked_by) AND #status IN (:created, :failed)",
+            condition_values={
+                "created": ProjectStatus.CREATED,
+                "failed": ProjectStatus.FAILED,
+            },
+            names={"status": "status"},
+        )
+        try:
+            dynamodb.transact(self._client, [item])
+        except dynamodb.ConditionFailedError:
+            raise ProjectBusyError from None
 
     def hold(self, project: Project, job_id: str) -> None:
         """Give an ACTIVE project to a job that changes it; its status and quota stay.

@@ -60,7 +60,7 @@ def explained[Result](
         job: the job.
         remove: removes it.
         look: says what stands in its way.
-        is_cleanup: whether the job's clean-up removes it, not the job.
+        is_cleanup: whether the job is a clean-up.
 
     Raises:
         REMOVAL_FAILED: something stands in the way that stays; the message names it.

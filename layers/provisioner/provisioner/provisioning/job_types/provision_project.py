@@ -16,7 +16,6 @@ from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
     API_KEYS,
     DATABASE,
-    INSTANCE_REMOVAL_SECONDS,
     INSTANCE_SECONDS,
     INSTANCES,
     LIFECYCLE,
@@ -284,69 +283,6 @@ FINALIZING = Stage(
     state="Finalize",
 )
 
-# The clean-up, in the reverse order of the making.
-
-REMOVING_API_KEYS = Stage(
-    "REMOVING_API_KEYS",
-    "The API keys, and the secret that hands them over, are gone.",
-    function=API_KEYS,
-    code="provisioner.provisioning.stages.remove_api_keys:remove_api_keys",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveApiKeys",
-)
-
-REMOVING_STORAGE = Stage(
-    "REMOVING_STORAGE",
-    "The S3 bucket is gone, if it was empty.",
-    function=SERVICES,
-    code="provisioner.provisioning.stages.remove_storage:remove_storage",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveStorage",
-)
-
-REMOVING_REALTIME = Stage(
-    "REMOVING_REALTIME",
-    "The AppSync Event API is gone, with its channel namespace.",
-    function=SERVICES,
-    code="provisioner.provisioning.stages.remove_realtime:remove_realtime",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveRealtime",
-)
-
-REMOVING_AUTH = Stage(
-    "REMOVING_AUTH",
-    "The Cognito user pool is gone, with its app client.",
-    function=SERVICES,
-    code="provisioner.provisioning.stages.remove_auth:remove_auth",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveAuth",
-)
-
-REMOVING_DATABASE = Stage(
-    "REMOVING_DATABASE",
-    "The tenant database is gone, with its roles, its secret and its place on the cluster.",
-    function=DATABASE,
-    code="provisioner.provisioning.stages.remove_database:remove_database",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveDatabase",
-)
-
-REMOVING_INSTANCE = Stage(
-    "REMOVING_INSTANCE",
-    "The project's own database instance is gone, with its secret and its place.",
-    function=INSTANCES,
-    code="provisioner.provisioning.stages.remove_instance:remove_instance",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveInstance",
-    waits_seconds=INSTANCE_REMOVAL_SECONDS,
-)
-
 #: What does not depend on one another.
 RESOURCES = Parallel(
     "ProvisionResources",
@@ -377,17 +313,8 @@ JOB_TYPE = JobDefinition(
     ),
     on_failure=FailureHandling(
         release="provisioner.provisioning.stages.fail:released_by_failure",
-        cleanup=(
-            REMOVING_API_KEYS,
-            REMOVING_STORAGE,
-            REMOVING_REALTIME,
-            REMOVING_AUTH,
-            REMOVING_DATABASE,
-            REMOVING_INSTANCE,
-        ),
-        cleanup_stages="provisioner.provisioning.stages.fail:cleanup_stages",
-        remaining="provisioner.provisioning.stages.fail:remaining",
-        hold="provisioner.provisioning.cleanup:held_again",
+        cleanup_job_type="clean_up_project",
+        request_cleanup="provisioner.provisioning.stages.fail:request_cleanup",
     ),
     message_group=_organization,
     example={"project_id": "shop", "region": "eu-central-1"},

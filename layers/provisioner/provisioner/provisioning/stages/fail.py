@@ -1,13 +1,14 @@
-"""FAILED: what a failed job gives back, and whether what it made is removed or stays."""
+"""FAILED: what a failed job releases, and whether what it made is removed or stays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from provisioner.jobs.failure import CleanupRequest
 from provisioner.jobs.models import Job, StageStatus
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.job_types.provision_project import OnFailure
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
@@ -17,48 +18,43 @@ if TYPE_CHECKING:
 
 
 def released_by_failure(job: Job, *, projects: ProjectStore) -> Sequence[TransactWriteItemTypeDef]:
-    """Build the writes that give back the project's lock and the quota that it counts against.
-
-    After a clean-up that has left nothing the project may be provisioned in another region.
-    """
-    if not job.project_id:
-        return []
-    return projects.release_items(
-        job.project_id,
-        job.job_id,
-        has_removed_all=job.cleanup is not None and not job.cleanup.unremoved,
-    )
+    """Build the writes that release the project's lock and the quota that it counts against."""
+    return projects.release_items(job.project_id, job.job_id) if job.project_id else []
 
 
-def cleanup_stages(job: Job, *, projects: ProjectStore) -> Sequence[str]:
-    """Return the stages that remove what the job made: none where it made nothing, or keeps it.
+def request_cleanup(
+    job: Job, cleanup_job_id: str, *, projects: ProjectStore
+) -> CleanupRequest | None:
+    """Say what the clean-up removes: nothing where the job made nothing, or keeps it.
 
-    A job makes something only while it holds its project: from the end of its first stage on,
+    A job makes something only while it has the project's lock: from the end of its first stage on,
     where the project is gone and cannot say.
     """
     if not job.project_id or job.payload.get("on_failure", OnFailure.ROLLBACK) == OnFailure.KEEP:
-        return ()
+        return None
     project = projects.get(job.project_id)
     if project is None:
-        has_held = any(
+        has_acquired = any(
             record.stage == provision_project.INITIALIZING
             and record.status is StageStatus.SUCCEEDED
             for record in job.stages
         )
     else:
-        has_held = project.locked_by == job.job_id
-    return provision_project.JOB_TYPE.on_failure.cleanup if has_held else ()
-
-
-def remaining(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
-    """Name what a stage of the clean-up that failed may have left."""
+        has_acquired = project.locked_by == job.job_id
+    if not has_acquired:
+        return None
     database = job.payload.get("database", {})
-    return resources_of(
-        job.project_id,
-        Engine(database.get("engine", Engine.POSTGRESQL)),
-        stage,
-        naming=naming,
-        is_dedicated=bool(database.get("size")),
+    return CleanupRequest(
+        payload={
+            "project_id": job.project_id,
+            "job_id": job.job_id,
+            "region": job.payload["region"],
+            "engine": str(database.get("engine", Engine.POSTGRESQL)),
+            "is_dedicated": bool(database.get("size")),
+        },
+        hand_over=[]
+        if project is None
+        else projects.hand_over_items(job.project_id, job.job_id, cleanup_job_id),
     )
 
 
@@ -70,19 +66,19 @@ def resources_of(
     tenant = naming.names(project_id).tenants[engine]
     roles = filter(None, (tenant.app_role, tenant.owner_role))
     of_stage: dict[str, tuple[str, ...]] = {
-        provision_project.REMOVING_API_KEYS: (
+        clean_up_project.REMOVING_API_KEYS: (
             f"API keys of project {project_id}",
             f"secret {names.api_keys_secret}",
         ),
-        provision_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
-        provision_project.REMOVING_REALTIME: (f"Event API {names.event_api}",),
-        provision_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
-        provision_project.REMOVING_DATABASE: (
+        clean_up_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
+        clean_up_project.REMOVING_REALTIME: (f"Event API {names.event_api}",),
+        clean_up_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
+        clean_up_project.REMOVING_DATABASE: (
             f"database {tenant.database}",
             *(f"role {role}" for role in roles),
             f"secret {names.database_secret}",
         ),
-        provision_project.REMOVING_INSTANCE: (
+        clean_up_project.REMOVING_INSTANCE: (
             f"database instance {names.instance}",
             f"secret {names.instance_secret}",
         )

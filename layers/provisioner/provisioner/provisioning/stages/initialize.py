@@ -190,10 +190,10 @@ def _busy(project_id: str, project: Project | None, jobs: JobStore) -> Provision
     """Say who holds the project: a job, or the clean-up of one that has ended."""
     holder = None if project is None else project.locked_by
     job = None if holder is None else jobs.get_head(holder)
-    if job is not None and job.status.is_terminal:
+    if job is not None and job.parent_id:
         return failure(
             ErrorType.PROJECT_BUSY,
-            f"project_id: what job {holder} made of {project_id} is being removed; "
+            f"project_id: what job {job.parent_id} made of {project_id} is being removed; "
             "wait until its clean-up has ended.",
         )
     by = "another job" if holder is None else f"job {holder}"

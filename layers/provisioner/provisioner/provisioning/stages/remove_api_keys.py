@@ -10,6 +10,7 @@ from provisioner.drivers.secrets import claimed_secret, remove_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.location import made_by
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import ProjectReference
 
@@ -35,7 +36,8 @@ def remove_api_keys(
         REMOVAL_FAILED: something is still there; and what `translated` raises.
     """
     payload = validate_payload(ProjectReference, job.payload)
-    owner = naming.owner(payload.project_id, job.job_id)
+    job_id = made_by(job)
+    owner = naming.owner(payload.project_id, job_id)
     name = naming.names(payload.project_id).api_keys_secret
     secret = claimed_secret(
         secrets_manager, name=name, claim=owner.owns, final=ErrorType.REMOVAL_FAILED
@@ -46,7 +48,7 @@ def remove_api_keys(
 
     def is_to_go(key_digest: str) -> bool:
         key = store.get(key_digest)
-        return key is not None and (not only_this_job or key.job_id == job.job_id)
+        return key is not None and (not only_this_job or key.job_id == job_id)
 
     for key_digest in digests:
         if is_to_go(key_digest):

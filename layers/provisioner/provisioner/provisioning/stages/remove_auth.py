@@ -40,7 +40,7 @@ def remove_auth(
     """
     location = location_of(job, projects)
     client, name = cognito(location.region), naming.names(location.project_id).user_pool
-    claim = naming.owner(location.project_id, job.job_id).claim(only_this_job=only_this_job)
+    claim = naming.owner(location.project_id, location.job_id).claim(only_this_job=only_this_job)
     return StageOutcome(
         check=explained(
             job,

@@ -46,7 +46,7 @@ def remove_database(
     """
     location = location_of(job, projects)
     tenant = naming.names(location.project_id).tenants[location.engine]
-    owner = naming.owner(location.project_id, job.job_id)
+    owner = naming.owner(location.project_id, location.job_id)
     claim = owner.claim(only_this_job=only_this_job)
     if location.project is None:
         raise failure(
@@ -57,7 +57,7 @@ def remove_database(
     cluster = cluster_of(location.project, catalogue, ErrorType.REMOVAL_FAILED)
     # What is in an instance that goes too needs no server that answers.
     goes_with_instance = instance is not None and (
-        not only_this_job or instance.job_id == job.job_id
+        not only_this_job or instance.job_id == location.job_id
     )
     is_needed = False
     if cluster is not None and not goes_with_instance:

@@ -42,11 +42,11 @@ def remove_instance(
     location = location_of(job, projects)
     project, project_id = location.project, location.project_id
     instance = None if project is None else project.instance
-    is_asked_for = bool(job.payload.get("database", {}).get("size"))
+    is_asked_for = bool(job.payload.get("is_dedicated"))
     if instance is None and (project is not None or not is_asked_for):
         return StageOutcome(skipped=True, check="the project has no instance of its own")
     names = naming.names(project_id)
-    owner = naming.owner(project_id, job.job_id)
+    owner = naming.owner(project_id, location.job_id)
     claim = owner.claim(only_this_job=only_this_job)
     client = rds(location.region)
     left = driver.remove_instance(client, names.instance, claim=claim, final=_FINAL)

@@ -38,7 +38,7 @@ def remove_realtime(
         REMOVAL_FAILED: it is still there; and what `translated` raises.
     """
     location = location_of(job, projects)
-    owner = naming.owner(location.project_id, job.job_id)
+    owner = naming.owner(location.project_id, location.job_id)
     return StageOutcome(
         check=remove_event_api(
             appsync(location.region),

@@ -90,7 +90,7 @@ def _removed(
     """Remove the bucket, after its objects where there are seconds for them."""
     location = location_of(job, projects)
     client, name = s3(location.region), naming.names(location.project_id).bucket
-    claim = naming.owner(location.project_id, job.job_id).claim(only_this_job=only_this_job)
+    claim = naming.owner(location.project_id, location.job_id).claim(only_this_job=only_this_job)
 
     def remove() -> str:
         if seconds is not None:

@@ -1,0 +1,154 @@
+"""clean_up_project: removes what a job that has failed made of a project, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from provisioner.errors import ErrorType
+from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
+from provisioner.jobs.queue import JobId
+from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.functions import (
+    API_KEYS,
+    DATABASE,
+    INSTANCE_REMOVAL_SECONDS,
+    INSTANCES,
+    LEASE_SECONDS,
+    LIFECYCLE,
+    SERVICES,
+)
+from provisioner.provisioning.payload import Payload, ProjectId, Region
+from provisioner.provisioning.result import Result
+
+
+class CleanUpProjectPayload(Payload):
+    """What a clean_up_project job is asked to do: by a failed job, or by a person."""
+
+    project_id: ProjectId
+    #: The failed job whose resources are removed.
+    job_id: JobId
+    #: Where that job made them; a project that is there says so itself.
+    region: Region
+    engine: Engine
+    #: Whether it was to make a database instance of the project's own.
+    is_dedicated: Annotated[bool, Field(strict=True)]
+
+
+class CleanUpProjectResult(Result):
+    """What is gone once a project is cleaned up."""
+
+    project_id: str
+    #: The job whose resources were removed.
+    job_id: str
+
+
+INITIALIZING = Stage(
+    "INITIALIZING",
+    "Nothing of the failed job is at work any more, and the project is ours to clean up.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.begin_cleanup:ensure_cleanup_begun",
+    state="Initialize",
+    waits_seconds=LEASE_SECONDS,
+)
+
+REMOVING_API_KEYS = Stage(
+    "REMOVING_API_KEYS",
+    "The API keys, and the secret that hands them over, are gone.",
+    function=API_KEYS,
+    code="provisioner.provisioning.stages.remove_api_keys:remove_api_keys",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveApiKeys",
+)
+
+REMOVING_STORAGE = Stage(
+    "REMOVING_STORAGE",
+    "The S3 bucket is gone, if it was empty.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_storage:remove_storage",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveStorage",
+)
+
+REMOVING_REALTIME = Stage(
+    "REMOVING_REALTIME",
+    "The AppSync Event API is gone, with its channel namespace.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_realtime:remove_realtime",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveRealtime",
+)
+
+REMOVING_AUTH = Stage(
+    "REMOVING_AUTH",
+    "The Cognito user pool is gone, with its app client.",
+    function=SERVICES,
+    code="provisioner.provisioning.stages.remove_auth:remove_auth",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveAuth",
+)
+
+REMOVING_DATABASE = Stage(
+    "REMOVING_DATABASE",
+    "The tenant database is gone, with its roles, its secret and its place on the cluster.",
+    function=DATABASE,
+    code="provisioner.provisioning.stages.remove_database:remove_database",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveDatabase",
+)
+
+REMOVING_INSTANCE = Stage(
+    "REMOVING_INSTANCE",
+    "The project's own database instance is gone, with its secret and its place.",
+    function=INSTANCES,
+    code="provisioner.provisioning.stages.remove_instance:remove_instance",
+    arguments={"only_this_job": True},
+    own_error=ErrorType.REMOVAL_FAILED,
+    state="RemoveInstance",
+    waits_seconds=INSTANCE_REMOVAL_SECONDS,
+)
+
+#: What does not depend on one another: what cannot be removed keeps nothing else from it.
+RESOURCES = Parallel(
+    "RemoveResources",
+    (
+        (REMOVING_API_KEYS,),
+        (REMOVING_STORAGE,),
+        (REMOVING_REALTIME,),
+        (REMOVING_AUTH,),
+        (REMOVING_DATABASE, REMOVING_INSTANCE),
+    ),
+)
+
+FINALIZING = Stage(
+    "FINALIZING",
+    "Nothing that the failed job made is left; the project is released.",
+    function=LIFECYCLE,
+    code="provisioner.provisioning.stages.end_cleanup:ensure_cleaned_up",
+    state="Finalize",
+)
+
+JOB_TYPE = JobDefinition(
+    name="clean_up_project",
+    meaning="Removes what a failed job has made of a project.",
+    payload_model=CleanUpProjectPayload,
+    result_model=CleanUpProjectResult,
+    steps=(INITIALIZING, RESOURCES, FINALIZING),
+    on_failure=FailureHandling(
+        release="provisioner.provisioning.stages.end_cleanup:released_by_failed_cleanup",
+        remaining="provisioner.provisioning.stages.end_cleanup:remaining",
+    ),
+    example={
+        "project_id": "shop",
+        "job_id": "provision-shop",
+        "region": "eu-central-1",
+        "engine": "postgresql",
+        "is_dedicated": False,
+    },
+)

@@ -1,0 +1,58 @@
+"""INITIALIZING of clean_up_project: the failed job is at rest, and the project is ours."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.quiet import longest_at_work
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.jobs.store import JobNotFoundError, JobStore
+from provisioner.provisioning.job_types import JOB_TYPES
+from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
+from provisioner.provisioning.projects import ProjectBusyError, ProjectStatus, ProjectStore
+
+
+def ensure_cleanup_begun(
+    job: JobInput, *, jobs: JobStore, projects: ProjectStore
+) -> StageOutcome | Waiting:
+    """Wait for what the failed job has left at work, and acquire the project, unless it is ours.
+
+    The job that failed hands its lock over to its clean-up. One that is run again acquires it anew.
+    It counts against no quota: none of the project is usable, and none of it is to be.
+
+    Raises:
+        PROJECT_BUSY: another job has the project's lock, and takes up what was left.
+        INVALID_PAYLOAD: the payload is wrong, or another job has made use of what was left.
+    """
+    payload = validate_payload(CleanUpProjectPayload, job.payload)
+    at_work = None
+    # A job that is stored no more has ended months ago.
+    with suppress(JobNotFoundError):
+        at_work = longest_at_work(jobs.get(payload.job_id), jobs.now(), JOB_TYPES)
+    if at_work is not None:
+        return Waiting(at_work.waiting_for)
+    project = projects.get(payload.project_id)
+    if project is not None and project.locked_by != job.job_id:
+        if project.locked_by is not None:
+            raise failure(
+                ErrorType.PROJECT_BUSY,
+                f"project_id: {project.project_id} is held by job {project.locked_by}, which takes "
+                "up what was left; look at that job first.",
+            )
+        if project.status not in {ProjectStatus.CREATED, ProjectStatus.FAILED}:
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                f"project_id: {project.project_id} is {project.status}; what was left has been "
+                "taken up, so nothing is removed.",
+            )
+        try:
+            projects.acquire_to_clean_up(project.project_id, job.job_id)
+        except ProjectBusyError:
+            raise failure(
+                ErrorType.PROJECT_BUSY,
+                f"project_id: {project.project_id} has just been taken up by another job; look at "
+                "that job first.",
+            ) from None
+    return StageOutcome(check=f"nothing of job {payload.job_id} is at work any more")
