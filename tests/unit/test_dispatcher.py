@@ -18,7 +18,7 @@ from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_name
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobId, JobQueue
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
-from provisioner.jobs.store import NewJob
+from provisioner.jobs.store import BadEnd, NewJob
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -439,7 +439,7 @@ def test_a_message_whose_job_has_ended_is_acknowledged_without_an_execution(
         core.jobs.complete("message-1", "INITIALIZING", output={}, check="x", result={})
     else:
         error = StoredError(ErrorType.CONFLICT, "INITIALIZING", 1, "Not ours.", "")
-        core.jobs.fail("message-1", [error], close={"INITIALIZING": error})
+        core.jobs.fail(core.jobs.get("message-1"), BadEnd([error], {"INITIALIZING": error}))
     core.calls.clear()
 
     assert deliver(message) == []

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from provisioner import api
-from provisioner.provisioning.naming import Naming
+from provisioner.composition.deployment import naming
 from rich.console import Console
 
 from provision_cli import display
@@ -68,7 +68,7 @@ def run(console: Console) -> None:
     running = bring_up(console)
     running.enter()
     settings = api.connect_to_stack(running.stack_name, running.region)
-    scene = Scene(console, running, Naming(settings.resource_prefix, settings.resource_namespace))
+    scene = Scene(console, running, naming(settings))
 
     project_id = _new_project()
     keys = first_use.show(scene, project_id)

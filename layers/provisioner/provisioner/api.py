@@ -29,7 +29,10 @@ from typing import Any
 from provisioner.api_keys.key_format import digest, find_api_keys
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.arguments import check_flag, check_function, check_seconds, check_text, shown
+from provisioner.composition import deployment
+from provisioner.composition.deployment import project_store
 from provisioner.composition.job_handlers import register_job_types
+from provisioner.composition.job_store import job_store
 from provisioner.composition.reconciler import reconciler
 from provisioner.drivers.secrets import Secret, delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
@@ -63,7 +66,7 @@ from provisioner.jobs.registry import (
     validate_payload,
     validate_required_handlers,
 )
-from provisioner.jobs.store import JobNotFoundError, JobStore, utc_now
+from provisioner.jobs.store import JobNotFoundError, utc_now
 from provisioner.provisioning.instance_snapshots import (
     InstanceSnapshot,
     list_instance_snapshots,
@@ -74,7 +77,6 @@ from provisioner.provisioning.job_types.provision_project import ProvisionProjec
 from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyResult
 from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysResult
 from provisioner.provisioning.job_types.rotate_database_password import RotateDatabasePasswordResult
-from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import (
     InstanceSnapshotReference,
     NewProject,
@@ -86,7 +88,6 @@ from provisioner.provisioning.projects import (
     ProjectExistsError,
     ProjectRemovedError,
     ProjectStatus,
-    ProjectStore,
 )
 from provisioner.provisioning.snapshots import (
     RestoredSnapshot,
@@ -247,7 +248,7 @@ def cancel_job(job_id: str) -> Job:
     # job, or the reconciler, ends it.
     with suppress(ProvisioningError):
         reconciler(settings).reconcile(job_id)
-    return _jobs(settings).get(job_id)
+    return job_store(settings).get(job_id)
 
 
 def retry_job(job_id: str) -> Job:
@@ -293,7 +294,7 @@ def get_job(job_id: str) -> Job:
         JobNotFoundError: there is no such job.
     """
     check_text("job_id", job_id)
-    return _jobs(current_settings()).get(job_id)
+    return job_store(current_settings()).get(job_id)
 
 
 def list_jobs(project_id: str | None = None) -> list[Job]:
@@ -303,7 +304,7 @@ def list_jobs(project_id: str | None = None) -> list[Job]:
     """
     if project_id is not None:
         check_text("project_id", project_id)
-    jobs = _jobs(current_settings())
+    jobs = job_store(current_settings())
     return jobs.list_all() if project_id is None else jobs.list_by_project(project_id)
 
 
@@ -320,7 +321,7 @@ def wait_for_job(job_id: str, timeout: float) -> Job:
     """
     check_text("job_id", job_id)
     check_seconds("timeout", timeout)
-    return client.wait_for_job(_jobs(current_settings()), job_id, timeout)
+    return client.wait_for_job(job_store(current_settings()), job_id, timeout)
 
 
 def create_project(
@@ -339,7 +340,7 @@ def create_project(
         NewProject,
         {"project_id": project_id, "owner_id": owner_id, "organization_id": organization_id},
     )
-    projects = _projects(current_settings())
+    projects = project_store(current_settings())
     try:
         return projects.create(
             new.project_id,
@@ -362,7 +363,7 @@ def get_project(project_id: str) -> Project:
         ProjectNotFoundError: there is none of that id.
     """
     check_text("project_id", project_id)
-    project = _projects(current_settings()).get(project_id)
+    project = project_store(current_settings()).get(project_id)
     if project is None:
         raise ProjectNotFoundError(
             f"project {shown(project_id)}: there is no such project; create it."
@@ -384,7 +385,7 @@ def protect_project(project_id: str, *, enabled: bool) -> Project:
     check_text("project_id", project_id)
     check_flag("enabled", enabled)
     get_project(project_id)
-    _projects(current_settings()).protect(project_id, enabled=enabled)
+    project_store(current_settings()).protect(project_id, enabled=enabled)
     return get_project(project_id)
 
 
@@ -406,7 +407,7 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
     check_text("project_id", project_id)
     check_function("hand_over", hand_over)
     settings = current_settings()
-    naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    naming = deployment.naming(settings)
     manager = aws.client("secretsmanager")
 
     def find() -> Secret | None:
@@ -505,7 +506,7 @@ def verify_api_key(plaintext: str) -> ApiKey | None:
     settings = current_settings()
     try:
         key = _api_keys(settings).verify(plaintext)
-        project = None if key is None else _projects(settings).get(key.project_id)
+        project = None if key is None else project_store(settings).get(key.project_id)
     except ProvisioningError:
         return None
     return None if project is None or project.status.is_being_removed else key
@@ -678,7 +679,7 @@ def redrive_dead_letters(
 def _job_client(settings: PlatformSettings) -> JobClient:
     return JobClient(
         registry=REGISTRY,
-        store=_jobs(settings),
+        store=job_store(settings),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
     )
 
@@ -688,15 +689,9 @@ def _dead_letters(settings: PlatformSettings) -> DeadLetters:
         aws.client("sqs"),
         settings.dead_letter_queue_url,
         registry=REGISTRY,
-        store=_jobs(settings),
+        store=job_store(settings),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
         jobs=_job_client(settings),
-    )
-
-
-def _jobs(settings: PlatformSettings) -> JobStore:
-    return JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
     )
 
 
@@ -709,10 +704,10 @@ def _snapshots(settings: PlatformSettings) -> Snapshots:
 
 
 def _of_instances(settings: PlatformSettings, project_id: str) -> list[InstanceSnapshot]:
-    project = _projects(settings).get(project_id)
+    project = project_store(settings).get(project_id)
     if project is None:
         return []
-    naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    naming = deployment.naming(settings)
     return list_instance_snapshots(project, rds=partial(aws.client, "rds"), naming=naming)
 
 
@@ -720,7 +715,3 @@ def _names_of(snapshot: Snapshot | InstanceSnapshot) -> Collection[str]:
     if isinstance(snapshot, Snapshot):
         return dump_names(snapshot.key)
     return snapshot.identifier, snapshot.job_id
-
-
-def _projects(settings: PlatformSettings) -> ProjectStore:
-    return ProjectStore(aws.client("dynamodb"), settings.projects_table, settings.quotas_table)

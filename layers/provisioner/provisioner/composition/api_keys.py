@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypedDict
 
 from provisioner.api_keys.store import ApiKeyStore
+from provisioner.composition.deployment import naming, project_reader
+from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import stages_of
 from provisioner.jobs.stage_run import JobStages, StageRunner
-from provisioner.jobs.store import JobStore, utc_now
+from provisioner.jobs.store import utc_now
 from provisioner.provisioning.functions import API_KEYS
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
@@ -36,8 +38,8 @@ def stages(settings: ApiKeysSettings) -> JobStages:
     resources: Resources = {
         "secrets_manager": aws.client("secretsmanager"),
         "store": ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
-        "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
-        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "projects": project_reader(settings),
+        "naming": naming(settings),
         "clock": utc_now,
     }
     return stages_of(API_KEYS, resources)
@@ -50,7 +52,5 @@ def build() -> StageRunner:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = ApiKeysSettings.from_environment()
-    jobs = JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
-    )
+    jobs = job_store(settings)
     return StageRunner(jobs, stages(settings), definitions=JOB_TYPES)

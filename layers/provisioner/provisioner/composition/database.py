@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+from provisioner.composition.deployment import cluster_catalogue, naming, project_store
+from provisioner.composition.job_store import job_store
 from provisioner.composition.server_certificates import believing
 from provisioner.composition.stage_code import stages_of
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
@@ -57,10 +59,8 @@ def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
     """Bind the stages to their clients."""
     resources: Resources = {
         "jobs": jobs,
-        "projects": ProjectStore(
-            aws.client("dynamodb"), settings.projects_table, settings.quotas_table
-        ),
-        "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+        "projects": project_store(settings),
+        "catalogue": cluster_catalogue(settings),
         "secrets_manager": aws.client("secretsmanager"),
         "engines": {
             Engine.POSTGRESQL: PostgresqlEngine,
@@ -70,7 +70,7 @@ def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
             Engine.POSTGRESQL: postgresql_obstacles.look_at_database,
             Engine.MYSQL: _look_at_mysql(settings),
         },
-        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "naming": naming(settings),
     }
     return stages_of(DATABASE, resources)
 
@@ -82,7 +82,5 @@ def build() -> StageRunner:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = DatabaseSettings.from_environment()
-    jobs = JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
-    )
+    jobs = job_store(settings)
     return StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)

@@ -12,9 +12,9 @@ from aws_lambda_powertools.utilities.batch import (
 )
 
 from provisioner.composition.job_handlers import register_job_types
+from provisioner.composition.job_store import job_store
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import REGISTRY
-from provisioner.jobs.store import JobStore
 from provisioner.jobs.undelivered import UndeliveredRecorder
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DeadLettersSettings
@@ -33,11 +33,7 @@ def build() -> BatchFunction:
     register_job_types()
     recorder = UndeliveredRecorder(
         registry=REGISTRY,
-        store=JobStore(
-            aws.client("dynamodb"),
-            settings.jobs_table,
-            retention_days=settings.job_retention_days,
-        ),
+        store=job_store(settings),
         dead_letters=DeadLetterQueue(aws.client("sqs"), settings.dead_letter_queue_url),
     )
 

@@ -8,10 +8,10 @@ from typing import Any
 from aws_lambda_powertools.utilities.batch import process_partial_response
 
 from provisioner.composition.job_handlers import register_job_types
+from provisioner.composition.job_store import job_store
 from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import REGISTRY
-from provisioner.jobs.store import JobStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DispatcherSettings
 
@@ -31,11 +31,7 @@ def build() -> BatchFunction:
     REGISTRY.validate_required(settings.required_job_types.split(","))
     dispatcher = Dispatcher(
         registry=REGISTRY,
-        store=JobStore(
-            aws.client("dynamodb"),
-            settings.jobs_table,
-            retention_days=settings.job_retention_days,
-        ),
+        store=job_store(settings),
         dead_letters=DeadLetterQueue(aws.client("sqs"), settings.dead_letter_queue_url),
         state_machines=aws.client("stepfunctions"),
         state_machine_arn_prefix=settings.state_machine_arn_prefix,

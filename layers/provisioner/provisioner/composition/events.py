@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from provisioner.composition.job_store import job_store
 from provisioner.jobs.events import EventPublisher
-from provisioner.jobs.store import JobStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import EventsSettings
 
@@ -19,11 +19,7 @@ def build() -> EventPublisher:
     """
     settings = EventsSettings.from_environment()
     return EventPublisher(
-        JobStore(
-            aws.client("dynamodb"),
-            settings.jobs_table,
-            retention_days=settings.job_retention_days,
-        ),
+        job_store(settings),
         aws.client("events"),
         settings.event_bus_name,
         completions=COMPLETIONS,

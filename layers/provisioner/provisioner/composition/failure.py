@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from provisioner.composition.deployment import naming, project_store
 from provisioner.composition.stage_code import failure_policies_of
 from provisioner.jobs.failure import FailurePolicy
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.runtime import aws
 from provisioner.runtime.settings import FailureSettings
 
 
@@ -22,10 +22,8 @@ class Resources(TypedDict):
 def failure_resources(settings: FailureSettings) -> Resources:
     """Bind what that code works with to a deployment."""
     return {
-        "projects": ProjectStore(
-            aws.client("dynamodb"), settings.projects_table, settings.quotas_table
-        ),
-        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "projects": project_store(settings),
+        "naming": naming(settings),
     }
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from provisioner.composition import api_keys, database, instances, lifecycle, services, snapshot
 from provisioner.composition.failure import failure_policies
+from provisioner.composition.job_store import job_store
 from provisioner.errors import failure
 from provisioner.jobs.definition import JobDefinition
 from provisioner.jobs.failure import FailureRecorder
@@ -18,7 +19,6 @@ from provisioner.jobs.models import Job
 from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner, Step
 from provisioner.jobs.store import JobStore, NewJob
 from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings, current_settings
 
@@ -36,9 +36,7 @@ def run_job[Payload: BaseModel](definition: JobDefinition[Payload], payload: Pay
         ProvisioningError: the error that the job ended with.
     """
     settings = current_settings()
-    jobs = JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
-    )
+    jobs = job_store(settings)
     stored = jobs.create(
         NewJob(
             job_id=str(uuid.uuid4()),

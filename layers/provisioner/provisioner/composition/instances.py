@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from provisioner.composition.deployment import cluster_catalogue, naming, project_store
+from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import ContextStep, stages_of
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore, utc_now
@@ -44,13 +46,11 @@ def stages(settings: InstancesSettings, jobs: JobStore) -> JobStages:
     aws.client("rds", aws.session().region_name)
     resources: Resources = {
         "jobs": jobs,
-        "projects": ProjectStore(
-            aws.client("dynamodb"), settings.projects_table, settings.quotas_table
-        ),
-        "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+        "projects": project_store(settings),
+        "catalogue": cluster_catalogue(settings),
         "secrets_manager": aws.client("secretsmanager"),
         "rds": partial(aws.client, "rds"),
-        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "naming": naming(settings),
     }
     return stages_of(INSTANCES, resources)
 
@@ -62,11 +62,9 @@ def build() -> ContextStep:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = InstancesSettings.from_environment()
-    jobs = JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
-    )
+    jobs = job_store(settings)
     run_stage = StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
-    catalogue = ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix)
+    catalogue = cluster_catalogue(settings)
 
     def run(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
         if event.get("task") != REMOVE_EXPIRED_SNAPSHOTS:

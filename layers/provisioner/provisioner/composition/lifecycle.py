@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 
+from provisioner.composition.deployment import cluster_catalogue, naming, project_store
 from provisioner.composition.failure import failure_policies
+from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import stages_of
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.quiet import QuietEnds
@@ -17,7 +19,6 @@ from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.runtime import aws
 from provisioner.runtime.settings import LifecycleSettings
 
 
@@ -36,11 +37,9 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
     """Bind the stages to their clients."""
     resources: Resources = {
         "jobs": jobs,
-        "projects": ProjectStore(
-            aws.client("dynamodb"), settings.projects_table, settings.quotas_table
-        ),
-        "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
-        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "projects": project_store(settings),
+        "catalogue": cluster_catalogue(settings),
+        "naming": naming(settings),
         "default_project_quota": settings.default_project_quota,
         "clock": utc_now,
     }
@@ -59,9 +58,7 @@ def build() -> Step:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = LifecycleSettings.from_environment()
-    jobs = JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
-    )
+    jobs = job_store(settings)
     run_stage = StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
     record_failure = FailureRecorder(jobs, failure_policies(settings))
     refuse_at_work = quiet_ends(settings, jobs)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from provisioner.composition.deployment import project_store
 from provisioner.composition.failure import failure_policies
+from provisioner.composition.job_store import job_store
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler
-from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ReconcilerSettings
 
 
 def reconciler(settings: ReconcilerSettings) -> Reconciler:
     """Bind the reconciler to a deployment."""
-    dynamodb = aws.client("dynamodb")
-    projects = ProjectStore(dynamodb, settings.projects_table, settings.quotas_table)
+    projects = project_store(settings)
     return Reconciler(
-        store=JobStore(dynamodb, settings.jobs_table, retention_days=settings.job_retention_days),
+        store=job_store(settings),
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
         executions=Executions(aws.client("stepfunctions"), settings.state_machine_arn_prefix),
         policies=failure_policies(settings),

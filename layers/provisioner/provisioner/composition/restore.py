@@ -6,13 +6,13 @@ import errno
 import tempfile
 from collections.abc import Callable
 
+from provisioner.composition import deployment
 from provisioner.drivers.database_engine import DatabaseRestorer
 from provisioner.drivers.mysql.restore import MysqlRestorer
 from provisioner.drivers.postgresql.restore import PostgresqlRestorer
 from provisioner.drivers.secrets import claimed_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import Project, ProjectStatus
 from provisioner.provisioning.snapshots import RestoredSnapshot, Snapshot, Snapshots
 from provisioner.runtime import aws
@@ -29,7 +29,7 @@ def restore(settings: PlatformSettings, snapshot: Snapshot, url: str) -> Restore
 
     The snapshot is kept in a file that has no name, so that it is gone however this ends.
     """
-    names = Naming(settings.resource_prefix, settings.resource_namespace).names(snapshot.project_id)
+    names = deployment.naming(settings).names(snapshot.project_id)
     # What is no URL of MySQL's may be libpq's words and values.
     engine = Engine.MYSQL if url.startswith("mysql:") else Engine.POSTGRESQL
     if snapshot.engine not in {engine, ""}:
@@ -79,7 +79,7 @@ def own_url(settings: PlatformSettings, project: Project) -> str:
             f"project_id: {project.project_id} is held by job {project.locked_by}; "
             "wait until that job has ended.",
         )
-    naming = Naming(settings.resource_prefix, settings.resource_namespace)
+    naming = deployment.naming(settings)
     secret = claimed_secret(
         aws.client("secretsmanager"),
         name=naming.names(project.project_id).database_secret,

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
+from provisioner.composition.deployment import naming, project_reader
+from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import stages_of
 from provisioner.jobs.stage_run import JobStages, StageRunner
-from provisioner.jobs.store import JobStore
 from provisioner.provisioning.functions import SERVICES
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming
@@ -45,8 +46,8 @@ def stages(settings: ServicesSettings) -> JobStages:
         "cognito": partial(aws.client, "cognito-idp"),
         "appsync": partial(aws.client, "appsync"),
         "s3": partial(aws.client, "s3"),
-        "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
-        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "projects": project_reader(settings),
+        "naming": naming(settings),
         "seconds": _EMPTYING_SECONDS,
     }
     return stages_of(SERVICES, resources)
@@ -59,7 +60,5 @@ def build() -> StageRunner:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = ServicesSettings.from_environment()
-    jobs = JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
-    )
+    jobs = job_store(settings)
     return StageRunner(jobs, stages(settings), definitions=JOB_TYPES)

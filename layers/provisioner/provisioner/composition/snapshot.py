@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from provisioner.composition.deployment import cluster_catalogue, naming, project_reader
+from provisioner.composition.job_store import job_store
 from provisioner.composition.server_certificates import believing
 from provisioner.composition.stage_code import ContextStep, stages_of
 from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.jobs.stage_run import JobStages, StageRunner
-from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import SNAPSHOT
@@ -54,8 +55,8 @@ def stages(settings: SnapshotSettings, time_left: Callable[[], float]) -> JobSta
         time_left: says how many seconds a dump may take.
     """
     resources: Resources = {
-        "projects": ProjectReader(aws.client("dynamodb"), settings.projects_table),
-        "catalogue": ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix),
+        "projects": project_reader(settings),
+        "catalogue": cluster_catalogue(settings),
         "secrets_manager": aws.client("secretsmanager"),
         "dumpers": {
             Engine.POSTGRESQL: PostgresqlDumper,
@@ -63,7 +64,7 @@ def stages(settings: SnapshotSettings, time_left: Callable[[], float]) -> JobSta
         },
         "s3": aws.client("s3"),
         "bucket": settings.snapshots_bucket,
-        "naming": Naming(settings.resource_prefix, settings.resource_namespace),
+        "naming": naming(settings),
         "time_left": time_left,
     }
     return stages_of(SNAPSHOT, resources)
@@ -85,9 +86,7 @@ def build() -> ContextStep:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = SnapshotSettings.from_environment()
-    jobs = JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
-    )
+    jobs = job_store(settings)
     time_left = _TimeLeft()
     run_stage = StageRunner(jobs, stages(settings, time_left), definitions=JOB_TYPES)
 

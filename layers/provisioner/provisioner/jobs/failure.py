@@ -139,10 +139,9 @@ class FailureRecorder:
 
     def _start_of_cleanup(self, job: Job) -> dict[str, Any]:
         """Say how the clean-up of this attempt is started, where one waits for that."""
-        cleanup_id = cleanup_job_id(job.job_id, job.attempt)
-        cleanup = self._store.get_head(cleanup_id) if job.cleanup_job_id == cleanup_id else None
-        if cleanup is None:
+        if job.cleanup_job_id != cleanup_job_id(job.job_id, job.attempt):
             return {"has_cleanup": False, "cleanup": {}}
+        cleanup = self._store.get(job.cleanup_job_id)
         return {
             "has_cleanup": True,
             "cleanup": {

@@ -1,0 +1,32 @@
+"""The projects, the names and the clusters of a deployment."""
+
+from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.projects import ProjectReader, ProjectStore
+from provisioner.runtime import aws
+from provisioner.runtime.settings import (
+    ClusterSettings,
+    NamingSettings,
+    ProjectReaderSettings,
+    ProjectSettings,
+)
+
+
+def project_reader(settings: ProjectReaderSettings) -> ProjectReader:
+    """Bind the reader of projects to a deployment."""
+    return ProjectReader(aws.client("dynamodb"), settings.projects_table)
+
+
+def project_store(settings: ProjectSettings) -> ProjectStore:
+    """Bind the store of projects and quotas to a deployment."""
+    return ProjectStore(aws.client("dynamodb"), settings.projects_table, settings.quotas_table)
+
+
+def naming(settings: NamingSettings) -> Naming:
+    """Return the names and markers of a deployment's resources."""
+    return Naming(settings.resource_prefix, settings.resource_namespace)
+
+
+def cluster_catalogue(settings: ClusterSettings) -> ClusterCatalogue:
+    """Bind the description of the clusters to a deployment."""
+    return ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix)
