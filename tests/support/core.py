@@ -24,10 +24,15 @@ from moto.dynamodb.responses import DynamoHandler
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.composition.job_handlers import job_handler
 from provisioner.drivers import dynamodb
+from provisioner.jobs.failure import cleanup_job_id
 from provisioner.jobs.models import Job
 from provisioner.jobs.store import JobStore, NewJob
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.job_types import deprovision_project, provision_project
+from provisioner.provisioning.job_types import (
+    clean_up_project,
+    deprovision_project,
+    provision_project,
+)
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.projects import Project, ProjectStore
 from provisioner.runtime import aws, platform
@@ -193,6 +198,20 @@ def new_job(job_id: str = "job-1", project_id: str = "shop", **payload: Any) -> 
         valid_payload(project_id, **payload).model_dump(mode="json"),
         provision_project_handler.stages,
     )
+
+
+def new_cleanup(job: Job) -> NewJob:
+    """Return the clean-up of an attempt of a job, as the end of that one stores it."""
+    payload = {
+        "project_id": job.project_id,
+        "job_id": job.job_id,
+        "region": REGION,
+        "engine": "postgresql",
+        "is_dedicated": False,
+    }
+    definition = clean_up_project.JOB_TYPE
+    job_id = cleanup_job_id(job.job_id, job.attempt)
+    return NewJob(job_id, definition.name, payload, definition.stages, job.job_id)
 
 
 def valid_payload(project_id: str = "shop", **payload: Any) -> ProvisionProjectPayload:

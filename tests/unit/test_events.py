@@ -13,12 +13,13 @@ import pytest
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.events import DETAILS, EventPublisher, EventType
-from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.store import NewJob
+from provisioner.jobs.models import Job, JobStatus, StoredError
+from provisioner.jobs.store import BadEnd, NewJob
 from provisioner.runtime.observability import metrics
-from support.core import Core, LogLines, aws_error, new_job, times
+from support.core import Core, LogLines, aws_error, new_cleanup, new_job, times
 
 STAGE = "CREATING_DATABASE"
+REMOVING = "REMOVING_DATABASE"
 ERROR = StoredError(
     ErrorType.NETWORK_ERROR, STAGE, 1, "The cluster did not answer.", "10.1.2.3:5432 refused"
 )
@@ -103,8 +104,22 @@ def begun(core: Core, job_id: str = "job-1") -> Job:
 
 def failed(core: Core, **options: Any) -> None:
     begun(core)
-    core.jobs.fail("job-1", [ERROR], close={STAGE: ERROR}, **options)
+    failed_with(core, **options)
+
+
+def failed_with(core: Core, **options: Any) -> None:
+    """End the job that has begun badly."""
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {STAGE: ERROR}, **options))
     core.clock.advance()
+
+
+def cleaning(core: Core) -> Job:
+    """Return the clean-up of a job that has failed; one stage of it runs."""
+    new = new_cleanup(begun(core))
+    failed_with(core, cleanup=new)
+    core.jobs.start_stage(head(core, new.job_id), REMOVING, 0)
+    core.clock.advance()
+    return core.jobs.get(new.job_id)
 
 
 def completed(core: Core, job_id: str = "job-1") -> None:
@@ -276,7 +291,7 @@ def test_a_cancel_shows_in_what_happens_until_the_job_has_ended(core: Core, told
     assert told.details()[-1]["cancelling"] is True
 
     core.calls.clear()
-    core.jobs.fail("job-1", [ERROR], close={}, status=JobStatus.CANCELLED)
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {}, status=JobStatus.CANCELLED))
     told(stream(core)[-1])
 
     assert told.types() == ["job.cancelled"]
@@ -295,26 +310,45 @@ def test_a_further_attempt_is_told_as_such(core: Core, told: Told) -> None:
     assert attempts == [1, 1, 1, 1, 1, 2, 2, 2]
 
 
-def test_a_cleanup_is_told_beside_the_job(core: Core, told: Told) -> None:
-    failed(core, cleanup=(1, ("REMOVING",)))
-    before = len(stream(core))
-    core.jobs.start_stage(head(core), "REMOVING", 0, round_=1)
+def test_a_cleanup_is_told_as_a_job_that_names_the_failed_one(core: Core, told: Told) -> None:
+    cleanup = cleaning(core)
+    error = replace(ERROR, stage=REMOVING)
+    core.jobs.fail(cleanup, BadEnd([error], {REMOVING: error}, remaining=["database nm_shop"]))
     core.clock.advance()
-    core.jobs.end_stage("job-1", "REMOVING", StageStatus.SUCCEEDED, output={}, check="", round_=1)
+    core.jobs.retry(head(core, cleanup.job_id))
     core.clock.advance()
-    core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
+    core.jobs.start_stage(head(core, cleanup.job_id), REMOVING, 0, round_=2)
     core.clock.advance()
-    core.jobs.repeat_cleanup(head(core))
+    core.jobs.complete(cleanup.job_id, REMOVING, attempt=2, output={}, check="gone", result={})
 
-    told(*stream(core, since=before))
+    told()
 
-    assert told.types() == ["job.stage_changed"] * 2 + ["job.cleanup_changed"] * 2
-    stages, cleanups = told.details()[:2], told.details()[2:]
-    assert [(d["cleanup_run"], d["job_attempt"]) for d in stages] == [(1, 1)] * 2
-    assert [(d["cleanup_run"], d["cleanup_status"], d.get("message")) for d in cleanups] == [
-        (1, "FAILED", "bucket nm-shop"),
-        (2, "RUNNING", None),
+    of_parent = [detail for detail in told.details() if detail["job_id"] == "job-1"]
+    assert of_parent
+    assert not any("parent_job_id" in detail for detail in of_parent)
+    assert "remaining" not in told.details("job.failed")[0]
+    of_cleanup = [
+        (entry["DetailType"], json.loads(entry["Detail"]))
+        for entry in told.entries()
+        if json.loads(entry["Detail"])["job_id"] == cleanup.job_id
     ]
+    assert [(told_as, detail["job_attempt"]) for told_as, detail in of_cleanup] == [
+        ("job.queued", 1),
+        ("job.started", 1),
+        ("job.stage_changed", 1),
+        ("job.stage_changed", 1),
+        ("job.failed", 1),
+        ("job.queued", 2),
+        ("job.started", 2),
+        ("job.stage_changed", 2),
+        ("job.stage_changed", 2),
+        ("job.completed", 2),
+    ]
+    for _, detail in of_cleanup:
+        assert detail["parent_job_id"] == "job-1"
+        assert (detail["job_type"], detail["project_id"]) == ("clean_up_project", "shop")
+    named = [detail.get("remaining") for _, detail in of_cleanup]
+    assert named == [*[None] * 4, ["database nm_shop"], *[None] * 5]
 
 
 def test_a_completed_job_of_a_type_that_says_so_is_told_twice(core: Core, told: Told) -> None:
@@ -380,26 +414,22 @@ def test_the_end_is_told_last_however_the_stream_orders_a_transaction(
     assert len(told.types()) == len(records)
 
 
-def test_the_end_of_a_clean_up_is_told_after_the_stages_that_end_with_it(
-    core: Core, told: Told
-) -> None:
-    failed(core, cleanup=(1, ("REMOVING_DATABASE", "REMOVING_AUTH")))
-    open_ = ("REMOVING_AUTH", "REMOVING_DATABASE")
-    for stage in open_:
-        core.jobs.start_stage(head(core), stage, 0)
+def test_the_end_of_a_job_is_told_after_all_stages_that_end_with_it(core: Core, told: Told) -> None:
+    begun(core)
+    open_ = ("REGISTERING_AUTH", STAGE)
+    core.jobs.start_stage(head(core), open_[0], 0)
     core.clock.advance()
-    core.jobs.end_cleanup(
-        "job-1", 1, ["a role"], close={stage: replace(ERROR, stage=stage) for stage in open_}
-    )
+    errors = {stage: replace(ERROR, stage=stage) for stage in open_}
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], errors))
     records = stream(core)
 
     told(*records[:-3], *reversed(records[-3:]))
-    forwards = told.types()
+    backwards = told.types()
     core.calls.clear()
     told(*records)
 
-    ends = ["job.stage_changed", "job.stage_changed", "job.cleanup_changed"]
-    assert told.types()[-3:] == forwards[-3:] == ends
+    ends = ["job.stage_changed", "job.stage_changed", "job.failed"]
+    assert told.types()[-3:] == backwards[-3:] == ends
 
 
 @pytest.mark.parametrize("end", [completed, failed])

@@ -12,8 +12,8 @@ from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.store import JobNotFoundError, JobStore, NewJob, canonical_json
-from support.core import Core, aws_error, new_job, times
+from provisioner.jobs.store import BadEnd, JobNotFoundError, JobStore, NewJob, canonical_json
+from support.core import Core, aws_error, new_cleanup, new_job, times
 
 
 def _start(core: Core, stage: str, retry_count: int = 0, job_id: str = "job-1") -> None:
@@ -204,7 +204,7 @@ def _ended(core: Core, *, well: bool) -> Job:
     else:
         error = _error("INITIALIZING")
         other = replace(_error("FINALIZING", 0), type=ErrorType.CONFLICT)
-        core.jobs.fail("job-1", [error, other], close={"INITIALIZING": error})
+        core.jobs.fail(core.jobs.get("job-1"), BadEnd([error, other], {"INITIALIZING": error}))
     return core.jobs.get("job-1")
 
 
@@ -241,7 +241,7 @@ def test_an_end_is_never_overwritten(core: Core, *, well: bool) -> None:
     with pytest.raises(ConditionFailedError):
         core.jobs.complete("job-1", "INITIALIZING", output={}, check="x", result={"b": 2})
     with pytest.raises(ConditionFailedError):
-        core.jobs.fail("job-1", [_error("FINALIZING")], close={})
+        core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("FINALIZING")], {}))
     core.jobs.fail_queued("job-1", _error("FINALIZING"))
     core.jobs.create_failed(NewJob("job-1", "provision_project", {}, ()), _error(""))
 
@@ -275,17 +275,53 @@ def test_a_finished_job_expires_after_its_retention_and_its_parts_before_it(
     assert set(items.values()) == {retained}
 
 
-def test_what_a_clean_up_writes_expires_before_its_job(core: Core) -> None:
+def _failed(core: Core) -> Job:
+    """Return a job that has failed, and has left a clean-up."""
     core.new_job()
     _start(core, "INITIALIZING")
-    core.jobs.fail("job-1", [_error("")], close={}, cleanup=(1, ["REMOVING_DATABASE"]))
-    core.clock.advance(20 * 3600)
-    _start(core, "REMOVING_DATABASE")
-    core.jobs.end_cleanup("job-1", 1, ["database"], close={"REMOVING_DATABASE": _error("")})
+    job = core.jobs.get("job-1")
+    core.jobs.fail(job, BadEnd([_error("INITIALIZING")], {}, cleanup=new_cleanup(job)))
+    return core.jobs.get("job-1")
 
-    items = {item["record"]: item["expires_at"] for item in core.scan("JobsTable")}
 
-    assert items.pop("JOB") > max(items.values())
+def test_a_failed_job_is_stored_with_its_cleanup_in_one_transaction(core: Core) -> None:
+    failed = _failed(core)
+
+    cleanup = core.jobs.get(failed.cleanup_job_id)
+
+    assert (cleanup.job_type, cleanup.parent_id) == ("clean_up_project", "job-1")
+    assert (cleanup.status, cleanup.attempt, cleanup.remaining) == (JobStatus.QUEUED, 1, ())
+    assert cleanup.created_at == failed.finished_at
+    assert [(entry.subject, entry.status) for entry in cleanup.history] == [("JOB", "QUEUED")]
+    assert core.jobs.list_unfinished() == [cleanup.job_id]
+    assert {job.job_id for job in core.jobs.list_by_project("shop")} == {"job-1", cleanup.job_id}
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 3  # create, start, fail
+
+
+def test_no_job_fails_whose_cleanup_is_there_already(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING")
+    before = core.jobs.get("job-1")
+    core.jobs.create(new_cleanup(before))
+
+    with pytest.raises(ConditionFailedError):
+        core.jobs.fail(before, BadEnd([_error("")], {}, cleanup=new_cleanup(before)))
+
+    assert core.jobs.get("job-1") == before
+
+
+def test_what_a_job_has_left_stays_until_it_is_retried(core: Core) -> None:
+    core.new_job()
+    _start(core, "INITIALIZING")
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], {}, remaining=["a bucket"]))
+
+    failed = core.jobs.get("job-1")
+    assert (failed.remaining, failed.history[-1].remaining) == (("a bucket",), ("a bucket",))
+
+    core.clock.advance()
+    core.jobs.retry(failed)
+
+    assert core.jobs.get("job-1").remaining == ()
 
 
 def _expire(core: Core) -> None:
@@ -346,10 +382,12 @@ def test_such_a_job_is_ended_with_stages_that_it_never_started(core: Core) -> No
     )
 
     jobs.fail(
-        "job-1",
-        [_error(closed.stage, 0)],
-        close={closed.stage: _error(closed.stage, 0)},
-        unstarted=[closed, untouched],
+        jobs.get("job-1"),
+        BadEnd(
+            [_error(closed.stage, 0)],
+            {closed.stage: _error(closed.stage, 0)},
+            unstarted=[closed, untouched],
+        ),
     )
 
     ended = {record.stage: record.status for record in jobs.get("job-1").stages}
@@ -357,24 +395,21 @@ def test_such_a_job_is_ended_with_stages_that_it_never_started(core: Core) -> No
     assert ended[untouched.stage] is StageStatus.PENDING
 
 
-def test_a_job_that_is_cleaned_up_again_late_outlives_its_stages(core: Core) -> None:
-    core.new_job()
-    _start(core, "INITIALIZING")
-    core.jobs.fail("job-1", [_error("")], close={}, cleanup=(1, ["REMOVING_DATABASE"]))
-    core.jobs.end_cleanup("job-1", 1, ["database"])
+def test_a_job_that_is_retried_late_outlives_its_stages(core: Core) -> None:
+    _ended(core, well=False)
     core.clock.advance(80 * 86_400)
-    core.jobs.repeat_cleanup(core.jobs.get("job-1"))
-    core.jobs.start_stage(core.jobs.get("job-1"), "REMOVING_DATABASE", 0, round_=2)
-    core.jobs.end_cleanup("job-1", 2, ["database"])
+    core.jobs.retry(core.jobs.get("job-1"))
+    core.jobs.start_stage(core.jobs.get("job-1"), "FINALIZING", 0, round_=2)
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], {}, remaining=["database"]))
     core.clock.advance(80 * 86_400)
     _expire(core)
 
     job = core.jobs.get("job-1")
 
-    assert job.stages[0].status is StageStatus.PENDING
-    assert job.cleanup is not None
-    assert (job.cleanup.remaining, job.cleanup.stages[0].attempt) == (("database",), 1)
-    assert {entry.subject for entry in job.history} == {"CLEANUP", "REMOVING_DATABASE"}
+    stages = {record.stage: record for record in job.stages}
+    assert stages["INITIALIZING"].status is StageStatus.PENDING
+    assert (job.remaining, stages["FINALIZING"].attempt) == (("database",), 1)
+    assert {entry.subject for entry in job.history} == {"JOB", "FINALIZING"}
 
 
 def test_why_a_message_was_not_dispatched_is_forgotten_with_its_job(core: Core) -> None:

@@ -18,6 +18,7 @@ from provisioner.jobs.stage_run import (
     StageOutcome,
     StageRunner,
 )
+from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime.observability import metrics
 from pydantic import BaseModel, field_validator, model_validator
@@ -224,7 +225,7 @@ def test_a_job_that_is_not_stored_is_not_begun(core: Core) -> None:
 def test_no_stage_of_a_job_that_has_ended_is_begun(core: Core, stage: str) -> None:
     core.new_job()
     failed = StoredError(ErrorType.CONFLICT, "INITIALIZING", 1, "Not ours.", "")
-    core.jobs.fail("job-1", [failed], close={"INITIALIZING": failed})
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([failed], {"INITIALIZING": failed}))
     before = core.jobs.get("job-1")
 
     error = raised_by(core, raising(AssertionError()), stage=stage)
@@ -237,7 +238,7 @@ def test_a_stage_that_ended_well_answers_even_after_its_job_has_ended(core: Core
     core.new_job()
     first = run(core, ends_well)
     failed = StoredError(ErrorType.CONFLICT, "FINALIZING", 1, "Not ours.", "")
-    core.jobs.fail("job-1", [failed], close={})
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([failed], {}))
 
     assert run(core, raising(AssertionError())) == first
 
@@ -605,7 +606,7 @@ def test_a_stage_that_was_closed_while_it_ran_does_not_end_well(core: Core) -> N
     closed = StoredError(ErrorType.TIMEOUT, STAGE, 1, "It did not end in time.", "")
 
     def stage(job: JobInput) -> StageOutcome:
-        core.jobs.fail(job.job_id, [closed], close={STAGE: closed})
+        core.jobs.fail(core.jobs.get(job.job_id), BadEnd([closed], {STAGE: closed}))
         return ends_well(job)
 
     assert raised_by(core, stage).type is ErrorType.TIMEOUT

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.store import NewJob
+from provisioner.jobs.store import BadEnd, NewJob
 from provisioner.jobs.transitions import (
     JOB_TRANSITIONS,
     STAGE_TRANSITIONS,
     job_sources,
     stage_sources,
 )
-from support.core import Core, deployment
+from support.core import Core, deployment, new_cleanup
 
 #: Two stages are enough to mix up.
 STAGES = ("INITIALIZING", "FINALIZING")
@@ -104,7 +104,12 @@ def _complete(core: Core, stage: str, _number: int) -> None:
 
 
 def _fail(core: Core, stage: str, _number: int) -> None:
-    core.jobs.fail("job", [_error(stage)], close={stage: _error(stage)})
+    core.jobs.fail(core.jobs.get("job"), BadEnd([_error(stage)], {stage: _error(stage)}))
+
+
+def _fail_with_a_cleanup(core: Core, stage: str, _number: int) -> None:
+    job = core.jobs.get("job")
+    core.jobs.fail(job, BadEnd([_error(stage)], {}, cleanup=new_cleanup(job), remaining=["bucket"]))
 
 
 def _fail_queued(core: Core, stage: str, _number: int) -> None:
@@ -120,7 +125,7 @@ def _request_cancel(core: Core, _stage: str, _number: int) -> None:
 
 
 def _cancel(core: Core, stage: str, _number: int) -> None:
-    core.jobs.fail("job", [_error(stage)], close={}, status=JobStatus.CANCELLED)
+    core.jobs.fail(core.jobs.get("job"), BadEnd([_error(stage)], {}, status=JobStatus.CANCELLED))
 
 
 def _create(core: Core, _stage: str, _number: int) -> None:
@@ -142,6 +147,7 @@ WRITES: list[Callable[[Core, str, int], None]] = [
     _give_up,
     _complete,
     _fail,
+    _fail_with_a_cleanup,
     _fail_queued,
     _cancel_queued,
     _request_cancel,
