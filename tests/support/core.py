@@ -219,6 +219,19 @@ def valid_payload(project_id: str = "shop", **payload: Any) -> ProvisionProjectP
     return provision_project_handler.parse({"project_id": project_id, "region": REGION} | payload)
 
 
+def cleanup_payload(
+    job_id: str = "job-1", project_id: str = "shop", *, is_dedicated: bool = False
+) -> dict[str, Any]:
+    """Return the payload of the clean-up of a job that has failed."""
+    return {
+        "project_id": project_id,
+        "job_id": job_id,
+        "region": REGION,
+        "engine": "postgresql",
+        "is_dedicated": is_dedicated,
+    }
+
+
 def provisioned_result(**fields: Any) -> dict[str, Any]:
     """Return a result that a job of provision_project may end with."""
     return {

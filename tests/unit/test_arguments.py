@@ -102,7 +102,7 @@ CALLS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "job_id, of get_job": (api.get_job, NO_TEXTS),
     "job_id, of cancel_job": (api.cancel_job, NO_TEXTS),
     "job_id, of retry_job": (api.retry_job, NO_TEXTS),
-    "job_id, of repeat_cleanup": (api.repeat_cleanup, NO_TEXTS),
+    "job_id, of retry_cleanup": (api.retry_cleanup, NO_TEXTS),
     "job_id, of wait_for_job": (lambda wrong: api.wait_for_job(wrong, 0), NO_TEXTS),
     "timeout": (lambda wrong: api.wait_for_job("job-1", wrong), NO_TIMES),
     "project_id, of list_jobs": (api.list_jobs, NO_TEXTS[1:]),

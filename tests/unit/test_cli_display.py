@@ -18,6 +18,7 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.dead_letters import DeadLetter
 from provisioner.jobs.models import HistoryEntry, StageRecord
+from provisioner.jobs.store import BadEnd
 from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console
 from support.core import Core, make_stack
@@ -71,7 +72,7 @@ def job(job_id: str = IDS[0], status: api.JobStatus = api.JobStatus.FAILED) -> a
 
 TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
     "jobs": (
-        ["job", "type", "project", "status", "created (UTC)", "took", "error", "clean-up"],
+        ["job", "type", "project", "status", "created (UTC)", "took", "error"],
         display.job_rows([job(one) for one in IDS]),
     ),
     "history": (
@@ -127,7 +128,7 @@ def test_a_queued_job_says_why_it_has_not_begun() -> None:
     )
 
     assert display.not_begun(queued) == sentence
-    assert sentence in shown(300, lambda console: console.print(display._stages(queued)))
+    assert sentence in shown(300, lambda console: console.print(display._stages(queued, None)))
     (row,) = display.job_rows([queued])
     assert row[3:7:3] == ["QUEUED", "INSUFFICIENT_PERMISSIONS"]
     assert display.jobs_not_begun([job(), queued]) == [f"job {queued.job_id}: {sentence}"]
@@ -260,7 +261,8 @@ def test_a_job_that_was_cancelled_while_it_waited_says_that_and_shows_one_wait(
         def write(self, text: str, /) -> int:
             written = super().write(text)
             if POLL in text and not core.jobs.get("job-1").status.is_terminal:
-                core.jobs.fail("job-1", [ERROR], close={}, status=api.JobStatus.CANCELLED)
+                end = BadEnd([ERROR], {}, status=api.JobStatus.CANCELLED)
+                core.jobs.fail(core.jobs.get("job-1"), end)
             return written
 
     reader = Reader()
@@ -365,7 +367,7 @@ def test_only_what_was_done_is_counted(status: api.JobStatus, percent: int) -> N
     ended = job(status=status)
     assert ended.percent_done == percent
     if status.is_terminal:
-        assert f"{percent} %" in shown(80, lambda c: c.print(display._stages(ended)))
+        assert f"{percent} %" in shown(80, lambda c: c.print(display._stages(ended, None)))
 
 
 def test_a_failed_job_whose_every_stage_was_done_is_not_complete() -> None:

@@ -468,38 +468,61 @@ def test_a_count_of_tenants_that_was_set_back_does_not_keep_a_place(core: Core) 
     assert core.projects.used(quota_of_cluster("first")) == 0
 
 
-def hold(core: Core, project_id: str = "shop") -> None:
-    """Give a project to the clean-up of a job once more."""
-    dynamodb.transact(core.client("dynamodb"), core.projects.hold_items(project_id, "job-1"))
+def hand_over(core: Core) -> None:
+    """Hand a project's lock over from a failed job to its clean-up."""
+    items = core.projects.hand_over_items("shop", "job-1", "cleanup-1")
+    dynamodb.transact(core.client("dynamodb"), items)
 
 
-def test_a_clean_up_holds_a_project_again_and_counts_against_nothing(core: Core) -> None:
+def test_a_lock_that_is_handed_over_never_lets_another_job_in(core: Core) -> None:
+    core.new_project()
+    lock(core)
+
+    hand_over(core)
+
+    assert (project(core).status, project(core).locked_by) == (
+        ProjectStatus.PROVISIONING,
+        "cleanup-1",
+    )
+    # What is there still counts.
+    assert core.projects.used(QUOTA) == 1
+    assert core.projects.release_items("shop", "job-1") == []
+    with pytest.raises(ProjectBusyError):
+        lock(core, job_id="job-2")
+    with pytest.raises(ConditionFailedError):
+        hand_over(core)
+    release(core, job_id="cleanup-1")
+    assert (project(core).status, project(core).locked_by) == (ProjectStatus.FAILED, None)
+    assert core.projects.used(QUOTA) == 0
+
+
+def test_a_clean_up_acquires_a_project_again_and_counts_against_nothing(core: Core) -> None:
     core.new_project()
     lock(core)
     release(core)
 
-    hold(core)
+    core.projects.acquire_to_clean_up("shop", "cleanup-1")
 
-    assert (project(core).status, project(core).locked_by) == (ProjectStatus.FAILED, "job-1")
+    assert (project(core).status, project(core).locked_by) == (ProjectStatus.FAILED, "cleanup-1")
     assert core.projects.used(QUOTA) == 0
     with pytest.raises(ProjectBusyError):
         lock(core, job_id="job-2")
-    release(core)
+    release(core, job_id="cleanup-1")
     lock(core, job_id="job-2")
     assert core.projects.used(QUOTA) == 1
 
 
-def test_a_project_that_is_held_active_or_gone_is_not_held_again(core: Core) -> None:
+def test_a_project_that_is_held_active_or_gone_is_not_acquired_again(core: Core) -> None:
     core.new_project()
     lock(core, job_id="job-2")
-    with pytest.raises(ConditionFailedError):
-        hold(core)
+    with pytest.raises(ProjectBusyError):
+        core.projects.acquire_to_clean_up("shop", "cleanup-1")
     dynamodb.transact(
         core.client("dynamodb"), core.projects.activate_items("shop", "job-2", {"made": "x"})
     )
     for project_id in ("shop", "none-such"):
-        with pytest.raises(ConditionFailedError):
-            hold(core, project_id)
+        with pytest.raises(ProjectBusyError):
+            core.projects.acquire_to_clean_up(project_id, "cleanup-1")
     assert project(core).locked_by is None
     assert core.projects.get("none-such") is None
 

@@ -94,7 +94,7 @@ def test_what_a_job_was_told_to_keep_is_not_left() -> None:
 
 
 def test_what_a_job_names_as_left_is_not_found_again() -> None:
-    named = {"cleanup_remaining": [f"bucket {NAMES.bucket}"]}
+    named = {"remaining": [f"bucket {NAMES.bucket}"]}
     assert left(*RESOURCES[5:7], status="FAILED", job=named) == [f"secret {NAMES.database_secret}"]
 
 

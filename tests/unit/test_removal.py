@@ -34,6 +34,7 @@ from support.core import (
     Core,
     aws_error,
     bucket_pages,
+    cleanup_payload,
     meanwhile,
     new_job,
     unsaid,
@@ -581,6 +582,12 @@ def job_input(job_id: str = "job-1", **payload: Any) -> JobInput:
     return JobInput(job_id=job_id, job_type=job.job_type, payload=dict(job.payload))
 
 
+def cleanup_input(job: JobInput) -> JobInput:
+    """Return the clean-up of a job that has failed: its own id is on nothing that it removes."""
+    payload = cleanup_payload(job.job_id, job.payload["project_id"])
+    return JobInput(job_id="cleanup-1", job_type="clean_up_project", payload=payload)
+
+
 def make_keys(core: Core, job: JobInput) -> list[str]:
     """Run GENERATING_API_KEYS of the job that holds the project, and return the keys."""
     held = {"project_id": "shop", "locked_by": job.job_id}
@@ -605,7 +612,7 @@ def keys_in_secret(core: Core) -> list[str]:
 
 def remove_keys(core: Core, job: JobInput, *, only_this_job: bool = True) -> None:
     remove_api_keys(
-        job,
+        cleanup_input(job) if only_this_job else job,
         secrets_manager=core.client("secretsmanager"),
         store=core.api_keys,
         naming=NAMING,
@@ -723,7 +730,7 @@ def test_a_secret_that_waits_for_its_deletion_is_not_brought_back(core: Core) ->
 def remove_tenant(core: Core) -> None:
     """Run REMOVING_DATABASE of a job whose cluster cannot be reached."""
     remove_database(
-        job_input(),
+        cleanup_input(job_input()),
         projects=core.projects,
         catalogue=core.catalogue,
         secrets_manager=core.client("secretsmanager"),

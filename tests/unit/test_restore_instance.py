@@ -12,13 +12,23 @@ import pytest
 from botocore import xform_name
 from botocore.exceptions import EndpointConnectionError
 from moto.rds.models import rds_backends
+from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
 from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.create_instance import ensure_instance
 from provisioner.provisioning.stages.remove_instance import remove_instance
-from support.core import ACCOUNT, REGION, Core, aws_error, deployment, times, valid_payload
+from support.core import (
+    ACCOUNT,
+    REGION,
+    Core,
+    aws_error,
+    cleanup_payload,
+    deployment,
+    times,
+    valid_payload,
+)
 from support.drivers import FOREIGN, LATER, OWNER, tag_list
 from support.rds import with_subnet_group
 
@@ -357,9 +367,14 @@ def test_what_vanishes_once_it_has_its_password_is_made_again_and_gets_it(
 def test_a_clean_up_removes_what_was_restored_and_leaves_the_snapshot(restore: Restore) -> None:
     restore.take()
     restore.run()
+    dynamodb.transact(
+        restore.core.client("dynamodb"),
+        restore.core.projects.hand_over_items("shop", LATER.job_id, "cleanup-1"),
+    )
+    payload = cleanup_payload(LATER.job_id, is_dedicated=True)
 
     remove_instance(
-        restore.job(),
+        JobInput(job_id="cleanup-1", job_type="clean_up_project", payload=payload),
         projects=restore.core.projects,
         secrets_manager=restore.core.client("secretsmanager"),
         rds=lambda region: restore.core.client("rds", region),
