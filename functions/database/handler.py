@@ -1,20 +1,6 @@
 """AWS Lambda's way into the stages that reach the database clusters."""
 
-from typing import Any
-
-from aws_lambda_powertools.utilities.typing import LambdaContext
-from provisioner import cold_start
+from provisioner.aws_lambda import handler_of
 from provisioner.composition import database
-from provisioner.runtime.observability import logger, metrics
-from provisioner.runtime.tracing import tracer
 
-RUN = database.build()
-cold_start.end()
-
-
-@tracer.capture_lambda_handler(capture_response=False)
-@logger.inject_lambda_context(clear_state=True)
-@metrics.log_metrics(capture_cold_start_metric=True)
-def handle(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Run one attempt of the stage that the event names."""
-    return RUN(event)
+handle = handler_of(database.build)

@@ -54,7 +54,7 @@ UNWANTED = {
     "dead_letters": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
     "events": {
         *("psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"),
-        *"provisioner.provisioning",
+        "provisioner.provisioning",
     },
 }
 
@@ -195,10 +195,11 @@ def test_handler_is_thin(handler: Path) -> None:
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.If | ast.For | ast.Try | ast.While)]
 
 
-@pytest.mark.parametrize("handler", HANDLERS, ids=lambda path: path.parent.name)
-def test_handler_logs_neither_event_nor_response(handler: Path) -> None:
+def test_handlers_log_neither_event_nor_response() -> None:
     (handle,) = [
-        n for n in parsed(handler).body if isinstance(n, ast.FunctionDef) and n.name == "handle"
+        node
+        for node in ast.walk(parsed(PACKAGE / "aws_lambda.py"))
+        if isinstance(node, ast.FunctionDef) and node.name == "handle"
     ]
     decorators = [ast.unparse(decorator) for decorator in handle.decorator_list]
     assert "tracer.capture_lambda_handler(capture_response=False)" in decorators
@@ -348,4 +349,4 @@ def test_function_collects_garbage_once_it_has_started(function: str) -> None:
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda path: path.parent.name)
 def test_handler_switches_the_collector_off_before_it_imports_the_rest(handler: Path) -> None:
-    assert next(imports(handler)) == "cold_start"
+    assert next(imports(handler)) == "aws_lambda.handler_of"
