@@ -10,14 +10,24 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, stage_errors
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.store import JobNotFoundError
+from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.stages.fail import released_by_failure
+from provisioner.provisioning.stages.fail import released_by_failure, request_cleanup
 from provisioner.runtime.observability import metrics
-from support.core import Core, LogLines, aws_error, provision_project_handler, times
+from support.core import (
+    Core,
+    LogLines,
+    aws_error,
+    cleanup_payload,
+    provision_project_handler,
+    times,
+)
 
 STAGES = provision_project_handler.stages
 
@@ -38,20 +48,23 @@ def ended_well(stage: str) -> dict[str, Any]:
     return {"ok": True, "stage": stage, "status": "SUCCEEDED", "output": {}}
 
 
-def record_failure(core: Core, *branches: dict[str, Any], job_id: str = "job-1") -> dict[str, Any]:
-    """Run the step."""
+def record_failure(
+    core: Core,
+    *branches: dict[str, Any],
+    job_id: str = "job-1",
+    attempt: int = 1,
+    policy: FailurePolicy | None = None,
+) -> dict[str, Any]:
+    """Run the step; where no policy is given, of a job type without a clean-up."""
     metrics.clear_metrics()  # as at the end of a function
-    policy = FailurePolicy(
-        release=partial(released_by_failure, projects=core.projects),
-        cleanup_stages=lambda _job: (),
-        remaining_of=lambda _job, _stage: (),
-    )
-    return FailureRecorder(core.jobs, {"provision_project": policy})(
+    without = FailurePolicy(release=partial(released_by_failure, projects=core.projects))
+    return FailureRecorder(core.jobs, {"provision_project": policy or without})(
         {
             "job": {
                 "job_id": job_id,
                 "job_type": "provision_project",
                 "payload": {"project_id": "shop"},
+                "attempt": attempt,
             },
             "stage": "FAILED",
             "branches": list(branches),
@@ -91,7 +104,8 @@ def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(c
     assert answer == {
         "error_type": "NETWORK_ERROR",
         "message": "It did not answer.",
-        "cleanup": 0,
+        "has_cleanup": False,
+        "cleanup": {},
     }
     assert job.status is JobStatus.FAILED
     assert (the_error(core).stage, the_error(core).message, the_error(core).attempt) == (
@@ -342,6 +356,160 @@ def test_the_line_of_the_failure_holds_the_job_the_project_and_the_error(
         "CONFLICT",
         "ERROR",
     )
+
+
+# The clean-up that follows.
+
+
+def with_cleanup(core: Core) -> FailurePolicy:
+    """Return what follows a failure of a job whose clean-up removes what it has made."""
+    return FailurePolicy(
+        release=partial(released_by_failure, projects=core.projects),
+        request_cleanup=partial(request_cleanup, projects=core.projects),
+        cleanup_job_type=clean_up_project.JOB_TYPE,
+    )
+
+
+NOT_OURS = ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours.")
+
+
+def fail_with_cleanup(core: Core, *branches: dict[str, Any], attempt: int = 1) -> dict[str, Any]:
+    """Let the job fail, and return what the step answers."""
+    return record_failure(
+        core, *(branches or [NOT_OURS]), attempt=attempt, policy=with_cleanup(core)
+    )
+
+
+@pytest.mark.usefixtures("running")
+def test_a_clean_up_is_stored_and_given_the_lock_with_the_end_of_its_parent(core: Core) -> None:
+    core.calls.clear()
+
+    answer = fail_with_cleanup(core)
+
+    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 1
+    parent = core.jobs.get("job-1")
+    cleanup = core.jobs.get(parent.cleanup_job_id)
+    assert (parent.status, cleanup.status) == (JobStatus.FAILED, JobStatus.QUEUED)
+    assert (cleanup.job_type, cleanup.parent_id, cleanup.project_id) == (
+        "clean_up_project",
+        "job-1",
+        "shop",
+    )
+    assert [record.stage for record in cleanup.stages] == [*clean_up_project.JOB_TYPE.stages]
+    assert cleanup.payload == cleanup_payload()
+    assert [(e.subject, e.status) for e in cleanup.history] == [("JOB", "QUEUED")]
+    # It is among what the reconciler looks at; its parent is so no more.
+    assert core.jobs.list_unfinished() == [cleanup.job_id]
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (project.locked_by, core.projects.used("owner#ada")) == (cleanup.job_id, 1)
+    assert answer["has_cleanup"] is True
+    started = {
+        "job_id": cleanup.job_id,
+        "job_type": "clean_up_project",
+        "payload": cleanup.payload,
+        "attempt": 1,
+    }
+    assert answer["cleanup"] == {"name": cleanup.job_id, "input": {"job": started}}
+
+
+@pytest.mark.usefixtures("running")
+def test_a_step_that_is_repeated_starts_the_clean_up_that_is_stored(core: Core) -> None:
+    """Its first answer may have been lost, so that nobody has started the clean-up."""
+    first = fail_with_cleanup(core)
+    before = [core.scan(table) for table in ("JobsTable", "ProjectsTable", "QuotasTable")]
+    core.clock.advance()
+
+    assert fail_with_cleanup(core, ended_badly("CREATING_DATABASE", "States.Timeout")) == first
+
+    assert [core.scan(t) for t in ("JobsTable", "ProjectsTable", "QuotasTable")] == before
+
+
+def end_cleanup(core: Core) -> str:
+    """Let the clean-up of the job fail without having begun, and return its id."""
+    cleanup = core.jobs.get(core.jobs.get("job-1").cleanup_job_id)
+    core.jobs.fail_queued(cleanup.job_id, StoredError(ErrorType.TIMEOUT, "", 0, "Too long.", ""))
+    release = core.projects.release_items("shop", cleanup.job_id)
+    dynamodb.transact(core.client("dynamodb"), release)
+    core.clock.advance()
+    return cleanup.job_id
+
+
+def next_attempt(core: Core) -> None:
+    """Let the next attempt of the job begin."""
+    core.jobs.retry(core.jobs.get("job-1"))
+    core.jobs.start_stage(core.jobs.get("job-1"), "INITIALIZING", 0, round_=2)
+    core.clock.advance()
+
+
+@pytest.mark.usefixtures("running")
+def test_each_attempt_that_fails_has_a_clean_up_of_its_own(core: Core) -> None:
+    fail_with_cleanup(core)
+    first = end_cleanup(core)
+    next_attempt(core)
+    project = core.projects.get("shop")
+    assert project is not None
+    core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
+
+    answer = fail_with_cleanup(core, attempt=2)
+
+    second = core.jobs.get("job-1").cleanup_job_id
+    assert second != first
+    assert answer["cleanup"]["name"] == second
+    assert core.jobs.get(second).parent_id == core.jobs.get(first).parent_id == "job-1"
+
+
+@pytest.mark.usefixtures("running")
+def test_an_attempt_that_made_nothing_starts_no_clean_up_and_leaves_the_one_before(
+    core: Core,
+) -> None:
+    fail_with_cleanup(core)
+    first = end_cleanup(core)
+    next_attempt(core)
+
+    answer = fail_with_cleanup(
+        core, ours("INITIALIZING", ErrorType.PROJECT_BUSY, "Another holds it."), attempt=2
+    )
+
+    assert (answer["has_cleanup"], answer["cleanup"]) == (False, {})
+    # What that one has left is still its own to remove.
+    assert core.jobs.get("job-1").cleanup_job_id == first
+
+
+@pytest.mark.usefixtures("running")
+def test_a_job_is_not_retried_while_its_clean_up_is_under_way(core: Core) -> None:
+    fail_with_cleanup(core)
+    with pytest.raises(ConditionFailedError):
+        core.jobs.retry(core.jobs.get("job-1"))
+    assert core.jobs.get("job-1").status is JobStatus.FAILED
+
+
+@pytest.mark.usefixtures("running")
+def test_a_lock_that_is_lost_meanwhile_is_looked_at_again(core: Core) -> None:
+    """Nothing of the transaction is written then: neither the end, nor the clean-up."""
+
+    def release(_call: Any) -> None:
+        core.answers.clear()
+        dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
+
+    core.answers["dynamodb.TransactWriteItems"] = release
+
+    answer = fail_with_cleanup(core)
+
+    assert answer["has_cleanup"] is False
+    assert [job.job_id for job in core.jobs.list_all()] == ["job-1"]
+    assert core.jobs.get("job-1").status is JobStatus.FAILED
+
+
+@pytest.mark.usefixtures("running")
+def test_a_cancelled_job_is_cleaned_up_after_too(core: Core) -> None:
+    core.jobs.request_cancel(core.jobs.get("job-1"))
+
+    answer = fail_with_cleanup(core)
+
+    parent = core.jobs.get("job-1")
+    assert parent.status is JobStatus.CANCELLED
+    assert answer["cleanup"]["name"] == parent.cleanup_job_id
 
 
 @given(
