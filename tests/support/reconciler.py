@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.client import JobClient
@@ -15,7 +17,7 @@ from provisioner.jobs.models import Job, StoredError
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.registry import REGISTRY
-from provisioner.jobs.store import JobStore, NewJob
+from provisioner.jobs.store import BadEnd, JobStore, NewJob
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.end_cleanup import released_by_failed_cleanup, remaining
@@ -40,7 +42,8 @@ def executions(core: Core) -> Executions:
     return Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX)
 
 
-def reconciler(core: Core, store: JobStore | None = None) -> Reconciler:
+def policies(core: Core) -> dict[str, FailurePolicy]:
+    """Return what follows a failure, by job type."""
     policy = FailurePolicy(
         release=partial(released_by_failure, projects=core.projects),
         request_cleanup=partial(request_cleanup, projects=core.projects),
@@ -50,11 +53,15 @@ def reconciler(core: Core, store: JobStore | None = None) -> Reconciler:
         release=partial(released_by_failed_cleanup, projects=core.projects),
         remaining_of=partial(remaining, naming=Naming("nm", "test")),
     )
+    return {"provision_project": policy, "clean_up_project": of_cleanup}
+
+
+def reconciler(core: Core, store: JobStore | None = None) -> Reconciler:
     return Reconciler(
         store=store or core.jobs,
         queue=JobQueue(core.client("sqs"), core.queue_url),
         executions=executions(core),
-        policies={"provision_project": policy, "clean_up_project": of_cleanup},
+        policies=policies(core),
         holders=core.projects.holders,
         release_abandoned=core.projects.release_abandoned,
         queued_limit=QUEUED_LIMIT,
@@ -96,6 +103,30 @@ def waiting(core: Core) -> Job:
     core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True)
     core.clock.advance()
     return core.jobs.get("job-1")
+
+
+def cleanup_of(core: Core) -> Job:
+    """Return the clean-up of the job."""
+    return core.jobs.get(head(core).cleanup_job_id)
+
+
+def end_cleanup(core: Core, *remaining: str) -> None:
+    """End the clean-up of the job: well, unless something remains."""
+    cleanup = cleanup_of(core)
+    last = clean_up_project.FINALIZING
+    core.jobs.start_stage(cleanup, last, 0, round_=cleanup.attempt)
+    if remaining:
+        core.jobs.fail(cleanup, BadEnd([NETWORK_ERROR], {}, remaining=remaining))
+    else:
+        core.jobs.complete(
+            cleanup.job_id, last, attempt=cleanup.attempt, output={}, check="gone", result={}
+        )
+
+
+def sent(core: Core, job_type: str = "clean_up_project") -> list[dict[str, Any]]:
+    """Return the messages of a job type that wait in the queue."""
+    messages = [json.loads(message["Body"]) for message in core.messages(core.queue_url)]
+    return [message for message in messages if message["job_type"] == job_type]
 
 
 def ended(

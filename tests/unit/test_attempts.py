@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.client import JobClient, JobStateError
-from provisioner.jobs.models import CleanupStatus, Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.registry import REGISTRY, UnknownJobTypeError
+from provisioner.jobs.client import JobStateError
+from provisioner.jobs.failure import cleanup_job_id
+from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.queue import JobId
+from provisioner.jobs.registry import UnknownJobTypeError
 from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
-from provisioner.jobs.store import NewJob
+from provisioner.jobs.store import BadEnd, JobNotFoundError, NewJob
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import metrics
-from support.core import Core
+from pydantic import TypeAdapter
+from support.core import Core, new_cleanup
+from support.reconciler import cleanup_of, client, end_cleanup, head, sent
 
 ERROR = StoredError(ErrorType.CONFLICT, "INITIALIZING", 1, "It is not ours.", "tags")
-
-
-def head(core: Core) -> Job:
-    found = core.jobs.get_head("job-1")
-    assert found is not None
-    return found
 
 
 def begun(core: Core) -> Job:
@@ -35,29 +33,29 @@ def begun(core: Core) -> Job:
     return core.jobs.get("job-1")
 
 
-def failed(core: Core, cleanup: tuple[int, tuple[str, ...]] | None = None) -> Job:
-    """Return a job that has failed."""
+def failed(core: Core) -> Job:
+    """Return a job that has failed, and that nothing is to be removed of."""
     begun(core)
-    core.jobs.fail("job-1", [ERROR], close={"INITIALIZING": ERROR}, cleanup=cleanup)
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {"INITIALIZING": ERROR}))
     return core.jobs.get("job-1")
 
 
-def client(core: Core) -> JobClient:
-    return JobClient(
-        registry=REGISTRY, store=core.jobs, queue=JobQueue(core.client("sqs"), core.queue_url)
-    )
+def cleaning(core: Core) -> Job:
+    """Return a job that has failed, and whose clean-up is QUEUED."""
+    job = begun(core)
+    end = BadEnd([ERROR], {"INITIALIZING": ERROR}, cleanup=new_cleanup(job))
+    core.jobs.fail(job, end)
+    return core.jobs.get("job-1")
 
 
 def run_stage(
-    core: Core, function: Callable[[JobInput], StageOutcome], *, attempt: int = 1, cleanup: int = 0
+    core: Core, function: Callable[[JobInput], StageOutcome], *, attempt: int = 1
 ) -> dict[str, Any]:
     """Run INITIALIZING as a function does."""
     metrics.clear_metrics()
     job = core.jobs.get("job-1")
     runner = StageRunner(
-        core.jobs,
-        {job.job_type: {"INITIALIZING": function, "REMOVING": function}},
-        definitions=JOB_TYPES,
+        core.jobs, {job.job_type: {"INITIALIZING": function}}, definitions=JOB_TYPES
     )
     return runner(
         {
@@ -67,8 +65,7 @@ def run_stage(
                 "payload": job.payload,
                 "attempt": attempt,
             },
-            "stage": "REMOVING" if cleanup else "INITIALIZING",
-            "cleanup": cleanup,
+            "stage": "INITIALIZING",
         }
     )
 
@@ -175,12 +172,12 @@ def test_a_retry_begins_the_next_attempt_and_keeps_the_history(
     core: Core, status: JobStatus
 ) -> None:
     begun(core)
-    core.jobs.fail("job-1", [ERROR], close={"INITIALIZING": ERROR}, status=status)
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {"INITIALIZING": ERROR}, status=status))
     before = core.jobs.get("job-1")
     core.clock.advance()
     job = client(core).retry("job-1")
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 2)
-    assert (job.error, job.finished_at, job.started_at, job.cleanup) == (None, None, None, None)
+    assert (job.error, job.finished_at, job.started_at) == (None, None, None)
     assert {record.status for record in job.stages} == {StageStatus.PENDING}
     assert job.history[: len(before.history)] == before.history
     assert (job.history[-1].status, job.history[-1].attempt) == (JobStatus.QUEUED, 2)
@@ -243,64 +240,66 @@ def test_only_a_failed_or_cancelled_job_is_retried(core: Core, status: JobStatus
     assert core.messages(core.queue_url) == []
 
 
-def test_a_job_is_not_retried_while_its_cleanup_is_under_way(core: Core) -> None:
-    failed(core, cleanup=(1, ("REMOVING",)))
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING])
+def test_a_job_is_not_retried_while_its_cleanup_is_under_way(core: Core, status: JobStatus) -> None:
+    job = cleaning(core)
+    if status is JobStatus.RUNNING:
+        core.jobs.start_stage(cleanup_of(core), "INITIALIZING", 0)
     with pytest.raises(JobStateError, match="clean-up is under way"):
         client(core).retry("job-1")
-    core.jobs.end_cleanup("job-1", 1, [])
+    assert core.jobs.get("job-1") == job
+    assert core.messages(core.queue_url) == []
+    end_cleanup(core)
+    assert client(core).retry("job-1").attempt == 2
+
+
+def test_a_job_is_retried_whose_cleanup_is_stored_no_more(core: Core) -> None:
+    job = cleaning(core)
+    for item in core.scan("JobsTable"):
+        if item["job_id"] == job.cleanup_job_id:
+            key = dynamodb.to_item({name: item[name] for name in ("job_id", "record")})
+            core.client("dynamodb").delete_item(TableName="JobsTable", Key=key)
+    core.clock.advance()
+
     assert client(core).retry("job-1").attempt == 2
 
 
 def retried_with_something_left(core: Core) -> Job:
     """Return a job at its second attempt, whose first has left a bucket."""
-    failed(core, cleanup=(1, ("REMOVING",)))
-    core.jobs.end_cleanup("job-1", 1, ["bucket"])
+    cleaning(core)
+    end_cleanup(core, "bucket")
     core.clock.advance()
     return client(core).retry("job-1")
 
 
 def test_what_was_left_stays_named_where_the_next_attempt_never_begins(core: Core) -> None:
-    job = retried_with_something_left(core)
-    assert job.cleanup is None  # while an attempt is under way that takes up what was left
+    retried_with_something_left(core)
     core.clock.advance()
 
-    client(core).cancel("job-1")
+    cancelled = client(core).cancel("job-1")
 
-    cancelled = core.jobs.get("job-1")
-    assert cancelled.cleanup is not None
-    assert (cancelled.status, cancelled.cleanup.status, cancelled.cleanup.remaining) == (
-        JobStatus.CANCELLED,
-        CleanupStatus.FAILED,
-        ("bucket",),
-    )
+    assert cancelled.status is JobStatus.CANCELLED
+    cleanup = cleanup_of(core)
+    assert (cleanup.parent_id, cleanup.remaining) == ("job-1", ("bucket",))
     core.clock.advance()
-    core.jobs.repeat_cleanup(cancelled)
-    again = head(core).cleanup
-    assert again is not None
-    assert (again.status, again.run, again.remaining) == (CleanupStatus.RUNNING, 2, ())
-
-
-def test_a_clean_up_is_not_repeated_once_the_job_is_retried(core: Core) -> None:
-    failed(core, cleanup=(1, ("REMOVING",)))
-    core.jobs.end_cleanup("job-1", 1, ["bucket"])
-    read_before = core.jobs.get("job-1")
-    core.clock.advance()
-    client(core).retry("job-1")
-    with pytest.raises(ConditionFailedError):
-        core.jobs.repeat_cleanup(read_before)
+    again = client(core).retry_cleanup("job-1")
+    assert (again.job_id, again.status, again.attempt) == (cleanup.job_id, JobStatus.QUEUED, 2)
+    assert again.remaining == ()
 
 
 def test_the_clean_up_of_the_next_attempt_takes_the_place_of_the_last(core: Core) -> None:
     job = retried_with_something_left(core)
+    first = cleanup_of(core)
     core.jobs.start_stage(job, "INITIALIZING", 0, round_=2)
     core.clock.advance()
-    core.jobs.fail(
-        "job-1", [ERROR], close={"INITIALIZING": ERROR}, attempt=2, cleanup=(2, ("REMOVING",))
-    )
-    cleanup = head(core).cleanup
-    assert cleanup is not None
-    assert (cleanup.status, cleanup.run) == (CleanupStatus.RUNNING, 2)
-    assert (cleanup.remaining, cleanup.finished_at) == ((), None)
+    job = core.jobs.get("job-1")
+    core.jobs.fail(job, BadEnd([ERROR], {"INITIALIZING": ERROR}, cleanup=new_cleanup(job)))
+
+    cleanup = cleanup_of(core)
+
+    assert cleanup.job_id != first.job_id
+    assert (cleanup.status, cleanup.attempt, cleanup.remaining) == (JobStatus.QUEUED, 1, ())
+    assert core.jobs.get(first.job_id) == first
 
 
 def test_a_job_that_completes_after_all_has_left_nothing(core: Core) -> None:
@@ -308,8 +307,9 @@ def test_a_job_that_completes_after_all_has_left_nothing(core: Core) -> None:
     core.jobs.start_stage(job, "INITIALIZING", 0, round_=2)
     core.jobs.complete("job-1", "INITIALIZING", attempt=2, output={}, check="x", result={})
     completed = head(core)
-    assert (completed.status, completed.cleanup) == (JobStatus.COMPLETED, None)
-    assert completed.cleanup_runs == 1
+    assert (completed.status, completed.cleanup_job_id) == (JobStatus.COMPLETED, "")
+    with pytest.raises(JobStateError, match="is COMPLETED and has no clean-up"):
+        client(core).retry_cleanup("job-1")
 
 
 def test_a_job_that_was_refused_as_it_came_is_not_retried(core: Core) -> None:
@@ -321,7 +321,7 @@ def test_a_job_that_was_refused_as_it_came_is_not_retried(core: Core) -> None:
 def test_the_next_attempt_runs_its_stages_anew(core: Core) -> None:
     begun(core)
     run_stage(core, ends_well)
-    core.jobs.fail("job-1", [ERROR], close={})
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {}))
     core.clock.advance()
     client(core).retry("job-1")
     ran = run_stage(core, lambda _job: StageOutcome(output={"made": 2}, check="yes"), attempt=2)
@@ -332,61 +332,115 @@ def test_the_next_attempt_runs_its_stages_anew(core: Core) -> None:
 
 def test_a_late_word_of_an_attempt_changes_nothing_in_the_next(core: Core) -> None:
     begun(core)
-    core.jobs.fail("job-1", [ERROR], close={})
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {}))
     core.clock.advance()
     client(core).retry("job-1")
     core.jobs.start_stage(head(core), "INITIALIZING", 0, round_=2)
     before = core.jobs.get("job-1")
+    of_the_first = replace(before, attempt=1)
     assert error_type(core, must_not_run, attempt=1) is ErrorType.INVALID_PAYLOAD
     core.jobs.start_stage(before, "INITIALIZING", 1, round_=1)
     core.jobs.end_stage("job-1", "INITIALIZING", StageStatus.SUCCEEDED, output={}, check="late")
     core.jobs.stage_failed("job-1", ERROR, retry_count=0, retryable=False)
     with pytest.raises(ConditionFailedError):
         core.jobs.complete("job-1", "INITIALIZING", output={}, check="late", result={})
-    with pytest.raises(ConditionFailedError):
-        core.jobs.fail("job-1", [ERROR], close={})
+    for cleanup in (None, new_cleanup(of_the_first)):
+        with pytest.raises(ConditionFailedError):
+            core.jobs.fail(of_the_first, BadEnd([ERROR], {}, cleanup=cleanup))
     assert core.jobs.get("job-1") == before
+    assert core.jobs.list_unfinished() == ["job-1"]
 
 
 # --- The clean-up ---------------------------------------------------------------------------------
 
 
-def test_a_failed_job_says_that_its_cleanup_is_under_way_and_how_it_ended(core: Core) -> None:
-    job = failed(core, cleanup=(1, ("REMOVING",)))
-    assert job.cleanup is not None
-    assert (job.status, job.cleanup.status) == (JobStatus.FAILED, CleanupStatus.RUNNING)
-    assert [record.stage for record in job.cleanup.stages] == ["REMOVING"]
-    run_stage(core, ends_well, cleanup=1)
-    core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
-    ended = core.jobs.get("job-1").cleanup
-    assert ended is not None
-    assert (ended.status, ended.remaining) == (CleanupStatus.FAILED, ("bucket nm-shop",))
-    assert ended.stages[0].status is StageStatus.SUCCEEDED
+def test_the_cleanup_of_an_attempt_has_one_id_however_often_that_fails(core: Core) -> None:
+    job = begun(core)
+    ids = [cleanup_job_id(job.job_id, attempt) for attempt in (1, 1, 2)]
+    assert ids[0] == ids[1] != ids[2]
+    assert cleanup_job_id("job-2", 1) != ids[0]
+    # A message may name it: a person runs it again by its own id.
+    assert TypeAdapter(JobId).validate_python(ids[0]) == ids[0]
 
 
-def test_a_stage_of_a_cleanup_runs_only_in_the_run_that_is_under_way(core: Core) -> None:
-    failed(core, cleanup=(1, ("REMOVING",)))
-    assert error_type(core, must_not_run, cleanup=2) is ErrorType.INVALID_PAYLOAD
-    core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
-    assert error_type(core, must_not_run, cleanup=1) is ErrorType.INVALID_PAYLOAD
-
-
-def test_a_cleanup_that_failed_can_be_run_again(core: Core) -> None:
-    failed(core, cleanup=(1, ("REMOVING",)))
-    run_stage(core, ends_well, cleanup=1)
-    core.jobs.end_cleanup("job-1", 1, ["bucket nm-shop"])
+@pytest.mark.parametrize("by_its_own_id", [False, True])
+def test_a_cleanup_that_failed_is_retried(core: Core, *, by_its_own_id: bool) -> None:
+    parent = cleaning(core)
+    end_cleanup(core, "bucket nm-shop")
     core.clock.advance(86_400)
-    core.jobs.repeat_cleanup(head(core))
-    (stored,) = (item for item in core.scan("JobsTable") if item["record"] == "JOB")
-    # It holds the project again, so that it must not expire under way.
-    assert stored["expires_at"] == int((core.clock.at + timedelta(days=93)).timestamp())
-    again = core.jobs.get("job-1").cleanup
-    assert again is not None
-    assert (again.status, again.run, again.remaining) == (CleanupStatus.RUNNING, 2, ())
-    assert again.stages[0].status is StageStatus.PENDING
+    job_id = parent.cleanup_job_id if by_its_own_id else "job-1"
+
+    again = client(core).retry_cleanup(job_id)
+
+    assert (again.job_id, again.status, again.attempt) == (
+        parent.cleanup_job_id,
+        JobStatus.QUEUED,
+        2,
+    )
+    assert (again.remaining, again.error) == ((), None)
+    assert {record.status for record in again.stages} == {StageStatus.PENDING}
+    assert sent(core) == [
+        {
+            "job_id": again.job_id,
+            "job_type": "clean_up_project",
+            "payload": again.payload,
+            "attempt": 2,
+        }
+    ]
+    assert core.jobs.get("job-1") == parent
+    # It acquires the project again, so that it must not expire under way.
+    assert not [
+        item
+        for item in core.scan("JobsTable")
+        if (item["job_id"], item["record"]) == (again.job_id, "JOB") and "expires_at" in item
+    ]
     with pytest.raises(ConditionFailedError):
-        core.jobs.end_cleanup("job-1", 1, [])
-    core.jobs.end_cleanup("job-1", 2, [])
-    with pytest.raises(ConditionFailedError):
-        core.jobs.repeat_cleanup(head(core))
-    assert error_type(core, must_not_run, cleanup=2) is ErrorType.INVALID_PAYLOAD
+        core.jobs.fail(replace(again, attempt=1), BadEnd([ERROR], {}))
+
+
+def test_a_cleanup_is_retried_twice_as_well_as_once(core: Core) -> None:
+    cleaning(core)
+    end_cleanup(core, "bucket")
+    core.clock.advance()
+    queued = client(core).retry_cleanup("job-1")
+
+    assert client(core).retry_cleanup("job-1") == queued
+    core.jobs.start_stage(queued, "INITIALIZING", 0, round_=2)
+    core.messages(core.queue_url)
+    begun_again = client(core).retry_cleanup("job-1")
+
+    assert (begun_again.status, begun_again.attempt) == (JobStatus.RUNNING, 2)
+    assert len(sent(core)) == 0
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING])
+def test_a_cleanup_that_is_under_way_is_left_alone_by_a_retry(
+    core: Core, status: JobStatus
+) -> None:
+    cleaning(core)
+    if status is JobStatus.RUNNING:
+        core.jobs.start_stage(cleanup_of(core), "INITIALIZING", 0)
+    before = cleanup_of(core)
+
+    assert client(core).retry_cleanup("job-1") == before
+
+    assert cleanup_of(core) == before
+    assert sent(core) == []
+
+
+def test_a_cleanup_that_has_left_nothing_is_not_retried(core: Core) -> None:
+    parent = cleaning(core)
+    end_cleanup(core)
+    before = cleanup_of(core)
+    for job_id in ("job-1", parent.cleanup_job_id):
+        with pytest.raises(JobStateError, match=f"job {job_id}: its clean-up has left nothing"):
+            client(core).retry_cleanup(job_id)
+    assert cleanup_of(core) == before
+
+
+def test_a_job_without_a_cleanup_has_none_to_retry(core: Core) -> None:
+    failed(core)
+    with pytest.raises(JobStateError, match="job job-1: is FAILED and has no clean-up"):
+        client(core).retry_cleanup("job-1")
+    with pytest.raises(JobNotFoundError):
+        client(core).retry_cleanup("job-2")

@@ -17,7 +17,6 @@ from provisioner.jobs.definition import LONGEST_RUN_SECONDS
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.models import (
     CANCELLED,
-    CleanupStatus,
     Job,
     JobStatus,
     StageStatus,
@@ -28,30 +27,27 @@ from provisioner.jobs.stage_run import (
     StageOutcome,
     StageRunner,
 )
-from provisioner.jobs.store import JobNotFoundError, utc_now
-from provisioner.provisioning.job_types import JOB_TYPES, provision_project
+from provisioner.jobs.store import BadEnd, JobNotFoundError, utc_now
+from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings
 from support.core import Core, aws_error, provisioned_result
 from support.reconciler import (
     NETWORK_ERROR,
-    cleanup_executions,
+    cleanup_of,
     client,
+    end_cleanup,
     executions,
     head,
     history,
     reconciler,
     running,
+    sent,
     start_execution,
     unchanged,
     waiting,
 )
-
-
-@pytest.fixture(autouse=True)
-def _cleanup_machine(core: Core) -> None:
-    core.make_state_machine("provision_project_cleanup")
 
 
 def cancel(core: Core) -> Job:
@@ -103,9 +99,8 @@ def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(core: Core) 
     assert (job.stages[0].status, job.stages[0].error) == (StageStatus.FAILED, NETWORK_ERROR)
     assert {record.status for record in job.stages[1:]} == {StageStatus.PENDING}
     assert stopped(core) == [arn]
-    assert job.cleanup is not None
-    assert job.cleanup.status is CleanupStatus.RUNNING
-    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    assert cleanup_of(core).status is JobStatus.QUEUED
+    assert [message["job_id"] for message in sent(core)] == [job.cleanup_job_id]
     assert history(core, "REPAIRED") == []
 
 
@@ -248,9 +243,23 @@ def test_a_job_that_has_ended_is_not_cancelled(core: Core, status: JobStatus) ->
     if status is JobStatus.COMPLETED:
         core.jobs.complete("job-1", provision_project.INITIALIZING, output={}, check="x", result={})
     else:
-        core.jobs.fail("job-1", [NETWORK_ERROR], close={})
+        core.jobs.fail(core.jobs.get("job-1"), BadEnd([NETWORK_ERROR], {}))
     with unchanged(core), pytest.raises(JobStateError, match=f"job job-1: is {status};"):
         cancel(core)
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.FAILED])
+def test_a_cleanup_is_not_cancelled(core: Core, status: JobStatus) -> None:
+    waiting(core)
+    cancel(core)
+    cleanup = cleanup_of(core)
+    if status is JobStatus.RUNNING:
+        core.jobs.start_stage(cleanup, clean_up_project.INITIALIZING, 0)
+    elif status is JobStatus.FAILED:
+        end_cleanup(core, "a bucket")
+    told = "is FAILED" if status is JobStatus.FAILED else "is a clean-up, which is not cancelled"
+    with unchanged(core), pytest.raises(JobStateError, match=f"job {cleanup.job_id}: {told}"):
+        client(core).cancel(cleanup.job_id)
 
 
 def test_a_job_that_is_not_there_is_not_cancelled(core: Core) -> None:
@@ -367,7 +376,7 @@ def test_an_execution_that_has_just_ended_is_not_stopped_and_that_is_well(
     core.answers["sfn.StopExecution"] = aws_error(code)
 
     assert cancel(core).status is JobStatus.CANCELLED
-    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    assert len(sent(core)) == 1
 
 
 def test_an_execution_that_could_not_be_stopped_finds_its_job_ended(core: Core) -> None:
@@ -392,7 +401,7 @@ def test_a_cancelled_job_is_retried_once_its_cleanup_has_ended(core: Core) -> No
     cancel(core)
     with unchanged(core), pytest.raises(JobStateError, match="clean-up is under way"):
         client(core).retry("job-1")
-    core.jobs.end_cleanup("job-1", 1, [])
+    end_cleanup(core)
 
     job = client(core).retry("job-1")
 
@@ -414,10 +423,10 @@ def test_the_public_api_cancels_and_retries(core: Core, connected: PlatformSetti
     job = api.cancel_job("job-1")
 
     assert job.status is JobStatus.CANCELLED
-    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    assert [message["job_id"] for message in sent(core)] == [job.cleanup_job_id]
     with pytest.raises(api.JobStateError, match="clean-up is under way"):
         api.retry_job("job-1")
-    core.jobs.end_cleanup("job-1", 1, [])
+    end_cleanup(core)
     assert api.retry_job("job-1").attempt == 2
     assert api.cancel_job("job-1").status is JobStatus.CANCELLED
 
