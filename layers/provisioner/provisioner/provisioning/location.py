@@ -31,7 +31,7 @@ def made_by(job: JobInput) -> str:
 
 
 def location_of(job: JobInput, projects: ProjectReader) -> Location:
-    """Read where the resources of a job's project are.
+    """Read where the resources of a job's project are: the project says so, else the payload.
 
     Raises:
         INVALID_PAYLOAD: the payload names no project.
@@ -40,19 +40,21 @@ def location_of(job: JobInput, projects: ProjectReader) -> Location:
     """
     project_id, job_id = validate_payload(ProjectReference, job.payload).project_id, made_by(job)
     project = projects.get(project_id)
+    region, engine = (
+        known or job.payload.get(name)
+        for name, known in {
+            "region": None if project is None else project.region,
+            "engine": None if project is None else project.engine,
+        }.items()
+    )
+    if isinstance(region, str) and isinstance(engine, str):
+        return Location(project_id, job_id, region, Engine(engine), project)
     if project is None:
-        # What a job has made of a project that is gone is where its own payload says.
-        made = job.payload.get("region"), job.payload.get("engine")
-        if not all(isinstance(text, str) for text in made):
-            raise failure(
-                ErrorType.PROJECT_NOT_FOUND,
-                f"project_id: there is no project {project_id} any more.",
-            )
-        return Location(project_id, job_id, str(made[0]), Engine(str(made[1])), None)
-    if project.region is None or project.engine is None:
         raise failure(
-            ErrorType.REMOVAL_FAILED,
-            "The project does not say in which region its resources are.",
-            f"project {project_id}: no region or no engine",
+            ErrorType.PROJECT_NOT_FOUND, f"project_id: there is no project {project_id} any more."
         )
-    return Location(project_id, job_id, project.region, Engine(project.engine), project)
+    raise failure(
+        ErrorType.REMOVAL_FAILED,
+        "The project does not say in which region its resources are.",
+        f"project {project_id}: no region or no engine",
+    )

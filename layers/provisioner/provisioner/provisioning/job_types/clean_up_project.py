@@ -11,15 +11,17 @@ from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel
 from provisioner.jobs.queue import JobId
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
-    API_KEYS,
-    DATABASE,
-    INSTANCE_REMOVAL_SECONDS,
-    INSTANCES,
     LEASE_SECONDS,
     LIFECYCLE,
     SERVICES,
 )
 from provisioner.provisioning.payload import Payload, ProjectId, Region
+from provisioner.provisioning.removal_stages import (
+    removing_api_keys,
+    removing_auth,
+    removing_database,
+    removing_instance,
+)
 from provisioner.provisioning.result import Result
 
 
@@ -53,15 +55,7 @@ INITIALIZING = Stage(
     waits_seconds=LEASE_SECONDS,
 )
 
-REMOVING_API_KEYS = Stage(
-    "REMOVING_API_KEYS",
-    "The API keys, and the secret that hands them over, are gone.",
-    function=API_KEYS,
-    code="provisioner.provisioning.stages.remove_api_keys:remove_api_keys",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveApiKeys",
-)
+REMOVING_API_KEYS = removing_api_keys(only_this_job=True)
 
 REMOVING_STORAGE = Stage(
     "REMOVING_STORAGE",
@@ -83,36 +77,11 @@ REMOVING_REALTIME = Stage(
     state="RemoveRealtime",
 )
 
-REMOVING_AUTH = Stage(
-    "REMOVING_AUTH",
-    "The Cognito user pool is gone, with its app client.",
-    function=SERVICES,
-    code="provisioner.provisioning.stages.remove_auth:remove_auth",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveAuth",
-)
+REMOVING_AUTH = removing_auth(only_this_job=True)
 
-REMOVING_DATABASE = Stage(
-    "REMOVING_DATABASE",
-    "The tenant database is gone, with its roles, its secret and its place on the cluster.",
-    function=DATABASE,
-    code="provisioner.provisioning.stages.remove_database:remove_database",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveDatabase",
-)
+REMOVING_DATABASE = removing_database(only_this_job=True)
 
-REMOVING_INSTANCE = Stage(
-    "REMOVING_INSTANCE",
-    "The project's own database instance is gone, with its secret and its place.",
-    function=INSTANCES,
-    code="provisioner.provisioning.stages.remove_instance:remove_instance",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveInstance",
-    waits_seconds=INSTANCE_REMOVAL_SECONDS,
-)
+REMOVING_INSTANCE = removing_instance(only_this_job=True)
 
 #: What does not depend on one another: what cannot be removed keeps nothing else from it.
 RESOURCES = Parallel(
