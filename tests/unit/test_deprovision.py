@@ -270,7 +270,7 @@ def test_a_project_of_which_a_clean_up_has_left_nothing_is_deprovisioned_at_once
 ) -> None:
     core.new_project(owner_id="ada")
     lock(core)
-    write(core, core.projects.release_items("shop", "job-1", has_removed_all=True))
+    write(core, core.projects.release_items("shop", "job-1", removed_all_of="job-1"))
 
     outcome = begin(core, job())
 

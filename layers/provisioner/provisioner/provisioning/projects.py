@@ -270,12 +270,7 @@ class ProjectStore(ProjectReader):
         ]
 
     def release_items(
-        self,
-        project_id: str,
-        job_id: str,
-        *,
-        begun_by: str = "",
-        has_removed_all: bool = False,
+        self, project_id: str, job_id: str, *, removed_all_of: str = ""
     ) -> Sequence[TransactWriteItemTypeDef]:
         """Build the writes that release what a job has acquired: the project's lock and its quota.
 
@@ -284,14 +279,13 @@ class ProjectStore(ProjectReader):
         Args:
             project_id: the project.
             job_id: the job that has the lock.
-            begun_by: the job whose resources were removed.
-            has_removed_all: whether nothing is left of what that job made. Where no other job has
-                made anything of the project, its region is then given back too.
+            removed_all_of: a job of whose resources nothing is left. Where no other job has made
+                anything of the project, its region is then released too.
         """
         project = self.get(project_id)
         if project is None or project.locked_by != job_id:
             return []
-        is_empty = has_removed_all and project.begun_by == begun_by and project.cluster_id is None
+        is_empty = project.begun_by == removed_all_of and project.cluster_id is None
         items = [
             dynamodb.update(
                 self._projects,

@@ -35,9 +35,7 @@ def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) 
         check="every stage has reported that nothing is left",
         completion=Completion(
             {"project_id": payload.project_id, "job_id": payload.job_id},
-            projects.release_items(
-                payload.project_id, job.job_id, begun_by=payload.job_id, has_removed_all=True
-            ),
+            projects.release_items(payload.project_id, job.job_id, removed_all_of=payload.job_id),
         ),
     )
 
