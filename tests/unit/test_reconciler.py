@@ -15,23 +15,26 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import FailureRecorder
-from provisioner.jobs.models import CleanupStatus, Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.store import NewJob
-from provisioner.provisioning.job_types import JOB_TYPES, provision_project
+from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.store import BadEnd, NewJob
+from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime.observability import metrics
 from support.core import STATE_MACHINE_ARN_PREFIX, Core, LogLines, aws_error, new_job, times
 from support.reconciler import (
     NETWORK_ERROR,
     QUEUED_LIMIT,
-    cleanup_executions,
+    cleanup_of,
     client,
+    end_cleanup,
     ended,
     executions,
     head,
     history,
+    policies,
     reconciler,
     running,
+    sent,
     start_execution,
     unchanged,
     waiting,
@@ -45,7 +48,7 @@ LIMIT_SECONDS = QUEUED_LIMIT.total_seconds()
 
 @pytest.fixture(autouse=True)
 def _prepared(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    core.make_state_machine("provision_project_cleanup")
+    core.make_state_machine("clean_up_project")
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "ProjectProvisioner")
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "project-provisioner")
 
@@ -61,7 +64,7 @@ def record_failure(core: Core) -> dict[str, Any]:
     job = head(core)
     of_job = {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload}
     branch = {"ok": False, "stage": provision_project.INITIALIZING, "error": {"Error": "CONFLICT"}}
-    failures = FailureRecorder(core.jobs, reconciler(core)._policies)
+    failures = FailureRecorder(core.jobs, policies(core))
     return failures({"job": of_job, "stage": "FAILED", "branches": [branch]})
 
 
@@ -131,17 +134,14 @@ def test_a_job_whose_execution_ended_without_telling_ends_with_the_reason(
     assert job.error == StoredError(error_type, "", 0, message, cause)
     assert job.other_errors == (NETWORK_ERROR,)
     assert (job.stages[0].status, job.stages[0].error) == (StageStatus.FAILED, NETWORK_ERROR)
-    assert job.cleanup is not None
-    assert job.cleanup.status is CleanupStatus.RUNNING
-    (cleanup,) = core.executions("provision_project_cleanup")
-    assert cleanup["name"] == "job-1-cleanup-1"
-    assert json.loads(cleanup["input"])["cleanup"] == 1
-    assert json.loads(cleanup["input"])["job"] == {
-        "job_id": "job-1",
-        "job_type": "provision_project",
-        "payload": job.payload,
-        "attempt": 1,
-    }
+    cleanup = cleanup_of(core)
+    assert (cleanup.status, cleanup.parent_id) == (JobStatus.QUEUED, "job-1")
+    assert cleanup.payload["job_id"] == "job-1"
+    # Nobody else starts it.
+    assert sent(core) == [
+        {"job_id": cleanup.job_id, "job_type": "clean_up_project", "payload": cleanup.payload}
+    ]
+    assert core.projects.holders() == [cleanup.job_id]
     (repair,) = history(core, "REPAIRED")
     assert repair == f"Nobody had told of its end: its execution was {status}."
 
@@ -219,17 +219,18 @@ def test_a_job_is_not_ended_while_a_stage_may_run(core: Core) -> None:
     assert (silent.type, silent.stage) == (ErrorType.UNKNOWN_ERROR, provision_project.INITIALIZING)
 
 
-def superseded(core: Core, stage: str) -> int:
+def superseded(core: Core, stage: str, job_id: str = "job-1") -> int:
     """Let a stage fail for good in its second attempt; return until when the first may be at work.
 
     The first never said how it ended.
     """
-    core.jobs.start_stage(head(core), stage, 0)
+    job = core.jobs.get(job_id)
+    core.jobs.start_stage(job, stage, 0)
     core.clock.advance(2)
-    core.jobs.start_stage(head(core), stage, 1)
+    core.jobs.start_stage(core.jobs.get(job_id), stage, 1)
     error = StoredError(ErrorType.CONFLICT, stage, 2, "It is not ours.", "")
-    core.jobs.stage_failed("job-1", error, retry_count=1, retryable=False)
-    return longest_run(JOB_TYPES, "provision_project", stage) - 2
+    core.jobs.stage_failed(job_id, error, retry_count=1, retryable=False)
+    return longest_run(JOB_TYPES, job.job_type, stage) - 2
 
 
 def begun(core: Core, on_failure: str) -> None:
@@ -259,7 +260,7 @@ def test_a_job_is_ended_beside_such_an_attempt_where_its_cleanup_waits_for_it(co
     job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.FAILED
-    assert core.projects.holders() == ["job-1"]
+    assert core.projects.holders() == [job.cleanup_job_id]
 
 
 def test_a_job_that_never_began_ends_with_its_execution(core: Core) -> None:
@@ -270,8 +271,8 @@ def test_a_job_that_never_began_ends_with_its_execution(core: Core) -> None:
     job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.FAILED
-    assert job.cleanup is None
-    assert cleanup_executions(core) == []
+    assert job.cleanup_job_id == ""
+    assert sent(core) == []
 
 
 def test_a_job_whose_execution_runs_is_left_alone(core: Core) -> None:
@@ -290,7 +291,7 @@ def test_a_job_that_was_being_cancelled_ends_cancelled_and_that_is_no_repair(cor
     assert error_of(job).type is ErrorType.JOB_CANCELLED
     assert job.other_errors == (NETWORK_ERROR,)
     assert history(core, "REPAIRED") == []
-    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    assert [message["job_id"] for message in sent(core)] == [job.cleanup_job_id]
 
 
 def test_a_job_that_keeps_what_it_made_gives_back_what_it_held(core: Core) -> None:
@@ -302,7 +303,7 @@ def test_a_job_that_keeps_what_it_made_gives_back_what_it_held(core: Core) -> No
 
     job = reconcile(core, ended(core))
 
-    assert (job.status, job.cleanup) == (JobStatus.FAILED, None)
+    assert (job.status, job.cleanup_job_id) == (JobStatus.FAILED, "")
     assert core.projects.holders() == []
     assert core.projects.used("owner#ada") == 0
 
@@ -321,7 +322,7 @@ def test_a_job_that_runs_in_someone_s_process_is_left_alone_until_that_is_gone(c
 
     assert error_of(job).message == "The process that ran the job is gone."
     assert history(core, "REPAIRED") == ["Nobody had told of its end: its execution was gone."]
-    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    assert [message["job_id"] for message in sent(core)] == [job.cleanup_job_id]
 
 
 def test_a_dump_in_someone_s_process_ends_before_that_is_taken_for_gone(core: Core) -> None:
@@ -360,10 +361,18 @@ def test_a_failure_that_is_recorded_after_the_reconciler_changes_nothing(core: C
 
     answer = record_failure(core)
 
+    cleanup = cleanup_of(core)
+    of_cleanup = {
+        "job_id": cleanup.job_id,
+        "job_type": "clean_up_project",
+        "payload": cleanup.payload,
+        "attempt": 1,
+    }
     assert answer == {
         "error_type": "UNKNOWN_ERROR",
         "message": "The job was stopped by hand before it had ended.",
-        "cleanup": 1,
+        "has_cleanup": True,
+        "cleanup": {"name": cleanup.job_id, "input": {"job": of_cleanup}},
     }
     assert core.jobs.get("job-1") == before
 
@@ -396,8 +405,8 @@ def test_a_stage_that_starts_meanwhile_keeps_its_job_from_ending(
 
     job = reconcile(core, ended(core))
 
-    assert job.status is JobStatus.RUNNING
-    assert cleanup_executions(core) == []
+    assert (job.status, job.cleanup_job_id) == (JobStatus.RUNNING, "")
+    assert sent(core) == []
 
 
 def test_a_first_stage_that_starts_meanwhile_keeps_its_job_from_ending(core: Core) -> None:
@@ -435,13 +444,13 @@ def test_two_at_once_repair_once(core: Core) -> None:
 
     assert not reconciler(core).reconcile("job-1", told).repair
     assert len(history(core, "REPAIRED")) == 1
-    assert cleanup_executions(core) == ["job-1-cleanup-1"]
+    assert len(sent(core)) == 1
 
 
 def test_an_event_that_comes_after_a_retry_changes_nothing(core: Core) -> None:
     waiting(core)
     told = ended(core)
-    core.jobs.fail("job-1", [CONFLICT], close={})
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
     client(core).retry("job-1")
     start_execution(core)
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=2)
@@ -451,12 +460,9 @@ def test_an_event_that_comes_after_a_retry_changes_nothing(core: Core) -> None:
 
 
 def test_an_event_of_a_cleanup_says_nothing_of_its_job_s_next_attempt(core: Core) -> None:
-    running(core)
-    core.jobs.fail(
-        "job-1", [CONFLICT], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
-    )
-    told = Execution(executions(core).cleanup_arn(head(core), 1), ExecutionStatus.ABORTED)
-    core.jobs.end_cleanup("job-1", 1, [])
+    clean_up(core)
+    told = cleanup_ended(core)
+    end_cleanup(core)
     client(core).retry("job-1")
     with unchanged(core):
         reconcile(core, told)
@@ -465,129 +471,168 @@ def test_an_event_of_a_cleanup_says_nothing_of_its_job_s_next_attempt(core: Core
 # --- Clean-ups ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cleaning(core: Core) -> Job:
-    """Return a job that has failed and whose clean-up is to be started."""
+def clean_up(core: Core) -> Job:
+    """Let the job fail, and return its clean-up, which nobody has sent."""
     running(core)
     core.jobs.stage_failed("job-1", CONFLICT, retry_count=0, retryable=False)
     core.clock.advance()
-    core.jobs.fail(
-        "job-1", [CONFLICT], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
-    )
-    return core.jobs.get("job-1")
+    record_failure(core)
+    return cleanup_of(core)
+
+
+@pytest.fixture
+def cleaning(core: Core) -> Job:
+    """Return the clean-up of a job that has failed; it holds the project."""
+    cleanup = clean_up(core)
+    core.clock.advance()
+    return cleanup
 
 
 def cleanup_ended(core: Core, status: ExecutionStatus = ExecutionStatus.ABORTED) -> Execution:
-    return Execution(executions(core).cleanup_arn(head(core), 1), status)
+    return Execution(executions(core).arn(cleanup_of(core)), status)
+
+
+def reconcile_cleanup(core: Core, told: Execution | None = None) -> Job:
+    reconciler(core).reconcile(head(core).cleanup_job_id, told)
+    return cleanup_of(core)
+
+
+def repairs(job: Job) -> list[str]:
+    return [entry.note for entry in job.history if entry.status == "REPAIRED"]
 
 
 def remove(core: Core, stage: str, status: StageStatus = StageStatus.SUCCEEDED) -> None:
-    core.jobs.start_stage(head(core), stage, 0)
+    """Let a stage of the clean-up begin, and end unless it is to run on."""
+    cleanup = cleanup_of(core)
+    core.jobs.start_stage(cleanup, stage, 0)
     if status.is_terminal:
-        core.jobs.end_stage("job-1", stage, status, output={}, check="x")
+        core.jobs.end_stage(cleanup.job_id, stage, status, output={}, check="x")
 
 
 @pytest.mark.usefixtures("cleaning")
-def test_a_cleanup_that_was_not_started_is_started(core: Core) -> None:
-    core.clock.advance(60)
+def test_a_cleanup_that_was_not_started_is_sent_and_given_up_as_any_job(core: Core) -> None:
+    core.clock.advance(LIMIT_SECONDS - 2)
     with unchanged(core):
-        reconcile(core)
+        reconcile_cleanup(core)
     core.clock.advance(1)
 
-    reconcile(core)
+    cleanup = reconcile_cleanup(core)
 
-    assert cleanup_executions(core) == ["job-1-cleanup-1"]
-    assert history(core, "REPAIRED") == ["Its clean-up had not been started."]
+    assert (cleanup.status, cleanup.resent_at) == (JobStatus.QUEUED, core.clock.at)
+    assert [message["job_id"] for message in sent(core)] == [cleanup.job_id]
+    core.clock.advance(LIMIT_SECONDS)
+
+    cleanup = reconcile_cleanup(core)
+
+    assert (cleanup.status, error_of(cleanup).type) == (JobStatus.FAILED, ErrorType.TIMEOUT)
+    # Nothing was removed; a person runs it again.
+    assert {left.partition(" ")[0] for left in cleanup.remaining} >= {"bucket", "user", "database"}
+    assert core.projects.holders() == []
+    assert core.projects.used("owner#ada") == 0
     with unchanged(core):
+        reconcile_cleanup(core)
         reconcile(core)
 
 
-@pytest.mark.usefixtures("cleaning")
-def test_a_cleanup_that_is_started_meanwhile_needs_no_repair(core: Core) -> None:
-    core.clock.advance(61)
-    core.answers["sfn.StartExecution"] = aws_error("ExecutionAlreadyExists")
+def test_a_cleanup_that_could_not_be_sent_is_sent_once_it_is_late(core: Core) -> None:
+    waiting(core)
+    core.answers["sqs.SendMessage"] = times(1, aws_error("ServiceUnavailable", 503))
+    with pytest.raises(ClientError):
+        reconcile(core, ended(core))
+    job = head(core)
+    assert (job.status, cleanup_of(core).status) == (JobStatus.FAILED, JobStatus.QUEUED)
+    core.clock.advance(LIMIT_SECONDS)
 
-    assert not reconciler(core).reconcile("job-1").repair
-    assert history(core, "REPAIRED") == []
+    assert handle(core, SWEEP) == {"reconciled": 1, "repaired": 1}
+
+    assert [message["job_id"] for message in sent(core)] == [job.cleanup_job_id]
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_a_cleanup_that_is_started_meanwhile_is_not_sent(core: Core) -> None:
+    core.client("stepfunctions").start_execution(
+        stateMachineArn=f"{STATE_MACHINE_ARN_PREFIX}clean_up_project",
+        name=cleanup_of(core).job_id,
+        input="{}",
+    )
+    core.clock.advance(2 * LIMIT_SECONDS)
+    with unchanged(core):
+        reconcile_cleanup(core)
 
 
 @pytest.mark.usefixtures("cleaning")
 def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core: Core) -> None:
-    remove(core, provision_project.REMOVING_API_KEYS)
-    remove(core, provision_project.REMOVING_STORAGE, StageStatus.SKIPPED)
-    remove(core, provision_project.REMOVING_REALTIME, StageStatus.RUNNING)
-    core.clock.advance(provision_project.REMOVING_REALTIME.seconds - 1)
+    remove(core, clean_up_project.INITIALIZING)
+    remove(core, clean_up_project.REMOVING_API_KEYS)
+    remove(core, clean_up_project.REMOVING_STORAGE, StageStatus.SKIPPED)
+    remove(core, clean_up_project.REMOVING_REALTIME, StageStatus.RUNNING)
+    core.clock.advance(clean_up_project.REMOVING_REALTIME.seconds - 1)
     with unchanged(core):
-        reconcile(core, cleanup_ended(core))
+        reconcile_cleanup(core, cleanup_ended(core))
     core.clock.advance(1)
 
-    job = reconcile(core, cleanup_ended(core))
+    cleanup = reconcile_cleanup(core, cleanup_ended(core))
 
-    assert job.cleanup is not None
-    assert job.cleanup.status is CleanupStatus.FAILED
-    assert [left.partition(" nm")[0] for left in job.cleanup.remaining] == [
+    assert cleanup.status is JobStatus.FAILED
+    assert [left.partition(" nm")[0] for left in cleanup.remaining] == [
         "Event API",
         "user pool",
         *("database", "role", "role", "secret"),
     ]
+    # A clean-up has none of its own.
+    assert (cleanup.cleanup_job_id, sent(core)) == ("", [])
     assert core.projects.holders() == []
     assert core.projects.used("owner#ada") == 0
-    assert history(core, "REPAIRED") == [
-        "Nobody had told of its clean-up's end: its execution was ABORTED."
-    ]
+    assert repairs(cleanup) == ["Nobody had told of its end: its execution was ABORTED."]
     assert core.jobs.list_unfinished() == []
 
 
 @pytest.mark.usefixtures("cleaning")
 def test_a_cleanup_is_not_ended_while_a_removal_may_run_that_was_superseded(core: Core) -> None:
-    core.clock.advance(superseded(core, provision_project.REMOVING_DATABASE) - 1)
+    job_id = head(core).cleanup_job_id
+    stage = clean_up_project.REMOVING_DATABASE
+    longest = superseded(core, stage, job_id)
+    core.clock.advance(longest - 1)
     with unchanged(core):
-        reconcile(core, cleanup_ended(core))
+        reconcile_cleanup(core, cleanup_ended(core))
     core.clock.advance(1)
 
-    job = reconcile(core, cleanup_ended(core))
+    cleanup = reconcile_cleanup(core, cleanup_ended(core))
 
-    assert job.cleanup is not None
-    assert job.cleanup.status is CleanupStatus.FAILED
+    assert cleanup.status is JobStatus.FAILED
     assert core.projects.holders() == []
 
 
 @pytest.mark.usefixtures("cleaning")
-def test_a_cleanup_of_which_only_the_record_was_lost_is_done(core: Core) -> None:
-    for stage in provision_project.JOB_TYPE.on_failure.cleanup:
-        remove(core, stage)
-
-    job = reconcile(core, cleanup_ended(core, ExecutionStatus.FAILED))
-
-    assert job.cleanup is not None
-    assert (job.cleanup.status, job.cleanup.remaining) == (CleanupStatus.DONE, ())
-
-
-@pytest.mark.usefixtures("cleaning")
 @pytest.mark.parametrize(
-    "stage", [provision_project.REMOVING_API_KEYS, provision_project.REMOVING_DATABASE]
+    "stage", [clean_up_project.REMOVING_API_KEYS, clean_up_project.REMOVING_DATABASE]
 )
 def test_a_removal_that_starts_meanwhile_keeps_its_cleanup_from_ending(
     core: Core, stage: str
 ) -> None:
-    core.jobs.start_stage(head(core), provision_project.REMOVING_API_KEYS, 0)
-    error = StoredError(ErrorType.NETWORK_ERROR, provision_project.REMOVING_API_KEYS, 1, "No.", "")
-    core.jobs.stage_failed("job-1", error, retry_count=0, retryable=True)
-    meanwhile(core, lambda: core.jobs.start_stage(head(core), stage, 1))
+    cleanup = cleanup_of(core)
+    core.jobs.start_stage(cleanup, clean_up_project.REMOVING_API_KEYS, 0)
+    error = StoredError(ErrorType.NETWORK_ERROR, clean_up_project.REMOVING_API_KEYS, 1, "No.", "")
+    core.jobs.stage_failed(cleanup.job_id, error, retry_count=0, retryable=True)
+    meanwhile(core, lambda: core.jobs.start_stage(cleanup_of(core), stage, 1))
 
-    job = reconcile(core, cleanup_ended(core))
+    cleanup = reconcile_cleanup(core, cleanup_ended(core))
 
-    assert job.cleanup is not None
-    assert job.cleanup.status is CleanupStatus.RUNNING
-    assert core.projects.holders() == ["job-1"]
+    assert cleanup.status is JobStatus.RUNNING
+    assert core.projects.holders() == [cleanup.job_id]
 
 
 @pytest.mark.usefixtures("cleaning")
-def test_a_cleanup_that_runs_is_left_alone(core: Core) -> None:
-    executions(core).start_cleanup(head(core), 1)
-    core.clock.advance(3600)
-    with unchanged(core):
-        reconcile(core)
+def test_a_cleanup_of_which_everything_is_removed_fails_and_names_nothing(core: Core) -> None:
+    for stage in clean_up_project.JOB_TYPE.stages:
+        if stage is not clean_up_project.FINALIZING:
+            remove(core, stage)
+
+    cleanup = reconcile_cleanup(core, cleanup_ended(core, ExecutionStatus.FAILED))
+
+    assert (cleanup.status, cleanup.remaining) == (JobStatus.FAILED, ())
+    assert core.projects.holders() == []
+    assert client(core).retry_cleanup("job-1").status is JobStatus.QUEUED
 
 
 # --- Jobs that do not begin -----------------------------------------------------------------------
@@ -638,14 +683,14 @@ def test_a_message_that_is_held_back_is_not_late(core: Core) -> None:
 
 def test_a_retried_job_that_does_not_begin_is_sent_again_as_that_attempt(core: Core) -> None:
     running(core)
-    core.jobs.fail("job-1", [CONFLICT], close={})
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
     core.jobs.retry(head(core))
     core.clock.advance(LIMIT_SECONDS)
 
     reconcile(core)
 
-    (message,) = core.messages(core.queue_url)
-    assert json.loads(message["Body"])["attempt"] == 2
+    (message,) = sent(core, "provision_project")
+    assert message["attempt"] == 2
     core.clock.advance(LIMIT_SECONDS)
     assert reconcile(core).status is JobStatus.FAILED
 
@@ -725,7 +770,7 @@ def test_a_message_that_could_not_be_sent_again_is_sent_by_the_next(core: Core) 
 @pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.CANCELLED])
 def test_what_an_ended_job_still_holds_is_given_back(core: Core, status: JobStatus) -> None:
     running(core)
-    core.jobs.fail("job-1", [CONFLICT], close={}, status=status)
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}, status=status))
 
     reconcile(core)
 
@@ -739,14 +784,28 @@ def test_what_an_ended_job_still_holds_is_given_back(core: Core, status: JobStat
 
 
 @pytest.mark.usefixtures("cleaning")
-def test_what_a_job_holds_for_its_cleanup_is_not_given_back(core: Core) -> None:
+def test_what_a_cleanup_holds_is_not_given_back_with_its_job(core: Core) -> None:
     with unchanged(core):
         reconcile(core)
+    assert core.projects.holders() == [head(core).cleanup_job_id]
+
+
+@pytest.mark.usefixtures("cleaning")
+def test_what_a_cleanup_still_holds_that_has_failed_is_given_back(core: Core) -> None:
+    cleanup = cleanup_of(core)
+    core.jobs.fail_queued(cleanup.job_id, CONFLICT)
+
+    ended_cleanup = reconcile_cleanup(core)
+
+    assert ended_cleanup.status is JobStatus.FAILED
+    assert core.projects.holders() == []
+    assert core.projects.used("owner#ada") == 0
+    assert repairs(ended_cleanup) == ["It still held what it should have given back."]
 
 
 def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
     running(core)
-    core.jobs.fail("job-1", [CONFLICT], close={})
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
     meanwhile(core, lambda: core.jobs.retry(head(core)))
 
     reconcile(core)
@@ -756,17 +815,15 @@ def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
 
 
 def test_what_a_cleanup_that_is_run_again_holds_is_not_given_back(core: Core) -> None:
-    running(core)
-    core.jobs.fail(
-        "job-1", [CONFLICT], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
-    )
-    core.jobs.end_cleanup("job-1", 1, ["bucket"])
+    clean_up(core)
+    end_cleanup(core, "a bucket")
     core.clock.advance()
-    meanwhile(core, lambda: core.jobs.repeat_cleanup(head(core)))
+    meanwhile(core, lambda: core.jobs.retry(cleanup_of(core)))
 
-    reconcile(core)
+    cleanup = reconcile_cleanup(core)
 
-    assert core.projects.holders() == ["job-1"]
+    assert core.projects.holders() == [cleanup.job_id]
+    assert repairs(cleanup) == []
 
 
 def test_a_job_that_was_refused_holds_nothing(core: Core) -> None:
@@ -934,8 +991,8 @@ def test_an_event_is_delivered_again_where_its_job_could_not_be_reconciled(core:
 
 
 def test_a_job_id_is_read_from_the_input_and_not_guessed_from_the_name() -> None:
-    text = json.dumps({"job": {"job_id": "a-2-cleanup-7", "attempt": 3}, "cleanup": 4})
-    assert job_id_of(text) == "a-2-cleanup-7"
+    text = json.dumps({"job": {"job_id": "a-2-attempt-7", "attempt": 3}, "cleanup": 4})
+    assert job_id_of(text) == "a-2-attempt-7"
 
 
 def test_a_sweep_reconciles_what_is_unfinished_or_held_and_nothing_else(
@@ -949,9 +1006,9 @@ def test_a_sweep_reconciles_what_is_unfinished_or_held_and_nothing_else(
     project = core.projects.get("other")
     assert project is not None
     core.projects.lock(project, "holder", quota=None, default_limit=1)
-    core.jobs.fail("holder", [CONFLICT], close={}, attempt=holder.attempt)
+    core.jobs.fail(holder, BadEnd([CONFLICT], {}))
     core.new_job("ended", "elsewhere")
-    core.jobs.fail("ended", [CONFLICT], close={})
+    core.jobs.fail(core.jobs.get("ended"), BadEnd([CONFLICT], {}))
     core.calls.clear()
 
     assert handle(core, SWEEP) == {"reconciled": 3, "repaired": 2}
@@ -962,7 +1019,7 @@ def test_a_sweep_reconciles_what_is_unfinished_or_held_and_nothing_else(
         "SweepsCompleted": [1.0],
     }
     assert head(core).status is JobStatus.FAILED
-    assert core.projects.holders() == ["job-1"]
+    assert core.projects.holders() == [head(core).cleanup_job_id]
     assert {line["job_id"] for line in logged()} == {"job-1", "holder"}
     assert not [call for call in core.calls_of("dynamodb.Scan") if "IndexName" not in call]
 
@@ -1041,10 +1098,17 @@ def test_a_job_that_nobody_can_read_keeps_a_sweep_from_no_other(
 
 @pytest.mark.usefixtures("cleaning")
 def test_a_cleanup_that_failed_is_counted_as_one_that_says_so_itself(core: Core) -> None:
-    executions(core).start_cleanup(head(core), 1)
-    arn = executions(core).cleanup_arn(head(core), 1)
+    cleanup = cleanup_of(core)
+    detail = {
+        "executionArn": executions(core).arn(cleanup),
+        "name": cleanup.job_id,
+        "input": json.dumps({"job": {"job_id": cleanup.job_id}}),
+        "status": "ABORTED",
+    }
 
-    handle(core, execution_event(core, executionArn=arn, status="ABORTED"))
+    handle(core, execution_event(core, **detail))
+
+    assert cleanup_of(core).status is JobStatus.FAILED
 
     assert counted() == {"CleanupsFailed": [1.0], "Repairs": [1.0]}
 
@@ -1069,19 +1133,11 @@ def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Cor
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=3)
     core.jobs.request_cancel(head(core))
     assert is_unfinished()
-    core.jobs.fail(
-        "job-1", [CONFLICT], close={}, attempt=3, status=JobStatus.CANCELLED, cleanup=(1, ("X",))
-    )
-    assert is_unfinished()
-    core.jobs.end_cleanup("job-1", 1, ["bucket"])
-    assert not is_unfinished()
-    core.jobs.repeat_cleanup(head(core))
-    assert is_unfinished()
-    core.jobs.end_cleanup("job-1", 2, [])
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}, status=JobStatus.CANCELLED))
     assert not is_unfinished()
     core.jobs.retry(head(core))
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=4)
-    core.jobs.fail("job-1", [CONFLICT], close={}, attempt=4)
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
     assert not is_unfinished()
     core.jobs.retry(head(core))
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=5)
