@@ -313,7 +313,7 @@ def redrive_dead_letters(
 
     if job is not None and not is_whole(job):
         job = chosen(job, {letter.job_id for letter in api.list_dead_letters()}, "job") or job
-    redriven = api.redrive_dead_letters(job, again=again, told=tell)
+    redriven = api.redrive_dead_letters(job, again=again, on_redriven=tell)
     if job is not None and not redriven:
         raise CommandError(f"--job: there is no dead letter of job {job}.")
     if not redriven:

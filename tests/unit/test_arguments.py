@@ -142,7 +142,7 @@ CALLS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "plaintext": (api.verify_api_key, NO_TEXTS),
     "job_id, of redrive_dead_letters": (api.redrive_dead_letters, NO_TEXTS[1:]),
     "again": (lambda wrong: api.redrive_dead_letters(again=wrong), NO_FLAGS),
-    "told": (lambda wrong: api.redrive_dead_letters(told=wrong), NO_FUNCTIONS[1:]),
+    "on_redriven": (lambda wrong: api.redrive_dead_letters(on_redriven=wrong), NO_FUNCTIONS[1:]),
     "settings": (api.connect, NO_TEXTS),
     "stack_name": (api.connect_to_stack, [*NO_TEXTS, "", "\ud800", "x" * 10_000_000]),
     "region, of connect_to_stack": (

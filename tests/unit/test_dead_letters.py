@@ -20,7 +20,7 @@ from provisioner.jobs.client import JobClient
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobQueue
 from provisioner.jobs.registry import REGISTRY
-from provisioner.jobs.store import JobNotFoundError, NewJob
+from provisioner.jobs.store import BadEnd, JobNotFoundError, NewJob
 from provisioner.jobs.undelivered import UndeliveredRecorder
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
@@ -228,7 +228,7 @@ def _completed(core: Core) -> None:
 
 def _failed(core: Core) -> None:
     _running(core)
-    core.jobs.fail("message-1", [ERROR], close={"INITIALIZING": ERROR})
+    core.jobs.fail(core.jobs.get("message-1"), BadEnd([ERROR], {"INITIALIZING": ERROR}))
 
 
 def _failed_at_a_later_attempt(core: Core) -> None:

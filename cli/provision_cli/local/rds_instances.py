@@ -398,20 +398,20 @@ class InstancesWithServers:
             for name, value in request.scope["headers"]
         ]
         asked = [{"type": "http.request", "body": body, "more_body": False}]
-        told: list[Message] = []
+        sent: list[Message] = []
 
         async def receive() -> Message:
             return asked.pop() if asked else {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
-            told.append(message)
+            sent.append(message)
 
         await self.inner({**request.scope, "headers": headers}, receive, send)
-        start = next(message for message in told if message["type"] == "http.response.start")
+        start = next(message for message in sent if message["type"] == "http.response.start")
         return _Answer(
             start["status"],
             list(start.get("headers", ())),
-            b"".join(message.get("body", b"") for message in told),
+            b"".join(message.get("body", b"") for message in sent),
         )
 
 

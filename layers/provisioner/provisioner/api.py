@@ -655,7 +655,7 @@ def redrive_dead_letters(
     job_id: str | None = None,
     *,
     again: bool = False,
-    told: Callable[[Redriven], None] | None = None,
+    on_redriven: Callable[[Redriven], None] | None = None,
 ) -> list[Redriven]:
     """Send dead letters back to the queue of jobs, each with its job's id.
 
@@ -663,7 +663,7 @@ def redrive_dead_letters(
         job_id: only the letters of this job; all of them when left out.
         again: run a job again that has failed or was cancelled, as its next attempt. Without it
             the letter of such a job stays where it is.
-        told: called with what became of each letter, before the next is looked at.
+        on_redriven: called with what became of each letter, before the next is looked at.
 
     Returns:
         what became of each letter; one that names another job's id stays where it is.
@@ -671,9 +671,9 @@ def redrive_dead_letters(
     if job_id is not None:
         check_text("job_id", job_id)
     check_flag("again", again)
-    if told is not None:
-        check_function("told", told)
-    return _dead_letters(current_settings()).redrive(job_id, again=again, told=told)
+    if on_redriven is not None:
+        check_function("on_redriven", on_redriven)
+    return _dead_letters(current_settings()).redrive(job_id, again=again, on_redriven=on_redriven)
 
 
 def _job_client(settings: PlatformSettings) -> JobClient:

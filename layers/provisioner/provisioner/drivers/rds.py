@@ -557,17 +557,17 @@ def _described(client: RDSClient, identifier: str) -> DBInstanceTypeDef | None:
         return None
     # RDS says that there is none by an error; a list without it is no answer.
     match answer["DBInstances"]:
-        case [{"DBInstanceIdentifier": told} as found] if told == identifier:
+        case [{"DBInstanceIdentifier": name} as found] if name == identifier:
             return found
         case _:
             raise other_answer("instance")
 
 
-def _checked(told: DBInstanceTypeDef, identifier: str) -> Instance:
+def _checked(described: DBInstanceTypeDef, identifier: str) -> Instance:
     """Return what RDS has told of an instance after a change of it."""
-    if told["DBInstanceIdentifier"] != identifier:
+    if described["DBInstanceIdentifier"] != identifier:
         raise other_answer("instance")
-    return _instance(told)
+    return _instance(described)
 
 
 def _tags(found: DBInstanceTypeDef) -> dict[str, str]:

@@ -243,7 +243,7 @@ def _described(client: RDSClient, identifier: str) -> DBSnapshotTypeDef | None:
         return None
     # RDS says that there is none by an error; a list without it is no answer.
     match answer["DBSnapshots"]:
-        case [{"DBSnapshotIdentifier": told} as found] if told == identifier:
+        case [{"DBSnapshotIdentifier": name} as found] if name == identifier:
             return found
         case _:
             raise other_answer("snapshot")
@@ -254,10 +254,10 @@ def _claimed(client: RDSClient, identifier: str, claim: Claim) -> DBSnapshotType
     return found if found is not None and claim(_tags(found)) else None
 
 
-def _checked(told: DBSnapshotTypeDef, identifier: str) -> InstanceSnapshot:
-    if told["DBSnapshotIdentifier"] != identifier:
+def _checked(described: DBSnapshotTypeDef, identifier: str) -> InstanceSnapshot:
+    if described["DBSnapshotIdentifier"] != identifier:
         raise other_answer("snapshot")
-    return _snapshot(told)
+    return _snapshot(described)
 
 
 def _tags(found: DBSnapshotTypeDef) -> dict[str, str]:

@@ -116,7 +116,7 @@ class DeadLetters:
         job_id: str | None,
         *,
         again: bool,
-        told: Callable[[Redriven], None] | None = None,
+        on_redriven: Callable[[Redriven], None] | None = None,
     ) -> list[Redriven]:
         """Send dead letters back to the queue of jobs, each with its job's id.
 
@@ -126,7 +126,7 @@ class DeadLetters:
         Args:
             job_id: only the letters of this job; None for all of them.
             again: run a job again whose attempt has ended, as its next attempt.
-            told: called with what became of each letter, before the next is looked at.
+            on_redriven: called with what became of each letter, before the next is looked at.
         """
         redriven: list[Redriven] = []
         last_at = time.monotonic() + _REDRIVE_SECONDS - _MARGIN_SECONDS
@@ -141,8 +141,8 @@ class DeadLetters:
                     note = f"job {letter.job_id}: there was no time left for it; redrive once more."
                     done = Redriven(letter, is_sent=False, note=note)
                 redriven.append(done)
-                if told is not None:
-                    told(done)
+                if on_redriven is not None:
+                    on_redriven(done)
                 if done.is_sent:
                     with _unless_expired():
                         self._client.delete_message(

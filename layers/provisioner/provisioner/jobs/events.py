@@ -177,7 +177,7 @@ _JOB_TYPES: dict[str, EventType] = {
 
 
 def event_type(entry: HistoryEntry) -> EventType | None:
-    """Return what a change is told as; None where it is told to nobody."""
+    """Return the type of the event of a change; None where it has none."""
     if entry.subject == JOB_SUBJECT:
         return _JOB_TYPES.get(entry.status)
     if entry.next_attempt_before is not None:
@@ -185,7 +185,7 @@ def event_type(entry: HistoryEntry) -> EventType | None:
     return EventType.STAGE_CHANGED if entry.status in StageStatus else None
 
 
-def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> JobEvent:
+def detail(kind: EventType, job: Job, entry: HistoryEntry, event_id: str) -> JobEvent:
     """Say what has changed; the technical cause of an error is no part of it."""
     said: dict[str, Any] = {
         "version": 1,
@@ -198,7 +198,7 @@ def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
         "cancelling": job.cancel_requested_at is not None and not job.status.is_terminal,
         "at": entry.at,
     }
-    if told in {EventType.FAILED, EventType.CANCELLED}:
+    if kind in {EventType.FAILED, EventType.CANCELLED}:
         said |= {
             "error_type": entry.error_type,
             "message": entry.note,
@@ -206,9 +206,9 @@ def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
             "attempt": entry.error_attempt or None,
             "remaining": list(entry.remaining) or None,
         }
-    elif told is EventType.WAITING:
+    elif kind is EventType.WAITING:
         said |= {"waiting_for": entry.note, "waits_until": entry.waits_until}
-    elif told in {EventType.STAGE_CHANGED, EventType.RETRYING}:
+    elif kind in {EventType.STAGE_CHANGED, EventType.RETRYING}:
         said |= {
             "job_attempt": entry.round,
             "stage": entry.subject,
@@ -219,9 +219,9 @@ def detail(told: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
             "waiting_for": entry.note if entry.waits_until is not None else None,
             "waits_until": entry.waits_until,
         }
-        if told is EventType.RETRYING:
+        if kind is EventType.RETRYING:
             said["next_attempt_before"] = entry.next_attempt_before
-    return DETAILS[told].model_validate(said)
+    return DETAILS[kind].model_validate(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +284,7 @@ class EventPublisher:
             client: EventBridge.
             bus_name: the bus.
             completions: the detail type of the further event that a completed job of a type is
-                told as, by job type.
+                published as, by job type.
         """
         self._store = store
         self._client = client
@@ -330,11 +330,11 @@ class EventPublisher:
 
     def _entries(self, change: _Change, job: Job | None) -> Iterator[PutEventsRequestEntryTypeDef]:
         entry = history_entry(dynamodb.from_item(change.image))
-        told = event_type(entry)
-        if told is None or job is None:
+        changed = event_type(entry)
+        if changed is None or job is None:
             return
-        types = [str(told)]
-        if told is EventType.COMPLETED and job.job_type in self._completions:
+        types = [str(changed)]
+        if changed is EventType.COMPLETED and job.job_type in self._completions:
             types.append(self._completions[job.job_type])
         for detail_type in types:
             event_id = str(
@@ -345,7 +345,7 @@ class EventPublisher:
                 "Source": SOURCE,
                 "DetailType": detail_type,
                 "Time": entry.at,
-                "Detail": detail(told, job, entry, event_id).model_dump_json(exclude_none=True),
+                "Detail": detail(changed, job, entry, event_id).model_dump_json(exclude_none=True),
             }
 
     def _publish(self, outgoing: Sequence[_Outgoing], readable: int) -> int:
@@ -370,7 +370,7 @@ class EventPublisher:
         """
         left = list(group)
         for attempt in itertools.count(1):
-            # Events that failed are told by their entries: the call itself has succeeded.
+            # Events that failed have an ErrorCode in their entries: the call itself has succeeded.
             results = self._client.put_events(Entries=[one.entry for one in left])["Entries"]
             left = [one for one, result in zip(left, results, strict=True) if "ErrorCode" in result]
             if not left:

@@ -293,9 +293,9 @@ def _stage_error(record: StageRecord, error: Mapping[str, Any], now: datetime) -
     if name in {FINAL_ERROR, WAITING_ERROR} and record.status is StageStatus.WAITING:
         return waited_out(record, now)
     if name in ErrorType:
-        told = record.error
-        if told is not None and told.type == name and told.attempt == record.attempt:
-            return told
+        last = record.error
+        if last is not None and last.type == name and last.attempt == record.attempt:
+            return last
         # Its sentence is ours; what else it knew, it could not store.
         message = _reported(cause).get("errorMessage") or _FOREIGN_MESSAGES[ErrorType.UNKNOWN_ERROR]
         return StoredError(ErrorType(name), record.stage, record.attempt, str(message), "")

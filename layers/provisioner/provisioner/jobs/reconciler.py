@@ -125,7 +125,7 @@ class Reconciler:
             Exception: whatever may pass by waiting, where the event is about one job; AWS Lambda
                 then hands it over again.
         """
-        told: Execution | None = None
+        ended: Execution | None = None
         job_id: str | None = None
         match event:
             case {"detail-type": "Scheduled Event"}:
@@ -134,7 +134,7 @@ class Reconciler:
                 detail = event["detail"]
                 # Left out of the event where it is long.
                 job_id = job_id_of(detail.get("input") or self._executions.input_of(arn))
-                told = Execution(
+                ended = Execution(
                     arn,
                     ExecutionStatus(status),
                     detail.get("error") or "",
@@ -145,14 +145,14 @@ class Reconciler:
         if job_id is None:
             logger.warning("event is about no job")
             return {"reconciled": 0, "repaired": 0}
-        return {"reconciled": 1, "repaired": int(self._reconcile_and_report(job_id, told))}
+        return {"reconciled": 1, "repaired": int(self._reconcile_and_report(job_id, ended))}
 
-    def reconcile(self, job_id: str, told: Execution | None = None) -> Reconciled:
+    def reconcile(self, job_id: str, ended: Execution | None = None) -> Reconciled:
         """Compare a job with its execution, and do what is left to be done for it.
 
         Args:
             job_id: the job.
-            told: an execution of which an event says that it has ended: Step Functions' own answer
+            ended: an execution of which an event says that it has ended: Step Functions' own answer
                 may be older.
 
         Raises:
@@ -169,7 +169,7 @@ class Reconciler:
             try:
                 if job.status.is_terminal:
                     return self._reconcile_ended(job)
-                return self._reconcile_open(job, told)
+                return self._reconcile_open(job, ended)
             except ConditionFailedError:
                 continue
         raise failure(ErrorType.TIMEOUT, "The job kept changing while it was reconciled.")
@@ -182,7 +182,7 @@ class Reconciler:
             try:
                 repaired += self._reconcile_and_report(job_id, None)
             # The others are reconciled all the same, and this one again by the next sweep.
-            except Exception as error:  # noqa: BLE001  # each is told, and an alarm misses the sweep
+            except Exception as error:  # noqa: BLE001  # each is logged, and an alarm misses the sweep
                 logger.warning("job not reconciled", cause=_cause(error))
                 unreconciled += 1
         if unreconciled == 0:
@@ -190,10 +190,10 @@ class Reconciler:
             metrics.add_metric("SweepsCompleted", MetricUnit.Count, 1)
         return {"reconciled": len(job_ids), "repaired": repaired}
 
-    def _reconcile_and_report(self, job_id: str, told: Execution | None) -> bool:
+    def _reconcile_and_report(self, job_id: str, ended: Execution | None) -> bool:
         logger.append_keys(job_id=job_id)
         try:
-            reconciled = self.reconcile(job_id, told)
+            reconciled = self.reconcile(job_id, ended)
         except UnknownJobTypeError as error:
             # Only its definition says how it ends: no repetition helps, and no alarm.
             logger.warning("job of an unknown job type", cause=str(error))
@@ -225,9 +225,9 @@ class Reconciler:
 
     # Jobs that have not ended.
 
-    def _reconcile_open(self, job: Job, told: Execution | None) -> Reconciled:
+    def _reconcile_open(self, job: Job, ended: Execution | None) -> Reconciled:
         arn = self._executions.arn(job)
-        execution = self._find(arn, told)
+        execution = self._find(arn, ended)
         if execution is None and job.status is JobStatus.QUEUED:
             return self._reconcile_unstarted(job)
         if execution is None:
@@ -302,8 +302,8 @@ class Reconciler:
         self._store.repair(job, repair, also=held)
         return Reconciled(repair)
 
-    def _find(self, arn: str, told: Execution | None) -> Execution | None:
-        return told if told is not None and told.arn == arn else self._executions.find(arn)
+    def _find(self, arn: str, ended: Execution | None) -> Execution | None:
+        return ended if ended is not None and ended.arn == arn else self._executions.find(arn)
 
     def _keeps_from_ending(self, job: Job, definitions: JobDefinitions) -> bool:
         """Whether an attempt may be at work that nobody is to meet.

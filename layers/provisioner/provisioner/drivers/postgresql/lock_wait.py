@@ -155,7 +155,7 @@ def _session(row: tuple[Any, ...]) -> str:
     if role is None:
         # Such as autovacuum: it ends by itself.
         return f"process {process_id} of the server's own ({visible(state, _NAME_LENGTH)})"
-    told = (
+    parts = (
         f'application "{visible(application, _NAME_LENGTH)}"' if application else None,
         visible(state, _NAME_LENGTH) if state else None,
         f"in a transaction since {since} UTC" if since else None,
@@ -163,7 +163,7 @@ def _session(row: tuple[Any, ...]) -> str:
     by = "as a superuser" if is_superuser else "in a session of that role, after SET ROLE NONE"
     return (
         f"process {process_id} of role {identifier(role)} "
-        f"({', '.join(filter(None, told)) or 'state not shown'}): "
+        f"({', '.join(filter(None, parts)) or 'state not shown'}): "
         f"type SELECT pg_terminate_backend({process_id}) {by}"
     )
 

@@ -56,13 +56,13 @@ def ensure_database_repaired(
     )
     right = login_secret(cluster, tenant, str(login["password"]))
     stale = sorted(name for name in right if login.get(name) != right[name])
-    told = (project.result or {}).get("database", {})
+    shown = (project.result or {}).get("database", {})
     now = {
         "host": cluster.endpoint.host,
         "port": cluster.endpoint.port,
         "connection_string": connection_string(cluster, tenant),
     }
-    moved = sorted(name for name, value in now.items() if told.get(name) != value)
+    moved = sorted(name for name, value in now.items() if shown.get(name) != value)
     return outcome(
         replace(
             repairs,
