@@ -113,9 +113,11 @@ fault-table: $(VENV)/.installed ## run every test that puts a fault in, and prin
 fault-docs: $(VENV)/.installed ## write the table of faults anew
 	$(BIN)/python docs/write_fault_table.py
 
-bench: build ## report what starts and jobs cost, as ratios to a floor; needs valgrind
-	$(BIN)/python bench/cold_start.py
-	$(BIN)/python bench/end_to_end.py
+bench: build ## report what starts and jobs cost, in calls and as ratios to floors; needs valgrind
+	$(BIN)/python -m bench.cold_start
+	PYTHONPATH=tests $(BIN)/python -m bench.job_calls
+	PYTHONPATH=tests $(BIN)/python -m bench.in_process
+	$(BIN)/python -m bench.end_to_end
 
 demo: $(VENV)/.installed ## provision, fail, remove and restore projects on the local stack, one with its own instance
 	$(BIN)/provision demo

@@ -1,18 +1,15 @@
-"""From the message to COMPLETED on the local stack, as a ratio to the same calls made straight.
+"""From the message to COMPLETED on the local stack, beside three floors in the same run.
 
-The floor is a script that runs the stages' own code one after another, without queue, state machine
-or stored progress. Both are measured in turn in the same run, warm. What was made is removed again,
-outside the measured time. A ratio is reported, and nothing fails on it.
+The straight script makes what a job makes and nothing else. The bare machine is the same state
+machine with stages that do nothing: what queueing, storing and doing the work add to it shows. The
+bare stages are the stages' own code, one after another, without queue, state machine or stored
+progress. All are measured in turn, warm; what was made is removed again, outside the measured time.
+Ratios are reported, and nothing fails on them.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from provision_cli.local.stack import LocalStack, LocalStackSettings
 from provisioner import api
@@ -21,13 +18,30 @@ from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
+from provisioner.runtime.observability import logger
 from provisioner.runtime.platform import PlatformSettings
+
+from bench import bare_machine
+from bench.interleaved import Times, measure
+from bench.straight import Straight
 
 ROUNDS = 5
 AT_ONCE = 8
 
+JOB = "a job, from its message"
+STRAIGHT = "the straight script"
+BARE_MACHINE = "the bare machine"
+BARE_STAGES = "the bare stages"
+#: What the work and the machine take at least, one after the other.
+SUM = "script and machine in sum"
 
-class Straight:
+#: The most that one job is meant to take, as a ratio to the bare machine.
+MACHINE_AIM = 1.3
+#: The least that jobs at once are meant to reach of the bare stages' rate.
+RATE_AIM = 0.6
+
+
+class BareStages:
     """Makes what a job makes, by the same stages and nothing else; remembers it, to remove it."""
 
     def __init__(self, settings: PlatformSettings, region: str) -> None:
@@ -39,8 +53,8 @@ class Straight:
         self._region = region
         self._made: list[JobInput] = []
 
-    def run(self) -> float:
-        """Make one project's things; return when they were there."""
+    def run(self) -> None:
+        """Make one project's things."""
         project_id = f"floor-{uuid.uuid4().hex[:12]}"
         api.create_project(project_id)
         job = JobInput(
@@ -54,7 +68,6 @@ class Straight:
         for stage in provision_project.JOB_TYPE.stages[:-1]:
             if not stage.runs_if:
                 self._stages[stage](job)
-        return time.time()
 
     def remove(self) -> None:
         """Remove what was made."""
@@ -81,7 +94,7 @@ class ByMessage:
         )
         job = api.wait_for_job(sent.job_id, 300)
         if job.error is not None or job.finished_at is None:
-            raise SystemExit(f"job {job.job_id}: {job.error}")
+            raise RuntimeError(f"job {job.job_id}: {job.error}")
         return job.finished_at.timestamp()
 
     def remove(self) -> None:
@@ -91,36 +104,54 @@ class ByMessage:
             remove({"project_id": project_id, "confirm": project_id, "final_snapshot": False})
 
 
-def seconds(run: Callable[[], float], at_once: int) -> float:
-    """Time so many runs at once, from the start of the first to the end of the last."""
-    began = time.time()
-    with ThreadPoolExecutor(at_once) as pool:
-        return max(done.result() for done in [pool.submit(run) for _ in range(at_once)]) - began
-
-
-def report(settings: PlatformSettings, region: str, at_once: int, rounds: int) -> str:
-    """Measure so many jobs at once, and return the medians and their ratio in one line."""
-    by_message, straight = ByMessage(region), Straight(settings, region)
-    measure = partial(seconds, at_once=at_once)
+def compare(settings: PlatformSettings, region: str, at_once: int, rounds: int) -> Times:
+    """Time so many at once of a job and of its floors, in turn."""
+    by_message = ByMessage(region)
+    bare_stages = BareStages(settings, region)
+    straight = Straight(settings, region)
     try:
-        measure(by_message.run)  # functions and connections get warm
-        pairs = [(measure(by_message.run), measure(straight.run)) for _ in range(rounds)]
+        with bare_machine.deployed(region) as machine:
+            ways = {
+                JOB: by_message.run,
+                STRAIGHT: straight.run,
+                BARE_MACHINE: machine.run,
+                BARE_STAGES: bare_stages.run,
+            }
+            return measure(ways, rounds, at_once)
     finally:
         by_message.remove()
         straight.remove()
-    whole, floor = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(one / other for one, other in pairs)
-    return f"{at_once} at once: {whole:.2f} s, floor {floor:.2f} s, ratio {ratio:.1f}x"
+        bare_stages.remove()
+
+
+def table(times: Times, at_once: int) -> str:
+    """Return the medians, and the ratios of the job to each floor."""
+    aims = {
+        BARE_MACHINE: f"aim {MACHINE_AIM}x for one",
+        BARE_STAGES: f"aim {1 / RATE_AIM:.2f}x for {AT_ONCE}: {RATE_AIM:.0%} of their rate",
+    }
+    both = zip(times.of[STRAIGHT], times.of[BARE_MACHINE], strict=True)
+    times = Times({**times.of, SUM: [one + other for one, other in both]})
+    lines = [f"{at_once} at once{'':<20} median  a second  job to it    fastest"]
+    for way in times.of:
+        seconds = times.median(way)
+        line = f"  {way:<26} {seconds:>5.2f} s {at_once / seconds:>8.1f}"
+        if way != JOB:
+            ratios = times.ratio(JOB, way), times.ratio_of_fastest(JOB, way)
+            line += "".join(f" {ratio:>9.2f}x" for ratio in ratios) + f"  {aims.get(way, '')}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Bring the local stack up and print the table."""
+    """Bring the local stack up and print the tables."""
+    logger.setLevel("WARNING")
     stack = LocalStack(LocalStackSettings.from_environment()).up()
     stack.enter()
     settings = api.connect_to_stack(stack.stack_name, stack.region)
-    print(f"floor: the same calls straight, median of {ROUNDS}")
+    print(f"on the local stack, in turn; medians of {ROUNDS} rounds")
     for at_once in (1, AT_ONCE):
-        print(report(settings, stack.region, at_once, ROUNDS))
+        print(table(compare(settings, stack.region, at_once, ROUNDS), at_once))
 
 
 if __name__ == "__main__":

@@ -40,16 +40,26 @@ def test_a_python_that_does_nothing_is_counted() -> None:
     assert 1e7 < cold_start.instructions("pass") < 1e8
 
 
-def test_what_a_job_costs_is_compared_with_the_same_calls_straight(
-    deployment: RunningStack,
-) -> None:
-    line = end_to_end.report(api.current_settings(), deployment.region, at_once=1, rounds=1)
-    shown = re.fullmatch(r"1 at once: ([\d.]+) s, floor ([\d.]+) s, ratio ([\d.]+)x", line)
-    assert shown is not None
-    whole, floor, ratio = map(float, shown.groups())
-    assert ratio == pytest.approx(whole / floor, rel=0.2)
+def test_a_job_is_compared_with_its_floors(deployment: RunningStack) -> None:
+    times = end_to_end.compare(api.current_settings(), deployment.region, at_once=1, rounds=1)
+    floors = [end_to_end.STRAIGHT, end_to_end.BARE_MACHINE, end_to_end.BARE_STAGES]
+    assert list(times.of) == [end_to_end.JOB, *floors]
+    shown = re.findall(r"([\d.]+)x +[\d.]+x", end_to_end.table(times, 1))
+    (job,) = times.of[end_to_end.JOB]
+    sums = sum(times.of[floor][0] for floor in floors[:2])
+    assert [float(ratio) for ratio in shown] == [
+        pytest.approx(job / seconds, abs=0.01)
+        for seconds in (*(times.of[floor][0] for floor in floors), sums)
+    ]
     # A job that was refused keeps no payload.
     found = [job.payload.get("project_id", "") for job in api.list_jobs()]
     mine = [project_id for project_id in found if project_id.startswith("bench-")]
     assert mine
     assert {api.get_project(p).status for p in mine} == {api.ProjectStatus.DEPROVISIONED}
+    # Neither the scripts nor the bare machine leave anything.
+    functions = deployment.client("lambda").list_functions()["Functions"]
+    machines = deployment.client("stepfunctions").list_state_machines()["stateMachines"]
+    buckets = deployment.client("s3").list_buckets()["Buckets"]
+    assert not [f for f in functions if f["FunctionName"].startswith("bare-")]
+    assert not [m for m in machines if m["name"].startswith("bare-")]
+    assert not [b for b in buckets if "straight" in b["Name"]]
