@@ -3,4 +3,4 @@
 from provisioner.aws_lambda import handler_of
 from provisioner.composition import dead_letters
 
-handle = handler_of(dead_letters.build)
+handle = handler_of(dead_letters.build, takes_context=True)

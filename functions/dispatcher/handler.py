@@ -3,4 +3,4 @@
 from provisioner.aws_lambda import handler_of
 from provisioner.composition import dispatcher
 
-handle = handler_of(dispatcher.build)
+handle = handler_of(dispatcher.build, takes_context=True)

@@ -3,4 +3,4 @@
 from provisioner.aws_lambda import handler_of
 from provisioner.composition import instances
 
-handle = handler_of(instances.build)
+handle = handler_of(instances.build, takes_context=True)

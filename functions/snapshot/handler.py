@@ -3,4 +3,4 @@
 from provisioner.aws_lambda import handler_of
 from provisioner.composition import snapshot
 
-handle = handler_of(snapshot.build)
+handle = handler_of(snapshot.build, takes_context=True)
