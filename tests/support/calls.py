@@ -400,9 +400,12 @@ def call_as_aws(client: Any, operation: str, parameters: Mapping[str, Any]) -> A
             raise client.exceptions.ResourceExistsException(error, operation)
     if operation == "UpdateApi":
         # The configuration is replaced whole.
-        found = appsync_backends[ACCOUNT][client.meta.region_name].events_apis[parameters["apiId"]]
+        found = _apis(client)[parameters["apiId"]]
         found.name, found.event_config = parameters["name"], dict(parameters["eventConfig"])
         return call_moto(client, "GetApi", {"apiId": parameters["apiId"]})
+    if operation == "DeleteApi" and parameters["apiId"] not in _apis(client):
+        error = {"Error": {"Code": "NotFoundException", "Message": "It is gone."}}
+        raise client.exceptions.NotFoundException(error, operation)
     answer = call_moto(client, operation, parameters)
     if operation == "CreateBucket":
         _give_what_every_bucket_has(client, parameters)
@@ -423,6 +426,11 @@ def _give_what_every_bucket_has(client: Any, parameters: Mapping[str, Any]) -> N
         "BucketEncryption": {"ServerSideEncryptionConfiguration": {"Rules": [encrypted]}},
     }.items():
         call_moto(client, f"Put{setting}", {"Bucket": parameters["Bucket"], **members})
+
+
+def _apis(client: Any) -> dict[str, Any]:
+    apis: dict[str, Any] = appsync_backends[ACCOUNT][client.meta.region_name].events_apis
+    return apis
 
 
 def dated(client: CognitoIdpUserPoolClient, **options: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Effect:
     """One effect of one attempt."""
 
     stage: str
+    job_type: str
     #: The state machine's count of repetitions.
     retry_count: int
     #: The operation of AWS, or `SQL`.
@@ -43,6 +44,10 @@ class Attempt:
     @property
     def stage(self) -> str:
         return str(self.event["stage"])
+
+    @property
+    def job_type(self) -> str:
+        return str(self.event["job"]["job_type"])
 
     @property
     def calls(self) -> list[Effect]:
@@ -88,7 +93,8 @@ def effects(
         attempt = _running.get()
         if attempt is not None:
             before = sum((effect.name == SQL) == (name == SQL) for effect in attempt.effects)
-            effect = Effect(attempt.stage, attempt.event.get("retry_count", 0), name, before + 1)
+            retry_count = attempt.event.get("retry_count", 0)
+            effect = Effect(attempt.stage, attempt.job_type, retry_count, name, before + 1)
             attempt.effects.append(effect)
             act(effect, attempt)
 
@@ -107,8 +113,7 @@ def effects(
         let_statements_be_met(patch, run_statement)
         patch.setattr(CognitoIdpUserPoolClient, "to_json", dated)
         patch.setattr(workflow, "run_stage", counted(workflow.run_stage))
-        for name, step in workflow.record.items():
-            patch.setitem(workflow.record, name, counted(step))
+        patch.setattr(workflow, "record_failure", counted(workflow.record_failure))
         yield attempts
 
 

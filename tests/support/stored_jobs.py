@@ -42,6 +42,8 @@ class StoredJob:
     job_id: str
     job_type: str
     status: JobStatus
+    #: The project that it is about; empty where it names none.
+    project_id: str
     #: 1, and 1 more for each retry.
     attempt: int
     created_at: str
@@ -95,6 +97,7 @@ def _job(item: dict[str, Any]) -> StoredJob:
         job_id=item["job_id"],
         job_type=item["job_type"],
         status=JobStatus(item["status"]),
+        project_id=item.get("project_id", ""),
         attempt=int(item["attempt"]),
         created_at=str(item["created_at"]),
         keeps=json.loads(item["payload"]).get("on_failure") == "keep",

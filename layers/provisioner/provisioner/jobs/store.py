@@ -333,12 +333,21 @@ class JobStore:
             )
 
     def fail_queued(self, job_id: str, error: StoredError, *, attempt: int = 1) -> None:
-        """Fail a job that no execution runs; one that has started stays as it is."""
+        """Fail a job that no execution runs; one that has started stays as it is.
+
+        So does a clean-up, which may hold the project from before it starts: the reconciler ends
+        it, and releases that.
+        """
         with contextlib.suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(
                 self._client,
                 self._finish_items(
-                    job_id, JobStatus.FAILED, (JobStatus.QUEUED,), error=error, attempt=attempt
+                    job_id,
+                    JobStatus.FAILED,
+                    (JobStatus.QUEUED,),
+                    error=error,
+                    attempt=attempt,
+                    condition="attribute_not_exists(parent_id)",
                 ),
             )
 
