@@ -1,9 +1,8 @@
-"""The steps of a clean-up that are no stages, what goes before it, and what begins it again."""
+"""What begins and ends a clean-up, what goes before it, and what runs it again."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -15,15 +14,17 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from provisioner import api
+from provisioner.composition.stage_code import failure_policies_of, stages_of
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.cleanup import CleanupRepeater
 from provisioner.jobs.definition import longest_run
-from provisioner.jobs.execution import Executions
-from provisioner.jobs.failure import CleanupRecorder, FailurePolicy
+from provisioner.jobs.failure import (
+    CleanupRequest,
+    FailurePolicy,
+    FailureRecorder,
+    cleanup_job_id,
+)
 from provisioner.jobs.models import (
-    Cleanup,
-    CleanupStatus,
     HistoryEntry,
     Job,
     JobStatus,
@@ -31,227 +32,250 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.quiet import QuietEnds, QuietStep, seconds_until_quiet
-from provisioner.jobs.stage_run import (
-    AWAIT_QUIET,
-    RECORD_CLEANUP,
-    RECORD_FAILURE,
-    StageWaiting,
-)
-from provisioner.jobs.store import NewJob
-from provisioner.provisioning.cleanup import held_again
+from provisioner.jobs.queue import JobMessage
+from provisioner.jobs.quiet import QuietEnds, longest_at_work
+from provisioner.jobs.stage_run import RECORD_FAILURE, StageRunner, StageWaiting
+from provisioner.jobs.store import BadEnd, NewJob
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.job_types import JOB_TYPES, provision_project
+from provisioner.provisioning.functions import LIFECYCLE
+from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.stages.fail import cleanup_stages, released_by_failure, remaining
+from provisioner.provisioning.stages.end_cleanup import remaining
+from provisioner.provisioning.stages.fail import released_by_failure, request_cleanup
 from provisioner.runtime.observability import metrics
 from support.core import (
     REGION,
-    STATE_MACHINE_ARN_PREFIX,
     Clock,
     Core,
     LogLines,
     aws_error,
+    cleanup_payload,
     meanwhile,
     provision_project_handler,
     times,
     valid_payload,
 )
+from support.reconciler import client
 
 NAMING = Naming("nm", "test-123456789012")
 ERROR = StoredError(ErrorType.CONFLICT, "REGISTERING_AUTH", 1, "It is not ours.", "tags")
 
+#: The clean-up of the first attempt of the job.
+CLEANUP = cleanup_job_id("job-1", 1)
 
-def head(core: Core) -> Job:
-    found = core.jobs.get_head("job-1")
+#: The stages that remove something.
+REMOVING = [stage for branch in clean_up_project.RESOURCES.branches for stage in branch]
+
+INITIALIZING, FINALIZING = clean_up_project.INITIALIZING, clean_up_project.FINALIZING
+
+
+def head(core: Core, job_id: str = "job-1") -> Job:
+    found = core.jobs.get_head(job_id)
     assert found is not None
     return found
 
 
-def cleanup_of(core: Core) -> Cleanup:
-    found = core.jobs.get("job-1").cleanup
-    assert found is not None
-    return found
+def cleanup_of(core: Core) -> Job:
+    return core.jobs.get(CLEANUP)
 
 
-def job_event(stage: str, run: int = 1) -> dict[str, Any]:
-    """Return what the state machine hands to a step of the clean-up."""
-    return {
+def call(
+    core: Core, job_id: str, stage: str, *branches: dict[str, Any], attempt: int = 0, **more: Any
+) -> dict[str, Any]:
+    """Run a step as the function does that begins and ends jobs."""
+    metrics.clear_metrics()  # as at the end of a function
+    resources = {
+        "jobs": core.jobs,
+        "projects": core.projects,
+        "catalogue": core.catalogue,
+        "naming": NAMING,
+        "default_project_quota": 5,
+        "clock": core.clock,
+    }
+    policies = failure_policies_of(resources)
+    job = head(core, job_id)
+    event = {
         "job": {
-            "job_id": "job-1",
-            "job_type": "provision_project",
-            "payload": {"project_id": "shop"},
+            "job_id": job_id,
+            "job_type": job.job_type,
+            "payload": job.payload,
+            "attempt": attempt or job.attempt,
         },
         "stage": stage,
-        "cleanup": run,
+        "branches": list(branches),
+        **more,
     }
+    QuietEnds(core.jobs, policies, JOB_TYPES)(event)
+    if stage == RECORD_FAILURE:
+        return FailureRecorder(core.jobs, policies)(event)
+    return StageRunner(core.jobs, stages_of(LIFECYCLE, resources), definitions=JOB_TYPES)(event)
+
+
+def silent(stage: str, name: str = "States.Timeout", cause: str = "") -> dict[str, Any]:
+    """Return the branch of a stage that ended without a word."""
+    return {"ok": False, "stage": stage, "error": {"Error": name, "Cause": cause}}
+
+
+def fail(core: Core) -> None:
+    """Let the job fail, which stores its clean-up."""
+    call(core, "job-1", RECORD_FAILURE, silent("REGISTERING_AUTH", "StageEnded"))
+    core.clock.advance()
 
 
 @pytest.fixture
 def failed(core: Core) -> Job:
-    """Return a job that has failed, holds its project and is about to be cleaned up after."""
+    """Return a job that has failed, and has handed its project over to its clean-up."""
     project = core.new_project()
     core.new_job()
     core.projects.lock(project, "job-1", quota="owner#ada", default_limit=5)
     core.jobs.start_stage(head(core), "REGISTERING_AUTH", 0)
     core.jobs.stage_failed("job-1", ERROR, retry_count=0, retryable=False)
     core.clock.advance()
-    core.jobs.fail(
-        "job-1", [ERROR], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
-    )
+    fail(core)
     return core.jobs.get("job-1")
 
 
-def removed(core: Core, *stages: str, run: int = 1) -> None:
-    """Let stages of a run of the clean-up end well."""
+def removed(core: Core, *stages: str) -> None:
+    """Let stages of the clean-up's attempt end well."""
+    job = head(core, CLEANUP)
     for stage in stages:
-        core.jobs.start_stage(head(core), stage, 0, round_=run)
+        core.jobs.start_stage(job, stage, 0, round_=job.attempt)
         core.jobs.end_stage(
-            "job-1", stage, StageStatus.SUCCEEDED, output={}, check="gone", round_=run
+            CLEANUP, stage, StageStatus.SUCCEEDED, output={}, check="gone", round_=job.attempt
         )
 
 
-def record_cleanup(
-    core: Core, run: int = 1, branches: Sequence[Mapping[str, Any]] = ()
-) -> dict[str, Any]:
-    """Run the step, which is told how the stages ended."""
-    metrics.clear_metrics()  # as at the end of a function
-    policy = FailurePolicy(
-        release=partial(released_by_failure, projects=core.projects),
-        cleanup_stages=partial(cleanup_stages, projects=core.projects),
-        remaining_of=partial(remaining, naming=NAMING),
-    )
-    event = job_event(RECORD_CLEANUP, run) | {"branches": list(branches)}
-    return CleanupRecorder(core.jobs, {"provision_project": policy})(event)
+def clean_up(core: Core) -> None:
+    """Let the clean-up's attempt remove all."""
+    call(core, CLEANUP, INITIALIZING)
+    removed(core, *REMOVING)
+    call(core, CLEANUP, FINALIZING)
+
+
+def leave(core: Core, *stages: str) -> dict[str, Any]:
+    """Let the clean-up's attempt fail: these stages end without a word, the others well."""
+    call(core, CLEANUP, INITIALIZING)
+    removed(core, *(stage for stage in REMOVING if stage not in stages))
+    core.clock.advance()
+    return call(core, CLEANUP, RECORD_FAILURE, *map(silent, stages))
+
+
+def everything(core: Core) -> list[Any]:
+    """Return all that is stored of jobs and projects."""
+    return [core.scan(table) for table in ("JobsTable", "ProjectsTable", "QuotasTable")]
 
 
 # The end of a clean-up.
 
 
 @pytest.mark.usefixtures("failed")
-def test_a_clean_up_that_removed_all_is_done_and_gives_back_what_the_job_held(core: Core) -> None:
-    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
+def test_a_clean_up_that_removed_all_completes_and_releases_what_its_parent_acquired(
+    core: Core,
+) -> None:
+    call(core, CLEANUP, INITIALIZING)
+    removed(core, *REMOVING)
+    project = core.projects.get("shop")
+    assert project is not None
+    # Until then nobody else has it.
+    assert (project.locked_by, core.projects.used("owner#ada")) == (CLEANUP, 1)
     core.calls.clear()
 
-    assert record_cleanup(core) == {"ok": True, "remaining": []}
+    call(core, CLEANUP, FINALIZING)
 
-    assert set(metrics.metric_set) == {"CleanupsDone"}
+    assert "JobsCompleted" in metrics.metric_set
     cleanup = cleanup_of(core)
     assert (cleanup.status, cleanup.remaining, cleanup.finished_at) == (
-        CleanupStatus.DONE,
+        JobStatus.COMPLETED,
         (),
         core.clock.at,
     )
+    assert cleanup.result == {"project_id": "shop", "job_id": "job-1"}
     project = core.projects.get("shop")
     assert project is not None
     assert (project.status, project.locked_by) == (ProjectStatus.FAILED, None)
     assert core.projects.used("owner#ada") == 0
-    assert len(core.calls_of("dynamodb.TransactWriteItems")) == 1
+    *_, last = core.calls_of("dynamodb.TransactWriteItems")
+    tables = {item[kind]["TableName"] for item in last["TransactItems"] for kind in item}
+    assert tables == {"JobsTable", "ProjectsTable", "QuotasTable"}
     assert (head(core).status, head(core).error) == (JobStatus.FAILED, ERROR)
 
 
-def remove(core: Core, stage: str, retry_count: int = 0) -> None:
-    """Let an attempt of a removal begin."""
-    core.clock.advance()
-    core.jobs.start_stage(head(core), stage, retry_count)
-
-
-def met(core: Core, stage: str, attempt: int) -> StoredError:
-    """Let an attempt of a removal meet what can pass, and return that."""
-    error = StoredError(ErrorType.NETWORK_ERROR, stage, attempt, "It did not answer.", "reset")
-    core.clock.advance()
-    core.jobs.stage_failed("job-1", error, retry_count=attempt - 1, retryable=True)
-    return error
-
-
 @pytest.mark.usefixtures("failed")
-def test_no_stage_is_open_once_the_clean_up_has_ended(core: Core) -> None:
-    tried, silent, silent_then = (
-        provision_project.REMOVING_STORAGE,
-        provision_project.REMOVING_AUTH,
-        provision_project.REMOVING_DATABASE,
-    )
-    for attempt in (1, 2, 3):
-        remove(core, tried, attempt - 1)
-        error = met(core, tried, attempt)
-    remove(core, silent)
-    remove(core, silent_then)
-    met(core, silent_then, 1)
-    remove(core, silent_then, 1)
-    removed(core, provision_project.REMOVING_API_KEYS)
-    core.clock.advance()
-
-    record_cleanup(core)
-
-    unsaid = (ErrorType.UNKNOWN_ERROR, "The stage ended without saying why.", "")
-    stages = {record.stage: record for record in cleanup_of(core).stages}
-    assert {stage: record.status for stage, record in stages.items()} == {
-        provision_project.REMOVING_API_KEYS: StageStatus.SUCCEEDED,
-        tried: StageStatus.FAILED,
-        # Never begun: nothing kept it from its work but the end of the run.
-        provision_project.REMOVING_REALTIME: StageStatus.PENDING,
-        silent: StageStatus.FAILED,
-        silent_then: StageStatus.FAILED,
-        provision_project.REMOVING_INSTANCE: StageStatus.PENDING,
-    }
-    assert stages[tried].error == error
-    assert stages[silent].error == StoredError(unsaid[0], silent, 1, *unsaid[1:])
-    assert stages[silent_then].error == StoredError(unsaid[0], silent_then, 2, *unsaid[1:])
-    told = {(e.subject, e.status, e.attempt) for e in core.jobs.get("job-1").history}
-    assert {(tried, "FAILED", 3), (silent, "FAILED", 1), (silent_then, "FAILED", 2)} <= told
-    *_, first, second, third, last = core.jobs.get("job-1").history
-    assert {first.subject, second.subject, third.subject} == {tried, silent, silent_then}
-    assert (last.subject, last.status) == ("CLEANUP", "FAILED")
-
-
-@pytest.mark.usefixtures("failed")
-def test_a_stage_that_ended_without_a_word_has_the_error_that_the_state_machine_met(
+def test_a_clean_up_does_not_complete_while_a_stage_has_not_said_that_all_is_gone(
     core: Core,
 ) -> None:
-    remove(core, provision_project.REMOVING_STORAGE)
-    remove(core, provision_project.REMOVING_AUTH)
-    removed(core, provision_project.REMOVING_API_KEYS)
-    core.clock.advance()
+    call(core, CLEANUP, INITIALIZING)
+    removed(core, *REMOVING[1:])
 
-    record_cleanup(
+    with pytest.raises(ProvisioningError) as raised:
+        call(core, CLEANUP, FINALIZING)
+
+    assert raised.value.type is ErrorType.UNKNOWN_ERROR
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (cleanup_of(core).status, project.locked_by) == (JobStatus.RUNNING, CLEANUP)
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_removal_that_ended_without_a_word_has_the_error_that_the_state_machine_met(
+    core: Core,
+) -> None:
+    call(core, CLEANUP, INITIALIZING)
+    for stage in (clean_up_project.REMOVING_STORAGE, clean_up_project.REMOVING_AUTH):
+        core.jobs.start_stage(head(core, CLEANUP), stage, 0)
+    removed(core, clean_up_project.REMOVING_API_KEYS)
+    core.clock.advance(max(stage.seconds for stage in REMOVING))
+
+    call(
         core,
-        branches=[
-            {"stage": provision_project.REMOVING_API_KEYS, "error": {"ok": True}},
-            {"stage": provision_project.REMOVING_STORAGE, "error": {"Error": "States.Timeout"}},
-            {
-                "stage": provision_project.REMOVING_AUTH,
-                "error": {"Error": "Runtime.ExitError", "Cause": "exit status 137"},
-            },
-            {"stage": provision_project.REMOVING_DATABASE, "error": {"ok": True}},
-        ],
+        CLEANUP,
+        RECORD_FAILURE,
+        {"ok": True, "stage": clean_up_project.REMOVING_API_KEYS},
+        silent(clean_up_project.REMOVING_STORAGE),
+        silent(clean_up_project.REMOVING_AUTH, "Runtime.ExitError", "exit status 137"),
     )
 
-    errors = {record.stage: record.error for record in cleanup_of(core).stages if record.error}
+    cleanup = cleanup_of(core)
+    errors = {record.stage: record.error for record in cleanup.stages if record.error}
     assert {stage: (error.type, error.cause) for stage, error in errors.items()} == {
-        provision_project.REMOVING_STORAGE: (ErrorType.TIMEOUT, "States.Timeout"),
-        provision_project.REMOVING_AUTH: (
+        clean_up_project.REMOVING_STORAGE: (ErrorType.TIMEOUT, "States.Timeout"),
+        clean_up_project.REMOVING_AUTH: (
             ErrorType.UNKNOWN_ERROR,
             "Runtime.ExitError: exit status 137",
         ),
+    }
+    # None is under way any more; what never began is not said to have failed.
+    assert {record.stage: record.status for record in cleanup.stages} == {
+        INITIALIZING: StageStatus.SUCCEEDED,
+        clean_up_project.REMOVING_API_KEYS: StageStatus.SUCCEEDED,
+        clean_up_project.REMOVING_STORAGE: StageStatus.FAILED,
+        clean_up_project.REMOVING_REALTIME: StageStatus.PENDING,
+        clean_up_project.REMOVING_AUTH: StageStatus.FAILED,
+        clean_up_project.REMOVING_DATABASE: StageStatus.PENDING,
+        clean_up_project.REMOVING_INSTANCE: StageStatus.PENDING,
+        FINALIZING: StageStatus.PENDING,
     }
 
 
 @pytest.mark.usefixtures("failed")
 def test_what_a_removal_says_after_the_clean_up_has_ended_changes_nothing(core: Core) -> None:
-    remove(core, provision_project.REMOVING_AUTH)
-    record_cleanup(core)
-    before = core.jobs.get("job-1")
+    leave(core, clean_up_project.REMOVING_AUTH)
+    before = everything(core)
 
-    removed(core, provision_project.REMOVING_AUTH)
+    removed(core, clean_up_project.REMOVING_AUTH)
     core.jobs.stage_failed(
-        "job-1",
-        replace(ERROR, stage=provision_project.REMOVING_AUTH),
+        CLEANUP,
+        replace(ERROR, stage=clean_up_project.REMOVING_AUTH),
         retry_count=0,
         retryable=True,
     )
+    with pytest.raises(ProvisioningError) as raised:
+        call(core, CLEANUP, FINALIZING)
 
-    assert core.jobs.get("job-1") == before
+    assert raised.value.type is ErrorType.INVALID_PAYLOAD
+
+    assert everything(core) == before
 
 
 def begin(core: Core, job_id: str) -> None:
@@ -260,13 +284,6 @@ def begin(core: Core, job_id: str) -> None:
     assert project is not None
     core.projects.lock(
         project, job_id, quota=None, default_limit=0, region=REGION, engine="postgresql"
-    )
-
-
-def fail(core: Core) -> None:
-    """Let the job fail, and its clean-up begin."""
-    core.jobs.fail(
-        "job-1", [ERROR], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
     )
 
 
@@ -281,9 +298,8 @@ def place(core: Core) -> tuple[str | None, str | None]:
 def clean_up_again(core: Core) -> None:
     """Run the clean-up again, which removes all."""
     core.clock.advance()
-    core.jobs.repeat_cleanup(head(core), also=core.projects.hold_items("shop", "job-1"))
-    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup, run=2)
-    assert record_cleanup(core, run=2)["ok"]
+    core.jobs.retry(cleanup_of(core))
+    clean_up(core)
 
 
 def test_a_project_of_which_nothing_is_left_may_be_provisioned_elsewhere(core: Core) -> None:
@@ -291,9 +307,8 @@ def test_a_project_of_which_nothing_is_left_may_be_provisioned_elsewhere(core: C
     core.new_job()
     begin(core, "job-1")
     fail(core)
-    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
 
-    record_cleanup(core)
+    clean_up(core)
 
     assert place(core) == (None, None)
 
@@ -305,15 +320,7 @@ def test_a_project_of_which_something_is_left_keeps_its_region_until_that_is_gon
     core.new_job()
     begin(core, "job-1")
     fail(core)
-    removed(
-        core,
-        *(
-            stage
-            for stage in provision_project.JOB_TYPE.on_failure.cleanup
-            if stage is not provision_project.REMOVING_AUTH
-        ),
-    )
-    record_cleanup(core)
+    leave(core, clean_up_project.REMOVING_AUTH)
     assert place(core) == (REGION, "postgresql")
 
     clean_up_again(core)
@@ -333,10 +340,12 @@ def test_a_region_in_which_another_job_has_begun_too_is_not_given_back(
         if job_id == "other":
             # It keeps what it has made.
             release(core.projects.release_items("shop", job_id))
+            continue
+        fail(core)
+        if was_first:
+            leave(core, clean_up_project.REMOVING_AUTH)
         else:
-            fail(core)
-            removed(core, *list(provision_project.JOB_TYPE.on_failure.cleanup)[was_first:])
-            record_cleanup(core)
+            clean_up(core)
     if was_first:
         # Only now is what it left gone; what the other has kept is not.
         clean_up_again(core)
@@ -351,9 +360,8 @@ def test_a_retry_gives_back_the_region_that_its_first_attempt_began_in(core: Cor
     dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
     begin(core, "job-1")
     fail(core)
-    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
 
-    record_cleanup(core)
+    clean_up(core)
 
     assert place(core) == (None, None)
 
@@ -364,23 +372,22 @@ def test_a_project_that_still_has_a_place_on_a_cluster_keeps_its_region(core: Co
     begin(core, "job-1")
     core.projects.place("shop", "first", "cluster#first", 5)
     fail(core)
-    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
 
-    record_cleanup(core)
+    clean_up(core)
 
     assert place(core) == (REGION, "postgresql")
 
 
 def stage_failed(core: Core, stage: str, *, retryable: bool) -> None:
-    core.jobs.start_stage(head(core), stage, 0)
+    core.jobs.start_stage(head(core, CLEANUP), stage, 0)
     error = StoredError(ErrorType.REMOVAL_FAILED, stage, 1, "It stays.", "")
-    core.jobs.stage_failed("job-1", error, retry_count=0, retryable=retryable)
+    core.jobs.stage_failed(CLEANUP, error, retry_count=0, retryable=retryable)
 
 
 #: How a stage of a clean-up stands that has removed nothing for sure.
 NOT_REMOVED: dict[str, Callable[[Core, str], object]] = {
     "never_started": lambda _core, _stage: None,
-    "died": lambda core, stage: core.jobs.start_stage(head(core), stage, 0),
+    "died": lambda core, stage: core.jobs.start_stage(head(core, CLEANUP), stage, 0),
     "failed": partial(stage_failed, retryable=False),
     "tried_in_vain": partial(stage_failed, retryable=True),
 }
@@ -388,86 +395,82 @@ NOT_REMOVED: dict[str, Callable[[Core, str], object]] = {
 
 @pytest.mark.usefixtures("failed")
 @pytest.mark.parametrize("how", NOT_REMOVED)
-def test_what_a_stage_has_not_removed_for_sure_is_named(
-    core: Core, how: str, logged: LogLines
-) -> None:
-    left = [f"bucket {NAMING.names('shop').bucket}"]
-    removed(
-        core,
-        *(
-            stage
-            for stage in provision_project.JOB_TYPE.on_failure.cleanup
-            if stage is not provision_project.REMOVING_STORAGE
-        ),
-    )
-    NOT_REMOVED[how](core, provision_project.REMOVING_STORAGE)
+def test_what_a_stage_has_not_removed_for_sure_is_named(core: Core, how: str) -> None:
+    left = (f"bucket {NAMING.names('shop').bucket}",)
+    storage = clean_up_project.REMOVING_STORAGE
+    call(core, CLEANUP, INITIALIZING)
+    removed(core, *(stage for stage in REMOVING if stage is not storage))
+    NOT_REMOVED[how](core, storage)
+    core.clock.advance(storage.seconds)
 
-    assert record_cleanup(core) == {"ok": False, "remaining": left}
+    answer = call(core, CLEANUP, RECORD_FAILURE, silent(storage))
 
-    assert set(metrics.metric_set) == {"CleanupsFailed"}
+    assert (answer["has_cleanup"], answer["cleanup"]) == (False, {})
+    assert "CleanupsFailed" in metrics.metric_set
     cleanup = cleanup_of(core)
-    assert (cleanup.status, list(cleanup.remaining)) == (CleanupStatus.FAILED, left)
-    assert logged()[-1]["remaining"] == left
-    (entry,) = (e for e in core.jobs.get("job-1").history if e.subject == "CLEANUP")
-    assert (entry.status, entry.note, entry.attempt) == ("FAILED", left[0], 1)
+    assert (cleanup.status, cleanup.remaining) == (JobStatus.FAILED, left)
+    *_, entry = cleanup.history
+    assert (entry.subject, entry.status, entry.remaining) == ("JOB", "FAILED", left)
     project = core.projects.get("shop")
     assert project is not None
-    assert project.locked_by is None
+    assert (project.locked_by, core.projects.used("owner#ada")) == (None, 0)
 
 
 @pytest.mark.usefixtures("failed")
-def test_the_end_of_a_clean_up_is_recorded_once(core: Core) -> None:
-    first = record_cleanup(core)
-    before = core.jobs.get("job-1"), core.scan("ProjectsTable"), core.scan("QuotasTable")
+def test_the_end_of_a_clean_up_that_failed_is_recorded_once(core: Core) -> None:
+    first = leave(core, clean_up_project.REMOVING_STORAGE)
+    before = everything(core)
     core.clock.advance()
 
-    assert record_cleanup(core) == first
-    assert (
-        core.jobs.get("job-1"),
-        core.scan("ProjectsTable"),
-        core.scan("QuotasTable"),
-    ) == before
+    again = call(
+        core, CLEANUP, RECORD_FAILURE, silent(clean_up_project.REMOVING_AUTH, "Lambda.Unknown")
+    )
+
+    assert again == first
+    assert everything(core) == before
 
 
 @pytest.mark.usefixtures("failed")
-def test_the_word_of_an_earlier_run_ends_no_later_one(core: Core) -> None:
-    record_cleanup(core)
-    core.jobs.repeat_cleanup(head(core))
+def test_the_end_of_a_clean_up_that_completed_is_recorded_once(core: Core) -> None:
+    clean_up(core)
+    before = everything(core)
+    core.clock.advance()
 
-    with pytest.raises(ProvisioningError) as raised:
-        record_cleanup(core, run=1)
+    assert call(core, CLEANUP, FINALIZING)["ok"] is True
+    call(core, CLEANUP, RECORD_FAILURE, silent(FINALIZING))
 
-    assert raised.value.type is ErrorType.INVALID_PAYLOAD
-    assert cleanup_of(core).status is CleanupStatus.RUNNING
+    assert everything(core) == before
 
 
 @pytest.mark.usefixtures("failed")
-def test_a_clean_up_ends_though_its_project_is_gone(core: Core) -> None:
-    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
+def test_the_word_of_an_earlier_attempt_ends_no_later_one(core: Core) -> None:
+    leave(core, clean_up_project.REMOVING_STORAGE)
+    core.jobs.retry(cleanup_of(core))
+    before = everything(core)
 
-    def vanish(_call: Any) -> None:
-        core.answers.clear()
-        core.client("dynamodb").delete_item(
-            TableName="ProjectsTable", Key={"project_id": {"S": "shop"}}
-        )
+    for stage in (RECORD_FAILURE, FINALIZING):
+        with pytest.raises(ProvisioningError) as raised:
+            call(core, CLEANUP, stage, attempt=1)
+        assert raised.value.type is ErrorType.INVALID_PAYLOAD
 
-    core.answers["dynamodb.TransactWriteItems"] = vanish
+    assert everything(core) == before
 
-    assert record_cleanup(core)["ok"] is True
+
+def remove_project(core: Core) -> None:
+    """Let the record of the project be gone."""
+    core.client("dynamodb").delete_item(
+        TableName="ProjectsTable", Key={"project_id": {"S": "shop"}}
+    )
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_clean_up_begins_and_ends_though_its_project_is_gone(core: Core) -> None:
+    remove_project(core)
+
+    clean_up(core)
+
+    assert cleanup_of(core).status is JobStatus.COMPLETED
     assert core.projects.get("shop") is None
-
-
-@pytest.mark.usefixtures("failed")
-@pytest.mark.parametrize("operation", ["Query", "GetItem", "TransactWriteItems"])
-def test_a_table_that_does_not_answer_is_worth_another_attempt(core: Core, operation: str) -> None:
-    core.answers[f"dynamodb.{operation}"] = times(1, aws_error("InternalServerError", 500))
-
-    with pytest.raises(ProvisioningError) as raised:
-        record_cleanup(core)
-
-    assert raised.value.type is ErrorType.NETWORK_ERROR
-    assert record_cleanup(core)["ok"] is False
-    assert cleanup_of(core).status is CleanupStatus.FAILED
 
 
 # What goes before it.
@@ -484,32 +487,33 @@ def store_job(core: Core, **payload: Any) -> None:
     )
 
 
-def stages_of_cleanup(core: Core) -> tuple[str, ...]:
-    return tuple(cleanup_stages(core.jobs.get("job-1"), projects=core.projects))
+def asked(core: Core) -> CleanupRequest | None:
+    """Return what the job would ask of a clean-up, if it failed now."""
+    return request_cleanup(core.jobs.get("job-1"), CLEANUP, projects=core.projects)
 
 
 @pytest.mark.parametrize(
     ("on_failure", "holder", "wanted"),
     [
-        ("rollback", "job-1", provision_project.JOB_TYPE.on_failure.cleanup),
-        ("rollback", "job-2", ()),
-        ("rollback", None, ()),
-        ("keep", "job-1", ()),
+        ("rollback", "job-1", True),
+        ("rollback", "job-2", False),
+        ("rollback", None, False),
+        ("keep", "job-1", False),
     ],
 )
-def test_a_job_cleans_up_if_it_holds_its_project_and_keeps_nothing(
-    core: Core, on_failure: str, holder: str | None, wanted: tuple[str, ...]
+def test_a_job_asks_for_a_clean_up_if_it_has_the_lock_and_keeps_nothing(
+    core: Core, on_failure: str, holder: str | None, *, wanted: bool
 ) -> None:
     project = core.new_project()
     store_job(core, on_failure=on_failure)
     if holder is not None:
         core.projects.lock(project, holder, quota=None, default_limit=5)
 
-    assert stages_of_cleanup(core) == wanted
+    assert (asked(core) is not None) is wanted
 
 
 @pytest.mark.parametrize("has_held", [False, True])
-def test_a_job_whose_project_is_gone_cleans_up_if_it_had_held_it(
+def test_a_job_whose_project_is_gone_asks_for_one_if_it_had_had_the_lock(
     core: Core, *, has_held: bool
 ) -> None:
     store_job(core)
@@ -517,26 +521,23 @@ def test_a_job_whose_project_is_gone_cleans_up_if_it_had_held_it(
     if has_held:
         core.jobs.end_stage("job-1", "INITIALIZING", StageStatus.SUCCEEDED, output={}, check="x")
 
-    assert stages_of_cleanup(core) == (
-        provision_project.JOB_TYPE.on_failure.cleanup if has_held else ()
-    )
+    # There is no lock to hand over.
+    assert asked(core) == (CleanupRequest(cleanup_payload(), []) if has_held else None)
 
 
-def test_a_job_that_names_no_project_cleans_up_after_nothing(core: Core) -> None:
+def test_a_job_that_names_no_project_asks_for_none(core: Core) -> None:
     core.jobs.create(NewJob("job-1", "provision_project", {}, ()))
-    job = core.jobs.get("job-1")
 
-    assert cleanup_stages(job, projects=core.projects) == ()
-    assert released_by_failure(job, projects=core.projects) == []
+    assert asked(core) is None
+    assert released_by_failure(core.jobs.get("job-1"), projects=core.projects) == []
 
 
 @pytest.mark.usefixtures("failed")
 def test_every_stage_of_the_clean_up_names_what_it_may_leave(core: Core) -> None:
-    job = core.jobs.get("job-1")
     named = [
         one
-        for stage in provision_project.JOB_TYPE.on_failure.cleanup
-        for one in remaining(job, stage, naming=NAMING)
+        for stage in clean_up_project.JOB_TYPE.stages
+        for one in remaining(cleanup_of(core), stage, naming=NAMING)
     ]
     names = NAMING.names("shop")
     assert sorted(one.rpartition(" ")[2] for one in named) == sorted(
@@ -555,16 +556,19 @@ def test_every_stage_of_the_clean_up_names_what_it_may_leave(core: Core) -> None
     assert len(set(named)) == len(named)
 
 
-def test_an_instance_may_be_left_where_the_payload_asks_for_one(core: Core) -> None:
-    job = core.new_job(database={"engine": "mysql", "size": "db.t4g.micro"})
-    names = NAMING.names("shop")
+def test_an_instance_may_be_left_where_the_job_was_to_make_one(core: Core) -> None:
+    core.new_project()
+    core.new_job(database={"engine": "mysql", "size": "db.t4g.micro"})
+    begin(core, "job-1")
+    fail(core)
+    cleanup, names = cleanup_of(core), NAMING.names("shop")
 
-    assert remaining(job, provision_project.REMOVING_INSTANCE, naming=NAMING) == (
+    assert remaining(cleanup, clean_up_project.REMOVING_INSTANCE, naming=NAMING) == (
         f"database instance {names.instance}",
         f"secret {names.instance_secret}",
     )
     tenant = names.tenants[Engine.MYSQL]
-    assert remaining(job, provision_project.REMOVING_DATABASE, naming=NAMING) == (
+    assert remaining(cleanup, clean_up_project.REMOVING_DATABASE, naming=NAMING) == (
         f"database {tenant.database}",
         f"role {tenant.app_role}",
         f"secret {names.database_secret}",
@@ -582,22 +586,22 @@ class Past:
         core.new_project()
         core.new_job()
 
-    def start(self, stage: str, retry_count: int = 0, *, run: int = 0, after: float = 1) -> None:
+    def start(self, stage: str, retry_count: int = 0, *, after: float = 1) -> None:
         self.core.clock.advance(after)
         job = head(self.core)
-        self.core.jobs.start_stage(job, stage, retry_count, round_=run or job.attempt)
+        self.core.jobs.start_stage(job, stage, retry_count, round_=job.attempt)
 
-    def fail(self, stage: str, attempt: int = 1, *, run: int = 0) -> None:
+    def fail(self, stage: str, attempt: int = 1) -> None:
         self.core.clock.advance()
         self.core.jobs.stage_failed(
             "job-1",
             StoredError(ErrorType.CONFLICT, stage, attempt, "It is not ours.", ""),
             retry_count=attempt - 1,
             retryable=False,
-            round_=run or head(self.core).attempt,
+            round_=head(self.core).attempt,
         )
 
-    def succeed(self, stage: str, *, run: int = 0) -> None:
+    def succeed(self, stage: str) -> None:
         self.core.clock.advance()
         self.core.jobs.end_stage(
             "job-1",
@@ -605,35 +609,27 @@ class Past:
             StageStatus.SUCCEEDED,
             output={},
             check="it answered",
-            round_=run or head(self.core).attempt,
+            round_=head(self.core).attempt,
         )
 
     def end(self, *closed: str) -> None:
         """End the job, with the stages that never said how they ended."""
         self.core.clock.advance()
         errors = {s: StoredError(ErrorType.TIMEOUT, s, 1, "Too long.", "") for s in closed}
-        job = head(self.core)
-        self.core.jobs.fail(
-            "job-1",
-            [*errors.values(), ERROR],
-            close=errors,
-            attempt=job.attempt,
-            cleanup=(job.cleanup_runs + 1, provision_project.JOB_TYPE.on_failure.cleanup),
-        )
+        end = BadEnd([*errors.values(), ERROR], errors)
+        self.core.jobs.fail(self.core.jobs.get("job-1"), end)
 
     def retry(self) -> None:
-        """End the clean-up, and begin the job's next attempt."""
-        self.core.clock.advance()
-        self.core.jobs.end_cleanup("job-1", head(self.core).cleanup_runs, [])
+        """Begin the job's next attempt."""
         self.core.clock.advance()
         self.core.jobs.retry(self.core.jobs.get("job-1"))
 
-    def seconds(self, after: float = 0) -> int:
-        """Run the step, so many seconds later."""
+    def seconds(self, after: float = 0) -> float:
+        """Return for how many seconds something may be at work, so many seconds later."""
         self.core.clock.advance(after)
-        answer = QuietStep(self.core.jobs, JOB_TYPES)(job_event(AWAIT_QUIET))
-        assert answer["ok"] is True
-        return int(answer["seconds"])
+        now = self.core.clock.at
+        at_work = longest_at_work(self.core.jobs.get("job-1"), now, JOB_TYPES)
+        return 0 if at_work is None else (at_work.until - now).total_seconds()
 
 
 @pytest.fixture
@@ -655,7 +651,7 @@ def test_a_stage_that_never_said_how_it_ended_is_waited_for(past: Past) -> None:
     past.core.clock.advance(9)
     past.end("REGISTERING_AUTH")
     assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 10
-    assert past.seconds(after=100.5) == provision_project.REGISTERING_AUTH.seconds - 110
+    assert past.seconds(after=100) == provision_project.REGISTERING_AUTH.seconds - 110
     assert past.seconds(after=provision_project.REGISTERING_AUTH.seconds) == 0
 
 
@@ -691,54 +687,88 @@ def test_a_stage_of_the_jobs_attempt_before_is_waited_for_too(past: Past) -> Non
     past.start("INITIALIZING")
     past.fail("INITIALIZING")
     past.end()
-    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 6
+    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 5
 
 
-def test_a_removal_that_never_said_how_it_ended_is_waited_for(past: Past) -> None:
-    past.end()
-    past.start(provision_project.REMOVING_AUTH, run=1)
-    past.start(provision_project.REMOVING_AUTH, 1, run=1)
-    past.fail(provision_project.REMOVING_AUTH, 2, run=1)
-    past.start(provision_project.REMOVING_DATABASE, run=1)
-    past.succeed(provision_project.REMOVING_DATABASE, run=1)
-    assert past.seconds() == provision_project.REMOVING_AUTH.seconds - 4
+def waits_for(core: Core, stage: str, *, retry_count: int = 0) -> str:
+    """Run a step of the clean-up that waits, and return what for."""
+    with pytest.raises(StageWaiting) as raised:
+        call(core, CLEANUP, stage, retry_count=retry_count)
+    return str(raised.value)
 
 
-def test_a_removal_for_which_the_end_of_the_clean_up_spoke_is_waited_for(past: Past) -> None:
-    past.end()
-    past.start(provision_project.REMOVING_AUTH, run=1)
-    past.core.clock.advance()
-    record_cleanup(past.core)
-    assert past.seconds() == provision_project.REMOVING_AUTH.seconds - 1
+def test_a_clean_up_removes_nothing_while_something_of_its_parent_may_be_at_work(
+    core: Core,
+) -> None:
+    project = core.new_project()
+    core.new_job()
+    core.projects.lock(project, "job-1", quota=None, default_limit=5)
+    core.jobs.start_stage(head(core), "GENERATING_API_KEYS", 0)
+    fail(core)
+
+    assert waits_for(core, INITIALIZING) == AT_WORK
+    (wait,) = cleanup_of(core).waits
+    assert (wait.stage, wait.waiting_for) == (INITIALIZING, AT_WORK)
+    project = core.projects.get("shop")
+    assert project is not None
+    assert project.locked_by == CLEANUP
+    core.clock.advance(provision_project.GENERATING_API_KEYS.seconds - 2)
+    assert waits_for(core, INITIALIZING, retry_count=1) == AT_WORK
+    core.clock.advance()
+    assert call(core, CLEANUP, INITIALIZING, retry_count=2)["ok"] is True
 
 
-def test_a_removal_that_has_said_how_it_ended_in_a_later_run_is_not_waited_for(past: Past) -> None:
-    past.end()
-    past.core.clock.advance()
-    past.core.jobs.end_cleanup("job-1", 1, ["user pool"])
-    past.core.clock.advance()
-    past.core.jobs.repeat_cleanup(head(past.core))
-    past.start(provision_project.REMOVING_AUTH, run=2)
-    past.fail(provision_project.REMOVING_AUTH, run=2)
-    assert past.seconds() == 0
+@pytest.mark.usefixtures("failed")
+def test_a_parent_that_is_stored_no_more_is_not_waited_for(core: Core) -> None:
+    for item in core.scan("JobsTable"):
+        if item["job_id"] == "job-1":
+            key = dynamodb.to_item({name: item[name] for name in ("job_id", "record")})
+            core.client("dynamodb").delete_item(TableName="JobsTable", Key=key)
+
+    assert call(core, CLEANUP, INITIALIZING)["ok"] is True
 
 
 @pytest.mark.usefixtures("failed")
 def test_a_table_that_does_not_answer_leaves_the_question_open(core: Core) -> None:
     core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
     with pytest.raises(ProvisioningError) as raised:
-        QuietStep(core.jobs, JOB_TYPES)(job_event(AWAIT_QUIET))
+        call(core, CLEANUP, INITIALIZING)
     assert raised.value.type is ErrorType.NETWORK_ERROR
+    assert call(core, CLEANUP, INITIALIZING, retry_count=1)["ok"] is True
+
+
+@pytest.mark.usefixtures("failed")
+@pytest.mark.parametrize("end", [FINALIZING, RECORD_FAILURE])
+def test_a_clean_up_releases_nothing_while_one_of_its_removals_may_be_at_work(
+    core: Core, end: str
+) -> None:
+    call(core, CLEANUP, INITIALIZING)
+    auth = clean_up_project.REMOVING_AUTH
+    for retry_count in (0, 1):
+        core.jobs.start_stage(head(core, CLEANUP), auth, retry_count)
+    removed(core, *REMOVING)
+
+    assert waits_for(core, end) == f"An earlier attempt of {auth} may still be at work."
+
+    project = core.projects.get("shop")
+    assert project is not None
+    assert project.locked_by == CLEANUP
+    core.clock.advance(auth.seconds)
+    call(core, CLEANUP, end, silent(FINALIZING), retry_count=1)
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (cleanup_of(core).status.is_terminal, project.locked_by) == (True, None)
 
 
 # The end of a job.
 
 
-def may_end(core: Core, stage: str, *, cleanup: tuple[str, ...] = (), retry_count: int = 0) -> bool:
-    """Say whether a step that ends the job may begin, where such a clean-up follows a failure."""
-    policy = FailurePolicy(release=lambda _job: (), cleanup_stages=lambda _job: cleanup)
-    policies = {"provision_project": policy}
-    event = job_event(stage) | {"cleanup": 0, "retry_count": retry_count}
+def may_end(core: Core, stage: str, *, has_cleanup: bool = False) -> bool:
+    """Say whether a step that ends the job may begin, where a clean-up follows a failure or not."""
+    asked = CleanupRequest({}, []) if has_cleanup else None
+    policies = {"provision_project": FailurePolicy(request_cleanup=lambda _job, _id: asked)}
+    job = {"job_id": "job-1", "job_type": "provision_project", "payload": {"project_id": "shop"}}
+    event = {"job": job, "stage": stage}
     try:
         QuietEnds(core.jobs, policies, JOB_TYPES)(event)
     except StageWaiting:
@@ -791,14 +821,10 @@ def test_only_what_ends_a_job_waits(past: Past) -> None:
 
 
 def test_a_failure_is_told_at_once_where_a_clean_up_follows(past: Past) -> None:
-    """That one waits itself, before it removes and before it lets go of anything."""
+    """That one waits itself, before it removes anything."""
     past.start("GENERATING_API_KEYS")
-    assert may_end(past.core, RECORD_FAILURE, cleanup=provision_project.JOB_TYPE.on_failure.cleanup)
-    assert not may_end(
-        past.core,
-        provision_project.FINALIZING,
-        cleanup=provision_project.JOB_TYPE.on_failure.cleanup,
-    )
+    assert may_end(past.core, RECORD_FAILURE, has_cleanup=True)
+    assert not may_end(past.core, provision_project.FINALIZING, has_cleanup=True)
 
 
 def test_the_end_of_a_job_does_not_wait_for_itself(past: Past) -> None:
@@ -875,11 +901,12 @@ def test_what_is_at_work_is_never_missed(
         history=tuple(sorted(entries, key=lambda entry: entry.at)),
     )
     at = finished + timedelta(seconds=now)
-    quiet_at = at + timedelta(seconds=seconds_until_quiet(job, at, JOB_TYPES))
+    at_work = longest_at_work(job, at, JOB_TYPES)
+    quiet_at = at if at_work is None else at_work.until
     for stage, _, start, run in attempts:
         if run is None:
             assert begun + timedelta(seconds=start) + longest[stage] <= quiet_at
-    assert seconds_until_quiet(job, quiet_at, JOB_TYPES) == 0
+    assert longest_at_work(job, quiet_at, JOB_TYPES) is None
 
 
 # Running it again.
@@ -887,139 +914,186 @@ def test_what_is_at_work_is_never_missed(
 
 @pytest.fixture
 def left(core: Core, failed: Job) -> Job:
-    """Return a job whose clean-up has failed."""
-    core.make_state_machine("provision_project_cleanup")
+    """Return a job whose clean-up has failed, and has left the bucket."""
+    leave(core, clean_up_project.REMOVING_STORAGE)
     core.clock.advance()
-    record_cleanup(core)
     core.calls.clear()
     return failed
 
 
-def repeat(core: Core) -> Job:
+def retry(core: Core, job_id: str = "job-1") -> Job:
     """Run the clean-up again."""
-    return CleanupRepeater(
-        core.jobs,
-        Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX),
-        {"provision_project": partial(held_again, projects=core.projects)},
-    )("job-1")
+    return client(core).retry_cleanup(job_id)
 
 
-def started(core: Core) -> list[str]:
-    """Return the names of the executions of the clean-up."""
-    return [execution["name"] for execution in core.executions("provision_project_cleanup")]
+def sent(core: Core) -> list[tuple[str, int]]:
+    """Return which jobs were sent, and which attempts of them."""
+    messages = (JobMessage.model_validate_json(m["Body"]) for m in core.messages(core.queue_url))
+    return [(str(message.job_id), message.attempt) for message in messages]
 
 
 @pytest.mark.usefixtures("connected", "left")
-def test_a_clean_up_is_begun_and_started_again_once(core: Core) -> None:
+@pytest.mark.parametrize("job_id", ["job-1", CLEANUP], ids=["by_its_parent", "by_itself"])
+def test_a_clean_up_that_has_failed_is_run_again(core: Core, job_id: str) -> None:
     for _ in range(2):
-        job = api.repeat_cleanup("job-1")
-        assert job.cleanup is not None
-        assert (job.cleanup.status, job.cleanup.run, job.cleanup.remaining) == (
-            CleanupStatus.RUNNING,
+        cleanup = api.retry_cleanup(job_id)
+        assert (cleanup.job_id, cleanup.status, cleanup.attempt, cleanup.remaining) == (
+            CLEANUP,
+            JobStatus.QUEUED,
             2,
             (),
         )
-    (execution,) = core.executions("provision_project_cleanup")
-    assert execution["name"] == "job-1-cleanup-2"
-    assert json.loads(execution["input"]) == {
-        "job": {
-            "job_id": "job-1",
-            "job_type": "provision_project",
-            "payload": head(core).payload,
-            "attempt": 1,
-        },
-        "cleanup": 2,
-    }
+    # An attempt starts once, however often its message is sent.
+    assert set(sent(core)) == {(CLEANUP, 2)}
+    clean_up(core)
+    assert (cleanup_of(core).status, cleanup_of(core).parent_id) == (
+        JobStatus.COMPLETED,
+        "job-1",
+    )
     project = core.projects.get("shop")
     assert project is not None
-    assert project.locked_by == "job-1"
+    assert project.locked_by is None
+    # What it removed counts no more.
+    assert core.projects.used("owner#ada") == 0
+
+
+@pytest.mark.usefixtures("left")
+def test_a_clean_up_that_is_run_again_has_the_lock_while_it_runs(core: Core) -> None:
+    retry(core)
+    for _ in range(2):
+        call(core, CLEANUP, INITIALIZING)
+
+    project = core.projects.get("shop")
+    assert project is not None
+    assert (project.status, project.locked_by) == (ProjectStatus.FAILED, CLEANUP)
+    assert core.projects.used("owner#ada") == 0
 
 
 @pytest.mark.usefixtures("left")
 def test_a_call_that_stopped_between_its_two_writes_is_completed_by_the_next(core: Core) -> None:
-    core.answers["sfn.StartExecution"] = aws_error("ThrottlingException")
+    core.answers["sqs.SendMessage"] = aws_error("ThrottlingException")
     with pytest.raises(ClientError):
-        repeat(core)
+        retry(core)
     core.answers.clear()
-    assert started(core) == []
+    assert sent(core) == []
 
-    repeat(core)
+    assert retry(core).attempt == 2
 
-    assert started(core) == ["job-1-cleanup-2"]
-    assert cleanup_of(core).run == 2
+    assert sent(core) == [(CLEANUP, 2)]
 
 
 @pytest.mark.usefixtures("left")
-def test_many_calls_at_once_begin_one_run(core: Core) -> None:
+def test_many_calls_at_once_begin_one_attempt(core: Core) -> None:
     with ThreadPoolExecutor(6) as pool:
-        runs = [job.cleanup_runs for job in pool.map(lambda _: repeat(core), range(6))]
-    assert runs == [2] * 6
-    assert started(core) == ["job-1-cleanup-2"]
+        attempts = [job.attempt for job in pool.map(lambda _: retry(core), range(6))]
+    assert attempts == [2] * 6
+    assert set(sent(core)) == {(CLEANUP, 2)}
 
 
 @pytest.mark.usefixtures("left")
-def test_a_call_that_is_superseded_by_another_goes_on_with_its_run(core: Core) -> None:
-    """Between its look at the job and its look at the project."""
-    core.answers["dynamodb.GetItem"] = meanwhile(lambda: repeat(core))
+def test_a_call_that_is_superseded_by_another_goes_on_with_its_attempt(core: Core) -> None:
+    core.answers["dynamodb.TransactWriteItems"] = meanwhile(lambda: retry(core))
 
-    assert repeat(core).cleanup_runs == 2
-    assert started(core) == ["job-1-cleanup-2"]
+    assert retry(core).attempt == 2
+    assert set(sent(core)) == {(CLEANUP, 2)}
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_clean_up_that_is_under_way_is_not_begun_again(core: Core) -> None:
+    assert retry(core).status is JobStatus.QUEUED
+    call(core, CLEANUP, INITIALIZING)
+
+    cleanup = retry(core)
+
+    assert (cleanup.job_id, cleanup.status, cleanup.attempt) == (CLEANUP, JobStatus.RUNNING, 1)
+    assert sent(core) == []
 
 
 def refused(core: Core, match: str) -> None:
     with pytest.raises(api.JobStateError, match=match):
-        repeat(core)
+        retry(core)
 
 
 @pytest.mark.usefixtures("failed")
 def test_a_clean_up_that_has_left_nothing_is_not_run_again(core: Core) -> None:
-    removed(core, *provision_project.JOB_TYPE.on_failure.cleanup)
-    record_cleanup(core)
+    clean_up(core)
     refused(core, "job job-1: its clean-up has left nothing")
 
 
 def test_a_job_without_a_clean_up_has_none_to_run_again(core: Core) -> None:
     with pytest.raises(api.JobNotFoundError):
-        repeat(core)
+        retry(core)
     core.new_job()
     refused(core, "job job-1: is QUEUED and has no clean-up")
 
 
-@pytest.mark.usefixtures("left")
-def test_what_another_job_may_use_is_not_removed(core: Core) -> None:
+def begin_again(core: Core) -> ProvisioningError:
+    """Run the clean-up again, which is refused as it begins; return why."""
+    retry(core)
+    with pytest.raises(ProvisioningError) as raised:
+        call(core, CLEANUP, INITIALIZING)
+    error = {"Error": raised.value.type, "Cause": ""}
+    branch = {"ok": False, "stage": INITIALIZING, "error": error}
+    core.clock.advance()
+    call(core, CLEANUP, RECORD_FAILURE, branch)
+    core.clock.advance()
+    return raised.value
+
+
+def lock(core: Core, job_id: str) -> None:
+    """Let another job acquire the project."""
     project = core.projects.get("shop")
     assert project is not None
-    core.projects.lock(project, "job-2", quota=None, default_limit=1)
-    refused(core, "project shop: is held by job job-2, which takes up what was left")
+    core.projects.lock(project, job_id, quota=None, default_limit=1)
+
+
+@pytest.mark.usefixtures("left")
+def test_what_another_job_may_use_is_not_removed(core: Core) -> None:
+    lock(core, "job-2")
+    before = core.scan("ProjectsTable")
+    busy = begin_again(core)
+    assert (busy.type, busy.message) == (
+        ErrorType.PROJECT_BUSY,
+        (
+            "project_id: shop is held by job job-2, which takes up what was left; look at that job "
+            "first."
+        ),
+    )
+    assert core.scan("ProjectsTable") == before
+
     items = core.projects.activate_items("shop", "job-2", {"made": "x"})
     dynamodb.transact(core.client("dynamodb"), items)
-    refused(core, "project shop: is ACTIVE; what was left has been taken up")
-    core.client("dynamodb").delete_item(
-        TableName="ProjectsTable", Key={"project_id": {"S": "shop"}}
+    before = core.scan("ProjectsTable")
+    taken = begin_again(core)
+    assert (taken.type, taken.message) == (
+        ErrorType.INVALID_PAYLOAD,
+        "project_id: shop is ACTIVE; what was left has been taken up, so nothing is removed.",
     )
-    refused(core, "project shop: is gone; remove what job job-1 has left by hand")
-    assert cleanup_of(core).status is CleanupStatus.FAILED
-    assert started(core) == []
+    assert core.scan("ProjectsTable") == before
+    # None of its removals has begun.
+    assert {record.stage for record in cleanup_of(core).stages if record.attempt} == {INITIALIZING}
+
+
+@pytest.mark.usefixtures("left")
+def test_a_parent_that_is_run_again_takes_up_what_was_left(core: Core) -> None:
+    """It is not waited for: it is at work, and not what its attempt before has left."""
+    core.jobs.retry(core.jobs.get("job-1"))
+    core.jobs.start_stage(core.jobs.get("job-1"), "CREATING_DATABASE", 0, round_=2)
+    lock(core, "job-1")
+
+    assert begin_again(core).type is ErrorType.PROJECT_BUSY
 
 
 @pytest.mark.usefixtures("left")
 def test_a_job_that_comes_first_keeps_what_is_left(core: Core) -> None:
-    def come(_call: Any) -> None:
-        core.answers.clear()
-        project = core.projects.get("shop")
-        assert project is not None
-        core.projects.lock(project, "job-2", quota=None, default_limit=1)
-
-    core.answers["dynamodb.TransactWriteItems"] = come
-    refused(core, "is held by job job-2")
-    assert cleanup_of(core).status is CleanupStatus.FAILED
-
-
-@pytest.mark.usefixtures("left")
-def test_a_job_that_keeps_changing_is_worth_another_call(core: Core) -> None:
-    core.answers["dynamodb.TransactWriteItems"] = aws_error(
-        "TransactionCanceledException", reasons=("ConditionalCheckFailed",)
-    )
+    """Between the clean-up's look at the project and its write."""
+    retry(core)
+    core.answers["dynamodb.TransactWriteItems"] = meanwhile(lambda: lock(core, "job-2"), before=2)
     with pytest.raises(ProvisioningError) as raised:
-        repeat(core)
-    assert raised.value.type is ErrorType.TIMEOUT
+        call(core, CLEANUP, INITIALIZING)
+
+    assert raised.value.type is ErrorType.PROJECT_BUSY
+    assert "has just been taken up" in raised.value.message
+    project = core.projects.get("shop")
+    assert project is not None
+    assert project.locked_by == "job-2"

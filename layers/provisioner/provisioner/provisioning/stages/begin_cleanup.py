@@ -17,7 +17,7 @@ from provisioner.provisioning.projects import ProjectBusyError, ProjectStatus, P
 def ensure_cleanup_begun(
     job: JobInput, *, jobs: JobStore, projects: ProjectStore
 ) -> StageOutcome | Waiting:
-    """Wait for what the failed job has left at work, and acquire the project, unless it is ours.
+    """Acquire the project, unless it is ours, and wait for what the failed job has left at work.
 
     The job that failed hands its lock over to its clean-up. One that is run again acquires it anew.
     It counts against no quota: none of the project is usable, and none of it is to be.
@@ -27,12 +27,6 @@ def ensure_cleanup_begun(
         INVALID_PAYLOAD: the payload is wrong, or another job has made use of what was left.
     """
     payload = validate_payload(CleanUpProjectPayload, job.payload)
-    at_work = None
-    # A job that is stored no more has ended months ago.
-    with suppress(JobNotFoundError):
-        at_work = longest_at_work(jobs.get(payload.job_id), jobs.now(), JOB_TYPES)
-    if at_work is not None:
-        return Waiting(at_work.waiting_for)
     project = projects.get(payload.project_id)
     if project is not None and project.locked_by != job.job_id:
         if project.locked_by is not None:
@@ -55,4 +49,10 @@ def ensure_cleanup_begun(
                 f"project_id: {project.project_id} has just been taken up by another job; look at "
                 "that job first.",
             ) from None
+    at_work = None
+    # A job that is stored no more has ended months ago.
+    with suppress(JobNotFoundError):
+        at_work = longest_at_work(jobs.get(payload.job_id), jobs.now(), JOB_TYPES)
+    if at_work is not None:
+        return Waiting(at_work.waiting_for)
     return StageOutcome(check=f"nothing of job {payload.job_id} is at work any more")
