@@ -11,7 +11,7 @@ import pytest
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
 from provisioner.jobs.execution import job_id_of
-from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE, StageEvent
+from provisioner.jobs.stage_run import RECORD_FAILURE, StageEvent
 from provisioner.jobs.store import history_entry
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.snapshot_retention import REMOVE_EXPIRED_SNAPSHOTS
@@ -33,9 +33,9 @@ def read(path: Path) -> dict[str, Any]:
 def test_every_function_and_every_stage_has_an_event() -> None:
     folders = {path.relative_to(ROOT / "events").parts[0] for path in events()}
     assert folders == set(functions())
-    wanted = {job_type: set(map(str, d.all_stages)) for job_type, d in JOB_TYPES.items()}
-    # The steps that record an end are the same for every job type.
-    wanted["provision_project"] |= {RECORD_FAILURE, AWAIT_QUIET, RECORD_CLEANUP}
+    wanted = {job_type: set(map(str, d.stages)) for job_type, d in JOB_TYPES.items()}
+    # The step that records a failure is the same for every job type.
+    wanted["provision_project"].add(RECORD_FAILURE)
     for job_type, stages in wanted.items():
         found = [read(path) for path in STAGE_EVENTS]
         assert {e["stage"] for e in found if e["job"]["job_type"] == job_type} == stages
@@ -49,7 +49,7 @@ def test_stage_event_is_what_the_state_machine_hands_over(path: Path) -> None:
     payload = api.get_job_handler(job_type).parse(event["job"]["payload"])
     # The dispatcher hands on the payload with every default filled in.
     assert payload.model_dump(mode="json") == event["job"]["payload"]
-    definition = state_machines()[f"{job_type}_cleanup" if "cleanup" in event else job_type]
+    definition = state_machines()[job_type]
     handed_over = [
         state["Parameters"]["Payload"]
         for _, state in all_states(definition["States"])

@@ -6,7 +6,6 @@ further job type is judged as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from provisioner.jobs.definition import (
     Stage,
     longest_run,
 )
-from provisioner.jobs.execution import cleanup_execution_name, cleanup_state_machine
 from provisioner.jobs.retries import (
     FOREIGN_ERRORS,
     POLL_SECONDS,
@@ -28,22 +26,18 @@ from provisioner.jobs.retries import (
     RetryPolicy,
     waiting_retry,
 )
-from provisioner.jobs.stage_run import AWAIT_QUIET, RECORD_CLEANUP, RECORD_FAILURE
-from provisioner.jobs.state_machine import state_machines
+from provisioner.jobs.stage_run import RECORD_FAILURE
+from provisioner.jobs.state_machine import state_machine
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
 from support.asl import Pause
-from support.machine_runs import JOB, RUN, Answers, asking_for_all, run, unasked
-from support.project import all_states, functions
+from support.machine_runs import JOB, Answers, asking_for_all, run, unasked
+from support.project import all_states, functions, substituted_state_machine
 
 type Definition = JobDefinition[Any]
 
 #: As they are generated; that they are committed so is a test's of its own.
-MACHINES = {
-    name: document
-    for definition in JOB_TYPES.values()
-    for name, document in state_machines(definition, LIFECYCLE).items()
-}
+MACHINES = {name: state_machine(definition, LIFECYCLE) for name, definition in JOB_TYPES.items()}
 STATES = [
     (f"{machine}.{name}", state)
     for machine, document in MACHINES.items()
@@ -54,29 +48,17 @@ TASKS = [
     for name, state in STATES
     if state.get("Resource") == "arn:aws:states:::lambda:invoke"
 ]
-CLEANED_UP = [d for d in JOB_TYPES.values() if d.on_failure.cleanup]
+CLEANED_UP = [d for d in JOB_TYPES.values() if d.on_failure.cleanup_job_type]
 
 each_type = pytest.mark.parametrize("definition", JOB_TYPES.values(), ids=JOB_TYPES)
 each_cleanup = pytest.mark.parametrize("definition", CLEANED_UP, ids=lambda d: d.name)
 each_task = pytest.mark.parametrize("task", TASKS)
 
 
-def each(
-    of: Callable[[Definition], tuple[Stage, ...]],
-) -> pytest.MarkDecorator:
-    """Meet each stage of each job type."""
-    found = [(d, stage) for d in JOB_TYPES.values() for stage in of(d)]
-    return pytest.mark.parametrize(
-        ("definition", "stage"), found, ids=[f"{d.name}.{stage}" for d, stage in found]
-    )
-
-
-each_stage = each(lambda definition: definition.stages)
-each_cleanup_stage = each(lambda definition: definition.on_failure.cleanup)
-
-
-def cleanup_of(definition: Definition) -> dict[str, Any]:
-    return MACHINES[cleanup_state_machine(definition.name)]
+_STAGES = [(d, stage) for d in JOB_TYPES.values() for stage in d.stages]
+each_stage = pytest.mark.parametrize(
+    ("definition", "stage"), _STAGES, ids=[f"{d.name}.{stage}" for d, stage in _STAGES]
+)
 
 
 def function_arn(name: str) -> str:
@@ -198,15 +180,17 @@ def test_all_that_fails_beside_one_another_is_told(definition: Definition) -> No
             assert recorded["branches"] == told_by(definition, *failing)[1]
 
 
+def failing_with_a_cleanup(definition: Definition) -> Answers:
+    """Return how the functions answer where the first stage fails, and a clean-up is to follow."""
+    return Answers(errors={definition.stages[0]: ["CONFLICT"]}, cleanup="cleanup-1")
+
+
 @each_type
 def test_a_clean_up_is_started_where_the_definition_has_one(definition: Definition) -> None:
-    answers = Answers(errors={definition.stages[0]: ["CONFLICT"]}, cleanup=RUN)
-    done = run(MACHINES[definition.name], answers)
+    done = run(MACHINES[definition.name], failing_with_a_cleanup(definition))
     assert done.end == ("FAILED", "CONFLICT")
-    assert [(start.name, start.input) for start in done.starts] == [
-        (cleanup_execution_name(str(JOB["job_id"]), RUN), {"job": JOB, "cleanup": RUN})
-        for _ in definition.on_failure.cleanup[:1]
-    ]
+    expected = [("cleanup-1", {"job": JOB})] if definition in CLEANED_UP else []
+    assert [(start.name, start.input) for start in done.starts] == expected
 
 
 @each_type
@@ -280,15 +264,12 @@ def test_a_task_waits_a_little_longer_than_its_function_runs(task: dict[str, Any
 
 @each_type
 def test_no_stage_runs_longer_than_the_code_allows_for(definition: Definition) -> None:
-    machines = [definition.name]
-    machines += [cleanup_state_machine(definition.name)] if definition.on_failure.cleanup else []
     found = {
         payload["stage"]: task["TimeoutSeconds"]
-        for name in machines
-        for _, task in all_states(MACHINES[name]["States"])
+        for _, task in all_states(MACHINES[definition.name]["States"])
         if task["Type"] == "Task" and (payload := task["Parameters"].get("Payload"))
     }
-    for stage in definition.all_stages:
+    for stage in definition.stages:
         longest = longest_run(JOB_TYPES, definition.name, stage)
         assert found[stage] == longest <= LONGEST_RUN_SECONDS, f"{definition.name}: {stage}"
 
@@ -303,14 +284,14 @@ ALL_REPEATED = [
 ]
 
 
-def seconds_by_step(document: dict[str, Any], answers: Answers, **more: Any) -> dict[str, float]:
+def seconds_by_step(document: dict[str, Any], answers: Answers) -> dict[str, float]:
     """Run a machine, and return how long its stages and steps take at most, each for itself."""
     timeouts = {
         state["Parameters"]["Payload"]["stage"]: state["TimeoutSeconds"]
         for _, state in all_states(document["States"])
         if state.get("Resource") == "arn:aws:states:::lambda:invoke"
     }
-    done = run(document, answers, **more)
+    done = run(document, answers)
     seconds = {
         name: float(timeouts[name] * len(done.payloads(name)))
         for name in dict.fromkeys(done.stages)
@@ -336,95 +317,44 @@ def test_a_job_has_the_time_that_every_repetition_takes(definition: Definition) 
     assert 0 <= document["TimeoutSeconds"] - longest < TWO_HOURS
 
 
-@each_cleanup
-def test_a_clean_up_has_the_time_that_every_repetition_takes(definition: Definition) -> None:
-    document = cleanup_of(definition)
-    names = (*definition.on_failure.cleanup, AWAIT_QUIET, RECORD_CLEANUP)
-    answers = Answers(
-        errors={str(name): list(ALL_REPEATED) for name in names}, quiet_seconds=pause_of(definition)
-    )
-    # The second time that it asks what is at work, it may meet as much.
-    answers.errors[AWAIT_QUIET] += ALL_REPEATED
-    seconds = seconds_by_step(document, answers, is_cleanup=True)
-    longest = sum(seconds.values())
-    longest += sum(stage.waits_seconds for stage in definition.on_failure.cleanup)
-    assert 0 <= document["TimeoutSeconds"] - longest < TWO_HOURS
-
-
 # --- The clean-up ---------------------------------------------------------------------------------
 
 
-def pause_of(definition: Definition) -> int:
-    """Return for how long anything of a job may be at work."""
-    return max(longest_run(JOB_TYPES, definition.name, stage) for stage in definition.all_stages)
+@each_cleanup
+def test_a_clean_up_is_a_job_type_that_needs_none_itself(definition: Definition) -> None:
+    cleanup = JOB_TYPES[definition.on_failure.cleanup_job_type]
+    assert cleanup.on_failure.cleanup_job_type == ""
+    # What fails, and what is released then, is named and released.
+    assert cleanup.on_failure.remaining
+    assert bool(cleanup.on_failure.release) == bool(definition.on_failure.release)
 
 
 @each_cleanup
-def test_a_clean_up_removes_in_order_between_two_looks_at_what_is_at_work(
+def test_the_machine_of_a_clean_up_is_the_one_that_is_started(definition: Definition) -> None:
+    done = run(MACHINES[definition.name], failing_with_a_cleanup(definition))
+    (start,) = done.starts
+    started = substituted_state_machine(definition.name, start.machine.strip("${}"))
+    assert started == definition.on_failure.cleanup_job_type
+
+
+@each_cleanup
+def test_a_clean_up_begins_once_nothing_of_the_failed_job_may_be_at_work(
     definition: Definition,
 ) -> None:
-    done = run(cleanup_of(definition), Answers(quiet_seconds=5), is_cleanup=True)
-    assert done.end == ("SUCCEEDED", "")
-    steps = [AWAIT_QUIET, *definition.on_failure.cleanup, AWAIT_QUIET, RECORD_CLEANUP]
-    assert done.stages == steps
-    owners = {stage: stage.function.name for stage in definition.on_failure.cleanup}
-    for call in done.calls:
-        name = call.payload["stage"]
-        assert call.function == function_arn(owners.get(name, LIFECYCLE.name))
-        common = {"job": JOB, "stage": name, "cleanup": RUN, "retry_count": 0}
-        assert common.items() <= call.payload.items()
-    assert done.pauses == [(AWAIT_QUIET, Pause(5))] * 2
-
-
-@each_cleanup_stage
-def test_a_stage_of_a_clean_up_that_fails_is_named_and_keeps_no_other_from_its_work(
-    definition: Definition, stage: Stage
-) -> None:
-    answers = Answers(errors={stage: ["CONFLICT"]}, is_nothing_left=False)
-    done = run(cleanup_of(definition), answers, is_cleanup=True)
-    assert done.end == ("FAILED", "UNKNOWN_ERROR")
-    assert [s for s in done.stages if s != AWAIT_QUIET] == [
-        *definition.on_failure.cleanup,
-        RECORD_CLEANUP,
-    ]
-    (recorded,) = done.payloads(RECORD_CLEANUP)
-    told = {branch["stage"]: branch["error"].get("Error") for branch in recorded["branches"]}
-    assert told == {
-        str(s): "CONFLICT" if s == stage else None for s in definition.on_failure.cleanup
-    }
+    first = JOB_TYPES[definition.on_failure.cleanup_job_type].stages[0]
+    longest = max(longest_run(JOB_TYPES, definition.name, s) for s in definition.stages)
+    assert first.waits_seconds >= longest
 
 
 @each_cleanup
-def test_a_clean_up_waits_for_as_long_as_anything_runs_where_nobody_can_say(
-    definition: Definition,
-) -> None:
-    answers = Answers(errors={AWAIT_QUIET: ["CONFLICT"] * 2})
-    done = run(cleanup_of(definition), answers, is_cleanup=True)
-    assert done.end == ("SUCCEEDED", "")
-    assert done.pauses == [(AWAIT_QUIET, Pause(pause_of(definition)))] * 2
-
-
-@each_cleanup
-def test_the_end_of_a_clean_up_that_cannot_be_recorded_says_where_to_look(
-    definition: Definition,
-) -> None:
-    answers = Answers(errors={RECORD_CLEANUP: ["CONFLICT"]})
-    done = run(cleanup_of(definition), answers, is_cleanup=True)
-    assert done.end == ("FAILED", "UNKNOWN_ERROR")
-    assert "RecordCleanup" in done.execution.cause
-
-
-@each_cleanup
-@pytest.mark.parametrize("policy", [SERVICE_RETRY, STAGE_RETRY])
-def test_every_step_of_a_clean_up_is_repeated_as_often_as_the_table_of_retries_says(
-    definition: Definition, policy: RetryPolicy
-) -> None:
-    for name in (*definition.on_failure.cleanup, AWAIT_QUIET, RECORD_CLEANUP):
-        answers = Answers(errors={name: [policy.error_names[0]] * 50})
-        done = run(cleanup_of(definition), answers, is_cleanup=True)
-        counts = [payload["retry_count"] for payload in done.payloads(name)]
-        times = 2 if name == AWAIT_QUIET else 1
-        assert counts == list(range(policy.attempts_in_all)) * times, f"{definition.name}: {name}"
+def test_what_cannot_be_removed_keeps_nothing_else_from_it(definition: Definition) -> None:
+    cleanup = JOB_TYPES[definition.on_failure.cleanup_job_type]
+    (removing,) = (step for step in cleanup.steps if isinstance(step, Parallel))
+    errors = {str(branch[0]): ["CONFLICT"] for branch in removing.branches[1:]}
+    done = run(MACHINES[cleanup.name], Answers(errors=errors))
+    assert set(map(str, removing.branches[0])) < set(done.stages)
+    (recorded,) = done.payloads(RECORD_FAILURE)
+    assert {end["stage"] for end in recorded["branches"] if not end["ok"]} == errors.keys()
 
 
 # --- For those who read them ----------------------------------------------------------------------

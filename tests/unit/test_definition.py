@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provisioner.composition.stage_code import failure_policies_of, holds_of, stages_of
+from provisioner.composition.stage_code import failure_policies_of, stages_of
 from provisioner.jobs.definition import (
     LONGEST_RUN_SECONDS,
     DefinitionError,
@@ -24,7 +24,7 @@ from provisioner.jobs.definition import (
 )
 from provisioner.provisioning import job_types
 from provisioner.provisioning.functions import FUNCTIONS
-from provisioner.provisioning.job_types import JOB_TYPES, provision_project
+from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.payload import ProjectReference
 
 FUNCTION = Function("archive", seconds=20)
@@ -111,8 +111,13 @@ def test_a_stage_that_cannot_run_is_refused_with_the_field(
         ),
         (
             (stage(),),
-            {"on_failure": FailureHandling(cleanup=(stage("GONE"), stage("GONE")))},
-            "GONE stands there twice",
+            {"on_failure": FailureHandling(cleanup_job_type="clean_up_archive")},
+            "on_failure: cleanup_job_type and request_cleanup go together",
+        ),
+        (
+            (stage(),),
+            {"on_failure": FailureHandling(request_cleanup=CODE)},
+            "on_failure: cleanup_job_type and request_cleanup go together",
         ),
     ],
 )
@@ -146,17 +151,10 @@ def test_a_module_that_is_no_job_type_is_named(
 
 def test_the_stages_are_those_of_the_steps_in_order() -> None:
     first, left, right, last = (stage(name) for name in ("FIRST", "LEFT", "RIGHT", "LAST"))
-    undone = stage("UNDOING")
-    definition = job_type(
-        first,
-        Parallel("Both", ((left,), (right,))),
-        last,
-        on_failure=FailureHandling(cleanup=(undone,)),
-    )
+    definition = job_type(first, Parallel("Both", ((left,), (right,))), last)
     assert definition.stages == ("FIRST", "LEFT", "RIGHT", "LAST")
     assert definition.last is last
-    assert definition.all_stages == (*definition.stages, "UNDOING")
-    assert definition.stage("UNDOING") is undone
+    assert definition.stage("LEFT") is left
     assert definition.stage("OTHER") is None
 
 
@@ -188,7 +186,7 @@ def test_code_that_is_not_there_is_named(code: str) -> None:
 
 def test_a_stage_runs_in_its_own_function_alone() -> None:
     by_function = {
-        name: {stage for d in JOB_TYPES.values() for stage in d.all_stages if stage.function == f}
+        name: {stage for d in JOB_TYPES.values() for stage in d.stages if stage.function == f}
         for name, f in FUNCTIONS.items()
     }
     assert provision_project.CREATING_SCHEMA in by_function["database"]
@@ -200,10 +198,13 @@ def test_a_stage_runs_in_its_own_function_alone() -> None:
 def test_what_a_failure_does_is_loaded_by_the_definitions() -> None:
     policies = failure_policies_of({"projects": None, "naming": None})
     assert policies.keys() == JOB_TYPES.keys()
-    holds = holds_of({"projects": None})
-    assert holds.keys() == JOB_TYPES.keys()
-    # One that makes nothing gives nothing back and removes nothing.
+    assert policies["provision_project"].cleanup_job_type is clean_up_project.JOB_TYPE
+    # A clean-up that fails is run again; no other follows it.
+    assert policies["clean_up_project"].cleanup_job_type is None
+    # One that makes nothing releases nothing, and leaves nothing to remove.
     none: Any = None
-    assert policies["revoke_api_key"].release(none) == ()
-    assert policies["revoke_api_key"].cleanup_stages(none) == ()
-    assert holds["revoke_api_key"](none) == ()
+    policy = policies["revoke_api_key"]
+    assert policy.release(none) == ()
+    assert policy.remaining_of(none, "REVOKING") == ()
+    assert policy.request_cleanup(none, "cleanup-1") is None
+    assert policy.cleanup_job_type is None

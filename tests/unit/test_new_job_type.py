@@ -32,7 +32,6 @@ JOB_TYPES = PACKAGE / "provisioning" / "job_types"
         ("", "no job type can be named so"),
         ("a" * 41, "no job type can be named so"),
         ("import", "no job type can be named so"),
-        ("archive_project_cleanup", "clean-ups' state machines are named so"),
         ("rotate_api_keys", "is a job type already"),
     ],
 )
@@ -162,13 +161,29 @@ def test_a_stage_whose_code_its_function_cannot_run_is_refused_before_anything_i
         derived_files(ROOT)
 
 
-@pytest.mark.parametrize("field", ["release", "cleanup_stages", "remaining", "hold"])
+@pytest.mark.parametrize("field", ["release", "request_cleanup", "remaining"])
 def test_code_that_handles_a_failure_and_is_not_there_is_refused(
     monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     nowhere = {field: "provisioner.provisioning.stages.hold_project:ensure_held_by_nobody"}
-    changed = replace(rotate_api_keys.JOB_TYPE, on_failure=FailureHandling(**nowhere))  # type: ignore[arg-type]  # all four are texts
+    if field == "request_cleanup":
+        nowhere["cleanup_job_type"] = "clean_up_project"
+    changed = replace(rotate_api_keys.JOB_TYPE, on_failure=FailureHandling(**nowhere))
     monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
 
     with pytest.raises(DefinitionError, match=r"rotate_api_keys: on_failure: code .*cannot be"):
+        derived_files(ROOT)
+
+
+def test_a_cleanup_of_a_job_type_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handling = FailureHandling(
+        cleanup_job_type="gone",
+        request_cleanup="provisioner.provisioning.stages.fail:request_cleanup",
+    )
+    changed = replace(rotate_api_keys.JOB_TYPE, on_failure=handling)
+    monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
+
+    with pytest.raises(DefinitionError, match=r"cleanup_job_type: there is no job type gone;"):
         derived_files(ROOT)

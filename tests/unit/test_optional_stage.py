@@ -211,9 +211,10 @@ def test_it_runs_in_ones_own_process_where_it_would_on_the_state_machine(
     world.end = end
     recorder = FailureRecorder(world.core.jobs, world.policies)
     with suppress(ProvisioningError):
-        InProcessRun(DEFINITION, world.step, {RECORD_FAILURE: recorder}, sleep=lambda _: None)(
-            world.job()
+        run = InProcessRun(
+            {NAME: DEFINITION}, world.step, recorder, world.core.jobs.get, sleep=lambda _: None
         )
+        run(world.job())
     assert world.ran == ran
     expected = JobStatus.FAILED if isinstance(end, Exception) else JobStatus.COMPLETED
     assert world.job().status is expected

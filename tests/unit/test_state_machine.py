@@ -27,7 +27,7 @@ from provisioner.jobs.definition import (
     Stage,
 )
 from provisioner.jobs.stage_run import RECORD_FAILURE
-from provisioner.jobs.state_machine import MAX_STATE_NAME, state_machines, text
+from provisioner.jobs.state_machine import MAX_STATE_NAME, state_machine, text
 from provisioner.provisioning.payload import ProjectReference
 from support.asl import Invoke, StateError
 from support.machine_runs import JOB, Answers, Run, asking_for_all, run, unasked
@@ -46,19 +46,20 @@ def stage(name: str, **more: Any) -> Stage:
     return Stage(name, f"{name} holds.", function=WORKER, code="somewhere:run", **more)
 
 
-def job_type(*steps: Stage | Parallel, cleanup: tuple[Stage, ...] = ()) -> JobDefinition[Any]:
+def job_type(*steps: Stage | Parallel, has_cleanup: bool = False) -> JobDefinition[Any]:
+    handling = FailureHandling(cleanup_job_type="clean_up", request_cleanup="somewhere:request")
     return JobDefinition(
         name="any",
         meaning="Does something.",
         payload_model=ProjectReference,
         steps=steps,
-        on_failure=FailureHandling(cleanup=cleanup),
+        on_failure=handling if has_cleanup else FailureHandling(),
         example={"project_id": "shop"},
     )
 
 
 def machine(*steps: Stage | Parallel, **more: Any) -> dict[str, Any]:
-    return state_machines(job_type(*steps, **more), RECORDER)["any"]
+    return state_machine(job_type(*steps, **more), RECORDER)
 
 
 A, B, C, D, E, F = (stage(name) for name in "ABCDEF")
@@ -374,9 +375,25 @@ def test_what_aws_would_not_take_or_could_not_run_is_refused_in_a_sentence(
         machine(*steps)
 
 
-def test_a_stage_of_a_clean_up_is_not_left_out() -> None:
-    with pytest.raises(DefinitionError, match=r"stage I: runs_if: .* never one of a clean-up"):
-        machine(A, cleanup=(B, OPTIONAL, C))
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_clean_up_is_started_where_the_end_of_the_job_says_so(*, is_wanted: bool) -> None:
+    """Whatever becomes of the start, the job ends with its own error."""
+    document = machine(A, B, has_cleanup=True)
+    errors = {"A": ["CONFLICT"]}
+
+    done = run(document, Answers(errors=errors, cleanup="cleanup-1" if is_wanted else ""))
+
+    assert done.end == ("FAILED", "CONFLICT")
+    started = [(start.name, start.input) for start in done.starts]
+    assert started == ([("cleanup-1", {"job": JOB})] if is_wanted else [])
+    states = document["States"]
+    assert states["StartCleanup"]["Catch"][0]["Next"] == states["StartCleanup"]["Next"] == "Failed"
+
+
+def test_a_job_without_a_clean_up_asks_for_none() -> None:
+    states = machine(A)["States"]
+    assert not {"IsCleanupWanted", "StartCleanup"} & states.keys()
+    assert states["RecordFailure"]["Next"] == "Failed"
 
 
 @pytest.mark.parametrize(
