@@ -83,7 +83,7 @@ def section_of(alarm: str) -> str:
     (dimension,) = ALARMS[alarm]["Properties"]["Dimensions"]
     if dimension["Name"] != "StateMachineArn":
         return alarm
-    job_type = dimension["Value"]["Ref"].removesuffix("StateMachine").removesuffix("Cleanup")
+    job_type = dimension["Value"]["Ref"].removesuffix("StateMachine")
     return alarm.removeprefix(job_type)
 
 

@@ -6,6 +6,8 @@ import ast
 import json
 import re
 import tomllib
+from dataclasses import replace
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from provision_cli.local.sam_local import VARIABLES_FILE
 from provision_cli.local.stack import _DIRECTORY, REGION
 from provisioner.jobs.execution import MAX_INPUT_BYTES, ExecutionStatus
+from provisioner.jobs.failure import metric_of
+from provisioner.jobs.models import Job, JobStatus
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime import settings
 from support.project import (
@@ -408,7 +412,15 @@ def own_metrics() -> set[str]:
         and call.func.attr == "add_metric"
         for name in ast.walk(call.args[0])
         if isinstance(name, ast.Constant)
-    }
+    } | metrics_of_ends()
+
+
+def metrics_of_ends() -> set[str]:
+    """Return the names of the metrics that count the bad ends of jobs and of clean-ups."""
+    now = datetime.now(UTC)
+    job = Job("job-1", "any", JobStatus.FAILED, {}, "shop", now, now)
+    cancelled = replace(job, status=JobStatus.CANCELLED)
+    return set(map(metric_of, (job, cancelled, replace(job, parent_id="job-0"))))
 
 
 def assert_metric_exists(namespace: str, name: str, dimension: str) -> None:
@@ -681,11 +693,10 @@ def test_dispatcher_finds_the_state_machine_by_the_job_type() -> None:
 
 
 def test_each_state_machine_may_be_started_and_its_executions_looked_at() -> None:
-    cleanups = [n for n, machine in MACHINES.items() if name_of(machine).endswith("_cleanup")]
     started = statement_of("DispatcherRole", "StartJobs")["Resource"]
-    assert sorted(arn["Ref"] for arn in started) == sorted(set(MACHINES) - set(cleanups))
-    started = as_list(statement_of("ReconcilerRole", "StartCleanups")["Resource"])
-    assert [arn["Ref"] for arn in started] == cleanups
+    assert sorted(arn["Ref"] for arn in started) == sorted(MACHINES)
+    # The reconciler sends a clean-up through the queue, as any job.
+    assert "states:StartExecution" not in json.dumps(ROLES["ReconcilerRole"])
     looked_at = statement_of("ReconcilerRole", "LookAtExecutions")["Resource"]
     names = [re.findall(r":execution:\$\{(\w+)\.Name\}:\*$", arn["Fn::Sub"]) for arn in looked_at]
     assert sorted(names) == [[name] for name in sorted(MACHINES)]

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from provisioner.errors import FINAL_ERROR, ErrorType, ProvisioningError, failure
 from provisioner.jobs.definition import (
     LONGEST_RUN_SECONDS,
-    FailureHandling,
     JobDefinition,
     JobDefinitions,
     Stage,
 )
-from provisioner.jobs.failure import FailurePolicy, FailureRecorder
+from provisioner.jobs.failure import CleanupRequest, FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import (
     HistoryEntry,
@@ -30,6 +29,7 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
+from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.quiet import QuietEnds, longest_at_work
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.retries import (
@@ -49,10 +49,11 @@ from provisioner.jobs.stage_run import (
 )
 from provisioner.jobs.store import NewJob
 from provisioner.provisioning.functions import LIFECYCLE
+from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.runtime.observability import metrics
 from support.core import Clock, Core, LogLines, aws_error, meanwhile
-from support.reconciler import executions, head, start_execution
+from support.reconciler import executions, head, sent, start_execution
 
 WAITS_SECONDS = 600
 MS = timedelta(milliseconds=1)
@@ -75,7 +76,6 @@ def _stage(name: str, waits_seconds: int = 0) -> Stage:
 
 
 PLACING, MAKING, LAST = _stage("PLACING", WAITS_SECONDS), _stage("MAKING"), _stage("LAST")
-REMOVING = _stage("REMOVING", WAITS_SECONDS)
 
 #: Stands in for the job type whose name the deployment of the tests knows.
 DEFINITION = JobDefinition(
@@ -83,7 +83,6 @@ DEFINITION = JobDefinition(
     meaning="Waits.",
     payload_model=ProvisionProjectPayload,
     steps=(PLACING, MAKING, LAST),
-    on_failure=FailureHandling(cleanup=(REMOVING,)),
     example={},
 )
 DEFINITIONS = {DEFINITION.name: DEFINITION}
@@ -98,15 +97,16 @@ class World:
         #: What the job gives back as it fails.
         self.held: list[Any] = []
         self.is_cleaned_up = False
+        self.asked = CleanupRequest({"project_id": "shop", "job_id": "job-1"}, hand_over=[])
         policy = FailurePolicy(
             release=lambda _job: self.held,
-            cleanup_stages=lambda _job: (REMOVING,) if self.is_cleaned_up else (),
+            request_cleanup=lambda _job, _id: self.asked if self.is_cleaned_up else None,
+            cleanup_job_type=clean_up_project.JOB_TYPE,
         )
         self.policies = {DEFINITION.name: policy}
         core.jobs.create(
             NewJob("job-1", DEFINITION.name, {"project_id": "shop"}, DEFINITION.stages)
         )
-        core.make_state_machine("provision_project_cleanup")
         start_execution(core)
         core.calls.clear()
 
@@ -151,9 +151,8 @@ class World:
         runner = StageRunner(
             self.core.jobs, {DEFINITION.name: {stage: code}}, definitions=definitions
         )
-        more = {"cleanup": 1} if stage == REMOVING else {}
         try:
-            return runner(self.event(stage, retry_count, **more))
+            return runner(self.event(stage, retry_count))
         except (ProvisioningError, StageWaiting) as raised:
             return raised
 
@@ -182,7 +181,7 @@ class World:
         """Let the reconciler look at the job."""
         Reconciler(
             store=self.core.jobs,
-            queue=None,  # type: ignore[arg-type]  # no job here is QUEUED
+            queue=JobQueue(self.core.client("sqs"), self.core.queue_url),
             executions=executions(self.core),
             policies=self.policies,
             holders=list,
@@ -347,18 +346,6 @@ def test_only_a_stage_that_is_given_time_may_wait_and_says_what_for(
     assert world.stage(stage).status is StageStatus.FAILED
 
 
-def test_a_stage_of_the_clean_up_waits_as_well(world: World) -> None:
-    world.is_cleaned_up = True
-    world.run(failure(ErrorType.CONFLICT, "It is not ours."))
-    world.record_failure("CONFLICT")
-
-    assert type(world.run(Waiting(NO_ROOM), stage=REMOVING)) is StageWaiting
-
-    (wait,) = world.job().waits
-    assert (wait.stage, wait.waiting_for) == (REMOVING, NO_ROOM)
-    assert world.run(StageOutcome(), 1, REMOVING)["status"] == "SUCCEEDED"
-
-
 # --- What else may happen -------------------------------------------------------------------------
 
 
@@ -485,7 +472,8 @@ def test_a_job_that_waits_is_cancelled_at_once(world: World, *, is_cleaned_up: b
     assert other.message == f"The job was cancelled while the stage waited: {NO_ROOM}"
     assert (job.stages[0].status, job.stages[0].error) == (StageStatus.FAILED, other)
     assert job.waits == ()
-    assert (job.cleanup is not None) == is_cleaned_up
+    assert bool(job.cleanup_job_id) == is_cleaned_up
+    assert len(sent(world.core)) == is_cleaned_up
     before = world.job()
 
     # A poll that was on its way finds that, and so does its answer.
@@ -848,7 +836,7 @@ class Process:
             return dict(answer)
 
         recorder = FailureRecorder(world.core.jobs, world.policies)
-        InProcessRun(DEFINITION, step, {RECORD_FAILURE: recorder}, sleep=sleep)(world.job())
+        InProcessRun(DEFINITIONS, step, recorder, world.core.jobs.get, sleep=sleep)(world.job())
         return world.job()
 
 
