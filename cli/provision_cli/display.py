@@ -279,6 +279,11 @@ def _cleanup(job: api.Job) -> str:
         return " What it made is being removed."
     if cleanup.status is api.JobStatus.COMPLETED:
         return " What it made has been removed."
+    if cleanup.error is not None and not cleanup.remaining:
+        return (
+            f" Its clean-up failed: {_told(cleanup.error)} `provision cleanup {job.job_id}` runs "
+            "it again."
+        )
     return _cleanup(cleanup)
 
 

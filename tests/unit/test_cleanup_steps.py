@@ -709,9 +709,9 @@ def test_a_clean_up_removes_nothing_while_something_of_its_parent_may_be_at_work
     assert waits_for(core, INITIALIZING) == AT_WORK
     (wait,) = cleanup_of(core).waits
     assert (wait.stage, wait.waiting_for) == (INITIALIZING, AT_WORK)
-    project = core.projects.get("shop")
-    assert project is not None
-    assert project.locked_by == CLEANUP
+    held = core.projects.get("shop")
+    assert held is not None
+    assert held.locked_by == CLEANUP
     core.clock.advance(provision_project.GENERATING_API_KEYS.seconds - 2)
     assert waits_for(core, INITIALIZING, retry_count=1) == AT_WORK
     core.clock.advance()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,47 +14,61 @@ from provision_cli.display import job_rows, show_outcome, watch
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
 from provisioner.errors import ErrorType
-from provisioner.jobs.models import Job, StageStatus, StoredError
-from provisioner.jobs.store import NewJob, utc_now
-from provisioner.provisioning.job_types import provision_project
+from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.store import BadEnd, NewJob, utc_now
+from provisioner.provisioning.job_types import clean_up_project
 from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console
-from support.core import REGION, Core, make_stack
+from support.core import REGION, Core, cleanup_payload, make_stack
 
 ERROR = StoredError(ErrorType.CONFLICT, "REGISTERING_AUTH", 1, "It is not ours.", "")
 LEFT = ["bucket nm-shop", "secret nm/nm-shop/database"]
 
 
-def head(core: Core) -> Job:
-    found = core.jobs.get_head("job-1")
-    assert found is not None
-    return found
+#: The id of the clean-up.
+CLEANUP = "cleanup-1"
+
+#: What ends it badly.
+STAYS = StoredError(ErrorType.REMOVAL_FAILED, "REMOVING_STORAGE", 1, "It stays.", "")
 
 
 @pytest.fixture
 def failed(core: Core) -> Core:
     """Return the deployment with a job that has failed and is being cleaned up after."""
     core.new_project()
-    core.new_job()
-    core.jobs.start_stage(head(core), "REGISTERING_AUTH", 0)
+    job = core.new_job()
+    core.jobs.start_stage(job, "REGISTERING_AUTH", 0)
     core.jobs.stage_failed("job-1", ERROR, retry_count=0, retryable=False)
-    core.jobs.fail(
-        "job-1", [ERROR], close={}, cleanup=(1, provision_project.JOB_TYPE.on_failure.cleanup)
-    )
+    core.clock.advance()
+    definition = clean_up_project.JOB_TYPE
+    cleanup = NewJob(CLEANUP, definition.name, cleanup_payload(), definition.stages, "job-1")
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {}, cleanup=cleanup))
     return core
 
 
 def remove(core: Core, stage: str) -> None:
-    core.jobs.start_stage(head(core), stage, 0)
+    """Let a stage of the clean-up end well."""
+    core.jobs.start_stage(core.jobs.get(CLEANUP), stage, 0)
     core.clock.advance(2)
-    core.jobs.end_stage("job-1", stage, StageStatus.SUCCEEDED, output={}, check="nothing is left")
+    core.jobs.end_stage(CLEANUP, stage, StageStatus.SUCCEEDED, output={}, check="nothing is left")
+
+
+def complete(core: Core) -> None:
+    """Let the clean-up complete."""
+    last = clean_up_project.FINALIZING
+    core.jobs.start_stage(core.jobs.get(CLEANUP), last, 0)
+    core.jobs.complete(CLEANUP, last, output={}, check="all is gone", result={})
+
+
+def leave(core: Core, remaining: Sequence[str] = LEFT) -> None:
+    """Let the clean-up fail, and name what remains."""
+    core.jobs.fail(core.jobs.get(CLEANUP), BadEnd([STAYS], {}, remaining=remaining))
 
 
 @pytest.fixture
 def stack(failed: Core, connected: PlatformSettings, monkeypatch: pytest.MonkeyPatch) -> Core:
     """Return the deployment as the CloudFormation stack that --stack names."""
     make_stack(connected)
-    failed.make_state_machine("provision_project_cleanup")
     # The command sets it, and is not to leave it to other tests.
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     return failed
@@ -80,41 +95,89 @@ def command(stack: Core, capsys: pytest.CaptureFixture[str]) -> Command:
 def test_a_job_is_watched_until_its_clean_up_has_ended(
     failed: Core, capsys: pytest.CaptureFixture[str], *, terminal: bool
 ) -> None:
-    remove(failed, provision_project.REMOVING_API_KEYS)
+    remove(failed, clean_up_project.INITIALIZING)
     seen: list[Job] = []
     console = Console(force_terminal=terminal, width=200)
     watching = threading.Thread(target=lambda: seen.append(watch(console, "job-1")))
     watching.start()
-    for stage in list(provision_project.JOB_TYPE.on_failure.cleanup)[1:]:
+    for stage in clean_up_project.JOB_TYPE.stages[1:-1]:
         remove(failed, stage)
     assert watching.is_alive()
-    failed.jobs.end_cleanup("job-1", 1, [])
+    complete(failed)
     watching.join(timeout=20)
 
-    assert seen[0].cleanup is not None
+    assert seen[0].job_id == "job-1"
     shown = capsys.readouterr().out
-    for text in (
-        "REGISTERING_AUTH",
-        *provision_project.JOB_TYPE.on_failure.cleanup,
-        "nothing is left",
-    ):
+    for text in ("REGISTERING_AUTH", *clean_up_project.JOB_TYPE.stages, "nothing is left"):
         assert text in shown
-    said = "clean-up DONE" if terminal else "job job-1  FAILED; its clean-up:"
+    said = "clean-up COMPLETED" if terminal else f"job job-1  FAILED; its clean-up {CLEANUP}:"
     assert said in shown
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_stages_of_a_job_and_of_its_clean_up_that_are_called_alike_are_both_shown(
+    failed: Core, capsys: pytest.CaptureFixture[str], *, terminal: bool
+) -> None:
+    remove(failed, clean_up_project.INITIALIZING)
+    complete(failed)
+
+    watch(Console(force_terminal=terminal, width=200), "job-1")
+
+    shown = capsys.readouterr().out
+    # Those of the job never began, which a terminal alone shows.
+    for stage in ("INITIALIZING", "FINALIZING"):
+        lines = [line for line in shown.splitlines() if stage in line]
+        seen = {s for s in ("PENDING", "SUCCEEDED") if any(s in line for line in lines)}
+        assert seen == ({"PENDING", "SUCCEEDED"} if terminal else {"SUCCEEDED"})
+
+
+def test_a_clean_up_is_watched_like_any_job(stack: Core, command: Command) -> None:
+    remove(stack, clean_up_project.INITIALIZING)
+    complete(stack)
+
+    code, shown, _ = command("watch", CLEANUP)
+
+    assert code == 0
+    assert shown.splitlines()[0].startswith("INITIALIZING")
+    assert "REGISTERING_AUTH" not in shown
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_clean_up_that_failed_and_named_nothing_says_why(failed: Core) -> None:
+    """Such as one that has removed all, and could not say so."""
+    leave(failed, [])
+
+    with pytest.raises(CommandError) as raised:
+        show_outcome(Console(), failed.jobs.get("job-1"))
+
+    assert str(raised.value).endswith(
+        " Its clean-up failed: REMOVAL_FAILED: It stays. `provision cleanup job-1` runs it again."
+    )
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_job_whose_clean_up_is_kept_no_more_is_shown_all_the_same(failed: Core) -> None:
+    job = replace(failed.jobs.get("job-1"), cleanup_job_id="gone")
+
+    with pytest.raises(CommandError) as raised:
+        show_outcome(Console(), job)
+
+    assert str(raised.value).endswith("CONFLICT: It is not ours.")
 
 
 def test_what_heads_a_clean_up_that_has_failed_does_not_say_that_all_is_removed(
     stack: Core, command: Command
 ) -> None:
-    remove(stack, provision_project.REMOVING_API_KEYS)
-    stack.jobs.end_cleanup("job-1", 1, LEFT)
+    remove(stack, clean_up_project.REMOVING_API_KEYS)
+    leave(stack)
 
     code, shown, complaint = command("watch", "job-1")
 
     _failed, heading, removed = shown.splitlines()
-    assert (code, heading) == (1, "job job-1  FAILED; its clean-up:")
+    assert (code, heading) == (1, f"job job-1  FAILED; its clean-up {CLEANUP}:")
     assert removed.startswith("REMOVING_API_KEYS")
-    assert "Left over: bucket nm-shop" in complaint
+    assert "Remaining: bucket nm-shop" in complaint
 
 
 @pytest.mark.parametrize(
@@ -124,15 +187,18 @@ def test_what_heads_a_clean_up_that_has_failed_does_not_say_that_all_is_removed(
         ([], " What it made has been removed."),
         (
             LEFT,
-            f" Left over: {', '.join(LEFT)}; `provision cleanup job-1` tries again to remove it.",
+            f" Remaining: {', '.join(LEFT)}; `provision cleanup job-1` tries again to remove it.",
         ),
     ],
 )
+@pytest.mark.usefixtures("connected")
 def test_the_end_of_a_job_says_what_has_become_of_what_it_made(
     failed: Core, left: list[str] | None, said: str
 ) -> None:
-    if left is not None:
-        failed.jobs.end_cleanup("job-1", 1, left)
+    if left:
+        leave(failed, left)
+    elif left is not None:
+        complete(failed)
 
     with pytest.raises(CommandError) as raised:
         show_outcome(Console(), failed.jobs.get("job-1"))
@@ -142,36 +208,80 @@ def test_the_end_of_a_job_says_what_has_become_of_what_it_made(
     )
 
 
-def test_the_list_of_jobs_shows_how_far_each_clean_up_is(stack: Core, command: Command) -> None:
+def test_the_list_of_jobs_shows_each_clean_up_below_its_parent(
+    stack: Core, command: Command
+) -> None:
+    stack.clock.advance()
+    stack.new_job("job-2")
+
     code, shown, _ = command("jobs")
+
+    rows = [re.split(r" {2,}", line) for line in shown.splitlines()[1:]]
     assert code == 0
-    heading, row = shown.splitlines()
-    assert heading.endswith("clean-up")
-    assert row.endswith("RUNNING")
-    stack.jobs.end_cleanup("job-1", 1, LEFT)
-    assert command("jobs")[1].splitlines()[1].endswith("FAILED")
+    assert [row[0] for row in rows] == ["job-2", "job-1", CLEANUP]
+    assert rows[2][1:4] == ["clean_up_project", "shop", "QUEUED"]
+    # It is set off from its parent.
+    assert shown.splitlines()[3].index("clean_up") > shown.splitlines()[2].index("provision_")
+    leave(stack)
+    last = command("jobs")[1].splitlines()[3]
+    assert re.split(r" {2,}", last)[3] == "FAILED"
+    assert last.endswith("REMOVAL_FAILED")
 
 
-def test_a_clean_up_is_run_again_by_command(stack: Core, command: Command) -> None:
-    stack.jobs.end_cleanup("job-1", 1, LEFT)
+def test_a_clean_up_whose_parent_is_not_listed_is_listed_all_the_same(failed: Core) -> None:
+    parent, cleanup = (failed.jobs.get(job_id) for job_id in ("job-1", CLEANUP))
+
+    assert [row[0] for row in job_rows([cleanup])] == [CLEANUP]
+    assert [row[0] for row in job_rows([cleanup, parent])] == ["job-1", CLEANUP]
+
+
+@pytest.mark.parametrize("job_id", ["job-1", CLEANUP], ids=["by_its_parent", "by_itself"])
+def test_a_clean_up_is_run_again_by_command(stack: Core, command: Command, job_id: str) -> None:
+    leave(stack)
+    stack.clock.advance()
     for _ in range(2):
-        assert command("cleanup", "job-1") == (
+        assert command("cleanup", job_id) == (
             0,
-            "job job-1: run 2 of its clean-up is under way.\n",
-            "`provision watch job-1` follows it.\n",
+            f"job {CLEANUP}: attempt 2 of the clean-up is under way.\n",
+            f"`provision watch {CLEANUP}` follows it.\n",
         )
-    assert [e["name"] for e in stack.executions("provision_project_cleanup")] == ["job-1-cleanup-2"]
+    sent = [json.loads(message["Body"]) for message in stack.messages(stack.queue_url)]
+    assert {(body["job_id"], body["attempt"]) for body in sent} == {(CLEANUP, 2)}
+
+
+def test_a_clean_up_is_not_cancelled(stack: Core, command: Command) -> None:
+    assert command("cancel", CLEANUP) == (
+        1,
+        "",
+        (
+            f"provision: job {CLEANUP}: is a clean-up, which is not cancelled; where it fails, "
+            "`provision cleanup` runs it again.\n"
+        ),
+    )
+    assert stack.jobs.get(CLEANUP).status is JobStatus.QUEUED
+
+
+def test_a_job_is_not_retried_while_its_clean_up_is_under_way(
+    stack: Core, command: Command
+) -> None:
+    code, _, complaint = command("retry", "job-1")
+
+    assert (code, complaint) == (
+        1,
+        ("provision: job job-1: its clean-up is under way; retry it once that has ended.\n"),
+    )
+    assert stack.jobs.get("job-1").attempt == 1
 
 
 def test_a_retry_may_be_typed_again_while_its_attempt_is_under_way(
     stack: Core, command: Command
 ) -> None:
-    stack.jobs.end_cleanup("job-1", 1, [])
+    complete(stack)
     stack.clock.advance()
 
     for _ in range(2):
         assert command("retry", "job-1") == (0, "job job-1 is QUEUED, attempt 2.\n", "")
-    stack.jobs.start_stage(head(stack), "INITIALIZING", 0, round_=2)
+    stack.jobs.start_stage(stack.jobs.get("job-1"), "INITIALIZING", 0, round_=2)
     assert command("retry", "job-1") == (0, "job job-1: attempt 2 is under way.\n", "")
 
 
@@ -199,20 +309,24 @@ def test_a_job_of_a_type_that_this_version_does_not_define_is_left_with_a_senten
     stack.jobs.start_stage(job, "DOING", 0)
     if arguments[0] != "cancel":
         error = replace(ERROR, stage="DOING")
-        stack.jobs.fail("job-9", [error], close={"DOING": error}, cleanup=(1, ("UNDOING",)))
-        stack.jobs.end_cleanup("job-9", 1, ["mail"])
+        undoing = NewJob("undo-9", "gone_too", {"project_id": "shop"}, ("UNDOING",), "job-9")
+        end = BadEnd([error], {"DOING": error}, cleanup=undoing)
+        stack.jobs.fail(stack.jobs.get("job-9"), end)
+        left = BadEnd([replace(ERROR, stage="")], {}, remaining=["mail"])
+        stack.jobs.fail(stack.jobs.get("undo-9"), left)
 
     code, out, complaint = command(*arguments)
 
     assert (code, out) == (1, "")
-    said = {"retry": "job_type: no handler is registered for it; known are "}
-    sentence = said.get(arguments[0], "job job-9: its job type gone is not defined in this version")
+    refused = "job_type: no handler is registered for it; known are "
+    undefined = "job job-9: its job type gone is not defined in this version"
+    sentence = undefined if arguments[0] == "cancel" else refused
     assert complaint.startswith(f"provision: {sentence}")
     assert complaint.count("\n") == 1
 
 
 def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Command) -> None:
-    stack.jobs.end_cleanup("job-1", 1, [])
+    complete(stack)
     assert command("cleanup", "job-1") == (
         1,
         "",
@@ -224,8 +338,6 @@ def test_a_clean_up_that_cannot_be_run_again_says_why(stack: Core, command: Comm
 
 
 def test_the_history_of_a_job_is_listed(stack: Core, command: Command) -> None:
-    stack.jobs.end_cleanup("job-1", 1, LEFT)
-
     code, shown, _ = command("history", "job-1")
 
     heading, *rows = [re.split(r" {2,}", line) for line in shown.splitlines()]
@@ -238,7 +350,10 @@ def test_the_history_of_a_job_is_listed(stack: Core, command: Command) -> None:
     assert ["REGISTERING_AUTH", "FAILED", "1", "CONFLICT", "It is not ours."] in [
         row[1:] for row in rows
     ]
-    assert ["CLEANUP", "FAILED", "1", ", ".join(LEFT)] in [row[1:] for row in rows]
+    # The clean-up has a history of its own.
+    leave(stack)
+    *_, last = command("history", CLEANUP)[1].splitlines()
+    assert re.split(r" {2,}", last)[1:] == ["JOB", "FAILED", "1", "REMOVAL_FAILED", "It stays."]
 
 
 @pytest.mark.usefixtures("stack")
@@ -246,6 +361,7 @@ def test_a_redrive_of_nothing_says_so(command: Command) -> None:
     assert command("dlq", "redrive", "--all") == (0, "There are no dead letters.\n", "")
 
 
+@pytest.mark.usefixtures("connected")
 def test_the_technical_cause_of_an_error_is_a_sentence_of_its_own(failed: Core) -> None:
     job = failed.jobs.get("job-1")
     error = replace(ERROR, cause="StartExecution: StateMachineDoesNotExist")

@@ -15,7 +15,7 @@ from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, stage_errors
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
-from provisioner.jobs.store import JobNotFoundError
+from provisioner.jobs.store import BadEnd, JobNotFoundError
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.fail import released_by_failure, request_cleanup
@@ -428,9 +428,9 @@ def test_a_step_that_is_repeated_starts_the_clean_up_that_is_stored(core: Core) 
 def end_cleanup(core: Core) -> str:
     """Let the clean-up of the job fail without having begun, and return its id."""
     cleanup = core.jobs.get(core.jobs.get("job-1").cleanup_job_id)
-    core.jobs.fail_queued(cleanup.job_id, StoredError(ErrorType.TIMEOUT, "", 0, "Too long.", ""))
+    error = StoredError(ErrorType.TIMEOUT, "", 0, "Too long.", "")
     release = core.projects.release_items("shop", cleanup.job_id)
-    dynamodb.transact(core.client("dynamodb"), release)
+    core.jobs.fail(cleanup, BadEnd([error], {}, also=release))
     core.clock.advance()
     return cleanup.job_id
 
