@@ -59,7 +59,7 @@ OUTCOMES = {
     "provision_project FAILED",
     "provision_project CANCELLED",
     "deprovision_project COMPLETED",
-    "clean-up DONE",
+    "clean_up_project COMPLETED",
     "project ACTIVE",
     "project FAILED",
     "project DEPROVISIONED",
@@ -310,7 +310,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self._ended())
     @act(which=whiches, fault=deaths)
     def clean_up_again(self, which: int, fault: Fault | None) -> None:
-        self._ask(api.repeat_cleanup, _pick(self._ended(), which), fault)
+        job = self.stored.jobs[_pick(self._ended(), which)]
+        self.retries[job.cleanup_job_id or job.job_id] += 1
+        self._ask(api.retry_cleanup, job.job_id, fault)
 
     @precondition(lambda self: self._buckets())
     @act(which=whiches)
@@ -364,6 +366,7 @@ class Machine(RuleBasedStateMachine):
         self.history_only_grows()
         self.quotas_count_the_live_projects()
         self.who_holds_a_project_is_at_it()
+        self.a_cleanup_follows_a_failure_and_holds_the_project()
         self.every_resource_is_someones()
         self.at_most_one_set_of_keys_verifies()
         self.what_is_active_is_there()
@@ -435,6 +438,31 @@ class Machine(RuleBasedStateMachine):
             if "locked_by" in project:
                 assert self.stored.jobs[project["locked_by"]].is_open, f"{project}"
 
+    def a_cleanup_follows_a_failure_and_holds_the_project(self) -> None:
+        """From the end of the job that has failed until its own; a retry from its first stage on.
+
+        A project is held by one job at a time, so that no two are at one.
+        """
+        stages = {stage.key: stage for stage in self.stored.stages}
+        holders = {p["project_id"]: p.get("locked_by") for p in self.projects}
+        for job in self.stored.jobs.values():
+            if not job.parent_id:
+                continue
+            parent = self.stored.jobs[job.parent_id]
+            assert not parent.keeps, f"{parent} keeps what it has made, and {job} removes it"
+            if not job.is_open:
+                continue
+            assert parent.status in {JobStatus.FAILED, JobStatus.CANCELLED}, f"{parent} {job}"
+            assert parent.cleanup_job_id == job.job_id, f"{parent} {job}"
+            first = stages.get((job.job_id, job.stages[0]))
+            has_begun = (
+                first is not None
+                and first.life == job.attempt
+                and first.status is StageStatus.SUCCEEDED
+            )
+            if job.attempt == 1 or has_begun:
+                assert holders[job.project_id] == job.job_id, f"{job}"
+
     def every_resource_is_someones(self) -> None:
         resources = [r for r in self.resources if PROJECT_TAG in r.tags]
         projects = {project["project_id"]: project for project in self.projects}
@@ -449,8 +477,12 @@ class Machine(RuleBasedStateMachine):
                 continue
             maker = self.stored.jobs.get(resource.job_id)
             assert maker is not None, f"{resource} was made by no job"
-            assert maker.is_open or maker.keeps or resource.name in maker.remaining, (
-                f"{resource} belongs to nobody: {project} {maker}"
+            cleanup = self.stored.jobs.get(maker.cleanup_job_id)
+            is_named = cleanup is not None and (
+                cleanup.is_open or resource.name in cleanup.remaining
+            )
+            assert maker.is_open or maker.keeps or is_named, (
+                f"{resource} belongs to nobody: {project} {maker} {cleanup}"
             )
 
     def at_most_one_set_of_keys_verifies(self) -> None:
@@ -543,13 +575,10 @@ class Machine(RuleBasedStateMachine):
         for job in self.stored.jobs.values():
             assert not job.is_open, f"{job}"
             reached[f"{job.job_type} {job.status}"] += 1
-            if job.cleanup_status is not None:
-                reached[f"clean-up {job.cleanup_status}"] += 1
             if job.attempt > 1:
                 reached[f"retried {job.status}"] += 1
-            for stage in self._stages_of(job, job.cleanup_stages):
-                assert not stage.is_at_work, f"{stage}"
             for stage in self._stages_of(job, job.stages):
+                assert not (job.parent_id and stage.is_at_work), f"{stage}"
                 # One that the job's last attempt has not come to is as the one before left it.
                 is_over = stage.life < job.attempt or stage.status is not StageStatus.WAITING
                 assert is_over, f"{stage}"
@@ -559,7 +588,7 @@ class Machine(RuleBasedStateMachine):
         for told in self.history.values():
             reached["repaired"] += any(status == "REPAIRED" for status in told.values())
             waits = {tuple(record.split("#")[2:4]) for record in told}
-            for subject in ("GENERATING_API_KEYS", "FINALIZING", "JOB"):
+            for subject in ("INITIALIZING", "GENERATING_API_KEYS", "FINALIZING", "JOB"):
                 reached[f"{subject} WAITING"] += (subject, "WAITING") in waits
         self._check_secrets()
 
