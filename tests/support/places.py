@@ -46,10 +46,8 @@ CLEANUP = "clean_up_project"
 #: The stages that run for a project that shares a cluster, by job type.
 #: Optional ones are those of an instance of the project's own, below: nothing of them is entered.
 STAGES: dict[str, tuple[str, ...]] = {
-    **{
-        name: tuple(stage for stage in definition.stages if not stage.runs_if)
-        for name, definition in JOB_TYPES.items()
-    },
+    name: tuple(stage for stage in definition.stages if not stage.runs_if)
+    for name, definition in JOB_TYPES.items()
 }
 #: The stages that run only for a project with an instance of its own, by job type.
 OF_INSTANCES: dict[str, tuple[str, ...]] = {
@@ -95,6 +93,9 @@ _ONLY_LOOKING = {
     f"deprovision_project/{deprovision_project.CHECKING_DATA}",
     # The project has no instance.
     f"{CLEANUP}/{clean_up_project.REMOVING_INSTANCE}",
+    f"{CLEANUP}/{clean_up_project.FINALIZING}",
+    # Its job has handed the project over to it.
+    f"{CLEANUP}/{clean_up_project.INITIALIZING}",
 }
 
 #: What the stages of an instance ask Amazon RDS for, to have their effect.
@@ -296,7 +297,7 @@ each_passing_at_mysql = pytest.mark.parametrize(
 
 def put_in(workflow: Workflow, kind: Passing | Lasting, where: Iterable[str]) -> None:
     """Let the stages at some places meet a fault."""
-    workflow.faults |= {place.partition("/")[2]: kind.make(place) for place in where}
+    workflow.faults |= {place: kind.make(place) for place in where}
 
 
 def attempts(job: str, kind: Passing) -> dict[str, int]:
@@ -310,8 +311,7 @@ def assert_met(
     workflow: Workflow, job: str, kind: Passing, records: Sequence[api.StageRecord]
 ) -> None:
     """See that every stage has met the fault, and was tried as often as that asks for."""
-    unmet = {f"{job}/{stage}" for stage in workflow.faults}
-    assert not unmet, f"met no {kind.name}: {unmet}"
+    assert not workflow.faults, f"met no {kind.name}: {set(workflow.faults)}"
     tried = {f"{job}/{record.stage}": record.attempt for record in records if record.attempt}
     assert tried == attempts(job, kind)
 

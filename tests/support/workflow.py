@@ -161,7 +161,7 @@ class Workflow:
     server: TenantServer
     settings: PlatformSettings
     jobs: JobStore
-    #: Faults by stage; taken away as they happen.
+    #: Faults by stage, or by job type and stage, as `places` names them; taken away as they happen.
     faults: dict[str, Fault] = field(default_factory=dict)
     #: What a stage waits for, by its name: one sentence each time that it is asked.
     waiting_for: dict[str, Iterator[str]] = field(default_factory=dict)
@@ -194,7 +194,9 @@ class Workflow:
         self.run_stage = StageRunner(
             self.jobs,
             {
-                job_type: {stage: self._faulty(stage, run) for stage, run in stages.items()}
+                job_type: {
+                    stage: self._faulty(job_type, stage, run) for stage, run in stages.items()
+                }
                 for job_type, stages in all_stages(self.settings, self.jobs).items()
             },
             definitions=JOB_TYPES,
@@ -283,10 +285,17 @@ class Workflow:
         self.ended(self.start(job))
         ended = self.jobs.get(job.job_id)
         if ended.cleanup_job_id:
-            cleanup = self.jobs.get(ended.cleanup_job_id)
-            name = execution_name(cleanup.job_id, cleanup.attempt)
-            self.ended(self.execution_arn(cleanup.job_type, name))
+            self.ended(self._cleanup_execution(self.jobs.get(ended.cleanup_job_id)))
         return self.jobs.get(job.job_id)
+
+    def _cleanup_execution(self, cleanup: api.Job) -> str:
+        """Return the execution of a clean-up; it is started here where it was sent as a message."""
+        arn = self.execution_arn(cleanup.job_type, execution_name(cleanup.job_id, cleanup.attempt))
+        machine = stepfunctions_parser_backends[ACCOUNT][REGION].describe_state_machine(
+            self.state_machines[cleanup.job_type]
+        )
+        is_started = any(arn == execution.execution_arn for execution in machine.executions)
+        return arn if is_started else self.start(cleanup)
 
     def execution_arn(self, state_machine: str, name: str) -> str:
         """Return the ARN of an execution."""
@@ -368,9 +377,10 @@ class Workflow:
                     self.refuse_at_work(event)
                 if event["stage"] == RECORD_FAILURE:
                     return self.record_failure(event)
-                fault = self.faults.get(event["stage"])
+                place = self._place(event["job"]["job_type"], event["stage"])
+                fault = self.faults.get(place)
                 if fault is not None and fault.point is Point.INVOKED_TWICE:
-                    del self.faults[event["stage"]]
+                    del self.faults[place]
                     self.run_stage(event)
                 return self.run_stage(event)
             finally:
@@ -396,13 +406,19 @@ class Workflow:
             error = {"errorType": type(raised).__name__, "errorMessage": str(raised)}
         return json.dumps(error | {"stackTrace": []}).encode(), False
 
-    def _faulty(self, stage: str, function: StageFunction) -> StageFunction:
+    def _place(self, job_type: str, stage: str) -> str:
+        """Return the name of a stage's fault: a job and its clean-up have stages of one name."""
+        place = f"{job_type}/{stage}"
+        return place if place in self.faults else stage
+
+    def _faulty(self, job_type: str, stage: str, function: StageFunction) -> StageFunction:
         def run(job: JobInput) -> StageOutcome | Waiting:
             for observe in self.observers:
                 observe(job, stage)
             for waiting_for in self.waiting_for.get(stage, ()):
                 return Waiting(waiting_for)
-            fault = self.faults.get(stage)
+            place = self._place(job_type, stage)
+            fault = self.faults.get(place)
             if fault is None:
                 return function(job)
             if isinstance(fault.point, Within):
@@ -411,8 +427,8 @@ class Workflow:
                         return function(job)
                     finally:
                         if happened:
-                            self._count(stage, fault)
-            self._count(stage, fault)
+                            self._count(place, fault)
+            self._count(place, fault)
             if fault.point is Point.BEFORE:
                 raise fault.error()
             outcome = function(job)
@@ -441,14 +457,14 @@ class Workflow:
                 also=end.also,
             )
 
-    def _count(self, stage: str, fault: Fault) -> None:
+    def _count(self, place: str, fault: Fault) -> None:
         """Take away a fault that has happened as often as it says."""
         fault.times -= 1
         if fault.times > 0:
             return
-        self.faults.pop(stage)
+        self.faults.pop(place)
         if fault.then is not None:
-            self.faults[stage] = fault.then
+            self.faults[place] = fault.then
 
     def names(self, project_id: str) -> ResourceNames:
         """Return the names of a project's resources."""

@@ -21,7 +21,7 @@ from provisioner.runtime import aws
 from support.dedicated import SIZE, Rds, allow, answered, new_job, parameter, refused
 from support.removal import error_of
 from support.tenant_server import each_engine, run_as_tenant
-from support.undoing import assert_nothing_is_left, cleanup_of
+from support.undoing import assert_nothing_is_left, cleanup_of, unremoved
 from support.workflow import REGION, Fault, Point, Run, Workflow
 
 CREATING = provision_project.CREATING_INSTANCE
@@ -146,7 +146,7 @@ def test_an_instance_that_never_gets_ready_fails_the_job_and_goes(
     # The last poll fails, and is not repeated.
     assert transitions(workflow, job)[1] == most + 1
     cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.remaining) == (api.CleanupStatus.DONE, ())
+    assert (cleanup.status, cleanup.remaining) == (api.JobStatus.COMPLETED, ())
     assert len(workflow.pauses) == most + 5 + 2
     assert_nothing_is_left(workflow, job.project_id)
 
@@ -329,10 +329,10 @@ def test_a_job_that_fails_leaves_nothing(rds: Rds, run: Any) -> None:
     job = run(rds)
     assert error_of(job).message == "Injected."
     cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.remaining, cleanup.unremoved) == (
-        api.CleanupStatus.DONE,
+    assert (cleanup.status, cleanup.remaining, unremoved(cleanup)) == (
+        api.JobStatus.COMPLETED,
         (),
-        (),
+        [],
     )
     assert rds.asked.count("CreateDBInstance") == 1
     assert_nothing_is_left(rds.workflow, job.project_id)
@@ -341,7 +341,7 @@ def test_a_job_that_fails_leaves_nothing(rds: Rds, run: Any) -> None:
 @each_failure
 def test_what_a_job_keeps_the_next_one_takes_up(rds: Rds, run: Any) -> None:
     failed = run(rds, on_failure="keep")
-    assert (error_of(failed).message, failed.cleanup) == ("Injected.", None)
+    assert (error_of(failed).message, failed.cleanup_job_id) == ("Injected.", "")
     (kept,) = rds.instances()
     secret = rds.workflow.names(failed.project_id).instance_secret
     before = rds.workflow.secret(secret)

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from provisioner import api
-from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.stage_run import StageWaiting
 from provisioner.runtime import aws
@@ -116,9 +115,9 @@ class Functions:
     def ended(self, job_id: str) -> api.Job:
         self.workflow.ended(self.workflow.execution_arn("provision_project", job_id))
         job = self.workflow.jobs.get(job_id)
-        if job.cleanup is not None:
-            name = cleanup_execution_name(job_id, job.cleanup.run)
-            self.workflow.ended(self.workflow.execution_arn("provision_project_cleanup", name))
+        if job.cleanup_job_id:
+            arn = self.workflow.execution_arn("clean_up_project", job.cleanup_job_id)
+            self.workflow.ended(arn)
         return self.workflow.jobs.get(job_id)
 
 

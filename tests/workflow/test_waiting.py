@@ -13,7 +13,11 @@ from provisioner import api
 from provisioner.errors import FINAL_ERROR
 from provisioner.jobs.models import HistoryEntry
 from provisioner.jobs.retries import POLL_SECONDS
-from provisioner.provisioning.job_types import deprovision_project, provision_project
+from provisioner.provisioning.job_types import (
+    clean_up_project,
+    deprovision_project,
+    provision_project,
+)
 from rich.console import Console
 from support.undoing import assert_undone, cleanup_of, repeated_to_its_end, run_failing
 from support.workflow import Fault, FunctionEnded, Point, Workflow
@@ -109,8 +113,8 @@ def test_a_stage_that_waits_is_cancelled_between_two_polls(
     assert [(wait.stage, wait.waiting_for) for wait in shown.waits] == [(STAGE, NO_ROOM)]
     assert cancelled.status is ended.status is api.JobStatus.CANCELLED
     assert record_of(ended).attempt == 1
-    assert ended.cleanup is not None
-    assert (ended.cleanup.status, ended.cleanup.remaining) == (api.CleanupStatus.DONE, ())
+    cleanup = cleanup_of(ended)
+    assert (cleanup.status, cleanup.remaining) == (api.JobStatus.COMPLETED, ())
 
 
 def test_a_poll_that_dies_is_repeated(workflow: Workflow, job: api.Job) -> None:
@@ -129,14 +133,14 @@ def test_a_poll_that_dies_is_repeated(workflow: Workflow, job: api.Job) -> None:
 # --- The clean-up, and a removal ------------------------------------------------------------------
 
 GOING = "The instance is being deleted."
-REMOVING = provision_project.REMOVING_DATABASE
+REMOVING = clean_up_project.REMOVING_DATABASE
 
 
 def watched(job: api.Job) -> str:
     """Return the last that `watch` shows of a job without a terminal."""
     console = Console(file=io.StringIO(), width=300, color_system=None)
     shown: dict[str, str] = {}
-    display._show_new(console, cleanup_of(job).stages, shown)
+    display._show_new(console, job.stages, shown)
     return shown[REMOVING]
 
 
@@ -148,8 +152,10 @@ def test_a_stage_of_a_clean_up_waits_and_goes_on(
     seen: list[tuple[api.Job, api.Job, api.Job]] = []
 
     def look() -> None:
-        (of_project,) = api.list_jobs(workflow.jobs.list_all()[0].project_id)
-        (of_all,) = workflow.jobs.list_all()
+        of_project, failed = api.list_jobs(workflow.jobs.list_all()[0].project_id)
+        of_all, _ = workflow.jobs.list_all()
+        # The job's own failure has been told, and it waits for nothing.
+        assert (failed.status, failed.waits) == (api.JobStatus.FAILED, ())
         seen.append((of_project, of_all, api.get_job(of_project.job_id)))
 
     workflow.on_pause = look
@@ -160,11 +166,7 @@ def test_a_stage_of_a_clean_up_waits_and_goes_on(
     # After that it pauses for nothing: each poll has said its word.
     assert len(seen) == 3
     for of_project, of_all, job in seen:
-        # The job's own failure has been told.
-        assert (job.status, cleanup_of(job).status) == (
-            api.JobStatus.FAILED,
-            api.CleanupStatus.RUNNING,
-        )
+        assert (job.job_id, job.status) == (ended.cleanup_job_id, api.JobStatus.RUNNING)
         (wait,) = job.waits
         assert of_project.waits == of_all.waits == job.waits
         assert (wait.stage, wait.waiting_for) == (REMOVING, GOING)
@@ -173,9 +175,10 @@ def test_a_stage_of_a_clean_up_waits_and_goes_on(
         (told,) = display.job_waits([job])
         assert told.startswith(f"job {job.job_id}: {REMOVING} waits since ")
         assert told.endswith(line)
-    (record,) = (record for record in cleanup_of(ended).stages if record.stage == REMOVING)
+    cleanup = cleanup_of(ended)
+    (record,) = (record for record in cleanup.stages if record.stage == REMOVING)
     assert (record.attempt, record.waiting_for) == (1, "")
-    assert ended.waits == ()
+    assert cleanup.waits == ()
 
 
 def test_a_clean_up_that_waits_past_its_time_names_what_is_left_and_runs_again(
@@ -187,16 +190,16 @@ def test_a_clean_up_that_waits_past_its_time_names_what_is_left_and_runs_again(
     ended = run_failing(workflow)
 
     cleanup = cleanup_of(ended)
-    assert cleanup.status is api.CleanupStatus.FAILED
+    assert cleanup.status is api.JobStatus.FAILED
     assert len(cleanup.remaining) > 0
-    (record,) = cleanup.unremoved
-    assert (record.stage, record.status) == (REMOVING, api.StageStatus.FAILED)
-    assert record.error is not None
-    assert record.error.type is api.ErrorType.TIMEOUT
-    assert record.error.message.endswith(f"seconds in vain: {GOING}")
+    error = cleanup.error
+    assert error is not None
+    assert (error.stage, error.type) == (REMOVING, api.ErrorType.TIMEOUT)
+    assert error.message.endswith(f"seconds in vain: {GOING}")
 
     del workflow.waiting_for[REMOVING]
-    assert_undone(workflow, repeated_to_its_end(workflow, ended, 2))
+    repeated_to_its_end(workflow, ended, 2)
+    assert_undone(workflow, ended)
 
 
 def test_a_removal_waits_and_goes_on(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
