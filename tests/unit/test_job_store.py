@@ -298,6 +298,16 @@ def test_a_failed_job_is_stored_with_its_cleanup_in_one_transaction(core: Core) 
     assert len(core.calls_of("dynamodb.TransactWriteItems")) == 3  # create, start, fail
 
 
+def test_a_cleanup_that_nobody_could_start_is_left_to_the_reconciler(core: Core) -> None:
+    """It holds the project, and names what is left when it ends."""
+    cleanup = core.jobs.get(_failed(core).cleanup_job_id)
+
+    core.jobs.fail_queued(cleanup.job_id, _error(""))
+
+    assert core.jobs.get(cleanup.job_id) == cleanup
+    assert core.jobs.list_unfinished() == [cleanup.job_id]
+
+
 def test_no_job_fails_whose_cleanup_is_there_already(core: Core) -> None:
     core.new_job()
     _start(core, "INITIALIZING")

@@ -792,8 +792,7 @@ def test_what_a_cleanup_holds_is_not_given_back_with_its_job(core: Core) -> None
 
 @pytest.mark.usefixtures("cleaning")
 def test_what_a_cleanup_still_holds_that_has_failed_is_given_back(core: Core) -> None:
-    cleanup = cleanup_of(core)
-    core.jobs.fail_queued(cleanup.job_id, CONFLICT)
+    core.jobs.fail(cleanup_of(core), BadEnd([CONFLICT], {}))
 
     ended_cleanup = reconcile_cleanup(core)
 
