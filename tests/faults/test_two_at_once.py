@@ -16,12 +16,12 @@ from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from support.changes import check_changed, new_change, plainly_provisioned
 from support.places import CHANGES, CLEANUP, HOLDING, STAGES, places
 from support.removal import end_of, provisioned, statuses
-from support.undoing import OWNER, assert_undone, fail
+from support.undoing import OWNER, assert_undone, cleanup_of, fail
 from support.workflow import Workflow
 
 
 def at_every_stage(workflow: Workflow, job: api.Job, act: Callable[[str], object]) -> list[str]:
-    """Let something happen before each stage of a job, and of its clean-up; list where it has."""
+    """Let something happen before each stage of a job; list where it has."""
     happened: list[str] = []
 
     def observe(running: JobInput, stage: str) -> None:
@@ -69,15 +69,17 @@ def test_a_project_that_is_being_cleaned_up_is_not_deprovisioned(workflow: Workf
     first = workflow.new_job(workflow.new_project(**OWNER))
     second: dict[str, api.Job] = {}
 
-    def deprovision(stage: str) -> None:
-        if stage in STAGES[CLEANUP]:
+    def deprovision(running: JobInput, stage: str) -> None:
+        if running.job_type == CLEANUP:
             job = workflow.new_deprovision_job(first.project_id)
             second[stage] = workflow.execute_in_process(job)
 
-    at_every_stage(workflow, first, deprovision)
-    assert_undone(workflow, workflow.execute(first))
+    workflow.observers.append(deprovision)
+    failed = workflow.execute(first)
+    assert_undone(workflow, failed)
+    cleanup = cleanup_of(failed)
     assert set(second) == set(STAGES[CLEANUP])
-    assert [stage for stage, job in second.items() if not is_busy(job, first)] == []
+    assert [stage for stage, job in second.items() if not is_busy(job, cleanup)] == []
 
 
 @pytest.mark.fault(
@@ -175,7 +177,7 @@ def test_a_removal_is_cancelled_at_the_end_of_the_stage_that_runs(
     before = workflow.snapshot(first)
     for stage in STAGES["deprovision_project"]:
         ended = cancel_at(workflow, workflow.new_deprovision_job(project_id), stage)
-        assert ended.cleanup is None
+        assert not ended.cleanup_job_id
         project = api.get_project(project_id)
         assert (project.locked_by, project.quota) == (None, "owner#ada"), stage
         if stage in {*REMOVING, "FINALIZING"}:
@@ -197,7 +199,7 @@ def test_a_change_is_cancelled_at_the_end_of_the_stage_that_runs(workflow: Workf
     for change in CHANGES:
         for stage in STAGES[change]:
             ended = cancel_at(workflow, new_change(workflow, change, project_id), stage)
-            assert ended.cleanup is None
+            assert not ended.cleanup_job_id
             assert api.get_project(project_id) == before, (change, stage)
             # What it began, a retry ends.
             workflow.jobs.retry(ended)
@@ -207,17 +209,19 @@ def test_a_change_is_cancelled_at_the_end_of_the_stage_that_runs(workflow: Workf
 
 
 @pytest.mark.fault("cancel at every stage", where=places(CLEANUP))
-def test_a_cleanup_is_not_cancelled_since_its_job_has_ended(workflow: Workflow) -> None:
+def test_a_cleanup_is_not_cancelled(workflow: Workflow) -> None:
     fail(workflow)
     job = workflow.new_job(workflow.new_project(**OWNER))
     refused: list[str] = []
 
-    def cancel(stage: str) -> None:
-        if stage in STAGES[CLEANUP]:
+    def cancel(running: JobInput, stage: str) -> None:
+        if running.job_type == CLEANUP:
             with pytest.raises(api.JobStateError, match="is FAILED"):
                 api.cancel_job(job.job_id)
+            with pytest.raises(api.JobStateError, match="is a clean-up, which is not cancelled"):
+                api.cancel_job(running.job_id)
             refused.append(stage)
 
-    at_every_stage(workflow, job, cancel)
+    workflow.observers.append(cancel)
     assert_undone(workflow, workflow.execute(job))
-    assert refused == list(STAGES[CLEANUP])
+    assert sorted(refused) == sorted(STAGES[CLEANUP])
