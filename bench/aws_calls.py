@@ -19,7 +19,7 @@ _DYNAMODB = "dynamodb"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one call was, as the tables of the bench tell of it."""
+    """What one call was."""
 
     #: Who made it: the part that `AwsCalls.part` was at the time.
     part: str

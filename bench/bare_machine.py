@@ -30,7 +30,7 @@ def handle(event, context):
 #: Nobody asks for it on the local stack.
 _ROLE = "arn:aws:iam::000000000000:role/bare"
 
-#: Seconds between two looks at an execution; its end is told by Step Functions.
+#: Seconds between two looks at an execution; when it ended, Step Functions says.
 _LOOK_SECONDS = 0.05
 
 

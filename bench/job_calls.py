@@ -34,7 +34,7 @@ from bench.in_memory import deployment
 #: User pools, and Event APIs, of other projects in the same account and region.
 MANY = 2400
 
-#: The parts that a job's calls are told apart by.
+#: The parts of a job's way, which its calls are counted by.
 DISPATCHER = "dispatcher"
 STAGES = "stages"
 EVENTS = "events"
@@ -53,7 +53,7 @@ class JobCalls:
 
     @property
     def on_the_way(self) -> Counter[Call]:
-        """The calls of the dispatcher and the stages: without those that tell of the job."""
+        """The calls of the dispatcher and the stages: without those that publish events."""
         return self.calls.of(DISPATCHER) + self.calls.of(STAGES)
 
     @property
@@ -179,7 +179,7 @@ def beside_others(number: int) -> Iterator[None]:
             del pools[name], apis[name]
 
 
-#: What is told of each run.
+#: The lines of the table that sum up.
 _MEASURES: tuple[tuple[str, Callable[[JobCalls], float]], ...] = (
     ("calls of one job", lambda job: job.on_the_way.total()),
     ("  of them the core's own, to DynamoDB", lambda job: job.of_the_core.total()),

@@ -43,8 +43,8 @@ def test_a_good_job_asks_for_no_more_than_it_says(workflow: Workflow) -> None:
     assert +more == Counter({"ListUserPools": _PAGES * CALLS_A_PAGE})
     assert beside_others.on_the_way.total() <= MOST_CALLS + _PAGES * CALLS_A_PAGE
 
-    told = {call.operation: times for call, times in alone.calls.of(job_calls.EVENTS).items()}
-    assert told.keys() == {"GetItem", "PutEvents"}
+    published = {call.operation for call in alone.calls.of(job_calls.EVENTS)}
+    assert published == {"GetItem", "PutEvents"}
     shown = job_calls.table({"alone": alone, "beside others": beside_others}).splitlines()
     assert shown[1].split()[-2:] == [
         str(alone.on_the_way.total()),
@@ -86,5 +86,7 @@ def test_a_job_in_one_process_is_compared_with_the_straight_script(workflow: Wor
     assert len(pools) == 2
     assert not [pool for pool in pools if "straight" in pool["Name"]]
     with workflow.cluster.connect() as connection:
-        left = connection.execute("SELECT FROM pg_roles WHERE rolname LIKE '%straight%'").fetchall()
-    assert left == []
+        roles = connection.execute(
+            "SELECT FROM pg_roles WHERE rolname LIKE '%straight%'"
+        ).fetchall()
+    assert roles == []
