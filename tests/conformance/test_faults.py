@@ -6,7 +6,7 @@ import re
 
 import pytest
 from provisioner.provisioning.job_types import JOB_TYPES
-from support.places import CHANGES, CLEANUP, LASTING, OF_INSTANCES, OF_THEIR_OWN, PASSING, STAGES
+from support.places import CHANGES, LASTING, OF_INSTANCES, OF_THEIR_OWN, PASSING, STAGES
 from support.project import ROOT
 
 #: The rows of the fault table, which another test compares with the tests, by fault: how many
@@ -45,9 +45,6 @@ def test_the_tests_that_meet_each_job_type_are_known() -> None:
 def test_every_fault_is_put_into_every_stage(job_type: str) -> None:
     count = len(STAGES[job_type]) + len(OF_INSTANCES.get(job_type, ()))
     expected = {fault: count - without for fault, without in _OF_ALL_STAGES.items()}
-    if job_type == CLEANUP:
-        # None is cancelled.
-        del expected["cancel at every stage"]
     met = {fault: _ROWS[fault].get(job_type, 0) for fault in expected}
     missing = {
         fault: (met[fault], count) for fault, count in expected.items() if met[fault] < count
