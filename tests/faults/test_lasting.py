@@ -13,7 +13,7 @@ from provisioner.jobs.models import StageStatus
 from provisioner.provisioning.job_types import deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.fail import remaining
+from provisioner.provisioning.stages.end_cleanup import remaining
 from support.changes import logs_in, new_change, plainly_provisioned
 from support.places import (
     AT_DATABASES,
@@ -37,6 +37,7 @@ from support.undoing import (
     cleanup_of,
     fail,
     repeated_to_its_end,
+    unremoved,
 )
 from support.workflow import FAILING_TOGETHER, NO_SERVICES, Deploy, Run, Workflow
 
@@ -64,13 +65,18 @@ def test_a_project_is_not_provisioned_and_nothing_is_left(
             assert list(met) == where
             for place, error in met.items():
                 assert_fails_so(kind, place, error)
-            assert job.cleanup is None or job.cleanup.status is api.CleanupStatus.DONE
+            cleanup = cleanup_of(job) if job.cleanup_job_id else None
+            assert cleanup is None or cleanup.status is api.JobStatus.COMPLETED
             assert_nothing_is_left(workflow, job.project_id)
             ends.append(workflow.snapshot(job, attempts=True))
     assert all(end == ends[0] for end in ends)
 
 
-@each_lasting(places(CLEANUP))
+#: What of a clean-up runs beside the rest; what is before and after it settles alone.
+_REMOVING = places(CLEANUP, without=["INITIALIZING", "REMOVING_INSTANCE", "FINALIZING"])
+
+
+@each_lasting(_REMOVING, [f"{CLEANUP}/INITIALIZING"], [f"{CLEANUP}/FINALIZING"])
 def test_what_could_not_be_removed_is_named_and_goes_once_it_can(
     workflow: Workflow, kind: Lasting, where: list[str]
 ) -> None:
@@ -78,17 +84,20 @@ def test_what_could_not_be_removed_is_named_and_goes_once_it_can(
     fail(workflow)
     job = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
     cleanup = cleanup_of(job)
-    assert cleanup.status is api.CleanupStatus.FAILED
-    for record in cleanup.stages:
-        assert record.status is StageStatus.FAILED, record.stage
-        assert_fails_so(kind, f"{CLEANUP}/{record.stage}", record.error)
+    assert cleanup.status is api.JobStatus.FAILED
+    assert cleanup.error is not None
+    met = {f"{CLEANUP}/{e.stage}": e for e in (cleanup.error, *cleanup.other_errors)}
+    assert list(met) == list(where)
+    for place, error in met.items():
+        assert_fails_so(kind, place, error)
     naming = Naming(workflow.settings.resource_prefix, workflow.settings.resource_namespace)
     assert set(cleanup.remaining) == {
-        name for record in cleanup.stages for name in remaining(job, record.stage, naming=naming)
+        name for stage in unremoved(cleanup) for name in remaining(cleanup, stage, naming=naming)
     }
     assert api.get_project(job.project_id).locked_by is None
 
-    assert_undone(workflow, repeated_to_its_end(workflow, job, 2))
+    repeated_to_its_end(workflow, job, 2)
+    assert_undone(workflow, job)
 
 
 @each_lasting(places("deprovision_project"))
@@ -108,7 +117,7 @@ def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on
         assert failed.error is not None
         assert f"{failed.job_type}/{failed.error.stage}" == place
         assert_fails_so(kind, place, failed.error)
-        assert failed.cleanup is None
+        assert not failed.cleanup_job_id
         project = api.get_project(project_id)
         assert (project.locked_by, project.quota) == (None, "owner#ada"), place
         if failed.error.stage in set(deprovision_project.JOB_TYPE.stages) - {
@@ -148,7 +157,7 @@ def test_a_project_is_let_go_of_and_its_login_is_right(
         job_type = group[0].partition("/")[0]
         job = workflow.execute(new_change(workflow, job_type, project_id))
         assert not workflow.faults, group
-        assert (job.status, job.cleanup) == (api.JobStatus.FAILED, None), group
+        assert (job.status, job.cleanup_job_id) == (api.JobStatus.FAILED, ""), group
         assert job.error is not None
         errors = {f"{job_type}/{e.stage}": e for e in (job.error, *job.other_errors)}
         assert list(errors) == group
@@ -186,20 +195,19 @@ def test_each_stage_at_a_database_of_mysql_fails_and_says_where(workflow: Workfl
     for place in places_of("provision_project"):
         failed = meet(place, new_project_job())
         assert_failed_at(place, failed)
-        assert cleanup_of(failed).status is api.CleanupStatus.DONE
+        assert cleanup_of(failed).status is api.JobStatus.COMPLETED
         assert_nothing_is_left(workflow, failed.project_id)
 
     for place in places_of(CLEANUP):
         fail(workflow)
         failed = meet(place, new_project_job())
-        (record,) = cleanup_of(failed).unremoved
-        assert f"{CLEANUP}/{record.stage}" == place
-        assert_fails_so(kind, place, record.error)
+        assert_failed_at(place, cleanup_of(failed))
         tenant = workflow.tenant(failed.project_id)
         assert {f"database {tenant.database}", f"role {tenant.app_role}"} <= set(
             cleanup_of(failed).remaining
         )
-        assert_undone(workflow, repeated_to_its_end(workflow, failed, 2))
+        repeated_to_its_end(workflow, failed, 2)
+        assert_undone(workflow, failed)
 
     project_id = plainly_provisioned(workflow)
     before = api.get_project(project_id)

@@ -285,10 +285,10 @@ class Workflow:
         self.ended(self.start(job))
         ended = self.jobs.get(job.job_id)
         if ended.cleanup_job_id:
-            self.ended(self._cleanup_execution(self.jobs.get(ended.cleanup_job_id)))
+            self.ended(self.cleanup_execution(self.jobs.get(ended.cleanup_job_id)))
         return self.jobs.get(job.job_id)
 
-    def _cleanup_execution(self, cleanup: api.Job) -> str:
+    def cleanup_execution(self, cleanup: api.Job) -> str:
         """Return the execution of a clean-up; it is started here where it was sent as a message."""
         arn = self.execution_arn(cleanup.job_type, execution_name(cleanup.job_id, cleanup.attempt))
         machine = stepfunctions_parser_backends[ACCOUNT][REGION].describe_state_machine(

@@ -6,18 +6,21 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from provisioner import api
 from provisioner.composition.reconciler import reconciler
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.execution import cleanup_execution_name
-from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
-from provisioner.jobs.stage_run import RECORD_FAILURE, JobInput
+from provisioner.jobs.models import JobStatus, StageStatus
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types import clean_up_project, provision_project
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.stages.end_cleanup import remaining
 from provisioner.runtime import aws
+from support.undoing import CLEANUP, cleanup_of, unremoved
 from support.workflow import SHARED_STAGES, Fault, Point, Workflow
 
 #: Seconds in which what another thread does is done.
@@ -30,15 +33,23 @@ def run(workflow: Workflow, job: api.Job, *, reconciled: bool = False) -> api.Jo
     if reconciled:
         assert reconciler(workflow.settings).reconcile(job.job_id).repair
     ended = workflow.jobs.get(job.job_id)
-    if ended.cleanup is not None:
-        workflow.ended(cleanup_arn(workflow, ended))
+    if ended.cleanup_job_id and reconciled:
+        run_sent(workflow, cleanup_of(ended))
+    elif ended.cleanup_job_id:
+        workflow.ended(workflow.cleanup_execution(cleanup_of(ended)))
     return workflow.jobs.get(job.job_id)
 
 
+def run_sent(workflow: Workflow, cleanup: api.Job) -> None:
+    """Run the clean-up whose message the reconciler has sent, since no execution started it."""
+    received = aws.client("sqs").receive_message(QueueUrl=workflow.settings.queue_url)
+    (body,) = (json.loads(message["Body"]) for message in received["Messages"])
+    assert (body["job_id"], body["job_type"]) == (cleanup.job_id, CLEANUP)
+    workflow.ended(workflow.start(cleanup))
+
+
 def cleanup_arn(workflow: Workflow, job: api.Job) -> str:
-    assert job.cleanup is not None
-    name = cleanup_execution_name(job.job_id, job.cleanup.run)
-    return workflow.execution_arn(f"{job.job_type}_cleanup", name)
+    return workflow.execution_arn(CLEANUP, cleanup_of(job).job_id)
 
 
 def once(act: Callable[[], object]) -> Callable[[], None]:
@@ -55,8 +66,8 @@ def once(act: Callable[[], object]) -> Callable[[], None]:
 def cancel_in(workflow: Workflow, job: api.Job, stage: str) -> None:
     """Let the job be cancelled while a stage of it runs."""
 
-    def observe(_job: JobInput, running: str) -> None:
-        if running == stage:
+    def observe(running: JobInput, its_stage: str) -> None:
+        if (running.job_id, its_stage) == (job.job_id, stage):
             cancelled = api.cancel_job(job.job_id)
             assert cancelled.status is JobStatus.RUNNING
 
@@ -68,6 +79,14 @@ def until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def assert_is_named(workflow: Workflow, cleanup: api.Job) -> None:
+    """See that a clean-up names what its stages that have not ended well were to remove."""
+    naming = Naming(workflow.settings.resource_prefix, workflow.settings.resource_namespace)
+    assert cleanup.remaining == tuple(
+        name for stage in unremoved(cleanup) for name in remaining(cleanup, stage, naming=naming)
+    )
 
 
 def stop(workflow: Workflow, job: api.Job) -> None:
@@ -97,8 +116,8 @@ def assert_nothing_is_left(workflow: Workflow, job: api.Job) -> None:
 
 
 def assert_is_undone(workflow: Workflow, job: api.Job) -> None:
-    assert job.cleanup is not None
-    assert (job.cleanup.status, job.cleanup.remaining) == (CleanupStatus.DONE, ())
+    cleanup = cleanup_of(job)
+    assert (cleanup.status, cleanup.remaining) == (JobStatus.COMPLETED, ())
     assert_nothing_is_left(workflow, job)
 
 
@@ -168,8 +187,8 @@ def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(workflow: Wo
     assert workflow.ended(arn) == "ABORTED"
     assert statuses == [JobStatus.CANCELLED]
     assert len(workflow.waits) == 1
-    workflow.ended(cleanup_arn(workflow, workflow.jobs.get(job.job_id)))
     ended = workflow.jobs.get(job.job_id)
+    run_sent(workflow, cleanup_of(ended))
     assert [error.type for error in ended.other_errors] == [ErrorType.NETWORK_ERROR]
     assert ended.stages[0].attempt == 1
     assert_is_undone(workflow, ended)
@@ -307,11 +326,13 @@ def test_a_job_whose_execution_takes_too_long_is_failed_and_undone(workflow: Wor
     assert_is_undone(workflow, ended)
 
 
-def test_a_failure_whose_record_was_lost_is_recorded_and_undone(workflow: Workflow) -> None:
+def test_a_failure_whose_record_was_lost_is_recorded_and_undone(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_event: Mapping[str, Any]) -> dict[str, Any]:
         raise failure(ErrorType.INSUFFICIENT_PERMISSIONS, "Injected.")
 
-    workflow.record[RECORD_FAILURE] = refuse
+    monkeypatch.setattr(workflow, "record_failure", refuse)
     job = workflow.new_job(workflow.new_project(owner_id="ada"))
     workflow.faults[provision_project.REGISTERING_AUTH] = Fault(
         Point.AFTER, lambda: failure(ErrorType.CONFLICT, "Not ours.")
@@ -333,26 +354,24 @@ def test_a_cleanup_that_is_stopped_by_hand_names_what_may_be_left(workflow: Work
     workflow.faults[provision_project.CREATING_SCHEMA] = Fault(
         Point.BEFORE, lambda: failure(ErrorType.CONFLICT, "Not ours.")
     )
-    workflow.faults[provision_project.REMOVING_AUTH] = Fault(Point.BEFORE, times=3)
+    workflow.faults[clean_up_project.REMOVING_AUTH] = Fault(Point.BEFORE, times=3)
     workflow.on_wait = once(
         lambda: aws.client("stepfunctions").stop_execution(
             executionArn=cleanup_arn(workflow, workflow.jobs.get(job.job_id))
         )
     )
-    ended = run(workflow, job)
-    assert ended.cleanup is not None
-    assert ended.cleanup.status is CleanupStatus.RUNNING
+    stopped = cleanup_of(run(workflow, job))
+    assert stopped.status is JobStatus.RUNNING
+    # What ran when it was stopped has been ended by its time-out by then.
+    workflow.passed += timedelta(hours=1)
 
-    assert reconciler(workflow.settings).reconcile(job.job_id).repair
+    assert reconciler(workflow.settings).reconcile(stopped.job_id).repair
 
-    cleanup = workflow.jobs.get(job.job_id).cleanup
-    assert cleanup is not None
-    assert cleanup.status is CleanupStatus.FAILED
-    names = workflow.names(job.project_id)
-    assert cleanup.remaining[:2] == (
-        f"user pool {names.user_pool}",
-        f"database {names.tenants[Engine.POSTGRESQL].database}",
-    )
+    cleanup = cleanup_of(workflow.jobs.get(job.job_id))
+    assert cleanup.status is JobStatus.FAILED
+    # What was removed beside it by then is not named.
+    assert f"user pool {workflow.names(job.project_id).user_pool}" in cleanup.remaining
+    assert_is_named(workflow, cleanup)
     project = workflow.projects.get(job.project_id)
     assert project is not None
     assert project.locked_by is None
