@@ -19,6 +19,7 @@ from provisioner import api
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.stage_run import JobInput, StageWaiting
 from provisioner.provisioning.job_types import (
+    clean_up_project,
     deprovision_project,
     provision_project,
     repair_project,
@@ -44,7 +45,7 @@ _CREATING = f"{'provision_project'}/{provision_project.CREATING_INSTANCE}"
 _REPAIRING = f"{'repair_project'}/{repair_project.REPAIRING_INSTANCE}"
 _SNAPSHOT = f"{'deprovision_project'}/{deprovision_project.TAKING_INSTANCE_SNAPSHOT}"
 _REMOVING = f"{'deprovision_project'}/{deprovision_project.REMOVING_INSTANCE}"
-_CLEANING_UP = f"{CLEANUP}/{provision_project.REMOVING_INSTANCE}"
+_CLEANING_UP = f"{CLEANUP}/{clean_up_project.REMOVING_INSTANCE}"
 
 
 def modify(rds: Rds, **settings: Any) -> None:
@@ -226,7 +227,7 @@ def failed(workflow: Workflow, job: api.Job, kind: Lasting, place: str) -> api.J
 def test_no_instance_is_made_and_nothing_is_left(rds: Rds) -> None:
     for kind in _LASTING:
         job = failed(rds.workflow, new_job(rds.workflow), kind, _CREATING)
-        assert cleanup_of(job).status is api.CleanupStatus.DONE
+        assert cleanup_of(job).status is api.JobStatus.COMPLETED
         assert rds.instances() == []
         assert_nothing_is_left(rds.workflow, job.project_id)
 
@@ -276,16 +277,16 @@ def test_what_could_not_be_removed_is_named_and_goes_once_it_can(rds: Rds) -> No
     for run, (kind, then) in enumerate([(denied, died), (died, None)], 2):
         cleanup = cleanup_of(job)
         assert not workflow.faults
-        assert cleanup.status is api.CleanupStatus.FAILED
+        assert cleanup.status is api.JobStatus.FAILED
         assert cleanup.remaining == (
             f"database instance {names.instance}",
             f"secret {names.instance_secret}",
         )
-        assert_fails_so(kind, _CLEANING_UP, cleanup.stages[-1].error)
+        assert_fails_so(kind, _CLEANING_UP, cleanup.error)
         if then is not None:
             put_in(workflow, then, [_CLEANING_UP])
-        job = repeated_to_its_end(workflow, job, run)
-    assert cleanup_of(job).status is api.CleanupStatus.DONE
+        repeated_to_its_end(workflow, job, run)
+    assert cleanup_of(job).status is api.JobStatus.COMPLETED
     assert rds.instances() == []
     assert_nothing_is_left(workflow, job.project_id)
 
@@ -397,7 +398,9 @@ def test_a_wait_is_cancelled_at_each_look(rds: Rds) -> None:
 
     def cancelled(job: api.Job, place: str, look: int) -> None:
         ended, seen = watched(workflow, job, place, look, lambda: api.cancel_job(job.job_id))
-        assert (ended.status, ended.cleanup, seen) == (api.JobStatus.CANCELLED, None, look), place
+        assert (ended.status, ended.cleanup_job_id, seen) == (api.JobStatus.CANCELLED, "", look), (
+            place
+        )
         assert api.get_project(project_id).locked_by is None
 
     for look in (1, 2):
@@ -441,7 +444,7 @@ def watched(
 
     def observe(running: JobInput, stage: str) -> None:
         nonlocal seen
-        if running.job_id == job.job_id and place.endswith(f"/{stage}"):
+        if place == f"{running.job_type}/{stage}":
             seen += 1
             if seen == look:
                 act()
@@ -460,11 +463,14 @@ def test_a_clean_up_that_waits_says_that_nothing_is_to_be_cancelled(rds: Rds) ->
     job = new_job(workflow)
 
     def cancel() -> None:
+        failed = workflow.jobs.get(job.job_id)
         with pytest.raises(api.JobStateError, match="is FAILED"):
-            api.cancel_job(job.job_id)
+            api.cancel_job(failed.job_id)
+        with pytest.raises(api.JobStateError, match="is a clean-up, which is not cancelled"):
+            api.cancel_job(failed.cleanup_job_id)
 
     ended, seen = watched(workflow, job, _CLEANING_UP, 2, cancel, run=Workflow.execute)
-    assert (cleanup_of(ended).status, seen) == (api.CleanupStatus.DONE, 3)
+    assert (cleanup_of(ended).status, seen) == (api.JobStatus.COMPLETED, 3)
     assert rds.instances() == []
     assert_nothing_is_left(workflow, job.project_id)
 

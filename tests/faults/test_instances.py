@@ -14,13 +14,13 @@ from moto.rds.models import rds_backends
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.runtime import aws
 from support.changes import plainly_provisioned
 from support.dedicated import allow, answered, new_job, parameter, refused, told
 from support.places import CLEANUP
 from support.rds import make_subnet_group
-from support.undoing import assert_nothing_is_left, cleanup_of, repeated_to_its_end
+from support.undoing import assert_nothing_is_left, cleanup_of, repeated_to_its_end, unremoved
 from support.workflow import ACCOUNT, REGION, Workflow
 
 CREATING = provision_project.CREATING_INSTANCE
@@ -39,10 +39,10 @@ def assert_gone(workflow: Workflow, rds: Any, job: api.Job) -> None:
     """See that a job has left neither an instance nor anything else of its project."""
     assert rds.databases == {}
     cleanup = cleanup_of(job)
-    assert (cleanup.status, cleanup.remaining, cleanup.unremoved) == (
-        api.CleanupStatus.DONE,
+    assert (cleanup.status, cleanup.remaining, unremoved(cleanup)) == (
+        api.JobStatus.COMPLETED,
         (),
-        (),
+        [],
     )
     assert_nothing_is_left(workflow, job.project_id)
     assert api.get_project(job.project_id).instance is None
@@ -151,7 +151,7 @@ def before(workflow: Workflow, stage: str, act: Callable[[], object]) -> None:
     where=[
         f"{'provision_project'}/{provision_project.CREATING_DATABASE}",
         f"{'provision_project'}/{provision_project.CREATING_SCHEMA}",
-        f"{CLEANUP}/{provision_project.REMOVING_DATABASE}",
+        f"{CLEANUP}/{clean_up_project.REMOVING_DATABASE}",
     ],
 )
 def test_the_description_of_a_shared_cluster_changes(workflow: Workflow) -> None:
@@ -179,10 +179,10 @@ def test_the_description_of_a_shared_cluster_changes(workflow: Workflow) -> None
     job, error = fails(provision_project.CREATING_SCHEMA, lambda: ssm.delete_parameter(Name=name))
     assert "is not described any more" in error.message
     cleanup = cleanup_of(job)
-    assert [r.stage for r in cleanup.unremoved] == [provision_project.REMOVING_DATABASE]
+    assert cleanup.error is not None
+    assert (cleanup.error.stage, cleanup.other_errors) == (clean_up_project.REMOVING_DATABASE, ())
     describe(described)
-    job = repeated_to_its_end(workflow, job, 2)
-    assert cleanup_of(job).status is api.CleanupStatus.DONE
+    assert repeated_to_its_end(workflow, job, 2).status is api.JobStatus.COMPLETED
     assert_nothing_is_left(workflow, job.project_id)
 
 

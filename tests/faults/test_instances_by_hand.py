@@ -144,7 +144,7 @@ def test_what_has_vanished_is_told_and_keeps_no_project_from_going(
         before(rds, DATABASE, vanish)
         error = fails(rds, job, DATABASE, ErrorType.NETWORK_ERROR)
     assert error.attempt == 3
-    assert cleanup_of(workflow.jobs.get(job.job_id)).status is api.CleanupStatus.DONE
+    assert cleanup_of(workflow.jobs.get(job.job_id)).status is api.JobStatus.COMPLETED
     assert_gone(rds, job.project_id)
     workflow.observers.clear()
 

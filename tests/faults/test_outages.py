@@ -22,7 +22,6 @@ from provisioner.drivers.database_engine import AdminConnection
 from provisioner.drivers.mysql.snapshot import MysqlDump
 from provisioner.drivers.postgresql.snapshot import PgDump
 from provisioner.errors import ErrorType
-from provisioner.jobs.execution import cleanup_execution_name
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
@@ -68,8 +67,7 @@ class Throttling:
             return
         count = sum(before.name in _DYNAMODB for before in attempt.effects)
         if effect.retry_count < 2 and count == self._number + effect.retry_count:
-            job = CLEANUP if attempt.event.get("cleanup") else attempt.event["job"]["job_type"]
-            self.met.add((job, effect.stage))
+            self.met.add((effect.job_type, effect.stage))
             raise ClientError(
                 {"Error": {"Code": "ProvisionedThroughputExceededException"}}, effect.name
             )
@@ -176,10 +174,8 @@ def test_a_job_that_cannot_even_be_written_failed_is_repaired_once_dynamodb_is_b
 
     repaired = workflow.jobs.get(job.job_id)
     assert repaired.status is api.JobStatus.FAILED
-    assert repaired.cleanup is not None
-    name = cleanup_execution_name(job.job_id, repaired.cleanup.run)
-    workflow.ended(workflow.execution_arn("provision_project_cleanup", name))
-    assert cleanup_of(workflow.jobs.get(job.job_id)).status is api.CleanupStatus.DONE
+    workflow.ended(workflow.start(cleanup_of(repaired)))
+    assert cleanup_of(repaired).status is api.JobStatus.COMPLETED
     assert_nothing_is_left(workflow, job.project_id)
 
 
@@ -280,11 +276,11 @@ def test_secrets_manager_stays_down_while_a_project_is_provisioned(workflow: Wor
         for stage in ("CREATING_DATABASE", "GENERATING_API_KEYS")
     ]
     cleanup = cleanup_of(job)
-    assert cleanup.status is api.CleanupStatus.FAILED
+    assert cleanup.status is api.JobStatus.FAILED
     assert _retried(CLEANUP, cleanup.stages) == set(_with_secrets(CLEANUP))
 
     done = repeated_to_its_end(workflow, job, 2)
-    assert cleanup_of(done).status is api.CleanupStatus.DONE
+    assert done.status is api.JobStatus.COMPLETED
     assert_nothing_is_left(workflow, job.project_id)
 
 

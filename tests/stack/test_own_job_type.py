@@ -204,7 +204,7 @@ def fails_after_its_retries(own: OwnProject, stack: RunningStack) -> None:
         3,
         "The archive does not answer.",
     )
-    assert job.cleanup is None
+    assert not job.cleanup_job_id
     assert api.get_project(project_id).locked_by is None
 
 

@@ -11,7 +11,6 @@ from provision_cli.local.stack import RunningStack
 from provision_cli.main import main
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.jobs.models import CleanupStatus
 from provisioner.provisioning.job_types import provision_project
 from support.stack_jobs import cleaned_up, eventually, finished, slow_retries
 
@@ -71,8 +70,8 @@ def waiting(deployment: RunningStack, describe_cluster: Callable[[int], None]) -
 
 
 def assert_is_undone(stack: RunningStack, job: api.Job) -> None:
-    assert job.cleanup is not None
-    assert (job.cleanup.status, job.cleanup.remaining) == (CleanupStatus.DONE, ())
+    cleanup = cleaned_up(job.job_id)
+    assert (cleanup.status, cleanup.remaining) == (api.JobStatus.COMPLETED, ())
     project = api.get_project(job.project_id)
     assert (project.locked_by, project.quota) == (None, None)
     buckets = [bucket["Name"] for bucket in stack.client("s3").list_buckets()["Buckets"]]
@@ -97,7 +96,7 @@ def test_a_job_whose_execution_is_stopped_by_hand_is_failed_and_undone(
     assert [entry.note for entry in job.history if entry.status == "REPAIRED"] == [
         "Nobody had told of its end: its execution was ABORTED."
     ]
-    assert_is_undone(deployment, cleaned_up(job.job_id))
+    assert_is_undone(deployment, job)
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_its_retry_completes(
@@ -112,7 +111,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_its_retry_completes(
         assert main(["cancel", waiting.job_id]) == 0
         assert capsys.readouterr().out == f"job {waiting.job_id} is CANCELLED.\n"
 
-    cancelled = cleaned_up(waiting.job_id)
+    cancelled = api.get_job(waiting.job_id)
     assert_is_undone(deployment, cancelled)
     assert main(["watch", waiting.job_id]) == 1
     assert f"job {waiting.job_id} is CANCELLED." in capsys.readouterr().err
