@@ -508,7 +508,7 @@ def test_a_job_that_fails_lets_go_of_the_project_and_can_be_retried(
     workflow.faults[work] = Fault(Point.AFTER, RuntimeError)
     job = workflow.execute(new_change(workflow, job_type, project_id))
     assert job.error is not None
-    assert (job.status, job.error.stage, job.cleanup) == (api.JobStatus.FAILED, work, None)
+    assert (job.status, job.error.stage, job.cleanup_job_id) == (api.JobStatus.FAILED, work, "")
     assert api.get_project(project_id) == before
     assert logs_in(workflow, project_id)
 
