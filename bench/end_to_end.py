@@ -16,7 +16,7 @@ from provisioner import api
 from provisioner.composition.in_process import all_stages
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.runtime import aws
 from provisioner.runtime.observability import logger
 from provisioner.runtime.platform import PlatformSettings
@@ -49,7 +49,8 @@ class BareStages:
         jobs = JobStore(
             aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
         )
-        self._stages = all_stages(settings, jobs)["provision_project"]
+        stages = all_stages(settings, jobs)
+        self._stages, self._removal = stages["provision_project"], stages["clean_up_project"]
         self._region = region
         self._made: list[JobInput] = []
 
@@ -70,10 +71,19 @@ class BareStages:
                 self._stages[stage](job)
 
     def remove(self) -> None:
-        """Remove what was made."""
+        """Remove what was made, as a clean-up does."""
         for job in self._made:
-            for stage in provision_project.JOB_TYPE.on_failure.cleanup:
-                self._stages[stage](job)
+            payload = {
+                **job.payload,
+                "job_id": job.job_id,
+                "engine": "postgresql",
+                "is_dedicated": False,
+            }
+            clean_up = JobInput(
+                job_id=f"{job.job_id}-cleanup", job_type="clean_up_project", payload=payload
+            )
+            for branch in clean_up_project.RESOURCES.branches:
+                self._removal[branch[0]](clean_up)
 
 
 class ByMessage:

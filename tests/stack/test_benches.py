@@ -56,10 +56,10 @@ def test_a_job_is_compared_with_its_floors(deployment: RunningStack) -> None:
     mine = [project_id for project_id in found if project_id.startswith("bench-")]
     assert mine
     assert {api.get_project(p).status for p in mine} == {api.ProjectStatus.DEPROVISIONED}
-    # Neither the scripts nor the bare machine leave anything.
+    # No floor leaves anything.
     functions = deployment.client("lambda").list_functions()["Functions"]
     machines = deployment.client("stepfunctions").list_state_machines()["stateMachines"]
     buckets = deployment.client("s3").list_buckets()["Buckets"]
     assert not [f for f in functions if f["FunctionName"].startswith("bare-")]
     assert not [m for m in machines if m["name"].startswith("bare-")]
-    assert not [b for b in buckets if "straight" in b["Name"]]
+    assert not [b for b in buckets if "straight" in b["Name"] or "floor" in b["Name"]]
