@@ -72,11 +72,13 @@ def test_a_project_is_not_provisioned_and_nothing_is_left(
     assert all(end == ends[0] for end in ends)
 
 
-#: What of a clean-up runs beside the rest; what is before and after it settles alone.
+#: What of a clean-up runs beside the rest; what is before or after another settles alone.
 _REMOVING = places(CLEANUP, without=["INITIALIZING", "REMOVING_INSTANCE", "FINALIZING"])
 
 
-@each_lasting(_REMOVING, [f"{CLEANUP}/INITIALIZING"], [f"{CLEANUP}/FINALIZING"])
+@each_lasting(
+    _REMOVING, *([f"{CLEANUP}/{s}"] for s in ("INITIALIZING", "REMOVING_INSTANCE", "FINALIZING"))
+)
 def test_what_could_not_be_removed_is_named_and_goes_once_it_can(
     workflow: Workflow, kind: Lasting, where: list[str]
 ) -> None:
