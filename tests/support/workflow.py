@@ -61,7 +61,6 @@ from provisioner.jobs.stage_run import (
     StageFunction,
     StageOutcome,
     StageRunner,
-    Step,
     Waiting,
 )
 from provisioner.jobs.state_machine import state_machine
@@ -178,8 +177,6 @@ class Workflow:
     #: Called instead of waiting.
     on_wait: Callable[[], None] = lambda: None
     run_stage: Callable[[Mapping[str, Any]], dict[str, Any]] = field(init=False)
-    #: The steps that are no stages, by name.
-    record: dict[str, Step] = field(init=False)
     #: ARNs of the state machines by their names within the stack.
     state_machines: dict[str, str] = field(default_factory=dict)
     #: Places of quotas that no project of the deployment holds, for the test has set them so.
