@@ -433,7 +433,8 @@ def _table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
-    records = [*_shown_stages(job), *(cleanup.stages if cleanup is not None else ())]
+    of_job, of_cleanup = _shown_stages(job), cleanup.stages if cleanup is not None else ()
+    records = [*of_job, *of_cleanup]
     summary = Text(
         f"{job.status}  {job.percent_done} %  {_duration(job.created_at, job.finished_at)}",
         _STATUS_STYLES.get(job.status, ""),
@@ -445,7 +446,11 @@ def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
     for heading in ("stage", "status", "attempt", "started (UTC)", "took"):
         table.add_column(heading, no_wrap=True)
     table.add_column(no_wrap=True)
-    for row in _rows(records):
+    for row in _rows(of_job):
+        table.add_row(*row)
+    if of_cleanup:
+        table.add_row(Text("clean-up", "bold"))
+    for row in _rows(of_cleanup):
         table.add_row(*row)
     # Below the table, where there is room: a column of its rest would break ids.
     problems = [

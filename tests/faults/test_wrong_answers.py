@@ -141,11 +141,15 @@ REMOVING: Wrong = {
     "REMOVING_DATABASE": (*_NO_PASSWORD, ErrorType.REMOVAL_FAILED),
 }
 
-#: Of the clean-up, which has to ask whether there is an instance; nobody knows whose item that is.
-CLEANING_UP: Wrong = {
-    **REMOVING,
-    "REMOVING_INSTANCE": (first_call, changed(lambda _: {"Item": {}}), ErrorType.NETWORK_ERROR),
-}
+#: Of the clean-up, by its attempts: stages of which one comes after the other fail one at a time.
+#: It has to ask whether there is an instance; nobody knows whose item that is.
+_NO_ITEM = changed(lambda _: {"Item": {}})
+CLEANING_UP: tuple[Wrong, ...] = (
+    REMOVING,
+    {"INITIALIZING": (operation("GetItem"), _NO_ITEM, ErrorType.NETWORK_ERROR)},
+    {"REMOVING_INSTANCE": (first_call, _NO_ITEM, ErrorType.NETWORK_ERROR)},
+    {"FINALIZING": (first_call, empty, ErrorType.UNKNOWN_ERROR)},
+)
 
 DEPROVISIONING: Wrong = {
     "INITIALIZING": (first_call, empty, ErrorType.PROJECT_NOT_FOUND),
@@ -248,19 +252,26 @@ def test_a_project_is_not_provisioned(workflow: Workflow, wrong: Wrong) -> None:
 
 @pytest.mark.fault("wrong answer", where=places(CLEANUP), lasting=True)
 def test_what_is_said_not_to_be_there_is_not_taken_for_removed(workflow: Workflow) -> None:
-    answer_wrongly(workflow, CLEANING_UP)
     fail(workflow)
-    job = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
-    cleanup = cleanup_of(job)
-    assert cleanup.status is api.JobStatus.FAILED
-    met = {r.stage: r.error.type for r in cleanup.stages if r.error is not None}
-    assert met == {stage: error_type for stage, (_, _, error_type) in CLEANING_UP.items()}
-    assert {"databases", "roles", "pools", "apis", "buckets", "secrets", "api_keys"} <= set(
-        workflow.remains(job.project_id)
-    )
+    job = workflow.new_job(workflow.new_project(**OWNER))
+    for attempt, wrong in enumerate(CLEANING_UP, 1):
+        answer_wrongly(workflow, wrong)
+        if attempt == 1:
+            job = workflow.execute(job)
+        else:
+            repeated_to_its_end(workflow, job, attempt)
+        workflow.faults.clear()
+        cleanup = cleanup_of(job)
+        assert cleanup.status is api.JobStatus.FAILED
+        assert cleanup.error is not None
+        met = {e.stage: e.type for e in (cleanup.error, *cleanup.other_errors)}
+        assert met == {stage: error_type for stage, (_, _, error_type) in wrong.items()}
+        if attempt == 1:
+            assert {"databases", "roles", "pools", "apis", "buckets", "secrets", "api_keys"} <= set(
+                workflow.remains(job.project_id)
+            )
 
-    workflow.faults.clear()
-    repeated_to_its_end(workflow, job, 2)
+    repeated_to_its_end(workflow, job, len(CLEANING_UP) + 1)
     assert_undone(workflow, job)
 
 

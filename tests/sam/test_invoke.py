@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from provision_cli.local.sam_local import store_job
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
-from provisioner.jobs.models import CleanupStatus, JobStatus, StageStatus
+from provisioner.jobs.models import JobStatus, StageStatus
 from provisioner.jobs.store import JobStore, NewJob, utc_now
-from provisioner.provisioning.job_types import JOB_TYPES, provision_project
+from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.projects import ProjectStore
 from support.project import ROOT, events, functions
 from support.sam import Invocation, SamLocal
@@ -42,9 +42,10 @@ def read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-def invoke(sam_local: SamLocal, path: Path) -> Invocation:
+def invoke(sam_local: SamLocal, path: Path, event: Path | None = None) -> Invocation:
+    """Run the function that an event's path names; with another event, where one is given."""
     function = functions()[path.relative_to(EVENTS).parts[0]]
-    return sam_local.invoke(function.logical_id, path)
+    return sam_local.invoke(function.logical_id, event or path)
 
 
 def log_lines(invocation: Invocation) -> Iterator[dict[str, Any]]:
@@ -86,15 +87,17 @@ def of_type(*job_types: str) -> list[Path]:
 
 
 def cleanup_events() -> list[Path]:
-    """Return the events of a clean-up in its order, between the steps that begin and end it."""
-    steps = [EVENTS / "lifecycle" / f"{name}.json" for name in ("await_quiet", "record_cleanup")]
-    removals = [path for path in events() if "cleanup" in read(path) and path not in steps]
-    return [steps[0], *removals, steps[1]]
+    """Return the events of a clean-up in its order."""
+    order = clean_up_project.JOB_TYPE.stages
+    found = {read(path)["stage"]: path for path in of_type("clean_up_project")}
+    return [found[stage] for stage in order]
 
 
 def change_events() -> list[Path]:
     """Return the events of the stages that change a project that is there."""
-    return of_type(*(JOB_TYPES.keys() - {"provision_project", "deprovision_project"}))
+    return of_type(
+        *(JOB_TYPES.keys() - {"clean_up_project", "provision_project", "deprovision_project"})
+    )
 
 
 def dispatcher_events() -> list[Path]:
@@ -144,7 +147,7 @@ def test_job_completes_stage_by_stage(sam_local: SamLocal, jobs: JobStore) -> No
 
 
 def test_failure_is_recorded_and_what_the_job_made_is_removed(
-    sam_local: SamLocal, jobs: JobStore, projects: ProjectStore
+    sam_local: SamLocal, jobs: JobStore, projects: ProjectStore, tmp_path: Path
 ) -> None:
     path = EVENTS / "lifecycle" / "record_failure.json"
     job_id = store_job(sam_local.stack, path)
@@ -159,12 +162,16 @@ def test_failure_is_recorded_and_what_the_job_made_is_removed(
         engine="postgresql",
     )
     invocation = invoke(sam_local, path)
-    assert (invocation.result["error_type"], invocation.result["cleanup"]) == ("TIMEOUT", 1)
+    cleanup_id = jobs.get(job_id).cleanup_job_id
+    result = invocation.result
+    assert (result["error_type"], result["has_cleanup"]) == ("TIMEOUT", True)
+    assert result["cleanup"]["name"] == cleanup_id
     for cleanup_path in cleanup_events():
-        assert invoke(sam_local, cleanup_path).result.get("ok"), cleanup_path
-    cleanup = jobs.get(job_id).cleanup
-    assert cleanup is not None
-    assert cleanup.status is CleanupStatus.DONE
+        # The events are of a clean-up; this one has an id of its own.
+        event = tmp_path / cleanup_path.name
+        event.write_text(json.dumps(read(cleanup_path) | result["cleanup"]["input"]))
+        assert invoke(sam_local, cleanup_path, event).result.get("ok"), cleanup_path
+    assert jobs.get(cleanup_id).status is JobStatus.COMPLETED
     project = projects.get("sample-failing-shop")
     assert project is not None
     assert project.locked_by is None
@@ -280,8 +287,8 @@ def test_reconciler_ends_a_job_whose_execution_was_stopped(
     assert ended.error.type == "UNKNOWN_ERROR"
 
     def is_cleaned_up() -> bool:
-        cleanup = jobs.get(job["job_id"]).cleanup
-        return cleanup is not None and cleanup.status is CleanupStatus.DONE
+        cleanup = jobs.get_head(jobs.get(job["job_id"]).cleanup_job_id)
+        return cleanup is not None and cleanup.status is JobStatus.COMPLETED
 
-    # The clean-up that it has started runs on the stack.
+    # The clean-up whose message it has sent runs on the stack.
     eventually(is_cleaned_up, within=120)

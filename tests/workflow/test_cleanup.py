@@ -431,6 +431,8 @@ def test_what_cannot_be_removed_at_all_is_named_and_the_project_is_free(
             "is removed."
         ),
     )
+    # What is there is the live project's: it is not named for anyone to remove.
+    assert again.remaining == ()
     assert api.get_project(job.project_id).status is api.ProjectStatus.ACTIVE
     assert workflow.remains(job.project_id) == there
 
@@ -495,6 +497,7 @@ def test_what_another_job_holds_is_not_removed(workflow: Workflow) -> None:
     cleanup = cleanup_of(job)
     assert cleanup.error is not None
     assert (cleanup.status, cleanup.error.type) == (api.JobStatus.FAILED, ErrorType.PROJECT_BUSY)
+    assert cleanup.remaining == ()
     assert f"is held by job {other.job_id}" in cleanup.error.message
 
 

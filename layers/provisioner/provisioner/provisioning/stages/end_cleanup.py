@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
@@ -48,8 +49,8 @@ def released_by_failed_cleanup(
 
 
 def remaining(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
-    """Name what a stage may have left."""
-    if stage not in _REMOVING or not job.payload:
+    """Name what a stage may have left; nothing where another job has taken it up."""
+    if stage not in _REMOVING or not job.payload or _is_taken_up(job):
         return ()
     payload = CleanUpProjectPayload.model_validate(job.payload)
     return resources_of(
@@ -58,6 +59,17 @@ def remaining(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
         stage,
         naming=naming,
         is_dedicated=payload.is_dedicated,
+    )
+
+
+def _is_taken_up(job: Job) -> bool:
+    """Whether the clean-up was refused since the project, and what is there, is another job's."""
+    refused = {ErrorType.PROJECT_BUSY, ErrorType.INVALID_PAYLOAD}
+    return any(
+        record.stage == clean_up_project.INITIALIZING
+        and record.error is not None
+        and record.error.type in refused
+        for record in job.stages
     )
 
 
