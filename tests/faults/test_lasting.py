@@ -146,7 +146,7 @@ def test_a_project_is_as_it_was_until_something_is_removed_and_then_goes_only_on
 
 
 @each_lasting(places(*CHANGES))
-def test_a_project_is_let_go_of_and_its_login_is_right(
+def test_a_project_is_released_and_its_login_is_right(
     workflow: Workflow, kind: Lasting, where: list[str]
 ) -> None:
     project_id = plainly_provisioned(workflow, keys=8)

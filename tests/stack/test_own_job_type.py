@@ -56,12 +56,12 @@ EDITS = {
 """,
         ),
         ('    state="Look",\n', '    state="Look",\n    waits_seconds=3600,\n'),
-        ("hold_project:ensure_held", "find_project:ensure_found"),
-        ("let_go_of_project:ensure_let_go", "conclude:ensure_concluded"),
+        ("acquire_project:ensure_acquired", "find_project:ensure_found"),
+        ("release_project:ensure_released", "conclude:ensure_concluded"),
         ("import FailureHandling, JobDefinition, Stage", "import JobDefinition, Stage"),
         (
             """    on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
+        release="provisioner.provisioning.stages.release_project:release_after_failure"
     ),
 """,
             "",

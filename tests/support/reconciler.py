@@ -20,8 +20,8 @@ from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import BadEnd, JobStore, NewJob
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.end_cleanup import released_by_failed_cleanup, remaining
-from provisioner.provisioning.stages.fail import released_by_failure, request_cleanup
+from provisioner.provisioning.stages.end_cleanup import release_after_failed_cleanup, remaining
+from provisioner.provisioning.stages.fail import release_after_failure, request_cleanup
 from support.core import STATE_MACHINE_ARN_PREFIX, Core
 
 #: How long a job may be QUEUED here.
@@ -45,12 +45,12 @@ def executions(core: Core) -> Executions:
 def policies(core: Core) -> dict[str, FailurePolicy]:
     """Return what follows a failure, by job type."""
     policy = FailurePolicy(
-        release=partial(released_by_failure, projects=core.projects),
+        release=partial(release_after_failure, projects=core.projects),
         request_cleanup=partial(request_cleanup, projects=core.projects),
         cleanup_job_type=clean_up_project.JOB_TYPE,
     )
     of_cleanup = FailurePolicy(
-        release=partial(released_by_failed_cleanup, projects=core.projects),
+        release=partial(release_after_failed_cleanup, projects=core.projects),
         remaining_of=partial(remaining, naming=Naming("nm", "test")),
     )
     return {"provision_project": policy, "clean_up_project": of_cleanup}
@@ -62,7 +62,7 @@ def reconciler(core: Core, store: JobStore | None = None) -> Reconciler:
         queue=JobQueue(core.client("sqs"), core.queue_url),
         executions=executions(core),
         policies=policies(core),
-        holders=core.projects.holders,
+        holders=core.projects.lock_holders,
         release_abandoned=core.projects.release_abandoned,
         queued_limit=QUEUED_LIMIT,
         definitions=JOB_TYPES,

@@ -42,7 +42,7 @@ from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, prov
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.end_cleanup import remaining
-from provisioner.provisioning.stages.fail import released_by_failure, request_cleanup
+from provisioner.provisioning.stages.fail import release_after_failure, request_cleanup
 from provisioner.runtime.observability import metrics
 from support.core import (
     REGION,
@@ -529,7 +529,7 @@ def test_a_job_that_names_no_project_asks_for_none(core: Core) -> None:
     core.jobs.create(NewJob("job-1", "provision_project", {}, ()))
 
     assert asked(core) is None
-    assert released_by_failure(core.jobs.get("job-1"), projects=core.projects) == []
+    assert release_after_failure(core.jobs.get("job-1"), projects=core.projects) == []
 
 
 @pytest.mark.usefixtures("failed")

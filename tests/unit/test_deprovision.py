@@ -30,7 +30,7 @@ from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
 from provisioner.provisioning.stages.check_data import ensure_removal_is_possible
 from provisioner.provisioning.stages.check_services import ensure_services_are_looked_at
 from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
-from provisioner.provisioning.stages.give_up_removal import released_by_failed_removal
+from provisioner.provisioning.stages.fail_removal import release_after_failed_removal
 from provisioner.provisioning.stages.initialize import ensure_initialized
 from provisioner.provisioning.stages.remove_storage import remove_storage_with_data
 from support.core import (
@@ -331,7 +331,7 @@ def stored(core: Core, reached: str, of: JobInput | None = None) -> Job:
 
 def give_up(core: Core, reached: str, of: JobInput | None = None) -> None:
     """Let a job fail in a stage."""
-    items = released_by_failed_removal(stored(core, reached, of), projects=core.projects)
+    items = release_after_failed_removal(stored(core, reached, of), projects=core.projects)
     if items:
         write(core, items)
 
@@ -364,7 +364,7 @@ def test_data_that_the_first_removal_meets_keeps_a_project_of_which_nothing_is_g
         active.jobs.stage_failed(made.job_id, error, retry_count=retry_count, retryable=not is_last)
 
     failed = active.jobs.get(made.job_id)
-    write(active, released_by_failed_removal(failed, projects=active.projects))
+    write(active, release_after_failed_removal(failed, projects=active.projects))
 
     left = project(active)
     assert (left.status, left.locked_by, left.snapshot) == (status, None, SNAPSHOT)
@@ -407,7 +407,9 @@ def test_a_project_that_failed_before_is_failed_again(core: Core) -> None:
 def test_a_job_that_does_not_hold_the_project_lets_go_of_nothing(active: Core) -> None:
     begin(active, job("other"))
 
-    assert not released_by_failed_removal(stored(active, "INITIALIZING"), projects=active.projects)
+    assert not release_after_failed_removal(
+        stored(active, "INITIALIZING"), projects=active.projects
+    )
 
 
 # --- FINALIZING -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, St
 from provisioner.jobs.store import BadEnd, JobNotFoundError
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.stages.fail import released_by_failure, request_cleanup
+from provisioner.provisioning.stages.fail import release_after_failure, request_cleanup
 from provisioner.runtime.observability import metrics
 from support.core import (
     Core,
@@ -57,7 +57,7 @@ def record_failure(
 ) -> dict[str, Any]:
     """Run the step; where no policy is given, of a job type without a clean-up."""
     metrics.clear_metrics()  # as at the end of a function
-    without = FailurePolicy(release=partial(released_by_failure, projects=core.projects))
+    without = FailurePolicy(release=partial(release_after_failure, projects=core.projects))
     return FailureRecorder(core.jobs, {"provision_project": policy or without})(
         {
             "job": {
@@ -364,7 +364,7 @@ def test_the_line_of_the_failure_holds_the_job_the_project_and_the_error(
 def with_cleanup(core: Core) -> FailurePolicy:
     """Return what follows a failure of a job whose clean-up removes what it has made."""
     return FailurePolicy(
-        release=partial(released_by_failure, projects=core.projects),
+        release=partial(release_after_failure, projects=core.projects),
         request_cleanup=partial(request_cleanup, projects=core.projects),
         cleanup_job_type=clean_up_project.JOB_TYPE,
     )

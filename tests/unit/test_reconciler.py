@@ -141,7 +141,7 @@ def test_a_job_whose_execution_ended_without_telling_ends_with_the_reason(
     assert sent(core) == [
         {"job_id": cleanup.job_id, "job_type": "clean_up_project", "payload": cleanup.payload}
     ]
-    assert core.projects.holders() == [cleanup.job_id]
+    assert core.projects.lock_holders() == [cleanup.job_id]
     (repair,) = history(core, "REPAIRED")
     assert repair == f"Nobody had told of its end: its execution was {status}."
 
@@ -250,7 +250,7 @@ def test_a_job_is_not_ended_while_an_attempt_may_run_that_was_superseded(core: C
     job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.FAILED
-    assert core.projects.holders() == []
+    assert core.projects.lock_holders() == []
 
 
 def test_a_job_is_ended_beside_such_an_attempt_where_its_cleanup_waits_for_it(core: Core) -> None:
@@ -260,7 +260,7 @@ def test_a_job_is_ended_beside_such_an_attempt_where_its_cleanup_waits_for_it(co
     job = reconcile(core, ended(core))
 
     assert job.status is JobStatus.FAILED
-    assert core.projects.holders() == [job.cleanup_job_id]
+    assert core.projects.lock_holders() == [job.cleanup_job_id]
 
 
 def test_a_job_that_never_began_ends_with_its_execution(core: Core) -> None:
@@ -304,7 +304,7 @@ def test_a_job_that_keeps_what_it_made_gives_back_what_it_held(core: Core) -> No
     job = reconcile(core, ended(core))
 
     assert (job.status, job.cleanup_job_id) == (JobStatus.FAILED, "")
-    assert core.projects.holders() == []
+    assert core.projects.lock_holders() == []
     assert core.projects.used("owner#ada") == 0
 
 
@@ -527,7 +527,7 @@ def test_a_cleanup_that_was_not_started_is_sent_and_given_up_as_any_job(core: Co
     assert (cleanup.status, error_of(cleanup).type) == (JobStatus.FAILED, ErrorType.TIMEOUT)
     # Nothing was removed; a person runs it again.
     assert {left.partition(" ")[0] for left in cleanup.remaining} >= {"bucket", "user", "database"}
-    assert core.projects.holders() == []
+    assert core.projects.lock_holders() == []
     assert core.projects.used("owner#ada") == 0
     with unchanged(core):
         reconcile_cleanup(core)
@@ -581,7 +581,7 @@ def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core:
     ]
     # A clean-up has none of its own.
     assert (cleanup.cleanup_job_id, sent(core)) == ("", [])
-    assert core.projects.holders() == []
+    assert core.projects.lock_holders() == []
     assert core.projects.used("owner#ada") == 0
     assert repairs(cleanup) == ["Nobody had told of its end: its execution was ABORTED."]
     assert core.jobs.list_unfinished() == []
@@ -600,7 +600,7 @@ def test_a_cleanup_is_not_ended_while_a_removal_may_run_that_was_superseded(core
     cleanup = reconcile_cleanup(core, cleanup_ended(core))
 
     assert cleanup.status is JobStatus.FAILED
-    assert core.projects.holders() == []
+    assert core.projects.lock_holders() == []
 
 
 @pytest.mark.usefixtures("cleaning")
@@ -619,7 +619,7 @@ def test_a_removal_that_starts_meanwhile_keeps_its_cleanup_from_ending(
     cleanup = reconcile_cleanup(core, cleanup_ended(core))
 
     assert cleanup.status is JobStatus.RUNNING
-    assert core.projects.holders() == [cleanup.job_id]
+    assert core.projects.lock_holders() == [cleanup.job_id]
 
 
 @pytest.mark.usefixtures("cleaning")
@@ -631,7 +631,7 @@ def test_a_cleanup_of_which_everything_is_removed_fails_and_names_nothing(core: 
     cleanup = reconcile_cleanup(core, cleanup_ended(core, ExecutionStatus.FAILED))
 
     assert (cleanup.status, cleanup.remaining) == (JobStatus.FAILED, ())
-    assert core.projects.holders() == []
+    assert core.projects.lock_holders() == []
     assert client(core).retry_cleanup("job-1").status is JobStatus.QUEUED
 
 
@@ -787,7 +787,7 @@ def test_what_an_ended_job_still_holds_is_given_back(core: Core, status: JobStat
 def test_what_a_cleanup_holds_is_not_given_back_with_its_job(core: Core) -> None:
     with unchanged(core):
         reconcile(core)
-    assert core.projects.holders() == [head(core).cleanup_job_id]
+    assert core.projects.lock_holders() == [head(core).cleanup_job_id]
 
 
 @pytest.mark.usefixtures("cleaning")
@@ -797,7 +797,7 @@ def test_what_a_cleanup_still_holds_that_has_failed_is_given_back(core: Core) ->
     ended_cleanup = reconcile_cleanup(core)
 
     assert ended_cleanup.status is JobStatus.FAILED
-    assert core.projects.holders() == []
+    assert core.projects.lock_holders() == []
     assert core.projects.used("owner#ada") == 0
     assert repairs(ended_cleanup) == ["It still held what it should have given back."]
 
@@ -809,7 +809,7 @@ def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
 
     reconcile(core)
 
-    assert core.projects.holders() == ["job-1"]
+    assert core.projects.lock_holders() == ["job-1"]
     assert history(core, "REPAIRED") == []
 
 
@@ -821,7 +821,7 @@ def test_what_a_cleanup_that_is_run_again_holds_is_not_given_back(core: Core) ->
 
     cleanup = reconcile_cleanup(core)
 
-    assert core.projects.holders() == [cleanup.job_id]
+    assert core.projects.lock_holders() == [cleanup.job_id]
     assert repairs(cleanup) == []
 
 
@@ -869,7 +869,7 @@ def test_a_project_that_another_job_takes_meanwhile_is_not_given_back(core: Core
     meanwhile(core, lambda: set_project(core, locked_by="job-2"))
 
     assert handle(core, SWEEP)["repaired"] == 0
-    assert core.projects.holders() == ["job-2"]
+    assert core.projects.lock_holders() == ["job-2"]
     assert core.projects.used("owner#ada") == 1
 
 
@@ -1018,7 +1018,7 @@ def test_a_sweep_reconciles_what_is_unfinished_or_held_and_nothing_else(
         "SweepsCompleted": [1.0],
     }
     assert head(core).status is JobStatus.FAILED
-    assert core.projects.holders() == [head(core).cleanup_job_id]
+    assert core.projects.lock_holders() == [head(core).cleanup_job_id]
     assert {line["job_id"] for line in logged()} == {"job-1", "holder"}
     assert not [call for call in core.calls_of("dynamodb.Scan") if "IndexName" not in call]
 

@@ -499,7 +499,7 @@ def test_a_tenant_who_uses_all_connections_gets_a_new_password(workflow: Workflo
 
 
 @each_change
-def test_a_job_that_fails_lets_go_of_the_project_and_can_be_retried(
+def test_a_job_that_fails_releases_the_project_and_can_be_retried(
     workflow: Workflow, job_type: str
 ) -> None:
     project_id = plainly_provisioned(workflow)
@@ -523,7 +523,7 @@ def test_a_project_that_is_not_there_or_not_active_or_held_is_refused(
     created = workflow.new_project()
     held = plainly_provisioned(workflow)
     holder = workflow.new_job(held)
-    workflow.projects.hold(api.get_project(held), holder.job_id)
+    workflow.projects.acquire(api.get_project(held), holder.job_id)
     before = api.get_project(held)
     for project_id, error_type, said in (
         ("none-such", ErrorType.PROJECT_NOT_FOUND, "create it first"),

@@ -300,7 +300,7 @@ def test_no_value_of_a_secret_is_told(workflow: Workflow) -> None:
 
 
 @pytest.mark.parametrize("stage", ["REPAIRING_SCHEMA", "REPAIRING_STORAGE", "FINALIZING"])
-def test_a_repair_that_fails_lets_go_of_the_project_and_a_retry_ends_it(
+def test_a_repair_that_fails_releases_the_project_and_a_retry_ends_it(
     workflow: Workflow, stage: str
 ) -> None:
     project_id = plainly_provisioned(workflow)

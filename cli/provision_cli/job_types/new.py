@@ -74,7 +74,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.hold_project:ensure_held",
+    code="provisioner.provisioning.stages.acquire_project:ensure_acquired",
     state="Initialize",
 )
 
@@ -88,9 +88,9 @@ LOOKING = Stage(
 
 FINALIZING = Stage(
     "FINALIZING",
-    "The project is let go of and the job COMPLETED, in one transaction.",
+    "The project is released and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.let_go_of_project:ensure_let_go",
+    code="provisioner.provisioning.stages.release_project:ensure_released",
     state="Finalize",
 )
 
@@ -101,7 +101,7 @@ JOB_TYPE = JobDefinition(
     result_model=${class_name}Result,
     steps=(INITIALIZING, LOOKING, FINALIZING),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
+        release="provisioner.provisioning.stages.release_project:release_after_failure"
     ),
     example={"project_id": "shop"},
 )

@@ -23,7 +23,7 @@ def reconciler(settings: ReconcilerSettings) -> Reconciler:
         queue=JobQueue(aws.client("sqs"), settings.queue_url),
         executions=Executions(aws.client("stepfunctions"), settings.state_machine_arn_prefix),
         policies=failure_policies(settings),
-        holders=projects.holders,
+        holders=projects.lock_holders,
         release_abandoned=projects.release_abandoned,
         queued_limit=timedelta(minutes=settings.queued_minutes),
         definitions=JOB_TYPES,

@@ -136,7 +136,7 @@ class ProjectReader:
         item = dynamodb.get(self._client, self._projects, {"project_id": project_id})
         return None if item is None else _to_project(item)
 
-    def held_item(self, project_id: str, job_id: str) -> TransactWriteItemTypeDef:
+    def lock_held_item(self, project_id: str, job_id: str) -> TransactWriteItemTypeDef:
         """Build the condition that a job holds a project, for a write beside it."""
         return dynamodb.check(
             self._projects,
@@ -184,7 +184,7 @@ class ProjectStore(ProjectReader):
             ) from None
         return _to_project(item)
 
-    def holders(self) -> list[str]:
+    def lock_holders(self) -> list[str]:
         """Read the ids of the jobs that hold a project.
 
         The index holds no other projects. What was written a moment ago may be missing.
@@ -257,7 +257,7 @@ class ProjectStore(ProjectReader):
     def activate_items(
         self, project_id: str, job_id: str, result: dict[str, Any]
     ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the writes that make a project usable and let go of it."""
+        """Build the writes that make a project usable and release it."""
         return [
             dynamodb.update(
                 self._projects,
@@ -373,7 +373,7 @@ class ProjectStore(ProjectReader):
         except dynamodb.ConditionFailedError:
             raise ProjectBusyError from None
 
-    def hold(self, project: Project, job_id: str) -> None:
+    def acquire(self, project: Project, job_id: str) -> None:
         """Give an ACTIVE project to a job that changes it; its status and quota stay.
 
         Raises:
@@ -392,10 +392,10 @@ class ProjectStore(ProjectReader):
         except dynamodb.ConditionFailedError:
             raise ProjectBusyError from None
 
-    def let_go_items(
+    def release_active_items(
         self, project_id: str, job_id: str, result: dict[str, Any] | None = None
     ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that lets go of a project that a job has held to change it.
+        """Build the write that releases a project that a job has held to change it.
 
         Args:
             project_id: the project.
@@ -498,7 +498,7 @@ class ProjectStore(ProjectReader):
             )
         ]
 
-    def give_up_removal_items(
+    def release_removal_items(
         self,
         project_id: str,
         job_id: str,
@@ -506,7 +506,7 @@ class ProjectStore(ProjectReader):
         has_removed: bool,
         snapshot: Mapping[str, Any] | None,
     ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that lets go of a project whose removal has failed.
+        """Build the write that releases a project whose removal has failed.
 
         Nothing is written where another job holds the project, or none does.
 

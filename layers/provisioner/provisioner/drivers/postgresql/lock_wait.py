@@ -112,7 +112,7 @@ def find_lock_wait(connection: Connection, application: str, longer_than: float)
         longer_than: seconds; shorter waits do not count.
 
     Returns:
-        None where it does not, or where who had the lock has just let go of it.
+        None where it does not, or where who had the lock has just released it.
 
     Raises:
         psycopg.Error: as the server says.

@@ -110,7 +110,7 @@ JOB_TYPE = JobDefinition(
     result_model=CleanUpProjectResult,
     steps=(INITIALIZING, RESOURCES, FINALIZING),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.end_cleanup:released_by_failed_cleanup",
+        release="provisioner.provisioning.stages.end_cleanup:release_after_failed_cleanup",
         remaining="provisioner.provisioning.stages.end_cleanup:remaining",
     ),
     example={

@@ -192,7 +192,7 @@ JOB_TYPE = JobDefinition(
         FINALIZING,
     ),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.give_up_removal:released_by_failed_removal"
+        release="provisioner.provisioning.stages.fail_removal:release_after_failed_removal"
     ),
     example={"project_id": "shop", "confirm": "shop"},
 )

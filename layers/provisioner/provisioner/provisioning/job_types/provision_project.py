@@ -312,7 +312,7 @@ JOB_TYPE = JobDefinition(
         FINALIZING,
     ),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.fail:released_by_failure",
+        release="provisioner.provisioning.stages.fail:release_after_failure",
         cleanup_job_type="clean_up_project",
         request_cleanup="provisioner.provisioning.stages.fail:request_cleanup",
     ),

@@ -51,7 +51,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.hold_project:ensure_held",
+    code="provisioner.provisioning.stages.acquire_project:ensure_acquired",
     arguments={"asks_for_instance": True},
     state="Initialize",
 )
@@ -114,7 +114,7 @@ REPAIRING_STORAGE = Stage(
 
 FINALIZING = Stage(
     "FINALIZING",
-    "The project is let go of and the job COMPLETED, in one transaction.",
+    "The project is released and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
     code="provisioner.provisioning.stages.end_repair:ensure_repair_ended",
     state="Finalize",
@@ -140,7 +140,7 @@ JOB_TYPE = JobDefinition(
         FINALIZING,
     ),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.let_go_of_project:let_go_by_failure"
+        release="provisioner.provisioning.stages.release_project:release_after_failure"
     ),
     example={"project_id": "shop"},
     command=("project", "repair"),

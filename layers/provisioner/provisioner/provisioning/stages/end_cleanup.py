@@ -41,7 +41,7 @@ def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) 
     )
 
 
-def released_by_failed_cleanup(
+def release_after_failed_cleanup(
     job: Job, *, projects: ProjectStore
 ) -> Sequence[TransactWriteItemTypeDef]:
     """Build the writes that release the project, of which something may be left."""

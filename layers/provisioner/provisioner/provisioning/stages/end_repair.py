@@ -44,7 +44,9 @@ def ensure_repair_ended(job: JobInput, *, jobs: JobStore, projects: ProjectStore
         check="every stage has reported its check",
         completion=Completion(
             result,
-            projects.let_go_items(project.project_id, job.job_id, None if now == known else now),
+            projects.release_active_items(
+                project.project_id, job.job_id, None if now == known else now
+            ),
         ),
     )
 

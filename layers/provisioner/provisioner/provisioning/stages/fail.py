@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
-def released_by_failure(job: Job, *, projects: ProjectStore) -> Sequence[TransactWriteItemTypeDef]:
+def release_after_failure(
+    job: Job, *, projects: ProjectStore
+) -> Sequence[TransactWriteItemTypeDef]:
     """Build the writes that release the project's lock and the quota that it counts against."""
     return projects.release_items(job.project_id, job.job_id) if job.project_id else []
 

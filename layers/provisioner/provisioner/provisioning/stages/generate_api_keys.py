@@ -86,7 +86,7 @@ def ensure_api_keys(
         new_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]
     ]
     try:
-        store.make_only(project_id, keys, projects.held_item(project_id, job.job_id))
+        store.make_only(project_id, keys, projects.lock_held_item(project_id, job.job_id))
     except ConditionFailedError:
         if value in made and not store.get_all([key.digest for key in keys]):
             _take_back(secrets_manager, secret, value)

@@ -15,7 +15,7 @@ from provisioner.provisioning.projects import (
 from provisioner.provisioning.stages.find_project import found
 
 
-def ensure_held(
+def ensure_acquired(
     job: JobInput, *, projects: ProjectStore, asks_for_instance: bool = False
 ) -> StageOutcome:
     """Lock the project for this job; its status and its quota stay as they are.
@@ -35,7 +35,7 @@ def ensure_held(
     if project.locked_by != job.job_id:
         _refuse(project)
         try:
-            projects.hold(project, job.job_id)
+            projects.acquire(project, job.job_id)
         except ProjectBusyError:
             now = found(project_id, projects)
             if now.locked_by != job.job_id:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
-def released_by_failed_removal(
+def release_after_failed_removal(
     job: Job, *, projects: ProjectStore
 ) -> Sequence[TransactWriteItemTypeDef]:
-    """Build the writes that let go of the project.
+    """Build the writes that release the project.
 
     Where no stage that removes has begun, or the first has only met data that is to stay, the
     project is again what it was, and its API keys verify. Where one may have removed something, it
@@ -26,7 +26,7 @@ def released_by_failed_removal(
     """
     if not job.project_id or not job.stages:
         return []
-    return projects.give_up_removal_items(
+    return projects.release_removal_items(
         job.project_id,
         job.job_id,
         has_removed=any(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
-def ensure_let_go(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:
+def ensure_released(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:
     """Let go of the project and end the job with what the stages before have put out.
 
     What the project's own result shows of that is brought up to date: a job that finds the project
@@ -32,13 +32,17 @@ def ensure_let_go(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
     return StageOutcome(
         output={"result": result},
         check="every stage has reported its check",
-        completion=Completion(result, projects.let_go_items(project_id, job.job_id, kept or None)),
+        completion=Completion(
+            result, projects.release_active_items(project_id, job.job_id, kept or None)
+        ),
     )
 
 
-def let_go_by_failure(job: Job, *, projects: ProjectStore) -> Sequence[TransactWriteItemTypeDef]:
-    """Build the write that lets go of the project; none where the job does not hold it."""
+def release_after_failure(
+    job: Job, *, projects: ProjectStore
+) -> Sequence[TransactWriteItemTypeDef]:
+    """Build the write that releases the project; none where the job does not hold it."""
     project = projects.get(job.project_id) if job.project_id else None
     if project is None or project.locked_by != job.job_id:
         return []
-    return projects.let_go_items(job.project_id, job.job_id)
+    return projects.release_active_items(job.project_id, job.job_id)
