@@ -6,6 +6,7 @@ further job type is judged as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -76,16 +77,31 @@ def failed(stage: str) -> dict[str, Any]:
 # --- A job that goes well -------------------------------------------------------------------------
 
 
+def lines(definition: Definition) -> Iterator[tuple[Stage, list[str]]]:
+    """Yield each stage with those before it in its line that always run."""
+    before: list[str] = []
+    for step in definition.steps:
+        if isinstance(step, Parallel):
+            for branch in step.branches:
+                for number, stage in enumerate(branch):
+                    yield stage, [*before, *map(str, branch[:number])]
+        else:
+            yield step, list(before)
+            before += [] if step.runs_if else [str(step)]
+
+
 @each_type
 def test_a_job_calls_the_function_of_each_stage_in_order(definition: Definition) -> None:
-    done = run(MACHINES[definition.name], Answers(outputs=asking_for_all(definition)))
+    outputs = asking_for_all(definition)
+    done = run(MACHINES[definition.name], Answers(outputs=outputs))
     assert done.end == ("SUCCEEDED", "")
     assert [(call.function, call.payload) for call in done.calls] == [
         (
             function_arn(stage.function.name),
-            {"job": JOB, "stage": str(stage), "retry_count": 0},
+            {"job": JOB, "stage": str(stage), "retry_count": 0}
+            | ({"outputs": {before: outputs.get(before, {}) for before in line}} if line else {}),
         )
-        for stage in definition.stages
+        for stage, line in lines(definition)
     ]
 
 

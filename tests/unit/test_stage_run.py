@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -58,6 +58,141 @@ def test_the_last_stage_completes_the_job_with_its_output_where_it_says_nothing_
     run(core, lambda _: StageOutcome(output=result, check="done"), stage="FINALIZING")
     job = core.jobs.get("job-1")
     assert (job.status, job.result) == (JobStatus.COMPLETED, result)
+
+
+def first_runs(core: Core, **of_event: Any) -> list[bool]:
+    """Run an attempt, and return whether its stage was told that it is the first."""
+    told: list[bool] = []
+
+    def stage(job: JobInput) -> StageOutcome:
+        told.append(job.is_first)
+        raise failure(ErrorType.TIMEOUT, "Too slow.")
+
+    raised_by(core, stage, **of_event)
+    return told
+
+
+def test_a_stage_is_told_whether_its_start_is_the_first_that_is_stored(core: Core) -> None:
+    core.new_job()
+    assert first_runs(core) == [True]
+    assert first_runs(core, retry_count=1) == [False]
+
+
+def test_a_second_delivery_of_a_start_is_not_the_first(core: Core) -> None:
+    core.new_job()
+    start(core, 0)
+    assert first_runs(core) == [False]
+
+
+def test_a_stage_of_a_job_that_is_run_again_is_not_the_first(core: Core) -> None:
+    core.new_job()
+    raised_by(core, raising(failure(ErrorType.CONFLICT, "Not ours.")))
+    error = StoredError(ErrorType.CONFLICT, STAGE, 1, "Not ours.", "")
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([error], {}))
+    core.clock.advance()
+    core.jobs.retry(core.jobs.get("job-1"))
+    again = event()
+    again["job"]["attempt"] = 2
+    told: list[bool] = []
+
+    def stage(job: JobInput) -> StageOutcome:
+        told.append(job.is_first)
+        return ends_well(job)
+
+    StageRunner(core.jobs, {"provision_project": {STAGE: stage}}, definitions=JOB_TYPES)(again)
+
+    assert told == [False]
+
+
+def test_a_stage_is_told_the_outputs_of_those_before(core: Core) -> None:
+    core.new_job()
+    outputs = {"INITIALIZING": {"is_alone": True}}
+    told: list[Mapping[str, Any]] = []
+
+    def stage(job: JobInput) -> StageOutcome:
+        told.append(job.outputs)
+        return ends_well(job)
+
+    runner = StageRunner(core.jobs, {"provision_project": {STAGE: stage}}, definitions=JOB_TYPES)
+    runner(event() | {"outputs": outputs})
+
+    assert told == [outputs]
+
+
+def settling(told: list[Mapping[str, Any]], then: Callable[[], object]) -> StageFunction:
+    """Return a stage that makes something, and has it told if another run ends the stage."""
+
+    def stage(job: JobInput) -> StageOutcome:
+        job.if_superseded(told.append)
+        then()
+        return StageOutcome(output={"host": "of this run"}, check="it answers")
+
+    return stage
+
+
+def nothing() -> None:
+    """Let nothing happen."""
+
+
+def test_a_run_that_ends_its_stage_settles_nothing(core: Core) -> None:
+    core.new_job()
+    told: list[Mapping[str, Any]] = []
+    run(core, settling(told, nothing))
+    assert told == []
+
+
+@pytest.mark.parametrize("retry_count", [0, 1], ids=["delivered_twice", "repeated"])
+@pytest.mark.parametrize("is_error", [False, True])
+def test_a_run_whose_stage_another_has_ended_settles_by_the_output_of_that(
+    core: Core, retry_count: int, *, is_error: bool
+) -> None:
+    core.new_job()
+    told: list[Mapping[str, Any]] = []
+
+    def be_overtaken() -> None:
+        run(core, ends_well, retry_count=retry_count)
+        if is_error:
+            raise failure(ErrorType.TIMEOUT, "Too slow.")
+
+    if is_error:
+        raised_by(core, settling(told, be_overtaken))
+    else:
+        assert run(core, settling(told, be_overtaken))["output"] == {"host": "db"}
+    assert told == [{"host": "db"}]
+
+
+def test_a_run_that_fails_beside_its_repetition_settles_without_an_output(core: Core) -> None:
+    core.new_job()
+    told: list[Mapping[str, Any]] = []
+
+    def be_repeated() -> None:
+        start(core, 1)
+        raise failure(ErrorType.TIMEOUT, "Too slow.")
+
+    raised_by(core, settling(told, be_repeated))
+    assert told == [{}]
+
+
+def test_a_run_that_fails_alone_leaves_what_it_made_to_its_repetition(core: Core) -> None:
+    core.new_job()
+    told: list[Mapping[str, Any]] = []
+
+    def fail() -> None:
+        raise failure(ErrorType.TIMEOUT, "Too slow.")
+
+    raised_by(core, settling(told, fail))
+    assert told == []
+
+
+def test_a_run_that_cannot_settle_ends_as_it_would(core: Core) -> None:
+    core.new_job()
+
+    def stage(job: JobInput) -> StageOutcome:
+        job.if_superseded(lambda _output: raising(failure(ErrorType.TIMEOUT, "Slow."))(job))
+        run(core, ends_well, retry_count=1)
+        return StageOutcome(output={"host": "of this run"}, check="it answers")
+
+    assert run(core, stage)["output"] == {"host": "db"}
 
 
 def raised_by(core: Core, function: StageFunction, **of_event: Any) -> ProvisioningError:

@@ -55,35 +55,41 @@ class InProcessRun:
         """
         definition: JobDefinition[Any] = self._definitions[job.job_type]
         skipped: Stage | None = None
+        outputs: dict[str, Any] = {}
         for step in definition.steps:
             if step is skipped:
                 continue
             has_ended = False
             if isinstance(step, Stage):
-                settled = [self._attempts(job, step)]
+                settled = [self._attempts(job, step, outputs)]
                 output = settled[0].get("output", {})
+                if not step.runs_if:
+                    outputs[str(step)] = output
                 has_ended = bool(step.ends_job_if and output.get(step.ends_job_if))
                 skipped = definition.skipped_after(step, output)
             else:
-                settled = [self._branch(job, stages) for stages in step.branches]
+                settled = [self._branch(job, stages, outputs) for stages in step.branches]
             if not all(end["ok"] for end in settled):
                 self._fail(job, settled)
                 return
             if has_ended:
                 return
 
-    def _branch(self, job: Job, stages: Sequence[Stage]) -> dict[str, Any]:
+    def _branch(
+        self, job: Job, stages: Sequence[Stage], outputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         end: dict[str, Any] = {}
         for stage in stages:
-            end = self._attempts(job, stage)
+            end = self._attempts(job, stage, outputs)
             if not end["ok"]:
                 break
+            outputs = {**outputs, str(stage): end["output"]}
         return end
 
-    def _attempts(self, job: Job, stage: str) -> dict[str, Any]:
+    def _attempts(self, job: Job, stage: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run a stage until it ends well or for good; an error becomes data, as in the branches."""
         try:
-            return self._repeat(self._run_stage, job, stage)
+            return self._repeat(self._run_stage, job, stage, outputs=dict(outputs))
         except (ProvisioningError, StageWaiting) as error:
             cause = json.dumps({"errorMessage": str(error)})
             return {

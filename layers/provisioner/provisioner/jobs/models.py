@@ -116,6 +116,8 @@ class StageRecord:
     check: str = ""
     #: The last attempt's error.
     error: StoredError | None = None
+    #: Whether the call that returned it has stored the start of its attempt; it is not kept.
+    is_start_stored: bool = field(default=False, compare=False)
 
 
 #: The subject of a change of the job itself.

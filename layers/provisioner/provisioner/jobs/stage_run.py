@@ -6,12 +6,13 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate
 from provisioner.drivers.dynamodb import ConditionFailedError
@@ -44,8 +45,12 @@ if TYPE_CHECKING:
 RECORD_FAILURE = "FAILED"
 
 
+#: What a run does whose stage another has ended, or begun anew; by the output of that, if any.
+type Superseded = Callable[[Mapping[str, Any]], object]
+
+
 class JobInput(BaseModel):
-    """The job, as the execution carries it untouched."""
+    """The job, as the execution carries it untouched, and what a stage of it is handed besides."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,6 +59,36 @@ class JobInput(BaseModel):
     payload: dict[str, Any]
     #: The job's attempt, from 1.
     attempt: int = 1
+    #: The outputs of the stages before in its line, by name; those that run only sometimes, and
+    #: those of other branches, are not among them.
+    outputs: dict[str, dict[str, Any]] = {}
+    #: Whether this run has stored the first start of the stage in this job: only from then on can
+    #: anything exist that the job makes in it.
+    is_first: bool = False
+    _if_superseded: list[Superseded] = PrivateAttr(default_factory=list)
+
+    def if_superseded(self, act: Superseded) -> None:
+        """Let something be done at the end of this run if it is not this run that ends the stage.
+
+        Args:
+            act: gets the output of the run that has ended the stage well, or {} where none has yet.
+        """
+        self._if_superseded.append(act)
+
+    @property
+    def settles(self) -> bool:
+        """Whether this run has something to do where another ends the stage."""
+        return bool(self._if_superseded)
+
+    def be_superseded(self, by: StageRecord) -> None:
+        """Do what is to be done where another run has ended the stage, or begun it anew."""
+        stored = by.output if by.status is StageStatus.SUCCEEDED else {}
+        for act in self._if_superseded:
+            try:
+                act(stored)
+            except (ProvisioningError, *AWS_ERRORS) as error:
+                # Nobody waits for this run any more.
+                logger.warning("superseded run has not settled", cause=str(error))
 
 
 class StageEvent(BaseModel):
@@ -65,6 +100,8 @@ class StageEvent(BaseModel):
     stage: str
     #: The state machine's `$$.State.RetryCount`: how often it has repeated the Task.
     retry_count: int = 0
+    #: The outputs of the stages before; see `JobInput`.
+    outputs: dict[str, dict[str, Any]] = {}
     #: Only for the step that records a failed job: how each branch ended.
     branches: list[dict[str, Any]] = []
 
@@ -258,12 +295,32 @@ class StageRunner:
                 f"The function has no stage {event.stage} of job type {event.job.job_type}: its "
                 "code and the state machine are of different versions; deploy both.",
             )
-        outcome = run(event.job)
+        given = _input(event, record)
+        try:
+            outcome = run(given)
+        except Exception:
+            self._look_if_superseded(given, record)
+            raise
         if isinstance(outcome, Waiting):
             return self._wait(event, job, record, outcome.waiting_for)
         ended = self._end(event, outcome, polls_seen=_are_polls_seen(record, event))
+        if ended.output != outcome.output:
+            given.be_superseded(ended)
         measure_wait(record.waiting_since, self._store.now())
         return ended
+
+    def _look_if_superseded(self, given: JobInput, begun: StageRecord) -> None:
+        """See whether a run that has failed is the last of its stage; nobody else would settle."""
+        if not given.settles:
+            return
+        with suppress(*AWS_ERRORS):
+            found = self._store.stage(given.job_id, begun.stage)
+            if found is not None and (found.round, found.attempt, found.status.is_terminal) != (
+                begun.round,
+                begun.attempt,
+                False,
+            ):
+                given.be_superseded(found)
 
     def _wait(
         self, event: StageEvent, job: Job, record: StageRecord, waiting_for: str
@@ -432,6 +489,12 @@ class StageRunner:
         if is_repeated:
             metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         return error
+
+
+def _input(event: StageEvent, record: StageRecord) -> JobInput:
+    """Return what the code of a stage is handed."""
+    is_first = record.is_start_stored and (record.attempt, event.job.attempt) == (1, 1)
+    return event.job.model_copy(update={"outputs": event.outputs, "is_first": is_first})
 
 
 def measure_wait(since: datetime | None, now: datetime) -> None:

@@ -69,6 +69,9 @@ _WAITING_COMMENT = (
 )
 _START_COMMENT = "Step Functions itself failed or throttles: that passes within seconds."
 
+#: What is kept of the answer of a stage that others follow.
+_KEPT = ("ok", "stage", "status", "output")
+
 _COMPLETED, _RECORD_FAILURE, _FAILED = "Completed", "RecordFailure", "Failed"
 
 type State = dict[str, Any]
@@ -91,25 +94,29 @@ def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[s
     choices = _choices(definition)
     states: States = []
     closing: States = []
+    before: list[Stage] = []
     most = _Most()
     names = [*(step.state for step in definition.steps), _COMPLETED]
     for number, step in enumerate(definition.steps):
         following = names[number + 1]
         if isinstance(step, Parallel):
-            states += _parallel(step, choices[step.state], following)
+            states += _parallel(step, before, choices[step.state], following)
             most += _most_of_branches(step)
             continue
         call = _stage_call(step, is_last=step is definition.last)
         most += call.most
-        decides = step.state in choices
+        is_handed_on = not step.runs_if and step is not definition.last
         task = call.task(
-            selected=("ok", "stage", "status", *(("output",) if decides else ())),
+            selected=_KEPT if is_handed_on or step.state in choices else _KEPT[:-1],
             result=str(step),
             caught=("error", f"{step.state}Failed"),
+            before=before,
             following=choices.get(step.state, following),
         )
         states.append((step.state, task))
-        if decides:
+        if is_handed_on:
+            before.append(step)
+        if step.state in choices:
             optional = definition.optional_after(step)
             otherwise = following if optional is None else names[number + 2]
             states.append((choices[step.state], _decision(step, optional, otherwise)))
@@ -151,6 +158,7 @@ class _Call:
         result: str = "",
         caught: tuple[str, str],
         branches: Mapping[str, Any] | None = None,
+        before: Sequence[Stage] = (),
         following: str = "",
     ) -> State:
         """Return the state.
@@ -160,12 +168,14 @@ class _Call:
             result: where it is put, beside the input; in the place of the input without it.
             caught: where an error is put, and the state that follows it.
             branches: how the function is told how what came before has ended.
+            before: the stages whose outputs it is handed.
             following: the state that follows; the end without it.
         """
         payload = {
             "job.$": "$.job",
             "stage": str(self.name),
             "retry_count.$": "$$.State.RetryCount",
+            **({"outputs": _outputs(before)} if before else {}),
             **(branches or {}),
         }
         path, handler = caught
@@ -223,6 +233,11 @@ def _most(seconds: int, *policies: RetryPolicy) -> _Most:
         for attempt in range(1, policy.attempts_in_all)
     )
     return _Most(attempts * seconds + waits, attempts * _EVENTS_OF_AN_ATTEMPT + _EVENTS_OF_A_STATE)
+
+
+def _outputs(before: Sequence[Stage]) -> dict[str, str]:
+    """Return how a stage is handed the outputs of stages before it, as `JobInput.outputs` says."""
+    return {f"{stage}.$": f"$.{stage}.output" for stage in before}
 
 
 def _retrier(policy: RetryPolicy, comment: str) -> dict[str, Any]:
@@ -335,12 +350,12 @@ def _says(stage: Stage, field: str, following: str) -> dict[str, Any]:
     }
 
 
-def _parallel(parallel: Parallel, choice: str, following: str) -> States:
+def _parallel(parallel: Parallel, before: Sequence[Stage], choice: str, following: str) -> States:
     settled = {
         "Type": "Parallel",
         "Comment": "What does not depend on one another. Every branch settles before anything "
         "decides, for a sibling's Lambda keeps running when a branch fails.",
-        "Branches": [_branch(stages) for stages in parallel.branches],
+        "Branches": [_branch(stages, before) for stages in parallel.branches],
         "ResultSelector": {"branches.$": "$", "ok.$": "$[*].ok"},
         "ResultPath": "$.settled",
         "Next": choice,
@@ -362,15 +377,22 @@ def _parallel(parallel: Parallel, choice: str, following: str) -> States:
     return [(parallel.state, settled), (choice, decides)]
 
 
-def _branch(stages: Sequence[Stage]) -> dict[str, Any]:
+def _branch(stages: Sequence[Stage], before: Sequence[Stage]) -> dict[str, Any]:
     states: States = []
-    for stage, after in zip(stages, [*stages[1:], None], strict=True):
+    for number, (stage, after) in enumerate(zip(stages, [*stages[1:], None], strict=True)):
         caught = ("error", f"{stage.state}Failed")
         call = _stage_call(stage)
+        earlier = [*before, *stages[:number]]
         task = (
-            call.task(caught=caught)
+            call.task(caught=caught, before=earlier)
             if after is None
-            else call.task(result=str(stage), caught=caught, following=after.state)
+            else call.task(
+                selected=_KEPT,
+                result=str(stage),
+                caught=caught,
+                before=earlier,
+                following=after.state,
+            )
         )
         states.append((stage.state, task))
     for stage in stages:

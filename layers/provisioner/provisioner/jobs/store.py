@@ -603,6 +603,7 @@ class JobStore:
             round_: the job's attempt; a new one begins the stage anew.
         """
         begun = (job.attempt, job.status.is_terminal)
+        is_stored = False
         for _ in range(_START_ATTEMPTS):
             before = self.stage(job.job_id, stage) or StageRecord(stage=stage)
             is_late = before.retry_count >= retry_count or before.status.is_terminal
@@ -622,8 +623,10 @@ class JobStore:
                 if (job.attempt, job.status.is_terminal) != begun:
                     break
             else:
+                is_stored = True
                 break
-        return self.stage(job.job_id, stage) or StageRecord(stage=stage)
+        started = self.stage(job.job_id, stage) or StageRecord(stage=stage)
+        return replace(started, is_start_stored=is_stored)
 
     def _start_items(
         self, job: Job, before: StageRecord, retry_count: int, *, round_: int
