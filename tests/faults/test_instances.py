@@ -6,6 +6,7 @@ The instance is moto's. Each of these jobs ends before anything logs in to its s
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from support.dedicated import allow, answered, new_job, parameter, refused, told
 from support.places import CLEANUP
 from support.rds import make_subnet_group
 from support.undoing import assert_nothing_is_left, cleanup_of, repeated_to_its_end, unremoved
-from support.workflow import ACCOUNT, REGION, Workflow
+from support.workflow import ACCOUNT, REGION, Fault, Point, Workflow
 
 CREATING = provision_project.CREATING_INSTANCE
 
@@ -162,6 +163,11 @@ def test_the_description_of_a_shared_cluster_changes(workflow: Workflow) -> None
     def describe(value: str) -> None:
         ssm.put_parameter(Name=name, Type="String", Value=value, Overwrite=True)
 
+    def forget() -> None:
+        # It is gone already where a stage is tried again.
+        with suppress(ssm.exceptions.ParameterNotFound):
+            ssm.delete_parameter(Name=name)
+
     def fails(stage: str, act: Callable[[], object]) -> tuple[api.Job, api.StoredError]:
         before(workflow, stage, act)
         job = workflow.execute(new_job(workflow, database={}))
@@ -174,9 +180,11 @@ def test_the_description_of_a_shared_cluster_changes(workflow: Workflow) -> None
     assert f"SSM parameter {name}," in error.message
     assert_nothing_is_left(workflow, job.project_id)
 
-    # What has its place is not moved; it is removed once its cluster is known again.
+    # What has its place is not moved; it is removed once its cluster is known again. A stage that
+    # is tried again reads what there is.
     describe(described)
-    job, error = fails(provision_project.CREATING_SCHEMA, lambda: ssm.delete_parameter(Name=name))
+    workflow.faults[provision_project.CREATING_SCHEMA] = Fault(Point.BEFORE)
+    job, error = fails(provision_project.CREATING_SCHEMA, forget)
     assert "is not described any more" in error.message
     cleanup = cleanup_of(job)
     assert cleanup.error is not None
@@ -184,6 +192,11 @@ def test_the_description_of_a_shared_cluster_changes(workflow: Workflow) -> None
     describe(described)
     assert repeated_to_its_end(workflow, job, 2).status is api.JobStatus.COMPLETED
     assert_nothing_is_left(workflow, job.project_id)
+
+    # The first run goes by what its function has just read.
+    before(workflow, provision_project.CREATING_SCHEMA, forget)
+    job = workflow.execute(new_job(workflow, database={}))
+    assert (job.status, job.error) == (api.JobStatus.COMPLETED, None)
 
 
 #: The later stages that read it, in an order in which one project meets them all.

@@ -57,11 +57,10 @@ type Wrong = dict[str, tuple[At, Act, ErrorType]]
 
 PROVISIONING: dict[str, Wrong] = {
     "empty": {
-        # DynamoDB leaves the project's item out of its answer.
         f"{_PROVISION}CREATING_DATABASE": (
-            operation("GetItem"),
-            empty,
-            ErrorType.PROJECT_NOT_FOUND,
+            operation("CreateSecret"),
+            emptied,
+            ErrorType.DATABASE_CREATION_FAILED,
         ),
         f"{_PROVISION}REGISTERING_AUTH": (
             first_call,

@@ -113,7 +113,8 @@ FAULTS = {
         FaultKind(
             "the operator's parameter changed between two stages",
             "What was settled stays. Before, the job fails: with what is allowed now, or with the "
-            "parameter that is wrong or gone. What it made is removed.",
+            "parameter that is wrong or gone. What it made is removed. A shared cluster's may be "
+            "that of the last minute.",
         ),
         FaultKind(
             "the instance vanished",

@@ -430,7 +430,8 @@ class Workflow:
                 raise fault.error()
             outcome = function(job)
             if fault.point is Point.TWICE:
-                return function(job)
+                # Only one run has stored the start, so the other is no first one.
+                return function(job.model_copy(update={"is_first": False}))
             self._complete(job, stage, outcome)
             raise fault.error()
 

@@ -53,7 +53,7 @@ class Realtime:
         )
 
     def check(self, api: EventApi) -> str:
-        return appsync.check_event_api(self.client, api, "default")
+        return appsync.check_event_api(self.client, api, "default", OWNER)
 
     def make_api(self, tags: dict[str, str], name: str = "nm-shop") -> str:
         api_id: str = self.client.create_api(name=name, tags=tags, eventConfig=EVENT_CONFIG)["api"][
@@ -123,6 +123,77 @@ def test_a_second_run_only_looks(realtime: Realtime, owner: Ownership) -> None:
     realtime.check(api)
     assert realtime.core.changes() == []
     assert (realtime.apis(), realtime.namespaces(api.api_id)) == before
+
+
+def ensure_first(realtime: Realtime, made: list[str] | None = None) -> EventApi:
+    """Ensure as the first run of a project's first job does: nothing can be there."""
+    return appsync.ensure_event_api(
+        realtime.client,
+        name="nm-shop",
+        namespace="default",
+        owner=OWNER,
+        may_exist=False,
+        made=(made if made is not None else []).append,
+    )
+
+
+def test_where_none_can_be_there_an_api_is_made_without_a_look_at_the_others(
+    realtime: Realtime,
+) -> None:
+    realtime.make_api({}, name="of-another")
+    realtime.core.calls.clear()
+    made: list[str] = []
+    api = ensure_first(realtime, made)
+    realtime.check(api)
+    assert [name for name, _ in realtime.core.calls] == [
+        "appsync.CreateApi",
+        "appsync.CreateChannelNamespace",
+        "appsync.GetApi",
+        "appsync.ListChannelNamespaces",
+    ]
+    assert made == [api.api_id]
+    assert realtime.ensure() == api
+
+
+def test_an_api_that_a_repeated_request_may_have_made_twice_is_there_once(
+    realtime: Realtime,
+) -> None:
+    """The SDK has sent it again: its answer does not say that it was sent once."""
+
+    def arrive_twice(parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        del realtime.core.answers["appsync.CreateApi"]
+        realtime.client.create_api(**parameters)
+        return 200, realtime.client.create_api(**parameters)
+
+    realtime.core.answers["appsync.CreateApi"] = arrive_twice
+    api = ensure_first(realtime)
+    assert list(realtime.apis()) == [api.api_id]
+    assert len(realtime.namespaces(api.api_id)) == 1
+
+
+@pytest.mark.parametrize("is_kept_known", [True, False])
+@pytest.mark.parametrize("is_ours_kept", [True, False])
+def test_of_two_runs_apis_the_one_that_is_the_project_s_stays(
+    realtime: Realtime, *, is_kept_known: bool, is_ours_kept: bool
+) -> None:
+    ours, theirs = realtime.make_api(OWNER.tags()), realtime.make_api(OWNER.tags())
+    set_age(ours, 2025 if is_ours_kept else 2027)
+    set_age(theirs, 2026)
+    kept = ours if is_ours_kept else theirs
+    appsync.keep_one_api(
+        realtime.client,
+        name="nm-shop",
+        owner=OWNER,
+        made=ours,
+        kept=kept if is_kept_known else "",
+    )
+    assert set(realtime.apis()) == ({ours, theirs} if is_ours_kept else {theirs})
+
+
+def test_an_api_that_is_told_of_without_the_marker_is_a_conflict(realtime: Realtime) -> None:
+    api = realtime.ensure()
+    realtime.client.untag_resource(resourceArn=api.arn, tagKeys=list(OWNER.tags()))
+    assert refused(lambda: realtime.check(api)).type is ErrorType.CONFLICT
 
 
 def test_a_namespace_that_is_missing_is_made_in_the_api_that_is_there(realtime: Realtime) -> None:

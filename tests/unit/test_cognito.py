@@ -112,7 +112,7 @@ class Auth:
         )
 
     def check(self, pool: UserPool) -> str:
-        return cognito.check_user_pool(self.client, pool)
+        return cognito.check_user_pool(self.client, pool, OWNER)
 
     def make_pool(self, tags: dict[str, str], name: str = "nm-shop") -> str:
         pool_id: str = self.client.create_user_pool(PoolName=name, UserPoolTags=tags)["UserPool"][
@@ -206,6 +206,99 @@ def test_a_second_run_only_looks(auth: Auth, owner: Ownership) -> None:
     auth.check(pool)
     assert auth.core.changes() == []
     assert auth.pools() == before
+
+
+def ensure_first(auth: Auth, made: list[tuple[str, ...]] | None = None) -> UserPool:
+    """Ensure as the first run of a project's first job does: nothing can be there."""
+    return cognito.ensure_user_pool(
+        auth.client,
+        name="nm-shop",
+        client_name="nm-shop-app",
+        owner=OWNER,
+        may_exist=False,
+        made=lambda *ids: None if made is None else made.append(ids),
+    )
+
+
+def test_where_none_can_be_there_a_pool_is_made_without_a_look_at_the_others(auth: Auth) -> None:
+    auth.make_pool({}, name="of-another")
+    auth.core.calls.clear()
+    made: list[tuple[str, ...]] = []
+    pool = ensure_first(auth, made)
+    auth.check(pool)
+    assert [name for name, _ in auth.core.calls] == [
+        f"{IDP}.CreateUserPool",
+        f"{IDP}.CreateUserPoolClient",
+        f"{IDP}.DescribeUserPool",
+        f"{IDP}.DescribeUserPoolClient",
+    ]
+    assert made == [(pool.pool_id,), (pool.pool_id, pool.client_id)]
+    assert auth.ensure() == pool
+
+
+@pytest.mark.parametrize("operation", ["create_user_pool", "create_user_pool_client"])
+def test_what_a_repeated_request_may_have_made_twice_is_there_once(
+    auth: Auth, operation: str
+) -> None:
+    """The SDK has sent it again: its answer does not say that it was sent once."""
+
+    def arrive_twice(parameters: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        auth.core.answers.clear()
+        create = getattr(auth.client, operation)
+        create(**parameters)
+        return 200, create(**parameters)
+
+    name = operation.title().replace("_", "")
+    auth.core.answers[f"{IDP}.{name}"] = arrive_twice
+    pool = ensure_first(auth)
+    assert list(auth.pools()) == [pool.pool_id]
+    assert list(auth.clients(pool.pool_id)) == [pool.client_id]
+
+
+def keep_one(auth: Auth, made: str, kept: str) -> None:
+    cognito.keep_one_pool(auth.client, name="nm-shop", owner=OWNER, made=made, kept=kept)
+
+
+@pytest.mark.parametrize("is_kept_known", [True, False])
+@pytest.mark.parametrize("is_ours_kept", [True, False])
+def test_of_two_runs_pools_the_one_that_is_the_project_s_stays(
+    auth: Auth, *, is_kept_known: bool, is_ours_kept: bool
+) -> None:
+    ours, theirs = auth.make_pool(OWNER.tags()), auth.make_pool(OWNER.tags())
+    set_age(ours, 2025 if is_ours_kept else 2027)
+    set_age(theirs, 2026)
+    kept = ours if is_ours_kept else theirs
+    for _ in range(2):
+        keep_one(auth, ours, kept if is_kept_known else "")
+    assert set(auth.pools()) == ({ours, theirs} if is_ours_kept else {theirs})
+
+
+@pytest.mark.parametrize("is_kept_known", [True, False])
+@pytest.mark.parametrize("is_ours_kept", [True, False])
+def test_of_two_runs_clients_the_one_that_is_the_project_s_stays(
+    auth: Auth, *, is_kept_known: bool, is_ours_kept: bool
+) -> None:
+    pool_id = auth.make_pool(OWNER.tags())
+    ours, theirs = auth.make_client(pool_id), auth.make_client(pool_id)
+    set_age(pool_id, 2025 if is_ours_kept else 2027, ours)
+    set_age(pool_id, 2026, theirs)
+    kept = ours if is_ours_kept else theirs
+    for _ in range(2):
+        cognito.keep_one_client(
+            auth.client,
+            pool_id=pool_id,
+            name="nm-shop-app",
+            made=ours,
+            kept=kept if is_kept_known else "",
+        )
+    assert set(auth.clients(pool_id)) == ({ours, theirs} if is_ours_kept else {theirs})
+
+
+def test_a_pool_that_is_told_of_without_the_marker_is_a_conflict(auth: Auth) -> None:
+    pool = auth.ensure()
+    settings_of_pool = cognitoidp_backends[ACCOUNT][REGION].user_pools[pool.pool_id]
+    settings_of_pool.extended_config["UserPoolTags"] = {}
+    assert refused(lambda: auth.check(pool)).type is ErrorType.CONFLICT
 
 
 def test_a_client_that_is_missing_is_made_in_the_pool_that_is_there(auth: Auth) -> None:

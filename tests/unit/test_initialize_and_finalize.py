@@ -24,7 +24,10 @@ from support.core import ACCOUNT, REGION, Core, provisioned_result, valid_payloa
 NAMING = Naming("nm", f"test-{ACCOUNT}")
 
 #: What INITIALIZING says of a project that is to share a cluster.
-NOT_YET = {"already_provisioned": False, "is_dedicated": False}
+NOT_YET = {"already_provisioned": False, "is_dedicated": False, "is_alone": True}
+
+#: What it says of a project of Ada's besides.
+OF_ADA = {"owner_id": "ada"}
 
 
 def job(job_id: str = "job-1", project_id: str = "shop", **payload: Any) -> JobInput:
@@ -62,7 +65,7 @@ def test_a_project_is_held_by_the_job_and_counted(core: Core) -> None:
 
     outcome = initialize(core, job())
 
-    assert (outcome.output, outcome.completion) == (NOT_YET, None)
+    assert (outcome.output, outcome.completion) == (NOT_YET | OF_ADA, None)
     assert outcome.check
     project = core.projects.get("shop")
     assert project is not None
@@ -81,7 +84,7 @@ def test_it_may_run_twice(core: Core) -> None:
 
     again = initialize(core, job(), limit=1)
 
-    assert again.output == NOT_YET
+    assert again.output == NOT_YET | OF_ADA
     assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
 
 
@@ -94,7 +97,7 @@ def test_two_runs_of_it_may_meet(core: Core) -> None:
 
     core.answers["dynamodb.TransactWriteItems"] = another_run_locks
 
-    assert initialize(core, job()).output == NOT_YET
+    assert initialize(core, job()).output == NOT_YET | OF_ADA
     assert core.projects.used("owner#ada") == 1
 
 
@@ -262,7 +265,7 @@ def test_an_instance_that_aws_has_put_a_newer_minor_version_in_is_what_was_asked
     if not is_taken:
         assert refused(core, again).message.startswith("database.version: the project has been")
         return
-    assert initialize(core, again).output == NOT_YET | {"is_dedicated": True}
+    assert initialize(core, again).output == NOT_YET | {"is_dedicated": True, "is_alone": False}
     cluster = ensure_placed(
         valid_payload(database=again.payload["database"]),
         projects=core.projects,
@@ -425,7 +428,7 @@ def test_a_project_that_is_provisioned_already_ends_the_job_with_its_result(core
 
 
 OUTPUTS: dict[str, dict[str, Any]] = {
-    provision_project.INITIALIZING: {"already_provisioned": False},
+    provision_project.INITIALIZING: {"already_provisioned": False, "owner_id": "ada"},
     provision_project.CREATING_INSTANCE: {},
     provision_project.CREATING_DATABASE: {
         "cluster_id": "first",
@@ -579,4 +582,4 @@ def test_a_project_that_is_gone_does_not_end_well(core: Core) -> None:
     with pytest.raises(ProvisioningError) as raised:
         finalize(core)
 
-    assert raised.value.type is ErrorType.PROJECT_NOT_FOUND
+    assert raised.value.type is ErrorType.CONFLICT

@@ -48,6 +48,14 @@ def test_sessions_are_encrypted(admin: AdminConnection, sslmode: str) -> None:
     assert cipher(replace(admin, sslmode=sslmode)).startswith("TLS_")
 
 
+def test_a_login_that_is_refused_is_read_anew_once(admin: AdminConnection) -> None:
+    old = replace(admin, password="of-yesterday")  # kingfisher:ignore
+    assert cipher(replace(old, renew=lambda: admin))
+    for refused_login in (old, replace(old, renew=lambda: old)):
+        error = refusal(refused_login, ErrorType.INSUFFICIENT_PERMISSIONS)
+        assert "of-yesterday" not in str(error)
+
+
 def test_a_session_is_not_encrypted_where_none_is_to_be(admin: AdminConnection) -> None:
     assert cipher(replace(admin, sslmode="disable")) == ""
 

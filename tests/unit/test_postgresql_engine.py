@@ -331,6 +331,15 @@ def test_an_admin_who_cannot_connect_is_told_why_and_no_password(
     assert "127.0.0.1" not in error.message
 
 
+def test_a_login_that_is_refused_is_read_anew_once(tenant: Tenant) -> None:
+    admin = tenant.cluster.admin
+    old = replace(admin, password="of-yesterday")  # kingfisher:ignore
+    connect_as_platform(replace(old, renew=lambda: admin), "postgres").close()
+    for refused_login in (old, replace(old, renew=lambda: old)):
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            connect_as_platform(refused_login, "postgres")
+
+
 def _holds_no_secret(error: ProvisioningError, tenant: Tenant) -> None:
     for link in _chain(error):
         assert not isinstance(link, psycopg.Error)

@@ -9,8 +9,9 @@ import pytest
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.provisioning.clusters import Cluster
+from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.minute_cache import MinuteCache
 from provisioner.provisioning.placement import ensure_placed, refuse_unserved
 from provisioner.provisioning.projects import (
     Project,
@@ -21,7 +22,7 @@ from provisioner.provisioning.projects import (
     quota_of,
 )
 from provisioner.runtime.observability import metrics
-from support.core import REGION, Core, LogLines, valid_payload
+from support.core import CLUSTER_PARAMETER_PREFIX, REGION, Core, LogLines, valid_payload
 
 QUOTA = "owner#ada"
 
@@ -617,6 +618,52 @@ def test_a_cluster_whose_description_is_wrong_is_left_out(core: Core, logged: Lo
     with pytest.raises(ProvisioningError, match=r"parameter /test/clusters/.*/a-wrong, .* wrong"):
         refuse_unserved(valid_payload("next", database={"version": "16"}), core.catalogue)
     metrics.clear_metrics()
+
+
+def test_the_shared_clusters_are_kept_for_a_minute_where_that_will_do(core: Core) -> None:
+    seconds = [0.0]
+    catalogue = ClusterCatalogue(
+        core.client("ssm"), CLUSTER_PARAMETER_PREFIX, kept=MinuteCache(lambda: seconds[0])
+    )
+
+    def found(*, may_be_kept: bool) -> list[str]:
+        clusters = catalogue.clusters(
+            REGION, Engine.POSTGRESQL, lambda _error: None, may_be_kept=may_be_kept
+        )
+        return sorted(cluster.cluster_id for cluster in clusters)
+
+    def kept(cluster_id: str) -> str | None:
+        cluster = catalogue.kept_cluster(REGION, Engine.POSTGRESQL, cluster_id)
+        return None if cluster is None else cluster.cluster_id
+
+    assert kept("first") is None
+    assert found(may_be_kept=True) == ["first"]
+    # More than a page holds.
+    more = [f"more-{number:02}" for number in range(12)]
+    core.describe_clusters(*({"cluster_id": name} for name in ("first", *more)))
+    seconds[0] = 59
+    assert found(may_be_kept=True) == ["first"]
+    assert found(may_be_kept=False) == ["first", *more]
+    core.calls.clear()
+    assert found(may_be_kept=True) == ["first", *more]
+    assert (kept("first"), kept(more[-1]), kept("other")) == ("first", more[-1], None)
+    assert core.calls == []
+    seconds[0] = 59 + 60
+    assert kept("first") is None
+
+
+def test_of_one_cluster_nobody_asks_how_full_it_is(core: Core) -> None:
+    core.new_project()
+    core.calls.clear()
+    payload = valid_payload("shop")
+    placed = ensure_placed(
+        payload, projects=core.projects, catalogue=core.catalogue, may_be_placed=False
+    )
+    assert placed.cluster_id == project(core).cluster_id == "first"
+    assert [name for name, _ in core.calls][:2] == [
+        "ssm.GetParametersByPath",
+        "dynamodb.TransactWriteItems",
+    ]
 
 
 def test_a_region_without_a_description_has_no_cluster(core: Core) -> None:

@@ -99,7 +99,12 @@ class ApiKeyStore:
         return key
 
     def make_only(
-        self, project_id: str, keys: Sequence[ApiKey], condition: TransactWriteItemTypeDef
+        self,
+        project_id: str,
+        keys: Sequence[ApiKey],
+        condition: TransactWriteItemTypeDef,
+        *,
+        may_have_keys: bool = True,
     ) -> None:
         """Make a set the only keys of its project, in one transaction, where a condition holds.
 
@@ -110,22 +115,14 @@ class ApiKeyStore:
             project_id: the project.
             keys: the set; with those that it replaces, at most 99.
             condition: a check of another item.
+            may_have_keys: whether the project can have keys already. If not, the set is written
+                without a look at what there is, as long as that goes well.
 
         Raises:
             ConditionFailedError: the condition does not hold.
         """
-        current = {key.digest for key in keys}
         while True:
-            stored = self.get_all([key.digest for key in keys])
-            changes = [
-                dynamodb.put_new(self._table, asdict(key), "digest")
-                for key in keys
-                if key.digest not in stored
-            ] + [
-                dynamodb.delete(self._table, {"digest": key.digest})
-                for key in self.list_by_project(project_id)
-                if key.digest not in current
-            ]
+            changes = self._changes(project_id, keys, is_looked_at=may_have_keys)
             if not changes:
                 return
             try:
@@ -133,8 +130,26 @@ class ApiKeyStore:
             except dynamodb.ConditionFailedError as error:
                 if 0 in error.positions:
                     raise
-                continue  # another run has just stored a key of the set
+                may_have_keys = True  # another run has just stored a key of the set
+                continue
             return
+
+    def _changes(
+        self, project_id: str, keys: Sequence[ApiKey], *, is_looked_at: bool
+    ) -> list[TransactWriteItemTypeDef]:
+        """Build the writes that make a set the only keys of its project."""
+        current = [key.digest for key in keys]
+        stored = self.get_all(current) if is_looked_at else {}
+        others = self.list_by_project(project_id) if is_looked_at else []
+        return [
+            dynamodb.put_new(self._table, asdict(key), "digest")
+            for key in keys
+            if key.digest not in stored
+        ] + [
+            dynamodb.delete(self._table, {"digest": key.digest})
+            for key in others
+            if key.digest not in current
+        ]
 
     def put_set(self, keys: Sequence[ApiKey]) -> None:
         """Store a set of keys, all or none; one that is stored already stays as it is.

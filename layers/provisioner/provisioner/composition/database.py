@@ -18,6 +18,7 @@ from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.jobs.store import JobStore
 from provisioner.ownership import Claim
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.database_access import AdminLogins
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import DATABASE
 from provisioner.provisioning.job_types import JOB_TYPES
@@ -40,6 +41,7 @@ class Resources(TypedDict):
     projects: ProjectStore
     catalogue: ClusterCatalogue
     secrets_manager: SecretsManagerClient
+    logins: AdminLogins
     engines: Engines
     looks: DatabaseLooks
     naming: Naming
@@ -62,6 +64,7 @@ def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
         "projects": project_store(settings),
         "catalogue": cluster_catalogue(settings),
         "secrets_manager": aws.client("secretsmanager"),
+        "logins": AdminLogins(aws.client("secretsmanager")),
         "engines": {
             Engine.POSTGRESQL: PostgresqlEngine,
             Engine.MYSQL: lambda admin: MysqlEngine(believing(admin, settings)),

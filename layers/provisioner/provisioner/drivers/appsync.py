@@ -1,19 +1,20 @@
 """AWS AppSync: one Event API and one channel namespace a project.
 
 CreateApi has no client token and API names need not be unique, so an API of ours is looked for by
-name and marker before one is made, and afterwards, in case two runs made one each. The list tells
-only the names for sure: whose an API is, and how old, GetApi says.
+name and marker before one is made, and afterwards, in case two runs made one each; unless none can
+be there: that list is of all APIs of the account. It tells only the names for sure: whose an API
+is, and how old, GetApi says.
 Source: AWS AppSync API Reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import is_sent_once, translated
 from provisioner.drivers.drift import (
     MADE_AGAIN,
     Drift,
@@ -53,32 +54,91 @@ class EventApi:
     realtime_endpoint: str
 
 
+#: Is called with the id of an API that was made, as soon as it is known.
+type Made = Callable[[str], object]
+
+
 def ensure_event_api(
-    client: AppSyncClient, *, name: str, namespace: str, owner: Ownership
+    client: AppSyncClient,
+    *,
+    name: str,
+    namespace: str,
+    owner: Ownership,
+    may_exist: bool = True,
+    made: Made = lambda _api_id: None,
 ) -> EventApi:
     """Return the project's Event API with its channel namespace.
 
     What is missing is made, and what has drifted is put right.
+
+    Args:
+        client: AppSync in the API's region.
+        name: the API's name.
+        namespace: the namespace's name.
+        owner: the marker of what the job makes.
+        may_exist: whether the API can be there already. If not, it is made without a look at the
+            list of all APIs; who says so sees to it that no other run makes one that stays.
+        made: is called with the id of an API that was made.
 
     Raises:
         CONFLICT: an API of that name is not the project's.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register realtime"):
-        api = _find_api(client, name, owner)
+        api = _find_api(client, name, owner) if may_exist else None
+        is_new = False
         if api is None:
-            made = client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG)["api"]
-            api = _find_api(client, name, owner) or client.get_api(apiId=made["apiId"])["api"]
-            if api["apiId"] != made["apiId"]:
-                # Another run made one too: every run keeps the oldest and removes only its own.
-                client.delete_api(apiId=made["apiId"])
-        _put_right(client, api, namespace, owner)
+            answer = client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG)
+            api = answer["api"]
+            made(api["apiId"])
+            is_new = not may_exist and is_sent_once(answer)
+            if not is_new:
+                api = _settle(client, name, owner, api["apiId"])
+        if is_new:
+            _make_namespace(client, api["apiId"], namespace, owner)
+        else:
+            _put_right(client, api, namespace, owner)
         return EventApi(
             api_id=api["apiId"],
             arn=api["apiArn"],
             http_endpoint=f"https://{api['dns']['HTTP']}/event",
             realtime_endpoint=f"wss://{api['dns']['REALTIME']}/event/realtime",
         )
+
+
+def _settle(client: AppSyncClient, name: str, owner: Ownership, made: str) -> ApiTypeDef:
+    """Return the oldest API of the project: every run keeps it, and removes only its own."""
+    api = _find_api(client, name, owner)
+    if api is None:
+        return client.get_api(apiId=made)["api"]
+    if api["apiId"] != made:
+        client.delete_api(apiId=made)
+    return api
+
+
+def keep_one_api(
+    client: AppSyncClient, *, name: str, owner: Ownership, made: str, kept: str
+) -> None:
+    """Delete an API that this run has made, unless it is the one that is kept.
+
+    Args:
+        client: AppSync in the API's region.
+        name: the API's name.
+        owner: the marker of what the job makes.
+        made: the API that this run has made.
+        kept: the one that is known to be the project's; empty where none is: then it is the oldest.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with (
+        translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one Event API"),
+        suppress(client.exceptions.NotFoundException),
+    ):
+        if not kept:
+            _settle(client, name, owner, made)
+        elif kept != made:
+            client.delete_api(apiId=made)
 
 
 def repair_event_api(
@@ -109,18 +169,22 @@ def repair_event_api(
                 "another address; deprovision the project and provision it again.",
                 "GetApi: NotFoundException",
             ) from None
-        if not owner.owns(_tags(client, api)):
-            raise failure(
-                ErrorType.CONFLICT,
-                f"The Event API {api_id} does not have the project's tags; give them back to it.",
-            )
+        _refuse_unmarked(client, api, owner)
         before = _put_right(client, api, namespace, owner)
-        after = _drifts(api, *_wrong(client, api_id, namespace)) if before else []
+        after = _drifts(api, *_wrong(client, api_id, namespace, owner)) if before else []
     return Repairs(
         put_right(before, after),
         tuple(still_drifted(drift) for drift in after),
         _answered(api_id, namespace),
     )
+
+
+def _refuse_unmarked(client: AppSyncClient, api: ApiTypeDef, owner: Ownership) -> None:
+    if not owner.owns(_tags(client, api)):
+        raise failure(
+            ErrorType.CONFLICT,
+            f"The Event API {api['apiId']} does not have the project's tags; give them back to it.",
+        )
 
 
 def _put_right(
@@ -132,12 +196,16 @@ def _put_right(
         client.update_api(**update_input(client, "UpdateApi", api, {"eventConfig": _EVENT_CONFIG}))
     is_missing = namespace not in _namespaces(client, api["apiId"])
     if is_missing:
-        try:
-            client.create_channel_namespace(apiId=api["apiId"], name=namespace, tags=owner.tags())
-        except client.exceptions.ConflictException:
-            if namespace not in _namespaces(client, api["apiId"]):
-                raise
+        _make_namespace(client, api["apiId"], namespace, owner)
     return _drifts(api, wrong, [namespace] if is_missing else [])
+
+
+def _make_namespace(client: AppSyncClient, api_id: str, namespace: str, owner: Ownership) -> None:
+    try:
+        client.create_channel_namespace(apiId=api_id, name=namespace, tags=owner.tags())
+    except client.exceptions.ConflictException:
+        if namespace not in _namespaces(client, api_id):
+            raise
 
 
 def _drifts(api: ApiTypeDef, in_api: list[str], missing: list[str]) -> list[Drift]:
@@ -151,22 +219,26 @@ def _answered(api_id: str, namespace: str) -> str:
     return f"Event API {api_id} and its namespace {namespace} answered"
 
 
-def _wrong(client: AppSyncClient, api_id: str, namespace: str) -> tuple[list[str], list[str]]:
+def _wrong(
+    client: AppSyncClient, api_id: str, namespace: str, owner: Ownership
+) -> tuple[list[str], list[str]]:
     """Name the settings that are not as they must be, and the namespace if it is missing."""
     found = client.get_api(apiId=api_id)["api"]
+    _refuse_unmarked(client, found, owner)
     wrong = drifted(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
     return wrong, [] if namespace in _namespaces(client, api_id) else [namespace]
 
 
-def check_event_api(client: AppSyncClient, api: EventApi, namespace: str) -> str:
+def check_event_api(client: AppSyncClient, api: EventApi, namespace: str, owner: Ownership) -> str:
     """Read the API and its namespace, and say what answered.
 
     Raises:
+        CONFLICT: the API is described without the project's marker.
         SERVICE_REGISTRATION_FAILED: the namespace is not there, or a setting not what it must be.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check realtime"):
-        in_api, missing = _wrong(client, api.api_id, namespace)
+        in_api, missing = _wrong(client, api.api_id, namespace, owner)
     wrong = [*in_api, *(f"no namespace {name}" for name in missing)]
     if wrong:
         raise failure(

@@ -8,9 +8,10 @@ Functions, Amazon SQS and Amazon EventBridge; their pages "Common Errors"; Amazo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Any
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -444,6 +445,14 @@ def translate(error: Exception, final: ErrorType, doing: str) -> ProvisioningErr
         cause = f"{error.operation_name}: {code}: {message}"[:_CAUSE_LENGTH]
         return _of_type(_client_error_type(code, status, final), doing, cause)
     return _of_type(_transport_error_type(error, final), doing, type(error).__name__)
+
+
+def is_sent_once(answer: Mapping[str, Any]) -> bool:
+    """Whether botocore has sent a request once, so that it can have had its effect only once.
+
+    Source: botocore documentation, "Retries", `RetryAttempts` of the answer's metadata.
+    """
+    return bool(answer.get("ResponseMetadata", {}).get("RetryAttempts") == 0)
 
 
 def short_cause(error: BaseException) -> str:

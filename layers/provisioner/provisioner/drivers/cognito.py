@@ -1,19 +1,20 @@
 """Amazon Cognito: one user pool and one app client a project.
 
 CreateUserPool has no client token and pool names need not be unique, so a pool of ours is looked
-for by name and marker before one is made, and afterwards, in case two runs made one each.
+for by name and marker before one is made, and afterwards, in case two runs made one each; unless
+none can be there: that list is of all pools of the account.
 Source: Amazon Cognito User Pools API Reference; Amazon Cognito Developer Guide, "Updating user pool
 and app client configuration".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause, translated
+from provisioner.drivers.aws_errors import AWS_ERRORS, is_sent_once, short_cause, translated
 from provisioner.drivers.drift import (
     MADE_AGAIN,
     Drift,
@@ -130,29 +131,92 @@ class UserPool:
     endpoint: str
 
 
+#: Is called with the id of a pool that was made as soon as it is known, and with the ids of a pool
+#: and of the app client that was made in it.
+type Made = Callable[..., object]
+
+
+def _ignored(_pool_id: str, _client_id: str = "") -> None:
+    """Do nothing with what was made."""
+
+
 def ensure_user_pool(
-    client: CognitoIdentityProviderClient, *, name: str, client_name: str, owner: Ownership
+    client: CognitoIdentityProviderClient,
+    *,
+    name: str,
+    client_name: str,
+    owner: Ownership,
+    may_exist: bool = True,
+    made: Made = _ignored,
 ) -> UserPool:
     """Return the project's user pool and app client; make what is missing, right what has drifted.
+
+    Args:
+        client: Cognito in the pool's region.
+        name: the pool's name.
+        client_name: the app client's name.
+        owner: the marker of what the job makes.
+        may_exist: whether the pool can be there already. If not, it is made without a look at the
+            list of all pools; who says so sees to it that no other run makes one that stays.
+        made: is called with what was made.
 
     Raises:
         CONFLICT: a pool of that name is not the project's.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register auth"):
-        pool = _find_pool(client, name, owner)
+        pool = _find_pool(client, name, owner) if may_exist else None
         if pool is None:
-            made = client.create_user_pool(
-                PoolName=name,
-                UserPoolTags=owner.tags(),
-                **_LASTING_POOL_SETTINGS,
-                **_FIRST_POOL_SETTINGS,
-                **_pool_settings({}),
-            )["UserPool"]["Id"]
-            pool = _settle(client, name, owner, made)
+            pool, is_alone = _make_pool(client, name, owner, made)
+            if may_exist or not is_alone:
+                pool = _settle(client, name, owner, pool["Id"])
+            else:
+                app_client = _make_client(client, pool["Id"], client_name, made, is_alone=True)
+                return _user_pool(client, pool, app_client)
         _repair_pool(client, pool)
-        app_client, _ = _ensure_client(client, pool["Id"], client_name)
+        app_client, _ = _ensure_client(client, pool["Id"], client_name, made=made)
         return _user_pool(client, pool, app_client)
+
+
+def _make_pool(
+    client: CognitoIdentityProviderClient, name: str, owner: Ownership, made: Made
+) -> tuple[UserPoolTypeTypeDef, bool]:
+    """Make a pool; return it, and whether it is the only one that the request has made."""
+    answer = client.create_user_pool(
+        PoolName=name,
+        UserPoolTags=owner.tags(),
+        **_LASTING_POOL_SETTINGS,
+        **_FIRST_POOL_SETTINGS,
+        **_pool_settings({}),
+    )
+    pool = answer["UserPool"]
+    made(pool["Id"])
+    return pool, is_sent_once(answer)
+
+
+def keep_one_pool(
+    client: CognitoIdentityProviderClient, *, name: str, owner: Ownership, made: str, kept: str
+) -> None:
+    """Delete a pool that this run has made, unless it is the one that is kept.
+
+    Args:
+        client: Cognito in the pool's region.
+        name: the pool's name.
+        owner: the marker of what the job makes.
+        made: the pool that this run has made.
+        kept: the one that is known to be the project's; empty where none is: then it is the oldest.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with (
+        translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one user pool"),
+        suppress(client.exceptions.ResourceNotFoundException),
+    ):
+        if not kept:
+            _settle(client, name, owner, made)
+        elif kept != made:
+            client.delete_user_pool(UserPoolId=made)
 
 
 def repair_user_pool(
@@ -189,16 +253,12 @@ def repair_user_pool(
                 "empty; deprovision the project and provision it again.",
                 "DescribeUserPool: ResourceNotFoundException",
             ) from None
-        if not owner.owns(pool.get("UserPoolTags", {})):
-            raise failure(
-                ErrorType.CONFLICT,
-                f"The user pool {pool_id} does not have the project's tags; give them back to it.",
-            )
+        _refuse_unmarked(pool, owner)
         in_pool = _repair_pool(client, pool)
         app_client, in_client = _ensure_client(client, pool_id, client_name, client_id)
         found = _user_pool(client, pool, app_client)
         before = _drifts(found, in_pool, in_client)
-        after = _drifts(found, *_wrong(client, found)[:2]) if before else []
+        after = _drifts(found, *_wrong(client, found, owner)[:2]) if before else []
     return found, Repairs(
         put_right(before, after),
         (
@@ -214,6 +274,33 @@ def repair_user_pool(
         ),
         _answered(found),
     )
+
+
+def keep_one_client(
+    client: CognitoIdentityProviderClient, *, pool_id: str, name: str, made: str, kept: str
+) -> None:
+    """Delete an app client that this run has made, as `keep_one_pool` does a pool.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    with (
+        translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one app client"),
+        # Its pool may have gone, too.
+        suppress(client.exceptions.ResourceNotFoundException),
+    ):
+        if not kept:
+            _settle_client(client, pool_id, name, made)
+        elif kept != made:
+            client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made)
+
+
+def _refuse_unmarked(pool: UserPoolTypeTypeDef, owner: Ownership) -> None:
+    if not owner.owns(pool.get("UserPoolTags", {})):
+        raise failure(
+            ErrorType.CONFLICT,
+            f"The user pool {pool['Id']} does not have the project's tags; give them back to it.",
+        )
 
 
 def _drifts(pool: UserPool, in_pool: list[str], in_client: list[str]) -> list[Drift]:
@@ -241,15 +328,16 @@ def _user_pool(
     )
 
 
-def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool) -> str:
+def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool, owner: Ownership) -> str:
     """Describe the pool and its client, and say what answered.
 
     Raises:
+        CONFLICT: the pool is described without the project's marker.
         SERVICE_REGISTRATION_FAILED: a setting is not what it must be.
         ProvisioningError: as `translated` says.
     """
     with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check auth"):
-        in_pool, in_client, lasting = _wrong(client, pool)
+        in_pool, in_client, lasting = _wrong(client, pool, owner)
     wrong = [*lasting, *in_pool, *in_client]
     if wrong:
         raise failure(
@@ -261,10 +349,11 @@ def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool) -> st
 
 
 def _wrong(
-    client: CognitoIdentityProviderClient, pool: UserPool
+    client: CognitoIdentityProviderClient, pool: UserPool, owner: Ownership
 ) -> tuple[list[str], list[str], list[str]]:
     """Name what is not as it must be: of the pool, of its client, and what stays so."""
     found_pool = client.describe_user_pool(UserPoolId=pool.pool_id)["UserPool"]
+    _refuse_unmarked(found_pool, owner)
     found_client = client.describe_user_pool_client(
         UserPoolId=pool.pool_id, ClientId=pool.client_id
     )["UserPoolClient"]
@@ -402,7 +491,11 @@ def _restore_mfa(
 
 
 def _ensure_client(
-    client: CognitoIdentityProviderClient, pool_id: str, name: str, known: str = ""
+    client: CognitoIdentityProviderClient,
+    pool_id: str,
+    name: str,
+    known: str = "",
+    made: Made = _ignored,
 ) -> tuple[UserPoolClientTypeTypeDef, list[str]]:
     """Return the app client as it was found or made, and what of it was not as it must be.
 
@@ -411,16 +504,11 @@ def _ensure_client(
         pool_id: the pool, which is ours.
         name: the client's name.
         known: the client's id, where one has been made before.
+        made: is called with one that was made.
     """
     found = _known_client(client, pool_id, known) or _find_client(client, pool_id, name)
     if found is None:
-        made = client.create_user_pool_client(
-            UserPoolId=pool_id, ClientName=name, GenerateSecret=False, **_CLIENT_SETTINGS
-        )["UserPoolClient"]
-        found = _find_client(client, pool_id, name) or made
-        if found["ClientId"] != made["ClientId"]:
-            # Another run made one too: every run keeps the oldest and removes only its own.
-            client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made["ClientId"])
+        found = _make_client(client, pool_id, name, made, is_alone=False)
     wanted = _client_settings(found)
     wrong = drifted(found, wanted, untold=True)
     if wrong:
@@ -428,6 +516,38 @@ def _ensure_client(
             **update_input(client, "UpdateUserPoolClient", found, wanted)
         )
     return found, wrong if found["ClientId"] == known else [MADE_AGAIN]
+
+
+def _make_client(
+    client: CognitoIdentityProviderClient, pool_id: str, name: str, made: Made, *, is_alone: bool
+) -> UserPoolClientTypeTypeDef:
+    """Make an app client; return the oldest of that name.
+
+    Args:
+        client: Cognito in the pool's region.
+        pool_id: the pool, which is ours.
+        name: the client's name.
+        made: is called with it.
+        is_alone: whether the pool was just made, so that nobody has made one in it before.
+    """
+    answer = client.create_user_pool_client(
+        UserPoolId=pool_id, ClientName=name, GenerateSecret=False, **_CLIENT_SETTINGS
+    )
+    ours = answer["UserPoolClient"]
+    made(pool_id, ours["ClientId"])
+    if is_alone and is_sent_once(answer):
+        return ours
+    return _settle_client(client, pool_id, name, ours["ClientId"]) or ours
+
+
+def _settle_client(
+    client: CognitoIdentityProviderClient, pool_id: str, name: str, made: str
+) -> UserPoolClientTypeTypeDef | None:
+    """Return the oldest app client: every run keeps it, and removes only its own."""
+    found = _find_client(client, pool_id, name)
+    if found is not None and found["ClientId"] != made:
+        client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made)
+    return found
 
 
 def _known_client(

@@ -1,5 +1,7 @@
 """What the database stages ask of a database technology, whichever it is."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ class AdminConnection:
     #: A file with the certificates of the authorities that sign for the cluster, for drivers whose
     #: library does not find it by itself, as libpq does; None for those that the system knows.
     root_certificates: str | None = None
+    #: Reads the login anew where the server refuses it; None where it has just been read.
+    renew: Callable[[], AdminConnection] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,15 @@ that projects share, `<region>/dedicated/<engine>` what a project may ask for as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.minute_cache import MinuteCache
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
@@ -123,13 +124,25 @@ class InstanceAllowance(Description):
 class ClusterCatalogue:
     """Reads what operators have described."""
 
-    def __init__(self, client: SSMClient, parameter_prefix: str) -> None:
-        """Bind to the parameters below a prefix."""
+    def __init__(
+        self,
+        client: SSMClient,
+        parameter_prefix: str,
+        *,
+        kept: MinuteCache[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Bind to the parameters below a prefix, and to what keeps pages of the shared clusters."""
         self._client = client
         self._prefix = parameter_prefix
+        self._kept = kept or MinuteCache()
 
     def clusters(
-        self, region: str, engine: Engine, left_out: Callable[[ProvisioningError], object]
+        self,
+        region: str,
+        engine: Engine,
+        left_out: Callable[[ProvisioningError], object],
+        *,
+        may_be_kept: bool = False,
     ) -> Iterator[Cluster]:
         """Yield the clusters that projects of a region share, page by page.
 
@@ -140,13 +153,13 @@ class ClusterCatalogue:
             region: the region.
             engine: the technology.
             left_out: called with the error of each that is left out.
+            may_be_kept: whether a page may be one that was read in the last minute.
 
         Raises:
             NETWORK_ERROR: the answer is of other parameters.
         """
         path = f"{self._prefix}/{region}/{engine}"
-        pages = self._client.get_paginator("get_parameters_by_path").paginate(Path=path)
-        for page in pages:
+        for key, page in self._pages(path, may_be_kept=may_be_kept):
             for parameter in page["Parameters"]:
                 if parameter["Name"].rpartition("/")[0] != path:
                     raise _other_parameter()
@@ -155,9 +168,37 @@ class ClusterCatalogue:
                 except ProvisioningError as error:
                     logger.warning("cluster left out", cause=error.cause)
                     metrics.add_metric("ClustersLeftOut", MetricUnit.Count, 1)
+                    # Who has corrected it has not to wait.
+                    self._kept.forget(key)
                     left_out(error)
                 else:
                     yield cluster
+
+    def _pages(
+        self, path: str, *, may_be_kept: bool
+    ) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
+        """Yield the pages of the parameters directly below a path, by what they are kept under."""
+        token: str | None = ""
+        while token is not None:
+            key = path, token
+            page = self._kept.get(key) if may_be_kept else None
+            if page is None:
+                more: Any = {"NextToken": token} if token else {}
+                read = self._client.get_parameters_by_path(Path=path, **more)
+                page = self._kept.keep(key, read)
+            yield key, page
+            token = page.get("NextToken")
+
+    def kept_cluster(self, region: str, engine: Engine, cluster_id: str) -> Cluster | None:
+        """Return one cluster as it was read in the last minute; None where it was not."""
+        path = f"{self._prefix}/{region}/{engine}"
+        token: str | None = ""
+        while (page := self._kept.get((path, token))) is not None:
+            for parameter in page["Parameters"]:
+                if parameter["Name"] == f"{path}/{cluster_id}":
+                    return _cluster(region, engine, parameter["Name"], parameter["Value"])
+            token = page.get("NextToken")
+        return None
 
     def cluster(self, region: str, engine: Engine, cluster_id: str) -> Cluster | None:
         """Return one cluster; None where none of that id is described.

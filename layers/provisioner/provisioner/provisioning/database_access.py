@@ -11,6 +11,7 @@ from provisioner.drivers.secrets import read_secret
 from provisioner.errors import ErrorType
 from provisioner.provisioning.clusters import Cluster
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.minute_cache import MinuteCache
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -41,6 +42,36 @@ def admin_connection(
     )
 
 
+class AdminLogins:
+    """The platform's logins on the clusters; each is kept for a minute.
+
+    A login that the server refuses is read anew, in case an operator has just changed it.
+    """
+
+    def __init__(
+        self,
+        secrets_manager: SecretsManagerClient,
+        kept: MinuteCache[AdminConnection] | None = None,
+    ) -> None:
+        """Bind to Secrets Manager, and to what keeps the logins."""
+        self._client = secrets_manager
+        self._kept = kept or MinuteCache()
+
+    def connection(self, cluster: Cluster) -> AdminConnection:
+        """Return how the platform reaches a cluster.
+
+        Raises:
+            DATABASE_CREATION_FAILED: the admin secret is not there, or not what it must be.
+        """
+        key = cluster.model_dump_json()
+        kept = self._kept.get(key)
+
+        def read() -> AdminConnection:
+            return self._kept.keep(key, admin_connection(self._client, cluster))
+
+        return read() if kept is None else replace(kept, renew=read)
+
+
 def ways_in(
     engines: Engines, cluster: Cluster, admin: AdminConnection
 ) -> tuple[DatabaseEngine, ...]:
@@ -51,5 +82,5 @@ def ways_in(
     connect = engines[cluster.engine]
     if cluster.customers is None:
         return (connect(admin),)
-    theirs = replace(admin, host=cluster.customers.host, port=cluster.customers.port)
+    theirs = replace(admin, host=cluster.customers.host, port=cluster.customers.port, renew=None)
     return connect(admin), connect(theirs)

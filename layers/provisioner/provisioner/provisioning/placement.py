@@ -18,12 +18,23 @@ from provisioner.provisioning.projects import (
 
 
 def ensure_placed(
-    payload: ProvisionProjectPayload, *, projects: ProjectStore, catalogue: ClusterCatalogue
+    payload: ProvisionProjectPayload,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    may_be_placed: bool = True,
 ) -> Cluster:
     """Return where the project's database is; choose a shared cluster if that is not settled.
 
     Of the clusters of the version that the payload names, if it does, the emptiest with room. One
     whose description is wrong is left out.
+
+    Args:
+        payload: what the job is asked to do.
+        projects: says where the project is, and places it.
+        catalogue: the shared clusters.
+        may_be_placed: whether that can be settled. If not, the project is not read before it is
+            placed, and the clusters may be as they were in the last minute.
 
     Raises:
         QUOTA_EXCEEDED: no such cluster has room; the message names the limits.
@@ -31,7 +42,7 @@ def ensure_placed(
         DATABASE_CREATION_FAILED: the project's cluster is described no more, or wrongly, or none
             is left that is not; or its own instance has not been made.
     """
-    placed = _placed(payload, projects, catalogue)
+    placed = _placed(payload, projects, catalogue) if may_be_placed else None
     version = payload.database.version
     if placed is not None:
         if version is not None and not (
@@ -47,13 +58,19 @@ def ensure_placed(
     wrong: list[ProvisioningError] = []
     clusters = [
         cluster
-        for cluster in catalogue.clusters(payload.region, payload.database.engine, wrong.append)
+        for cluster in catalogue.clusters(
+            payload.region,
+            payload.database.engine,
+            wrong.append,
+            may_be_kept=not may_be_placed,
+        )
         if version is None or is_of_version(cluster.version, version)
     ]
     if wrong and not clusters:
         raise wrong[0]
-    tenants = projects.used_of(cluster.quota for cluster in clusters)
-    for cluster in sorted(clusters, key=lambda c: (tenants[c.quota], c.cluster_id)):
+    # Of one cluster nobody has to know how full it is: a full one refuses.
+    tenants = projects.used_of(c.quota for c in clusters) if len(clusters) > 1 else {}
+    for cluster in sorted(clusters, key=lambda c: (tenants.get(c.quota, 0), c.cluster_id)):
         try:
             projects.place(
                 payload.project_id, cluster.cluster_id, cluster.quota, cluster.max_tenants
@@ -77,10 +94,17 @@ def ensure_placed(
     )
 
 
-def refuse_unserved(payload: ProvisionProjectPayload, catalogue: ClusterCatalogue) -> None:
+def refuse_unserved(
+    payload: ProvisionProjectPayload, catalogue: ClusterCatalogue, *, may_be_kept: bool = False
+) -> None:
     """Refuse a region or a version that no shared cluster serves.
 
     The clusters are read no further than to one that serves.
+
+    Args:
+        payload: what the job is asked to do.
+        catalogue: the shared clusters.
+        may_be_kept: whether they may be as they were in the last minute.
 
     Raises:
         INVALID_PAYLOAD: the message names what is served.
@@ -89,7 +113,9 @@ def refuse_unserved(payload: ProvisionProjectPayload, catalogue: ClusterCatalogu
     version = payload.database.version
     wrong: list[ProvisioningError] = []
     described = []
-    for cluster in catalogue.clusters(payload.region, payload.database.engine, wrong.append):
+    for cluster in catalogue.clusters(
+        payload.region, payload.database.engine, wrong.append, may_be_kept=may_be_kept
+    ):
         if version is None or is_of_version(cluster.version, version):
             return
         described.append(cluster.version)

@@ -27,7 +27,7 @@ from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.mysql.errors import is_contention, translate
+from provisioner.drivers.mysql.errors import is_contention, is_wrong_password, translate
 from provisioner.drivers.mysql.quoting import SQL, Composable, Literal
 from provisioner.errors import ErrorType, ProvisioningError
 
@@ -73,12 +73,7 @@ def connect_as_platform(
     Raises:
         pymysql.Error: no connection was made.
     """
-    connection = _connect(
-        admin,
-        user=admin.user,
-        password=admin.password,
-        answer_seconds=STATEMENT_SECONDS + _ANSWER_SECONDS,
-    )
+    connection = _log_in(admin)
     try:
         limit = SQL("max_statement_time = {}"), STATEMENT_SECONDS
         if not is_mariadb(connection):
@@ -104,6 +99,21 @@ def connect_as_platform(
         connection.close()
         raise
     return connection
+
+
+def _log_in(admin: AdminConnection) -> Connection:
+    """Log in as the platform's user; where that is refused, with a login that is read anew."""
+    try:
+        return _connect(
+            admin,
+            user=admin.user,
+            password=admin.password,
+            answer_seconds=STATEMENT_SECONDS + _ANSWER_SECONDS,
+        )
+    except pymysql.Error as error:
+        if admin.renew is None or not is_wrong_password(error):
+            raise
+    return _log_in(admin.renew())
 
 
 def connect_as_tenant(

@@ -22,7 +22,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.postgresql.errors import is_contention, translate
+from provisioner.drivers.postgresql.errors import is_contention, is_wrong_password, translate
 from provisioner.errors import ErrorType, ProvisioningError
 
 type Connection = psycopg.Connection[tuple[Any, ...]]
@@ -76,13 +76,18 @@ def connect_as_platform(admin: AdminConnection, database: str, *more_settings: s
     Raises:
         psycopg.OperationalError: no connection was made.
     """
-    return _connect(
-        admin,
-        database=database,
-        user=admin.user,
-        password=admin.password,
-        options=session_options(*SETTINGS, *more_settings),
-    )
+    try:
+        return _connect(
+            admin,
+            database=database,
+            user=admin.user,
+            password=admin.password,
+            options=session_options(*SETTINGS, *more_settings),
+        )
+    except psycopg.OperationalError as error:
+        if admin.renew is None or not is_wrong_password(error):
+            raise
+    return connect_as_platform(admin.renew(), database, *more_settings)
 
 
 def connect_as_tenant(admin: AdminConnection, names: TenantNames, password: str) -> Connection:

@@ -17,8 +17,9 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
 from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
-from provisioner.provisioning.database_access import Engines, admin_connection, ways_in
+from provisioner.provisioning.database_access import AdminLogins, Engines, ways_in
 from provisioner.provisioning.engine import connection_string, login_secret, new_password
+from provisioner.provisioning.first_run import may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import ensure_placed
@@ -34,6 +35,7 @@ def ensure_database(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
+    logins: AdminLogins,
     engines: Engines,
     naming: Naming,
 ) -> StageOutcome:
@@ -50,7 +52,13 @@ def ensure_database(
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     tenant = naming.names(payload.project_id).tenants[payload.database.engine]
     owner = naming.owner(payload.project_id, job.job_id)
-    cluster = ensure_placed(payload, projects=projects, catalogue=catalogue)
+    cluster = ensure_placed(
+        payload,
+        projects=projects,
+        catalogue=catalogue,
+        # An instance of its own is where the project's item says.
+        may_be_placed=payload.database.size is not None or may_exist(job),
+    )
     secret = _ensure_login(
         secrets_manager, naming.names(payload.project_id).database_secret, tenant, cluster, owner
     )
@@ -62,16 +70,16 @@ def ensure_database(
             value = read_secret(secrets_manager, secret.arn, final=final)
         return str(value["password"])
 
-    ways = ways_in(engines, cluster, admin_connection(secrets_manager, cluster))
+    ways = ways_in(engines, cluster, logins.connection(cluster))
     if cluster.is_dedicated:
         ways[0].prepare_server()
     ways[0].ensure_database(tenant, password, owner)
-    logins = [way.check_database(tenant, password()) for way in ways]
+    seen = [way.check_database(tenant, password()) for way in ways]
     return StageOutcome(
         output={
             "cluster_id": cluster.cluster_id,
             "engine": str(cluster.engine),
-            "version": logins[0].server_version,
+            "version": seen[0].server_version,
             "host": cluster.endpoint.host,
             "port": cluster.endpoint.port,
             "database_name": tenant.database,
@@ -79,7 +87,7 @@ def ensure_database(
             "connection_string": connection_string(cluster, tenant),
             "secret_arn": secret.arn,
         },
-        check=logins[-1].check,
+        check=seen[-1].check,
     )
 
 

@@ -8,9 +8,12 @@ from provisioner.drivers.secrets import read_secret
 from provisioner.errors import ErrorType
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
-from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.database_access import Engines, admin_connection, ways_in
-from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
+from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
+from provisioner.provisioning.database_access import AdminLogins, Engines, ways_in
+from provisioner.provisioning.job_types.provision_project import (
+    CREATING_DATABASE,
+    ProvisionProjectPayload,
+)
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import ensure_placed
 from provisioner.provisioning.projects import ProjectStore
@@ -25,6 +28,7 @@ def ensure_schema(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
+    logins: AdminLogins,
     engines: Engines,
     naming: Naming,
 ) -> StageOutcome:
@@ -36,13 +40,25 @@ def ensure_schema(
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     tenant = naming.names(payload.project_id).tenants[payload.database.engine]
-    cluster = ensure_placed(payload, projects=projects, catalogue=catalogue)
+    cluster = _placed_before(job, payload, catalogue) or ensure_placed(
+        payload, projects=projects, catalogue=catalogue
+    )
     login = read_secret(
         secrets_manager,
         naming.names(payload.project_id).database_secret,
         final=ErrorType.SCHEMA_CREATION_FAILED,
     )
-    ways = ways_in(engines, cluster, admin_connection(secrets_manager, cluster))
+    ways = ways_in(engines, cluster, logins.connection(cluster))
     ways[0].ensure_schema(tenant, naming.owner(payload.project_id, job.job_id))
     checks = [way.check_schema(tenant, str(login["password"])) for way in ways]
     return StageOutcome(output={"schema_name": tenant.schema}, check=checks[-1])
+
+
+def _placed_before(
+    job: JobInput, payload: ProvisionProjectPayload, catalogue: ClusterCatalogue
+) -> Cluster | None:
+    """Return the shared cluster that CREATING_DATABASE has just used, if it is still known here."""
+    cluster_id = job.outputs.get(CREATING_DATABASE, {}).get("cluster_id")
+    if not job.is_first or cluster_id is None or payload.database.size is not None:
+        return None
+    return catalogue.kept_cluster(payload.region, payload.database.engine, cluster_id)

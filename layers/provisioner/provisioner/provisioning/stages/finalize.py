@@ -21,7 +21,7 @@ from provisioner.provisioning.job_types.provision_project import (
     ServicesResult,
     StorageResult,
 )
-from provisioner.provisioning.projects import Project, ProjectStore
+from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.result import ApiKeyResult
 
 
@@ -30,18 +30,11 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
 
     Raises:
         UNKNOWN_ERROR: a stage has not reported its check.
-        PROJECT_NOT_FOUND: the project is gone.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     stored = jobs.get(job.job_id)
     outputs = {record.stage: checked(record).output for record in _before_last(stored)}
-    project = projects.get(payload.project_id)
-    if project is None:
-        raise failure(
-            ErrorType.PROJECT_NOT_FOUND,
-            f"project_id: there is no project {payload.project_id} any more.",
-        )
-    result = _result(payload, project, outputs, jobs).model_dump(mode="json", exclude_none=True)
+    result = _result(payload, outputs, jobs).model_dump(mode="json", exclude_none=True)
     return StageOutcome(
         output={"result": result},
         check="every stage has reported its check",
@@ -73,11 +66,11 @@ def checked(record: StageRecord) -> StageRecord:
 
 def _result(
     payload: ProvisionProjectPayload,
-    project: Project,
     outputs: Mapping[str, Mapping[str, Any]],
     jobs: JobStore,
 ) -> ProvisionProjectResult:
     keys = outputs[provision_project.GENERATING_API_KEYS]
+    parties = outputs[provision_project.INITIALIZING]
     return ProvisionProjectResult(
         project_id=payload.project_id,
         database=DatabaseResult.model_validate(
@@ -94,8 +87,8 @@ def _result(
         metadata=ResultMetadata(
             provisioned_at=jobs.now(),
             region=payload.region,
-            owner_id=project.owner_id or payload.owner_id,
-            organization_id=project.organization_id or payload.organization_id,
+            owner_id=parties.get("owner_id"),
+            organization_id=parties.get("organization_id"),
         ),
     )
 

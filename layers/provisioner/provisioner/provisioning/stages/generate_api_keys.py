@@ -24,6 +24,7 @@ from provisioner.drivers.secrets import (
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.first_run import may_exist
 from provisioner.provisioning.job_types.provision_project import (
     ApiKeysRequest,
     ProvisionProjectPayload,
@@ -86,7 +87,12 @@ def ensure_api_keys(
         new_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]
     ]
     try:
-        store.make_only(project_id, keys, projects.lock_held_item(project_id, job.job_id))
+        store.make_only(
+            project_id,
+            keys,
+            projects.lock_held_item(project_id, job.job_id),
+            may_have_keys=may_exist(job) or not secret.is_new,
+        )
     except ConditionFailedError:
         if value in made and not store.get_all([key.digest for key in keys]):
             _take_back(secrets_manager, secret, value)

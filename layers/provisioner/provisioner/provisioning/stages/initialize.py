@@ -8,6 +8,7 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.provisioning.first_run import IS_ALONE
 from provisioner.provisioning.instances import wanted_instance
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
@@ -62,7 +63,7 @@ def ensure_initialized(
         _refuse_removed(project)
         _refuse_other_place(payload, project)
     if payload.database.size is None:
-        refuse_unserved(payload, catalogue)
+        refuse_unserved(payload, catalogue, may_be_kept=job.is_first)
     elif project.instance is None:
         wanted_instance(
             payload,
@@ -83,9 +84,20 @@ def ensure_initialized(
         output={
             "already_provisioned": False,
             "is_dedicated": payload.database.size is not None,
+            IS_ALONE: project.region is None or project.begun_by == job.job_id,
+            **_parties(payload, project),
         },
         check="the project is held by this job and its quota is reserved",
     )
+
+
+def _parties(payload: ProvisionProjectPayload, project: Project) -> dict[str, str]:
+    """Return whose the project is, as far as that is known."""
+    known = {
+        "owner_id": project.owner_id or payload.owner_id,
+        "organization_id": project.organization_id or payload.organization_id,
+    }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _refuse_other_owner(payload: ProvisionProjectPayload, project: Project) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.appsync import check_event_api, ensure_event_api
+from provisioner.drivers.appsync import check_event_api, ensure_event_api, keep_one_api
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.provisioning.first_run import may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
 
@@ -34,13 +35,28 @@ def ensure_realtime(
         return StageOutcome(skipped=True, check="the payload does without realtime")
     client = appsync(payload.region)
     names = naming.names(payload.project_id)
+    owner = naming.owner(payload.project_id, job.job_id)
+
+    def made(api_id: str) -> None:
+        job.if_superseded(
+            lambda output: keep_one_api(
+                client,
+                name=names.event_api,
+                owner=owner,
+                made=api_id,
+                kept=output.get("tenant_id", ""),
+            )
+        )
+
     api = ensure_event_api(
         client,
         name=names.event_api,
         namespace=names.channel_namespace,
-        owner=naming.owner(payload.project_id, job.job_id),
+        owner=owner,
+        may_exist=may_exist(job),
+        made=made,
     )
-    check = check_event_api(client, api, names.channel_namespace)
+    check = check_event_api(client, api, names.channel_namespace, owner)
     return StageOutcome(
         output={
             "enabled": True,

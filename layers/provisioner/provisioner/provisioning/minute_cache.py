@@ -1,0 +1,36 @@
+"""Keeps for a minute, in a function that is warm, what operators change seldom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+
+#: Seconds in which what was read may be used again.
+KEPT_SECONDS = 60.0
+
+
+class MinuteCache[Value]:
+    """What a process has read, by a key."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with nothing.
+
+        Args:
+            clock: gives the time, in seconds.
+        """
+        self._clock = clock
+        self._values: dict[Hashable, tuple[float, Value]] = {}
+
+    def get(self, key: Hashable) -> Value | None:
+        """Return what was kept in the last minute; None where nothing was."""
+        since, value = self._values.get(key, (0.0, None))
+        return value if value is not None and self._clock() - since < KEPT_SECONDS else None
+
+    def keep(self, key: Hashable, value: Value) -> Value:
+        """Keep what has just been read, and return it."""
+        self._values[key] = (self._clock(), value)
+        return value
+
+    def forget(self, key: Hashable) -> None:
+        """Keep a value no longer."""
+        self._values.pop(key, None)
