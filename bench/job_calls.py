@@ -2,9 +2,11 @@
 
 It is counted in one process, all the way: its message goes through the dispatcher and the state
 machine, and its history to the bus. It is counted beside no other user pools and Event APIs, and
-beside many: what grows with the projects that there are shows in the difference. moto lists all
-Event APIs in one page, where AWS makes pages as it does of user pools. Nothing fails on a number
-here; tests/workflow/test_job_costs.py holds the bounds.
+beside many: what grows with the projects that there are shows in the difference. Nothing fails on a
+number here; tests/workflow/test_job_costs.py has the bounds.
+
+moto differs from AWS in two ways that count: it lists all Event APIs in one page, and a bucket that
+it makes has neither the tags nor the encryption that it begins with on AWS, so a job writes both.
 """
 
 from __future__ import annotations
