@@ -259,14 +259,15 @@ def test_the_demonstration_shows_no_secret_and_its_next_commands_work(
 
 
 def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> None:
-    (job,) = api.list_jobs("demo-1-taken")
+    cleanup, job = api.list_jobs("demo-1-taken")
+    assert cleanup.parent_id == job.job_id
     assert job.error is not None
     for field, text in {
         "status": "FAILED",
         "stage": "REGISTERING_STORAGE, attempt 1, not tried again",
         "error": ErrorType.CONFLICT,
         "reason": job.error.message,
-        "clean-up": "DONE, 6 stages",
+        "clean-up": "COMPLETED, 8 stages",
         "project": "FAILED",
     }.items():
         assert re.search(rf"^{field} +{re.escape(text)}$", shown, re.MULTILINE), field
