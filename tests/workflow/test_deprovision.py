@@ -509,9 +509,9 @@ def test_a_removal_holds_its_project_for_as_long_as_a_stage_of_it_may_be_at_work
     assert all(held)
     interval = POLL_SECONDS
     assert (
-        longest_run(JOB_TYPES, "provision_project", stage) - interval
+        longest_run(JOB_TYPES, "deprovision_project", stage) - interval
         < sum(workflow.pauses)
-        < longest_run(JOB_TYPES, "provision_project", stage) + interval
+        < longest_run(JOB_TYPES, "deprovision_project", stage) + interval
     )
     final = statuses(ended)[deprovision_project.FINALIZING]
     assert final is (StageStatus.PENDING if fails else StageStatus.SUCCEEDED)
