@@ -11,8 +11,8 @@ import pytest
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
 from provisioner.jobs.execution import job_id_of
+from provisioner.jobs.records import to_history
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageEvent
-from provisioner.jobs.store import history_entry
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.snapshot_retention import REMOVE_EXPIRED_SNAPSHOTS
 from support.core import provision_project_handler
@@ -100,7 +100,7 @@ def test_stream_batch_is_what_the_table_s_stream_delivers(path: Path) -> None:
         assert change["StreamViewType"] == "NEW_IMAGE"
         item = from_item(change["NewImage"])
         assert {name: item[name] for name in change["Keys"]} == from_item(change["Keys"])
-        entry = history_entry(item)
+        entry = to_history(item)
         assert change["Keys"]["record"]["S"].split("#") == [
             *("HISTORY", item["at"], entry.subject, entry.status, str(entry.attempt))
         ]

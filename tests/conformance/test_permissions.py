@@ -62,12 +62,6 @@ BESIDES = {
     "rds:RestoreDBInstanceFromDBSnapshot": "rds:AddTagsToResource",
 }
 
-#: What the code of a function has and never calls there.
-NEVER_CALLED = {
-    # Only the reconciler names stages that must not have started since it read them.
-    "lifecycle": {Call("dynamodb:ConditionCheckItem", "JobsTable")},
-}
-
 #: What an event source mapping needs, by the attribute of its source. Source: AWS Lambda Developer
 #: Guide, "Using Lambda with Amazon SQS" and "Using AWS Lambda with Amazon DynamoDB".
 POLLING = {
@@ -153,7 +147,7 @@ def problems_of_function(template: Template, name: str, function: str) -> Iterat
     role = role_of(template["Resources"][name]["Properties"]["Role"])
     allowed = rights(template["Resources"][role])
     of_runtime = rights_of_runtime(template, name)
-    called = calls(function) - NEVER_CALLED.get(function, set())
+    called = calls(function)
     of_tables = {right_of_table(call) for call in called if call.table}
     actions = {call.action for call in called if not call.table}
     actions |= {BESIDES[action] for action in actions & BESIDES.keys()}

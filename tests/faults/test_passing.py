@@ -58,7 +58,8 @@ def test_what_a_failed_job_made_is_removed(workflow: Workflow, kind: Passing, ru
     if run is Workflow.execute:
         # What may be at work still must not meet what the next job makes.
         is_silent = kind.name in {"time-out", "after the effect, the process killed"}
-        assert bool(workflow.pauses) == is_silent
+        # Its lease may have ended while the next attempt was waited for.
+        assert is_silent or not workflow.pauses
 
 
 @each_way

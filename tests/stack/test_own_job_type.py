@@ -15,7 +15,8 @@ import pytest
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.jobs.store import JobStore, NewJob
+from provisioner.jobs.records import NewJob
+from provisioner.jobs.store import JobStore
 from provisioner.runtime import aws
 from support.local_stack import connect
 from support.project import ROOT

@@ -8,9 +8,9 @@ import itertools
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -24,11 +24,24 @@ from moto.dynamodb.responses import DynamoHandler
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.composition.job_handlers import job_handler
 from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.jobs.definition import longest_run
 from provisioner.jobs.failure import cleanup_job_id
-from provisioner.jobs.models import Job
-from provisioner.jobs.store import JobStore, NewJob
+from provisioner.jobs.models import (
+    JOB_SUBJECT,
+    Job,
+    JobStatus,
+    StageRecord,
+    StageRun,
+    StageStatus,
+    StoredError,
+)
+from provisioner.jobs.records import NewJob
+from provisioner.jobs.stage_store import Completed, GoodEnd, StageStore
+from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_types import (
+    JOB_TYPES,
     clean_up_project,
     deprovision_project,
     provision_project,
@@ -69,6 +82,124 @@ provision_project_handler = job_handler(provision_project.JOB_TYPE)
 deprovision_project_handler = job_handler(deprovision_project.JOB_TYPE)
 
 
+class Jobs(JobStore):
+    """The jobs of which a test says itself what their functions do.
+
+    A job may be given as `get_head` returns it. A stage may begin its job, whichever it is.
+    """
+
+    def begin(self, job_id: str) -> None:
+        """Let a job begin that is QUEUED, as its first stage does."""
+        job = self.get_head(job_id)
+        if job is None or job.status is not JobStatus.QUEUED:
+            return
+        work = self.work()
+        values = {"status": JobStatus.RUNNING, "started_at": work.at}
+        work.change_job(job_id, job.attempt, values, (JobStatus.QUEUED,))
+        work.tell(job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=job.attempt)
+        work.write()
+
+    def start_stage(self, job: Job, stage: str, retry_count: int) -> StageRecord:
+        """Let a run of a stage start; return the stage as it is from then on."""
+        self.start(job, stage, retry_count)
+        return self.held(job.job_id, stage)
+
+    def start(
+        self, job: Job, stage: str, retry_count: int = 0, *, lease: timedelta | None = None
+    ) -> StageRecord | None:
+        """Let a run of a stage start; return what it holds, or None where it may not begin."""
+        seconds = timedelta(seconds=longest_run(JOB_TYPES, job.job_type, stage))
+        run = StageRun(job.job_id, job.attempt, str(stage), retry_count)
+        return StageStore(self).start(run, lease or seconds, begins_job=True)
+
+    def held(self, job_id: str, stage: str) -> StageRecord:
+        """Return a stage as its last run holds it."""
+        found = self.stage(job_id, stage)
+        assert found is not None
+        return found
+
+    def end_stage(
+        self,
+        job_id: str,
+        stage: str,
+        status: StageStatus,
+        *,
+        output: Mapping[str, Any],
+        check: str,
+        skipped: str | None = None,
+    ) -> StageRecord:
+        """Let the last run of a stage end well."""
+        end = GoodEnd(output, check, is_skipped=status is StageStatus.SKIPPED, skips=skipped)
+        return StageStore(self).end(job_id, self.held(job_id, stage), end).record
+
+    def stage_failed(
+        self, job_id: str, error: StoredError, *, retry_count: int, retryable: bool
+    ) -> bool:
+        """Let a run of a stage fail; return whether another attempt is left."""
+        held = replace(self.held(job_id, error.stage), retry_count=retry_count)
+        said = StageStore(self).fail(job_id, held, error, retryable=retryable)
+        return said.record.next_attempt_before is not None
+
+    def stage_waits(
+        self, job: Job, record: StageRecord, waiting_for: str, until: datetime, *, retry_count: int
+    ) -> bool:
+        """Let a run of a stage wait; return whether that was stored."""
+        held = replace(self.held(job.job_id, record.stage), retry_count=retry_count)
+        return StageStore(self).wait(job.job_id, held, waiting_for, until).is_written
+
+    def complete(
+        self,
+        job_id: str,
+        stage: str,
+        *,
+        output: Mapping[str, Any],
+        check: str,
+        result: Mapping[str, Any],
+        attempt: int | None = None,
+        also: Sequence[Any] = (),
+    ) -> StageRecord:
+        """Let the last run of a stage end the job well; of an attempt of the job, if one is named.
+
+        Raises:
+            ConditionFailedError: that changes nothing.
+        """
+        job = self.get(job_id)
+        others = [r.stage for r in job.stages if r.stage != stage]
+        pending = [r.stage for r in job.stages if not r.status.is_terminal and r.stage != stage]
+        completed = Completed(
+            result,
+            before=[other for other in others if other not in pending],
+            after=pending,
+            also=also,
+            asks_leases=False,
+        )
+        held = self.held(job_id, stage)
+        held = replace(held, job_attempt=attempt or held.job_attempt)
+        said = StageStore(self).complete(job_id, held, GoodEnd(output, check), completed)
+        if not said.is_written:
+            raise ConditionFailedError({})
+        return said.record
+
+    def fail_queued(
+        self, job: Job | str, error: StoredError, *, attempt: int | None = None
+    ) -> None:
+        """Fail a job that has not begun; of an attempt of it, if one is named."""
+        stored = self.get(job) if isinstance(job, str) else job
+        super().fail_queued(replace(stored, attempt=attempt or stored.attempt), error)
+
+    def request_cancel(self, job: Job) -> None:
+        super().request_cancel(self._with_stages(job))
+
+    def retry(self, job: Job) -> None:
+        super().retry(self._with_stages(job))
+
+    def fail(self, job: Job, end: BadEnd) -> None:
+        super().fail(self._with_stages(job), end)
+
+    def _with_stages(self, job: Job) -> Job:
+        return replace(job, stages=self.get(job.job_id).stages)
+
+
 @dataclass
 class Core:
     """The deployment."""
@@ -82,7 +213,7 @@ class Core:
     dead_letter_url: str = ""
 
     def __post_init__(self) -> None:
-        self.jobs = JobStore(self.client("dynamodb"), "JobsTable", clock=self.clock)
+        self.jobs = Jobs(self.client("dynamodb"), "JobsTable", clock=self.clock)
         self.projects = ProjectStore(self.client("dynamodb"), "ProjectsTable", "QuotasTable")
         self.api_keys = ApiKeyStore(self.client("dynamodb"), "ApiKeysTable")
         self.catalogue = ClusterCatalogue(self.client("ssm"), CLUSTER_PARAMETER_PREFIX)

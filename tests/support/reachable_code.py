@@ -49,7 +49,8 @@ _HELPERS = "drivers.dynamodb"
 
 #: Which table a store has under which name.
 TABLES = {
-    ("JobStore", "_table"): "JobsTable",
+    ("JobReader", "_table"): "JobsTable",
+    ("UnitOfWork", "_table"): "JobsTable",
     ("ApiKeyStore", "_table"): "ApiKeysTable",
     ("ProjectReader", "_projects"): "ProjectsTable",
     ("ProjectStore", "_projects"): "ProjectsTable",
@@ -233,7 +234,9 @@ def _locals(module: _Module, node: _Code, cls: _Class | None) -> dict[str, _Clas
     return known
 
 
-def _type(module: _Module, value: ast.expr, known: dict[str, _Class]) -> _Class | None:
+def _type(  # noqa: PLR0911  # one return for each kind of expression
+    module: _Module, value: ast.expr, known: dict[str, _Class]
+) -> _Class | None:
     """Return the class of an expression where it is one of the package."""
     match value:
         case ast.Name(id=name):
@@ -251,6 +254,17 @@ def _type(module: _Module, value: ast.expr, known: dict[str, _Class]) -> _Class 
             function = source.code.get(inner_name)
             if isinstance(function, ast.FunctionDef):
                 return _class_of(source, function.returns)
+        case ast.Call(func=ast.Attribute(value=inner, attr=name)):
+            return _returned(_type(module, inner, known), name)
+    return None
+
+
+def _returned(cls: _Class | None, method: str) -> _Class | None:
+    """Return the class of what a method of a class returns."""
+    for definition in () if cls is None else _methods(cls, method):
+        node = _node(definition)
+        if isinstance(node, ast.FunctionDef):
+            return _class_of(_module(definition.module), node.returns)
     return None
 
 

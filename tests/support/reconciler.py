@@ -16,8 +16,9 @@ from provisioner.jobs.failure import FailurePolicy
 from provisioner.jobs.models import Job, StoredError
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY
-from provisioner.jobs.store import BadEnd, JobStore, NewJob
+from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.end_cleanup import release_after_failed_cleanup, remaining
@@ -114,7 +115,7 @@ def end_cleanup(core: Core, *remaining: str) -> None:
     """End the clean-up of the job: well, unless something remains."""
     cleanup = cleanup_of(core)
     last = clean_up_project.FINALIZING
-    core.jobs.start_stage(cleanup, last, 0, round_=cleanup.attempt)
+    core.jobs.start_stage(cleanup, last, 0)
     if remaining:
         core.jobs.fail(cleanup, BadEnd([NETWORK_ERROR], {}, remaining=remaining))
     else:

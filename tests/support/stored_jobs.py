@@ -89,10 +89,11 @@ def read(world: Simulation) -> StoredJobs:
 
 def read_jobs(world: Simulation) -> dict[str, StoredJob]:
     """Read the jobs by their ids."""
-    return {item["job_id"]: _job(item) for item in world.read(_TABLE, "JOB")}
+    payloads = {i["job_id"]: json.loads(i["payload"]) for i in world.read(_TABLE, "PAYLOAD")}
+    return {i["job_id"]: _job(i, payloads[i["job_id"]]) for i in world.read(_TABLE, "JOB")}
 
 
-def _job(item: dict[str, Any]) -> StoredJob:
+def _job(item: dict[str, Any], payload: dict[str, Any]) -> StoredJob:
     return StoredJob(
         job_id=item["job_id"],
         job_type=item["job_type"],
@@ -100,7 +101,7 @@ def _job(item: dict[str, Any]) -> StoredJob:
         project_id=item.get("project_id", ""),
         attempt=int(item["attempt"]),
         created_at=str(item["created_at"]),
-        keeps=json.loads(item["payload"]).get("on_failure") == "keep",
+        keeps=payload.get("on_failure") == "keep",
         parent_id=item.get("parent_id", ""),
         cleanup_job_id=item.get("cleanup_job_id", ""),
         remaining=frozenset(item.get("remaining", ())),
@@ -111,7 +112,7 @@ def _job(item: dict[str, Any]) -> StoredJob:
 def _stage(key: tuple[str, str], item: dict[str, Any]) -> StoredStage:
     return StoredStage(
         key=key,
-        life=int(item["round"].value),
+        life=int(item["job_attempt"].value),
         attempt=int(item["attempt"].value) if "attempt" in item else 0,
         status=StageStatus(item["status"].value),
         says_what_it_waits_for={"waiting_for", "waiting_since", "waits_until"} <= item.keys(),

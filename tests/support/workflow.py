@@ -37,7 +37,6 @@ from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_funct
 )
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provisioner import api
-from provisioner.composition import lifecycle
 from provisioner.composition.failure import failure_policies
 from provisioner.composition.in_process import all_stages
 from provisioner.drivers.appsync import ensure_event_api
@@ -53,6 +52,8 @@ from provisioner.jobs.execution import (
 )
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
+from provisioner.jobs.job_reader import utc_now
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS
 from provisioner.jobs.stage_run import (
     RECORD_FAILURE,
@@ -61,10 +62,10 @@ from provisioner.jobs.stage_run import (
     StageFunction,
     StageOutcome,
     StageRunner,
+    Step,
     Waiting,
 )
 from provisioner.jobs.state_machine import state_machine
-from provisioner.jobs.store import JobStore, NewJob, utc_now
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import LIFECYCLE
@@ -77,6 +78,7 @@ from provisioner.runtime.platform import PlatformSettings
 from support import project
 from support.calls import Within, met
 from support.core import (
+    Jobs,
     deprovision_project_handler,
     provision_project_handler,
     take_one_request_at_a_time,
@@ -159,7 +161,7 @@ class Workflow:
     #: Where the tenants are.
     server: TenantServer
     settings: PlatformSettings
-    jobs: JobStore
+    jobs: Jobs
     #: Faults by stage, or by job type and stage, as `places` names them; taken away as they happen.
     faults: dict[str, Fault] = field(default_factory=dict)
     #: What a stage waits for, by its name: one sentence each time that it is asked.
@@ -176,7 +178,8 @@ class Workflow:
     on_pause: Callable[[], None] = lambda: None
     #: Called instead of waiting.
     on_wait: Callable[[], None] = lambda: None
-    run_stage: Callable[[Mapping[str, Any]], dict[str, Any]] = field(init=False)
+    run_stage: Step = field(init=False)
+    record_failure: Step = field(init=False)
     #: ARNs of the state machines by their names within the stack.
     state_machines: dict[str, str] = field(default_factory=dict)
     #: Places of quotas that no project of the deployment holds, for the test has set them so.
@@ -186,23 +189,38 @@ class Workflow:
     #: A function runs one event at a time, as in AWS Lambda.
     _one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
     _projects: list[str] = field(default_factory=list)
+    #: Whether what runs does so in a function, or in a job's own process.
+    _in_function: bool = True
 
     def __post_init__(self) -> None:
-        self.run_stage = StageRunner(
-            self.jobs,
-            {
-                job_type: {
-                    stage: self._faulty(job_type, stage, run) for stage, run in stages.items()
-                }
-                for job_type, stages in all_stages(self.settings, self.jobs).items()
-            },
-            definitions=JOB_TYPES,
+        stages = {
+            job_type: {stage: self._faulty(job_type, stage, run) for stage, run in of_type.items()}
+            for job_type, of_type in all_stages(self.settings, self.jobs).items()
+        }
+        policies = failure_policies(self.settings)
+        self.run_stage = self._either(
+            *(
+                StageRunner(self.jobs, stages, definitions=JOB_TYPES, is_process=is_process)
+                for is_process in (False, True)
+            )
         )
-        self.record_failure = FailureRecorder(self.jobs, failure_policies(self.settings))
-        self.refuse_at_work = lifecycle.quiet_ends(self.settings, self.jobs)
+        self.record_failure = self._either(
+            *(
+                FailureRecorder(self.jobs, policies, is_process=is_process)
+                for is_process in (False, True)
+            )
+        )
         self.projects = ProjectStore(
             aws.client("dynamodb"), self.settings.projects_table, self.settings.quotas_table
         )
+
+    def _either(self, in_function: Step, in_process: Step) -> Step:
+        """Return a step that runs as one of a function, or as one of a job's own process."""
+
+        def run(event: Mapping[str, Any]) -> dict[str, Any]:
+            return in_function(event) if self._in_function else in_process(event)
+
+        return run
 
     @property
     def engine(self) -> Engine:
@@ -367,11 +385,10 @@ class Workflow:
     def call(self, event: Mapping[str, Any], *, in_function: bool = False) -> dict[str, Any]:
         """Handle an event as the functions' handlers do, or as a job's own process does."""
         with self._one_at_a_time:
+            self._in_function = in_function
             # A job that runs within another's stage begins as a fresh function does.
             metrics.clear_metrics()
             try:
-                if in_function:
-                    self.refuse_at_work(event)
                 if event["stage"] == RECORD_FAILURE:
                     return self.record_failure(event)
                 place = self._place(event["job"]["job_type"], event["stage"])
@@ -450,7 +467,6 @@ class Workflow:
                 stage,
                 output=outcome.output,
                 check=outcome.check,
-                attempt=job.attempt,
                 result=end.result,
                 also=end.also,
             )
@@ -759,7 +775,7 @@ def deployed(server: TenantServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             _sessions[:] = [aws.session()]
         settings = _make_resources(server)
         monkeypatch.setattr(platform, "_connected", [settings])
-        jobs = JobStore(
+        jobs = Jobs(
             aws.client("dynamodb"), settings.jobs_table, clock=lambda: utc_now() + made.passed
         )
         made = Workflow(server, settings, jobs)

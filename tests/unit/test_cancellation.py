@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from provisioner import api
-from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobStateError
-from provisioner.jobs.definition import LONGEST_RUN_SECONDS
 from provisioner.jobs.failure import FailureRecorder
+from provisioner.jobs.job_reader import JobNotFoundError, utc_now
+from provisioner.jobs.lease import PROCESS_LEASE
 from provisioner.jobs.models import (
     CANCELLED,
     Job,
@@ -27,12 +27,12 @@ from provisioner.jobs.stage_run import (
     StageOutcome,
     StageRunner,
 )
-from provisioner.jobs.store import BadEnd, JobNotFoundError, utc_now
+from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings
-from support.core import Core, aws_error, provisioned_result
+from support.core import Core, aws_error, meanwhile, provisioned_result
 from support.reconciler import (
     NETWORK_ERROR,
     cleanup_of,
@@ -129,12 +129,12 @@ def test_a_stage_that_died_without_a_word_is_waited_for_no_longer_than_it_can_ru
 def test_a_stage_in_someone_s_process_is_bound_by_no_function_s_time_out(core: Core) -> None:
     core.new_project()
     core.new_job()
-    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
+    core.jobs.start(head(core), provision_project.INITIALIZING, lease=PROCESS_LEASE)
     core.clock.advance(provision_project.INITIALIZING.seconds)
 
     assert cancel(core).status is JobStatus.RUNNING
 
-    core.clock.advance(LONGEST_RUN_SECONDS)
+    core.clock.advance(PROCESS_LEASE.total_seconds())
     assert cancel(core).status is JobStatus.CANCELLED
 
 
@@ -337,35 +337,25 @@ def test_a_cancel_that_crosses_the_record_of_a_failure_goes_before_it(core: Core
     assert [error.type for error in job.other_errors] == [ErrorType.CONFLICT]
 
 
-def test_a_stage_that_starts_under_the_end_of_its_job_keeps_it_from_ending(core: Core) -> None:
+@pytest.mark.parametrize(
+    ("stage", "retry_count"),
+    [(provision_project.INITIALIZING, 1), (provision_project.CREATING_DATABASE, 0)],
+)
+def test_no_stage_starts_under_the_end_of_a_job_that_is_cancelled(
+    core: Core, stage: str, retry_count: int
+) -> None:
     waiting(core)
     client(core).cancel("job-1")
 
-    def starts(_call: Any) -> None:
-        core.answers.clear()
-        core.jobs.start_stage(head(core), provision_project.INITIALIZING, 1)
+    def starts() -> None:
+        with pytest.raises(ProvisioningError, match="The job was cancelled"):
+            core.jobs.start(head(core), stage, retry_count)
 
-    core.answers["dynamodb.TransactWriteItems"] = starts
-
-    reconciler(core).reconcile("job-1")
-
-    assert head(core).status is JobStatus.RUNNING
-    assert stopped(core) == []
-
-
-def test_a_first_start_under_the_end_of_its_job_keeps_it_from_ending(core: Core) -> None:
-    waiting(core)
-    client(core).cancel("job-1")
-
-    def starts(_call: Any) -> None:
-        core.answers.clear()
-        core.jobs.start_stage(head(core), provision_project.CREATING_DATABASE, 0)
-
-    core.answers["dynamodb.TransactWriteItems"] = starts
+    core.answers["dynamodb.TransactWriteItems"] = meanwhile(starts)
 
     reconciler(core).reconcile("job-1")
 
-    assert head(core).status is JobStatus.RUNNING
+    assert head(core).status is JobStatus.CANCELLED
 
 
 @pytest.mark.parametrize("code", ["ValidationException", "ExecutionDoesNotExist"])
@@ -409,7 +399,7 @@ def test_a_cancelled_job_is_retried_once_its_cleanup_has_ended(core: Core) -> No
     assert core.jobs.list_unfinished() == ["job-1"]
     arn = start_execution(core)
     assert arn.endswith(":job-1-attempt-2")
-    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=2)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     assert cancel(core).cancel_requested_at is not None
 
 
@@ -435,30 +425,26 @@ def test_the_public_api_cancels_and_retries(core: Core, connected: PlatformSetti
 def test_a_cancel_that_is_stored_is_answered_though_the_job_keeps_changing(core: Core) -> None:
     core.clock.at = utc_now()  # the public API's own
     waiting(core)
-    others = iter(
-        [
-            provision_project.CREATING_DATABASE,
-            provision_project.REGISTERING_AUTH,
-            provision_project.REGISTERING_STORAGE,
-        ]
-    )
+    refused = [1, 1, 1]
+    reasons = ("ConditionalCheckFailed",)
+    _, body = aws_error("TransactionCanceledException", reasons=reasons)({}) or (0, {})
 
-    def another_stage_changes(model: object, params: dict[str, Any], **_details: object) -> None:
+    def change_under_it(model: object, params: dict[str, Any], **_details: object) -> Any:
         del model
-        if b"CANCELLED" in params["body"]:
-            stage = next(others)
-            core.jobs.start_stage(head(core), stage, 0)
-            error = replace(NETWORK_ERROR, stage=stage)
-            core.jobs.stage_failed("job-1", error, retry_count=0, retryable=True)
+        if b'"CANCELLED"' not in params["body"] or not refused:
+            return None
+        refused.pop()
+        response = type("Response", (), {"status_code": 400, "headers": {}, "content": b""})()
+        return response, body | {"ResponseMetadata": {"HTTPStatusCode": 400}}
 
     events = aws.client("dynamodb").meta.events
-    events.register("before-call.dynamodb.TransactWriteItems", another_stage_changes)
+    events.register("before-call.dynamodb.TransactWriteItems", change_under_it)
 
     job = api.cancel_job("job-1")
 
     assert job.status is JobStatus.RUNNING
     assert job.cancel_requested_at is not None
-    assert next(others, None) is None
+    assert refused == []
     reconciler(core).reconcile("job-1")
     assert core.jobs.get("job-1").status is JobStatus.CANCELLED
 
@@ -479,5 +465,5 @@ def test_the_public_api_leaves_no_metrics_and_logs_nothing(
 def test_the_store_refuses_to_complete_what_is_cancelled(core: Core) -> None:
     running(core)
     core.jobs.request_cancel(head(core))
-    with pytest.raises(ConditionFailedError):
+    with pytest.raises(ProvisioningError, match="The job was cancelled"):
         core.jobs.complete("job-1", provision_project.INITIALIZING, output={}, check="x", result={})

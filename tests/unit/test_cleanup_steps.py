@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from hypothesis import given
-from hypothesis import strategies as st
 from provisioner import api
 from provisioner.composition.stage_code import failure_policies_of, stages_of
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.definition import longest_run
 from provisioner.jobs.failure import (
     CleanupRequest,
-    FailurePolicy,
     FailureRecorder,
     cleanup_job_id,
 )
+from provisioner.jobs.lease import open_lease
 from provisioner.jobs.models import (
-    HistoryEntry,
     Job,
     JobStatus,
-    StageRecord,
     StageStatus,
     StoredError,
 )
 from provisioner.jobs.queue import JobMessage
-from provisioner.jobs.quiet import QuietEnds, longest_at_work
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageRunner, StageWaiting
-from provisioner.jobs.store import BadEnd, NewJob
+from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
@@ -46,9 +41,7 @@ from provisioner.provisioning.stages.fail import release_after_failure, request_
 from provisioner.runtime.observability import metrics
 from support.core import (
     REGION,
-    Clock,
     Core,
-    LogLines,
     aws_error,
     cleanup_payload,
     meanwhile,
@@ -95,18 +88,19 @@ def call(
     }
     policies = failure_policies_of(resources)
     job = head(core, job_id)
+    key = {"job_id": job_id, "record": "PAYLOAD"}
+    stored = dynamodb.get(core.client("dynamodb"), "JobsTable", key)
     event = {
         "job": {
             "job_id": job_id,
             "job_type": job.job_type,
-            "payload": job.payload,
+            "payload": json.loads((stored or {})["payload"]),
             "attempt": attempt or job.attempt,
         },
         "stage": stage,
         "branches": list(branches),
         **more,
     }
-    QuietEnds(core.jobs, policies, JOB_TYPES)(event)
     if stage == RECORD_FAILURE:
         return FailureRecorder(core.jobs, policies)(event)
     return StageRunner(core.jobs, stages_of(LIFECYCLE, resources), definitions=JOB_TYPES)(event)
@@ -140,10 +134,8 @@ def removed(core: Core, *stages: str) -> None:
     """Let stages of the clean-up's attempt end well."""
     job = head(core, CLEANUP)
     for stage in stages:
-        core.jobs.start_stage(job, stage, 0, round_=job.attempt)
-        core.jobs.end_stage(
-            CLEANUP, stage, StageStatus.SUCCEEDED, output={}, check="gone", round_=job.attempt
-        )
+        core.jobs.start_stage(job, stage, 0)
+        core.jobs.end_stage(CLEANUP, stage, StageStatus.SUCCEEDED, output={}, check="gone")
 
 
 def clean_up(core: Core) -> None:
@@ -575,7 +567,10 @@ def test_an_instance_may_be_left_where_the_job_was_to_make_one(core: Core) -> No
     )
 
 
-# Quiet.
+#: What the end of a job is told to wait for.
+AT_WORK = "An earlier attempt of GENERATING_API_KEYS may still be at work."
+
+# Leases.
 
 
 class Past:
@@ -589,7 +584,7 @@ class Past:
     def start(self, stage: str, retry_count: int = 0, *, after: float = 1) -> None:
         self.core.clock.advance(after)
         job = head(self.core)
-        self.core.jobs.start_stage(job, stage, retry_count, round_=job.attempt)
+        self.core.jobs.start_stage(job, stage, retry_count)
 
     def fail(self, stage: str, attempt: int = 1) -> None:
         self.core.clock.advance()
@@ -598,7 +593,6 @@ class Past:
             StoredError(ErrorType.CONFLICT, stage, attempt, "It is not ours.", ""),
             retry_count=attempt - 1,
             retryable=False,
-            round_=head(self.core).attempt,
         )
 
     def succeed(self, stage: str) -> None:
@@ -609,7 +603,6 @@ class Past:
             StageStatus.SUCCEEDED,
             output={},
             check="it answered",
-            round_=head(self.core).attempt,
         )
 
     def end(self, *closed: str) -> None:
@@ -628,8 +621,8 @@ class Past:
         """Return for how many seconds something may be at work, so many seconds later."""
         self.core.clock.advance(after)
         now = self.core.clock.at
-        at_work = longest_at_work(self.core.jobs.get("job-1"), now, JOB_TYPES)
-        return 0 if at_work is None else (at_work.until - now).total_seconds()
+        lease = open_lease(self.core.jobs.get("job-1"), now)
+        return 0 if lease is None else (lease.until - now).total_seconds()
 
 
 @pytest.fixture
@@ -637,7 +630,7 @@ def past(core: Core) -> Past:
     return Past(core)
 
 
-def test_a_job_whose_stages_have_all_said_how_they_ended_is_quiet(past: Past) -> None:
+def test_a_job_whose_stages_have_all_said_how_they_ended_has_no_lease(past: Past) -> None:
     past.start("INITIALIZING")
     past.succeed("INITIALIZING")
     past.start("REGISTERING_AUTH")
@@ -663,12 +656,12 @@ def test_an_earlier_attempt_without_a_word_is_waited_for(past: Past) -> None:
     assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 62
 
 
-def test_of_two_attempts_of_which_one_ended_well_the_last_is_waited_for(past: Past) -> None:
+def test_of_two_attempts_of_which_one_ended_well_the_other_is_waited_for(past: Past) -> None:
     past.start("REGISTERING_AUTH")
     past.start("REGISTERING_AUTH", 1, after=60)
     past.succeed("REGISTERING_AUTH")
     past.end()
-    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 2
+    assert past.seconds() == provision_project.REGISTERING_AUTH.seconds - 62
 
 
 def test_a_stage_that_failed_beside_others_is_not_taken_for_them(past: Past) -> None:
@@ -758,155 +751,6 @@ def test_a_clean_up_releases_nothing_while_one_of_its_removals_may_be_at_work(
     project = core.projects.get("shop")
     assert project is not None
     assert (cleanup_of(core).status.is_terminal, project.locked_by) == (True, None)
-
-
-# The end of a job.
-
-
-def may_end(core: Core, stage: str, *, has_cleanup: bool = False) -> bool:
-    """Say whether a step that ends the job may begin, where a clean-up follows a failure or not."""
-    asked = CleanupRequest({}, []) if has_cleanup else None
-    policies = {"provision_project": FailurePolicy(request_cleanup=lambda _job, _id: asked)}
-    job = {"job_id": "job-1", "job_type": "provision_project", "payload": {"project_id": "shop"}}
-    event = {"job": job, "stage": stage}
-    try:
-        QuietEnds(core.jobs, policies, JOB_TYPES)(event)
-    except StageWaiting:
-        return False
-    return True
-
-
-#: What the end of a job is told to wait for.
-AT_WORK = "An earlier attempt of GENERATING_API_KEYS may still be at work."
-
-each_end = pytest.mark.parametrize("end", [provision_project.FINALIZING, RECORD_FAILURE])
-
-
-@each_end
-def test_a_job_does_not_end_while_a_stage_may_be_at_work(
-    past: Past, logged: LogLines, end: str
-) -> None:
-    past.start("GENERATING_API_KEYS")
-    past.start("GENERATING_API_KEYS", 1)
-    past.succeed("GENERATING_API_KEYS")
-    longest = provision_project.GENERATING_API_KEYS.seconds
-
-    assert not may_end(past.core, end)
-    (line,) = logged()
-    assert (line["message"], line["waiting_for"]) == ("the end of the job waits", AT_WORK)
-    past.core.clock.advance(longest - 2)
-    assert not may_end(past.core, end)
-    past.core.clock.advance()
-    assert may_end(past.core, end)
-
-
-@each_end
-def test_a_job_ends_at_once_where_every_attempt_has_said_how_it_ended(past: Past, end: str) -> None:
-    past.start("INITIALIZING")
-    past.succeed("INITIALIZING")
-    past.start("REGISTERING_AUTH")
-    past.fail("REGISTERING_AUTH")
-    assert may_end(past.core, end)
-
-
-def test_only_what_ends_a_job_waits(past: Past) -> None:
-    past.start("GENERATING_API_KEYS")
-    past.core.calls.clear()
-    assert all(
-        may_end(past.core, stage)
-        for stage in provision_project.JOB_TYPE.stages
-        if stage is not provision_project.FINALIZING
-    )
-    assert past.core.calls == []
-
-
-def test_a_failure_is_told_at_once_where_a_clean_up_follows(past: Past) -> None:
-    """That one waits itself, before it removes anything."""
-    past.start("GENERATING_API_KEYS")
-    assert may_end(past.core, RECORD_FAILURE, has_cleanup=True)
-    assert not may_end(past.core, provision_project.FINALIZING, has_cleanup=True)
-
-
-def test_the_end_of_a_job_does_not_wait_for_itself(past: Past) -> None:
-    past.start("FINALIZING")
-    assert may_end(past.core, provision_project.FINALIZING)
-
-
-def test_a_job_that_has_ended_lets_go_of_nothing_more(past: Past) -> None:
-    past.start("GENERATING_API_KEYS")
-    past.end("GENERATING_API_KEYS")
-    assert may_end(past.core, RECORD_FAILURE)
-
-
-def test_a_job_does_not_end_where_nobody_knows_whether_a_stage_is_at_work(past: Past) -> None:
-    past.core.answers["dynamodb.Query"] = times(1, aws_error("InternalServerError", 500))
-    with pytest.raises(ProvisioningError) as raised:
-        may_end(past.core, provision_project.FINALIZING)
-    assert raised.value.type is ErrorType.NETWORK_ERROR
-
-
-#: The third stage is one that its job type does not know.
-STAGES = ("INITIALIZING", "REGISTERING_AUTH", "ARCHIVING")
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(STAGES),
-            st.integers(1, 3),
-            st.floats(0, 300),
-            # As a share of the time that the stage has.
-            st.none() | st.floats(0, 0.99),
-        ),
-        max_size=6,
-    ),
-    st.floats(0, 600),
-)
-def test_what_is_at_work_is_never_missed(
-    attempts: list[tuple[str, int, float, float | None]], now: float
-) -> None:
-    """Whatever attempts there were, each that never said how it ended is over after the wait."""
-    begun = Clock().at
-    longest = {
-        stage: timedelta(seconds=longest_run(JOB_TYPES, "provision_project", stage))
-        for stage in STAGES
-    }
-    finished = begun + max(
-        (
-            timedelta(seconds=start) + longest[stage] * (run or 0)
-            for stage, _, start, run in attempts
-        ),
-        default=timedelta(),
-    )
-    finished += timedelta(seconds=1)
-    entries = [HistoryEntry(finished, "JOB", "FAILED", 1, "")]
-    # Others speak for the stages when the job ends.
-    entries += [HistoryEntry(finished, stage, "FAILED", 1, "closed", round=1) for stage in STAGES]
-    for stage, number, start, run in attempts:
-        at = begun + timedelta(seconds=start)
-        entries.append(HistoryEntry(at, stage, "RUNNING", number, "", round=1))
-        if run is not None:
-            ended = at + longest[stage] * run
-            entries.append(HistoryEntry(ended, stage, "RETRYING", number, "", round=1))
-    job = Job(
-        job_id="job-1",
-        job_type="provision_project",
-        status=JobStatus.FAILED,
-        payload={},
-        project_id="shop",
-        created_at=begun,
-        updated_at=finished,
-        finished_at=finished,
-        stages=tuple(StageRecord(stage=stage) for stage in STAGES),
-        history=tuple(sorted(entries, key=lambda entry: entry.at)),
-    )
-    at = finished + timedelta(seconds=now)
-    at_work = longest_at_work(job, at, JOB_TYPES)
-    quiet_at = at if at_work is None else at_work.until
-    for stage, _, start, run in attempts:
-        if run is None:
-            assert begun + timedelta(seconds=start) + longest[stage] <= quiet_at
-    assert longest_at_work(job, quiet_at, JOB_TYPES) is None
 
 
 # Running it again.
@@ -1078,7 +922,7 @@ def test_what_another_job_may_use_is_not_removed(core: Core) -> None:
 def test_a_parent_that_is_run_again_takes_up_what_was_left(core: Core) -> None:
     """It is not waited for: it is at work, and not what its attempt before has left."""
     core.jobs.retry(core.jobs.get("job-1"))
-    core.jobs.start_stage(core.jobs.get("job-1"), "CREATING_DATABASE", 0, round_=2)
+    core.jobs.start_stage(core.jobs.get("job-1"), "CREATING_DATABASE", 0)
     lock(core, "job-1")
 
     assert begin_again(core).type is ErrorType.PROJECT_BUSY

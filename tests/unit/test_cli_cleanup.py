@@ -14,8 +14,10 @@ from provision_cli.display import job_rows, show_outcome, watch
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
 from provisioner.errors import ErrorType
+from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.store import BadEnd, NewJob, utc_now
+from provisioner.jobs.records import NewJob
+from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console
@@ -281,7 +283,7 @@ def test_a_retry_may_be_typed_again_while_its_attempt_is_under_way(
 
     for _ in range(2):
         assert command("retry", "job-1") == (0, "job job-1 is QUEUED, attempt 2.\n", "")
-    stack.jobs.start_stage(stack.jobs.get("job-1"), "INITIALIZING", 0, round_=2)
+    stack.jobs.start_stage(stack.jobs.get("job-1"), "INITIALIZING", 0)
     assert command("retry", "job-1") == (0, "job job-1: attempt 2 is under way.\n", "")
 
 

@@ -253,7 +253,7 @@ def test_a_job_that_was_cancelled_while_it_waited_says_that_and_shows_one_wait(
     until = core.clock.at + timedelta(minutes=10)
     core.jobs.stage_waits(made, record, WAITS, until, retry_count=0)
     core.jobs.request_cancel(core.jobs.get("job-1"))
-    core.jobs.job_waits(core.jobs.get("job-1"), POLL, until)
+    core.jobs.wait_to_end(core.jobs.get("job-1"), POLL, until)
 
     class Reader(io.StringIO):
         """Someone who sees that the end waits, in whose moment the job ends."""
@@ -307,7 +307,7 @@ def test_the_list_of_jobs_says_what_is_cancelled_and_what_waits(
     make_stack(connected)
     core.jobs.start_stage(core.new_job(), "INITIALIZING", 0)
     core.jobs.request_cancel(core.jobs.get("job-1"))
-    core.jobs.job_waits(core.jobs.get("job-1"), POLL, core.clock.at)
+    core.jobs.wait_to_end(core.jobs.get("job-1"), POLL, core.clock.at)
 
     assert main(["--stack", "provisioner", "jobs"]) == 0
 
@@ -345,7 +345,7 @@ def test_what_a_job_waits_for_is_listed_with_it(core: Core, project: str | None)
     until = core.clock.at + timedelta(minutes=10)
     core.jobs.stage_waits(made, record, WAITS, until, retry_count=0)
     begun = core.jobs.get("job-1")
-    core.jobs.job_waits(begun, "The end.", until)
+    core.jobs.wait_to_end(begun, "The end.", until)
 
     (listed,) = api.list_jobs(project)
 

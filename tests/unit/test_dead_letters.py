@@ -17,10 +17,12 @@ from provisioner.composition import dead_letters as composition
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs import dead_letters
 from provisioner.jobs.client import JobClient
+from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobQueue
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY
-from provisioner.jobs.store import BadEnd, JobNotFoundError, NewJob
+from provisioner.jobs.store import BadEnd
 from provisioner.jobs.undelivered import UndeliveredRecorder
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
@@ -515,7 +517,7 @@ def test_what_cannot_run_again_stays_and_says_why(people: Core, give_up: GiveUp)
     people.new_job("message-1")
     give_up(letter_of_completed)
     client(people).retry("message-1")
-    people.jobs.start_stage(people.jobs.get("message-1"), "INITIALIZING", 0, round_=2)
+    people.jobs.start_stage(people.jobs.get("message-1"), "INITIALIZING", 0)
     people.jobs.complete("message-1", "INITIALIZING", attempt=2, output={}, check="x", result={})
 
     redriven = {one.letter.job_id: one for one in api.redrive_dead_letters(again=True)}

@@ -17,8 +17,9 @@ from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
 from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_name
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobId, JobQueue
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
-from provisioner.jobs.store import BadEnd, NewJob
+from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -413,18 +414,17 @@ def test_a_later_attempt_of_no_job_is_refused_and_stores_none(core: Core, delive
     )
 
 
-def test_the_job_of_a_first_attempt_is_read_only_around_its_write(
-    core: Core, deliver: Deliver
+@pytest.mark.parametrize("job_id", [None, "order-1"])
+def test_the_job_of_a_first_attempt_is_read_only_where_the_message_names_it(
+    core: Core, deliver: Deliver, job_id: str | None
 ) -> None:
     core.calls.clear()
 
-    deliver(good())
+    deliver(good(**({"job_id": job_id} if job_id else {})))
 
-    assert [name for name, _ in core.calls if name.startswith("dynamodb.")] == [
-        "dynamodb.GetItem",
-        "dynamodb.TransactWriteItems",
-        "dynamodb.GetItem",
-    ]
+    calls = [name for name, _ in core.calls if name.startswith("dynamodb.")]
+    reads = ["dynamodb.GetItem"] if job_id else []
+    assert calls == [*reads, "dynamodb.TransactWriteItems"]
 
 
 @pytest.mark.parametrize("well", [True, False])
@@ -461,8 +461,11 @@ def test_what_can_pass_is_delivered_again_for_that_message_alone(
 ) -> None:
     answer = aws_error(code, status)
     core.answers[operation] = lambda call: answer(call) if "shop-1" in str(call) else None
-    # The read of a job names its id alone.
-    batch = [good(f"shop-{number}", message_id=f"id-of-shop-{number}") for number in range(3)]
+    # The read of a job, which the message has to name, names its id alone.
+    batch = [
+        good(f"shop-{number}", message_id=f"id-of-shop-{number}", job_id=f"job-of-shop-{number}")
+        for number in range(3)
+    ]
 
     assert deliver(*batch) == ["id-of-shop-1"]
     assert len(core.executions()) == 2

@@ -14,7 +14,8 @@ from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.events import DETAILS, EventPublisher, EventType
 from provisioner.jobs.models import Job, JobStatus, StoredError
-from provisioner.jobs.store import BadEnd, NewJob
+from provisioner.jobs.records import NewJob
+from provisioner.jobs.store import BadEnd
 from provisioner.runtime.observability import metrics
 from support.core import Core, LogLines, aws_error, new_cleanup, new_job, times
 
@@ -194,27 +195,25 @@ def test_a_retry_says_why_and_by_when(core: Core, told: Told) -> None:
 WAITS = "An earlier attempt of GENERATING_API_KEYS may still be at work."
 
 
-@pytest.mark.parametrize("to_start", [True, False])
-def test_a_wait_says_what_for_and_until_when(core: Core, told: Told, *, to_start: bool) -> None:
+def test_a_wait_says_what_for_and_until_when(core: Core, told: Told) -> None:
     job = begun(core)
     record = core.jobs.stage("job-1", STAGE)
     assert record is not None
     until = core.clock.at + timedelta(minutes=10)
-    core.jobs.stage_waits(job, record, WAITS, until, retry_count=0, to_start=to_start)
+    core.jobs.stage_waits(job, record, WAITS, until, retry_count=0)
 
     told()
 
     detail = told.details("job.stage_changed")[-1]
     assert (detail["stage"], detail["stage_status"]) == (STAGE, "WAITING")
     assert (detail["waiting_for"], detail["waits_until"]) == (WAITS, "2026-01-31T10:10:02Z")
-    # The attempt that waits; none has begun where it waits to start.
-    assert detail.get("attempt") == (None if to_start else 1)
+    assert detail["attempt"] == 1
     assert not {"error_type", "message"} & detail.keys()
 
 
 def test_the_end_of_a_job_that_waits_says_what_for(core: Core, told: Told) -> None:
     job = begun(core)
-    assert core.jobs.job_waits(job, WAITS, core.clock.at + timedelta(minutes=10))
+    assert core.jobs.wait_to_end(job, WAITS, core.clock.at + timedelta(minutes=10))
 
     told()
 
@@ -302,7 +301,7 @@ def test_a_further_attempt_is_told_as_such(core: Core, told: Told) -> None:
     failed(core)
     core.jobs.retry(head(core))
     core.clock.advance()
-    core.jobs.start_stage(head(core), STAGE, 0, round_=2)
+    core.jobs.start_stage(head(core), STAGE, 0)
 
     told()
 
@@ -317,7 +316,7 @@ def test_a_cleanup_is_told_as_a_job_that_names_the_failed_one(core: Core, told: 
     core.clock.advance()
     core.jobs.retry(head(core, cleanup.job_id))
     core.clock.advance()
-    core.jobs.start_stage(head(core, cleanup.job_id), REMOVING, 0, round_=2)
+    core.jobs.start_stage(head(core, cleanup.job_id), REMOVING, 0)
     core.clock.advance()
     core.jobs.complete(cleanup.job_id, REMOVING, attempt=2, output={}, check="gone", result={})
 

@@ -12,8 +12,8 @@ from provisioner.jobs.definition import JobDefinition, Parallel, Stage
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageOutcome, StageRunner
-from provisioner.jobs.store import NewJob
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.payload import ProjectReference
 from support.core import Core
@@ -92,7 +92,7 @@ class World:
             "stage": RECORD_FAILURE,
             "branches": [branch],
         }
-        FailureRecorder(self.core.jobs, self.policies)(event)
+        FailureRecorder(self.core.jobs, self.policies, is_process=True)(event)
 
 
 @pytest.fixture
@@ -113,7 +113,6 @@ def test_a_stage_that_is_not_asked_for_is_skipped_with_the_end_of_the_one_before
     assert skipped == StageRecord(
         stage="OPTIONAL",
         status=StageStatus.SKIPPED,
-        round=1,
         max_attempts=skipped.max_attempts,
         finished_at=world.record(FIRST).finished_at,
         check="the job does not ask for it",
@@ -179,12 +178,12 @@ def test_a_retry_decides_anew(world: World, *, first: bool) -> None:
     record = world.record(OPTIONAL)
     if first:
         # Nothing of the attempt before is left.
-        assert (record.status, record.round, record.attempt) == (StageStatus.SKIPPED, 2, 0)
+        assert (record.status, record.job_attempt, record.attempt) == (StageStatus.SKIPPED, 2, 0)
         assert (record.started_at, record.output) == (None, {})
     else:
         assert record.status is StageStatus.PENDING
         assert world.run(OPTIONAL)["status"] == "SUCCEEDED"
-        assert (world.record(OPTIONAL).attempt, world.record(OPTIONAL).round) == (1, 2)
+        assert (world.record(OPTIONAL).attempt, world.record(OPTIONAL).job_attempt) == (1, 2)
 
 
 def test_a_stage_before_it_that_fails_skips_nothing(world: World) -> None:

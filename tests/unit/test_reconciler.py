@@ -16,7 +16,8 @@ from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.store import BadEnd, NewJob
+from provisioner.jobs.records import NewJob
+from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime.observability import metrics
@@ -453,8 +454,8 @@ def test_an_event_that_comes_after_a_retry_changes_nothing(core: Core) -> None:
     core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
     client(core).retry("job-1")
     start_execution(core)
-    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=2)
-    core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True, round_=2)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
+    core.jobs.stage_failed("job-1", NETWORK_ERROR, retry_count=0, retryable=True)
     with unchanged(core):
         reconcile(core, told)
 
@@ -1079,7 +1080,7 @@ def test_a_job_that_nobody_can_read_keeps_a_sweep_from_no_other(
     core.clock.advance(LIMIT_SECONDS)
     core.client("dynamodb").update_item(
         TableName="JobsTable",
-        Key=dynamodb.to_item({"job_id": "first", "record": "JOB"}),
+        Key=dynamodb.to_item({"job_id": "first", "record": "PAYLOAD"}),
         UpdateExpression="SET payload = :damaged",
         ExpressionAttributeValues={":damaged": {"S": "{"}},
     )
@@ -1129,17 +1130,17 @@ def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Cor
     core.jobs.fail_queued("job-1", CONFLICT, attempt=2)
     assert not is_unfinished()
     core.jobs.retry(head(core))
-    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=3)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     core.jobs.request_cancel(head(core))
     assert is_unfinished()
     core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}, status=JobStatus.CANCELLED))
     assert not is_unfinished()
     core.jobs.retry(head(core))
-    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=4)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
     assert not is_unfinished()
     core.jobs.retry(head(core))
-    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0, round_=5)
+    core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     assert is_unfinished()
     core.jobs.complete(
         "job-1", provision_project.INITIALIZING, attempt=5, output={}, check="", result={}

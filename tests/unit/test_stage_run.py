@@ -45,6 +45,8 @@ def event(stage: str = STAGE, retry_count: int = 0, job_id: str = "job-1") -> di
 def run(core: Core, function: StageFunction, **of_event: Any) -> dict[str, Any]:
     """Run an attempt."""
     metrics.clear_metrics()  # as at the end of a function
+    if not core.answers:
+        core.jobs.begin(of_event.get("job_id", "job-1"))
     stages = {"provision_project": {STAGE: function, "FINALIZING": function}}
     runner = StageRunner(core.jobs, stages, definitions=JOB_TYPES)
     return runner(event(**of_event))
@@ -324,14 +326,19 @@ def test_an_attempt_whose_start_meets_an_earlier_one_is_recorded(core: Core) -> 
 
 
 def test_a_first_start_that_meets_the_end_of_the_job_is_not_recorded(core: Core) -> None:
-    core.new_job()
+    job = core.new_job()
     error = StoredError(ErrorType.TIMEOUT, "", 0, "Too late.", "")
     core.answers["dynamodb.TransactWriteItems"] = meanwhile(
-        lambda: core.jobs.fail_queued("job-1", error)
+        lambda: core.jobs.fail_queued(job, error)
     )
 
-    assert raised_by(core, raising(AssertionError())).type is ErrorType.INVALID_PAYLOAD
-    assert core.jobs.stage("job-1", STAGE) is None
+    error_type = raised_by(core, raising(AssertionError()), stage="INITIALIZING").type
+
+    assert error_type is ErrorType.INVALID_PAYLOAD
+    assert (stored(core, "INITIALIZING").status, stored(core, "INITIALIZING").attempt) == (
+        StageStatus.PENDING,
+        0,
+    )
 
 
 def test_a_stage_that_has_failed_for_good_fails_again_with_the_same_error(core: Core) -> None:
@@ -448,15 +455,14 @@ def test_no_text_of_a_foreign_exception_goes_further(
 def test_a_stage_that_the_function_does_not_have_is_a_sentence(core: Core) -> None:
     core.new_job()
     runner = StageRunner(core.jobs, {}, definitions=JOB_TYPES)
-    job = {"job_id": "job-1", "job_type": "provision_project", "payload": {}}
 
     with pytest.raises(ProvisioningError) as raised:
-        runner({"job": job, "stage": "OF_ANOTHER_VERSION"})
+        runner(event())
 
     assert (raised.value.type, raised.value.message, raised.value.cause) == (
         ErrorType.UNKNOWN_ERROR,
         (
-            "The function has no stage OF_ANOTHER_VERSION of job type provision_project: its code "
+            "The function has no stage CREATING_DATABASE of job type provision_project: its code "
             "and the state machine are of different versions; deploy both."
         ),
         "",
@@ -503,21 +509,18 @@ def test_an_error_is_raised_even_when_it_cannot_be_recorded(core: Core, logged: 
     assert "failure not recorded" in {line["message"] for line in logged()}
 
 
-@pytest.mark.parametrize("operation", ["GetItem", "TransactWriteItems"])
-def test_a_stage_whose_start_cannot_be_recorded_is_to_be_tried_again(
-    core: Core, operation: str
-) -> None:
+def test_a_stage_whose_start_cannot_be_recorded_is_to_be_tried_again(core: Core) -> None:
     core.new_job()
+    core.jobs.begin("job-1")
     core.calls.clear()
-    core.answers[f"dynamodb.{operation}"] = aws_error("InternalServerError", 500)
+    core.answers["dynamodb.TransactWriteItems"] = aws_error("InternalServerError", 500)
 
     error = raised_by(core, raising(AssertionError()))
 
     assert error.type is ErrorType.NETWORK_ERROR
     assert error.__context__ is None
     # What has no start has no failure to be recorded.
-    starts = 1 if operation == "TransactWriteItems" else 0
-    assert len(core.calls_of("dynamodb.TransactWriteItems")) == starts
+    assert [name for name, _ in core.calls] == ["dynamodb.TransactWriteItems"]
 
 
 @pytest.mark.parametrize(
@@ -698,6 +701,7 @@ def test_the_result_model_of_the_job_s_own_type_is_asked(
     outcome = StageOutcome(output={"place": SECRET}, check="done")
     stages: dict[str, StageFunction] = {STAGE: ends_well, "FINALIZING": lambda _: outcome}
     runner = StageRunner(core.jobs, {"provision_project": stages}, definitions=definitions)
+    core.jobs.begin("job-1")
 
     if said is None:
         runner(event("FINALIZING"))

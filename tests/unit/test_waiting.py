@@ -21,6 +21,7 @@ from provisioner.jobs.definition import (
 )
 from provisioner.jobs.failure import CleanupRequest, FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
+from provisioner.jobs.lease import open_lease
 from provisioner.jobs.models import (
     HistoryEntry,
     Job,
@@ -30,8 +31,8 @@ from provisioner.jobs.models import (
     StoredError,
 )
 from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.quiet import QuietEnds, longest_at_work
 from provisioner.jobs.reconciler import Reconciler
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import (
     POLL_SECONDS,
     SERVICE_RETRY,
@@ -47,12 +48,12 @@ from provisioner.jobs.stage_run import (
     StageWaiting,
     Waiting,
 )
-from provisioner.jobs.store import NewJob
+from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.runtime.observability import metrics
-from support.core import Clock, Core, LogLines, aws_error, meanwhile
+from support.core import Core, LogLines, aws_error, deployment, meanwhile
 from support.reconciler import executions, head, sent, start_execution
 
 WAITS_SECONDS = 600
@@ -94,12 +95,9 @@ class World:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.ran: list[str] = []
-        #: What the job gives back as it fails.
-        self.held: list[Any] = []
         self.is_cleaned_up = False
         self.asked = CleanupRequest({"project_id": "shop", "job_id": "job-1"}, hand_over=[])
         policy = FailurePolicy(
-            release=lambda _job: self.held,
             request_cleanup=lambda _job, _id: self.asked if self.is_cleaned_up else None,
             cleanup_job_type=clean_up_project.JOB_TYPE,
         )
@@ -162,20 +160,28 @@ class World:
         raised = self.run(Waiting(text), retry_count)
         assert (type(raised), str(raised)) == (StageWaiting, text)
 
-    def may_end(self, stage: str, retry_count: int = 0) -> bool:
-        """Say whether a step that ends the job may begin."""
-        metrics.clear_metrics()
-        try:
-            QuietEnds(self.core.jobs, self.policies, DEFINITIONS)(self.event(stage, retry_count))
-        except StageWaiting:
-            return False
-        return True
+    def lose(self, retry_count: int, stage: str = PLACING) -> datetime:
+        """Let a run start that never says its word; return until when it may be at work."""
+        held = self.core.jobs.start(self.job(), stage, retry_count)
+        assert held is not None
+        assert held.lease_until is not None
+        return held.lease_until
 
-    def record_failure(self, name: str, cause: str = "") -> None:
+    def ends(self, stage: str, retry_count: int = 0) -> Any:
+        """Let a step that ends the job run; return its answer, or the wait that it raises."""
+        metrics.clear_metrics()
+        if stage != RECORD_FAILURE:
+            return self.run(StageOutcome(completion=Completion({"made": 1})), retry_count, stage)
+        try:
+            return self.record_failure("CONFLICT", retry_count=retry_count)
+        except StageWaiting as raised:
+            return raised
+
+    def record_failure(self, name: str, cause: str = "", retry_count: int = 0) -> Any:
         """Record the failure of the job as the state machine does, which met such an error."""
         branch = {"ok": False, "stage": str(PLACING), "error": {"Error": name, "Cause": cause}}
         recorder = FailureRecorder(self.core.jobs, self.policies)
-        recorder(self.event(RECORD_FAILURE, 0, branches=[branch]))
+        return recorder(self.event(RECORD_FAILURE, retry_count, branches=[branch]))
 
     def reconcile(self) -> Job:
         """Let the reconciler look at the job."""
@@ -225,9 +231,10 @@ def test_what_a_stage_waits_for_is_stored_once(world: World, logged: LogLines) -
         world.wait(retry_count=retry_count)
         assert metrics.metric_set == {}
 
-    # Each says that it has ended, and nothing else.
-    assert world.core.changes() == ["dynamodb.TransactWriteItems"] * 8
-    assert world.stage() == replace(stored, polled=8)
+    # A first start is refused, and brings along what is stored; then each begins, and has ended.
+    assert world.core.calls_of("dynamodb.GetItem") == []
+    assert world.core.changes() == ["dynamodb.TransactWriteItems"] * 24
+    assert world.stage() == replace(stored, retry_count=8)
     assert len(world.ran) == 9
     (entry,) = world.history("WAITING")
     assert (entry.note, entry.attempt, entry.waits_until) == (NO_ROOM, 1, stored.waits_until)
@@ -419,7 +426,8 @@ def test_a_poll_that_another_has_superseded_says_nothing_any_more(world: World) 
         world.core.clock.advance()
         world.run(Waiting(SLOW), 2)
 
-    world.core.answers["dynamodb.TransactWriteItems"] = meanwhile(another)
+    # The first transaction stores the start.
+    world.core.answers["dynamodb.TransactWriteItems"] = meanwhile(another, before=2)
     world.run(Waiting("Something else."), 1)
     assert world.stage().waiting_for == SLOW
 
@@ -428,7 +436,7 @@ def test_a_poll_that_another_has_superseded_says_nothing_any_more(world: World) 
         world.core.answers.clear()
         world.run(failure(ErrorType.NETWORK_ERROR, "No answer."), 4)
 
-    world.core.answers["dynamodb.TransactWriteItems"] = meanwhile(fails)
+    world.core.answers["dynamodb.TransactWriteItems"] = meanwhile(fails, before=2)
     world.run(failure(ErrorType.CONFLICT, "It is not ours."), 3)
     assert world.stage().status is StageStatus.RETRYING
 
@@ -481,14 +489,12 @@ def test_a_job_that_waits_is_cancelled_at_once(world: World, *, is_cleaned_up: b
     assert world.job() == before
 
 
-def test_what_a_job_holds_is_kept_from_one_that_may_be_polled(world: World) -> None:
-    """A poll that began before the job was cancelled is nowhere recorded."""
-    world.held = [world.core.jobs.repair_item(world.job(), "It is given back.")]
+def test_what_a_job_holds_is_kept_from_one_that_is_polled(world: World) -> None:
     world.wait()
-    world.wait(retry_count=1, after=200)
+    over_at = world.lose(1)
 
     assert world.cancel().status is JobStatus.RUNNING
-    world.core.clock.advance(PLACING.seconds - 1)
+    world.core.clock.at = over_at - timedelta(seconds=1)
     assert world.reconcile().status is JobStatus.RUNNING
     world.core.clock.advance()
     assert world.reconcile().status is JobStatus.CANCELLED
@@ -538,17 +544,10 @@ def test_a_job_whose_execution_died_while_it_waited_ends_with_that(world: World)
     assert job.stages[0].error == other
 
 
-@pytest.mark.parametrize("is_late", [True, False])
-def test_its_end_waits_for_as_long_as_a_poll_lasts_where_it_holds_something(
-    world: World, *, is_late: bool
-) -> None:
-    world.held = [world.core.jobs.repair_item(world.job(), "It is given back.")]
+def test_its_end_waits_for_a_poll_that_may_be_at_work(world: World) -> None:
     world.wait()
-    # Some time after that for which it may wait it is polled no more.
-    until = world.core.clock.at + timedelta(seconds=WAITS_SECONDS + 180 + PLACING.seconds)
-    world.core.clock.advance(WAITS_SECONDS + 200 if is_late else 90)
-    if not is_late:
-        until = world.core.clock.at + timedelta(seconds=PLACING.seconds)
+    world.core.clock.advance(90)
+    until = world.lose(1)
     end_execution(world.core)
 
     for _ in range(2):
@@ -556,7 +555,7 @@ def test_its_end_waits_for_as_long_as_a_poll_lasts_where_it_holds_something(
         assert job.status is JobStatus.RUNNING
         stage, end = job.waits
         assert (stage.stage, end.stage, end.until) == (PLACING, "", until)
-        assert end.waiting_for == "A poll of PLACING may still be at work."
+        assert end.waiting_for == "An earlier attempt of PLACING may still be at work."
         world.core.clock.advance()
     world.core.clock.at = until
 
@@ -584,44 +583,39 @@ AT_WORK = "An earlier attempt of MAKING may still be at work."
 
 def superseded(world: World) -> datetime:
     """Let an attempt of MAKING never say how it ended; return when it has ended in any case."""
-    job = world.core.jobs.get_head("job-1")
-    assert job is not None
-    world.core.jobs.start_stage(job, MAKING, 0)
+    quiet_at = world.lose(0, MAKING)
     world.core.clock.advance()
-    world.run(StageOutcome(), 1, MAKING)
-    # Which of the two has ended nobody knows.
-    return world.core.clock.at + timedelta(seconds=MAKING.seconds)
+    assert world.run(StageOutcome(), 1, MAKING)["status"] == "SUCCEEDED"
+    return quiet_at
 
 
-def test_the_last_stage_waits_to_start_and_says_what_for(world: World) -> None:
+def test_the_last_stage_waits_and_says_what_for(world: World) -> None:
     quiet_at = superseded(world)
 
     for retry_count in range(2):
-        assert not world.may_end(LAST, retry_count)
+        assert str(world.ends(LAST, retry_count)) == AT_WORK
         assert set(metrics.metric_set) == (set() if retry_count else {"StageWaits"})
         world.core.clock.advance(POLL_SECONDS / 2)
 
     stored = world.stage(LAST)
-    assert (stored.status, stored.attempt, stored.waiting_for) == (StageStatus.WAITING, 0, AT_WORK)
+    assert (stored.status, stored.attempt, stored.waiting_for) == (StageStatus.WAITING, 1, AT_WORK)
     assert stored.waits_until == quiet_at
     (entry,) = world.history("WAITING", LAST)
-    assert (entry.note, entry.attempt) == (AT_WORK, 0)
+    assert (entry.note, entry.attempt) == (AT_WORK, 1)
 
     world.core.clock.at = quiet_at
-    assert world.may_end(LAST, 2)
+    assert world.ends(LAST, 2)["status"] == "SUCCEEDED"
     assert "StageWaitDuration" in metrics.metric_set
-    outcome = StageOutcome(completion=Completion(result={"made": 1}))
-    assert world.run(outcome, 2, LAST)["status"] == "SUCCEEDED"
     stored = world.stage(LAST)
-    assert (stored.attempt, stored.waiting_for, stored.waits_to_start) == (1, "", False)
-    assert world.job().status is JobStatus.COMPLETED
+    assert (stored.attempt, stored.waiting_for, stored.waits_until) == (1, "", None)
+    assert (world.job().status, world.job().result) == (JobStatus.COMPLETED, {"made": 1})
 
 
 def test_the_record_of_a_failure_waits_and_says_what_for(world: World) -> None:
     quiet_at = superseded(world)
 
     for retry_count in range(2):
-        assert not world.may_end(RECORD_FAILURE, retry_count)
+        assert str(world.ends(RECORD_FAILURE, retry_count)) == AT_WORK
         world.core.clock.advance(POLL_SECONDS / 2)
 
     (wait,) = world.job().waits
@@ -629,8 +623,7 @@ def test_the_record_of_a_failure_waits_and_says_what_for(world: World) -> None:
     assert [entry.note for entry in world.history("WAITING", "JOB")] == [AT_WORK]
 
     world.core.clock.at = quiet_at
-    assert world.may_end(RECORD_FAILURE, 2)
-    world.record_failure("CONFLICT")
+    assert world.ends(RECORD_FAILURE, 2)["error_type"] == "CONFLICT"
     assert world.job().waits == ()
     assert metrics.metric_set["StageWaitDuration"]["Value"] == [(quiet_at - wait.since) / MS]
 
@@ -642,169 +635,89 @@ def test_the_end_of_a_job_goes_on_once_its_polls_have_lasted_long_enough(
     """So it does where each wait is shortened, and the clock would not let it."""
     superseded(world)
     most = waiting_retry(LONGEST_RUN_SECONDS).max_attempts
-    assert not world.may_end(end, most - 1)
-    assert world.may_end(end, most)
+    assert isinstance(world.ends(end, most - 1), StageWaiting)
+    assert not isinstance(world.ends(end, most), StageWaiting)
+    assert world.job().status.is_terminal
 
 
-def test_a_last_stage_that_waits_to_start_is_cancelled_at_once(world: World) -> None:
+def test_a_failure_that_a_clean_up_follows_is_recorded_at_once(world: World) -> None:
     world.is_cleaned_up = True
     superseded(world)
-    assert not world.may_end(LAST)
+    assert world.ends(RECORD_FAILURE)["has_cleanup"]
+
+
+def test_a_last_stage_that_waits_is_cancelled_at_once(world: World) -> None:
+    world.is_cleaned_up = True
+    superseded(world)
+    assert isinstance(world.ends(LAST), StageWaiting)
 
     job = world.cancel()
 
     assert job.status is JobStatus.CANCELLED
-    # It never started: nothing of it is an error of the job.
-    assert job.other_errors == ()
-    assert (job.stages[-1].status, job.stages[-1].attempt) == (StageStatus.FAILED, 0)
+    assert (job.stages[-1].status, job.stages[-1].attempt) == (StageStatus.FAILED, 1)
 
 
 def test_a_last_stage_whose_job_is_cancelled_does_not_wait(world: World) -> None:
     superseded(world)
-    assert not world.may_end(LAST)
+    assert isinstance(world.ends(LAST), StageWaiting)
     world.core.jobs.request_cancel(world.job())
 
-    assert world.may_end(LAST, 1)
-
-    assert world.run(AssertionError(), 1, LAST).type is ErrorType.JOB_CANCELLED
-
-
-@pytest.mark.parametrize("holds", [True, False])
-def test_the_end_of_a_job_waits_for_a_poll_that_nobody_saw(world: World, *, holds: bool) -> None:
-    world.held = [world.core.jobs.repair_item(world.job(), "It is given back.")] if holds else []
-    world.wait()
-    world.run(StageOutcome(), 2)
-    over_at = world.core.clock.at
-
-    assert world.may_end(RECORD_FAILURE) is not holds
-    world.core.clock.at = over_at + timedelta(seconds=PLACING.seconds)
-    assert world.may_end(RECORD_FAILURE, 1)
-
-
-def test_the_end_of_a_job_waits_for_no_poll_where_each_has_said_its_word(world: World) -> None:
-    world.held = [world.core.jobs.repair_item(world.job(), "It is given back.")]
-    for retry_count, text in enumerate((NO_ROOM, NO_ROOM, SLOW, SLOW)):
-        world.wait(text, retry_count)
-    world.core.clock.advance()
-    assert isinstance(world.run(failure(ErrorType.NETWORK_ERROR, "No answer."), 4), Exception)
-    world.wait(retry_count=5)
-    world.core.clock.advance()
-    assert world.run(StageOutcome(), 6)["status"] == "SUCCEEDED"
-
-    ends = [entry for of in ("RETRYING", "SUCCEEDED") for entry in world.history(of)]
-    assert [entry.polls_seen for entry in ends] == [True, True]
-    assert world.may_end(RECORD_FAILURE)
-
-
-@pytest.mark.parametrize("fails", [True, False])
-@pytest.mark.parametrize("order", [(0, 2), (0, 2, 1), (0, 1, 3, 4, 2)])
-def test_a_poll_that_says_its_word_never_or_too_late_may_be_at_work(
-    world: World, order: tuple[int, ...], *, fails: bool
-) -> None:
-    """Too late is after the next one has begun: who knows what that one has met."""
-    world.held = [world.core.jobs.repair_item(world.job(), "It is given back.")]
-    # What it waits for is another thing each time, or the same, as one that is late has to say.
-    changes = fails and list(order) == sorted(order)
-    for retry_count in order:
-        world.wait(f"{NO_ROOM} {retry_count * changes}", retry_count)
-    last = max(order)
-    world.core.clock.advance()
-    if fails:
-        world.run(failure(ErrorType.NETWORK_ERROR, "No answer."), last + 1)
-        # Of the next attempt no poll is missing.
-        world.wait(retry_count=last + 2)
-        world.core.clock.advance()
-    world.run(StageOutcome(), last + 3 if fails else last + 1)
-
-    assert not world.may_end(RECORD_FAILURE)
+    assert world.ends(LAST, 1).type is ErrorType.JOB_CANCELLED
 
 
 def test_the_last_stage_may_wait_by_itself(world: World) -> None:
     """What it waits for is asked of its code, and the end of the job is none of its concern."""
     definition = replace(DEFINITION, steps=(_stage("LAST", WAITS_SECONDS),))
     run = partial(world.run, stage=LAST, definitions={DEFINITION.name: definition})
-    assert world.may_end(LAST)
     assert type(run(Waiting(NO_ROOM))) is StageWaiting
-    assert world.may_end(LAST, 1)
     assert run(StageOutcome(completion=Completion(result={})), 1)["status"] == "SUCCEEDED"
     assert world.job().status is JobStatus.COMPLETED
     assert world.stage(LAST).attempt == 1
 
 
-def test_what_a_stage_waits_for_to_start_takes_nothing_of_its_own_time(world: World) -> None:
-    quiet_at = superseded(world)
-    assert not world.may_end(LAST)
-    world.core.clock.at = quiet_at
-    definition = replace(DEFINITION, steps=(MAKING, _stage("LAST", WAITS_SECONDS)))
-    definitions = {DEFINITION.name: definition}
-
-    assert type(world.run(Waiting(NO_ROOM), 1, LAST, definitions=definitions)) is StageWaiting
-
-    assert world.stage(LAST).waits_until == quiet_at + timedelta(seconds=WAITS_SECONDS)
-
-
-#: What a stage, as its history has it, does next; and how long after the last.
-STEPS = st.lists(
-    st.tuples(st.sampled_from(("poll", "lost", "WAITING", "RETRYING")), st.floats(1, 200)),
-    max_size=8,
+#: What the next run of a stage does, how long after the last, and whether the same start began it.
+RUNS = st.lists(
+    st.tuples(st.sampled_from(("lost", "WAITING", "RETRYING")), st.integers(1, 60), st.booleans()),
+    min_size=1,
+    max_size=6,
 )
-#: All of them, each with the second that a retry takes besides.
-LONGEST_STEPS = timedelta(seconds=8 * 201)
 
 
-# The first example may take longer than the others, on a machine that is busy.
-@settings(deadline=None)
-@given(
-    STEPS, st.sampled_from(("SUCCEEDED", "CANCEL_REQUESTED", "WAITING", "FAILED")), st.floats(1, 99)
-)
-def test_no_poll_is_at_work_once_nothing_is(
-    steps: list[tuple[str, float]], end: str, then: float
+@settings(max_examples=20, deadline=None)
+@given(RUNS, st.booleans())
+def test_no_run_is_at_work_once_no_lease_is_open(
+    runs: list[tuple[str, int, bool]],
+    is_retried: bool,  # noqa: FBT001
 ) -> None:
-    """Whatever polls there were, each of which the answer got lost is over after the wait."""
-    at = Clock().at
-    longest = timedelta(seconds=PLACING.seconds)
-    entries = [
-        HistoryEntry(at, str(PLACING), "RUNNING", 1, "", round=1),
-        # No step is after it: from then on there are no polls.
-        HistoryEntry(at, str(PLACING), "WAITING", 1, "", round=1, waits_until=at + LONGEST_STEPS),
-    ]
-    lost, attempt, seen = [], 1, True
-    for step, after in steps:
-        at += timedelta(seconds=after)
-        if step == "lost":
-            lost.append(at)
-            seen = False
-        elif step == "WAITING":
-            entries.append(HistoryEntry(at, str(PLACING), step, attempt, "", round=1))
-        elif step == "RETRYING":
-            entries.append(
-                HistoryEntry(at, str(PLACING), step, attempt, "", round=1, polls_seen=seen)
-            )
-            attempt, seen = attempt + 1, True
-            at += timedelta(seconds=1)
-            entries.append(HistoryEntry(at, str(PLACING), "RUNNING", attempt, "", round=1))
-            entries.append(HistoryEntry(at, str(PLACING), "WAITING", attempt, "", round=1))
-    at += timedelta(seconds=1)
-    subject = str(PLACING) if end == "SUCCEEDED" else "JOB"
-    entries.append(HistoryEntry(at, subject, end, 1, "", round=1, polls_seen=seen))
-    job = Job(
-        job_id="job-1",
-        job_type=DEFINITION.name,
-        status=JobStatus.RUNNING,
-        payload={},
-        project_id="shop",
-        created_at=at,
-        updated_at=at,
-        stages=tuple(StageRecord(stage=stage) for stage in DEFINITION.stages),
-        history=tuple(entries),
-    )
-    now = at + timedelta(seconds=then)
-    found = longest_at_work(job, now, DEFINITIONS)
-    quiet_at = now if found is None else found.until
-    assert all(began + longest <= quiet_at for began in lost)
-    # And nobody waits for longer than one that began last may take.
-    assert quiet_at <= max(now, at + longest)
-    assert longest_at_work(job, quiet_at, DEFINITIONS) is None
+    """Whatever runs there were, each of which the word got lost is over after the wait."""
+    with deployment() as core:
+        core.make_state_machine("provision_project")
+        world = World(core)
+        lost: list[datetime] = []
+        number = 0
+        for end, after, is_again in runs:
+            core.clock.advance(after)
+            if end == "lost":
+                held = core.jobs.start(world.job(), PLACING, number)
+                if held is not None and held.lease_until is not None:
+                    lost.append(held.lease_until)
+            else:
+                is_wait = end == "WAITING"
+                world.run(
+                    Waiting(NO_ROOM) if is_wait else failure(ErrorType.NETWORK_ERROR, "No."), number
+                )
+            number += not is_again
+        if is_retried:
+            error = StoredError(ErrorType.CONFLICT, "", 0, "It is not ours.", "")
+            core.jobs.fail(world.job(), BadEnd([error], {}))
+            core.clock.advance()
+            core.jobs.retry(world.job())
+        now = core.clock.at
+        lease = open_lease(world.job(), now)
+        quiet_at = now if lease is None else lease.until
+        assert all(over_at <= quiet_at for over_at in lost)
+        # And nobody waits for longer than one that began last may take.
+        assert quiet_at <= max([now, *lost])
 
 
 # --- In one's own process -------------------------------------------------------------------------

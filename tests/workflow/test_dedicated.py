@@ -42,7 +42,7 @@ def polls(job: api.Job, stage: str) -> int:
     at = {
         entry.status: entry.at
         for entry in job.history
-        if (entry.subject, entry.round) == (stage, job.attempt)
+        if (entry.subject, entry.job_attempt) == (stage, job.attempt)
     }
     return int((at["SUCCEEDED"] - at["WAITING"]).total_seconds()) // POLL_SECONDS
 
@@ -78,15 +78,15 @@ def places(rds: Rds) -> int:
 def test_a_project_gets_an_instance_once_aws_has_made_it(rds: Rds) -> None:
     workflow = rds.workflow
     rds.minutes = MINUTES
-    polled: list[int | None] = []
+    polled: list[int] = []
 
     def look() -> None:
         (waiting,) = (s for s in workflow.jobs.get(job.job_id).stages if s.stage == CREATING)
-        polled.append(waiting.polled)
+        polled.append(waiting.retry_count)
         # What was settled holds, whatever the operator allows from now on.
-        if waiting.polled == 0:
+        if waiting.retry_count == 0:
             allow(workflow.engine, sizes=["db.m7g.large"], versions=["99"], maximum=0)
-        elif waiting.polled == 1:
+        elif waiting.retry_count == 1:
             aws.client("ssm").delete_parameter(Name=parameter(workflow.engine))
 
     workflow.on_pause = look

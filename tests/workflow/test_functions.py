@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 from moto.awslambda_simple.models import LambdaSimpleBackend
 from provisioner import api
-from provisioner.jobs.models import StageStatus
-from provisioner.jobs.stage_run import StageWaiting
+from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from support import project
@@ -273,16 +272,16 @@ def test_the_lifecycle_function_ends_no_job_of_which_a_stage_may_be_at_work(
     functions: Functions,
 ) -> None:
     workflow = functions.workflow
-    job = workflow.new_job(workflow.new_project())
+    job = workflow.new_job(workflow.new_project(), on_failure="keep")
     workflow.jobs.start_stage(job, "GENERATING_API_KEYS", 0)
+    branch = {"ok": False, "stage": "GENERATING_API_KEYS", "error": {"Error": "Lambda.Unknown"}}
     event = {
         "job": {"job_id": job.job_id, "job_type": job.job_type, "payload": job.payload},
-        "stage": "FINALIZING",
+        "stage": RECORD_FAILURE,
         "retry_count": 0,
+        "branches": [branch],
     }
     with pytest.raises(StageWaiting):
         functions.run("LifecycleFunction", event)
-    last = workflow.jobs.stage(job.job_id, "FINALIZING")
-    assert last is not None
-    # It waits for its start: no attempt of it has begun.
-    assert (last.status, last.attempt, last.waits_to_start) == (StageStatus.WAITING, 0, True)
+    (wait,) = workflow.jobs.get(job.job_id).waits
+    assert wait.waiting_for == "An earlier attempt of GENERATING_API_KEYS may still be at work."

@@ -127,7 +127,7 @@ def test_a_poll_that_dies_is_repeated(workflow: Workflow, job: api.Job) -> None:
     assert record_of(ended).attempt == 1
     # It might be at work that nobody has seen: the project was not let go of before that.
     (held,) = waits(ended, "FINALIZING")
-    assert held.note == f"A poll of {STAGE} may still be at work."
+    assert held.note == f"An earlier attempt of {STAGE} may still be at work."
 
 
 # --- The clean-up, and a removal ------------------------------------------------------------------

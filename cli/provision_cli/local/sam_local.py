@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provisioner import api
-from provisioner.jobs.store import JobStore, NewJob, utc_now
+from provisioner.jobs.job_reader import utc_now
+from provisioner.jobs.records import NewJob
+from provisioner.jobs.store import JobStore
 from provisioner.provisioning.projects import ProjectStore
 
 from provision_cli.local.errors import LocalStackError

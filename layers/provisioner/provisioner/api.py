@@ -44,6 +44,7 @@ from provisioner.jobs.client import (
     JobWaitTimeoutError,
 )
 from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
+from provisioner.jobs.job_reader import JobNotFoundError, utc_now
 from provisioner.jobs.models import (
     HistoryEntry,
     Job,
@@ -66,7 +67,6 @@ from provisioner.jobs.registry import (
     validate_payload,
     validate_required_handlers,
 )
-from provisioner.jobs.store import JobNotFoundError, utc_now
 from provisioner.provisioning.instance_snapshots import (
     InstanceSnapshot,
     list_instance_snapshots,
@@ -298,7 +298,7 @@ def get_job(job_id: str) -> Job:
 
 
 def list_jobs(project_id: str | None = None) -> list[Job]:
-    """Read a project's jobs, or everyone's, newest first, without stages and history.
+    """Read a project's jobs, or everyone's, newest first, without payload, stages and history.
 
     What each waits for is told: its stages that are WAITING, and its end.
     """

@@ -10,8 +10,8 @@ from provisioner.api_keys.store import ApiKeyStore
 from provisioner.composition.deployment import naming, project_reader
 from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import stages_of
+from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.stage_run import JobStages, StageRunner
-from provisioner.jobs.store import utc_now
 from provisioner.provisioning.functions import API_KEYS
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.naming import Naming

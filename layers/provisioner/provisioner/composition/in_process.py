@@ -16,8 +16,9 @@ from provisioner.jobs.definition import JobDefinition
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner, Step
-from provisioner.jobs.store import JobStore, NewJob
+from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings, current_settings
@@ -49,8 +50,9 @@ def run_job[Payload: BaseModel](definition: JobDefinition[Payload], payload: Pay
         jobs,
         all_stages(settings, jobs),
         definitions=JOB_TYPES,
+        is_process=True,
     )
-    record_failure = FailureRecorder(jobs, failure_policies(settings))
+    record_failure = FailureRecorder(jobs, failure_policies(settings), is_process=True)
     InProcessRun(JOB_TYPES, _unmeasured(run_stage), _unmeasured(record_failure), jobs.get)(stored)
     ended = jobs.get(stored.job_id)
     if ended.error is not None:

@@ -11,8 +11,9 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from provisioner.composition.deployment import cluster_catalogue, naming, project_store
 from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import ContextStep, stages_of
+from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.stage_run import JobStages, StageRunner
-from provisioner.jobs.store import JobStore, utc_now
+from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.functions import INSTANCES
 from provisioner.provisioning.job_types import JOB_TYPES

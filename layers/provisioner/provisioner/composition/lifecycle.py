@@ -11,9 +11,9 @@ from provisioner.composition.failure import failure_policies
 from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import stages_of
 from provisioner.jobs.failure import FailureRecorder
-from provisioner.jobs.quiet import QuietEnds
+from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.stage_run import RECORD_FAILURE, JobStages, StageRunner, Step
-from provisioner.jobs.store import JobStore, utc_now
+from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
@@ -46,11 +46,6 @@ def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
     return stages_of(LIFECYCLE, resources)
 
 
-def quiet_ends(settings: LifecycleSettings, jobs: JobStore) -> QuietEnds:
-    """Bind what keeps a job from ending while one of its stages may still be at work."""
-    return QuietEnds(jobs, failure_policies(settings), JOB_TYPES)
-
-
 def build() -> Step:
     """Put the function together from the environment.
 
@@ -61,10 +56,8 @@ def build() -> Step:
     jobs = job_store(settings)
     run_stage = StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
     record_failure = FailureRecorder(jobs, failure_policies(settings))
-    refuse_at_work = quiet_ends(settings, jobs)
 
     def run(event: Mapping[str, Any]) -> dict[str, Any]:
-        refuse_at_work(event)
         step = record_failure if event["stage"] == RECORD_FAILURE else run_stage
         return step(event)
 

@@ -49,14 +49,16 @@ _CONFLICT_MAX_SECONDS = 1.0
 class ConditionFailedError(Exception):
     """A write's condition did not hold; nothing was written."""
 
-    def __init__(self, positions: Sequence[int]) -> None:
+    def __init__(self, items: Mapping[int, Mapping[str, Any]]) -> None:
         """Keep which of the transaction's items refused.
 
         Args:
-            positions: indices into the items of the transaction.
+            items: each item as it is stored, by its index in the transaction; empty where there
+                is none.
         """
-        super().__init__(f"the conditions of the items {list(positions)} did not hold")
-        self.positions = tuple(positions)
+        super().__init__(f"the conditions of the items {list(items)} did not hold")
+        self.items = items
+        self.positions = tuple(items)
 
 
 def to_item(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,6 +173,7 @@ def update(
             "ExpressionAttributeNames": {f"#set_{name}": name for name in values}
             | {f"#remove_{name}": name for name in remove}
             | {f"#{placeholder}": name for placeholder, name in (names or {}).items()},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
     }
     if placeholders:
@@ -185,8 +188,14 @@ def put_new(table: str, item: Mapping[str, Any], key_attribute: str) -> Transact
             "TableName": table,
             "Item": to_item(item),
             "ConditionExpression": f"attribute_not_exists({key_attribute})",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
     }
+
+
+def put(table: str, item: Mapping[str, Any]) -> TransactWriteItemTypeDef:
+    """Build a put in the place of whatever there is."""
+    return {"Put": {"TableName": table, "Item": to_item(item)}}
 
 
 def delete(table: str, key: Mapping[str, Any]) -> TransactWriteItemTypeDef:
@@ -212,6 +221,7 @@ def check(
             "ExpressionAttributeValues": to_item(
                 {f":{name}": value for name, value in condition_values.items()}
             ),
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
     }
 
@@ -232,15 +242,17 @@ def transact(client: DynamoDBClient, items: Sequence[TransactWriteItemTypeDef]) 
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") != "TransactionCanceledException":
                 raise
-            reasons = [
-                str(reason.get("Code", "None"))
-                for reason in error.response.get("CancellationReasons", [])
-            ]
+            cancelled: Sequence[Any] = error.response.get("CancellationReasons", [])
+            reasons = [str(reason.get("Code", "None")) for reason in cancelled]
         else:
             return
         if set(reasons) - {"None"} == {_CONDITION_FAILED}:
             raise ConditionFailedError(
-                [i for i, reason in enumerate(reasons) if reason == _CONDITION_FAILED]
+                {
+                    position: from_item(reason.get("Item") or {})
+                    for position, reason in enumerate(cancelled)
+                    if reasons[position] == _CONDITION_FAILED
+                }
             )
         if _CONFLICT not in reasons or attempt == _CONFLICT_ATTEMPTS:
             raise _as_plain_error(reasons)

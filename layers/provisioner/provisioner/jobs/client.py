@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from provisioner.arguments import (
@@ -19,9 +18,11 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.models import CANCELLED, Job, JobStatus, StoredError
 from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.records import NewJob, payload_digest
 from provisioner.jobs.registry import JobRegistry
-from provisioner.jobs.store import JobStore, NewJob, payload_digest
+from provisioner.jobs.store import JobStore
 from provisioner.jobs.transitions import RETRY_SOURCES
+from provisioner.jobs.unit_of_work import RefusedError, optimistically
 
 #: Makes a job id of an idempotency key: the same key gives the same id, in every process.
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("6f0b6a34-5f0b-4a86-9d5c-0d7c5d1f8f0e")
@@ -90,7 +91,7 @@ class JobClient:
         new = NewJob(job_id, job_type, valid.model_dump(mode="json"), handler.stages)
         execution_input(new)
         job = self._store.create(new, delay_seconds=delay_seconds)
-        if payload_digest(job.payload) != payload_digest(new.payload):
+        if job.payload_digest != payload_digest(new.payload):
             raise IdempotencyConflictError(
                 "idempotency_key: was used for a job with another payload; choose another key."
             )
@@ -116,7 +117,8 @@ class JobClient:
             JobNotFoundError: there is no such job.
             JobStateError: it has completed or failed, or is a clean-up.
         """
-        while True:
+
+        def change(_: RefusedError | None) -> Job:
             job = self._store.get(job_id)
             if job.status in {JobStatus.COMPLETED, JobStatus.FAILED}:
                 raise JobStateError(
@@ -129,13 +131,14 @@ class JobClient:
                 )
             if job.status is JobStatus.CANCELLED or job.cancel_requested_at is not None:
                 return job
-            # The condition fails where the job has begun or ended meanwhile.
-            with suppress(ConditionFailedError):
-                if job.status is JobStatus.QUEUED:
-                    error = StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")
-                    self._store.cancel_queued(job, error)
-                else:
-                    self._store.request_cancel(job)
+            if job.status is JobStatus.QUEUED:
+                error = StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")
+                self._store.cancel_queued(job, error)
+            else:
+                self._store.request_cancel(job)
+            return self._store.get(job_id)
+
+        return optimistically(change, "it was cancelled")
 
     def retry(self, job_id: str) -> Job:
         """Run a job that has failed, or was cancelled, again: its next attempt, history kept.

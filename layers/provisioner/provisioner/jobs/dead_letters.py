@@ -16,8 +16,9 @@ from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
 from provisioner.jobs.messages import job_id_of, names_another
 from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.records import canonical_json
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
-from provisioner.jobs.store import JobStore, canonical_json
+from provisioner.jobs.store import JobStore
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient

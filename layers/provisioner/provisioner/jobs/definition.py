@@ -262,6 +262,14 @@ class JobDefinition[Payload: BaseModel]:
             else:
                 yield step
 
+    @cached_property
+    def first(self) -> tuple[Stage, ...]:
+        """The stages that a job may begin with."""
+        step = self.steps[0]
+        if isinstance(step, Stage):
+            return (step,)
+        return tuple(branch[0] for branch in step.branches)
+
     @property
     def last(self) -> Stage:
         """The stage that completes the job."""

@@ -26,8 +26,9 @@ from provisioner.jobs.messages import (
 )
 from provisioner.jobs.models import StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import JobRegistry
-from provisioner.jobs.store import JobStore, NewJob
+from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Dispatcher:
             self._refuse(body, message, job_id, error)
             return
         try:
-            job = get_or_create(self._store, new, message.attempt)
+            job = get_or_create(self._store, new, message)
         except ProvisioningError as error:
             self._reject(body, job_id, error)
             return
@@ -165,7 +166,7 @@ class Dispatcher:
             )
             # First, so that a crash between the two writes loses neither.
             self._reject(body, job_id, not_deployed)
-            self._store.fail_queued(job_id, stored_error(not_deployed), attempt=message.attempt)
+            self._store.fail_queued(job, stored_error(not_deployed))
 
     def note_failure(self, record: Mapping[str, Any], error: StoredError) -> None:
         """Keep why a message was not dispatched, as well as it goes."""

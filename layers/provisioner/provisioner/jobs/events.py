@@ -31,7 +31,8 @@ from provisioner.jobs.models import (
     StageStatus,
     place_in_transaction,
 )
-from provisioner.jobs.store import JobStore, history_entry
+from provisioner.jobs.records import to_history
+from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def detail(kind: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
         said |= {"waiting_for": entry.note, "waits_until": entry.waits_until}
     elif kind in {EventType.STAGE_CHANGED, EventType.RETRYING}:
         said |= {
-            "job_attempt": entry.round,
+            "job_attempt": entry.job_attempt,
             "stage": entry.subject,
             "stage_status": entry.status,
             "attempt": entry.attempt or None,
@@ -329,7 +330,7 @@ class EventPublisher:
         return outgoing, len(changes)
 
     def _entries(self, change: _Change, job: Job | None) -> Iterator[PutEventsRequestEntryTypeDef]:
-        entry = history_entry(dynamodb.from_item(change.image))
+        entry = to_history(dynamodb.from_item(change.image))
         changed = event_type(entry)
         if changed is None or job is None:
             return

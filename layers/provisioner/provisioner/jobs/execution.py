@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job
-from provisioner.jobs.store import NewJob, canonical_json
+from provisioner.jobs.records import NewJob, canonical_json
 
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions.client import SFNClient

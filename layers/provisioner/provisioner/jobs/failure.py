@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from provisioner.drivers.aws_errors import translated
-from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import FINAL_ERROR, ErrorType, failure
+from provisioner.jobs.definition import LONGEST_RUN_SECONDS
 from provisioner.jobs.execution import execution_name, job_input
+from provisioner.jobs.lease import open_lease
 from provisioner.jobs.models import (
     CANCELLED,
     Job,
@@ -25,20 +26,25 @@ from provisioner.jobs.models import (
     StoredError,
     waited_in_vain,
 )
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import of_job_type
-from provisioner.jobs.retries import FOREIGN_ERRORS, WAITING_ERROR
-from provisioner.jobs.stage_run import StageEvent, measure_wait
-from provisioner.jobs.store import BadEnd, NewJob
-from provisioner.runtime.observability import logger, metrics
+from provisioner.jobs.retries import FOREIGN_ERRORS, WAITING_ERROR, waiting_retry
+from provisioner.jobs.stage_run import (
+    RECORD_FAILURE,
+    StageEvent,
+    StageWaiting,
+    measure_wait,
+    parse_event,
+)
+from provisioner.jobs.store import BadEnd
+from provisioner.jobs.unit_of_work import optimistically
+from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
     from provisioner.jobs.definition import JobDefinition
     from provisioner.jobs.store import JobStore
-
-#: How often the writes are tried anew after a stage has changed under them.
-_ATTEMPTS = 3
 
 #: Characters of a foreign cause that are kept.
 _CAUSE_LENGTH = 1000
@@ -91,10 +97,20 @@ def cleanup_job_id(job_id: str, attempt: int) -> str:
 class FailureRecorder:
     """The step of the state machine that records a failed or cancelled job."""
 
-    def __init__(self, store: JobStore, policies: Mapping[str, FailurePolicy]) -> None:
-        """Bind the recorder to the jobs and to what follows a failure, by job type."""
+    def __init__(
+        self, store: JobStore, policies: Mapping[str, FailurePolicy], *, is_process: bool = False
+    ) -> None:
+        """Bind the recorder.
+
+        Args:
+            store: the jobs.
+            policies: what follows a failure, by job type.
+            is_process: whether it records the end of jobs that this process has run, in which no
+                run outlives its answer.
+        """
         self._store = store
         self._policies = policies
+        self._is_process = is_process
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Write the job's end with the first error in stage order; once is as good as twice.
@@ -106,36 +122,61 @@ class FailureRecorder:
         Raises:
             ProvisioningError: as `translated` says, so that what can pass is tried again.
         """
-        parsed = StageEvent.model_validate(event)
-        logger.append_keys(
-            job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
-        )
+        parsed = parse_event(event)
         with translated(ErrorType.UNKNOWN_ERROR, "record that the job failed"):
-            return self._record(parsed)
+            return optimistically(lambda _: self._record(parsed), "its failure was recorded")
 
     def _record(self, event: StageEvent) -> dict[str, Any]:
-        for _ in range(_ATTEMPTS):
-            job = self._store.get(event.job.job_id)
-            if job.attempt != event.job.attempt:
-                raise failure(
-                    ErrorType.INVALID_PAYLOAD, "job_id: a later attempt of this job has begun."
-                )
-            errors = stage_errors(job, event.branches, self._store.now())
-            if not job.status.is_terminal:
-                try:
-                    self.end(job, errors)
-                except ConditionFailedError:
-                    continue
-            ended = self._store.get(event.job.job_id)
-            error = ended.error or errors[0]
-            if not job.status.is_terminal:
-                _report(ended, error)
-            return {
-                "error_type": str(error.type),
-                "message": error.message,
-                **self._start_of_cleanup(ended),
-            }
-        raise failure(ErrorType.TIMEOUT, "The job kept changing while its failure was recorded.")
+        job = self._store.get(event.job.job_id)
+        if job.attempt != event.job.attempt:
+            raise failure(
+                ErrorType.INVALID_PAYLOAD, "job_id: a later attempt of this job has begun."
+            )
+        errors = stage_errors(job, event.branches, self._store.now())
+        if not job.status.is_terminal:
+            self._wait_for_leases(job, event)
+            self.end(job, errors)
+        ended = self._store.get(event.job.job_id)
+        error = ended.error or errors[0]
+        if not job.status.is_terminal:
+            _report(ended, error)
+        return {
+            "error_type": str(error.type),
+            "message": error.message,
+            **self._start_of_cleanup(ended),
+        }
+
+    def _wait_for_leases(self, job: Job, event: StageEvent) -> None:
+        """Keep a job from ending while a run of a stage may still be at work.
+
+        With its end a job releases what it has acquired, so that the next may begin: that one must
+        not meet what such a run makes or removes. Where a clean-up follows, that one has it, and
+        waits itself.
+
+        Raises:
+            StageWaiting: it would end too early.
+        """
+        lease = open_lease(job, self._store.now())
+        # Repeated so often, it has waited for longer than any function runs. The clock says so
+        # before, but for where each wait is shortened, as on the local stack.
+        is_over = event.retry_count >= waiting_retry(LONGEST_RUN_SECONDS).max_attempts
+        if lease is None or is_over or self._is_process or self.is_cleaned_up(job):
+            return
+        begins = not any(wait.stage == "" for wait in job.waits)
+        if self._store.wait_to_end(job, lease.waiting_for, lease.until) and begins:
+            measure_by(stage=RECORD_FAILURE)
+            metrics.add_metric("StageWaits", MetricUnit.Count, 1)
+        logger.info(
+            "the end of the job waits",
+            waiting_for=lease.waiting_for,
+            waits_until=lease.until.isoformat(),
+        )
+        raise StageWaiting(lease.waiting_for)
+
+    def is_cleaned_up(self, job: Job) -> bool:
+        """Whether a clean-up follows the end of a job."""
+        policy = of_job_type(self._policies, job)
+        return policy.request_cleanup(job, cleanup_job_id(job.job_id, job.attempt)) is not None
 
     def _start_of_cleanup(self, job: Job) -> dict[str, Any]:
         """Say how the clean-up of this attempt is started, where one waits for that."""
@@ -155,16 +196,14 @@ class FailureRecorder:
         job: Job,
         errors: Sequence[StoredError],
         *,
-        unstarted: Sequence[StageRecord] = (),
-        also_written: Sequence[TransactWriteItemTypeDef] = (),
+        repair: str = "",
     ) -> None:
         """End a job that has not ended: FAILED, or CANCELLED where someone has asked for that.
 
         Args:
             job: the job as it was read.
             errors: the job's error first, then the others in stage order.
-            unstarted: stages of which none may have started since they were read.
-            also_written: further writes of the same transaction.
+            repair: what had gone wrong and is put right by that, if anything.
 
         Raises:
             ConditionFailedError: something has changed under the write.
@@ -190,8 +229,9 @@ class FailureRecorder:
                 status=JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
                 cleanup=cleanup,
                 remaining=_remaining(job, policy),
-                unstarted=unstarted,
-                also=[*also_written, *also],
+                ends_leases=self._is_process,
+                repair=repair,
+                also=also,
             ),
         )
         for wait in job.waits:
@@ -212,11 +252,10 @@ def _cleanup(
 
 def _remaining(job: Job, policy: FailurePolicy) -> tuple[str, ...]:
     """Name what the stages that have not ended well were to remove."""
-    done = {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
     return tuple(
         resource
         for record in job.stages
-        if record.status not in done
+        if not record.status.is_done
         for resource in policy.remaining_of(job, record.stage)
     )
 

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.models import Job, StoredError
 from provisioner.jobs.queue import JobMessage
+from provisioner.jobs.records import NewJob, payload_digest
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
-from provisioner.jobs.store import JobStore, NewJob, payload_digest
+from provisioner.jobs.store import JobStore
 from provisioner.jobs.wrapped import what_wraps
 
 
@@ -58,23 +59,26 @@ def new_job(registry: JobRegistry, message: JobMessage, job_id: str) -> NewJob:
 
 def is_same_job(job: Job, job_type: str, *payloads: Mapping[str, Any]) -> bool:
     """Whether a job that is stored is of this type and has one of these payloads."""
-    return job.job_type == job_type and any(_is_same(job.payload, other) for other in payloads)
+    return job.job_type == job_type and any(_has(job, payload) for payload in payloads)
 
 
-def get_or_create(store: JobStore, new: NewJob, attempt: int) -> Job:
+def get_or_create(store: JobStore, new: NewJob, message: JobMessage) -> Job:
     """Store the job of a message, unless it is; return it as it is stored.
 
     Raises:
         INVALID_PAYLOAD: another job has its id, or it is of a later attempt of no job.
     """
-    if attempt > 1 and store.get_head(new.job_id) is None:
+    # Whoever names a job has most often stored it; the id of a message is new, but for a second
+    # delivery.
+    job = None if message.job_id is None else store.get_head(new.job_id)
+    if message.attempt > 1 and job is None:
         raise failure(
             ErrorType.INVALID_PAYLOAD,
-            f"attempt: there is no such job to begin attempt {attempt} of; leave attempt out of "
-            "the message.",
+            f"attempt: there is no such job to begin attempt {message.attempt} of; leave attempt "
+            "out of the message.",
         )
-    job = store.create(new)
-    if not is_same_job(job, new.job_type, new.payload) or attempt > job.attempt:
+    job = job or store.create(new)
+    if not is_same_job(job, new.job_type, new.payload) or message.attempt > job.attempt:
         raise failure(
             ErrorType.INVALID_PAYLOAD,
             "job_id: another job has this id; leave job_id out of the message.",
@@ -90,8 +94,8 @@ def end_refused(
     if existing is None:
         new = NewJob(job_id, message.job_type, _kept_of(message), ())
         store.create_failed(new, stored_error(error))
-    elif is_of_refused(existing, message):
-        store.fail_queued(job_id, stored_error(error), attempt=message.attempt)
+    elif is_of_refused(existing, message) and existing.attempt == message.attempt:
+        store.fail_queued(existing, stored_error(error))
 
 
 def stored_error(error: ProvisioningError) -> StoredError:
@@ -107,10 +111,10 @@ def is_of_refused(job: Job, message: JobMessage) -> bool:
     return is_same_job(job, message.job_type, message.payload, _kept_of(message))
 
 
-def _is_same(payload: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    # To Python, true is 1. What came by the queue may hold what JSON cannot, such as NaN.
+def _has(job: Job, payload: Mapping[str, Any]) -> bool:
+    # What came by the queue may hold what JSON cannot, such as NaN.
     try:
-        return payload_digest(payload) == payload_digest(other)
+        return job.payload_digest == payload_digest(payload)
     except ValueError:
         return False
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from provisioner.errors import ErrorType
+from provisioner.jobs.retries import STAGE_RETRY
 
 #: What everyone is told of a job that someone cancelled.
 CANCELLED = "The job was cancelled."
@@ -61,6 +62,20 @@ class StageStatus(StrEnum):
         """Whether no write may change it any more."""
         return self in {StageStatus.SUCCEEDED, StageStatus.SKIPPED, StageStatus.FAILED}
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended well."""
+        return self in {StageStatus.SUCCEEDED, StageStatus.SKIPPED}
+
+
+class StageClosed(StrEnum):
+    """Why no run of a stage starts any more."""
+
+    #: Someone has asked for the job to be cancelled: what runs may finish.
+    JOB_CANCELLED = "JOB_CANCELLED"
+    #: The job's attempt has ended.
+    ENDED = "ENDED"
+
 
 @dataclass(frozen=True, slots=True)
 class StoredError:
@@ -78,21 +93,40 @@ class StoredError:
 
 
 @dataclass(frozen=True, slots=True)
+class StageRun:
+    """What tells one run of a stage from all others: an attempt, a poll, or either once more."""
+
+    job_id: str
+    #: The job's attempt.
+    job_attempt: int
+    stage: str
+    #: How often the state machine has repeated the stage.
+    retry_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class StageRecord:
     """One stage of a job."""
 
     stage: str
     status: StageStatus = StageStatus.PENDING
-    #: The job's attempt that the record belongs to; 0 where none has begun.
-    round: int = 0
+    #: The job's attempt that the record belongs to.
+    job_attempt: int = 1
+    #: Why nothing of it starts any more in this attempt of the job.
+    closed: StageClosed | None = None
     #: Attempts that have started.
     attempt: int = 0
     #: Attempts that have said that they failed.
     failures: int = 0
-    #: How often the state machine had repeated the stage when the last attempt started.
+    #: How often the state machine had repeated the stage when its last run started: it tells the
+    #: runs of a stage apart, attempts and polls alike.
     retry_count: int = 0
+    #: Until when the last run may be at work, unless it has said its word.
+    lease_until: datetime | None = None
+    #: Until when one may be at work that another run followed without a word of it.
+    superseded_until: datetime | None = None
     #: Attempts that the stage has in all.
-    max_attempts: int = 1
+    max_attempts: int = STAGE_RETRY.attempts_in_all
     #: When the last attempt started.
     started_at: datetime | None = None
     #: When the stage reached a terminal status.
@@ -103,13 +137,9 @@ class StageRecord:
     waiting_for: str = ""
     #: Since when it is WAITING.
     waiting_since: datetime | None = None
-    #: When the wait ends at the latest; of the first wait of a round, however often it waits.
+    #: When the wait ends at the latest; of the first wait of the job's attempt, however often it
+    #: waits.
     waits_until: datetime | None = None
-    #: Whether it is WAITING to start, for other stages: until then no code of its own runs.
-    waits_to_start: bool = False
-    #: How often the state machine had repeated it at the last poll that said that it still waits,
-    #: as far as no poll before that one has failed to.
-    polled: int | None = None
     #: What the stage made, without secrets.
     output: dict[str, Any] = field(default_factory=dict)
     #: What answered, in one sentence.
@@ -124,9 +154,10 @@ class StageRecord:
 JOB_SUBJECT = "JOB"
 
 #: What a job's history says of it beside its statuses: someone asked for it to be cancelled; its
-#: end waits.
+#: end waits; the reconciler put something right.
 CANCEL_REQUESTED = "CANCEL_REQUESTED"
 JOB_WAITS = "WAITING"
+REPAIRED = "REPAIRED"
 
 #: The statuses that end an attempt of a job.
 ENDS = {status for status in JobStatus if status.is_terminal}
@@ -152,13 +183,13 @@ class HistoryEntry:
     #: The stage, or `JOB`.
     subject: str
     status: str
-    #: Of the subject; 0 where the one who wrote it does not know.
-    attempt: int
-    note: str
+    #: Of the subject; 0 where a stage has ended well.
+    attempt: int = 0
+    note: str = ""
     #: Why, where the change is a failure.
     error_type: ErrorType | None = None
-    #: The job's attempt that a stage's change belongs to.
-    round: int = 0
+    #: The job's attempt that a stage's change belongs to; 0 of a change of the job.
+    job_attempt: int = 0
     #: The stage that raised the error, where one did.
     error_stage: str = ""
     #: The attempt of that stage.
@@ -169,8 +200,6 @@ class HistoryEntry:
     waits_until: datetime | None = None
     #: What is left where a clean-up has failed, one resource each.
     remaining: tuple[str, ...] = ()
-    #: Whether it ends a wait of which every poll has said its word, so that none is at work.
-    polls_seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +222,8 @@ class Job:
     job_id: str
     job_type: str
     status: JobStatus
-    #: The validated payload; empty where the job was refused before it was valid.
+    #: The validated payload; empty where the job was refused before it was valid, and where it was
+    #: read without its parts.
     payload: dict[str, Any]
     #: The project that the job is about; empty where the payload names none.
     project_id: str
@@ -226,6 +256,8 @@ class Job:
     #: What it waits for: the stages that are WAITING, in order, and then its end.
     waits: tuple[Wait, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
+    #: Tells payloads apart; see `payload_digest` in `records`.
+    payload_digest: str = ""
 
     @property
     def running_stages(self) -> tuple[StageRecord, ...]:
@@ -243,7 +275,5 @@ class Job:
             return 100
         if not self.stages:
             return 0
-        done = sum(
-            record.status in {StageStatus.SUCCEEDED, StageStatus.SKIPPED} for record in self.stages
-        )
+        done = sum(record.status.is_done for record in self.stages)
         return min(99, 100 * done // len(self.stages))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from provisioner.errors import ProvisioningError
-from provisioner.jobs.store import canonical_json
+from provisioner.jobs.records import canonical_json
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient

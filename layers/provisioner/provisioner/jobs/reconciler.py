@@ -15,11 +15,12 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from provisioner.drivers.aws_errors import AWS_ERRORS
-from provisioner.drivers.dynamodb import ConditionFailedError
-from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.definition import JobDefinitions, longest_run
+from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.jobs.definition import JobDefinitions
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, metric_of, waited_out
+from provisioner.jobs.job_reader import JobNotFoundError
+from provisioner.jobs.lease import open_lease
 from provisioner.jobs.models import (
     CANCELLED,
     Job,
@@ -29,13 +30,10 @@ from provisioner.jobs.models import (
     StoredError,
 )
 from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.quiet import longest_before_end
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
-from provisioner.jobs.store import JobNotFoundError, JobStore
+from provisioner.jobs.store import JobStore
+from provisioner.jobs.unit_of_work import RefusedError, optimistically
 from provisioner.runtime.observability import logger, metrics
-
-#: How often a job is looked at anew after it has changed under a write.
-_ATTEMPTS = 3
 
 #: A job that runs without an execution runs in someone's process. After this long without a word
 #: that process is gone: it is longer than any wait between two attempts.
@@ -160,19 +158,18 @@ class Reconciler:
             UnknownJobTypeError: its job type is not defined in this version of the code.
             TIMEOUT: the job kept changing.
         """
-        for _ in range(_ATTEMPTS):
+
+        def change(_: RefusedError | None) -> Reconciled:
             job = self._store.get(job_id)
             if not job.stages:
                 # Refused as it came: it never held anything.
                 return _NOTHING
             of_job_type(self._definitions, job)
-            try:
-                if job.status.is_terminal:
-                    return self._reconcile_ended(job)
-                return self._reconcile_open(job, ended)
-            except ConditionFailedError:
-                continue
-        raise failure(ErrorType.TIMEOUT, "The job kept changing while it was reconciled.")
+            if job.status.is_terminal:
+                return self._reconcile_ended(job)
+            return self._reconcile_open(job, ended)
+
+        return optimistically(change, "it was reconciled")
 
     def _sweep(self) -> dict[str, Any]:
         """Reconcile every job that is unfinished, or holds what only one may hold."""
@@ -240,8 +237,7 @@ class Reconciler:
         was_cancelled = job.cancel_requested_at is not None
         if not is_over and not (was_cancelled and any(map(_is_open, job.stages))):
             return _NOTHING
-        # In someone's process no function's time-out ends a stage.
-        if self._keeps_from_ending(job, {} if execution is None else self._definitions):
+        if self._keeps_from_ending(job):
             return _NOTHING
         now = self._store.now()
         if is_over and not was_cancelled:
@@ -255,12 +251,7 @@ class Reconciler:
 
     def _end(self, job: Job, errors: Sequence[StoredError], repair: str = "") -> Reconciled:
         """End a job that nobody is at any more, and start its clean-up."""
-        self._failures.end(
-            job,
-            errors,
-            unstarted=[record for record in job.stages if not record.status.is_terminal],
-            also_written=[self._store.repair_item(job, repair)] if repair else [],
-        )
+        self._failures.end(job, errors, repair=repair)
         ended = self._store.get(job.job_id)
         if ended.cleanup_job_id not in {"", job.cleanup_job_id}:
             # Nobody else starts it: what was to start it has ended.
@@ -305,22 +296,17 @@ class Reconciler:
     def _find(self, arn: str, ended: Execution | None) -> Execution | None:
         return ended if ended is not None and ended.arn == arn else self._executions.find(arn)
 
-    def _keeps_from_ending(self, job: Job, definitions: JobDefinitions) -> bool:
-        """Whether an attempt may be at work that nobody is to meet.
+    def _keeps_from_ending(self, job: Job) -> bool:
+        """Whether a run of a stage may be at work that nobody is to meet.
 
-        Where a clean-up follows, that one holds the project, and waits itself for the attempts that
-        were superseded.
+        Where a clean-up follows, that one has the project, and waits itself for the runs that
+        others followed.
         """
-        now, policy = self._store.now(), of_job_type(self._policies, job)
-        if any(_is_at_work(job, record, now, definitions) for record in job.stages):
-            return True
-        if policy.request_cleanup(job, job.job_id) is not None:
-            return False
-        at_work = longest_before_end(job, now, definitions, policy.release)
-        if at_work is not None and any(map(_waits, job.stages)):
-            # What is polled says nothing: from here on it counts for how long a poll may last.
-            self._store.job_waits(job, at_work.waiting_for, at_work.until)
-        return at_work is not None
+        lease = open_lease(job, self._store.now(), last_runs_only=self._failures.is_cleaned_up(job))
+        if lease is not None and any(map(_waits, job.stages)):
+            # What is polled says nothing of that.
+            self._store.wait_to_end(job, lease.waiting_for, lease.until)
+        return lease is not None
 
 
 def _cause(error: Exception) -> str:
@@ -331,19 +317,8 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__} at {where.filename}:{where.lineno}"
 
 
-def _is_at_work(job: Job, record: StageRecord, now: datetime, definitions: JobDefinitions) -> bool:
-    """Whether the last attempt of a stage may be at work."""
-    longest = timedelta(seconds=longest_run(definitions, job.job_type, record.stage))
-    return (
-        record.status is StageStatus.RUNNING
-        and record.started_at is not None
-        and now - record.started_at < longest
-    )
-
-
 def _waits(record: StageRecord) -> bool:
-    """Whether polls of a stage run its code."""
-    return record.status is StageStatus.WAITING and not record.waits_to_start
+    return record.status is StageStatus.WAITING
 
 
 def _is_open(record: StageRecord) -> bool:

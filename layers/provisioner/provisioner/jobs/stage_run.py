@@ -6,8 +6,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate
-from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import (
     ErrorType,
     ProvisioningError,
@@ -23,16 +21,23 @@ from provisioner.errors import (
     final_failure,
     is_retried,
 )
-from provisioner.jobs.definition import JobDefinitions, Stage
+from provisioner.jobs.definition import (
+    LONGEST_RUN_SECONDS,
+    JobDefinitions,
+    Stage,
+    longest_run,
+)
+from provisioner.jobs.lease import PROCESS_LEASE
 from provisioner.jobs.models import (
-    CANCELLED,
-    Job,
     StageRecord,
+    StageRun,
     StageStatus,
     StoredError,
     waited_in_vain,
 )
 from provisioner.jobs.registry import first_kind_of_problem
+from provisioner.jobs.retries import waiting_retry
+from provisioner.jobs.stage_store import Completed, GoodEnd, LeaseOpenError, StageStore
 from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
@@ -75,11 +80,6 @@ class JobInput(BaseModel):
         """
         self._if_superseded.append(act)
 
-    @property
-    def settles(self) -> bool:
-        """Whether this run has something to do where another ends the stage."""
-        return bool(self._if_superseded)
-
     def be_superseded(self, by: StageRecord) -> None:
         """Do what is to be done where another run has ended the stage, or begun it anew."""
         stored = by.output if by.status is StageStatus.SUCCEEDED else {}
@@ -105,10 +105,14 @@ class StageEvent(BaseModel):
     #: Only for the step that records a failed job: how each branch ended.
     branches: list[dict[str, Any]] = []
 
-    @property
-    def round(self) -> int:
-        """The job's attempt that the stage is run in."""
-        return self.job.attempt
+
+def parse_event(event: Mapping[str, Any]) -> StageEvent:
+    """Read what a Task hands over; from now on each line of the log names its job."""
+    parsed = StageEvent.model_validate(event)
+    logger.append_keys(
+        job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
+    )
+    return parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,7 @@ class StageRunner:
         stages: JobStages,
         *,
         definitions: JobDefinitions,
+        is_process: bool = False,
     ) -> None:
         """Bind the runner.
 
@@ -179,15 +184,12 @@ class StageRunner:
             store: where progress is kept.
             stages: the code of the stages of each job type, by name.
             definitions: the job types.
+            is_process: whether it runs whole jobs, one stage after the other, in someone's process.
         """
-        self._store = store
+        self._progress = StageStore(store)
         self._stages = stages
         self._definitions = definitions
-
-    @property
-    def store(self) -> JobStore:
-        """Where the runner keeps progress."""
-        return self._store
+        self._is_process = is_process
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Run one attempt of the stage that the event names.
@@ -200,18 +202,13 @@ class StageRunner:
                 stage has failed for good with an error of a type that is retried.
             StageWaiting: the stage waits.
         """
-        parsed = StageEvent.model_validate(event)
-        logger.append_keys(
-            job_id=parsed.job.job_id,
-            project_id=parsed.job.payload.get("project_id", ""),
-            stage=parsed.stage,
-        )
+        parsed = parse_event(event)
+        logger.append_keys(stage=parsed.stage)
         measure_by(stage=parsed.stage)
         began = time.monotonic()
-        ended = self._attempt(parsed)
-        if isinstance(ended, Exception):
-            raise ended
-        record = ended
+        record = self._attempt(parsed)
+        if isinstance(record, Exception):
+            raise record
         if record.error is not None and record.status is StageStatus.FAILED:
             raise final_failure(record.error.type, record.error.message, record.error.cause)
         metrics.add_metric(
@@ -231,63 +228,41 @@ class StageRunner:
         An error is returned, to be raised apart from the exception that it stands for: that one,
         and what it holds (a driver's connection, with its password), goes no further.
         """
-        attempt, waiting_since, polls_seen = 0, None, False
+        held: StageRecord | None = None
+        given = event.job
         try:
-            record = self._start(event)
-            attempt, polls_seen = record.attempt, _are_polls_seen(record, event)
-            if record.status.is_terminal and record.round == event.round:
-                return record
-            # Read after the start is stored: who cancels a job stores that first and looks for
-            # running stages then, so that one of the two sees the other.
-            job = self._head(event)
-            refusal = _refusal(job, event)
-            if refusal is not None:
-                return self._failed(event, attempt, refusal, polls_seen=polls_seen)
-            if not _is_recorded(record, event):
+            started = self._start(event)
+            if started is None:
                 return _too_late(event)
-            waiting_since = record.waiting_since
-            return self._run(event, job, record)
+            if started.status.is_terminal:
+                return started
+            held = started
+            given = _input(event, held)
+            record = self._run(event, held, given)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
             known = self._known(error, event)
             known.__cause__ = known.__context__ = None
-            measure_wait(waiting_since, self._store.now())
-            told = self._unless_cancelled(event, known)
-            return self._failed(event, attempt, told, polls_seen=polls_seen)
-
-    def _start(self, event: StageEvent) -> StageRecord:
-        job = self._head(event)
-        refusal = _refusal(job, event)
-        if refusal is None:
-            return self._store.start_stage(job, event.stage, event.retry_count, round_=event.round)
-        record = self._store.stage(job.job_id, event.stage)
-        if record is None or record.round != event.round or not record.status.is_terminal:
-            raise refusal
+            self._measure_wait(held)
+            return self._failed(event, held, known, given)
+        if isinstance(record, StageRecord):
+            self._measure_wait(held)
+            is_of_event = record.job_attempt == event.job.attempt
+            return record if is_of_event and record.status.is_terminal else _too_late(event)
         return record
 
-    def _head(self, event: StageEvent) -> Job:
-        job = self._store.get_head(event.job.job_id)
-        if job is None:
-            raise failure(
-                ErrorType.INVALID_PAYLOAD,
-                "job_id: no such job is stored; send the job through the queue.",
-            )
-        return job
-
-    def _unless_cancelled(self, event: StageEvent, error: ProvisioningError) -> ProvisioningError:
-        """Let an error that would be waited out end a job that is cancelled."""
-        if not is_retried(error):
-            return error
-        try:
-            job = self._store.get_head(event.job.job_id)
-        except AWS_ERRORS:
-            return error
-        if job is None or job.cancel_requested_at is None:
-            return error
-        return failure(
-            ErrorType.JOB_CANCELLED, CANCELLED, f"{error.type}: {error.message} {error.cause}"
+    def _start(self, event: StageEvent) -> StageRecord | None:
+        definition = self._definitions.get(event.job.job_type)
+        seconds = longest_run(self._definitions, event.job.job_type, event.stage)
+        return self._progress.start(
+            StageRun(event.job.job_id, event.job.attempt, event.stage, event.retry_count),
+            PROCESS_LEASE if self._is_process else timedelta(seconds=seconds),
+            begins_job=definition is not None and event.stage in definition.first,
+            is_alone=self._is_process,
         )
 
-    def _run(self, event: StageEvent, job: Job, record: StageRecord) -> StageRecord | StageWaiting:
+    def _run(
+        self, event: StageEvent, held: StageRecord, given: JobInput
+    ) -> StageRecord | StageWaiting:
         run = self._stages.get(event.job.job_type, {}).get(event.stage)
         if run is None:
             raise failure(
@@ -295,37 +270,13 @@ class StageRunner:
                 f"The function has no stage {event.stage} of job type {event.job.job_type}: its "
                 "code and the state machine are of different versions; deploy both.",
             )
-        given = _input(event, record)
-        try:
-            outcome = run(given)
-        except Exception:
-            self._look_if_superseded(given, record)
-            raise
+        outcome = run(given)
         if isinstance(outcome, Waiting):
-            return self._wait(event, job, record, outcome.waiting_for)
-        ended = self._end(event, outcome, polls_seen=_are_polls_seen(record, event))
-        if ended.output != outcome.output:
-            given.be_superseded(ended)
-        measure_wait(record.waiting_since, self._store.now())
-        return ended
+            return self._wait(event, held, outcome.waiting_for)
+        return self._end(event, held, outcome, given)
 
-    def _look_if_superseded(self, given: JobInput, begun: StageRecord) -> None:
-        """See whether a run that has failed is the last of its stage; nobody else would settle."""
-        if not given.settles:
-            return
-        with suppress(*AWS_ERRORS):
-            found = self._store.stage(given.job_id, begun.stage)
-            if found is not None and (found.round, found.attempt, found.status.is_terminal) != (
-                begun.round,
-                begun.attempt,
-                False,
-            ):
-                given.be_superseded(found)
-
-    def _wait(
-        self, event: StageEvent, job: Job, record: StageRecord, waiting_for: str
-    ) -> StageWaiting:
-        """Record what the stage waits for, where that is new.
+    def _wait(self, event: StageEvent, held: StageRecord, waiting_for: str) -> StageWaiting:
+        """Record what the stage waits for.
 
         Raises:
             ProvisioningError: it may not wait, has waited too long, or the job has ended or is
@@ -338,78 +289,66 @@ class StageRunner:
                 "The stage waits, but its definition gives it no time to wait (waits_seconds), or "
                 "it does not say what for.",
             )
-        now = self._store.now()
+        now = self._progress.now()
         longest = timedelta(seconds=stage.waits_seconds)
-        until = record.waits_until or now + longest
+        until = held.waits_until or now + longest
         if now >= until:
             seconds = (now - until + longest).total_seconds()
             raise final_failure(ErrorType.TIMEOUT, waited_in_vain(waiting_for, seconds))
-        is_written = record.waiting_for != waiting_for and self._store.stage_waits(
-            job, record, waiting_for, until, retry_count=event.retry_count, round_=event.round
-        )
-        if not is_written:
-            self._store.stage_polled(job, record, retry_count=event.retry_count, round_=event.round)
-        if is_written and record.status is not StageStatus.WAITING:
+        return self._record_wait(event, held, waiting_for, until)
+
+    def _record_wait(
+        self, event: StageEvent, held: StageRecord, waiting_for: str, until: datetime
+    ) -> StageWaiting:
+        said = self._progress.wait(event.job.job_id, held, waiting_for, until)
+        if said.is_written and held.status is not StageStatus.WAITING:
             metrics.add_metric("StageWaits", MetricUnit.Count, 1)
         logger.info("stage waits", waiting_for=waiting_for, waits_until=until.isoformat())
-        # Read after the wait is stored: who cancels a job stores that first and looks for stages
-        # that wait then, so that one of the two sees the other.
-        refusal = _refusal(self._head(event), event)
-        if refusal is not None:
-            raise refusal
         return StageWaiting(waiting_for)
 
-    def _end(self, event: StageEvent, outcome: StageOutcome, *, polls_seen: bool) -> StageRecord:
+    def _end(
+        self, event: StageEvent, held: StageRecord, outcome: StageOutcome, given: JobInput
+    ) -> StageRecord | StageWaiting:
         """Record that the stage has ended well, and the job with it where it ends with it.
 
         Raises:
             ProvisioningError: the job's result is not what its result model says, or the job may
                 not be completed any more.
         """
-        job_id, stage = event.job.job_id, event.stage
-        definition = self._definitions[event.job.job_type]
+        job_id, definition = event.job.job_id, self._definitions[event.job.job_type]
+        skips = definition.skipped_after(event.stage, outcome.output)
+        end = GoodEnd(outcome.output, outcome.check, is_skipped=outcome.skipped, skips=skips)
         completion = outcome.completion
-        if completion is None and stage == definition.last:
+        if completion is None and event.stage == definition.last:
             completion = Completion(outcome.output)
         if completion is None:
-            return self._store.end_stage(
-                job_id,
-                stage,
-                StageStatus.SKIPPED if outcome.skipped else StageStatus.SUCCEEDED,
-                output=outcome.output,
-                check=outcome.check,
-                round_=event.round,
-                skipped=definition.skipped_after(stage, outcome.output),
-                polls_seen=polls_seen,
-            )
+            said = self._progress.end(job_id, held, end)
+            if not said.is_written:
+                given.be_superseded(said.record)
+            return said.record
         self._check_result(event, completion.result)
-        try:
-            self._store.complete(
-                job_id,
-                stage,
-                attempt=event.job.attempt,
-                output=outcome.output,
-                check=outcome.check,
-                result=completion.result,
-                polls_seen=polls_seen,
-                also=completion.also,
-            )
-        except ConditionFailedError:
-            ended = self._store.stage(job_id, stage)
-            if ended is None or not ended.status.is_terminal:
-                refusal = _refusal(self._head(event), event)
-                raise (
-                    refusal
-                    or failure(
-                        ErrorType.CONFLICT,
-                        "The project is no longer held by this job, so the job was not completed.",
-                    )
-                ) from None
-            return ended
-        metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)
-        return self._store.stage(job_id, stage) or StageRecord(
-            stage=stage, status=StageStatus.SUCCEEDED, output=dict(outcome.output)
+        names = list(map(str, definition.stages))
+        place = names.index(event.stage)
+        completed = Completed(
+            completion.result,
+            before=names[:place],
+            after=names[place + 1 :],
+            also=completion.also,
+            # Repeated so often, it has waited for longer than any function runs. The clock says so
+            # before, but for where each wait is shortened, as on the local stack.
+            asks_leases=not self._is_process
+            and event.retry_count < waiting_retry(LONGEST_RUN_SECONDS).max_attempts,
         )
+        try:
+            # What the job skips with its end is closed with the others after it.
+            said = self._progress.complete(job_id, held, replace(end, skips=None), completed)
+        except LeaseOpenError as error:
+            return self._record_wait(event, held, str(error), error.lease.until)
+        if said.is_written:
+            metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)
+        else:
+            given.be_superseded(said.record)
+        return said.record
 
     def _check_result(self, event: StageEvent, result: Mapping[str, Any]) -> None:
         """Refuse a result that is not what the job type's result model says.
@@ -457,10 +396,28 @@ class StageRunner:
         )
 
     def _failed(
-        self, event: StageEvent, attempt: int, error: ProvisioningError, *, polls_seen: bool
+        self,
+        event: StageEvent,
+        held: StageRecord | None,
+        error: ProvisioningError,
+        given: JobInput,
     ) -> ProvisioningError:
-        """Record how the attempt failed; return its error, to be raised."""
-        retryable = is_retried(error)
+        """Record how the attempt failed, where it had begun; return its error, to be raised."""
+        is_repeated = is_retried(error)
+        attempt = 0 if held is None else held.attempt
+        said = StoredError(error.type, event.stage, attempt, error.message, error.cause)
+        try:
+            if held is not None:
+                word = self._progress.fail(event.job.job_id, held, said, retryable=is_repeated)
+                record = word.record
+                if not word.is_written:
+                    given.be_superseded(record)
+                is_repeated &= record.next_attempt_before is not None
+                if record.error is not None and record.error.type is ErrorType.JOB_CANCELLED:
+                    error = failure(record.error.type, record.error.message, record.error.cause)
+        except (*AWS_ERRORS, ProvisioningError) as write_error:
+            # The stage's own error says more than this one, and reaches the state machine.
+            logger.warning("failure not recorded", cause=type(write_error).__name__)
         measure_by(error_type=error.type)
         metrics.add_metric("StageFailures", MetricUnit.Count, 1)
         logger.warning(
@@ -469,26 +426,14 @@ class StageRunner:
             error_message=error.message,
             cause=error.cause,
             attempt=attempt,
-            retryable=retryable,
+            retryable=is_retried(error),
         )
-        is_repeated = retryable
-        stored = StoredError(error.type, event.stage, attempt, error.message, error.cause)
-        try:
-            if attempt > 0:
-                is_repeated = self._store.stage_failed(
-                    event.job.job_id,
-                    stored,
-                    retry_count=event.retry_count,
-                    retryable=retryable,
-                    round_=event.round,
-                    polls_seen=polls_seen,
-                )
-        except AWS_ERRORS as write_error:
-            # The stage's own error says more than this one, and reaches the state machine.
-            logger.warning("failure not recorded", cause=type(write_error).__name__)
         if is_repeated:
             metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         return error
+
+    def _measure_wait(self, held: StageRecord | None) -> None:
+        measure_wait(None if held is None else held.waiting_since, self._progress.now())
 
 
 def _input(event: StageEvent, record: StageRecord) -> JobInput:
@@ -504,22 +449,6 @@ def measure_wait(since: datetime | None, now: datetime) -> None:
         metrics.add_metric("StageWaitDuration", MetricUnit.Milliseconds, milliseconds)
 
 
-def _are_polls_seen(record: StageRecord, event: StageEvent) -> bool:
-    """Whether this is a poll, and each one before it has said that the stage still waits."""
-    is_polled = record.status is StageStatus.WAITING and not record.waits_to_start
-    return is_polled and record.round == event.round and record.polled == event.retry_count - 1
-
-
-def _is_recorded(record: StageRecord, event: StageEvent) -> bool:
-    """Whether the record of a stage tells of the attempt that the event begins, or polls."""
-    if record.status is StageStatus.WAITING and not record.waits_to_start:
-        return record.round == event.round and record.retry_count <= event.retry_count
-    return record.status is StageStatus.RUNNING and (record.round, record.retry_count) == (
-        event.round,
-        event.retry_count,
-    )
-
-
 def _too_late(event: StageEvent) -> ProvisioningError:
     """Say why an attempt does not run of which no record tells, so that nobody would wait for it.
 
@@ -527,12 +456,3 @@ def _too_late(event: StageEvent) -> ProvisioningError:
     """
     logger.warning("attempt came too late and is not run", retry_count=event.retry_count)
     return failure(ErrorType.TIMEOUT, "Another attempt of the stage began before this one.")
-
-
-def _refusal(job: Job, event: StageEvent) -> ProvisioningError | None:
-    """Say why the job takes no stage of the event's attempt any more."""
-    if job.attempt != event.job.attempt or job.status.is_terminal:
-        return failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
-    if job.cancel_requested_at is not None:
-        return failure(ErrorType.JOB_CANCELLED, CANCELLED)
-    return None

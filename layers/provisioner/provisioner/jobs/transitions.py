@@ -17,45 +17,23 @@ JOB_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 #: condition false.
 RETRY_SOURCES: tuple[JobStatus, ...] = (JobStatus.FAILED, JobStatus.CANCELLED)
 
-#: From each status of a stage, the statuses that may follow. RUNNING follows RUNNING when an
-#: attempt died without a word and the next one starts. WAITING follows PENDING and RETRYING, and
-#: RUNNING follows it, where a stage waits to start; it follows itself when what it is for changes.
+#: From each status of a stage, the statuses that may follow within one attempt of its job. RUNNING
+#: follows RUNNING when an attempt died without a word and the next one starts. WAITING follows
+#: itself with each poll.
 STAGE_TRANSITIONS: dict[StageStatus, frozenset[StageStatus]] = {
-    StageStatus.PENDING: frozenset(
-        {StageStatus.RUNNING, StageStatus.WAITING, StageStatus.FAILED, StageStatus.SKIPPED}
-    ),
-    StageStatus.RUNNING: frozenset(
-        {
-            StageStatus.RUNNING,
-            StageStatus.RETRYING,
-            StageStatus.WAITING,
-            StageStatus.SUCCEEDED,
-            StageStatus.SKIPPED,
-            StageStatus.FAILED,
-        }
-    ),
-    StageStatus.RETRYING: frozenset({StageStatus.RUNNING, StageStatus.WAITING, StageStatus.FAILED}),
-    StageStatus.WAITING: frozenset(
-        {
-            StageStatus.RUNNING,
-            StageStatus.RETRYING,
-            StageStatus.WAITING,
-            StageStatus.SUCCEEDED,
-            StageStatus.SKIPPED,
-            StageStatus.FAILED,
-        }
-    ),
+    StageStatus.PENDING: frozenset({StageStatus.RUNNING, StageStatus.FAILED, StageStatus.SKIPPED}),
+    StageStatus.RUNNING: frozenset(set(StageStatus) - {StageStatus.PENDING}),
+    StageStatus.RETRYING: frozenset({StageStatus.RUNNING, StageStatus.FAILED}),
+    StageStatus.WAITING: frozenset(set(StageStatus) - {StageStatus.PENDING, StageStatus.RUNNING}),
     StageStatus.SUCCEEDED: frozenset(),
     StageStatus.SKIPPED: frozenset(),
     StageStatus.FAILED: frozenset(),
 }
 
+#: The statuses of a stage that has not ended.
+OPEN_STAGE: tuple[StageStatus, ...] = tuple(s for s in StageStatus if not s.is_terminal)
+
 
 def job_sources(target: JobStatus) -> tuple[JobStatus, ...]:
     """Return the statuses from which a job may become `target`."""
     return tuple(source for source, targets in JOB_TRANSITIONS.items() if target in targets)
-
-
-def stage_sources(target: StageStatus) -> tuple[StageStatus, ...]:
-    """Return the statuses from which a stage may become `target`."""
-    return tuple(source for source, targets in STAGE_TRANSITIONS.items() if target in targets)

@@ -98,11 +98,11 @@ class UndeliveredRecorder:
             end_refused(self._store, message, job_id, error)
             return error
         try:
-            job = get_or_create(self._store, new, message.attempt)
+            job = get_or_create(self._store, new, message)
         except ProvisioningError as error:
             return error
         if job.status is JobStatus.QUEUED and job.attempt == message.attempt:
-            self._store.fail_queued(job_id, stored_error(given_up), attempt=message.attempt)
+            self._store.fail_queued(job, stored_error(given_up))
             job = self._store.get_head(job_id) or job
             if job.status is JobStatus.FAILED:
                 metrics.add_metric("JobsFailed", MetricUnit.Count, 1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.quiet import longest_at_work
+from provisioner.jobs.job_reader import JobNotFoundError
+from provisioner.jobs.lease import open_lease
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
-from provisioner.jobs.store import JobNotFoundError, JobStore
-from provisioner.provisioning.job_types import JOB_TYPES
+from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
 from provisioner.provisioning.projects import ProjectBusyError, ProjectStatus, ProjectStore
 
@@ -49,10 +49,10 @@ def ensure_cleanup_begun(
                 f"project_id: {project.project_id} has just been taken up by another job; look at "
                 "that job first.",
             ) from None
-    at_work = None
+    lease = None
     # A job that is stored no more has ended months ago.
     with suppress(JobNotFoundError):
-        at_work = longest_at_work(jobs.get(payload.job_id), jobs.now(), JOB_TYPES)
-    if at_work is not None:
-        return Waiting(at_work.waiting_for)
+        lease = open_lease(jobs.get(payload.job_id), jobs.now())
+    if lease is not None:
+        return Waiting(lease.waiting_for)
     return StageOutcome(check=f"nothing of job {payload.job_id} is at work any more")

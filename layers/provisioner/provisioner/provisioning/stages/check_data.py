@@ -107,7 +107,11 @@ def ensure_removal_is_possible(
 def _found_by_services(job: JobInput, jobs: JobStore) -> tuple[str, Obstacles]:
     """Return what CHECKING_SERVICES has found in this attempt of the job."""
     record = jobs.stage(job.job_id, deprovision_project.CHECKING_SERVICES)
-    if record is None or record.status is not StageStatus.SUCCEEDED or record.round != job.attempt:
+    if (
+        record is None
+        or record.status is not StageStatus.SUCCEEDED
+        or record.job_attempt != job.attempt
+    ):
         raise failure(
             ErrorType.UNKNOWN_ERROR,
             "Stage CHECKING_SERVICES has not reported what it has found.",

@@ -1,0 +1,181 @@
+"""Reads jobs from DynamoDB."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from provisioner.arguments import shown
+from provisioner.drivers import dynamodb
+from provisioner.jobs.models import Job, StageRecord, StageStatus, StoredError, place_in_transaction
+from provisioner.jobs.records import (
+    DISPATCH,
+    HISTORY,
+    JOB,
+    PAYLOAD,
+    STAGE,
+    to_error,
+    to_history,
+    to_job,
+    to_stage,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+#: The attribute, and the sparse index, of jobs that have not ended.
+UNFINISHED = "unfinished"
+
+
+def utc_now() -> datetime:
+    """Return the time now."""
+    return datetime.now(UTC)
+
+
+class JobNotFoundError(LookupError):
+    """No job of that id is stored."""
+
+
+class JobReader:
+    """Reads jobs."""
+
+    def __init__(
+        self, client: DynamoDBClient, table: str, *, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        """Bind the reader to a table.
+
+        Args:
+            client: DynamoDB.
+            table: the jobs table.
+            clock: where the time comes from.
+        """
+        self._client = client
+        self._table = table
+        self._clock = clock
+
+    def now(self) -> datetime:
+        """Return the time of the clock."""
+        return self._clock()
+
+    def get(self, job_id: str) -> Job:
+        """Read a job with its payload, stages and history by one Query.
+
+        A job that was retried late in its life outlives what it was before: such history is gone.
+
+        Raises:
+            JobNotFoundError: there is none of that id.
+        """
+        if not dynamodb.is_key(job_id):
+            raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="job_id = :job_id",
+            ExpressionAttributeValues=dynamodb.to_item({":job_id": job_id}),
+            ConsistentRead=True,
+        )
+        parts = {
+            item["record"]: item
+            for page in pages
+            for item in (dynamodb.from_answer(i, {"job_id": job_id}) for i in page["Items"])
+        }
+        head = parts.pop(JOB, None)
+        if head is None:
+            raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
+        began = datetime.fromisoformat(head["created_at"])
+        left = {r: item for r, item in parts.items() if not _has_expired(item, began)}
+        stages = [to_stage(item) for record, item in left.items() if record.startswith(STAGE)]
+        history = [to_history(item) for record, item in left.items() if record.startswith(HISTORY)]
+        history.sort(
+            key=lambda entry: (entry.at, place_in_transaction(entry.subject, entry.status))
+        )
+        payload = json.loads(parts.get(PAYLOAD, {}).get("payload", "{}"))
+        return to_job(head, {stage.stage: stage for stage in stages}, history, payload)
+
+    def get_head(self, job_id: str) -> Job | None:
+        """Read a job without its payload, stages and history; None where there is none."""
+        item = dynamodb.get(self._client, self._table, {"job_id": job_id, "record": JOB})
+        return None if item is None else to_job(item)
+
+    def stage(self, job_id: str, stage: str) -> StageRecord | None:
+        """Read one stage of a job; None where the job has no such stage."""
+        key = {"job_id": job_id, "record": f"{STAGE}{stage}"}
+        item = dynamodb.get(self._client, self._table, key)
+        return None if item is None else to_stage(item)
+
+    def list_by_project(self, project_id: str) -> list[Job]:
+        """Read a project's jobs as `get_head` does, newest first; each with what it waits for."""
+        if not dynamodb.is_key(project_id):
+            return []
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            IndexName="by_project",
+            KeyConditionExpression="project_id = :project_id",
+            ExpressionAttributeValues=dynamodb.to_item({":project_id": project_id}),
+            ScanIndexForward=False,
+        )
+        jobs = [
+            to_job(dynamodb.from_answer(item, {"project_id": project_id}))
+            for page in pages
+            for item in page["Items"]
+        ]
+        # Few are open: one alone may hold the project.
+        return [
+            job if job.status.is_terminal else replace(job, waits=self.get(job.job_id).waits)
+            for job in jobs
+        ]
+
+    def list_all(self) -> list[Job]:
+        """Read every job as `get_head` does, newest first; each with what it waits for.
+
+        It is a Scan, for people at a small table.
+        """
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._table,
+            FilterExpression="#record = :job"
+            " OR (begins_with(#record, :stage) AND #status = :waiting)",
+            ExpressionAttributeNames={"#record": "record", "#status": "status"},
+            ExpressionAttributeValues=dynamodb.to_item(
+                {":job": JOB, ":stage": STAGE, ":waiting": StageStatus.WAITING}
+            ),
+        )
+        heads: list[Mapping[str, Any]] = []
+        waiting: dict[str, dict[str, StageRecord]] = {}
+        for item in (dynamodb.from_item(item) for page in pages for item in page["Items"]):
+            if item["record"] == JOB:
+                heads.append(item)
+            else:
+                waiting.setdefault(item["job_id"], {})[item["stage"]] = to_stage(item)
+        jobs = [
+            replace(to_job(head), waits=to_job(head, waiting.get(head["job_id"])).waits)
+            for head in heads
+        ]
+        return sorted(jobs, key=lambda job: job.created_at, reverse=True)
+
+    def list_unfinished(self) -> list[str]:
+        """Read the ids of the jobs that have not ended, oldest first.
+
+        What was written a moment ago may be missing.
+        """
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            IndexName=UNFINISHED,
+            KeyConditionExpression="#unfinished = :yes",
+            ExpressionAttributeNames={"#unfinished": UNFINISHED},
+            ExpressionAttributeValues=dynamodb.to_item({":yes": "yes"}),
+        )
+        items = [item for page in pages for item in page["Items"]]
+        return [str(dynamodb.from_answer(item, {UNFINISHED: "yes"})["job_id"]) for item in items]
+
+    def dispatch_failure(self, job_id: str) -> StoredError | None:
+        """Return why the last dispatch of a job's message failed; None where nothing was kept."""
+        key = {"job_id": job_id, "record": DISPATCH}
+        item = dynamodb.get(self._client, self._table, key)
+        return None if item is None or _has_expired(item, self.now()) else to_error(item["error"])
+
+
+def _has_expired(part: Mapping[str, Any], at: datetime) -> bool:
+    """Whether a part of a job counts as absent, though DynamoDB may not have removed it yet."""
+    return "expires_at" in part and bool(part["expires_at"] <= int(at.timestamp()))

@@ -1,0 +1,426 @@
+"""What the runs of stages write: that one starts, and its word, with which it has ended.
+
+A start and a word are one transaction each, and nothing is read: what a run has written it holds,
+and where something has changed under it, the refused write brings that along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.lease import Lease, lease_of
+from provisioner.jobs.models import (
+    CANCELLED,
+    JOB_SUBJECT,
+    JobStatus,
+    StageClosed,
+    StageRecord,
+    StageRun,
+    StageStatus,
+    StoredError,
+)
+from provisioner.jobs.records import JOB, STAGE, to_stage
+from provisioner.jobs.retries import STAGE_RETRY
+from provisioner.jobs.store import JobStore
+from provisioner.jobs.transitions import STAGE_TRANSITIONS, job_sources
+from provisioner.jobs.unit_of_work import NotAfter, RefusedError, UnitOfWork, optimistically
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
+#: The check of a stage that the one before it does not ask for.
+NOT_ASKED_FOR = "the job does not ask for it"
+
+#: What a stage says no more that does not wait any more. Until when it may wait in all is kept.
+_NO_WAIT: dict[str, Any] = {"waiting_for": "", "waiting_since": None}
+
+#: Makes of a stage as it is what a run has to say, and adds what is written beside it.
+type _Word = Callable[[UnitOfWork, StageRecord], StageRecord]
+
+
+class LeaseOpenError(Exception):
+    """A job cannot complete yet: a run of another stage may still be at work."""
+
+    def __init__(self, lease: Lease) -> None:
+        """Keep which."""
+        super().__init__(lease.waiting_for)
+        self.lease = lease
+
+
+@dataclass(frozen=True, slots=True)
+class GoodEnd:
+    """How a stage ends well."""
+
+    output: Mapping[str, Any] = field(default_factory=dict)
+    check: str = ""
+    #: Whether the payload does not ask for it.
+    is_skipped: bool = False
+    #: The stage after it that it does not ask for, if any: SKIPPED with its end.
+    skips: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a job ends well, with a stage of it."""
+
+    result: Mapping[str, Any]
+    #: Its stages before that one, which have ended, and those after it, of which none begins.
+    before: Sequence[str] = ()
+    after: Sequence[str] = ()
+    #: Further writes of the same transaction.
+    also: Sequence[TransactWriteItemTypeDef] = ()
+    #: Whether it must not complete while a run of another stage may be at work.
+    asks_leases: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What became of the word of a run."""
+
+    #: The stage as it is stored.
+    record: StageRecord
+    #: Whether that is by this word; else another run has followed, or the job has ended.
+    is_written: bool
+
+
+class StageStore:
+    """Writes what the runs of stages say.
+
+    A run holds its stage as its start returned it. Its word holds only while no other run has
+    followed, and while the job has not ended: else it changes nothing.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        """Bind it to the jobs."""
+        self._store = store
+
+    def now(self) -> datetime:
+        """Return the time of the store's clock."""
+        return self._store.now()
+
+    def start(
+        self, run: StageRun, lease: timedelta, *, begins_job: bool, is_alone: bool = False
+    ) -> StageRecord | None:
+        """Record that a run starts, and the job with it if it is the first.
+
+        A poll, and the same start once more, count no attempt and stand in no history.
+
+        Args:
+            run: the run.
+            lease: for how long it may be at work.
+            begins_job: whether the stage is among the first of its job.
+            is_alone: whether the runs of a stage follow one another, in one process.
+
+        Returns:
+            the stage: as the run holds it, or as it has ended; None where a later run has begun.
+
+        Raises:
+            INVALID_PAYLOAD: this attempt of the job has ended, or the job is not stored.
+            JOB_CANCELLED: the job is being cancelled.
+        """
+
+        def change(refused: RefusedError | None) -> StageRecord | None:
+            before = StageRecord(run.stage, job_attempt=run.job_attempt)
+            if refused is not None:
+                before = _found(refused, run) or before
+            if before.status.is_terminal:
+                return before
+            if not _takes(before, run):
+                return None
+            work = self._store.work()
+            after = _started(before, run, work.at, lease, is_alone=is_alone)
+            # Before its first stage: as it is written, the stream mostly delivers it. Who refuses
+            # only this has begun already.
+            is_begun = refused is not None and refused.found(run.job_id, JOB) is not None
+            if begins_job and before.attempt == 0 and not is_begun:
+                _begin_job(work, run)
+            work.change_stage(run.job_id, before, after)
+            if after.attempt > before.attempt:
+                said = {"attempt": after.attempt, "job_attempt": run.job_attempt}
+                work.tell(run.job_id, run.stage, StageStatus.RUNNING, **said)
+            work.write()
+            return replace(after, is_start_stored=after.attempt > before.attempt)
+
+        return optimistically(change, "a stage of it was started")
+
+    def fail(self, job_id: str, held: StageRecord, error: StoredError, *, retryable: bool) -> Said:
+        """Record that an attempt failed: RETRYING if its error is retryable, else FAILED.
+
+        The state machine counts the errors of each retrier apart, so that an attempt of which AWS
+        Lambda lost the answer takes none of these away. One that died does, and leaves as little
+        behind: where one of the two has happened, another attempt is taken to be left.
+
+        Without `next_attempt_before` no attempt is left. Of a job that is being cancelled no error
+        is waited out: the stage has failed with JOB_CANCELLED.
+        """
+
+        def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
+            is_waited_out = retryable and before.closed is None
+            said = error if is_waited_out or not retryable else _cancelled(error)
+            failures = before.failures + 1
+            is_left = is_waited_out and STAGE_RETRY.longest_delay(failures) is not None
+            # No wait is shorter than the one before: as if each attempt had been counted.
+            counted = min(before.attempt, STAGE_RETRY.max_attempts)
+            delay = STAGE_RETRY.longest_delay(counted) if is_left else None
+            after = replace(
+                before,
+                **_NO_WAIT,
+                status=StageStatus.RETRYING if is_waited_out else StageStatus.FAILED,
+                failures=failures,
+                error=said,
+                next_attempt_before=None if delay is None else work.at + timedelta(seconds=delay),
+                max_attempts=before.max_attempts
+                if delay is None
+                else max(STAGE_RETRY.attempts_in_all, before.attempt + 1),
+                finished_at=None if is_waited_out else work.at,
+                waits_until=before.waits_until if is_waited_out else None,
+            )
+            work.tell_error(
+                job_id,
+                before.stage,
+                after.status,
+                said,
+                attempt=before.attempt,
+                job_attempt=before.job_attempt,
+                next_attempt_before=after.next_attempt_before,
+            )
+            return after
+
+        return self._say(job_id, held, word)
+
+    def wait(self, job_id: str, held: StageRecord, waiting_for: str, waits_until: datetime) -> Said:
+        """Record that a stage is WAITING, and what for where that is new.
+
+        Raises:
+            JOB_CANCELLED: the job is being cancelled.
+        """
+
+        def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
+            _refuse_closed(before)
+            if before.waiting_for != waiting_for:
+                work.tell(
+                    job_id,
+                    before.stage,
+                    StageStatus.WAITING,
+                    attempt=before.attempt,
+                    note=waiting_for,
+                    job_attempt=before.job_attempt,
+                    waits_until=waits_until,
+                )
+            return replace(
+                before,
+                status=StageStatus.WAITING,
+                waiting_for=waiting_for,
+                waiting_since=before.waiting_since or work.at,
+                waits_until=waits_until,
+            )
+
+        return self._say(job_id, held, word)
+
+    def end(self, job_id: str, held: StageRecord, end: GoodEnd) -> Said:
+        """Record that a stage ended well."""
+
+        def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
+            if end.skips is not None:
+                _skip(work, job_id, end.skips, before.job_attempt)
+            return _ended(work, job_id, before, end)
+
+        return self._say(job_id, held, word)
+
+    def complete(self, job_id: str, held: StageRecord, end: GoodEnd, completed: Completed) -> Said:
+        """End a job well, with a stage of it.
+
+        Raises:
+            LeaseOpenError: a run of another stage may still be at work.
+            JOB_CANCELLED: the job is being cancelled.
+            CONFLICT: what is written beside it was refused.
+        """
+
+        def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
+            _refuse_closed(before)
+            self._complete(work, job_id, before.job_attempt, completed)
+            return _ended(work, job_id, before, end)
+
+        def blocked(refused: RefusedError) -> Exception:
+            found = (
+                refused.found(job_id, f"{STAGE}{stage}")
+                for stage in (*completed.before, *completed.after)
+            )
+            leases = [
+                Lease(record.stage, until)
+                for record in map(to_stage, filter(None, found))
+                if (until := lease_of(record)) is not None
+            ]
+            if leases and completed.asks_leases:
+                return LeaseOpenError(max(leases, key=lambda lease: lease.until))
+            return failure(
+                ErrorType.CONFLICT,
+                "The project is no longer held by this job, so the job was not completed.",
+            )
+
+        return self._say(job_id, held, word, blocked)
+
+    def _complete(self, work: UnitOfWork, job_id: str, attempt: int, completed: Completed) -> None:
+        """Add the end of the job, and the conditions that nothing of it is at work any more."""
+        leases = ("lease_until", "superseded_until") if completed.asks_leases else ()
+        over = dict.fromkeys(leases, NotAfter(work.at))
+        for stage in completed.before if over else ():
+            work.check(job_id, f"{STAGE}{stage}", over)
+        for stage in completed.after:
+            record = StageRecord(stage, job_attempt=attempt)
+            work.close_stage(job_id, record, StageClosed.ENDED, **over)
+        values = self._store.end_values(work.at, JobStatus.COMPLETED)
+        # What was left has become part of what the job has made.
+        values |= {"result": dict(completed.result), "cleanup_job_id": None}
+        work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED))
+        work.tell(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
+        work.also(completed.also)
+
+    def _say(
+        self,
+        job_id: str,
+        held: StageRecord,
+        word: _Word,
+        blocked: Callable[[RefusedError], Exception] = lambda refused: refused.error,
+    ) -> Said:
+        """Write the word of a run, which ends its lease."""
+
+        def change(refused: RefusedError | None) -> Said:
+            before = held
+            if refused is not None:
+                item = refused.found(job_id, f"{STAGE}{held.stage}")
+                if not item:
+                    raise blocked(refused)
+                before = to_stage(item)
+            if not _is_last(before, held):
+                return Said(before, is_written=False)
+            work = self._store.work()
+            after = word(work, before)
+            if after.status not in STAGE_TRANSITIONS[before.status]:
+                return Said(before, is_written=False)
+            # Another run that the same start began may still be at work.
+            is_own = before.lease_until == held.lease_until
+            superseded = before.superseded_until if is_own else lease_of(before)
+            after = replace(after, lease_until=None, superseded_until=superseded)
+            work.change_stage(job_id, before, after)
+            work.write()
+            return Said(after, is_written=True)
+
+        return optimistically(change, "a stage of it said how it ended")
+
+
+def _found(refused: RefusedError, run: StageRun) -> StageRecord | None:
+    """Return the stage that has refused a start, unless none ever starts of it any more."""
+    item = refused.found(run.job_id, f"{STAGE}{run.stage}")
+    if item is None:
+        return None
+    if not item:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            "job_id: no such job is stored; send the job through the queue.",
+        )
+    record = to_stage(item)
+    if record.job_attempt != run.job_attempt:
+        raise _job_has_ended()
+    if not record.status.is_terminal:
+        _refuse_closed(record)
+    return record
+
+
+def _refuse_closed(record: StageRecord) -> None:
+    if record.closed is StageClosed.JOB_CANCELLED:
+        raise failure(ErrorType.JOB_CANCELLED, CANCELLED)
+    if record.closed is StageClosed.ENDED:
+        raise _job_has_ended()
+
+
+def _job_has_ended() -> ProvisioningError:
+    return failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
+
+
+def _takes(before: StageRecord, run: StageRun) -> bool:
+    """Whether a run may follow what is known of its stage: no later one has begun, or failed."""
+    if before.status is StageStatus.RETRYING:
+        return run.retry_count > before.retry_count
+    return before.attempt == 0 or run.retry_count >= before.retry_count
+
+
+def _started(
+    before: StageRecord, run: StageRun, at: datetime, lease: timedelta, *, is_alone: bool
+) -> StageRecord:
+    """Return a stage of which a run begins: its next attempt, a poll, or the last run once more."""
+    # Only time ends the lease of a run that never said its word.
+    superseded = before.superseded_until if is_alone else lease_of(before)
+    begun = replace(
+        before,
+        retry_count=run.retry_count,
+        lease_until=at + lease,
+        superseded_until=superseded,
+    )
+    is_again = before.attempt > 0 and before.retry_count == run.retry_count
+    if is_again or before.status is StageStatus.WAITING:
+        return begun
+    return replace(
+        begun,
+        status=StageStatus.RUNNING,
+        started_at=at,
+        attempt=before.attempt + 1,
+        max_attempts=max(STAGE_RETRY.attempts_in_all, before.attempt + 1),
+        next_attempt_before=None,
+    )
+
+
+def _begin_job(work: UnitOfWork, run: StageRun) -> None:
+    values = {"status": JobStatus.RUNNING, "started_at": work.at}
+    sources = job_sources(JobStatus.RUNNING)
+    work.change_job(run.job_id, run.job_attempt, values, sources)
+    work.tell(run.job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=run.job_attempt)
+
+
+def _ended(work: UnitOfWork, job_id: str, before: StageRecord, end: GoodEnd) -> StageRecord:
+    status = StageStatus.SKIPPED if end.is_skipped else StageStatus.SUCCEEDED
+    work.tell(job_id, before.stage, status, note=end.check, job_attempt=before.job_attempt)
+    return replace(
+        before,
+        **_NO_WAIT,
+        status=status,
+        finished_at=work.at,
+        output=dict(end.output),
+        check=end.check,
+        error=None,
+        next_attempt_before=None,
+        waits_until=None,
+    )
+
+
+def _skip(work: UnitOfWork, job_id: str, stage: str, job_attempt: int) -> None:
+    """Add the end of a stage that does not run, and has not begun."""
+    values = {
+        "status": StageStatus.SKIPPED,
+        "finished_at": work.at,
+        "check": NOT_ASKED_FOR,
+        "expires_at": work.expires_at,
+    }
+    must = {"job_attempt": job_attempt, "status": StageStatus.PENDING}
+    work.change(job_id, f"{STAGE}{stage}", values, must)
+    said = {"note": NOT_ASKED_FOR, "job_attempt": job_attempt}
+    work.tell(job_id, stage, StageStatus.SKIPPED, **said)
+
+
+def _is_last(stored: StageRecord, held: StageRecord) -> bool:
+    """Whether a run is the last of its stage, and may still say its word."""
+    return (
+        (stored.job_attempt, stored.retry_count) == (held.job_attempt, held.retry_count)
+        and not stored.status.is_terminal
+        and stored.closed is not StageClosed.ENDED
+    )
+
+
+def _cancelled(error: StoredError) -> StoredError:
+    """Return what a stage ends with that would be tried again, were its job not cancelled."""
+    cause = f"{error.type}: {error.message} {error.cause}"
+    return replace(error, type=ErrorType.JOB_CANCELLED, message=CANCELLED, cause=cause)

@@ -1,0 +1,236 @@
+"""Writes of jobs that belong together: what must be true, what changes, what the history says.
+
+Nothing else knows how DynamoDB's transactions are built. Every change of a status is conditional
+on `transitions` and stands in one transaction with its history entry: a duplicate or late write
+fails its condition and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.models import HistoryEntry, JobStatus, StageRecord, StoredError
+from provisioner.jobs.records import JOB, STAGE, history_item, stage_item, stored, time_text
+from provisioner.jobs.transitions import OPEN_STAGE
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
+#: How often a change is tried that finds something changed under it.
+_ATTEMPTS = 3
+
+#: What tells that a stage is still as it was read.
+_STATE_OF_STAGE = ("job_attempt", "status", "closed", "attempt", "retry_count", "lease_until")
+
+
+@dataclass(frozen=True, slots=True)
+class NotAfter:
+    """The condition that a time is absent, or not after another."""
+
+    at: datetime
+
+
+#: What must be true of an item, by attribute: it has this value, one of these (a tuple, in
+#: which None stands for its absence), none at all (None), or is `NotAfter` a time.
+type Conditions = Mapping[str, Any]
+
+
+class RefusedError(ConditionFailedError):
+    """Something was not as it must be; nothing was written."""
+
+    def __init__(self, error: ConditionFailedError, keys: Sequence[tuple[str, str] | None]) -> None:
+        """Keep what refused, as it is stored, by the job's id and the item's sort key."""
+        super().__init__(error.items)
+        #: The same, which is tried no more.
+        self.error = error
+        self._found = {keys[position]: item for position, item in error.items.items()}
+
+    def found(self, job_id: str, record: str) -> Mapping[str, Any] | None:
+        """Return an item that refused, empty where there is none; None where it has not refused."""
+        return self._found.get((job_id, record))
+
+
+def optimistically[Result](
+    change: Callable[[RefusedError | None], Result], what: str = "it was changed"
+) -> Result:
+    """Let a change look again, and try again, where something was changed under it.
+
+    Args:
+        change: the change; it is given what the try before has met.
+        what: what was done to the job meanwhile, for the error.
+
+    Raises:
+        TIMEOUT: that happened each time.
+    """
+    refused: RefusedError | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            return change(refused)
+        except RefusedError as error:
+            refused = error
+    raise failure(ErrorType.TIMEOUT, f"The job kept changing while {what}.")
+
+
+class UnitOfWork:
+    """Writes that are made all at once, or not at all; all of them at the same time."""
+
+    def __init__(
+        self, client: DynamoDBClient, table: str, at: datetime, retention: timedelta
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            client: DynamoDB.
+            table: the jobs table.
+            at: the time.
+            retention: for how long a part of a job is kept.
+        """
+        self.at = at
+        #: When a part of a job expires that is written now, as DynamoDB's time to live has it.
+        self.expires_at = int((at + retention).timestamp())
+        self._client = client
+        self._table = table
+        self._items: list[TransactWriteItemTypeDef] = []
+        self._keys: list[tuple[str, str] | None] = []
+
+    def put(self, job_id: str, record: str, values: Mapping[str, Any], *, is_new: bool) -> None:
+        """Put an item in the place of what there is; where it must be new, there must be none."""
+        item = {"job_id": job_id, "record": record} | {k: stored(v) for k, v in values.items()}
+        new = dynamodb.put_new(self._table, item, "job_id")
+        self._add(job_id, record, new if is_new else dynamodb.put(self._table, item))
+
+    def change(self, job_id: str, record: str, values: Mapping[str, Any], must: Conditions) -> None:
+        """Change attributes of an item; None removes one."""
+        condition, placeholders = _condition(must)
+        written = {name: stored(value) for name, value in values.items()}
+        self._add(
+            job_id,
+            record,
+            dynamodb.update(
+                self._table,
+                {"job_id": job_id, "record": record},
+                set_values=written,
+                remove=[name for name, value in written.items() if value is None],
+                condition=condition,
+                condition_values=placeholders,
+                names={name: name for name in must},
+            ),
+        )
+
+    def check(self, job_id: str, record: str, must: Conditions) -> None:
+        """Ask that something is true of an item that is not written."""
+        condition, placeholders = _condition(must)
+        self._add(
+            job_id,
+            record,
+            dynamodb.check(
+                self._table,
+                {"job_id": job_id, "record": record},
+                condition=condition,
+                condition_values=placeholders,
+                names={name: name for name in must},
+            ),
+        )
+
+    def tell(self, job_id: str, subject: str, status: str, **said: Any) -> None:
+        """Add an entry to a job's history; see `HistoryEntry`."""
+        entry = HistoryEntry(self.at, subject, status, **said)
+        item = history_item(entry) | {"expires_at": self.expires_at}
+        self.put(job_id, item["record"], item, is_new=True)
+
+    def tell_error(
+        self, job_id: str, subject: str, status: str, error: StoredError, **said: Any
+    ) -> None:
+        """Add an entry to a job's history that says why."""
+        self.tell(
+            job_id,
+            subject,
+            status,
+            note=error.message,
+            error_type=error.type,
+            error_stage=error.stage,
+            error_attempt=error.attempt,
+            **said,
+        )
+
+    def also(self, items: Sequence[TransactWriteItemTypeDef]) -> None:
+        """Add writes of other tables."""
+        self._items += items
+        self._keys += [None] * len(items)
+
+    # Jobs and stages.
+
+    def change_job(
+        self,
+        job_id: str,
+        attempt: int,
+        values: Mapping[str, Any],
+        sources: Sequence[JobStatus],
+        **must: Any,
+    ) -> None:
+        """Change a job that is at this attempt still, and in one of these statuses."""
+        conditions = {"attempt": attempt, "status": tuple(sources)} | must
+        self.change(job_id, JOB, {"updated_at": self.at, **values}, conditions)
+
+    def put_stage(self, job_id: str, record: StageRecord) -> None:
+        """Put a stage in the place of what there is of it."""
+        values = stage_item(record) | {"expires_at": self.expires_at}
+        self.put(job_id, f"{STAGE}{record.stage}", values, is_new=False)
+
+    def change_stage(self, job_id: str, before: StageRecord, after: StageRecord) -> None:
+        """Change a stage that still is as it was read."""
+        old, new = stage_item(before), stage_item(after)
+        values = {name: value for name, value in new.items() if value != old[name]}
+        must = {name: old[name] for name in _STATE_OF_STAGE}
+        values["expires_at"] = self.expires_at
+        self.change(job_id, f"{STAGE}{before.stage}", values, must)
+
+    def close_stage(self, job_id: str, record: StageRecord, closed: str, **must: Any) -> None:
+        """Let nothing of a stage start any more that has not ended, however it stands."""
+        conditions = {"job_attempt": record.job_attempt, "status": OPEN_STAGE} | must
+        values = {"closed": closed, "expires_at": self.expires_at}
+        self.change(job_id, f"{STAGE}{record.stage}", values, conditions)
+
+    def write(self) -> None:
+        """Write it.
+
+        Raises:
+            RefusedError: something is not as it must be.
+        """
+        try:
+            dynamodb.transact(self._client, self._items)
+        except ConditionFailedError as error:
+            raise RefusedError(error, self._keys) from None
+
+    def _add(self, job_id: str, record: str, item: TransactWriteItemTypeDef) -> None:
+        self._items.append(item)
+        self._keys.append((job_id, record))
+
+
+def _condition(must: Conditions) -> tuple[str, dict[str, Any]]:
+    """Write conditions as DynamoDB's expression, with the values of its placeholders."""
+    parts: list[str] = []
+    values: dict[str, Any] = {}
+    for name, wanted in must.items():
+        match wanted:
+            case None:
+                parts.append(f"attribute_not_exists(#{name})")
+            case NotAfter(at):
+                parts.append(f"(attribute_not_exists(#{name}) OR #{name} <= :{name})")
+                values[name] = time_text(at)
+            case tuple():
+                of = {f"{name}_{n}": str(one) for n, one in enumerate(wanted) if one is not None}
+                or_absent = f"attribute_not_exists(#{name}) OR " if None in wanted else ""
+                parts.append(f"({or_absent}#{name} IN ({', '.join(f':{one}' for one in of)}))")
+                values |= of
+            case _:
+                parts.append(f"#{name} = :{name}")
+                values[name] = stored(wanted)
+    return " AND ".join(parts), values
