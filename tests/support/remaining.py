@@ -105,6 +105,15 @@ def left_in(found: Deployment) -> list[str]:
     return [*left, *_places(found)]
 
 
+def _jobs(items: Iterable[Item]) -> list[Item]:
+    """Return the jobs that a table holds, each with its payload."""
+    of: dict[str, dict[str, Item]] = {}
+    for item in items:
+        of.setdefault(item["record"], {})[item["job_id"]] = item
+    payloads = of.get("PAYLOAD", {})
+    return [{**payloads[job_id], **job} for job_id, job in of.get("JOB", {}).items()]
+
+
 def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deployment) -> bool:
     project_id = resource.tags.get(PROJECT_TAG, "")
     project = projects.get(project_id)
@@ -178,7 +187,7 @@ def deployment_of(workflow: Workflow, account: str, region: str) -> Deployment:
             if resource.tags.get(PROJECT_TAG) not in workflow.others
         ],
         items(settings.projects_table),
-        [item for item in items(settings.jobs_table) if item["record"] == "JOB"],
+        _jobs(items(settings.jobs_table)),
         items(settings.quotas_table),
         workflow.set_places,
     )
@@ -248,7 +257,7 @@ def deployment_on(stack: RunningStack) -> Deployment:
         Naming(settings.resource_prefix, settings.resource_namespace),
         [*_in_aws(stack, settings.resource_prefix), *_on_clusters(stack)],
         items(settings.projects_table),
-        [item for item in items(settings.jobs_table) if item["record"] == "JOB"],
+        _jobs(items(settings.jobs_table)),
         items(settings.quotas_table),
     )
 
