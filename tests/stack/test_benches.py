@@ -51,8 +51,7 @@ def test_a_job_is_compared_with_its_floors(deployment: RunningStack) -> None:
         pytest.approx(job / seconds, abs=0.01)
         for seconds in (*(times.of[floor][0] for floor in floors), sums)
     ]
-    # A job that was refused keeps no payload.
-    found = [job.payload.get("project_id", "") for job in api.list_jobs()]
+    found = [job.project_id for job in api.list_jobs()]
     mine = [project_id for project_id in found if project_id.startswith("bench-")]
     assert mine
     assert {api.get_project(p).status for p in mine} == {api.ProjectStatus.DEPROVISIONED}
