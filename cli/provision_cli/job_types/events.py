@@ -32,8 +32,12 @@ def events(definitions: JobDefinitions) -> dict[PurePosixPath, str]:
 
 def _events_of(definition: JobDefinition[Any]) -> Iterator[tuple[Stage, dict[str, Any]]]:
     job = _job(definition, "sample")
+    first = definition.steps[0]
+    heads = {first} if isinstance(first, Stage) else {branch[0] for branch in first.branches}
     for stage in definition.stages:
-        yield stage, {"job": job, "stage": str(stage), "retry_count": 0}
+        # A stage whose event tells of none before it looks for itself what it needs of them.
+        outputs: dict[str, Any] = {} if stage in heads else {"outputs": {}}
+        yield stage, {"job": job, "stage": str(stage), "retry_count": 0, **outputs}
 
 
 def _job(definition: JobDefinition[Any], beginning: str) -> dict[str, Any]:
