@@ -101,7 +101,8 @@ def show_project(context: typer.Context, project_id: str) -> None:
             "deletion_protection": project.deletion_protection,
             "cluster_id": project.cluster_id,
             "locked_by": project.locked_by,
-            "latest_job": jobs[0].job_id if jobs else None,
+            # A clean-up is shown with the job that it follows.
+            "latest_job": next((job.job_id for job in jobs if not job.parent_id), None),
             "result": project.result,
             "snapshot": project.snapshot,
         },
