@@ -7,6 +7,7 @@ import decimal
 import enum
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -224,8 +225,9 @@ def test_an_enum_of_texts_is_its_text(core: Core, connected: PlatformSettings) -
 
     payload = MappingProxyType(PAYLOAD | {"project_id": Name.PROJECT})
     assert api.enqueue_job(Name.JOB_TYPE, payload, idempotency_key=Name.KEY) == job
-    assert core.scan(connected.jobs_table)[-1]["job_type"] == "provision_project"
-    assert api.list_jobs(Name.PROJECT) == [job]
+    (stored,) = (i for i in core.scan(connected.jobs_table) if i["record"] == "JOB")
+    assert stored["job_type"] == "provision_project"
+    assert api.list_jobs(Name.PROJECT) == [replace(job, payload={})]
 
 
 @pytest.mark.usefixtures("connected")

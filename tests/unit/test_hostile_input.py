@@ -182,7 +182,7 @@ def test_metadata_is_carried_to_the_execution_as_it_is(core: Core, deliver: Deli
 
     (job,) = core.jobs.list_by_project("shop")
     assert job.status is JobStatus.QUEUED
-    assert job.payload["metadata"] == hostile.METADATA
+    assert core.jobs.get(job.job_id).payload["metadata"] == hostile.METADATA
     (execution,) = core.executions()
     assert json.loads(execution["input"])["job"]["payload"]["metadata"] == hostile.METADATA
 

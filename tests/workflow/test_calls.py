@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from botocore.client import BaseClient
 from provisioner import api
 from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage_store import StageStore
 from provisioner.provisioning.job_types import provision_project
 from provisioner.runtime import aws
 from support.calls import call_as_aws
@@ -82,20 +83,18 @@ def called(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
         running[:] = [stage]
         found.setdefault(stage, [])
 
-    end = workflow.jobs.end_stage, workflow.jobs.complete
-
-    def ended(number: int) -> Any:
+    def ended(end: Callable[..., Any]) -> Callable[..., Any]:
         def record(*arguments: Any, **options: Any) -> Any:
             running.clear()
-            return end[number](*arguments, **options)
+            return end(*arguments, **options)
 
         return record
 
     workflow.observers.append(begin)
     with monkeypatch.context() as patch:
         patch.setattr(BaseClient, "_make_api_call", note)
-        patch.setattr(workflow.jobs, "end_stage", ended(0))
-        patch.setattr(workflow.jobs, "complete", ended(1))
+        patch.setattr(StageStore, "end", ended(StageStore.end))
+        patch.setattr(StageStore, "complete", ended(StageStore.complete))
         yield found
 
 
