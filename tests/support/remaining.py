@@ -111,7 +111,10 @@ def _jobs(items: Iterable[Item]) -> list[Item]:
     for item in items:
         of.setdefault(item["record"], {})[item["job_id"]] = item
     payloads = of.get("PAYLOAD", {})
-    return [{**payloads[job_id], **job} for job_id, job in of.get("JOB", {}).items()]
+    return [
+        {**payloads.get(job_id, {"payload": "{}"}), **job}
+        for job_id, job in of.get("JOB", {}).items()
+    ]
 
 
 def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deployment) -> bool:

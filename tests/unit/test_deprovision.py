@@ -509,6 +509,8 @@ def test_a_deprovisioned_project_is_provisioned_like_a_new_one(active: Core, reg
     assert provision(active, region=region).output == {
         "already_provisioned": False,
         "is_dedicated": False,
+        "is_alone": True,
+        "owner_id": "ada",
     }
 
     held = project(active)

@@ -13,11 +13,11 @@ from bench.dynamodb_units import Units
 
 #: The most calls of the dispatcher and the stages for one job, and of them those to the jobs table,
 #: whichever branch of the state machine is first.
-MOST_CALLS = 97
-MOST_CALLS_OF_THE_CORE = 64
+MOST_CALLS = 51
+MOST_CALLS_OF_THE_CORE = 20
 
 #: The most of DynamoDB's write units for the jobs table, its indexes apart.
-MOST_WRITE_UNITS_OF_THE_CORE = 90
+MOST_WRITE_UNITS_OF_THE_CORE = 130
 
 #: Pages of user pools that other projects have, and the pools of one.
 _PAGES = 3
