@@ -8,9 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-
-# moto copies whole tables and parses each machine anew: that would be most of what is measured.
-import support.quick_moto  # noqa: F401
+import support.quick_moto  # noqa: F401  # else moto's copies of tables would be what is measured
 from provision_cli.local.aws_server import LOOPBACK, choose_port
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from provisioner.drivers.database_engine import AdminConnection

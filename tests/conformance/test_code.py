@@ -47,9 +47,12 @@ UNWANTED = {
     "lifecycle": {"psycopg", "provisioner.drivers.postgresql"},
     "database": set[str](),
     "instances": {"psycopg", "pymysql", "provisioner.drivers.postgresql"},
-    "services": {"psycopg", "provisioner.drivers.postgresql"},
-    "api_keys": {"psycopg", "provisioner.drivers.postgresql"},
-    "reconciler": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
+    "services": {"psycopg", "provisioner.drivers.postgresql", "provisioner.provisioning.clusters"},
+    "api_keys": {"psycopg", "provisioner.drivers.postgresql", "provisioner.provisioning.clusters"},
+    "reconciler": {
+        *("psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"),
+        "provisioner.provisioning.clusters",
+    },
     "snapshot": set[str](),
     "dead_letters": {"psycopg", "provisioner.drivers.secrets", "provisioner.drivers.postgresql"},
     "events": {

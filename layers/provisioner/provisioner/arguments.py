@@ -8,7 +8,6 @@ number, and a UUID is no text. An id that is text, and no project's, job's or ke
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
 
@@ -59,12 +58,6 @@ def check_function(name: str, value: object) -> None:
     """Refuse what cannot be called; see `check_text`."""
     if not callable(value):
         raise _refusal(name, "a function")
-
-
-def check_object(name: str, value: object) -> None:
-    """Refuse what is not an object of JSON, as a mapping holds one; see `check_text`."""
-    if not isinstance(value, Mapping):
-        raise _refusal(name, "an object (dict)")
 
 
 def _is_unicode(text: str) -> bool:

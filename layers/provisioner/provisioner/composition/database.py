@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from provisioner.composition.deployment import cluster_catalogue, naming, project_store
+from provisioner.composition.cluster_catalogue import cluster_catalogue
+from provisioner.composition.deployment import naming, project_store
 from provisioner.composition.job_store import job_store
 from provisioner.composition.server_certificates import believing
 from provisioner.composition.stage_code import stages_of

@@ -1,15 +1,9 @@
-"""The projects, the names and the clusters of a deployment."""
+"""The projects and the names of a deployment; apart from its clusters, which few functions know."""
 
-from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader, ProjectStore
 from provisioner.runtime import aws
-from provisioner.runtime.settings import (
-    ClusterSettings,
-    NamingSettings,
-    ProjectReaderSettings,
-    ProjectSettings,
-)
+from provisioner.runtime.settings import NamingSettings, ProjectReaderSettings, ProjectSettings
 
 
 def project_reader(settings: ProjectReaderSettings) -> ProjectReader:
@@ -25,8 +19,3 @@ def project_store(settings: ProjectSettings) -> ProjectStore:
 def naming(settings: NamingSettings) -> Naming:
     """Return the names and markers of a deployment's resources."""
     return Naming(settings.resource_prefix, settings.resource_namespace)
-
-
-def cluster_catalogue(settings: ClusterSettings) -> ClusterCatalogue:
-    """Bind the description of the clusters to a deployment."""
-    return ClusterCatalogue(aws.client("ssm"), settings.cluster_parameter_prefix)

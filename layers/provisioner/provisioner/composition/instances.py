@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from provisioner.composition.deployment import cluster_catalogue, naming, project_store
+from provisioner.composition.cluster_catalogue import cluster_catalogue
+from provisioner.composition.deployment import naming, project_store
 from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import ContextStep, stages_of
 from provisioner.jobs.job_reader import utc_now

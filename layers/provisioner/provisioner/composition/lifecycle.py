@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 
-from provisioner.composition.deployment import cluster_catalogue, naming, project_store
+from provisioner.composition.cluster_catalogue import cluster_catalogue
+from provisioner.composition.deployment import naming, project_store
 from provisioner.composition.failure import failure_policies
 from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import stages_of

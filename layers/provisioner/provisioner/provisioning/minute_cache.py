@@ -12,11 +12,12 @@ KEPT_SECONDS = 60.0
 class MinuteCache[Value]:
     """What a process has read, by a key."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """Begin with nothing.
 
         Args:
-            clock: gives the time, in seconds.
+            clock: gives the time, in seconds; not the process's own, which may stand still while
+                AWS Lambda keeps it frozen between two invocations.
         """
         self._clock = clock
         self._values: dict[Hashable, tuple[float, Value]] = {}
@@ -24,7 +25,9 @@ class MinuteCache[Value]:
     def get(self, key: Hashable) -> Value | None:
         """Return what was kept in the last minute; None where nothing was."""
         since, value = self._values.get(key, (0.0, None))
-        return value if value is not None and self._clock() - since < KEPT_SECONDS else None
+        # A clock that was set back says nothing of how old a value is.
+        is_fresh = 0 <= self._clock() - since < KEPT_SECONDS
+        return value if is_fresh else None
 
     def keep(self, key: Hashable, value: Value) -> Value:
         """Keep what has just been read, and return it."""

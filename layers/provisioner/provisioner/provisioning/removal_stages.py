@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from provisioner.errors import ErrorType
-from provisioner.jobs.definition import Stage
+from provisioner.jobs.definition import Function, Stage
 from provisioner.provisioning.functions import (
     API_KEYS,
     DATABASE,
@@ -12,62 +14,49 @@ from provisioner.provisioning.functions import (
     SERVICES,
 )
 
-_CODE = "provisioner.provisioning.stages"
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    meaning: str
+    function: Function
+    waits_seconds: int = 0
 
 
-def removing_api_keys(*, only_this_job: bool) -> Stage:
-    """Define the removal of the API keys.
+#: By the last words of the stage's name, and of its code's.
+_REMOVALS = {
+    "api_keys": _Removal("The API keys, and the secret that hands them over, are gone.", API_KEYS),
+    "storage": _Removal("The S3 bucket is gone, if it was empty.", SERVICES),
+    "realtime": _Removal("The AppSync Event API is gone, with its channel namespace.", SERVICES),
+    "auth": _Removal("The Cognito user pool is gone, with its app client.", SERVICES),
+    "database": _Removal(
+        "The tenant database is gone, with its roles, its secret and its place on the cluster.",
+        DATABASE,
+    ),
+    "instance": _Removal(
+        "The project's own database instance is gone, with its secret and its place.",
+        INSTANCES,
+        INSTANCE_REMOVAL_SECONDS,
+    ),
+}
+
+
+def removal_stage(what: str, *, only_this_job: bool, runs_if: str = "") -> Stage:
+    """Define a stage that removes something.
 
     Args:
+        what: what it removes, as `_REMOVALS` names it.
         only_this_job: whether what other jobs of the project made stays.
+        runs_if: as of `Stage`.
     """
+    removal = _REMOVALS[what]
     return Stage(
-        "REMOVING_API_KEYS",
-        "The API keys, and the secret that hands them over, are gone.",
-        function=API_KEYS,
-        code=f"{_CODE}.remove_api_keys:remove_api_keys",
+        f"REMOVING_{what.upper()}",
+        removal.meaning,
+        function=removal.function,
+        code=f"provisioner.provisioning.stages.remove_{what}:remove_{what}",
         arguments={"only_this_job": only_this_job},
         own_error=ErrorType.REMOVAL_FAILED,
-        state="RemoveApiKeys",
-    )
-
-
-def removing_auth(*, only_this_job: bool) -> Stage:
-    """Define the removal of the user pool; see `removing_api_keys`."""
-    return Stage(
-        "REMOVING_AUTH",
-        "The Cognito user pool is gone, with its app client.",
-        function=SERVICES,
-        code=f"{_CODE}.remove_auth:remove_auth",
-        arguments={"only_this_job": only_this_job},
-        own_error=ErrorType.REMOVAL_FAILED,
-        state="RemoveAuth",
-    )
-
-
-def removing_database(*, only_this_job: bool) -> Stage:
-    """Define the removal of the database; see `removing_api_keys`."""
-    return Stage(
-        "REMOVING_DATABASE",
-        "The tenant database is gone, with its roles, its secret and its place on the cluster.",
-        function=DATABASE,
-        code=f"{_CODE}.remove_database:remove_database",
-        arguments={"only_this_job": only_this_job},
-        own_error=ErrorType.REMOVAL_FAILED,
-        state="RemoveDatabase",
-    )
-
-
-def removing_instance(*, only_this_job: bool, runs_if: str = "") -> Stage:
-    """Define the removal of the project's own database instance; see `removing_api_keys`."""
-    return Stage(
-        "REMOVING_INSTANCE",
-        "The project's own database instance is gone, with its secret and its place.",
-        function=INSTANCES,
-        code=f"{_CODE}.remove_instance:remove_instance",
-        arguments={"only_this_job": only_this_job},
-        own_error=ErrorType.REMOVAL_FAILED,
-        state="RemoveInstance",
+        state="Remove" + "".join(word.capitalize() for word in what.split("_")),
         runs_if=runs_if,
-        waits_seconds=INSTANCE_REMOVAL_SECONDS,
+        waits_seconds=removal.waits_seconds,
     )

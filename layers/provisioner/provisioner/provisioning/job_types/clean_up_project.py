@@ -6,22 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.jobs.queue import JobId
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
     LEASE_SECONDS,
     LIFECYCLE,
-    SERVICES,
 )
 from provisioner.provisioning.payload import Payload, ProjectId, Region
-from provisioner.provisioning.removal_stages import (
-    removing_api_keys,
-    removing_auth,
-    removing_database,
-    removing_instance,
-)
+from provisioner.provisioning.removal_stages import removal_stage
 from provisioner.provisioning.result import Result
 
 
@@ -55,33 +48,12 @@ INITIALIZING = Stage(
     waits_seconds=LEASE_SECONDS,
 )
 
-REMOVING_API_KEYS = removing_api_keys(only_this_job=True)
-
-REMOVING_STORAGE = Stage(
-    "REMOVING_STORAGE",
-    "The S3 bucket is gone, if it was empty.",
-    function=SERVICES,
-    code="provisioner.provisioning.stages.remove_storage:remove_storage",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveStorage",
-)
-
-REMOVING_REALTIME = Stage(
-    "REMOVING_REALTIME",
-    "The AppSync Event API is gone, with its channel namespace.",
-    function=SERVICES,
-    code="provisioner.provisioning.stages.remove_realtime:remove_realtime",
-    arguments={"only_this_job": True},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveRealtime",
-)
-
-REMOVING_AUTH = removing_auth(only_this_job=True)
-
-REMOVING_DATABASE = removing_database(only_this_job=True)
-
-REMOVING_INSTANCE = removing_instance(only_this_job=True)
+REMOVING_API_KEYS = removal_stage("api_keys", only_this_job=True)
+REMOVING_STORAGE = removal_stage("storage", only_this_job=True)
+REMOVING_REALTIME = removal_stage("realtime", only_this_job=True)
+REMOVING_AUTH = removal_stage("auth", only_this_job=True)
+REMOVING_DATABASE = removal_stage("database", only_this_job=True)
+REMOVING_INSTANCE = removal_stage("instance", only_this_job=True)
 
 #: What does not depend on one another: what cannot be removed keeps nothing else from it.
 RESOURCES = Parallel(

@@ -19,12 +19,7 @@ from provisioner.provisioning.functions import (
     SNAPSHOT,
 )
 from provisioner.provisioning.payload import Payload, ProjectId
-from provisioner.provisioning.removal_stages import (
-    removing_api_keys,
-    removing_auth,
-    removing_database,
-    removing_instance,
-)
+from provisioner.provisioning.removal_stages import removal_stage
 from provisioner.provisioning.result import Result
 
 
@@ -142,7 +137,7 @@ REMOVING_REALTIME = Stage(
     state="RemoveRealtime",
 )
 
-REMOVING_AUTH = removing_auth(only_this_job=False)
+REMOVING_AUTH = removal_stage("auth", only_this_job=False)
 
 REMOVING_STORAGE = Stage(
     "REMOVING_STORAGE",
@@ -153,11 +148,11 @@ REMOVING_STORAGE = Stage(
     state="RemoveStorage",
 )
 
-REMOVING_DATABASE = removing_database(only_this_job=False)
+REMOVING_DATABASE = removal_stage("database", only_this_job=False)
 
-REMOVING_INSTANCE = removing_instance(only_this_job=False, runs_if="is_dedicated")
+REMOVING_INSTANCE = removal_stage("instance", only_this_job=False, runs_if="is_dedicated")
 
-REMOVING_API_KEYS = removing_api_keys(only_this_job=False)
+REMOVING_API_KEYS = removal_stage("api_keys", only_this_job=False)
 
 FINALIZING = Stage(
     "FINALIZING",
