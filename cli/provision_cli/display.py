@@ -192,7 +192,7 @@ def _end_waits(job: api.Job) -> str:
 
 
 def _shown_stages(job: api.Job) -> list[api.StageRecord]:
-    """Return a job's stages; what one waits for that is polled no more is not told."""
+    """Return a job's stages; what one waits for that is polled no more is left out."""
     if not _end_waits(job):
         return list(job.stages)
     return [replace(record, waiting_for="") for record in job.stages]

@@ -36,8 +36,9 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.records import NewJob
-from provisioner.jobs.stage_store import Completed, GoodEnd, StageStore
+from provisioner.jobs.stage_store import Completed, StageStore
 from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_types import (
@@ -129,8 +130,9 @@ class Jobs(JobStore):
         skipped: str | None = None,
     ) -> StageRecord:
         """Let the last run of a stage end well."""
-        end = GoodEnd(output, check, is_skipped=status is StageStatus.SKIPPED, skips=skipped)
-        return StageStore(self).end(job_id, self.held(job_id, stage), end).record
+        outcome = StageOutcome(output, check, skipped=status is StageStatus.SKIPPED)
+        held = self.held(job_id, stage)
+        return StageStore(self).end(job_id, held, outcome, skips=skipped).record
 
     def stage_failed(
         self, job_id: str, error: StoredError, *, retry_count: int, retryable: bool
@@ -167,15 +169,14 @@ class Jobs(JobStore):
         others = [r.stage for r in job.stages if r.stage != stage]
         pending = [r.stage for r in job.stages if not r.status.is_terminal and r.stage != stage]
         completed = Completed(
-            result,
+            Completion(result, also),
             before=[other for other in others if other not in pending],
             after=pending,
-            also=also,
             asks_leases=False,
         )
         held = self.held(job_id, stage)
         held = replace(held, job_attempt=attempt or held.job_attempt)
-        said = StageStore(self).complete(job_id, held, GoodEnd(output, check), completed)
+        said = StageStore(self).complete(job_id, held, StageOutcome(output, check), completed)
         if not said.is_written:
             raise ConditionFailedError({})
         return said.record

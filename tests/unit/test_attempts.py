@@ -14,11 +14,12 @@ from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import cleanup_job_id
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.queue import JobId
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import UnknownJobTypeError
-from provisioner.jobs.stage_run import JobInput, StageOutcome, StageRunner
-from provisioner.jobs.stage_store import Completed, GoodEnd, StageStore
+from provisioner.jobs.stage_run import JobInput, StageRunner
+from provisioner.jobs.stage_store import Completed, StageStore
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import metrics
@@ -342,9 +343,9 @@ def test_a_late_word_of_an_attempt_changes_nothing_in_the_next(core: Core) -> No
     with pytest.raises(ProvisioningError, match="this job has ended"):
         core.jobs.start(of_the_first, "INITIALIZING", 1)
     for said in (
-        progress.end("job-1", held, GoodEnd(check="late")),
+        progress.end("job-1", held, StageOutcome(check="late")),
         progress.fail("job-1", held, ERROR, retryable=False),
-        progress.complete("job-1", held, GoodEnd(check="late"), Completed({})),
+        progress.complete("job-1", held, StageOutcome(check="late"), Completed(Completion({}))),
     ):
         assert not said.is_written
         assert said.record == before.stages[0]

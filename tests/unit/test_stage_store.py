@@ -18,9 +18,10 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.queue import JobMessage
-from provisioner.jobs.stage_run import Completion, StageOutcome, StageRunner, StageWaiting
-from provisioner.jobs.stage_store import Completed, GoodEnd, LeaseOpenError, StageStore
+from provisioner.jobs.stage_run import StageRunner, StageWaiting
+from provisioner.jobs.stage_store import Completed, LeaseOpenError, StageStore
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from support.core import Core, aws_error, meanwhile, new_job, provisioned_result, times
@@ -127,12 +128,12 @@ def test_the_word_of_either_ends_the_stage_and_not_the_lease_of_the_other(
     core.new_job()
     first, second = start(core), start(core)
 
-    said = progress(core).end("job-1", first if first_speaks else second, GoodEnd(check="x"))
+    said = progress(core).end("job-1", first if first_speaks else second, StageOutcome(check="x"))
 
     assert said.is_written
     assert said.record.status is StageStatus.SUCCEEDED
     assert lease(core) == (second if first_speaks else first).lease_until
-    late = progress(core).end("job-1", second if first_speaks else first, GoodEnd(check="y"))
+    late = progress(core).end("job-1", second if first_speaks else first, StageOutcome(check="y"))
     assert (late.is_written, late.record.check) == (False, "x")
 
 
@@ -140,7 +141,7 @@ def test_the_word_of_either_ends_the_stage_and_not_the_lease_of_the_other(
 
 
 WORDS: dict[str, Callable[[Core, StageRecord], object]] = {
-    "ends well": lambda core, held: progress(core).end("job-1", held, GoodEnd()),
+    "ends well": lambda core, held: progress(core).end("job-1", held, StageOutcome()),
     "fails": lambda core, held: progress(core).fail("job-1", held, ERROR, retryable=False),
     "is tried again": lambda core, held: progress(core).fail("job-1", held, ERROR, retryable=True),
     "waits": lambda core, held: progress(core).wait("job-1", held, "Room.", core.clock.at),
@@ -174,7 +175,7 @@ def test_the_word_of_a_superseded_attempt_changes_nothing(core: Core, word: Any)
     said = word(core, first)
     assert (said.is_written, said.record) == (False, second)
     assert job(core) == before
-    progress(core).end("job-1", second, GoodEnd())
+    progress(core).end("job-1", second, StageOutcome())
     # Only time ends what nobody has said of the first.
     assert lease(core) == first.lease_until
 
@@ -205,7 +206,7 @@ def test_a_retry_of_the_job_keeps_the_leases_of_the_attempt_before(core: Core) -
     (record, *_) = job(core).stages
     assert (record.status, record.job_attempt, record.attempt) == (StageStatus.PENDING, 2, 0)
     assert lease(core) == held.lease_until
-    progress(core).end("job-1", start(core), GoodEnd())
+    progress(core).end("job-1", start(core), StageOutcome())
     assert lease(core) == held.lease_until
 
 
@@ -213,14 +214,14 @@ def complete(core: Core, *, asks_leases: bool = True) -> object:
     held = core.jobs.held("job-1", LAST)
     if held.status is StageStatus.PENDING:
         held = start(core, 0, LAST)
-    completed = Completed({"a": 1}, before=[STAGE], asks_leases=asks_leases)
-    return progress(core).complete("job-1", held, GoodEnd(), completed)
+    completed = Completed(Completion({"a": 1}), before=[STAGE], asks_leases=asks_leases)
+    return progress(core).complete("job-1", held, StageOutcome(), completed)
 
 
 def test_a_job_completes_only_when_no_other_run_may_be_at_work(core: Core) -> None:
     core.new_job()
     lost = start(core, 0)
-    progress(core).end("job-1", start(core, 1), GoodEnd())
+    progress(core).end("job-1", start(core, 1), StageOutcome())
     with pytest.raises(LeaseOpenError, match=f"An earlier attempt of {STAGE}") as raised:
         complete(core)
     assert raised.value.lease.until == lost.lease_until

@@ -33,7 +33,8 @@ from pydantic import Field
 
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.projects import ProjectStore

@@ -17,7 +17,7 @@ from provision_cli.local.processes import StartedProcess
 
 LOOPBACK = "127.0.0.1"
 
-#: Its accounts are twelve digits and are told by the access key; this one it takes for any other.
+#: Its accounts are twelve digits, and the access key says which; this one it takes for any other.
 ACCOUNT = "000000000000"
 
 #: Retry intervals, as a share of what the state machine says: 300 seconds become 3.

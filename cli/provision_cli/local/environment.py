@@ -60,7 +60,7 @@ def for_programs(directory: Path, *, path: Iterable[Path] = (), **variables: str
     Args:
         directory: the local stack's folder, which marks all that it has started.
         path: folders in which programs are looked for first.
-        variables: what else the program is told.
+        variables: what else stands in its environment.
     """
     inherited = os.environ.get("PATH") or os.defpath
     folders = [*path, INTERPRETER.parent]

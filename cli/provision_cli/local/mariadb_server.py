@@ -148,7 +148,7 @@ class MariadbServer:
                 "--character-set-server=utf8mb4",
                 "--local-infile=OFF",
                 f"--secure-file-priv={self._home}",
-                # Nobody is told by a name that a server of names gives.
+                # No client is known by a name that a server of names gives.
                 "--skip-name-resolve",
                 f"--ssl-ca={self.ca_file}",
                 f"--ssl-cert={self._home / certificates.CERTIFICATE_FILE}",
@@ -308,7 +308,7 @@ class MariadbServer:
             f"--tmpdir={self._temporary}",
             "--innodb-log-file-size=32M",
             "--innodb-buffer-pool-size=64M",
-            # It refuses to run as root unless it is told so.
+            # It refuses to run as root unless this names that user.
             *(["--user=root"] if os.geteuid() == 0 else []),
         ]
 

@@ -435,7 +435,7 @@ def _text(element: ET.Element, name: str) -> str:
 
 
 def _asked(instance: ET.Element) -> dict[str, str | int]:
-    """Return what an operation is told of an instance."""
+    """Return what an operation says of an instance."""
     return {
         "resource": _text(instance, "DbiResourceId"),
         "identifier": _text(instance, "DBInstanceIdentifier"),

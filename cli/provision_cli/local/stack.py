@@ -303,7 +303,7 @@ class LocalStack:
                 raise
 
     def _refuse_other_ports(self, state: _State) -> None:
-        """Say so where the stack that runs listens elsewhere than it is told to."""
+        """Say so where the stack that runs listens elsewhere than it is asked to."""
         settings = self._settings
         for configured, port, variable in (
             (settings.aws_port, state.aws_port, _AWS_PORT_VARIABLE),

@@ -300,7 +300,7 @@ def get_job(job_id: str) -> Job:
 def list_jobs(project_id: str | None = None) -> list[Job]:
     """Read a project's jobs, or everyone's, newest first, without payload, stages and history.
 
-    What each waits for is told: its stages that are WAITING, and its end.
+    Each says what it waits for: its stages that are WAITING, and its end.
     """
     if project_id is not None:
         check_text("project_id", project_id)

@@ -7,7 +7,7 @@ from provisioner.jobs.events import EventPublisher
 from provisioner.runtime import aws
 from provisioner.runtime.settings import EventsSettings
 
-#: What a completed job is told as besides, by its type.
+#: The further event that a completed job of a type is published as.
 COMPLETIONS = {"deprovision_project": "project.deprovisioned"}
 
 

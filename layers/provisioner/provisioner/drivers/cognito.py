@@ -449,7 +449,7 @@ def _repair_pool(client: CognitoIdentityProviderClient, pool: UserPoolTypeTypeDe
     before = client.get_user_pool_mfa_config(UserPoolId=pool["Id"])
     update = update_input(client, "UpdateUserPool", pool, wanted)
     update |= {"UserPoolId": pool["Id"], "PoolName": pool["Name"]}
-    # It is told by every pool, and refused beside the password policy's own number of days.
+    # Every pool has it, and Cognito refuses it beside the password policy's own number of days.
     update.get("AdminCreateUserConfig", {}).pop("UnusedAccountValidityDays", None)
     try:
         client.update_user_pool(**update)
@@ -585,6 +585,6 @@ def _find_client(
 
 
 def _age(client: UserPoolClientTypeTypeDef) -> tuple[float, str]:
-    """Sort clients as they came; equally old ones, and those that no date is told of, by id."""
+    """Sort clients as they came; equally old ones, and those without a date, by id."""
     created = client.get("CreationDate")
     return (0.0 if created is None else created.timestamp(), client["ClientId"])

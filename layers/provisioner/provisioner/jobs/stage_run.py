@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +34,13 @@ from provisioner.jobs.models import (
     StoredError,
     waited_in_vain,
 )
+from provisioner.jobs.outcome import Completion, StageOutcome, Waiting
 from provisioner.jobs.registry import first_kind_of_problem
 from provisioner.jobs.retries import waiting_retry
-from provisioner.jobs.stage_store import Completed, GoodEnd, LeaseOpenError, StageStore
+from provisioner.jobs.stage_store import Completed, LeaseOpenError, StageStore
 from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
-
     from provisioner.jobs.store import JobStore
 
 
@@ -113,41 +111,6 @@ def parse_event(event: Mapping[str, Any]) -> StageEvent:
         job_id=parsed.job.job_id, project_id=parsed.job.payload.get("project_id", "")
     )
     return parsed
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """Says that the job ends well with this stage."""
-
-    #: As JSON, it is what the job type's `result_model` says; else the job fails.
-    result: Mapping[str, Any]
-    #: Writes of the same transaction.
-    also: Sequence[TransactWriteItemTypeDef] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StageOutcome:
-    """How a stage ended well."""
-
-    #: What the stage made, without secrets.
-    output: Mapping[str, Any] = field(default_factory=dict)
-    #: What answered, in one sentence.
-    check: str = ""
-    #: Whether the payload does not ask for the stage.
-    skipped: bool = False
-    #: Given by the last stage, which ends the job; without it the job's result is its output.
-    completion: Completion | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How a stage says that it has to wait: it is run again in a minute, as the same attempt.
-
-    Only a stage whose definition has `waits_seconds` may; so long it may wait in all.
-    """
-
-    #: What for, in one sentence without secrets. It is stored when it changes.
-    waiting_for: str
 
 
 class StageWaiting(Exception):  # noqa: N818  # the state machines know it by this name
@@ -317,12 +280,11 @@ class StageRunner:
         """
         job_id, definition = event.job.job_id, self._definitions[event.job.job_type]
         skips = definition.skipped_after(event.stage, outcome.output)
-        end = GoodEnd(outcome.output, outcome.check, is_skipped=outcome.skipped, skips=skips)
         completion = outcome.completion
         if completion is None and event.stage == definition.last:
             completion = Completion(outcome.output)
         if completion is None:
-            said = self._progress.end(job_id, held, end)
+            said = self._progress.end(job_id, held, outcome, skips=skips)
             if not said.is_written:
                 given.be_superseded(said.record)
             return said.record
@@ -330,10 +292,9 @@ class StageRunner:
         names = list(map(str, definition.stages))
         place = names.index(event.stage)
         completed = Completed(
-            completion.result,
+            completion,
             before=names[:place],
             after=names[place + 1 :],
-            also=completion.also,
             # Repeated so often, it has waited for longer than any function runs. The clock says so
             # before, but for where each wait is shortened, as on the local stack.
             asks_leases=not self._is_process
@@ -341,7 +302,7 @@ class StageRunner:
         )
         try:
             # What the job skips with its end is closed with the others after it.
-            said = self._progress.complete(job_id, held, replace(end, skips=None), completed)
+            said = self._progress.complete(job_id, held, outcome, completed)
         except LeaseOpenError as error:
             return self._record_wait(event, held, str(error), error.lease.until)
         if said.is_written:

@@ -6,10 +6,10 @@ and where something has changed under it, the refused write brings that along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.lease import Lease, lease_of
@@ -23,14 +23,12 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.records import JOB, STAGE, to_stage
 from provisioner.jobs.retries import STAGE_RETRY
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.transitions import STAGE_TRANSITIONS, job_sources
 from provisioner.jobs.unit_of_work import NotAfter, RefusedError, UnitOfWork, optimistically
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 #: The check of a stage that the one before it does not ask for.
 NOT_ASKED_FOR = "the job does not ask for it"
@@ -52,27 +50,13 @@ class LeaseOpenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class GoodEnd:
-    """How a stage ends well."""
-
-    output: Mapping[str, Any] = field(default_factory=dict)
-    check: str = ""
-    #: Whether the payload does not ask for it.
-    is_skipped: bool = False
-    #: The stage after it that it does not ask for, if any: SKIPPED with its end.
-    skips: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Completed:
     """How a job ends well, with a stage of it."""
 
-    result: Mapping[str, Any]
+    completion: Completion
     #: Its stages before that one, which have ended, and those after it, of which none begins.
     before: Sequence[str] = ()
     after: Sequence[str] = ()
-    #: Further writes of the same transaction.
-    also: Sequence[TransactWriteItemTypeDef] = ()
     #: Whether it must not complete while a run of another stage may be at work.
     asks_leases: bool = True
 
@@ -221,17 +205,28 @@ class StageStore:
 
         return self._say(job_id, held, word)
 
-    def end(self, job_id: str, held: StageRecord, end: GoodEnd) -> Said:
-        """Record that a stage ended well."""
+    def end(
+        self, job_id: str, held: StageRecord, outcome: StageOutcome, *, skips: str | None = None
+    ) -> Said:
+        """Record that a stage ended well.
+
+        Args:
+            job_id: the job.
+            held: the stage, as the start of its run returned it.
+            outcome: how it ended.
+            skips: the stage after it that it does not ask for, if any: SKIPPED with its end.
+        """
 
         def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
-            if end.skips is not None:
-                _skip(work, job_id, end.skips, before.job_attempt)
-            return _ended(work, job_id, before, end)
+            if skips is not None:
+                _skip(work, job_id, skips, before.job_attempt)
+            return _ended(work, job_id, before, outcome)
 
         return self._say(job_id, held, word)
 
-    def complete(self, job_id: str, held: StageRecord, end: GoodEnd, completed: Completed) -> Said:
+    def complete(
+        self, job_id: str, held: StageRecord, outcome: StageOutcome, completed: Completed
+    ) -> Said:
         """End a job well, with a stage of it.
 
         Raises:
@@ -243,7 +238,7 @@ class StageStore:
         def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
             _refuse_closed(before)
             self._complete(work, job_id, before.job_attempt, completed)
-            return _ended(work, job_id, before, end)
+            return _ended(work, job_id, before, outcome)
 
         def blocked(refused: RefusedError) -> Exception:
             found = (
@@ -275,10 +270,10 @@ class StageStore:
             work.close_stage(job_id, record, StageClosed.ENDED, **over)
         values = self._store.end_values(work.at, JobStatus.COMPLETED)
         # What was left has become part of what the job has made.
-        values |= {"result": dict(completed.result), "cleanup_job_id": None}
+        values |= {"result": dict(completed.completion.result), "cleanup_job_id": None}
         work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED))
         work.tell(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
-        work.also(completed.also)
+        work.also(completed.completion.also)
 
     def _say(
         self,
@@ -381,16 +376,18 @@ def _begin_job(work: UnitOfWork, run: StageRun) -> None:
     work.tell(run.job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=run.job_attempt)
 
 
-def _ended(work: UnitOfWork, job_id: str, before: StageRecord, end: GoodEnd) -> StageRecord:
-    status = StageStatus.SKIPPED if end.is_skipped else StageStatus.SUCCEEDED
-    work.tell(job_id, before.stage, status, note=end.check, job_attempt=before.job_attempt)
+def _ended(
+    work: UnitOfWork, job_id: str, before: StageRecord, outcome: StageOutcome
+) -> StageRecord:
+    status = StageStatus.SKIPPED if outcome.skipped else StageStatus.SUCCEEDED
+    work.tell(job_id, before.stage, status, note=outcome.check, job_attempt=before.job_attempt)
     return replace(
         before,
         **_NO_WAIT,
         status=status,
         finished_at=work.at,
-        output=dict(end.output),
-        check=end.check,
+        output=dict(outcome.output),
+        check=outcome.check,
         error=None,
         next_attempt_before=None,
         waits_until=None,

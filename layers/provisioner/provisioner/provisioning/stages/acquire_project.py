@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.payload import ProjectReference
 from provisioner.provisioning.projects import (
     Project,

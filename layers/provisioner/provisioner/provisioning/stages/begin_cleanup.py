@@ -7,8 +7,9 @@ from contextlib import suppress
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.lease import open_lease
+from provisioner.jobs.outcome import StageOutcome, Waiting
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
 from provisioner.provisioning.projects import ProjectBusyError, ProjectStatus, ProjectStore

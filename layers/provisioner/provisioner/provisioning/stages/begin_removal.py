@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
     DeprovisionProjectResult,

@@ -9,8 +9,9 @@ from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.models import StageStatus
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.ownership import Claim
 from provisioner.provisioning.clusters import ClusterCatalogue

@@ -10,8 +10,9 @@ from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.s3 import holds_objects
 from provisioner.drivers.s3_obstacles import BucketLook, look_at_bucket
 from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming

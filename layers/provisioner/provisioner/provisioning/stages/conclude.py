@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.payload import ProjectReference
 from provisioner.provisioning.stages.finalize import checked

@@ -13,8 +13,9 @@ from provisioner.drivers.secrets import (
     replace_secret_value,
 )
 from provisioner.errors import ErrorType
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
 from provisioner.provisioning.database_access import AdminLogins, Engines, ways_in

@@ -12,8 +12,9 @@ from provisioner.drivers.rds_description import InstanceDescription
 from provisioner.drivers.rds_snapshots import InstanceSnapshot, find_snapshot
 from provisioner.drivers.secrets import ensure_secret
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.outcome import StageOutcome, Waiting
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.engine import Engine, new_password

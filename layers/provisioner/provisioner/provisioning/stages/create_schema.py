@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from provisioner.drivers.secrets import read_secret
 from provisioner.errors import ErrorType
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
 from provisioner.provisioning.database_access import AdminLogins, Engines, ways_in
 from provisioner.provisioning.job_types.provision_project import (

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import Job
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import clean_up_project

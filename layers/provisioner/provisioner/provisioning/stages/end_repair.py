@@ -6,7 +6,8 @@ from typing import Any
 
 from provisioner.drivers.drift import overlaid
 from provisioner.jobs.models import StageRecord
-from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.outcome import Completion, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types.repair_project import RepairProjectResult
 from provisioner.provisioning.projects import ProjectStore

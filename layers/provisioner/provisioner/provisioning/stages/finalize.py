@@ -7,8 +7,9 @@ from typing import Any
 
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job, StageRecord, StageStatus
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.job_types.provision_project import (

@@ -22,8 +22,9 @@ from provisioner.drivers.secrets import (
     replace_secret_value,
 )
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.first_run import may_exist
 from provisioner.provisioning.job_types.provision_project import (
     ApiKeysRequest,

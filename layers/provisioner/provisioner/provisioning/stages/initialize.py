@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from provisioner.drivers.server_versions import keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.first_run import IS_ALONE

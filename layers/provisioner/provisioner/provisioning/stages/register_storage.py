@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from provisioner.drivers.partition import dns_suffix
 from provisioner.drivers.s3 import Settling, check_bucket, ensure_bucket
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
 

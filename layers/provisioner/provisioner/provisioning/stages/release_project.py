@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from provisioner.jobs.models import Job
-from provisioner.jobs.stage_run import Completion, JobInput, StageOutcome
+from provisioner.jobs.outcome import Completion, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.conclude import reported

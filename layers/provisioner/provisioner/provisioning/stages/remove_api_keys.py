@@ -8,8 +8,9 @@ from provisioner.api_keys.key_format import digest
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.drivers.secrets import claimed_secret, remove_secret
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.location import made_by
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import ProjectReference

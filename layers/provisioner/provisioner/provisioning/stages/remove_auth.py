@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from provisioner.drivers.cognito import remove_user_pool
 from provisioner.drivers.cognito_obstacles import look_at_pools
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader

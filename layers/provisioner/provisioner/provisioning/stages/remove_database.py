@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from provisioner.drivers.secrets import remove_secret
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import Engines, admin_connection
 from provisioner.provisioning.location import location_of

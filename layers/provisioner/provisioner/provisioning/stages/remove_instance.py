@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from provisioner.drivers import rds as driver
 from provisioner.drivers.secrets import remove_secret
 from provisioner.errors import ErrorType
-from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.jobs.outcome import StageOutcome, Waiting
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore

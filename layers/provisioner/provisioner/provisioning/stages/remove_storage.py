@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from provisioner.drivers.s3 import empty_bucket, remove_bucket
 from provisioner.drivers.s3_obstacles import look_at_bucket
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming

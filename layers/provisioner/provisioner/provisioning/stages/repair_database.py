@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from provisioner.drivers.drift import Drift, Remaining
 from provisioner.drivers.secrets import read_secret
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import Engines, admin_connection, ways_in
 from provisioner.provisioning.engine import connection_string, login_secret

@@ -11,7 +11,8 @@ from provisioner.drivers.drift import Drift
 from provisioner.drivers.rds import RdsState
 from provisioner.drivers.secrets import read_secret
 from provisioner.errors import ErrorType
-from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.jobs.outcome import StageOutcome, Waiting
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import repair_project
 from provisioner.provisioning.naming import Naming

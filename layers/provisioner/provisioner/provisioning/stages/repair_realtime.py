@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.appsync import repair_event_api
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.repair_report import (

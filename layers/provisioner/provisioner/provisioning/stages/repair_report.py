@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from provisioner.drivers.drift import Repairs
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.payload import ProjectReference
 from provisioner.provisioning.projects import Project, ProjectReader
 from provisioner.provisioning.stages.find_project import found

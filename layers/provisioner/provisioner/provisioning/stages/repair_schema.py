@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provisioner.errors import ErrorType
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import Engines, admin_connection
 from provisioner.provisioning.naming import Naming

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from provisioner.api_keys.store import ApiKeyStatus, ApiKeyStore
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyPayload
 
 

@@ -16,8 +16,9 @@ from provisioner.drivers.secrets import (
     version_id,
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysPayload
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.payload import DEFAULT_API_KEY_PREFIX

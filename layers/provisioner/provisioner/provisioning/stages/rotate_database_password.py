@@ -12,8 +12,9 @@ from provisioner.drivers.secrets import (
     version_id,
 )
 from provisioner.errors import ErrorType, failure
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import Engines, admin_connection, ways_in
 from provisioner.provisioning.engine import login_secret, new_password

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from provisioner.drivers.rds import RdsState, find_instance
 from provisioner.drivers.rds_snapshots import ensure_snapshot, find_snapshot
 from provisioner.errors import ErrorType
+from provisioner.jobs.outcome import StageOutcome, Waiting
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome, Waiting
+from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import SNAPSHOT_DAYS, ClusterCatalogue

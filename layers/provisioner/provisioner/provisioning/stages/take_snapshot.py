@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from provisioner.drivers.database_engine import AdminConnection, DatabaseDumper
 from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import admin_connection
 from provisioner.provisioning.engine import Engine
