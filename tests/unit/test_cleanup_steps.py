@@ -29,6 +29,7 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.records import NewJob
+from provisioner.jobs.retries import waiting_retry
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageRunner, StageWaiting
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.engine import Engine
@@ -709,6 +710,19 @@ def test_a_clean_up_removes_nothing_while_something_of_its_parent_may_be_at_work
     assert waits_for(core, INITIALIZING, retry_count=1) == AT_WORK
     core.clock.advance()
     assert call(core, CLEANUP, INITIALIZING, retry_count=2)["ok"] is True
+
+
+def test_a_clean_up_goes_on_once_its_polls_have_lasted_long_enough(core: Core) -> None:
+    """So it does where each wait is shortened, and the clock would not let it."""
+    project = core.new_project()
+    core.new_job()
+    core.projects.lock(project, "job-1", quota=None, default_limit=5)
+    core.jobs.start_stage(head(core), "GENERATING_API_KEYS", 0)
+    fail(core)
+
+    most = waiting_retry(INITIALIZING.waits_seconds).max_attempts
+    assert waits_for(core, INITIALIZING, retry_count=most - 1) == AT_WORK
+    assert call(core, CLEANUP, INITIALIZING, retry_count=most)["ok"] is True
 
 
 @pytest.mark.usefixtures("failed")

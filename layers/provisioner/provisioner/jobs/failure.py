@@ -28,7 +28,7 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import of_job_type
-from provisioner.jobs.retries import FOREIGN_ERRORS, WAITING_ERROR, waiting_retry
+from provisioner.jobs.retries import FOREIGN_ERRORS, WAITING_ERROR
 from provisioner.jobs.stage_run import (
     RECORD_FAILURE,
     StageEvent,
@@ -159,7 +159,7 @@ class FailureRecorder:
         lease = open_lease(job, self._store.now())
         # Repeated so often, it has waited for longer than any function runs. The clock says so
         # before, but for where each wait is shortened, as on the local stack.
-        is_over = event.retry_count >= waiting_retry(LONGEST_RUN_SECONDS).max_attempts
+        is_over = event.has_polled_for(LONGEST_RUN_SECONDS)
         if lease is None or is_over or self._is_process or self.is_cleaned_up(job):
             return
         begins = not any(wait.stage == "" for wait in job.waits)

@@ -68,6 +68,9 @@ class JobInput(BaseModel):
     #: Whether this run has stored the first start of the stage in this job: only from then on can
     #: anything exist that the job makes in it.
     is_first: bool = False
+    #: Whether the stage has been polled as often as its time to wait allows. The clock ends that
+    #: before, but for where each wait is shortened, as on the local stack.
+    is_last_poll: bool = False
     _if_superseded: list[Superseded] = PrivateAttr(default_factory=list)
 
     def if_superseded(self, act: Superseded) -> None:
@@ -102,6 +105,10 @@ class StageEvent(BaseModel):
     outputs: dict[str, dict[str, Any]] = {}
     #: Only for the step that records a failed job: how each branch ended.
     branches: list[dict[str, Any]] = []
+
+    def has_polled_for(self, waits_seconds: int) -> bool:
+        """Whether the Task has been repeated as often as a step is that waits for so long."""
+        return self.retry_count >= waiting_retry(waits_seconds).max_attempts
 
 
 def parse_event(event: Mapping[str, Any]) -> StageEvent:
@@ -200,7 +207,7 @@ class StageRunner:
             if started.status.is_terminal:
                 return started
             held = started
-            given = _input(event, held)
+            given = self._input(event, held)
             record = self._run(event, held, given)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
             known = self._known(error, event)
@@ -297,8 +304,7 @@ class StageRunner:
             after=names[place + 1 :],
             # Repeated so often, it has waited for longer than any function runs. The clock says so
             # before, but for where each wait is shortened, as on the local stack.
-            asks_leases=not self._is_process
-            and event.retry_count < waiting_retry(LONGEST_RUN_SECONDS).max_attempts,
+            asks_leases=not self._is_process and not event.has_polled_for(LONGEST_RUN_SECONDS),
         )
         try:
             # What the job skips with its end is closed with the others after it.
@@ -393,14 +399,20 @@ class StageRunner:
             metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         return error
 
+    def _input(self, event: StageEvent, record: StageRecord) -> JobInput:
+        """Return what the code of a stage is handed."""
+        stage = self._stage(event)
+        return event.job.model_copy(
+            update={
+                "outputs": event.outputs,
+                "is_first": record.is_start_stored
+                and (record.attempt, event.job.attempt) == (1, 1),
+                "is_last_poll": stage is not None and event.has_polled_for(stage.waits_seconds),
+            }
+        )
+
     def _measure_wait(self, held: StageRecord | None) -> None:
         measure_wait(None if held is None else held.waiting_since, self._progress.now())
-
-
-def _input(event: StageEvent, record: StageRecord) -> JobInput:
-    """Return what the code of a stage is handed."""
-    is_first = record.is_start_stored and (record.attempt, event.job.attempt) == (1, 1)
-    return event.job.model_copy(update={"outputs": event.outputs, "is_first": is_first})
 
 
 def measure_wait(since: datetime | None, now: datetime) -> None:

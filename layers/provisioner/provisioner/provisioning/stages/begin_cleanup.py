@@ -54,6 +54,6 @@ def ensure_cleanup_begun(
     # A job that is stored no more has ended months ago.
     with suppress(JobNotFoundError):
         lease = open_lease(jobs.get(payload.job_id), jobs.now())
-    if lease is not None:
+    if lease is not None and not job.is_last_poll:
         return Waiting(lease.waiting_for)
     return StageOutcome(check=f"nothing of job {payload.job_id} is at work any more")
