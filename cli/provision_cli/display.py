@@ -498,7 +498,8 @@ def _note(record: api.StageRecord) -> str:
         return f"{error}next attempt at any moment, by {until} at the latest"
     if record.error is not None and record.status is not api.StageStatus.SUCCEEDED:
         none_left = f" {_NONE_LEFT}" if _was_the_last(record) else ""
-        return f"{record.error.type}: {record.error.message}{none_left}"
+        of = f"attempt {record.error.attempt}: " if record.error.attempt < record.attempt else ""
+        return f"{of}{record.error.type}: {record.error.message}{none_left}"
     return record.check
 
 

@@ -203,6 +203,21 @@ def test_the_history_and_the_stage_say_that_no_attempt_is_left(core: Core) -> No
     assert display._note(made.stages[0]) == "TIMEOUT: It took long. No attempt is left."
 
 
+@pytest.mark.usefixtures("connected")
+def test_a_stage_that_runs_again_says_which_attempt_its_error_is_of(core: Core) -> None:
+    made = core.new_job()
+    core.jobs.start_stage(made, "INITIALIZING", 0)
+    failed = replace(ERROR, type=ErrorType.TIMEOUT, message="It took long.")
+    core.jobs.stage_failed("job-1", failed, retry_count=0, retryable=True)
+    core.clock.advance()
+    core.jobs.start_stage(made, "INITIALIZING", 1)
+
+    (stage, *_) = core.jobs.get("job-1").stages
+
+    assert (stage.status, stage.attempt) == (api.StageStatus.RUNNING, 2)
+    assert display._note(stage) == "attempt 1: TIMEOUT: It took long."
+
+
 WAITS = "No cluster has room for one more database."
 SINCE_UNTIL = "since 04:30:05 UTC, until 04:40:05 UTC at the latest"
 
