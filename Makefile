@@ -100,7 +100,7 @@ deploy: ARCHITECTURE = arm64
 deploy: build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
 	$(BIN)/sam deploy --config-env production
 
-state-machines: $(VENV)/.installed ## write anew what follows from the job types: state machines, their pictures, the template's part, events, the table of faults
+state-machines: $(VENV)/.installed ## write anew what follows from the job types: state machines and their flowcharts, the template's part, events, the table of faults
 	$(BIN)/python -m provision_cli.job_types
 	$(BIN)/python docs/write_fault_table.py
 

@@ -18,7 +18,7 @@ NOT_RUN = {
 }
 
 #: What a block of each language is run by; one that is none of these is no command.
-LANGUAGES = {"sh", "python", "text"}
+LANGUAGES = {"sh", "python", "text", "mermaid"}
 
 
 def blocks(language: str) -> list[str]:

@@ -93,8 +93,8 @@ def test_no_stack_starts_whose_files_do_not_follow_from_the_definitions(
 
     assert capsys.readouterr().err == (
         "provision: events/api_keys/rotate_api_keys/turning_keys.json, "
-        "state_machines/rotate_api_keys.asl.json, docs/state-machines/rotate_api_keys.svg, "
-        "docs/job-types.md, events/api_keys/rotate_api_keys/rotating_api_keys.json: "
+        "state_machines/rotate_api_keys.asl.json, docs/job-types.md, "
+        "events/api_keys/rotate_api_keys/rotating_api_keys.json: "
         "not as the job types' definitions have it; run `make state-machines` first.\n"
     )
     assert not (tmp_path / "stack").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,19 @@ from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
 
 from provision_cli.job_types.events import events
+from provision_cli.job_types.flowchart import flowchart
 from provision_cli.job_types.page import page
-from provision_cli.job_types.pictures import draw
-from provision_cli.job_types.template import generate
+from provision_cli.job_types.template import generate, replace_part
 
 _TEMPLATE = "template.yaml"
 
+_README = "README.md"
+
+#: The job type whose flowchart stands in the README.
+_SHOWN = "provision_project"
+
 #: Where nothing is but what is derived.
-_DERIVED_ALONE = ("state_machines/*.asl.json", "docs/state-machines/*.svg", "events/*/*/*.json")
+_DERIVED_ALONE = ("state_machines/*.asl.json", "events/*/*/*.json")
 
 
 def derived_files(root: Path) -> dict[Path, str]:
@@ -42,20 +47,17 @@ def derived_files(root: Path) -> dict[Path, str]:
     """
     for definition in JOB_TYPES.values():
         _check_code(definition)
-    template = root / _TEMPLATE
+    template, readme = root / _TEMPLATE, root / _README
+    machines = {name: state_machine(each, LIFECYCLE) for name, each in JOB_TYPES.items()}
     return {
         template: generate(template.read_text(encoding="utf-8"), JOB_TYPES),
+        readme: replace_part(
+            _README, readme.read_text(encoding="utf-8"), _SHOWN, flowchart(machines[_SHOWN])
+        ),
         **{root / path: event for path, event in events(JOB_TYPES).items()},
-        **dict(_machines_and_pictures(root)),
+        **{root / "state_machines" / f"{name}.asl.json": text(m) for name, m in machines.items()},
         root / "docs" / "job-types.md": page(JOB_TYPES),
     }
-
-
-def _machines_and_pictures(root: Path) -> Iterator[tuple[Path, str]]:
-    for definition in JOB_TYPES.values():
-        document = state_machine(definition, LIFECYCLE)
-        yield root / "state_machines" / f"{definition.name}.asl.json", text(document)
-        yield root / "docs" / "state-machines" / f"{definition.name}.svg", draw(document)
 
 
 def _check_code(definition: JobDefinition[Any]) -> None:

@@ -9,6 +9,8 @@ from provisioner.jobs.definition import JobDefinition, JobDefinitions, Parallel,
 from provisioner.jobs.state_machine import state_machine
 from provisioner.provisioning.functions import LIFECYCLE
 
+from provision_cli.job_types.flowchart import flowchart
+
 _INTRODUCTION = """\
 # Job types
 
@@ -36,21 +38,18 @@ def page(definitions: JobDefinitions) -> str:
 
 def _section(definition: JobDefinition[Any]) -> str:
     name, cleanup = definition.name, definition.on_failure.cleanup_job_type
-    hours = state_machine(definition, LIFECYCLE)["TimeoutSeconds"] // 3600
+    document = state_machine(definition, LIFECYCLE)
     # Short: no two paragraphs of a page are to say the same.
     parts = [
         f"## {name}",
         definition.meaning,
-        f"At most {hours} hours ([picture]({_picture(name)})):",
+        f"At most {document['TimeoutSeconds'] // 3600} hours:",
+        flowchart(document),
         _HEAD + "".join(_rows(definition)),
     ]
     if cleanup:
         parts.append(f"What a failed job of it has made, [{cleanup}](#{cleanup}) removes.")
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
-
-
-def _picture(machine: str) -> str:
-    return f"state-machines/{machine}.svg"
 
 
 def _rows(definition: JobDefinition[Any]) -> Iterator[str]:

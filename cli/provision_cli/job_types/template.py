@@ -183,16 +183,30 @@ def generate(template: str, definitions: JobDefinitions) -> str:
         TemplateError: a line is missing.
     """
     for name, text in _parts(definitions).items():
-        lines = re.compile(
-            rf"^(?P<margin> *)# begin {name}: .*\n(?P<part>(?:.*\n)*?) *# end {name}\n",
-            re.MULTILINE,
-        )
-        found = lines.search(template)
-        if found is None:
-            raise TemplateError(f"template.yaml: the lines `begin {name}` and `end {name}` miss.")
-        part = indent(text, found["margin"])
-        template = template[: found.start("part")] + part + template[found.end("part") :]
+        template = replace_part("template.yaml", template, name, text)
     return template
+
+
+def replace_part(file: str, text: str, name: str, part: str) -> str:
+    """Return a text with another part between its lines `begin` and `end`, which are comments.
+
+    Args:
+        file: the name of what holds the text, for the error.
+        text: the whole of it.
+        name: the part's name, which both lines hold.
+        part: what is to stand between them, without their margin.
+
+    Raises:
+        TemplateError: a line is missing.
+    """
+    lines = re.compile(
+        rf"^(?P<margin> *)(#|<!--) begin {name}: .*\n(?P<part>(?:.*\n)*?) *(#|<!--) end {name}\b",
+        re.MULTILINE,
+    )
+    found = lines.search(text)
+    if found is None:
+        raise TemplateError(f"{file}: the lines `begin {name}` and `end {name}` miss.")
+    return text[: found.start("part")] + indent(part, found["margin"]) + text[found.end("part") :]
 
 
 def _parts(definitions: JobDefinitions) -> dict[str, str]:

@@ -1,0 +1,81 @@
+"""Draws a state machine as a Mermaid flowchart, which GitHub shows within a page.
+
+Every stage is in it, with its function. The states that only hand an error on are not: one edge
+stands for them, and says when a stage has failed for good.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from provisioner.jobs.retries import STAGE_RETRY
+
+#: What stands around a state's name, by its type. Source: Mermaid, "Flowcharts - Basic Syntax".
+_SHAPES = {
+    "Task": ('["', '"]'),
+    "Choice": ('{"', '"}'),
+    "Succeed": ('(["', '"])'),
+    "Fail": ('(["', '"])'),
+}
+
+type States = dict[str, dict[str, Any]]
+
+
+def flowchart(document: dict[str, Any]) -> str:
+    """Return the Markdown of a state machine's flowchart."""
+    waits = [STAGE_RETRY.longest_delay(number) for number in range(1, STAGE_RETRY.attempts_in_all)]
+    failing = (
+        f"a stage fails: {STAGE_RETRY.attempts_in_all} attempts, after waits of up to "
+        f"{' and '.join(f'{seconds:g} s' for seconds in waits)}, or an error that does not pass"
+    )
+    lines = [f'Failing(["{failing}"]) -.-> RecordFailure', *_lines(document["States"])]
+    return "\n".join(["```mermaid", "flowchart TD", *(f"  {line}" for line in lines), "```"]) + "\n"
+
+
+def _lines(states: States) -> Iterator[str]:
+    for name, state in states.items():
+        if state["Type"] == "Pass":
+            continue
+        if state["Type"] == "Parallel":
+            yield f"subgraph {name}"
+            for branch in state["Branches"]:
+                yield from (f"  {line}" for line in _lines(branch["States"]))
+            yield "end"
+        else:
+            before, after = _SHAPES[state["Type"]]
+            yield f"{name}{before}{name}{_detail(state)}{after}"
+        for target, label in _edges(state):
+            if states[target]["Type"] != "Pass":
+                yield f"{name} -->|{label}| {target}" if label else f"{name} --> {target}"
+
+
+def _detail(state: dict[str, Any]) -> str:
+    """Return a Task's stage and function, or the state machine that it starts."""
+    if state["Type"] != "Task":
+        return ""
+    parameters = state["Parameters"]
+    if "FunctionName" not in parameters:
+        return "<br/>starts the clean-up"
+    function = re.sub(r"^\$\{|FunctionArn\}$", "", parameters["FunctionName"])
+    return f"<br/>{parameters['Payload']['stage']} in {function}"
+
+
+def _edges(state: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the states that may follow a state, each with what leads there."""
+    found = [(state["Next"], "")] if "Next" in state else []
+    rules = state.get("Choices", ())
+    if len(rules) == 1:
+        found += [(rules[0]["Next"], "yes"), (state["Default"], "no")]
+    elif rules:
+        found += [(rule["Next"], _question(rule)) for rule in rules]
+        found.append((state["Default"], "neither"))
+    caught = [catch["Next"] for catch in state.get("Catch", ())]
+    return found + [(target, "error") for target in caught if target != state.get("Next")]
+
+
+def _question(rule: dict[str, Any]) -> str:
+    """Return what a rule of a Choice asks for, in words."""
+    field = str(rule["And"][0]["Variable"]).rpartition(".")[2]
+    return field.removeprefix("is_").replace("_", " ")
