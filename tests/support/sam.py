@@ -148,7 +148,8 @@ class SamLocal:
         """Return what a shell has after `eval "$(provision env)"`."""
         of_desk = environment.desk_variables(os.environ)
         kept = {name: value for name, value in os.environ.items() if name not in of_desk}
-        return {**kept, **self.stack.environment()}
+        mark = {environment.MARK_VARIABLE: str(self.stack.directory)}
+        return {**kept, **self.stack.environment(), **mark}
 
 
 class _WarmContainers:

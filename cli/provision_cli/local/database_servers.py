@@ -6,9 +6,10 @@ import contextlib
 import errno
 import os
 import socket
-import subprocess
 import time
 from pathlib import Path
+
+import psutil
 
 from provision_cli.local.errors import LocalStackError
 
@@ -65,16 +66,9 @@ def process_id_in(file: Path) -> int | None:
 
 def command_line(process_id: int) -> str:
     """Return the arguments of a process; empty where it has ended."""
-    if Path("/proc/self/cmdline").exists():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            return os.fsdecode(Path(f"/proc/{process_id}/cmdline").read_bytes()).replace("\0", " ")
-        return ""
-    return subprocess.run(  # noqa: S603  # the one of POSIX  # nosec B603
-        ["/bin/ps", "-p", str(process_id), "-o", "args="],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
+    with contextlib.suppress(psutil.Error):
+        return " ".join(psutil.Process(process_id).cmdline())
+    return ""
 
 
 def last_line(text: str) -> str:

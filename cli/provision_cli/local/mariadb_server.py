@@ -317,7 +317,7 @@ class MariadbServer:
             "PATH": os.defpath,
             "LC_ALL": "C",
             "LD_LIBRARY_PATH": _library_path(program),
-            **({environment.MARK_VARIABLE: str(self._stack)} if self._stack else {}),
+            environment.MARK_VARIABLE: str(self._stack or self._home),
         }
 
     def _answers(self) -> bool:

@@ -1,9 +1,9 @@
 """Starts programs that outlive this process, runs programs to their end, and stops what it started.
 
-A process is known by its id and the moment it started, because the system gives a free id to the
-next process: nothing is ever ended that was not started here. What a process leaves behind that was
-killed is known by a mark in the environment, which its children inherit: the local stack's folder.
-By it all that was started is found, whether or not anybody had the time to write down that it was.
+What was started is known by a mark in its environment, which its children inherit: the local
+stack's folder. By it all of it is found, whether or not anybody had the time to write down that it
+was started, and nothing is ever ended that was not started here: the system gives a free process id
+to the next process, and that has no such mark.
 """
 
 from __future__ import annotations
@@ -16,23 +16,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Self
+
+import psutil
 
 from provision_cli.local.environment import MARK_VARIABLE
 from provision_cli.local.errors import LocalStackError
 
-#: Seconds that a group of processes has to end by itself before it is killed.
+#: Seconds that processes have to end by themselves before they are killed.
 _GRACE_SECONDS = 8.0
 _POLL_SECONDS = 0.05
 
 #: What ends a program that is at work: Ctrl-C, `kill`, and a terminal that is closed.
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-#: Where a process is being started, the signals that have come meanwhile: raised at once, nobody
-#: would know of it yet. It is the main thread's, where signals are handled.
-_waiting: list[list[int]] = []
 
 #: Lines of a failed program's output that are shown.
 _SHOWN_LINES = 20
@@ -43,82 +41,71 @@ class StartedProcess:
     """A process that leads its own group: its children are found, and ended, with it."""
 
     pid: int
-    #: When it started, in the system's own notation.
-    started: str
     #: What stands in the environment of it and of its children.
     mark: str
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what the state file keeps."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the state file kept."""
-        return cls(
-            pid=int(value["pid"]), started=str(value["started"]), mark=str(value.get("mark", ""))
-        )
-
     def is_running(self) -> bool:
         """Whether this very process still runs."""
-        return any(p.pid == self.pid and p.started == self.started for p in _processes())
+        return _is_marked(self.pid, self.mark)
 
     def stop(self) -> None:
         """End the process and its children; returns once all of them are gone.
 
-        Where somebody has killed the process itself, its children are ended all the same. This
-        needs /proc; elsewhere they are left alone.
+        Where somebody has killed the process itself, its children are ended all the same.
         """
-        if not self.is_running() and not self._has_left_children():
-            return
-        _end_group(self.pid)
-
-    def _has_left_children(self) -> bool:
-        """Whether the group is still this one, and not another that has got its id since."""
-        group = [p for p in _processes() if p.group == self.pid]
-        return bool(self.mark) and any(_is_marked(p.pid, self.mark) for p in group)
+        _end(lambda: [p for p in _list_marked(self.mark) if _group(p.pid) == self.pid])
 
 
 def stop_marked(directory: Path) -> bool:
     """End everything that a local stack has started and that still runs; whether there was any.
 
-    It is known by the stack's folder in its environment. This needs /proc; elsewhere only what was
-    written down is found.
+    Args:
+        directory: the stack's folder.
     """
-    mark = str(directory)
-    groups = {p.group for p in _processes() if p.pid != os.getpid() and _is_marked(p.pid, mark)}
-    # Of a process that does not lead a group of its own, only itself is ours.
-    for group in groups:
-        if _is_marked(group, mark):
-            _end_group(group)
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        left = [p.pid for p in _processes() if p.pid != os.getpid() and _is_marked(p.pid, mark)]
-        for process_id in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process_id, sent)
-        _wait_until(lambda: not any(_is_marked(p.pid, mark) for p in _processes()))
-    return bool(groups)
+    return _end(partial(_list_marked, str(directory)))
 
 
-def _end_group(group: int) -> None:
-    """End a group of processes; returns once all of them are gone."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, sent)
-        if _wait_until(lambda: not any(p.group == group for p in _processes()), reaped=group):
-            return
+def _list_marked(mark: str) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_marked(p.pid, mark)]
 
 
-def _wait_until(is_over: Callable[[], bool], *, reaped: int | None = None) -> bool:
-    deadline = time.monotonic() + _GRACE_SECONDS
-    while time.monotonic() < deadline:
-        if reaped is not None:
-            with contextlib.suppress(ChildProcessError):  # started by another process
-                os.waitpid(reaped, os.WNOHANG)
-        if is_over():
-            return True
-        time.sleep(_POLL_SECONDS)
+def _is_marked(process_id: int, mark: str) -> bool:
+    """Whether a process has the mark; it has none where it has ended, or is another account's."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(process_id).environ().get(MARK_VARIABLE) == mark
     return False
+
+
+def _list_group(group: int) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter() if _group(p.pid) == group]
+
+
+def _group(process_id: int) -> int:
+    """Return the group of a process; 0 where it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+        if psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE:
+            return os.getpgid(process_id)
+    return 0
+
+
+def _end(listing: Callable[[], list[psutil.Process]]) -> bool:
+    """End processes, in the end by force; returns whether there were any, once all are gone."""
+    ended = False
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        # Asked for twice: what ends may have started more.
+        found = listing()
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(sent)
+        ended = ended or bool(found)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while listing() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        for process in found:
+            # What this process has started itself is only gone once it has been asked for.
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(timeout=0)
+    return ended
 
 
 @contextmanager
@@ -138,10 +125,9 @@ def ended_by_signals() -> Iterator[None]:
     def end(number: int, _: object) -> None:
         for one in before:
             signal.signal(one, signal.SIG_IGN)
-        if _waiting:
-            _waiting[-1].append(number)
-        else:
-            _raise(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
     # One that is ignored, as `nohup` and a shell's background jobs do, stays ignored.
     before = {one: signal.getsignal(one) for one in _ENDING_SIGNALS}
@@ -155,46 +141,48 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def _raise(number: int) -> NoReturn:
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+@contextmanager
+def _end_children_where_interrupted() -> Iterator[None]:
+    """Where this process is ended within, end what was started within.
+
+    It is found as a child of this process: nobody may have got its id yet.
+    """
+    before = set(psutil.Process().children())
+    try:
+        yield
+    except BaseException:
+        for child in set(psutil.Process().children()) - before:
+            _end(partial(_list_group, child.pid))
+        raise
 
 
 def _popen(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path
-) -> tuple[subprocess.Popen[bytes], list[int]]:
-    """Start a program; return it with the signals that came meanwhile."""
-    came: list[int] = []
-    _waiting.append(came)
-    try:
-        with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603 - the commands are our own  # nosec B603
-                command,
-                env=environment,
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-    finally:
-        _waiting.pop()
-    return process, came
+) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(  # noqa: S603 - the commands are our own  # nosec B603
+            command,
+            env=environment,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def start(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path
 ) -> StartedProcess:
-    """Start a program as the leader of its own group; its output goes to `log`."""
-    process, came = _popen(command, environment=environment, log=log, directory=directory)
-    # It outlives this process on purpose; without a code Popen warns that it is still running.
-    process.returncode = 0
-    if came:
-        _end_group(process.pid)
-        _raise(came[0])
-    started = next((p.started for p in _processes() if p.pid == process.pid), "")
-    return StartedProcess(pid=process.pid, started=started, mark=environment.get(MARK_VARIABLE, ""))
+    """Start a program as the leader of its own group; its output goes to `log`.
+
+    Its environment must have the mark, `MARK_VARIABLE`.
+    """
+    with _end_children_where_interrupted():
+        process = _popen(command, environment=environment, log=log, directory=directory)
+        # It outlives this process on purpose; without a code Popen warns that it is still running.
+        process.returncode = 0
+        return StartedProcess(process.pid, environment[MARK_VARIABLE])
 
 
 def run(
@@ -213,68 +201,16 @@ def run(
         LocalStackError: it could not be started or failed; the message ends with its last lines.
     """
     try:
-        process, came = _popen(command, environment=environment, log=log, directory=directory)
+        with _end_children_where_interrupted():
+            process = _popen(command, environment=environment, log=log, directory=directory)
+            code = process.wait()
     except OSError as error:
         raise LocalStackError(f"{what}: {command[0]} cannot be started: {error}.") from error
-    try:
-        if came:
-            _raise(came[0])
-        code = process.wait()
-    except BaseException:
-        _end_group(process.pid)
-        process.returncode = -signal.SIGTERM
-        raise
     if code != 0:
         raise LocalStackError(f"{what} failed; its output is in {log}:\n{last_lines(log)}")
 
 
 def last_lines(log: Path) -> str:
     """Return the end of a log."""
-    lines = (
-        log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
-        if log.exists()
-        else []
-    )
-    return "\n".join(lines[-_SHOWN_LINES:])
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    pid: int
-    group: int
-    started: str
-
-
-def _is_marked(process_id: int, mark: str) -> bool:
-    return os.fsencode(f"{MARK_VARIABLE}={mark}") in _environment(process_id)
-
-
-def _environment(process_id: int) -> list[bytes]:
-    """Return the environment of a process; empty where it may not be read, or has ended."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process_id}/environ").read_bytes().split(b"\0")
-    return []
-
-
-def _processes() -> list[_Process]:
-    """List the processes that have not ended, from /proc, or from `ps` where there is none."""
-    if Path("/proc/self/stat").exists():
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):  # it ended meanwhile
-                    # Source: proc_pid_stat(5); the name, in parentheses, may hold anything.
-                    fields = (
-                        (entry / "stat").read_text(errors="replace").rpartition(") ")[2].split()
-                    )
-                    if fields[0] not in "ZX":
-                        found.append(_Process(int(entry.name), int(fields[2]), fields[19]))
-        return found
-    listing = subprocess.run(  # the one of POSIX  # nosec B603
-        ["/bin/ps", "-A", "-o", "pid=,pgid=,stat=,lstart="],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    rows = (line.split(maxsplit=3) for line in listing.splitlines())
-    return [_Process(int(r[0]), int(r[1]), r[3]) for r in rows if not r[2].startswith("Z")]
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return "\n".join(text.rstrip().splitlines()[-_SHOWN_LINES:])

@@ -226,8 +226,8 @@ class _State:
         return cls(
             **{
                 **value,
-                "aws": StartedProcess.from_json(value["aws"]),
-                "relay": relay and StartedProcess.from_json(relay),
+                "aws": StartedProcess(**value["aws"]),
+                "relay": relay and StartedProcess(**relay),
             }
         )
 
