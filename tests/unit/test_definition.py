@@ -81,6 +81,8 @@ def test_a_stage_is_called_in_the_console_as_it_says_or_by_its_name() -> None:
         ({"code": "archive.py:run"}, None),
         ({"code": "archive:"}, "code"),
         ({"state": "Archive it"}, "state"),
+        ({"ends_job_if": "$.x"}, "ends_job_if: name a field"),
+        ({"runs_if": "B c"}, "runs_if: name a field"),
         ({"waits_seconds": -1}, "waits_seconds"),
     ],
 )

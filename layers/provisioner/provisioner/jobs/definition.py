@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, partial
 from inspect import signature
 from itertools import pairwise
-from typing import Any, Never, Self
+from typing import Any, Self
 
 from pydantic import BaseModel
 
@@ -23,13 +24,31 @@ from provisioner.errors import ErrorType
 #: As a message may name it; see `JobMessage`.
 JOB_TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-_STAGE_PATTERN = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-
-_STATE_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9]{0,79}")
-
 _COMMAND_PATTERN = re.compile(r"[a-z]+(-[a-z]+)*")
 
-_CODE_PATTERN = re.compile(r"[a-z_][\w.]*:[a-z_]\w*")
+#: Code is named by text: what the text is, and what is said of any other.
+_CODE = (re.compile(r"[a-z_][\w.]*:[a-z_]\w*"), "name it as `package.module:function`")
+
+_OUTPUT_FIELD = (
+    re.compile(r"([a-z][a-z0-9_]*)?"),
+    "name a field of the output: lower-case letters, digits, underscores",
+)
+
+#: What the texts of a stage are, by field, and what is said of any other.
+_STAGE_TEXTS = {
+    "name": (
+        re.compile(r"[A-Z][A-Z0-9_]{0,63}"),
+        "1 to 64 capital letters, digits and underscores; the first is a letter",
+    ),
+    "meaning": (re.compile(r".*\S.*"), "say what holds once it has ended well"),
+    "code": _CODE,
+    "state": (
+        re.compile(r"[A-Za-z][A-Za-z0-9]{0,79}"),
+        "letters and digits, at most 80; the first is a letter",
+    ),
+    "ends_job_if": _OUTPUT_FIELD,
+    "runs_if": _OUTPUT_FIELD,
+}
 
 #: Seconds that a Task waits for longer than its function runs: AWS Lambda's own start and answer.
 TASK_MARGIN_SECONDS = 10
@@ -57,75 +76,56 @@ class Function:
     seconds: int
 
 
-class Stage(str):
+def require(holds: object, sentence: str) -> None:
+    """Refuse a definition of which something does not hold."""
+    if not holds:
+        raise DefinitionError(sentence)
+
+
+@dataclass(eq=False, repr=False)
+class Stage(str):  # noqa: SLOT000  # its fields are a dataclass's
     """One stage of a job type.
 
     It is its name wherever a name is stored, sent or compared, as a member of a StrEnum is.
     """
 
-    __slots__ = (
-        "arguments",
-        "code",
-        "ends_job_if",
-        "function",
-        "meaning",
-        "own_error",
-        "runs_if",
-        "state",
-        "waits_seconds",
-    )
-
+    name: str
     #: What holds once it has ended well, in one line.
     meaning: str
+    _: KW_ONLY
     #: The function that runs it.
     function: Function
     #: Its code, as `module:function`; see `StageFunction`.
     code: str
     #: Arguments of its code that are always the same.
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     #: The error type of causes of its own that stay.
-    own_error: ErrorType
-    #: The name of its state in the Step Functions console.
-    state: str
+    own_error: ErrorType = ErrorType.UNKNOWN_ERROR
+    #: The name of its state in the Step Functions console; by default its own in camel case.
+    state: str = ""
     #: The field of its output that says, where it is true, that the job has ended with it.
-    ends_job_if: str
+    ends_job_if: str = ""
     #: The field of the output of the stage directly before it that says, where it is true, that it
     #: runs; else it is SKIPPED. Empty for a stage that always runs.
-    runs_if: str
+    runs_if: str = ""
     #: Seconds that it may be WAITING in all, by the clock; 0 for a stage that waits for nothing.
-    waits_seconds: int
+    waits_seconds: int = 0
 
-    def __new__(
-        cls,
-        name: str,
-        meaning: str,
-        *,
-        function: Function,
-        code: str,
-        arguments: Mapping[str, Any] | None = None,
-        own_error: ErrorType = ErrorType.UNKNOWN_ERROR,
-        state: str = "",
-        ends_job_if: str = "",
-        runs_if: str = "",
-        waits_seconds: int = 0,
-    ) -> Self:
-        """Define a stage.
+    def __new__(cls, name: str, *_: object, **_fields: object) -> Self:
+        """Make the text that it is."""
+        return super().__new__(cls, name)
+
+    def __post_init__(self) -> None:
+        """Check that it can run.
 
         Raises:
             DefinitionError: a field cannot be what it is given.
         """
-        stage = super().__new__(cls, name)
-        stage.meaning = meaning
-        stage.function = function
-        stage.code = code
-        stage.arguments = dict(arguments or {})
-        stage.own_error = own_error
-        stage.state = state or "".join(part.capitalize() for part in name.split("_"))
-        stage.ends_job_if = ends_job_if
-        stage.runs_if = runs_if
-        stage.waits_seconds = waits_seconds
-        _check_stage(stage)
-        return stage
+        self.state = self.state or camel_case(self.name)
+        for name, (pattern, sentence) in _STAGE_TEXTS.items():
+            text = getattr(self, name)
+            require(pattern.fullmatch(text), f"stage {self}: {name}: {sentence}.")
+        require(self.waits_seconds >= 0, f"stage {self}: waits_seconds: must not be negative.")
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """Be copied and serialized as the name alone."""
@@ -136,34 +136,15 @@ class Stage(str):
         """For how long after its start an attempt may be at work: the time-out of its Task."""
         return self.function.seconds + TASK_MARGIN_SECONDS
 
-
-def _check_stage(stage: Stage) -> None:
-    if _STAGE_PATTERN.fullmatch(stage) is None:
-        _refuse(
-            f"stage {stage}: a name is 1 to 64 capital letters, digits and underscores; the first "
-            "is a letter."
-        )
-    if not stage.meaning.strip():
-        _refuse(f"stage {stage}: say in `meaning` what holds once it has ended well.")
-    _check_code(f"stage {stage}: code", stage.code)
-    if _STATE_PATTERN.fullmatch(stage.state) is None:
-        _refuse(f"stage {stage}: state: letters and digits, at most 80; the first is a letter.")
-    if stage.waits_seconds < 0:
-        _refuse(f"stage {stage}: waits_seconds: must not be negative.")
+    @property
+    def branches(self) -> tuple[tuple[Stage, ...], ...]:
+        """It alone, in the form of a `Parallel`."""
+        return ((self,),)
 
 
-def _check_code(where: str, code: str) -> None:
-    if _CODE_PATTERN.fullmatch(code) is None:
-        _refuse(f"{where}: name it as `package.module:function`.")
-
-
-def _refuse(sentence: str) -> Never:
-    raise DefinitionError(sentence)
-
-
-def _check_command(name: str, words: tuple[str, ...] | None) -> None:
-    if words is not None and not (words and all(map(_COMMAND_PATTERN.fullmatch, words))):
-        _refuse(f"job type {name}: command: give its words, each of a-z and hyphens.")
+def camel_case(name: str) -> str:
+    """Write words that underscores join without them, each with a capital."""
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 @dataclass(frozen=True)
@@ -224,51 +205,73 @@ class JobDefinition[Payload: BaseModel]:
         Raises:
             DefinitionError: it cannot; the message says why.
         """
-        if JOB_TYPE_PATTERN.fullmatch(self.name) is None:
-            _refuse(
-                f"job type {self.name}: a name is 1 to 64 lower-case letters, digits and "
-                "underscores; the first is a letter."
-            )
-        for fields in ([str(s) for s in self.stages], [s.state for s in self.stages]):
-            twice = sorted({name for name in fields if fields.count(name) > 1})
-            if twice:
-                _refuse(f"job type {self.name}: steps: {', '.join(twice)} stands there twice.")
-        if not self.steps or isinstance(self.steps[-1], Parallel):
-            _refuse(f"job type {self.name}: steps: the last must be a stage; it completes the job.")
+        where = f"job type {self.name}"
+        require(
+            JOB_TYPE_PATTERN.fullmatch(self.name),
+            f"{where}: a name is 1 to 64 lower-case letters, digits and underscores; the first is "
+            "a letter.",
+        )
+        require(
+            self.command is None
+            or (self.command and all(map(_COMMAND_PATTERN.fullmatch, self.command))),
+            f"{where}: command: give its words, each of a-z and hyphens.",
+        )
+        self._check_steps(f"{where}: steps")
+        self._check_decisions(where)
+        self._check_failure(f"{where}: on_failure")
+
+    def _check_steps(self, where: str) -> None:
+        require(
+            self.steps and isinstance(self.steps[-1], Stage),
+            f"{where}: the last must be a stage; it completes the job.",
+        )
         for step in self.steps:
-            if isinstance(step, Parallel) and (not step.branches or not all(step.branches)):
-                _refuse(f"job type {self.name}: steps: {step.state} has a branch without stages.")
-        _check_command(self.name, self.command)
-        if bool(self.on_failure.cleanup_job_type) is not bool(self.on_failure.request_cleanup):
-            _refuse(
-                f"job type {self.name}: on_failure: cleanup_job_type and request_cleanup go "
-                "together; give both or neither."
+            has_stages = step.branches and all(step.branches)
+            require(has_stages, f"{where}: {step.state} has a branch without stages.")
+        for names in (map(str, self.stages), (stage.state for stage in self.stages)):
+            twice = sorted(name for name, times in Counter(names).items() if times > 1)
+            require(not twice, f"{where}: {', '.join(twice)} stands there twice.")
+
+    def _check_decisions(self, where: str) -> None:
+        """Refuse what no output of a stage can decide."""
+        alone = [step for step in self.steps[:-1] if isinstance(step, Stage)]
+        # With a stage that runs only sometimes before it, nothing would say whether it is to run.
+        after_a_stage = [
+            after
+            for before, after in pairwise(self.steps)
+            if after in alone and before in alone and not before.runs_if
+        ]
+        for stage in self.stages:
+            require(
+                not stage.ends_job_if or stage in alone,
+                f"{where}: stage {stage}: ends_job_if: leave it out; a stage that runs beside "
+                "others, or is the last, ends no job early.",
             )
+            require(
+                not stage.runs_if or stage in after_a_stage,
+                f"{where}: stage {stage}: runs_if: leave it out; only a stage between others may "
+                "be left out, directly after one that runs alone and always.",
+            )
+
+    def _check_failure(self, where: str) -> None:
+        require(
+            bool(self.on_failure.cleanup_job_type) is bool(self.on_failure.request_cleanup),
+            f"{where}: cleanup_job_type and request_cleanup go together; give both or neither.",
+        )
+        pattern, sentence = _CODE
         for name in ("release", "request_cleanup", "remaining"):
             code = getattr(self.on_failure, name)
-            if code:
-                _check_code(f"job type {self.name}: on_failure: {name}", code)
+            require(not code or pattern.fullmatch(code), f"{where}: {name}: {sentence}.")
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in order, as the job shows them."""
-        return tuple(self._flat())
-
-    def _flat(self) -> Iterator[Stage]:
-        for step in self.steps:
-            if isinstance(step, Parallel):
-                for branch in step.branches:
-                    yield from branch
-            else:
-                yield step
+        return tuple(stage for step in self.steps for branch in step.branches for stage in branch)
 
     @cached_property
     def first(self) -> tuple[Stage, ...]:
         """The stages that a job may begin with."""
-        step = self.steps[0]
-        if isinstance(step, Stage):
-            return (step,)
-        return tuple(branch[0] for branch in step.branches)
+        return tuple(branch[0] for branch in self.steps[0].branches)
 
     @property
     def last(self) -> Stage:
