@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from provisioner.jobs.definition import (
     LONGEST_RUN_SECONDS,
     TASK_MARGIN_SECONDS,
-    DefinitionError,
     Function,
     JobDefinition,
     Parallel,
     Stage,
+    camel_case,
+    require,
 )
 from provisioner.jobs.retries import (
-    POLL_SECONDS,
     SERVICE_RETRY,
     STAGE_RETRY,
     START_RETRY,
+    WAITING_ERROR,
     RetryPolicy,
     waiting_retry,
 )
@@ -44,13 +42,11 @@ MAX_EVENTS = 25_000
 #: Characters of a state's name. Source: Amazon States Language, "States".
 MAX_STATE_NAME = 80
 
-#: What the history holds of an attempt of a Task: scheduled, started, ended.
+#: What the history holds of a state: entered and left, and of a Task its first attempt.
+_EVENTS_OF_A_STATE = 5
+
+#: What it holds of a further attempt: scheduled, started, ended.
 _EVENTS_OF_AN_ATTEMPT = 3
-
-#: What it holds of a state besides: entered and left; a Parallel state has started and ended, too.
-_EVENTS_OF_A_STATE = 4
-
-_FIELD_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 
 _LAMBDA = "arn:aws:states:::lambda:invoke"
 _START_EXECUTION = "arn:aws:states:::states:startExecution"
@@ -68,9 +64,6 @@ _WAITING_COMMENT = (
     "clock before this does."
 )
 _START_COMMENT = "Step Functions itself failed or throttles: that passes within seconds."
-
-#: What is kept of the answer of a stage that others follow.
-_KEPT = ("ok", "stage", "status", "output")
 
 _COMPLETED, _RECORD_FAILURE, _FAILED = "Completed", "RecordFailure", "Failed"
 
@@ -90,45 +83,41 @@ def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[s
     Raises:
         DefinitionError: AWS would not take it, or could not run it to its end.
     """
-    _check_decisions(definition)
-    choices = _choices(definition)
     states: States = []
-    closing: States = []
+    failures: States = []
     before: list[Stage] = []
-    most = _Most()
     names = [*(step.state for step in definition.steps), _COMPLETED]
     for number, step in enumerate(definition.steps):
         following = names[number + 1]
         if isinstance(step, Parallel):
-            states += _parallel(step, before, choices[step.state], following)
-            most += _most_of_branches(step)
+            states += _parallel(step, before, following)
             continue
-        call = _stage_call(step, is_last=step is definition.last)
-        most += call.most
+        optional = definition.optional_after(step)
+        question = _question(step, optional)
+        after = following if optional is None else names[number + 2]
         is_handed_on = not step.runs_if and step is not definition.last
-        task = call.task(
-            selected=_KEPT if is_handed_on or step.state in choices else _KEPT[:-1],
-            result=str(step),
-            caught=("error", f"{step.state}Failed"),
-            before=before,
-            following=choices.get(step.state, following),
+        task = _stage(
+            step,
+            before,
+            question or following,
+            keeps_output=is_handed_on or bool(question),
+            # What ends the job waits, besides, until nothing of it is at work.
+            waits_seconds=LONGEST_RUN_SECONDS if step is definition.last else 0,
         )
         states.append((step.state, task))
+        if question:
+            states.append((question, _decision(step, optional, after)))
         if is_handed_on:
             before.append(step)
-        if step.state in choices:
-            optional = definition.optional_after(step)
-            otherwise = following if optional is None else names[number + 2]
-            states.append((choices[step.state], _decision(step, optional, otherwise)))
-        closing.append((f"{step.state}Failed", _failed_alone(step)))
-        most += _Most(events=_EVENTS_OF_A_STATE)
+        failures.append((f"{step.state}Failed", _failure_alone(step)))
     states.append((_COMPLETED, {"Type": "Succeed", "Comment": "The job's item holds the result."}))
-    ending, of_ending = _ending(lifecycle, has_cleanup=bool(definition.on_failure.request_cleanup))
+    has_cleanup = bool(definition.on_failure.request_cleanup)
     comment = (
         f"{definition.meaning} The input stays under $.job; every Task is one stage of the job and "
         "can be run twice."
     )
-    return _document(definition.name, comment, [*states, *closing, *ending], most + of_ending)
+    states += [*failures, *_ending(lifecycle, has_cleanup=has_cleanup)]
+    return _document(definition.name, comment, states)
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -136,108 +125,95 @@ def text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A Task's call of a function: a stage, or a step that is none."""
+def _stage(
+    stage: Stage,
+    before: Sequence[Stage],
+    following: str,
+    *,
+    keeps_output: bool,
+    waits_seconds: int = 0,
+) -> State:
+    """Return the Task of a stage.
 
-    #: What the function knows the stage or step by.
-    name: str
-    comment: str
-    function: Function
-    #: Seconds that it can be put off, beside its attempts, by a retrier of its own.
-    waits_seconds: int = 0
-
-    @property
-    def seconds(self) -> int:
-        return self.function.seconds + TASK_MARGIN_SECONDS
-
-    def task(
-        self,
-        *,
-        selected: Sequence[str] = ("ok", "stage", "status"),
-        result: str = "",
-        caught: tuple[str, str],
-        branches: Mapping[str, Any] | None = None,
-        before: Sequence[Stage] = (),
-        following: str = "",
-    ) -> State:
-        """Return the state.
-
-        Args:
-            selected: what is kept of the answer.
-            result: where it is put, beside the input; in the place of the input without it.
-            caught: where an error is put, and the state that follows it.
-            branches: how the function is told how what came before has ended.
-            before: the stages whose outputs it is handed.
-            following: the state that follows; the end without it.
-        """
-        payload = {
-            "job.$": "$.job",
-            "stage": str(self.name),
-            "retry_count.$": "$$.State.RetryCount",
-            **({"outputs": _outputs(before)} if before else {}),
-            **(branches or {}),
-        }
-        path, handler = caught
-        retries = [_retrier(SERVICE_RETRY, _SERVICE_COMMENT), _retrier(STAGE_RETRY, _STAGE_COMMENT)]
-        if self.waits_seconds:
-            retries.append(_retrier(waiting_retry(self.waits_seconds), _WAITING_COMMENT))
-        return {
-            "Type": "Task",
-            "Comment": self.comment,
-            "Resource": _LAMBDA,
-            "TimeoutSeconds": self.seconds,
-            "Parameters": {
-                "FunctionName": f"${{{_camel_case(self.function.name)}FunctionArn}}",
-                "Payload": payload,
-            },
-            "ResultSelector": {f"{name}.$": f"$.Payload.{name}" for name in selected},
-            **({"ResultPath": f"$.{result}"} if result else {}),
-            "Retry": retries,
-            "Catch": [_catch(path, handler)],
-            **({"Next": following} if following else {"End": True}),
-        }
-
-    @property
-    def most(self) -> _Most:
-        """What it takes at most, with every repetition."""
-        most = _most(self.seconds, SERVICE_RETRY, STAGE_RETRY)
-        if not self.waits_seconds:
-            return most
-        # The wait comes to an end by the clock; the last poll may begin just before that.
-        polls = waiting_retry(self.waits_seconds).max_attempts
-        return _Most(
-            most.seconds + self.waits_seconds + POLL_SECONDS,
-            most.events + polls * _EVENTS_OF_AN_ATTEMPT,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Most:
-    """What a part of an execution takes at most."""
-
-    seconds: float = 0
-    #: Of the execution's history.
-    events: int = 0
-
-    def __add__(self, other: _Most) -> _Most:
-        return _Most(self.seconds + other.seconds, self.events + other.events)
-
-
-def _most(seconds: int, *policies: RetryPolicy) -> _Most:
-    """Return what a Task takes at most: each attempt its time-out, each wait its longest."""
-    attempts = 1 + sum(policy.max_attempts for policy in policies)
-    waits = sum(
-        policy.longest_delay(attempt) or 0
-        for policy in policies
-        for attempt in range(1, policy.attempts_in_all)
+    Args:
+        stage: the stage.
+        before: the stages whose outputs it is handed, as `JobInput.outputs` says.
+        following: the state that follows; the end of its branch, whose result it is, without it.
+        keeps_output: whether its output is kept for what follows.
+        waits_seconds: for how long it may wait beside what its definition says.
+    """
+    outputs = {f"{earlier}.$": f"$.{earlier}.output" for earlier in before}
+    return _task(
+        stage,
+        stage.meaning,
+        stage.function,
+        waits_seconds=stage.waits_seconds + waits_seconds,
+        payload={"outputs": outputs} if outputs else {},
+        result=_result(
+            ("ok", "stage", "status", *(["output"] if keeps_output else [])),
+            stage if following else "",
+        ),
+        handler=f"{stage.state}Failed",
+        end={"Next": following} if following else {"End": True},
     )
-    return _Most(attempts * seconds + waits, attempts * _EVENTS_OF_AN_ATTEMPT + _EVENTS_OF_A_STATE)
 
 
-def _outputs(before: Sequence[Stage]) -> dict[str, str]:
-    """Return how a stage is handed the outputs of stages before it, as `JobInput.outputs` says."""
-    return {f"{stage}.$": f"$.{stage}.output" for stage in before}
+def _result(selected: Iterable[str], name: str) -> dict[str, Any]:
+    """Return what a Task keeps of an answer: under a name, or, without one, in place of its input.
+
+    Args:
+        selected: the fields of the answer.
+        name: where they are kept.
+    """
+    selector = {"ResultSelector": {f"{field}.$": f"$.Payload.{field}" for field in selected}}
+    return selector | ({"ResultPath": f"$.{name}"} if name else {})
+
+
+def _task(
+    name: str,
+    comment: str,
+    function: Function,
+    *,
+    waits_seconds: int,
+    payload: Mapping[str, Any],
+    result: Mapping[str, Any],
+    handler: str,
+    end: Mapping[str, Any],
+) -> State:
+    """Return the Task that calls a function for a stage, or for the step that is none.
+
+    Args:
+        name: what the function knows the stage or step by.
+        comment: what the state is for.
+        function: the function.
+        waits_seconds: how long it can be put off, beside its attempts, by a retrier of its own.
+        payload: what it is handed beside the job.
+        result: what is kept of the answer.
+        handler: the state that follows an error.
+        end: what follows.
+    """
+    retries = [_retrier(SERVICE_RETRY, _SERVICE_COMMENT), _retrier(STAGE_RETRY, _STAGE_COMMENT)]
+    if waits_seconds:
+        retries.append(_retrier(waiting_retry(waits_seconds), _WAITING_COMMENT))
+    return {
+        "Type": "Task",
+        "Comment": comment,
+        "Resource": _LAMBDA,
+        "TimeoutSeconds": function.seconds + TASK_MARGIN_SECONDS,
+        "Parameters": {
+            "FunctionName": f"${{{camel_case(function.name)}FunctionArn}}",
+            "Payload": {
+                "job.$": "$.job",
+                "stage": str(name),
+                "retry_count.$": "$$.State.RetryCount",
+                **payload,
+            },
+        },
+        **result,
+        "Retry": retries,
+        "Catch": [_catch("error", handler)],
+        **end,
+    }
 
 
 def _retrier(policy: RetryPolicy, comment: str) -> dict[str, Any]:
@@ -258,59 +234,16 @@ def _catch(path: str, handler: str) -> dict[str, Any]:
     return {"ErrorEquals": ["States.ALL"], "ResultPath": f"$.{path}", "Next": handler}
 
 
-def _check_decisions(definition: JobDefinition[Any]) -> None:
-    """Refuse what no output of a stage can decide."""
-    steps = definition.steps
-    alone = [step for step in steps if isinstance(step, Stage)]
-    # With a stage that runs only sometimes before it, nothing would say whether it is to run.
-    after_a_stage = {
-        after
-        for before, after in pairwise(steps)
-        if isinstance(before, Stage) and not before.runs_if and isinstance(after, Stage)
-    }
-    for stage in definition.stages:
-        where = f"job type {definition.name}: stage {stage}"
-        if stage.ends_job_if and stage not in alone[:-1]:
-            raise DefinitionError(
-                f"{where}: ends_job_if: leave it out; a stage that runs beside others, or is the "
-                "last, ends no job early."
-            )
-        if stage.runs_if and (stage not in after_a_stage or stage is definition.last):
-            raise DefinitionError(
-                f"{where}: runs_if: leave it out; only a stage between others may be left out, "
-                "directly after one that runs alone and always."
-            )
-        for name in ("ends_job_if", "runs_if"):
-            field = getattr(stage, name)
-            if field and _FIELD_PATTERN.fullmatch(field) is None:
-                raise DefinitionError(
-                    f"{where}: {name}: name a field of the output: lower-case letters, digits, "
-                    "underscores."
-                )
+def _question(stage: Stage, optional: Stage | None) -> str:
+    """Name the Choice after a stage by what it asks the stage's output; "" where it asks nothing.
 
-
-def _choices(definition: JobDefinition[Any]) -> dict[str, str]:
-    """Name the Choice states after the steps that have one, by the states of these."""
-    named = {}
-    for step in definition.steps:
-        if isinstance(step, Parallel):
-            named[step.state] = "HaveAllBranchesSucceeded"
-            continue
-        optional = definition.optional_after(step)
-        fields = filter(None, (step.ends_job_if, "" if optional is None else optional.runs_if))
-        question = "Or".join(_camel_case(field.removeprefix("is_")) for field in fields)
-        if question:
-            named[step.state] = f"Is{question}"
-    times = Counter(named.values())
-    return {
-        state: name if times[name] == 1 else f"{name}After{state}" for state, name in named.items()
-    }
-
-
-def _stage_call(stage: Stage, *, is_last: bool = False) -> _Call:
-    # What ends the job waits, besides, until nothing of it is at work.
-    waits = stage.waits_seconds + (LONGEST_RUN_SECONDS if is_last else 0)
-    return _Call(str(stage), stage.meaning, stage.function, waits)
+    Args:
+        stage: the stage.
+        optional: the stage after it that runs only where the output says so, if any.
+    """
+    fields = [stage.ends_job_if, "" if optional is None else optional.runs_if]
+    asked = "Or".join(camel_case(field.removeprefix("is_")) for field in filter(None, fields))
+    return f"Is{asked}After{stage.state}" if asked else ""
 
 
 def _decision(stage: Stage, optional: Stage | None, otherwise: str) -> State:
@@ -350,7 +283,8 @@ def _says(stage: Stage, field: str, following: str) -> dict[str, Any]:
     }
 
 
-def _parallel(parallel: Parallel, before: Sequence[Stage], choice: str, following: str) -> States:
+def _parallel(parallel: Parallel, before: Sequence[Stage], following: str) -> States:
+    choice = f"Has{parallel.state}Succeeded"
     settled = {
         "Type": "Parallel",
         "Comment": "What does not depend on one another. Every branch settles before anything "
@@ -378,103 +312,72 @@ def _parallel(parallel: Parallel, before: Sequence[Stage], choice: str, followin
 
 
 def _branch(stages: Sequence[Stage], before: Sequence[Stage]) -> dict[str, Any]:
+    names = [*(stage.state for stage in stages[1:]), ""]
     states: States = []
-    for number, (stage, after) in enumerate(zip(stages, [*stages[1:], None], strict=True)):
-        caught = ("error", f"{stage.state}Failed")
-        call = _stage_call(stage)
+    for number, (stage, following) in enumerate(zip(stages, names, strict=True)):
         earlier = [*before, *stages[:number]]
-        task = (
-            call.task(caught=caught, before=earlier)
-            if after is None
-            else call.task(
-                selected=_KEPT,
-                result=str(stage),
-                caught=caught,
-                before=earlier,
-                following=after.state,
-            )
+        states.append(
+            (stage.state, _stage(stage, earlier, following, keeps_output=bool(following)))
         )
-        states.append((stage.state, task))
     for stage in stages:
         passed_on = {
             "Type": "Pass",
             "Comment": "Passes the error on as data: a branch never fails the Parallel state.",
-            "Parameters": _failed(stage),
+            "Parameters": _failure(stage),
             "End": True,
         }
         states.append((f"{stage.state}Failed", passed_on))
     return {"StartAt": stages[0].state, "States": dict(states)}
 
 
-def _most_of_branches(parallel: Parallel) -> _Most:
-    """Return what they take beside one another: the time of the longest, the events of all."""
-    branches = [
-        sum((_stage_call(stage).most for stage in stages), _Most()) for stages in parallel.branches
-    ]
-    states = 2 * len(parallel.branches) + 2
-    return _Most(
-        max(branch.seconds for branch in branches),
-        sum(branch.events for branch in branches) + states * _EVENTS_OF_A_STATE,
-    )
-
-
-def _failed(stage: Stage) -> dict[str, Any]:
+def _failure(stage: Stage) -> dict[str, Any]:
     return {"ok": False, "stage": str(stage), "error.$": "$.error"}
 
 
-def _failed_alone(stage: Stage) -> State:
+def _failure_alone(stage: Stage) -> State:
     return {
         "Type": "Pass",
         "Comment": "Says which stage the error is of, in the form of a branch's.",
-        "Parameters": {"job.$": "$.job", "settled": {"branches": [_failed(stage)]}},
+        "Parameters": {"job.$": "$.job", "settled": {"branches": [_failure(stage)]}},
         "Next": _RECORD_FAILURE,
     }
 
 
-def _ending(lifecycle: Function, *, has_cleanup: bool) -> tuple[States, _Most]:
-    """Return how a job that failed ends, and what that takes at most."""
-    record = _Call(
+def _ending(lifecycle: Function, *, has_cleanup: bool) -> States:
+    """Return how a job that failed ends."""
+    record = _task(
         RECORD_FAILURE,
         "Stores the errors, closes the stages that never said how they ended, and releases what "
         + ("the job holds, or hands it over to a clean-up." if has_cleanup else "the job holds."),
         lifecycle,
         waits_seconds=LONGEST_RUN_SECONDS,
-    )
-    task = record.task(
-        selected=("error_type", "message", *(("has_cleanup", "cleanup") if has_cleanup else ())),
-        result="failure",
-        caught=("error", "FailureNotRecorded"),
-        branches={"branches.$": "$.settled.branches"},
-        following="IsCleanupWanted" if has_cleanup else _FAILED,
-    )
-    states: States = [(_RECORD_FAILURE, task)]
-    most = record.most
-    if has_cleanup:
-        seconds = lifecycle.seconds + TASK_MARGIN_SECONDS
-        states += _start_of_cleanup(seconds)
-        most += _most(seconds, START_RETRY)
-    states += [
-        (
-            _FAILED,
-            {
-                "Type": "Fail",
-                "Comment": "Ends with the job's own error.",
-                "ErrorPath": "$.failure.error_type",
-                "CausePath": "$.failure.message",
-            },
+        payload={"branches.$": "$.settled.branches"},
+        result=_result(
+            ("error_type", "message", *(["has_cleanup", "cleanup"] if has_cleanup else [])),
+            "failure",
         ),
-        (
-            "FailureNotRecorded",
-            {
-                "Type": "Fail",
-                "Comment": "The job's item could not be written; the history holds both errors.",
-                "Error": "UNKNOWN_ERROR",
-                "Cause": "The failure of the job could not be recorded; see the Catch of "
-                "RecordFailure in this history.",
-            },
-        ),
+        handler="FailureNotRecorded",
+        end={"Next": "IsCleanupWanted" if has_cleanup else _FAILED},
+    )
+    failed = {
+        "Type": "Fail",
+        "Comment": "Ends with the job's own error.",
+        "ErrorPath": "$.failure.error_type",
+        "CausePath": "$.failure.message",
+    }
+    not_recorded = {
+        "Type": "Fail",
+        "Comment": "The job's item could not be written; the history holds both errors.",
+        "Error": "UNKNOWN_ERROR",
+        "Cause": "The failure of the job could not be recorded; see the Catch of RecordFailure in "
+        "this history.",
+    }
+    return [
+        (_RECORD_FAILURE, record),
+        *(_start_of_cleanup(lifecycle.seconds + TASK_MARGIN_SECONDS) if has_cleanup else ()),
+        (_FAILED, failed),
+        ("FailureNotRecorded", not_recorded),
     ]
-    return states, most + _Most(events=len(states) * _EVENTS_OF_A_STATE)
 
 
 def _start_of_cleanup(seconds: int) -> States:
@@ -506,45 +409,44 @@ def _start_of_cleanup(seconds: int) -> States:
     return [("IsCleanupWanted", wanted), ("StartCleanup", start)]
 
 
-def _document(name: str, comment: str, states: States, most: _Most) -> dict[str, Any]:
+def _document(name: str, comment: str, states: States) -> dict[str, Any]:
     """Put a state machine together.
 
     Raises:
         DefinitionError: two states of it have one name, a name is too long, the history of an
             execution cannot hold what may happen, or it is larger than AWS takes.
     """
-    names = list(_names(states))
-    twice = [found for found, times in Counter(names).items() if times > 1]
-    if twice:
-        raise DefinitionError(
-            f"state machine {name}: two states are called {twice[0]}; give one of their steps "
-            "another `state`."
+    where = f"state machine {name}"
+    for found, times in Counter(_names(states)).items():
+        require(
+            times == 1,
+            f"{where}: two states are called {found}; give one of their steps another `state`.",
         )
-    too_long = [found for found in names if len(found) > MAX_STATE_NAME]
-    if too_long:
-        raise DefinitionError(
-            f"state machine {name}: {too_long[0]} is longer than {MAX_STATE_NAME} characters; give "
-            "the stage a shorter `state`."
+        require(
+            len(found) <= MAX_STATE_NAME,
+            f"{where}: {found} is longer than {MAX_STATE_NAME} characters; give the stage a "
+            "shorter `state`.",
         )
-    if most.events > MAX_EVENTS:
-        raise DefinitionError(
-            f"state machine {name}: an execution may need {most.events:,} events, and AWS keeps "
-            f"{MAX_EVENTS:,}; let its stages wait for less, or give it fewer."
-        )
+    seconds, events = _longest(dict(states))
+    require(
+        events <= MAX_EVENTS,
+        f"{where}: an execution may need {events:,} events, and AWS keeps {MAX_EVENTS:,}; let its "
+        "stages wait for less, or give it fewer.",
+    )
     document = {
         "Comment": comment,
         "QueryLanguage": "JSONPath",
         # What every step takes with every retry, in whole hours.
-        "TimeoutSeconds": math.ceil(most.seconds / 3600) * 3600,
+        "TimeoutSeconds": math.ceil(seconds / 3600) * 3600,
         "StartAt": states[0][0],
         "States": dict(states),
     }
     size = len(text(document).encode())
-    if size > MAX_DOCUMENT_BYTES:
-        raise DefinitionError(
-            f"state machine {name}: {size:,} bytes, more than the {MAX_DOCUMENT_BYTES:,} that AWS "
-            "takes; give the job type fewer stages."
-        )
+    require(
+        size <= MAX_DOCUMENT_BYTES,
+        f"{where}: {size:,} bytes, more than the {MAX_DOCUMENT_BYTES:,} that AWS takes; give the "
+        "job type fewer stages.",
+    )
     return document
 
 
@@ -556,5 +458,23 @@ def _names(states: Iterable[tuple[str, State]]) -> Iterator[str]:
             yield from _names(branch["States"].items())
 
 
-def _camel_case(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
+def _longest(states: Mapping[str, State]) -> tuple[float, int]:
+    """Return the seconds, and the events of its history, that an execution takes at most.
+
+    Each attempt takes its time-out, each wait its longest, and branches the time of the longest.
+    """
+    seconds, events = 0.0, 0
+    for state in states.values():
+        branches = [_longest(branch["States"]) for branch in state.get("Branches", ())]
+        seconds += max((of_branch for of_branch, _ in branches), default=0)
+        events += _EVENTS_OF_A_STATE + sum(of_branch for _, of_branch in branches)
+        attempts = 1 if state["Type"] == "Task" else 0
+        for retrier in state.get("Retry", ()):
+            first, most = retrier["IntervalSeconds"], retrier["MaxAttempts"]
+            bound = retrier.get("MaxDelaySeconds", first)
+            seconds += sum(min(bound, first * retrier["BackoffRate"] ** n) for n in range(most))
+            events += most * _EVENTS_OF_AN_ATTEMPT
+            # What polls take is a part of the wait.
+            attempts += 0 if WAITING_ERROR in retrier["ErrorEquals"] else most
+        seconds += attempts * state.get("TimeoutSeconds", 0)
+    return seconds, events
