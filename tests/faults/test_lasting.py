@@ -13,7 +13,7 @@ from provisioner.jobs.models import StageStatus
 from provisioner.provisioning.job_types import deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.end_cleanup import remaining
+from provisioner.provisioning.stages.clean_up import remaining
 from support.changes import logs_in, new_change, plainly_provisioned
 from support.places import (
     AT_DATABASES,

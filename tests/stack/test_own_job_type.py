@@ -62,7 +62,7 @@ EDITS = {
         ("import FailureHandling, JobDefinition, Stage", "import JobDefinition, Stage"),
         (
             """    on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.release_project:release_after_failure"
+        release="provisioner.provisioning.stages.project_lock:release_after_failure"
     ),
 """,
             "",

@@ -23,7 +23,7 @@ from provision_cli.local.postgresql_server import PostgresqlServer
 from provisioner import api
 from provisioner.drivers.database_engine import AdminConnection
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.stages.create_instance import MASTER_USER
+from provisioner.provisioning.stages.instance import MASTER_USER
 from provisioner.runtime import aws
 from support import calls
 from support.calls import call_moto

@@ -21,8 +21,8 @@ from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.end_cleanup import release_after_failed_cleanup, remaining
-from provisioner.provisioning.stages.fail import release_after_failure, request_cleanup
+from provisioner.provisioning.stages.clean_up import release_after_failed_cleanup, remaining
+from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup
 from support.core import STATE_MACHINE_ARN_PREFIX, Core
 
 #: How long a job may be QUEUED here.

@@ -37,8 +37,8 @@ from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.stages.end_cleanup import remaining
-from provisioner.provisioning.stages.fail import release_after_failure, request_cleanup
+from provisioner.provisioning.stages.clean_up import remaining
+from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup
 from provisioner.runtime.observability import metrics
 from support.core import (
     REGION,

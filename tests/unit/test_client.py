@@ -30,7 +30,7 @@ from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.generate_api_keys import new_key
+from provisioner.provisioning.stages.api_keys import new_key
 from provisioner.runtime import aws, platform
 from provisioner.runtime.platform import PlatformSettings
 from provisioner.runtime.settings import SettingsError

@@ -27,13 +27,15 @@ from provisioner.provisioning.job_types.deprovision_project import (
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import Project, ProjectStatus
-from provisioner.provisioning.stages.begin_removal import ensure_removal_begun
 from provisioner.provisioning.stages.check_data import ensure_removal_is_possible
 from provisioner.provisioning.stages.check_services import ensure_services_are_looked_at
-from provisioner.provisioning.stages.end_removal import ensure_deprovisioned
-from provisioner.provisioning.stages.fail_removal import release_after_failed_removal
+from provisioner.provisioning.stages.deprovision import (
+    ensure_deprovisioned,
+    ensure_removal_begun,
+    release_after_failed_removal,
+)
 from provisioner.provisioning.stages.initialize import ensure_initialized
-from provisioner.provisioning.stages.remove_storage import remove_storage_with_data
+from provisioner.provisioning.stages.storage import remove_storage_with_data
 from support.core import (
     ACCOUNT,
     REGION,

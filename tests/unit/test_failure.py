@@ -19,7 +19,7 @@ from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, St
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.stages.fail import release_after_failure, request_cleanup
+from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup
 from provisioner.runtime.observability import metrics
 from support.core import (
     Core,

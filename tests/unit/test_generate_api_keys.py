@@ -10,7 +10,7 @@ from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.generate_api_keys import ensure_api_keys
+from provisioner.provisioning.stages.api_keys import ensure_api_keys
 from support.core import Core, meanwhile, new_job
 
 NAMING = Naming("nm", "test-123456789012")

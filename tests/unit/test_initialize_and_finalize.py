@@ -17,8 +17,8 @@ from provisioner.provisioning.job_types.provision_project import ProvisionProjec
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import ensure_placed
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.stages.finalize import ensure_active
 from provisioner.provisioning.stages.initialize import ensure_initialized
+from provisioner.provisioning.stages.provision import ensure_active
 from provisioner.runtime.observability import metrics
 from support.core import ACCOUNT, REGION, Core, provisioned_result, valid_payload
 

@@ -17,7 +17,7 @@ from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError
 from provisioner.jobs.execution import Executions
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.generate_api_keys import new_key
+from provisioner.provisioning.stages.api_keys import new_key
 from provisioner.runtime import aws
 from provisioner.runtime.platform import PlatformSettings
 from support.core import REGION, STATE_MACHINE_ARN_PREFIX, Core

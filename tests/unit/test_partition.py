@@ -7,7 +7,7 @@ from functools import partial
 
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.register_storage import ensure_storage
+from provisioner.provisioning.stages.storage import ensure_storage
 from support.core import ACCOUNT, Core, valid_payload
 
 REGION = "cn-north-1"

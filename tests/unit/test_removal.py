@@ -23,9 +23,8 @@ from provisioner.jobs.stage_run import JobInput
 from provisioner.ownership import Claim
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.generate_api_keys import ensure_api_keys
-from provisioner.provisioning.stages.remove_api_keys import remove_api_keys
-from provisioner.provisioning.stages.remove_database import remove_database
+from provisioner.provisioning.stages.api_keys import ensure_api_keys, remove_api_keys
+from provisioner.provisioning.stages.database import remove_database
 from psycopg import sql
 from support.core import (
     ACCOUNT,

@@ -18,8 +18,7 @@ from provisioner.jobs.outcome import StageOutcome, Waiting
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.create_instance import ensure_instance
-from provisioner.provisioning.stages.remove_instance import remove_instance
+from provisioner.provisioning.stages.instance import ensure_instance, remove_instance
 from support.core import (
     ACCOUNT,
     REGION,

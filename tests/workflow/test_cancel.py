@@ -18,7 +18,7 @@ from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.end_cleanup import remaining
+from provisioner.provisioning.stages.clean_up import remaining
 from provisioner.runtime import aws
 from support.undoing import CLEANUP, cleanup_of, unremoved
 from support.workflow import SHARED_STAGES, Fault, Point, Workflow

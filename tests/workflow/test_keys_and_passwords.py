@@ -23,7 +23,7 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.provisioning.stages import rotate_database_password
+from provisioner.provisioning.stages import database
 from provisioner.runtime import aws
 from support.changes import (
     check_changed,
@@ -394,7 +394,7 @@ def test_a_function_that_dies_at_the_commit_is_repeated_with_the_same_password(
         if len(passwords) == 1:
             raise FunctionEnded("Runtime.ExitError")
 
-    monkeypatch.setattr(rotate_database_password, "make_current", move_and_die)
+    monkeypatch.setattr(database, "make_current", move_and_die)
     workflow.on_wait = lambda: logged_in.append(logs_in(workflow, project_id))
     job = workflow.execute(workflow.new_change("rotate_database_password", project_id))
     check_changed(workflow, job)
@@ -456,7 +456,7 @@ def test_two_attempts_may_die_anywhere_and_no_password_is_lost(
             return end.name
         return ""
 
-    monkeypatch.setattr(rotate_database_password, "make_current", move)
+    monkeypatch.setattr(database, "make_current", move)
     monkeypatch.setattr(workflow, "run_stage", run)
     deaths: set[tuple[str, str]] = set()
     with effects(workflow, monkeypatch, lambda effect, _attempt: meet(effect.name)):

@@ -53,7 +53,7 @@ def removal_stage(what: str, *, only_this_job: bool, runs_if: str = "") -> Stage
         f"REMOVING_{what.upper()}",
         removal.meaning,
         function=removal.function,
-        code=f"provisioner.provisioning.stages.remove_{what}:remove_{what}",
+        code=f"provisioner.provisioning.stages.{what}:remove_{what}",
         arguments={"only_this_job": only_this_job},
         own_error=ErrorType.REMOVAL_FAILED,
         state="Remove" + "".join(word.capitalize() for word in what.split("_")),

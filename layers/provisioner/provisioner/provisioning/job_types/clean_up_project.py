@@ -43,7 +43,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "Nothing of the failed job is at work any more, and the project is ours to clean up.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.begin_cleanup:ensure_cleanup_begun",
+    code="provisioner.provisioning.stages.clean_up:ensure_cleanup_begun",
     state="Initialize",
     waits_seconds=LEASE_SECONDS,
 )
@@ -71,7 +71,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "Nothing that the failed job made is left; the project is released.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.end_cleanup:ensure_cleaned_up",
+    code="provisioner.provisioning.stages.clean_up:ensure_cleaned_up",
     state="Finalize",
 )
 
@@ -82,8 +82,8 @@ JOB_TYPE = JobDefinition(
     result_model=CleanUpProjectResult,
     steps=(INITIALIZING, RESOURCES, FINALIZING),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.end_cleanup:release_after_failed_cleanup",
-        remaining="provisioner.provisioning.stages.end_cleanup:remaining",
+        release="provisioner.provisioning.stages.clean_up:release_after_failed_cleanup",
+        remaining="provisioner.provisioning.stages.clean_up:remaining",
     ),
     example={
         "project_id": "shop",

@@ -85,7 +85,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is not protected and is ours to remove; its API keys do not verify any more.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.begin_removal:ensure_removal_begun",
+    code="provisioner.provisioning.stages.deprovision:ensure_removal_begun",
     state="Initialize",
     ends_job_if="already_deprovisioned",
 )
@@ -121,7 +121,7 @@ TAKING_INSTANCE_SNAPSHOT = Stage(
     "TAKING_INSTANCE_SNAPSHOT",
     "A snapshot of the project's own database instance can be restored.",
     function=INSTANCES,
-    code="provisioner.provisioning.stages.take_instance_snapshot:ensure_instance_snapshot",
+    code="provisioner.provisioning.stages.instance:ensure_instance_snapshot",
     own_error=ErrorType.SNAPSHOT_FAILED,
     state="TakeInstanceSnapshot",
     runs_if="is_dedicated",
@@ -132,7 +132,7 @@ REMOVING_REALTIME = Stage(
     "REMOVING_REALTIME",
     "The AppSync Event API is gone, with its channel namespace.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.remove_realtime:remove_realtime_before_storage",
+    code="provisioner.provisioning.stages.realtime:remove_realtime_before_storage",
     own_error=ErrorType.REMOVAL_FAILED,
     state="RemoveRealtime",
 )
@@ -143,7 +143,7 @@ REMOVING_STORAGE = Stage(
     "REMOVING_STORAGE",
     "The S3 bucket is gone, with its objects if the payload asks for that.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.remove_storage:remove_storage_with_data",
+    code="provisioner.provisioning.stages.storage:remove_storage_with_data",
     own_error=ErrorType.REMOVAL_FAILED,
     state="RemoveStorage",
 )
@@ -158,7 +158,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "Nothing is left: the project is DEPROVISIONED and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.end_removal:ensure_deprovisioned",
+    code="provisioner.provisioning.stages.deprovision:ensure_deprovisioned",
     state="Finalize",
 )
 
@@ -187,7 +187,7 @@ JOB_TYPE = JobDefinition(
         FINALIZING,
     ),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.fail_removal:release_after_failed_removal"
+        release="provisioner.provisioning.stages.deprovision:release_after_failed_removal"
     ),
     example={"project_id": "shop", "confirm": "shop"},
 )

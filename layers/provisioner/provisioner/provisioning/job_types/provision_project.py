@@ -214,7 +214,7 @@ CREATING_INSTANCE = Stage(
     "CREATING_INSTANCE",
     "The project's own database instance, if it asks for one, and its master user's secret.",
     function=INSTANCES,
-    code="provisioner.provisioning.stages.create_instance:ensure_instance",
+    code="provisioner.provisioning.stages.instance:ensure_instance",
     own_error=ErrorType.DATABASE_CREATION_FAILED,
     state="CreateInstance",
     runs_if="is_dedicated",
@@ -225,7 +225,7 @@ CREATING_DATABASE = Stage(
     "CREATING_DATABASE",
     "The tenant database, its roles and privileges, and the secret with the app role's login.",
     function=DATABASE,
-    code="provisioner.provisioning.stages.create_database:ensure_database",
+    code="provisioner.provisioning.stages.database:ensure_database",
     own_error=ErrorType.DATABASE_CREATION_FAILED,
     state="CreateDatabase",
 )
@@ -234,7 +234,7 @@ CREATING_SCHEMA = Stage(
     "CREATING_SCHEMA",
     "The tenant schema, its grants and the schema-version table.",
     function=DATABASE,
-    code="provisioner.provisioning.stages.create_schema:ensure_schema",
+    code="provisioner.provisioning.stages.database:ensure_schema",
     own_error=ErrorType.SCHEMA_CREATION_FAILED,
     state="CreateSchema",
 )
@@ -243,7 +243,7 @@ REGISTERING_AUTH = Stage(
     "REGISTERING_AUTH",
     "The Cognito user pool and its app client.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.register_auth:ensure_auth",
+    code="provisioner.provisioning.stages.auth:ensure_auth",
     own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
     state="RegisterAuth",
 )
@@ -252,7 +252,7 @@ REGISTERING_REALTIME = Stage(
     "REGISTERING_REALTIME",
     "The AppSync Event API and its channel namespace.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.register_realtime:ensure_realtime",
+    code="provisioner.provisioning.stages.realtime:ensure_realtime",
     own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
     state="RegisterRealtime",
 )
@@ -261,7 +261,7 @@ REGISTERING_STORAGE = Stage(
     "REGISTERING_STORAGE",
     "The S3 bucket.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.register_storage:ensure_storage",
+    code="provisioner.provisioning.stages.storage:ensure_storage",
     own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
     state="RegisterStorage",
 )
@@ -270,7 +270,7 @@ GENERATING_API_KEYS = Stage(
     "GENERATING_API_KEYS",
     "The API keys, their digests, and the secret that hands them over once.",
     function=API_KEYS,
-    code="provisioner.provisioning.stages.generate_api_keys:ensure_api_keys",
+    code="provisioner.provisioning.stages.api_keys:ensure_api_keys",
     own_error=ErrorType.API_KEY_GENERATION_FAILED,
     state="GenerateApiKeys",
 )
@@ -279,7 +279,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The project is ACTIVE and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.finalize:ensure_active",
+    code="provisioner.provisioning.stages.provision:ensure_active",
     state="Finalize",
 )
 
@@ -312,9 +312,9 @@ JOB_TYPE = JobDefinition(
         FINALIZING,
     ),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.fail:release_after_failure",
+        release="provisioner.provisioning.stages.provision:release_after_failure",
         cleanup_job_type="clean_up_project",
-        request_cleanup="provisioner.provisioning.stages.fail:request_cleanup",
+        request_cleanup="provisioner.provisioning.stages.provision:request_cleanup",
     ),
     message_group=_organization,
     example={"project_id": "shop", "region": "eu-central-1"},

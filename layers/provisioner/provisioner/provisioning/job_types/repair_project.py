@@ -51,7 +51,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.acquire_project:ensure_acquired",
+    code="provisioner.provisioning.stages.project_lock:ensure_acquired",
     arguments={"asks_for_instance": True},
     state="Initialize",
 )
@@ -60,7 +60,7 @@ REPAIRING_INSTANCE = Stage(
     "REPAIRING_INSTANCE",
     "The project's own database instance runs, and its settings are as they must be.",
     function=INSTANCES,
-    code="provisioner.provisioning.stages.repair_instance:ensure_instance_repaired",
+    code="provisioner.provisioning.stages.instance:ensure_instance_repaired",
     own_error=ErrorType.DATABASE_CHANGE_FAILED,
     state="RepairInstance",
     runs_if="is_dedicated",
@@ -71,7 +71,7 @@ REPAIRING_DATABASE = Stage(
     "REPAIRING_DATABASE",
     "The roles, limits and privileges of the tenant database are as they must be.",
     function=DATABASE,
-    code="provisioner.provisioning.stages.repair_database:ensure_database_repaired",
+    code="provisioner.provisioning.stages.database:ensure_database_repaired",
     own_error=ErrorType.DATABASE_CHANGE_FAILED,
     state="RepairDatabase",
 )
@@ -80,7 +80,7 @@ REPAIRING_SCHEMA = Stage(
     "REPAIRING_SCHEMA",
     "The tenant schema, its grants and the schema-version table are as they must be.",
     function=DATABASE,
-    code="provisioner.provisioning.stages.repair_schema:ensure_schema_repaired",
+    code="provisioner.provisioning.stages.database:ensure_schema_repaired",
     own_error=ErrorType.DATABASE_CHANGE_FAILED,
     state="RepairSchema",
 )
@@ -89,7 +89,7 @@ REPAIRING_AUTH = Stage(
     "REPAIRING_AUTH",
     "The settings of the Cognito user pool and its app client are as they must be.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.repair_auth:ensure_auth_repaired",
+    code="provisioner.provisioning.stages.auth:ensure_auth_repaired",
     own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
     state="RepairAuth",
 )
@@ -98,7 +98,7 @@ REPAIRING_REALTIME = Stage(
     "REPAIRING_REALTIME",
     "The settings of the AppSync Event API and its channel namespace are as they must be.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.repair_realtime:ensure_realtime_repaired",
+    code="provisioner.provisioning.stages.realtime:ensure_realtime_repaired",
     own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
     state="RepairRealtime",
 )
@@ -107,7 +107,7 @@ REPAIRING_STORAGE = Stage(
     "REPAIRING_STORAGE",
     "The settings of the S3 bucket are as they must be.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.repair_storage:ensure_storage_repaired",
+    code="provisioner.provisioning.stages.storage:ensure_storage_repaired",
     own_error=ErrorType.SERVICE_REGISTRATION_FAILED,
     state="RepairStorage",
 )
@@ -140,7 +140,7 @@ JOB_TYPE = JobDefinition(
         FINALIZING,
     ),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.release_project:release_after_failure"
+        release="provisioner.provisioning.stages.project_lock:release_after_failure"
     ),
     example={"project_id": "shop"},
     command=("project", "repair"),

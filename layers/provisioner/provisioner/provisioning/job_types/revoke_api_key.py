@@ -41,7 +41,7 @@ REVOKING_API_KEY = Stage(
     "REVOKING_API_KEY",
     "The API key does not verify any more.",
     function=API_KEYS,
-    code="provisioner.provisioning.stages.revoke_api_key:ensure_api_key_revoked",
+    code="provisioner.provisioning.stages.api_keys:ensure_api_key_revoked",
     own_error=ErrorType.API_KEY_GENERATION_FAILED,
     state="RevokeApiKey",
 )
@@ -50,7 +50,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The job is COMPLETED.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.conclude:ensure_concluded",
+    code="provisioner.provisioning.stages.project_lock:ensure_concluded",
     state="Finalize",
 )
 

@@ -44,7 +44,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.acquire_project:ensure_acquired",
+    code="provisioner.provisioning.stages.project_lock:ensure_acquired",
     state="Initialize",
 )
 
@@ -52,7 +52,7 @@ ROTATING_API_KEYS = Stage(
     "ROTATING_API_KEYS",
     "The new API keys, the secret that hands them over once, and the end of the old ones.",
     function=API_KEYS,
-    code="provisioner.provisioning.stages.rotate_api_keys:ensure_api_keys_rotated",
+    code="provisioner.provisioning.stages.api_keys:ensure_api_keys_rotated",
     own_error=ErrorType.API_KEY_GENERATION_FAILED,
     state="RotateApiKeys",
 )
@@ -61,7 +61,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The project is released and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.release_project:ensure_released",
+    code="provisioner.provisioning.stages.project_lock:ensure_released",
     state="Finalize",
 )
 
@@ -72,7 +72,7 @@ JOB_TYPE = JobDefinition(
     result_model=RotateApiKeysResult,
     steps=(INITIALIZING, ROTATING_API_KEYS, FINALIZING),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.release_project:release_after_failure"
+        release="provisioner.provisioning.stages.project_lock:release_after_failure"
     ),
     example={"project_id": "shop"},
     command=("keys", "rotate"),

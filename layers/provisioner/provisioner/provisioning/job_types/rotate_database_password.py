@@ -29,7 +29,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.acquire_project:ensure_acquired",
+    code="provisioner.provisioning.stages.project_lock:ensure_acquired",
     state="Initialize",
 )
 
@@ -37,7 +37,7 @@ ROTATING_DATABASE_PASSWORD = Stage(
     "ROTATING_DATABASE_PASSWORD",
     "The new password of the app role, in the secret and in the database.",
     function=DATABASE,
-    code="provisioner.provisioning.stages.rotate_database_password:ensure_password_rotated",
+    code="provisioner.provisioning.stages.database:ensure_password_rotated",
     own_error=ErrorType.DATABASE_CHANGE_FAILED,
     state="RotateDatabasePassword",
 )
@@ -46,7 +46,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The project is released and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.release_project:ensure_released",
+    code="provisioner.provisioning.stages.project_lock:ensure_released",
     state="Finalize",
 )
 
@@ -57,7 +57,7 @@ JOB_TYPE = JobDefinition(
     result_model=RotateDatabasePasswordResult,
     steps=(INITIALIZING, ROTATING_DATABASE_PASSWORD, FINALIZING),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.release_project:release_after_failure"
+        release="provisioner.provisioning.stages.project_lock:release_after_failure"
     ),
     example={"project_id": "shop"},
     command=("password", "rotate"),

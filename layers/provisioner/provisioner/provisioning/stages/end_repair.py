@@ -11,7 +11,7 @@ from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types.repair_project import RepairProjectResult
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.finalize import checked
+from provisioner.provisioning.stages.provision import checked
 from provisioner.provisioning.stages.repair_report import repaired_project
 
 

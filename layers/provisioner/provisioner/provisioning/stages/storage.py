@@ -1,23 +1,105 @@
-"""REMOVING_STORAGE: the S3 bucket, if it is empty, or with its objects."""
+"""The S3 bucket: REGISTERING_STORAGE, REPAIRING_STORAGE, REMOVING_STORAGE."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.s3 import empty_bucket, remove_bucket
+from provisioner.drivers.partition import dns_suffix
+from provisioner.drivers.s3 import (
+    Settling,
+    check_bucket,
+    empty_bucket,
+    ensure_bucket,
+    remove_bucket,
+    repair_bucket,
+)
 from provisioner.drivers.s3_obstacles import look_at_bucket
 from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import explained
+from provisioner.provisioning.stages.repair_report import (
+    outcome,
+    region_of,
+    repaired_project,
+    service,
+    skipped,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+
+def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Naming) -> StageOutcome:
+    """Make the bucket, unless the payload does without.
+
+    Args:
+        job: the job.
+        s3: gives the client of a region.
+        naming: the deployment's names.
+
+    Raises:
+        CONFLICT: a bucket of that name is not the project's.
+        TIMEOUT: S3 does not show yet what was just written.
+        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    if not payload.services.storage:
+        return StageOutcome(skipped=True, check="the payload does without storage")
+    client = s3(payload.region)
+    bucket = naming.names(payload.project_id).bucket
+    owner = naming.owner(payload.project_id, job.job_id)
+    settling = Settling()
+    ensure_bucket(client, name=bucket, region=payload.region, owner=owner, settling=settling)
+    check = check_bucket(client, bucket, owner, settling)
+    return StageOutcome(
+        output={
+            "enabled": True,
+            "tenant_id": bucket,
+            "endpoint": f"https://{bucket}.s3.{payload.region}.{dns_suffix(client)}",
+            "bucket_name": bucket,
+        },
+        check=check,
+    )
+
+
+def ensure_storage_repaired(
+    job: JobInput, *, s3: Callable[[str], S3Client], projects: ProjectReader, naming: Naming
+) -> StageOutcome:
+    """Put right what has drifted of the bucket, unless the project does without.
+
+    Args:
+        job: the job.
+        s3: gives the client of a region.
+        projects: says what the project has.
+        naming: the deployment's names.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: the bucket is not the project's.
+        TIMEOUT: S3 does not show yet what was put right.
+        SERVICE_REGISTRATION_FAILED: the bucket is not there; and what `translated` raises.
+    """
+    project = repaired_project(job, projects)
+    storage = service(project, "storage")
+    if storage is None:
+        return skipped("storage")
+    region = region_of(project)
+    return outcome(
+        repair_bucket(
+            s3(region),
+            name=storage["bucket_name"],
+            region=region,
+            owner=naming.owner(project.project_id, job.job_id),
+            settling=Settling(),
+        )
+    )
 
 
 def remove_storage(

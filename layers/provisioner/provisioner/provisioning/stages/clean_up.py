@@ -1,13 +1,16 @@
-"""FINALIZING of clean_up_project, and what a clean-up that fails leaves and releases."""
+"""INITIALIZING and FINALIZING of clean_up_project, and what a failed one leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from provisioner.errors import ErrorType
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.job_reader import JobNotFoundError
+from provisioner.jobs.lease import open_lease
 from provisioner.jobs.models import Job
-from provisioner.jobs.outcome import Completion, StageOutcome
+from provisioner.jobs.outcome import Completion, StageOutcome, Waiting
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
@@ -15,12 +18,55 @@ from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.fail import resources_of
-from provisioner.provisioning.stages.finalize import checked
+from provisioner.provisioning.projects import ProjectBusyError, ProjectStatus, ProjectStore
+from provisioner.provisioning.stages.provision import checked, resources_of
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
+
+def ensure_cleanup_begun(
+    job: JobInput, *, jobs: JobStore, projects: ProjectStore
+) -> StageOutcome | Waiting:
+    """Acquire the project, unless it is ours, and wait for what the failed job has left at work.
+
+    The job that failed hands its lock over to its clean-up. One that is run again acquires it anew.
+    It counts against no quota: none of the project is usable, and none of it is to be.
+
+    Raises:
+        PROJECT_BUSY: another job has the project's lock, and takes up what was left.
+        INVALID_PAYLOAD: the payload is wrong, or another job has made use of what was left.
+    """
+    payload = validate_payload(CleanUpProjectPayload, job.payload)
+    project = projects.get(payload.project_id)
+    if project is not None and project.locked_by != job.job_id:
+        if project.locked_by is not None:
+            raise failure(
+                ErrorType.PROJECT_BUSY,
+                f"project_id: {project.project_id} is held by job {project.locked_by}, which takes "
+                "up what was left; look at that job first.",
+            )
+        if project.status not in {ProjectStatus.CREATED, ProjectStatus.FAILED}:
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                f"project_id: {project.project_id} is {project.status}; what was left has been "
+                "taken up, so nothing is removed.",
+            )
+        try:
+            projects.acquire_to_clean_up(project.project_id, job.job_id)
+        except ProjectBusyError:
+            raise failure(
+                ErrorType.PROJECT_BUSY,
+                f"project_id: {project.project_id} has just been taken up by another job; look at "
+                "that job first.",
+            ) from None
+    lease = None
+    # A job that is stored no more has ended months ago.
+    with suppress(JobNotFoundError):
+        lease = open_lease(jobs.get(payload.job_id), jobs.now())
+    if lease is not None and not job.is_last_poll:
+        return Waiting(lease.waiting_for)
+    return StageOutcome(check=f"nothing of job {payload.job_id} is at work any more")
 
 
 def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:

@@ -1,0 +1,386 @@
+"""The API keys: their digests in the table, and the secret that hands them over.
+
+GENERATING_API_KEYS, ROTATING_API_KEYS, REVOKING_API_KEY, REMOVING_API_KEYS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from provisioner.api_keys.key_format import (
+    digest,
+    generate_api_key,
+    is_well_formed,
+    key_id,
+    key_prefix,
+)
+from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.drivers.secrets import (
+    Secret,
+    claimed_secret,
+    delete_secret,
+    ensure_secret,
+    ensure_version,
+    find_secret,
+    remove_secret,
+    replace_secret_value,
+    version_id,
+)
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.first_run import may_exist
+from provisioner.provisioning.job_types.provision_project import (
+    ApiKeysRequest,
+    ProvisionProjectPayload,
+)
+from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyPayload
+from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysPayload
+from provisioner.provisioning.location import made_by
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.payload import DEFAULT_API_KEY_PREFIX, ProjectReference
+from provisioner.provisioning.projects import ProjectReader
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+
+def ensure_api_keys(
+    job: JobInput,
+    *,
+    secrets_manager: SecretsManagerClient,
+    store: ApiKeyStore,
+    projects: ProjectReader,
+    naming: Naming,
+    clock: Callable[[], datetime],
+) -> StageOutcome:
+    """Write the keys into their secret, and make the table of digests agree with it.
+
+    The secret comes first and is the truth: a second run reads the keys from it and makes no
+    others. A set that an earlier job made for another request is replaced, since no one can have
+    claimed it: keys are handed over only once the project is ACTIVE. So the table changes only
+    while this job holds the project, and a set that comes too late does not stay in the secret.
+
+    Raises:
+        CONFLICT: a secret of that name is not the project's, or the job holds the project no more.
+        API_KEY_GENERATION_FAILED, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    project_id, request = payload.project_id, payload.api_keys
+
+    made: list[dict[str, Any]] = []
+
+    def make() -> dict[str, Any]:
+        value = {
+            "project_id": project_id,
+            "created_at": clock().isoformat(timespec="microseconds"),
+            "api_keys": [generate_api_key(request.prefix) for _ in range(request.count)],
+        }
+        made.append(value)
+        return value
+
+    secret = ensure_secret(
+        secrets_manager,
+        name=naming.names(project_id).api_keys_secret,
+        owner=naming.owner(project_id, job.job_id),
+        make=make,
+        final=ErrorType.API_KEY_GENERATION_FAILED,
+    )
+    value = secret.value
+    if not _answers(value["api_keys"], request):
+        value = make()
+        replace_secret_value(
+            secrets_manager, secret, value, final=ErrorType.API_KEY_GENERATION_FAILED
+        )
+    keys = [
+        new_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]
+    ]
+    try:
+        store.make_only(
+            project_id,
+            keys,
+            projects.lock_held_item(project_id, job.job_id),
+            may_have_keys=may_exist(job) or not secret.is_new,
+        )
+    except ConditionFailedError:
+        if value in made and not store.get_all([key.digest for key in keys]):
+            _take_back(secrets_manager, secret, value)
+        raise failure(
+            ErrorType.CONFLICT,
+            "The project is no longer held by this job, so its API keys were not stored.",
+        ) from None
+    return StageOutcome(
+        output={
+            "api_keys": shown(keys),
+            "secret_arn": secret.arn,
+        },
+        check=f"each of the {len(keys)} API keys is stored by its digest",
+    )
+
+
+def _answers(api_keys: list[str], request: ApiKeysRequest) -> bool:
+    return len(api_keys) == request.count and all(
+        is_well_formed(text) and text.startswith(f"{request.prefix}_") for text in api_keys
+    )
+
+
+def new_key(plaintext: str, created_at: str, project_id: str, job_id: str) -> ApiKey:
+    """Return what is stored of a key that a job has made."""
+    key_digest = digest(plaintext)
+    return ApiKey(
+        digest=key_digest,
+        key_id=key_id(key_digest),
+        key_prefix=key_prefix(plaintext),
+        project_id=project_id,
+        job_id=job_id,
+        created_at=created_at,
+    )
+
+
+def _take_back(client: SecretsManagerClient, secret: Secret, value: dict[str, Any]) -> None:
+    """Leave the secret as it was before this run wrote a value that nobody is to have."""
+    final = ErrorType.API_KEY_GENERATION_FAILED
+    if secret.value == value:
+        delete_secret(client, secret, final=final)
+    else:
+        replace_secret_value(client, secret, secret.value, final=final)
+
+
+def shown(keys: list[ApiKey]) -> list[dict[str, str]]:
+    """Return what may be shown of keys."""
+    return [
+        {"key_id": key.key_id, "key_prefix": key.key_prefix, "created_at": key.created_at}
+        for key in keys
+    ]
+
+
+def found_again(keys: list[ApiKey], store: ApiKeyStore) -> list[ApiKey]:
+    """Return the keys as they are stored.
+
+    Raises:
+        API_KEY_GENERATION_FAILED: one is not found by its digest.
+    """
+    found = store.get_all([key.digest for key in keys])
+    missing = [key.key_id for key in keys if key.digest not in found]
+    if missing:
+        raise failure(
+            ErrorType.API_KEY_GENERATION_FAILED,
+            "An API key was not found again after it was stored.",
+            f"{missing[0]}: no item of its digest",
+        )
+    return [found[key.digest] for key in keys]
+
+
+def ensure_api_keys_rotated(
+    job: JobInput,
+    *,
+    secrets_manager: SecretsManagerClient,
+    store: ApiKeyStore,
+    naming: Naming,
+    clock: Callable[[], datetime],
+) -> StageOutcome:
+    """Write a new set of keys into the secret, store its digests, and let the old keys expire.
+
+    The secret says which job its keys are of and is the truth: a second run finds its set there and
+    makes no other, nor does one that finds the set stored and claimed, since an attempt of the job
+    has failed after that. It also says which keys it replaces, since the index of the project's
+    keys may not show the newest yet. The overlap begins when the new keys verify, however long ago
+    they came into the secret.
+
+    Raises:
+        CONFLICT: a secret of that name is not the project's, or holds another job's keys by now.
+        API_KEY_GENERATION_FAILED: a digest is not found again, and what `translated` raises.
+    """
+    payload = validate_payload(RotateApiKeysPayload, job.payload)
+    listed = store.list_by_project(payload.project_id)
+    keys = [key for key in listed if key.job_id == job.job_id]
+    secret = _ensure_secret(
+        job, payload, listed, secrets_manager=secrets_manager, naming=naming, now=clock()
+    )
+    replaced: list[str] = []
+    if secret is not None:
+        replaced = secret.value["replaces"]
+        made_at = clock().isoformat(timespec="microseconds")
+        made = [
+            new_key(text, made_at, payload.project_id, job.job_id)
+            for text in secret.value["api_keys"]
+        ]
+        # Whole, so that what the table shows of a set is the set.
+        store.put_set(made)
+        keys = found_again(made, store)
+    since = max(key.created_at for key in keys)
+    expire_at = datetime.fromisoformat(since) + timedelta(hours=payload.overlap_hours)
+    current = {key.digest for key in keys}
+    # What is newer was made by a later job, beside which this run goes on after it was given up.
+    old = [key.digest for key in listed if key.created_at <= since and key.verifies_at(expire_at)]
+    for key_digest in dict.fromkeys([*old, *replaced]):
+        if key_digest not in current:
+            store.expire(key_digest, expire_at)
+    return StageOutcome(
+        output={
+            "api_keys": shown(keys),
+            "old_keys_expire_at": expire_at.isoformat(timespec="microseconds"),
+        }
+        | ({} if secret is None else {"api_keys_secret_arn": secret.arn}),
+        check=f"each of the {len(keys)} API keys was found by its digest",
+    )
+
+
+def _ensure_secret(
+    job: JobInput,
+    payload: RotateApiKeysPayload,
+    listed: list[ApiKey],
+    *,
+    secrets_manager: SecretsManagerClient,
+    naming: Naming,
+    now: datetime,
+) -> Secret | None:
+    """Return the secret with the set of keys that this job makes; None where it was claimed.
+
+    Raises:
+        CONFLICT: another job has replaced that set, or replaces it now.
+    """
+    name = naming.names(payload.project_id).api_keys_secret
+
+    def make(replaced: list[str]) -> dict[str, Any]:
+        prefix = payload.prefix or _newest_prefix(listed, now)
+        return {
+            "project_id": payload.project_id,
+            "job_id": job.job_id,
+            "created_at": now.isoformat(timespec="microseconds"),
+            "api_keys": [generate_api_key(prefix) for _ in range(payload.count)],
+            "replaces": [digest(text) for text in replaced],
+        }
+
+    owner = naming.owner(payload.project_id, job.job_id)
+    own = [key for key in listed if key.job_id == job.job_id]
+    if own:
+        kept = find_secret(
+            secrets_manager, name=name, owner=owner, final=ErrorType.API_KEY_GENERATION_FAILED
+        )
+        if kept is None or kept.value.get("job_id") != job.job_id:
+            if any(key.expires_at is not None for key in own):
+                raise _replaced()
+            return None
+
+    def ensure() -> Secret:
+        return ensure_secret(
+            secrets_manager,
+            name=name,
+            owner=owner,
+            make=lambda: make([]),
+            final=ErrorType.API_KEY_GENERATION_FAILED,
+        )
+
+    secret = ensure()
+    if secret.value.get("job_id") == job.job_id:
+        return secret
+    ensure_version(
+        secrets_manager,
+        secret,
+        # Another attempt of the job makes a set of its own where another job's is there by then.
+        version=version_id(name, f"{job.job_id}/{job.attempt}"),
+        stage="AWSCURRENT",
+        make=lambda: make(secret.value["api_keys"]),
+        final=ErrorType.API_KEY_GENERATION_FAILED,
+    )
+    replaced = ensure()
+    if replaced.value.get("job_id") != job.job_id:
+        raise _replaced()
+    return replaced
+
+
+def _replaced() -> ProvisioningError:
+    return failure(
+        ErrorType.CONFLICT,
+        "Another job has replaced the API keys of the project meanwhile; send a new job.",
+    )
+
+
+def _newest_prefix(listed: list[ApiKey], now: datetime) -> str:
+    """Return the prefix of the newest key that verifies."""
+    active = [key for key in listed if key.verifies_at(now)]
+    if not active:
+        return DEFAULT_API_KEY_PREFIX
+    return max(active, key=lambda key: key.created_at).key_prefix.partition("_")[0]
+
+
+def ensure_api_key_revoked(job: JobInput, *, store: ApiKeyStore) -> StageOutcome:
+    """Revoke the key; one that was revoked before keeps its time.
+
+    It is one conditional write, so that it takes no lock and nothing has to end before. Whatever
+    else writes to the item then, leaves a key that is revoked as it is, or removes it.
+
+    Raises:
+        INVALID_PAYLOAD: the project has no key of that id, or no more.
+        API_KEY_GENERATION_FAILED: the key is not found as revoked.
+    """
+    payload = validate_payload(RevokeApiKeyPayload, job.payload)
+    key = store.find(payload.key_id)
+    if key is not None and key.project_id == payload.project_id:
+        store.revoke(key.digest)
+        key = store.get(key.digest)
+    if key is None or key.project_id != payload.project_id:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"key_id: project {payload.project_id} has no API key {payload.key_id}; "
+            "list its keys and correct it.",
+        )
+    if key.status is not ApiKeyStatus.REVOKED:
+        raise failure(
+            ErrorType.API_KEY_GENERATION_FAILED,
+            "The API key was not found as revoked after it had been.",
+            f"{payload.key_id}: {key.status}",
+        )
+    return StageOutcome(
+        output={"key_id": key.key_id, "revoked_at": key.revoked_at},
+        check=f"{payload.key_id} does not verify",
+    )
+
+
+def remove_api_keys(
+    job: JobInput,
+    *,
+    secrets_manager: SecretsManagerClient,
+    store: ApiKeyStore,
+    naming: Naming,
+    only_this_job: bool,
+) -> StageOutcome:
+    """Remove the digests first, so that no key verifies, then the secret.
+
+    The secret says which digests there are, so that none is missed that the index does not show
+    yet; it says so too where another job of the project made it, and then stays itself. Keys that
+    are not there are as good as removed.
+
+    Raises:
+        REMOVAL_FAILED: something is still there; and what `translated` raises.
+    """
+    payload = validate_payload(ProjectReference, job.payload)
+    job_id = made_by(job)
+    owner = naming.owner(payload.project_id, job_id)
+    name = naming.names(payload.project_id).api_keys_secret
+    secret = claimed_secret(
+        secrets_manager, name=name, claim=owner.owns, final=ErrorType.REMOVAL_FAILED
+    )
+    handed_over = [] if secret is None else [digest(text) for text in secret.value["api_keys"]]
+    listed = [key.digest for key in store.list_by_project(payload.project_id)]
+    digests = dict.fromkeys([*listed, *handed_over])
+
+    def is_to_go(key_digest: str) -> bool:
+        key = store.get(key_digest)
+        return key is not None and (not only_this_job or key.job_id == job_id)
+
+    for key_digest in digests:
+        if is_to_go(key_digest):
+            store.remove(key_digest)
+    claim = owner.claim(only_this_job=only_this_job)
+    remove_secret(secrets_manager, name=name, claim=claim, final=ErrorType.REMOVAL_FAILED)
+    if any(map(is_to_go, digests)):
+        raise failure(
+            ErrorType.REMOVAL_FAILED, "An API key of the project is still there.", "digest found"
+        )
+    return StageOutcome(check="no API key is left to remove")

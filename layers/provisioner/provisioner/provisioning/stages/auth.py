@@ -1,0 +1,169 @@
+"""The Cognito user pool and its app client: REGISTERING_AUTH, REPAIRING_AUTH, REMOVING_AUTH."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from provisioner.drivers.cognito import (
+    check_user_pool,
+    ensure_user_pool,
+    keep_one_client,
+    keep_one_pool,
+    remove_user_pool,
+    repair_user_pool,
+)
+from provisioner.drivers.cognito_obstacles import look_at_pools
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.first_run import may_exist
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
+from provisioner.provisioning.location import location_of
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.removal import explained
+from provisioner.provisioning.stages.repair_report import (
+    outcome,
+    region_of,
+    repaired_project,
+    service,
+    skipped,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
+
+
+def ensure_auth(
+    job: JobInput,
+    *,
+    cognito: Callable[[str], CognitoIdentityProviderClient],
+    naming: Naming,
+) -> StageOutcome:
+    """Make the user pool, unless the payload does without.
+
+    Args:
+        job: the job.
+        cognito: gives the client of a region.
+        naming: the deployment's names.
+
+    Raises:
+        CONFLICT: a pool of that name is not the project's.
+        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    if not payload.services.auth:
+        return StageOutcome(skipped=True, check="the payload does without auth")
+    client = cognito(payload.region)
+    names = naming.names(payload.project_id)
+    owner = naming.owner(payload.project_id, job.job_id)
+
+    def made(pool_id: str, client_id: str = "") -> None:
+        def keep_one(output: Mapping[str, Any]) -> None:
+            if client_id:
+                keep_one_client(
+                    client,
+                    pool_id=pool_id,
+                    name=names.user_pool_client,
+                    made=client_id,
+                    kept=output.get("client_id", ""),
+                )
+            else:
+                keep_one_pool(
+                    client,
+                    name=names.user_pool,
+                    owner=owner,
+                    made=pool_id,
+                    kept=output.get("tenant_id", ""),
+                )
+
+        job.if_superseded(keep_one)
+
+    pool = ensure_user_pool(
+        client,
+        name=names.user_pool,
+        client_name=names.user_pool_client,
+        owner=owner,
+        may_exist=may_exist(job),
+        made=made,
+    )
+    check = check_user_pool(client, pool, owner)
+    return StageOutcome(
+        output={
+            "enabled": True,
+            "tenant_id": pool.pool_id,
+            "client_id": pool.client_id,
+            "endpoint": pool.endpoint,
+        },
+        check=check,
+    )
+
+
+def ensure_auth_repaired(
+    job: JobInput,
+    *,
+    cognito: Callable[[str], CognitoIdentityProviderClient],
+    projects: ProjectReader,
+    naming: Naming,
+) -> StageOutcome:
+    """Put right what has drifted of the user pool, unless the project does without.
+
+    Args:
+        job: the job.
+        cognito: gives the client of a region.
+        projects: says what the project has.
+        naming: the deployment's names.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: the pool is not the project's.
+        SERVICE_REGISTRATION_FAILED: the pool is not there; and what `translated` raises.
+    """
+    project = repaired_project(job, projects)
+    auth = service(project, "auth")
+    if auth is None:
+        return skipped("auth")
+    pool, repairs = repair_user_pool(
+        cognito(region_of(project)),
+        pool_id=auth["tenant_id"],
+        client_id=auth["client_id"],
+        client_name=naming.names(project.project_id).user_pool_client,
+        owner=naming.owner(project.project_id, job.job_id),
+    )
+    is_new = pool.client_id != auth["client_id"]
+    return outcome(repairs, {"services": {"auth": {"client_id": pool.client_id}}} if is_new else {})
+
+
+def remove_auth(
+    job: JobInput,
+    *,
+    cognito: Callable[[str], CognitoIdentityProviderClient],
+    projects: ProjectReader,
+    naming: Naming,
+    only_this_job: bool,
+) -> StageOutcome:
+    """Remove the user pool; one that is not there is as good as removed.
+
+    Args:
+        job: the job.
+        cognito: gives the client of a region.
+        projects: says where the project is.
+        naming: the deployment's names.
+        only_this_job: whether what other jobs of the project made stays.
+
+    Raises:
+        REMOVAL_FAILED: it is still there; the message names what stands in the way.
+        ProvisioningError: as `translated` says.
+    """
+    location = location_of(job, projects)
+    client, name = cognito(location.region), naming.names(location.project_id).user_pool
+    claim = naming.owner(location.project_id, location.job_id).claim(only_this_job=only_this_job)
+    return StageOutcome(
+        check=explained(
+            job,
+            lambda: remove_user_pool(client, name=name, claim=claim),
+            lambda: look_at_pools(client, name=name, claim=claim),
+            is_cleanup=only_this_job,
+        )
+    )

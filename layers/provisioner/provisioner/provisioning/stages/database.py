@@ -1,0 +1,433 @@
+"""The tenant database, its schema, and the secret with its login.
+
+CREATING_DATABASE, CREATING_SCHEMA, REPAIRING_DATABASE, REPAIRING_SCHEMA,
+ROTATING_DATABASE_PASSWORD, REMOVING_DATABASE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.drift import Drift, Remaining
+from provisioner.drivers.secrets import (
+    Secret,
+    ensure_secret,
+    ensure_version,
+    find_secret,
+    make_current,
+    read_secret,
+    remove_secret,
+    replace_secret_value,
+    version_id,
+)
+from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput
+from provisioner.ownership import Ownership
+from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
+from provisioner.provisioning.database_access import AdminLogins, Engines, admin_connection, ways_in
+from provisioner.provisioning.engine import connection_string, login_secret, new_password
+from provisioner.provisioning.first_run import may_exist
+from provisioner.provisioning.job_types.provision_project import (
+    CREATING_DATABASE,
+    ProvisionProjectPayload,
+)
+from provisioner.provisioning.job_types.rotate_database_password import (
+    RotateDatabasePasswordPayload,
+)
+from provisioner.provisioning.location import location_of
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.placement import cluster_of, ensure_placed, known_cluster_of
+from provisioner.provisioning.projects import ProjectStore
+from provisioner.provisioning.removal import explained
+from provisioner.provisioning.stages.check_data import DatabaseLooks
+from provisioner.provisioning.stages.repair_report import outcome, repaired_project
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+
+def ensure_database(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    logins: AdminLogins,
+    engines: Engines,
+    naming: Naming,
+) -> StageOutcome:
+    """Place the project on a cluster, write its secret, and make the database agree with it.
+
+    The secret comes first and is the truth: whatever a crash leaves, the next run reads the
+    password from it.
+
+    Raises:
+        QUOTA_EXCEEDED: no cluster has room.
+        CONFLICT: a database, role or secret of that name is not the project's.
+        DATABASE_CREATION_FAILED, and what `DatabaseEngine` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    tenant = naming.names(payload.project_id).tenants[payload.database.engine]
+    owner = naming.owner(payload.project_id, job.job_id)
+    cluster = ensure_placed(
+        payload,
+        projects=projects,
+        catalogue=catalogue,
+        # An instance of its own is where the project's item says.
+        may_be_placed=payload.database.size is not None or may_exist(job),
+    )
+    secret = _ensure_login(
+        secrets_manager, naming.names(payload.project_id).database_secret, tenant, cluster, owner
+    )
+
+    def password() -> str:
+        final = ErrorType.DATABASE_CREATION_FAILED
+        value = secret.value
+        if not secret.is_new:
+            value = read_secret(secrets_manager, secret.arn, final=final)
+        return str(value["password"])
+
+    ways = ways_in(engines, cluster, logins.connection(cluster))
+    if cluster.is_dedicated:
+        ways[0].prepare_server()
+    ways[0].ensure_database(tenant, password, owner)
+    seen = [way.check_database(tenant, password()) for way in ways]
+    return StageOutcome(
+        output={
+            "cluster_id": cluster.cluster_id,
+            "engine": str(cluster.engine),
+            "version": seen[0].server_version,
+            "host": cluster.endpoint.host,
+            "port": cluster.endpoint.port,
+            "database_name": tenant.database,
+            "schema_name": tenant.schema,
+            "connection_string": connection_string(cluster, tenant),
+            "secret_arn": secret.arn,
+        },
+        check=seen[-1].check,
+    )
+
+
+def _ensure_login(
+    secrets_manager: SecretsManagerClient,
+    name: str,
+    tenant: TenantNames,
+    cluster: Cluster,
+    owner: Ownership,
+) -> Secret:
+    login = partial(login_secret, cluster, tenant)
+    secret = ensure_secret(
+        secrets_manager,
+        name=name,
+        owner=owner,
+        make=lambda: login(new_password()),
+        final=ErrorType.DATABASE_CREATION_FAILED,
+    )
+    right = login(str(secret.value["password"]))
+    if secret.value != right:
+        # The cluster's description has changed since the secret was written.
+        replace_secret_value(
+            secrets_manager, secret, right, final=ErrorType.DATABASE_CREATION_FAILED
+        )
+    return secret
+
+
+def ensure_schema(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    logins: AdminLogins,
+    engines: Engines,
+    naming: Naming,
+) -> StageOutcome:
+    """Make the schema in the database that CREATING_DATABASE has made.
+
+    Raises:
+        CONFLICT: a schema of that name is not the project's.
+        SCHEMA_CREATION_FAILED, and what `DatabaseEngine` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    tenant = naming.names(payload.project_id).tenants[payload.database.engine]
+    cluster = _placed_before(job, payload, catalogue) or ensure_placed(
+        payload, projects=projects, catalogue=catalogue
+    )
+    login = read_secret(
+        secrets_manager,
+        naming.names(payload.project_id).database_secret,
+        final=ErrorType.SCHEMA_CREATION_FAILED,
+    )
+    ways = ways_in(engines, cluster, logins.connection(cluster))
+    ways[0].ensure_schema(tenant, naming.owner(payload.project_id, job.job_id))
+    checks = [way.check_schema(tenant, str(login["password"])) for way in ways]
+    return StageOutcome(output={"schema_name": tenant.schema}, check=checks[-1])
+
+
+def _placed_before(
+    job: JobInput, payload: ProvisionProjectPayload, catalogue: ClusterCatalogue
+) -> Cluster | None:
+    """Return the shared cluster that CREATING_DATABASE has just used, if it is still known here."""
+    cluster_id = job.outputs.get(CREATING_DATABASE, {}).get("cluster_id")
+    if not job.is_first or cluster_id is None or payload.database.size is not None:
+        return None
+    return catalogue.kept_cluster(payload.region, payload.database.engine, cluster_id)
+
+
+def ensure_database_repaired(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    engines: Engines,
+    naming: Naming,
+) -> StageOutcome:
+    """Put right what has drifted of the database; its password and its secret stay as they are.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: the database or a role is not the project's.
+        DATABASE_CHANGE_FAILED: the database, a role or the secret is not there; and what
+            `DatabaseEngine` raises.
+    """
+    project = repaired_project(job, projects)
+    cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
+    tenant = naming.names(project.project_id).tenants[cluster.engine]
+    secret_name = naming.names(project.project_id).database_secret
+    login: dict[str, Any] = {}
+
+    def password() -> str:
+        login.update(_read_login(secrets_manager, secret_name))
+        return str(login["password"])
+
+    ways = ways_in(
+        engines,
+        cluster,
+        admin_connection(secrets_manager, cluster, ErrorType.DATABASE_CHANGE_FAILED),
+    )
+    repairs = ways[0].repair_database(
+        tenant, password, naming.owner(project.project_id, job.job_id)
+    )
+    right = login_secret(cluster, tenant, str(login["password"]))
+    stale = sorted(name for name in right if login.get(name) != right[name])
+    shown = (project.result or {}).get("database", {})
+    now = {
+        "host": cluster.endpoint.host,
+        "port": cluster.endpoint.port,
+        "connection_string": connection_string(cluster, tenant),
+    }
+    moved = sorted(name for name, value in now.items() if shown.get(name) != value)
+    return outcome(
+        replace(
+            repairs,
+            repaired=(
+                *repairs.repaired,
+                *(Drift("result of the project", f"database.{name}") for name in moved),
+            ),
+            remaining=(
+                *repairs.remaining,
+                *(
+                    Remaining(
+                        f"secret {secret_name}",
+                        name,
+                        "The cluster is described otherwise by now, and a repair writes no secret; "
+                        "rotate the database password, which does.",
+                    )
+                    for name in stale
+                ),
+            ),
+        ),
+        {"database": now} if moved else None,
+    )
+
+
+def _read_login(secrets_manager: SecretsManagerClient, name: str) -> dict[str, Any]:
+    try:
+        return read_secret(secrets_manager, name, final=ErrorType.DATABASE_CHANGE_FAILED)
+    except ProvisioningError as error:
+        if error.type is not ErrorType.DATABASE_CHANGE_FAILED:
+            raise
+        raise failure(
+            ErrorType.DATABASE_CHANGE_FAILED,
+            f"The secret {name} with the database login of the project is not there; restore it in "
+            "Secrets Manager, and send the job again.",
+            error.cause,
+        ) from None
+
+
+def ensure_schema_repaired(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    engines: Engines,
+    naming: Naming,
+) -> StageOutcome:
+    """Put right what has drifted of the schema, in the database that REPAIRING_DATABASE found.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: a schema of that name is not the project's.
+        DATABASE_CHANGE_FAILED, and what `DatabaseEngine` raises.
+    """
+    project = repaired_project(job, projects)
+    cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
+    database = engines[cluster.engine](
+        admin_connection(secrets_manager, cluster, ErrorType.DATABASE_CHANGE_FAILED)
+    )
+    return outcome(
+        database.repair_schema(
+            naming.names(project.project_id).tenants[cluster.engine],
+            naming.owner(project.project_id, job.job_id),
+        )
+    )
+
+
+def ensure_password_rotated(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    engines: Engines,
+    naming: Naming,
+) -> StageOutcome:
+    """Keep the new login as a version that nobody reads, then let secret and database change.
+
+    The secret's label moves within the transaction that changes the password, as its last step: an
+    error before the commit leaves the old password in force, and until the label has moved, in the
+    secret too. Only between the two, for the one statement that commits, does the secret hold what
+    the server does not take yet. A run that dies there leaves it so; the next one, of whatever
+    attempt or job, begins with what the secret holds, so that `AWSPREVIOUS`, of which there is only
+    one, is always the login that works. A second run in the same attempt finds the version that the
+    first has written, and ends what it began.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: the secret or the role is not the project's.
+        DATABASE_CHANGE_FAILED: the secret or the role is not there; and what `DatabaseEngine` and
+            `translated` raise.
+    """
+    payload = validate_payload(RotateDatabasePasswordPayload, job.payload)
+    project = projects.get(payload.project_id)
+    if project is None:
+        raise failure(
+            ErrorType.PROJECT_NOT_FOUND,
+            f"project_id: there is no project {payload.project_id} any more.",
+        )
+    cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
+    tenant = naming.names(payload.project_id).tenants[cluster.engine]
+    secret_name = naming.names(payload.project_id).database_secret
+    owner = naming.owner(payload.project_id, job.job_id)
+    secret = find_secret(
+        secrets_manager, name=secret_name, owner=owner, final=ErrorType.DATABASE_CHANGE_FAILED
+    )
+    if secret is None:
+        raise failure(
+            ErrorType.DATABASE_CHANGE_FAILED,
+            "The secret with the database login of the project is not there.",
+            f"secret {secret_name}: no such secret",
+        )
+    version = version_id(secret_name, f"{job.job_id}/{job.attempt}")
+    login = ensure_version(
+        secrets_manager,
+        secret,
+        version=version,
+        stage="AWSPENDING",
+        make=lambda: login_secret(cluster, tenant, new_password()),
+        final=ErrorType.DATABASE_CHANGE_FAILED,
+    )
+    password = str(login["password"])
+    ways = ways_in(
+        engines,
+        cluster,
+        admin_connection(secrets_manager, cluster, ErrorType.DATABASE_CHANGE_FAILED),
+    )
+    ways[0].change_password(
+        tenant,
+        password,
+        owner,
+        current=lambda: read_secret(
+            secrets_manager, secret.arn, final=ErrorType.DATABASE_CHANGE_FAILED
+        ).get("password"),
+        before_commit=lambda: make_current(
+            secrets_manager, secret, version=version, final=ErrorType.DATABASE_CHANGE_FAILED
+        ),
+    )
+    checks = [way.check_password(tenant, password) for way in ways]
+    return StageOutcome(
+        output={"secret_arn": secret.arn, "secret_version_id": version},
+        check=checks[-1],
+    )
+
+
+def remove_database(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    engines: Engines,
+    looks: DatabaseLooks,
+    naming: Naming,
+    only_this_job: bool,
+) -> StageOutcome:
+    """Remove the database and its roles, then the secret with its login, then give up the place.
+
+    The secret goes after what it opens: a crash in between leaves a secret without a database, and
+    never a database whose password nobody knows. What is not there is as good as removed. A project
+    of which another job's part is left keeps its place, so that the next job finds it.
+
+    Raises:
+        TIMEOUT: the database is in use in a way that can pass.
+        REMOVAL_FAILED: something is still there, and the message names what keeps it, if that is
+            known; or nobody knows where the database is, since the project is gone or its cluster
+            is described no more.
+        ProvisioningError: as `DatabaseEngine` and `translated` say.
+    """
+    location = location_of(job, projects)
+    tenant = naming.names(location.project_id).tenants[location.engine]
+    owner = naming.owner(location.project_id, location.job_id)
+    claim = owner.claim(only_this_job=only_this_job)
+    if location.project is None:
+        raise failure(
+            ErrorType.REMOVAL_FAILED,
+            f"The project {location.project_id} is gone, and with it where its database is.",
+        )
+    instance = location.project.instance
+    cluster = cluster_of(location.project, catalogue, ErrorType.REMOVAL_FAILED)
+    # What is in an instance that goes too needs no server that answers.
+    goes_with_instance = instance is not None and (
+        not only_this_job or instance.job_id == location.job_id
+    )
+    is_needed = False
+    if cluster is not None and not goes_with_instance:
+        admin = admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED)
+        is_needed = explained(
+            job,
+            lambda: engines[cluster.engine](admin).remove_database(
+                tenant, owner, only_this_job=only_this_job
+            ),
+            lambda: looks[cluster.engine](admin, tenant, claim, with_dump=False),
+            is_cleanup=only_this_job,
+        )
+    remove_secret(
+        secrets_manager,
+        name=naming.names(location.project_id).database_secret,
+        claim=claim,
+        final=ErrorType.REMOVAL_FAILED,
+    )
+    if cluster is not None and instance is None and not is_needed:
+        projects.unplace(location.project_id, cluster.cluster_id, cluster.quota, job.job_id)
+    if goes_with_instance:
+        check = f"the database {tenant.database} goes with its instance"
+    else:
+        check = f"no database named {tenant.database} is left to remove"
+    return StageOutcome(output={"is_dedicated": instance is not None}, check=check)

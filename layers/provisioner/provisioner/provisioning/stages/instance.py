@@ -1,0 +1,406 @@
+"""The project's own database instance, and the secret with its master user.
+
+CREATING_INSTANCE, REPAIRING_INSTANCE, TAKING_INSTANCE_SNAPSHOT, REMOVING_INSTANCE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from provisioner.drivers import rds as driver
+from provisioner.drivers.drift import Drift
+from provisioner.drivers.rds import RdsState, find_instance
+from provisioner.drivers.rds_description import InstanceDescription
+from provisioner.drivers.rds_snapshots import InstanceSnapshot, ensure_snapshot, find_snapshot
+from provisioner.drivers.secrets import ensure_secret, read_secret, remove_secret
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.outcome import StageOutcome, Waiting
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.store import JobStore
+from provisioner.ownership import Ownership
+from provisioner.provisioning.clusters import SNAPSHOT_DAYS, ClusterCatalogue
+from provisioner.provisioning.engine import Engine, new_password
+from provisioner.provisioning.instances import RDS_ENGINES, DedicatedInstance, wanted_instance
+from provisioner.provisioning.job_types import repair_project
+from provisioner.provisioning.job_types.deprovision_project import (
+    DeprovisionProjectPayload,
+    InstanceSnapshotResult,
+)
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
+from provisioner.provisioning.location import location_of
+from provisioner.provisioning.naming import Naming, instance_snapshot_name
+from provisioner.provisioning.projects import (
+    Project,
+    ProjectBusyError,
+    ProjectReader,
+    ProjectStatus,
+    ProjectStore,
+    QuotaReachedError,
+)
+from provisioner.provisioning.stages.find_project import found
+from provisioner.provisioning.stages.repair_report import outcome, repaired_project, skipped
+
+if TYPE_CHECKING:
+    from mypy_boto3_rds.client import RDSClient
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+#: The master user of every instance. In a tenant's PostgreSQL database a schema of this name is the
+#: platform's own, so that no tenant can make one, which the master's sessions would look into.
+MASTER_USER = "provisioner"
+
+#: MySQL takes 41. Source: Amazon RDS API Reference, CreateDBInstance, MasterUserPassword.
+_PASSWORD_LENGTH = 40
+
+#: Where the servers of a technology listen.
+_PORTS = {Engine.POSTGRESQL: 5432, Engine.MYSQL: 3306}
+
+
+def ensure_instance(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    secrets_manager: SecretsManagerClient,
+    rds: Callable[[str], RDSClient],
+    naming: Naming,
+) -> StageOutcome | Waiting:
+    """Settle what the instance is to be, write its secret, and wait until AWS tells of an endpoint.
+
+    What is settled stands in the project's item from then on, and the secret is the truth of the
+    master user: whatever a crash leaves, the next run goes on with both. That the server lets one
+    log in, CREATING_DATABASE finds out, which can reach it.
+
+    An instance that is made of a snapshot comes with the password that its master user had then. It
+    is given the secret's once it serves, and the stage waits until AWS has set it. To ask for that
+    twice does no harm; the project's item keeps of which instance it was asked, so that it is once.
+
+    Raises:
+        INVALID_PAYLOAD: the operator does not allow the instance any more, or the project has no
+            such snapshot, or the snapshot does not fit what is asked for.
+        PROJECT_NOT_FOUND: the project is gone.
+        QUOTA_EXCEEDED: the region has as many instances as the operator allows, or AWS does.
+        CONFLICT: an instance or a secret of that name is not the project's.
+        DATABASE_CREATION_FAILED: the instance has failed; and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    owner = naming.owner(payload.project_id, job.job_id)
+    client = rds(payload.region)
+    instance = found(payload.project_id, projects).instance
+    if instance is None:
+        snapshot = _find_snapshot(client, payload, owner)
+        if snapshot is not None and snapshot.state is RdsState.PENDING:
+            return Waiting(f"the snapshot {snapshot.identifier} is {snapshot.status}")
+        instance = _settle(
+            job, payload, snapshot, projects=projects, catalogue=catalogue, naming=naming
+        )
+    login = ensure_secret(
+        secrets_manager,
+        name=instance.admin_secret,
+        owner=owner,
+        make=lambda: {"username": MASTER_USER, "password": new_password(_PASSWORD_LENGTH)},
+        final=ErrorType.DATABASE_CREATION_FAILED,
+    )
+    password = str(login.value["password"])
+    wanted = description(instance, password)
+    if instance.snapshot is None:
+        made = driver.ensure_instance(
+            client, wanted, owner, final=ErrorType.DATABASE_CREATION_FAILED
+        )
+    else:
+        made = driver.restore_instance(
+            client,
+            wanted,
+            owner,
+            snapshot=instance.snapshot,
+            final=ErrorType.DATABASE_CREATION_FAILED,
+        )
+    if not made.is_ready or made.host is None or made.port is None:
+        return Waiting(f"the database instance {instance.identifier} is {made.status}")
+    if instance.snapshot is not None and instance.password_asked_of != made.resource_id:
+        if not driver.change_master_password(
+            client,
+            instance.identifier,
+            password=password,
+            claim=owner.owns,
+            final=ErrorType.DATABASE_CREATION_FAILED,
+        ):
+            return Waiting(f"the database instance {instance.identifier} is {made.status}")
+        # One that vanishes and is made of the snapshot again is another, and is asked anew.
+        instance = replace(instance, password_asked_of=made.resource_id)
+        projects.keep_instance(payload.project_id, instance)
+        # AWS may not tell yet that it has the password still to set: the next look does.
+        return Waiting(f"the database instance {instance.identifier} gets its password")
+    if made.is_password_pending:
+        return Waiting(f"the database instance {instance.identifier} gets its password")
+    projects.keep_instance(
+        payload.project_id,
+        replace(instance, host=made.host, port=made.port, version=made.version),
+    )
+    return StageOutcome(
+        output={
+            "identifier": made.identifier,
+            "size": made.size,
+            "storage_gb": made.storage_gb,
+        },
+        check=f"database instance {made.identifier} is {made.status}, at {made.host}:{made.port}",
+    )
+
+
+def description(instance: DedicatedInstance, password: str) -> InstanceDescription:
+    """Return what AWS is told of an instance, with the password of its master user."""
+    return InstanceDescription(
+        identifier=instance.identifier,
+        engine=RDS_ENGINES[instance.engine],
+        version=instance.version,
+        size=instance.size,
+        storage_gb=instance.storage_gb,
+        user=MASTER_USER,
+        password=password,
+        port=_PORTS[instance.engine],
+        subnet_group=instance.subnet_group,
+        security_group_ids=instance.security_group_ids,
+        backup_days=instance.backup_days,
+        deletion_protection=instance.deletion_protection,
+    )
+
+
+def _find_snapshot(
+    client: RDSClient, payload: ProvisionProjectPayload, owner: Ownership
+) -> InstanceSnapshot | None:
+    """Return the snapshot that the instance is to be made of; None where it is made empty."""
+    identifier = payload.database.snapshot
+    if identifier is None:
+        return None
+    snapshot = find_snapshot(
+        client, identifier, claim=owner.owns, final=ErrorType.DATABASE_CREATION_FAILED
+    )
+    if snapshot is None:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"database.snapshot: the project has no snapshot {identifier} in {payload.region}; "
+            f"choose one of those that `provision snapshots list {payload.project_id}` shows.",
+        )
+    if snapshot.state not in {RdsState.READY, RdsState.PENDING}:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"database.snapshot: {identifier} is {snapshot.status}; choose another of those that "
+            f"`provision snapshots list {payload.project_id}` shows.",
+        )
+    return snapshot
+
+
+def _settle(
+    job: JobInput,
+    payload: ProvisionProjectPayload,
+    snapshot: InstanceSnapshot | None,
+    *,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    naming: Naming,
+) -> DedicatedInstance:
+    """Settle what the instance is to be, and count it; return what another run has settled."""
+    allowance = catalogue.allowance(payload.region, payload.database.engine)
+    wanted = wanted_instance(
+        payload,
+        allowance,
+        naming.names(payload.project_id),
+        job_id=job.job_id,
+        snapshot=snapshot,
+    )
+    maximum = 0 if allowance is None else allowance.maximum
+    try:
+        projects.place(
+            payload.project_id, wanted.identifier, wanted.quota, maximum, instance=wanted
+        )
+    except QuotaReachedError as error:
+        raise failure(
+            ErrorType.QUOTA_EXCEEDED,
+            f"region: {payload.region} has reached its limit of {error.limit} "
+            f"{payload.database.engine} instances; remove one or raise the limit.",
+        ) from None
+    except ProjectBusyError:
+        # Another run of this stage has just settled it.
+        settled = found(payload.project_id, projects).instance
+        if settled is None:
+            raise failure(
+                ErrorType.DATABASE_CREATION_FAILED,
+                "The project has a place on a shared cluster, and is to have an instance; "
+                "deprovision it first.",
+            ) from None
+        return settled
+    return wanted
+
+
+def ensure_instance_repaired(
+    job: JobInput,
+    *,
+    jobs: JobStore,
+    projects: ProjectReader,
+    secrets_manager: SecretsManagerClient,
+    rds: Callable[[str], RDSClient],
+    naming: Naming,
+) -> StageOutcome | Waiting:
+    """Put right what has drifted of the instance; one that was stopped is started and waited for.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: the instance does not have the project's tags.
+        DATABASE_CHANGE_FAILED: the instance or its secret is not there, or it has failed; and what
+            `translated` raises.
+    """
+    project = repaired_project(job, projects)
+    instance = project.instance
+    if instance is None:
+        return skipped("an instance of its own")
+    login = read_secret(
+        secrets_manager, instance.admin_secret, final=ErrorType.DATABASE_CHANGE_FAILED
+    )
+    found, repairs = driver.repair_instance(
+        rds(instance.region),
+        description(instance, str(login["password"])),
+        naming.owner(project.project_id, job.job_id),
+        final=ErrorType.DATABASE_CHANGE_FAILED,
+    )
+    started = f"the database instance {instance.identifier}, which was stopped, starts"
+    record = jobs.stage(job.job_id, repair_project.REPAIRING_INSTANCE)
+    was_stopped = record is not None and record.waiting_for == started
+    if not found.is_ready:
+        is_started = was_stopped or found.state is RdsState.STOPPED or bool(repairs.repaired)
+        pending = f"the database instance {instance.identifier} is {found.status}"
+        return Waiting(started if is_started else pending)
+    if was_stopped:
+        # What was done before the wait is told with the rest.
+        drift = Drift(f"database instance {instance.identifier}", "was stopped")
+        repairs = replace(repairs, repaired=(drift, *repairs.repaired))
+    return outcome(repairs)
+
+
+def ensure_instance_snapshot(
+    job: JobInput,
+    *,
+    jobs: JobStore,
+    projects: ProjectReader,
+    catalogue: ClusterCatalogue,
+    rds: Callable[[str], RDSClient],
+    naming: Naming,
+) -> StageOutcome | Waiting:
+    """Have AWS take a snapshot of the instance, and wait until it can be restored.
+
+    A dump of an instance can take longer than a function runs; its snapshot takes as long as it
+    takes. Run again, the stage finds the snapshot that it has begun. There is none of an instance
+    that AWS never made, or that an earlier job has removed or begun to: that one has seen to it.
+
+    How long it is kept is what the operator says now, and not when the instance was made.
+
+    Raises:
+        DATABASE_CREATION_FAILED: the operator's parameter is wrong; the message names it.
+        SNAPSHOT_FAILED: the snapshot has failed, or the instance has vanished, or is in a state in
+            which AWS takes none; and what `translated` raises.
+    """
+    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    if not payload.final_snapshot:
+        return StageOutcome(skipped=True, check="the payload does without a snapshot")
+    location = location_of(job, projects)
+    instance = None if location.project is None else location.project.instance
+    if instance is None:
+        return StageOutcome(skipped=True, check="the project has no instance of its own")
+    names = naming.names(payload.project_id)
+    identifier = instance_snapshot_name(names, job.job_id)
+    client, owner = rds(location.region), naming.owner(payload.project_id, job.job_id)
+    if _may_have_no_instance(location.project):
+        begun = find_snapshot(client, identifier, claim=owner.owns, final=ErrorType.SNAPSHOT_FAILED)
+        if begun is None and _has_no_instance(client, names.instance, owner):
+            check = f"the database instance {names.instance} is gone, or goes, or was never made"
+            return StageOutcome(skipped=True, check=check)
+    snapshot = ensure_snapshot(
+        client,
+        identifier,
+        instance=names.instance,
+        owner=owner,
+        kept_until=jobs.now().date() + timedelta(days=_days(instance, catalogue)),
+        final=ErrorType.SNAPSHOT_FAILED,
+    )
+    if snapshot is None:
+        return Waiting(f"the database instance {names.instance} takes no snapshot yet")
+    if snapshot.state is not RdsState.READY:
+        return Waiting(f"the snapshot {identifier} is {snapshot.status}")
+    result = InstanceSnapshotResult(
+        region=location.region,
+        identifier=identifier,
+        engine=instance.engine,
+        size=instance.size,
+        storage_gb=snapshot.storage_gb,
+        server_version=snapshot.version,
+        kept_until=snapshot.kept_until,
+    )
+    return StageOutcome(
+        output={"snapshot": result.model_dump(mode="json")},
+        check=f"the snapshot {identifier} can be restored",
+    )
+
+
+def _days(instance: DedicatedInstance, catalogue: ClusterCatalogue) -> int:
+    """Return for how long a snapshot is kept; the default where no instance is allowed any more."""
+    allowance = catalogue.allowance(instance.region, instance.engine)
+    return SNAPSHOT_DAYS if allowance is None else allowance.snapshot_days
+
+
+def _may_have_no_instance(project: Project | None) -> bool:
+    """Whether a job has begun to remove the instance, or none has seen it serve."""
+    if project is None or project.instance is None or project.instance.host is None:
+        return True
+    return project.status_before is ProjectStatus.DEPROVISIONING
+
+
+def _has_no_instance(client: RDSClient, identifier: str, owner: Ownership) -> bool:
+    found = find_instance(client, identifier, claim=owner.owns, final=ErrorType.SNAPSHOT_FAILED)
+    return found is None or found.state is RdsState.DELETING
+
+
+def remove_instance(
+    job: JobInput,
+    *,
+    projects: ProjectStore,
+    secrets_manager: SecretsManagerClient,
+    rds: Callable[[str], RDSClient],
+    naming: Naming,
+    only_this_job: bool,
+) -> StageOutcome | Waiting:
+    """Have the instance deleted, wait until it is gone, then remove its secret and its place.
+
+    One that AWS is still creating cannot be deleted yet: the stage waits for that too. The secret
+    goes after what it opens, and the place last: a crash in between leaves nothing that nobody
+    finds. A project whose item is gone says by its payload whether it may have an instance.
+
+    Raises:
+        PROJECT_NOT_FOUND: nobody knows in which region it is.
+        REMOVAL_FAILED: AWS refuses, for a reason that stays; and what `translated` raises.
+    """
+    location = location_of(job, projects)
+    project, project_id = location.project, location.project_id
+    instance = None if project is None else project.instance
+    is_asked_for = bool(job.payload.get("is_dedicated"))
+    if instance is None and (project is not None or not is_asked_for):
+        return StageOutcome(skipped=True, check="the project has no instance of its own")
+    names = naming.names(project_id)
+    owner = naming.owner(project_id, location.job_id)
+    claim = owner.claim(only_this_job=only_this_job)
+    client = rds(location.region)
+    left = driver.remove_instance(
+        client, names.instance, claim=claim, final=ErrorType.REMOVAL_FAILED
+    )
+    if left is not None:
+        return Waiting(f"the database instance {left.identifier} is {left.status}")
+    remove_secret(
+        secrets_manager, name=names.instance_secret, claim=claim, final=ErrorType.REMOVAL_FAILED
+    )
+    is_another_s = driver.find_instance(
+        client, names.instance, claim=owner.owns, final=ErrorType.REMOVAL_FAILED
+    )
+    if instance is not None and is_another_s is None:
+        projects.unplace(project_id, instance.identifier, instance.quota, job.job_id)
+    return StageOutcome(check=f"no database instance named {names.instance} is left to remove")

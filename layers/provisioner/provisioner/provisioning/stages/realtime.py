@@ -1,0 +1,181 @@
+"""The AppSync Event API: REGISTERING_REALTIME, REPAIRING_REALTIME, REMOVING_REALTIME."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from provisioner.drivers.appsync import (
+    check_event_api,
+    ensure_event_api,
+    keep_one_api,
+    remove_event_api,
+    repair_event_api,
+)
+from provisioner.jobs.outcome import StageOutcome
+from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.first_run import may_exist
+from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
+from provisioner.provisioning.location import location_of
+from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.stages.check_services import ensure_no_data_is_lost
+from provisioner.provisioning.stages.repair_report import (
+    outcome,
+    region_of,
+    repaired_project,
+    service,
+    skipped,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_appsync.client import AppSyncClient
+    from mypy_boto3_s3.client import S3Client
+
+
+def ensure_realtime(
+    job: JobInput, *, appsync: Callable[[str], AppSyncClient], naming: Naming
+) -> StageOutcome:
+    """Make the Event API, unless the payload does without.
+
+    Args:
+        job: the job.
+        appsync: gives the client of a region.
+        naming: the deployment's names.
+
+    Raises:
+        CONFLICT: an API of that name is not the project's.
+        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+    """
+    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    if not payload.services.realtime:
+        return StageOutcome(skipped=True, check="the payload does without realtime")
+    client = appsync(payload.region)
+    names = naming.names(payload.project_id)
+    owner = naming.owner(payload.project_id, job.job_id)
+
+    def made(api_id: str) -> None:
+        job.if_superseded(
+            lambda output: keep_one_api(
+                client,
+                name=names.event_api,
+                owner=owner,
+                made=api_id,
+                kept=output.get("tenant_id", ""),
+            )
+        )
+
+    api = ensure_event_api(
+        client,
+        name=names.event_api,
+        namespace=names.channel_namespace,
+        owner=owner,
+        may_exist=may_exist(job),
+        made=made,
+    )
+    check = check_event_api(client, api, names.channel_namespace, owner)
+    return StageOutcome(
+        output={
+            "enabled": True,
+            "tenant_id": api.api_id,
+            "endpoint": api.http_endpoint,
+            "realtime_endpoint": api.realtime_endpoint,
+        },
+        check=check,
+    )
+
+
+def ensure_realtime_repaired(
+    job: JobInput,
+    *,
+    appsync: Callable[[str], AppSyncClient],
+    projects: ProjectReader,
+    naming: Naming,
+) -> StageOutcome:
+    """Put right what has drifted of the Event API, unless the project does without.
+
+    Args:
+        job: the job.
+        appsync: gives the client of a region.
+        projects: says what the project has.
+        naming: the deployment's names.
+
+    Raises:
+        PROJECT_NOT_FOUND: the project is gone.
+        CONFLICT: the API is not the project's.
+        SERVICE_REGISTRATION_FAILED: the API is not there; and what `translated` raises.
+    """
+    project = repaired_project(job, projects)
+    realtime = service(project, "realtime")
+    if realtime is None:
+        return skipped("realtime")
+    return outcome(
+        repair_event_api(
+            appsync(region_of(project)),
+            api_id=realtime["tenant_id"],
+            namespace=naming.names(project.project_id).channel_namespace,
+            owner=naming.owner(project.project_id, job.job_id),
+        )
+    )
+
+
+def remove_realtime(
+    job: JobInput,
+    *,
+    appsync: Callable[[str], AppSyncClient],
+    projects: ProjectReader,
+    naming: Naming,
+    only_this_job: bool,
+) -> StageOutcome:
+    """Remove the Event API; one that is not there is as good as removed.
+
+    Args:
+        job: the job.
+        appsync: gives the client of a region.
+        projects: says where the project is.
+        naming: the deployment's names.
+        only_this_job: whether what other jobs of the project made stays.
+
+    Raises:
+        REMOVAL_FAILED: it is still there; and what `translated` raises.
+    """
+    location = location_of(job, projects)
+    owner = naming.owner(location.project_id, location.job_id)
+    return StageOutcome(
+        check=remove_event_api(
+            appsync(location.region),
+            name=naming.names(location.project_id).event_api,
+            claim=owner.claim(only_this_job=only_this_job),
+        )
+    )
+
+
+def remove_realtime_before_storage(
+    job: JobInput,
+    *,
+    appsync: Callable[[str], AppSyncClient],
+    s3: Callable[[str], S3Client],
+    projects: ProjectReader,
+    naming: Naming,
+) -> StageOutcome:
+    """Remove the project's Event API, unless the bucket holds data that is to stay.
+
+    This is the first removal. The snapshot may have taken minutes since CHECKING_DATA; an object
+    that came meanwhile still ends the job before anything is removed.
+
+    Args:
+        job: the job.
+        appsync: gives the client of a region.
+        s3: likewise.
+        projects: says where the project is.
+        naming: the deployment's names.
+
+    Raises:
+        DATA_NOT_EMPTY: the bucket holds objects, and the payload does not ask for them to go.
+        REMOVAL_FAILED: it is still there; and what `translated` raises.
+    """
+    ensure_no_data_is_lost(job, s3=s3, projects=projects, naming=naming)
+    return remove_realtime(
+        job, appsync=appsync, projects=projects, naming=naming, only_this_job=False
+    )
