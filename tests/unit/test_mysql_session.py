@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pymysql
 import pytest
+from provisioner.drivers import database_errors
 from provisioner.drivers.database_engine import AdminConnection
 from provisioner.drivers.mysql import session as session_module
+from provisioner.drivers.mysql.errors import PYMYSQL
 from provisioner.drivers.mysql.quoting import SQL
-from provisioner.drivers.mysql.session import connect_as_platform, execute, run_step
+from provisioner.drivers.mysql.session import connect_as_platform, execute
 from provisioner.errors import ErrorType, ProvisioningError
 from support.mysql import PreparedMysql
 from support.mysql_tenants import admin_of
@@ -36,7 +38,7 @@ def cipher(admin: AdminConnection) -> str:
             ((_, value),) = execute(connection, SQL("SHOW SESSION STATUS LIKE 'Ssl_cipher'"))
         return str(value)
 
-    return run_step(look, FINAL, "log in")
+    return PYMYSQL.run_step(look, FINAL, "log in")
 
 
 def refusal(admin: AdminConnection, error_type: ErrorType = FINAL) -> ProvisioningError:
@@ -183,14 +185,14 @@ def test_a_statement_that_takes_too_long_is_stopped(
                 ),
             )
 
-    error = refused(ErrorType.TIMEOUT, lambda: run_step(wait, FINAL, "wait"))
+    error = refused(ErrorType.TIMEOUT, lambda: PYMYSQL.run_step(wait, FINAL, "wait"))
     assert error.cause.startswith(("error 1969", "error 3024"))
 
 
 def test_a_step_is_made_again_after_contention_and_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "_CONTENTION_WAIT", 0)
+    monkeypatch.setattr(database_errors, "_CONTENTION_WAIT", 0)
     deadlock = pymysql.OperationalError(1213, "Deadlock found")
     met = iter([deadlock, deadlock])
 
@@ -199,14 +201,14 @@ def test_a_step_is_made_again_after_contention_and_not_for_ever(
             raise error
         return "done"
 
-    assert run_step(act, FINAL, "act") == "done"
+    assert PYMYSQL.run_step(act, FINAL, "act") == "done"
     tries: list[int] = []
 
     def always() -> None:
         tries.append(1)
         raise deadlock
 
-    error = refused(ErrorType.TIMEOUT, lambda: run_step(always, FINAL, "act"))
+    error = refused(ErrorType.TIMEOUT, lambda: PYMYSQL.run_step(always, FINAL, "act"))
     assert error.message == "Other work in the database was in the way, so we could not act."
     assert error.__cause__ is error.__context__ is None
     assert len(tries) == 6

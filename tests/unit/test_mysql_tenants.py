@@ -13,7 +13,7 @@ from typing import Any
 import pymysql
 import pytest
 from provisioner.drivers.database_engine import AdminConnection
-from provisioner.drivers.mysql.engine import MysqlEngine, TenantLimits
+from provisioner.drivers.mysql.engine import MysqlEngine
 from provisioner.drivers.mysql.removal_obstacles import look_at_database
 from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.obstacles import Obstacles
@@ -207,7 +207,7 @@ def test_a_login_without_tls_is_refused(mysql_tenant: MysqlTenant) -> None:
 def test_the_limit_of_a_tenant_holds_and_keeps_the_platform_out_of_nothing(
     mysql_tenant: MysqlTenant,
 ) -> None:
-    engine = MysqlEngine(mysql_tenant.admin, TenantLimits(connections=2))
+    engine = MysqlEngine(mysql_tenant.admin, connections=2)
     names, owner = mysql_tenant.names, mysql_tenant.owner
     engine.ensure_database(names, lambda: PASSWORD, owner)
     with mysql_tenant.login(), mysql_tenant.login():

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from provisioner.drivers import database_errors
 from provisioner.drivers.postgresql import session as session_module
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.session import SETTINGS, connect_as_platform, lock
@@ -364,7 +365,7 @@ def test_no_error_of_a_statement_or_login_holds_a_password(tenant: Tenant) -> No
 def test_a_lock_that_stays_taken_is_a_time_out(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_CONTENTION_WAIT", 0)
+    monkeypatch.setattr(database_errors, "_CONTENTION_WAIT", 0)
     monkeypatch.setattr(session_module, "SETTINGS", ("lock_timeout=50ms",))
     with tenant.cluster.connect() as c:
         c.execute(

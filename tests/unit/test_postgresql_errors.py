@@ -13,8 +13,13 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from provisioner.drivers.postgresql import session as session_module
-from provisioner.drivers.postgresql.errors import is_wrong_password, translate, translate_text
+from provisioner.drivers import database_errors
+from provisioner.drivers.postgresql.errors import (
+    PSYCOPG,
+    is_wrong_password,
+    translate,
+    translate_text,
+)
 from provisioner.errors import ErrorType, ProvisioningError
 from psycopg import sql
 from support.postgresql import PreparedCluster
@@ -297,9 +302,9 @@ CONTENTION = [
 
 
 def test_contention_that_ends_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "_CONTENTION_WAIT", 0)
+    monkeypatch.setattr(database_errors, "_CONTENTION_WAIT", 0)
     step = Steps(*CONTENTION)
-    assert session_module.run_step(step, FINAL, "x") == "done"
+    assert PSYCOPG.run_step(step, FINAL, "x") == "done"
     assert step.runs == 6
 
 
@@ -310,10 +315,10 @@ def test_contention_that_ends_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> No
 def test_contention_that_lasts_has_an_end(
     monkeypatch: pytest.MonkeyPatch, state: str, expected: ErrorType
 ) -> None:
-    monkeypatch.setattr(session_module, "_CONTENTION_WAIT", 0)
+    monkeypatch.setattr(database_errors, "_CONTENTION_WAIT", 0)
     step = Steps(*[psycopg.errors.lookup(state)("text") for _ in range(20)])
     with pytest.raises(ProvisioningError) as raised:
-        session_module.run_step(step, FINAL, "x")
+        PSYCOPG.run_step(step, FINAL, "x")
     assert (raised.value.type, step.runs) == (expected, 6)
 
 
@@ -321,5 +326,5 @@ def test_contention_that_lasts_has_an_end(
 def test_what_is_no_contention_is_tried_once(state: str) -> None:
     step = Steps(psycopg.errors.lookup(state)("text"))
     with pytest.raises(ProvisioningError):
-        session_module.run_step(step, FINAL, "x")
+        PSYCOPG.run_step(step, FINAL, "x")
     assert step.runs == 1

@@ -12,7 +12,6 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-from provisioner.drivers.postgresql.databases import TenantLimits
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.errors import ErrorType
 from psycopg import sql
@@ -181,7 +180,7 @@ def test_the_app_role_reaches_no_other_database(make_tenant: Callable[[], Tenant
 
 
 def test_the_limits_of_a_tenant_hold(tenant: Tenant) -> None:
-    engine = PostgresqlEngine(tenant.cluster.admin, TenantLimits(connections=2))
+    engine = PostgresqlEngine(tenant.cluster.admin, connections=2)
     tenant = replace(tenant, engine=engine)
     tenant.ensure()
     with tenant.login() as first, tenant.login():

@@ -1,13 +1,17 @@
-"""What the database stages ask of a database technology, whichever it is."""
+"""What the database stages ask of a database technology, and what all technologies do alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Protocol
+from functools import partial, wraps
+from typing import IO, Any, ClassVar, Concatenate, Protocol
 
-from provisioner.drivers.drift import Repairs
+from provisioner.drivers.database_errors import ClientLibrary
+from provisioner.drivers.drift import Drift, Remaining, Repairs, put_right
+from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership
 
 
@@ -55,19 +59,62 @@ class Login:
     server_version: str
 
 
-class DatabaseEngine(Protocol):
+def step[**Parameters, Result](
+    final: ErrorType, doing: str
+) -> Callable[
+    [Callable[Concatenate[Any, Parameters], Result]],
+    Callable[Concatenate[Any, Parameters], Result],
+]:
+    """Run a method as a step of the `library` of its object, as `ClientLibrary.run_step` does."""
+
+    def decorate(
+        method: Callable[Concatenate[Any, Parameters], Result],
+    ) -> Callable[Concatenate[Any, Parameters], Result]:
+        @wraps(method)
+        def run(self: Any, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            library: ClientLibrary[Any] = self.library
+            return library.run_step(partial(method, self, *args, **kwargs), final, doing)
+
+        return run
+
+    return decorate
+
+
+class DatabaseEngine(ABC):
     """One database technology. Every method can be run twice, and by two callers at once.
 
     All raise `provisioner.errors.ProvisioningError`, and no other exception for a cause that the
     server, the network or the input has. No exception, nor its chain, holds a password.
+
+    What is alike in all technologies is here. A session is what the technology's library connects.
     """
 
+    library: ClassVar[ClientLibrary[Any]]
+    #: What a login is called: a role, or a user.
+    login_kind: ClassVar[str]
+
+    def __init__(self, admin: AdminConnection, *, connections: int = 20) -> None:
+        """Bind the engine to a server; nothing is connected yet.
+
+        Args:
+            admin: the platform's login, or that of an instance's master user, on an address that
+                leads to the server itself: a pooler or a proxy would share out the session that
+                the lock is in.
+            connections: those of a new tenant's login at once. They are set when it is made and not
+                again, so that an operator can change them for one tenant; only a limit that was
+                taken away is set again.
+        """
+        self._admin = admin
+        self._connections = connections
+
+    @abstractmethod
     def prepare_server(self) -> None:
         """Do on a project's own server what an operator does once on a shared cluster.
 
         Raises DATABASE_CREATION_FAILED where the platform's login may not.
         """
 
+    @abstractmethod
     def ensure_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
     ) -> None:
@@ -79,6 +126,7 @@ class DatabaseEngine(Protocol):
         Raises CONFLICT when the database or a role exists and is not this project's.
         """
 
+    @step(ErrorType.SCHEMA_CREATION_FAILED, "create the schema")
     def ensure_schema(self, names: TenantNames, owner: Ownership) -> None:
         """Make the schema, its grants and default privileges and the schema-version table.
 
@@ -86,6 +134,8 @@ class DatabaseEngine(Protocol):
         the app role owns in the database becomes the owner role's. Raises CONFLICT when the schema
         exists and is neither role's, or the platform's own schema is not as the platform makes it.
         """
+        with self._locked(names) as session:
+            self._ensure_schema(session, names, owner, ErrorType.SCHEMA_CREATION_FAILED)
 
     def repair_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
@@ -99,12 +149,47 @@ class DatabaseEngine(Protocol):
         Raises CONFLICT when the database or a role is not this project's, and
         DATABASE_CHANGE_FAILED when one is not there.
         """
+        #: Of every try: what one has put right, the next does not find.
+        before: list[Drift] = []
+
+        def repair() -> Repairs:
+            with self._locked(names) as session:
+                wrong = self._look_for_drift(session, names, owner)
+                before.extend(drift for drift in wrong if drift not in before)
+                if wrong:
+                    self._put_right(session, names, owner)
+                    wrong = self._look_for_drift(session, names, owner)
+                checked, login = self._try_login(names, password())
+            remaining = (Remaining(it.resource, it.what, why) for it, why in wrong.items())
+            return Repairs(put_right(before, wrong), (*remaining, *login), checked)
+
+        return self.library.run_step(
+            repair, ErrorType.DATABASE_CHANGE_FAILED, "repair the database"
+        )
 
     def repair_schema(self, names: TenantNames, owner: Ownership) -> Repairs:
         """Put right what has drifted of the schema; what `ensure_schema` makes anew, this does."""
+        before: list[Drift] = []
 
+        def repair() -> Repairs:
+            final = ErrorType.DATABASE_CHANGE_FAILED
+            with self._locked(names) as session:
+                found = self._ensure_schema(session, names, owner, final)
+                before.extend(drift for drift in found if drift not in before)
+                after = self._look_for_drift_of_schema(names) if found else []
+            why = "The platform's role may not change it; a superuser must, or the owner."
+            return Repairs(
+                put_right(before, after),
+                tuple(Remaining(drift.resource, drift.what, why) for drift in after),
+                f"schema {names.schema} was looked at, with all that belongs to it",
+            )
+
+        return self.library.run_step(repair, ErrorType.DATABASE_CHANGE_FAILED, "repair the schema")
+
+    @step(ErrorType.DATABASE_CREATION_FAILED, "log in to the database")
     def check_database(self, names: TenantNames, password: str) -> Login:
         """Log in as the app role and say what answered."""
+        return self._log_in(names, password)
 
     def change_password(
         self,
@@ -130,10 +215,43 @@ class DatabaseEngine(Protocol):
         Raises CONFLICT when the role is not this project's, and DATABASE_CHANGE_FAILED when there
         is none.
         """
+        is_told = False
 
+        def tell() -> None:
+            nonlocal is_told
+            before_commit()
+            is_told = True
+
+        def change() -> None:
+            with self._locked(names) as session:
+                self._require_login(session, names, owner)
+                before = current()
+                if before is not None:
+                    self._ensure_password(session, names, before)
+                self._change_password(session, names, password, tell)
+
+        final, doing = ErrorType.DATABASE_CHANGE_FAILED, "change the password"
+        try:
+            self.library.run_step(change, final, doing)
+        except ProvisioningError:
+            if not is_told:
+                raise
+            # The session ended before its commit: the server catches up without waiting for the
+            # next attempt.
+            self.library.run_step(change, final, doing)
+
+    @step(ErrorType.DATABASE_CHANGE_FAILED, "log in with the new password")
     def check_password(self, names: TenantNames, password: str) -> str:
         """See whether the server takes a login with the password; say so in one sentence."""
+        if not self._takes(names, password):
+            raise failure(
+                ErrorType.INSUFFICIENT_PERMISSIONS,
+                "The database server does not let us log in with the new password.",
+                f"{self.login_kind} {names.app_role}: the password is wrong",
+            )
+        return f"the server took the new password of {names.app_role}"
 
+    @abstractmethod
     def remove_database(self, names: TenantNames, owner: Ownership, *, only_this_job: bool) -> bool:
         """Remove the project's database and roles, with all sessions in them.
 
@@ -149,12 +267,126 @@ class DatabaseEngine(Protocol):
         in another database.
         """
 
+    @abstractmethod
     def check_schema(self, names: TenantNames, password: str) -> str:
         """As the app role, see that a customer can work in the schema; say so in one sentence.
 
         Raises SCHEMA_CREATION_FAILED when the session does not begin as the owner role in the
         schema, a privilege is missing, or the version is another one.
         """
+
+    @contextmanager
+    def _locked(self, names: TenantNames) -> Iterator[Any]:
+        """Yield a session of the platform that holds the tenant's lock."""
+        with closing(self._connect()) as session:
+            self._lock(session, names)
+            yield session
+
+    def _takes(self, names: TenantNames, password: str) -> bool:
+        """Whether the server takes the password of the tenant's login."""
+        try:
+            self._knock(names, password)
+        except self.library.error as error:
+            # The limit is looked at once the password has been found right: a tenant who uses all
+            # of his connections has a right password all the same.
+            if self.library.is_connection_limit(error):
+                return True
+            if not self.library.is_wrong_password(error):
+                raise
+            return False
+        return True
+
+    def _ensure_password(self, session: Any, names: TenantNames, password: str) -> None:
+        """Let the tenant's login have this password; change it only if it does not."""
+        if not self._takes(names, password):
+            self._set_password(session, names, password)
+
+    def _try_login(self, names: TenantNames, password: str) -> tuple[str, list[Remaining]]:
+        """Say in one sentence what answered a login, and what was wrong with it."""
+        login = f"{self.login_kind} {names.app_role}"
+        try:
+            return self._log_in(names, password).check, []
+        except self.library.error as error:
+            # As in `_takes`.
+            if self.library.is_connection_limit(error):
+                return f"{login} can log in, and uses all of its connections", []
+            if not self.library.is_wrong_password(error):
+                raise
+        why = "The server does not take the password of the secret; rotate the database password."
+        return f"database {names.database} answered", [Remaining(login, "PASSWORD", why)]
+
+    def _log_in(self, names: TenantNames, password: str) -> Login:
+        """Log in as the tenant does and say what answered."""
+        database, login, version = self._ask(names, password)
+        if (database, login) != (names.database, names.app_role):
+            raise failure(
+                ErrorType.DATABASE_CREATION_FAILED,
+                "The login of the project did not reach the project's database.",
+                f"database and {self.login_kind} are {(database, login)}",
+            )
+        return Login(f"database {database} answered a login as {login}", version)
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """Connect as the platform, where locks are taken."""
+
+    @abstractmethod
+    def _lock(self, session: Any, names: TenantNames) -> None:
+        """Take the tenant's lock; it is given back when the session ends, however it does."""
+
+    @abstractmethod
+    def _ensure_schema(
+        self, session: Any, names: TenantNames, owner: Ownership, missing: ErrorType
+    ) -> Sequence[Drift]:
+        """Make the schema as it must be; return what was not so before.
+
+        Args:
+            session: holds the lock.
+            names: the tenant's.
+            owner: whose it must be.
+            missing: the error type where the tenant's login is not there.
+        """
+
+    @abstractmethod
+    def _look_for_drift_of_schema(self, names: TenantNames) -> Sequence[Drift]:
+        """Return what is not as `_ensure_schema` makes it."""
+
+    @abstractmethod
+    def _look_for_drift(
+        self, session: Any, names: TenantNames, owner: Ownership
+    ) -> Mapping[Drift, str]:
+        """Return what is not as it must be; each with what to do where it cannot be put right.
+
+        Raises:
+            DATABASE_CHANGE_FAILED: something that a repair does not make is not there.
+            CONFLICT: something is not this project's.
+        """
+
+    @abstractmethod
+    def _put_right(self, session: Any, names: TenantNames, owner: Ownership) -> None:
+        """Put right what can be of what `_look_for_drift` finds."""
+
+    @abstractmethod
+    def _require_login(self, session: Any, names: TenantNames, owner: Ownership) -> None:
+        """Raise DATABASE_CHANGE_FAILED where the tenant's login is not there."""
+
+    @abstractmethod
+    def _set_password(self, session: Any, names: TenantNames, password: str) -> None:
+        """Give the tenant's login a password."""
+
+    @abstractmethod
+    def _change_password(
+        self, session: Any, names: TenantNames, password: str, tell: Callable[[], None]
+    ) -> None:
+        """Give the tenant's login a password; call `tell` when only the commit is left."""
+
+    @abstractmethod
+    def _knock(self, names: TenantNames, password: str) -> None:
+        """Log in as the tenant does, and end the session."""
+
+    @abstractmethod
+    def _ask(self, names: TenantNames, password: str) -> tuple[str, str, str]:
+        """Ask as the tenant for the database, the login, and the server's version, such as 18.1."""
 
 
 class Dump(Protocol):

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import pymysql
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.mysql.errors import (
-    conflict,
     is_there_already,
     is_unknown_thread,
     is_wrong_password,
@@ -342,17 +342,15 @@ def set_password(connection: Connection, names: TenantNames, password: str) -> N
     )
 
 
-def see_that_it_can_be_changed(connection: Connection, names: TenantNames, user: User) -> None:
+def see_that_it_can_be_changed(connection: Connection, names: TenantNames) -> None:
     """Change the user to what it is.
 
     Raises:
         pymysql.Error: as the server says where the platform may not change it, or the server can
             not write now.
     """
-    execute(
-        connection,
-        SQL("ALTER USER {} {}").format(Account(names.app_role), _limit(user.connection_limit)),
-    )
+    limit = _look(connection, names).connection_limit
+    execute(connection, SQL("ALTER USER {} {}").format(Account(names.app_role), _limit(limit)))
 
 
 def _identified(connection: Connection, password: str) -> Composed:

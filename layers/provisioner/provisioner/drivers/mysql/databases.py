@@ -15,7 +15,8 @@ from collections.abc import Callable
 import pymysql
 
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.mysql.errors import conflict, is_in_the_way, is_there_already
+from provisioner.drivers.database_errors import conflict
+from provisioner.drivers.mysql.errors import is_in_the_way, is_there_already
 from provisioner.drivers.mysql.ledger import Kind, forget, record
 from provisioner.drivers.mysql.quoting import SQL, Identifier, Literal
 from provisioner.drivers.mysql.session import LOCK_SECONDS, Connection, execute

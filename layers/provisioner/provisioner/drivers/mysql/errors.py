@@ -15,7 +15,8 @@ import ssl
 
 import pymysql
 
-from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.drivers.database_errors import IN_THE_WAY, ClientLibrary, database_failure
+from provisioner.errors import ErrorType, ProvisioningError
 
 #: Another session worked at the same object: the whole step is made again at once, from its look at
 #: what is there.
@@ -154,8 +155,6 @@ _AT_ONCE = frozenset({1020, 1213, 1317})
 #: Classes of SQLSTATE that stay, for numbers that are not in the table.
 _FINAL_CLASSES = ("0A", "21", "22", "23", "25", "28", "2F", "34", "38", "3D", "42", "44", "45")
 
-_CAUSE_LENGTH = 300
-
 
 def number_of(error: pymysql.Error) -> int:
     """Return the number of an error; 0 where the driver gives none."""
@@ -166,14 +165,6 @@ def number_of(error: pymysql.Error) -> int:
 def is_contention(error: pymysql.Error) -> bool:
     """Whether the same step, made again at once, is likely to succeed."""
     return number_of(error) in _CONTENTION
-
-
-def conflict(kind: str, name: str) -> ProvisioningError:
-    """Return the error of an object of our name that is not ours."""
-    return failure(
-        ErrorType.CONFLICT,
-        f"A {kind} named {name} exists and is not this project's; remove or rename it.",
-    )
 
 
 def is_wrong_password(error: pymysql.Error) -> bool:
@@ -217,20 +208,8 @@ def translate(error: pymysql.Error, final: ErrorType, doing: str) -> Provisionin
         final: the stage's own type, of causes that stay, such as DATABASE_CREATION_FAILED.
         doing: what was tried, for the sentence that people read, such as "create the database".
     """
-    error_type = _type_of(error) or final
-    sentence = _IN_THE_WAY if number_of(error) in _AT_ONCE else _SENTENCES.get(error_type, _REFUSED)
-    return failure(error_type, sentence.format(doing=doing), _cause(error))
-
-
-_REFUSED = "The database server refused to {doing}."
-_IN_THE_WAY = "Other work in the database was in the way, so we could not {doing}."
-_SENTENCES = {
-    ErrorType.NETWORK_ERROR: "The database server did not serve us, so we could not {doing}.",
-    ErrorType.TIMEOUT: "It took too long to {doing}.",
-    ErrorType.INSUFFICIENT_PERMISSIONS: "The database server does not let us {doing}.",
-    ErrorType.QUOTA_EXCEEDED: "The database server has no room left to {doing}.",
-    ErrorType.UNKNOWN_ERROR: "The database server gave an unknown error: it did not {doing}.",
-}
+    sentence = IN_THE_WAY if number_of(error) in _AT_ONCE else None
+    return database_failure(_type_of(error) or final, doing, _cause(error), sentence)
 
 
 def _type_of(error: pymysql.Error) -> ErrorType | None:
@@ -275,4 +254,10 @@ def _cause(error: pymysql.Error) -> str:
     if number not in _NUMBERS and number not in _OF_WRITING:
         return f"error {number}, SQLSTATE {error.sqlstate or 'none'}"
     text = " ".join(_text_of(error).split())
-    return f"error {number}: {text}"[:_CAUSE_LENGTH]
+    return f"error {number}: {text}"
+
+
+#: PyMySQL, in whose tracebacks the password stands.
+PYMYSQL = ClientLibrary(
+    pymysql.Error, translate, is_contention, is_wrong_password, is_connection_limit
+)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import pymysql
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.mysql.errors import is_refused
+from provisioner.drivers.mysql.errors import PYMYSQL, is_refused
 from provisioner.drivers.mysql.ledger import Kind, find_markers
 from provisioner.drivers.mysql.quoting import SQL, Literal
 from provisioner.drivers.mysql.session import (
@@ -24,7 +24,6 @@ from provisioner.drivers.mysql.session import (
     Row,
     connect_as_platform,
     execute,
-    run_step,
 )
 from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, named, quoted
 from provisioner.errors import ErrorType
@@ -63,7 +62,7 @@ def look_at_database(
             ]
         return Obstacles(passing=named(sessions, "such sessions"))
 
-    return run_step(look, ErrorType.REMOVAL_FAILED, "look at the database")
+    return PYMYSQL.run_step(look, ErrorType.REMOVAL_FAILED, "look at the database")
 
 
 def _transactions(connection: Connection, names: TenantNames) -> list[Row]:

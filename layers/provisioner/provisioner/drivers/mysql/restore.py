@@ -23,16 +23,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pymysql
 
-from provisioner.drivers.database_engine import AdminConnection, Restored, TenantNames
+from provisioner.drivers.database_engine import AdminConnection, Restored, TenantNames, step
 from provisioner.drivers.mysql.dump_format import (
     DumpError,
     Statement,
     one_line,
     read_statements,
 )
-from provisioner.drivers.mysql.errors import number_of, translate
+from provisioner.drivers.mysql.errors import PYMYSQL, number_of
 from provisioner.drivers.mysql.quoting import SQL, Composable, Identifier
-from provisioner.drivers.mysql.session import Connection, connect_as_tenant, execute, run_step
+from provisioner.drivers.mysql.session import Connection, connect_as_tenant, execute
 from provisioner.errors import ErrorType, ProvisioningError, failure
 
 _FINAL = ErrorType.DATABASE_CHANGE_FAILED
@@ -97,6 +97,8 @@ class _Login:
 class MysqlRestorer:
     """Restores dumps into one database, as a `DatabaseRestorer`."""
 
+    library = PYMYSQL
+
     def __init__(self, url: str) -> None:
         """Read where the database is and who logs in; nothing is connected yet.
 
@@ -117,12 +119,7 @@ class MysqlRestorer:
                 something already.
             ProvisioningError: as `translate` says.
         """
-
-        def look() -> None:
-            with closing(self._login.connect()) as connection:
-                self._check(connection)
-
-        run_step(look, _FINAL, "restore the snapshot")
+        self._begin(0).close()
 
     def restore(self, archive: IO[bytes], source: TenantNames) -> Restored:
         """Restore a dump: all of it, or nothing.
@@ -139,18 +136,7 @@ class MysqlRestorer:
         del source
         longest = _longest_statement(archive)
 
-        def begin() -> Connection:
-            connection = self._login.connect()
-            try:
-                self._check(connection)
-                _refuse_long(connection, longest)
-            except BaseException:
-                connection.close()
-                raise
-            return connection
-
-        connection = run_step(begin, _FINAL, "restore the snapshot")
-        with closing(connection):
+        with closing(self._begin(longest)) as connection:
             character_set = execute(connection, _CHARACTER_SET)[0]
             try:
                 left_out = tuple(_run(connection, archive))
@@ -165,9 +151,23 @@ class MysqlRestorer:
                 return Restored(server.host, server.port, self._login.names.database, left_out)
         raise unfinished
 
-    def _check(self, connection: Connection) -> None:
-        _refuse_rights(connection, self._login.names.database)
-        _refuse_contents(connection, self._login.names.database)
+    @step(_FINAL, "restore the snapshot")
+    def _begin(self, longest: int) -> Connection:
+        """Log in to a database that may be restored into.
+
+        Args:
+            longest: bytes of the longest statement that is to be run.
+        """
+        database = self._login.names.database
+        connection = self._login.connect()
+        try:
+            _refuse_rights(connection, database)
+            _refuse_contents(connection, database)
+            _refuse_long(connection, longest)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _undo(self, character_set: tuple[str, ...]) -> str | None:
         """Remove what there is; return a sentence for people where that cannot be done."""
@@ -321,7 +321,7 @@ def _run(connection: Connection, archive: IO[bytes]) -> list[str]:
         try:
             _run_statement(connection, statement)
         except pymysql.Error as error:
-            known = translate(error, _FINAL, "take the snapshot")
+            known = PYMYSQL.translate(error, _FINAL, "take the snapshot")
             problem = failure(
                 known.type,
                 f"{_SENTENCES.get(known.type, 'The database refused the snapshot')}, so nothing "

@@ -13,10 +13,8 @@ Python documentation, ssl.
 
 from __future__ import annotations
 
-import random
 import ssl
 import struct
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -27,9 +25,8 @@ from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.mysql.errors import is_contention, is_wrong_password, translate
+from provisioner.drivers.mysql.errors import is_wrong_password
 from provisioner.drivers.mysql.quoting import SQL, Composable, Literal
-from provisioner.errors import ErrorType, ProvisioningError
 
 type Connection = pymysql.Connection[Cursor]
 type Row = tuple[Any, ...]
@@ -54,11 +51,6 @@ _ANSWER_SECONDS = 30
 
 #: With it, nothing but a quote has a meaning within a string; and nothing is cut to fit.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ENGINE_SUBSTITUTION"
-
-#: Tries of a step that meets another session's work, and the longest wait before the second, in
-#: seconds; it doubles with each: 1.6 s at most in all.
-_CONTENTION_TRIES = 6
-_CONTENTION_WAIT = 0.05
 
 
 def connect_as_platform(
@@ -155,28 +147,6 @@ def execute(connection: Connection, statement: Composable) -> list[Row]:
     with connection.cursor() as cursor:
         cursor.execute(statement.rendered(connection))
         return list(cursor.fetchall())
-
-
-def run_step[Result](step: Callable[[], Result], final: ErrorType, doing: str) -> Result:
-    """Run a step, again after contention; raise the driver's errors as errors of the table.
-
-    Args:
-        step: what is run; it can be run twice.
-        final: as `translate` takes it.
-        doing: as `translate` takes it.
-    """
-    for attempt in range(_CONTENTION_TRIES):
-        if attempt > 0:
-            longest = _CONTENTION_WAIT * 2 ** (attempt - 1)
-            time.sleep(random.uniform(0, longest))  # noqa: S311  # keeps two runs apart, no more  # nosec B311
-        try:
-            return step()
-        except pymysql.Error as error:
-            known: ProvisioningError = translate(error, final, doing)
-            if not is_contention(error):
-                break
-    # Outside the except clause, so that the driver's exception is not the context of this one.
-    raise known
 
 
 class _Refused:

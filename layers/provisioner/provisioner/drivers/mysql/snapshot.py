@@ -18,12 +18,12 @@ import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pymysql
 from pymysql.cursors import SSCursor
 
-from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.database_engine import AdminConnection, TenantNames, step
 from provisioner.drivers.mysql.definitions import (
     SEQUENCE,
     VERSIONED_TABLE,
@@ -42,7 +42,7 @@ from provisioner.drivers.mysql.dump_format import (
     one_line,
     text_literal,
 )
-from provisioner.drivers.mysql.errors import number_of, translate
+from provisioner.drivers.mysql.errors import PYMYSQL, number_of
 from provisioner.drivers.mysql.ledger import Kind, find_markers, lock
 from provisioner.drivers.mysql.quoting import SQL, Composable, Identifier, Literal
 from provisioner.drivers.mysql.session import (
@@ -50,7 +50,6 @@ from provisioner.drivers.mysql.session import (
     connect_as_platform,
     execute,
     is_mariadb,
-    run_step,
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, tags_of_comment
@@ -117,6 +116,8 @@ type Format = Callable[[bytes], bytes]
 class MysqlDumper:
     """Dumps databases of MySQL and MariaDB, as a `DatabaseDumper`."""
 
+    library = PYMYSQL
+
     def __init__(self, admin: AdminConnection, *, lock_wait: float = 30.0) -> None:
         """Bind the dumper to a cluster; nothing is connected yet.
 
@@ -133,28 +134,32 @@ class MysqlDumper:
         # So that a wait that takes too long is told before the dump's own time is over.
         lock_wait = max(1, math.floor(min(self._lock_wait, seconds / 2)))
 
-        def begin() -> MysqlDump | None:
-            sessions = [connect_as_platform(self._admin, idle_seconds=math.ceil(seconds) + 60)]
-            try:
-                lock(sessions[0], names)
-                if not _is_claimed(sessions[0], names, claim):
-                    sessions[0].close()
-                    return None
-                sessions.append(
-                    connect_as_platform(self._admin, idle_seconds=math.ceil(seconds) + 60)
-                )
-                return MysqlDump(sessions[0], sessions[1], names.database, seconds, lock_wait)
-            except BaseException:
-                for session in sessions:
-                    session.close()
-                raise
-
-        dump = run_step(begin, _FINAL, "dump the database")
+        dump = self._begin(names, claim, seconds, lock_wait)
         if dump is None:
             yield None
             return
         with closing(dump):
             yield dump
+
+    @step(_FINAL, "dump the database")
+    def _begin(
+        self, names: TenantNames, claim: Claim, seconds: float, lock_wait: int
+    ) -> MysqlDump | None:
+        idle_seconds = math.ceil(seconds) + 60
+        with ExitStack() as sessions:
+            shown = sessions.enter_context(
+                connect_as_platform(self._admin, idle_seconds=idle_seconds)
+            )
+            lock(shown, names)
+            if not _is_claimed(shown, names, claim):
+                return None
+            data = sessions.enter_context(
+                connect_as_platform(self._admin, idle_seconds=idle_seconds)
+            )
+            dump = MysqlDump(shown, data, names.database, seconds, lock_wait)
+            # From now on they are the dump's to close.
+            sessions.pop_all()
+            return dump
 
 
 def _is_claimed(connection: Connection, names: TenantNames, claim: Claim) -> bool:
@@ -363,7 +368,7 @@ class MysqlDump:
             return self._has_changed()
         if number_of(error) == _LOCK_WAIT:
             return self._locked()
-        return translate(error, _FINAL, f"dump {self._doing}")
+        return PYMYSQL.translate(error, _FINAL, f"dump {self._doing}")
 
     def _locked(self) -> ProvisioningError:
         sessions: list[str] = []

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
-from provisioner.drivers.postgresql.errors import conflict
 from provisioner.drivers.postgresql.roles import NO_LIMIT
 from provisioner.drivers.postgresql.session import Connection
 from provisioner.ownership import Claim, Ownership, tags_of_comment
@@ -33,23 +33,13 @@ _APP_ROLE_PRIVILEGES = ("CONNECT", "TEMPORARY")
 _OWNER_ROLE_PRIVILEGES = ("CREATE", "TEMPORARY")
 
 
-@dataclass(frozen=True, slots=True)
-class TenantLimits:
-    """What a new tenant may use of the cluster.
-
-    They are set when the database is made and not again, so that an operator can change them for
-    one tenant; only a connection limit that was taken away is set again. The time-outs are
-    defaults: a tenant may change them for a session of his own.
-    """
-
-    #: Connections of the app role at once.
-    connections: int = 20
-    #: Milliseconds.
-    statement_timeout: int = 60_000
-    #: Milliseconds.
-    lock_timeout: int = 30_000
-    #: Milliseconds.
-    idle_in_transaction_session_timeout: int = 60_000
+#: Milliseconds. They are set when the database is made and not again, so that an operator can
+#: change them for one tenant; as defaults: a tenant may change them for a session of his own.
+_TIME_OUTS = {
+    "statement_timeout": 60_000,
+    "lock_timeout": 30_000,
+    "idle_in_transaction_session_timeout": 60_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +156,7 @@ def ensure_database(
     connection: Connection,
     names: TenantNames,
     owner: Ownership,
-    limits: TenantLimits,
+    connections: int,
     found: Database | None,
 ) -> None:
     """Make the database, or of what was found put right what has drifted.
@@ -175,7 +165,7 @@ def ensure_database(
         connection: the session that holds the tenant's lock.
         names: the tenant's; its roles exist.
         owner: whose marker a new database gets.
-        limits: of the tenant; its app role has the connections in it.
+        connections: those of the app role at once.
         found: what `look_for_database` returned.
     """
     name = sql.Identifier(names.database)
@@ -190,12 +180,12 @@ def ensure_database(
             sql.SQL(
                 "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' STRATEGY WAL_LOG"
                 " CONNECTION LIMIT {} ALLOW_CONNECTIONS false"
-            ).format(name, sql.Literal(limits.connections + _PLATFORM_CONNECTIONS))
+            ).format(name, sql.Literal(connections + _PLATFORM_CONNECTIONS))
         )
-    elif found.limit_drifted(limits.connections):
+    elif found.limit_drifted(connections):
         connection.execute(
             sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
-                name, sql.Literal(limits.connections + _PLATFORM_CONNECTIONS)
+                name, sql.Literal(connections + _PLATFORM_CONNECTIONS)
             )
         )
     if found is None or not (found.has_privileges and found.has_membership):
@@ -203,10 +193,10 @@ def ensure_database(
     if found is not None and found.allows_connections:
         return
     if found is None or found.comment is None:
-        for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+        for setting, milliseconds in _TIME_OUTS.items():
             connection.execute(
                 sql.SQL("ALTER DATABASE {} SET {} = {}").format(
-                    name, sql.Identifier(setting), sql.Literal(getattr(limits, setting))
+                    name, sql.Identifier(setting), sql.Literal(milliseconds)
                 )
             )
         connection.execute(

@@ -13,8 +13,9 @@ import re
 
 import psycopg
 
+from provisioner.drivers.database_errors import IN_THE_WAY, ClientLibrary, database_failure
 from provisioner.drivers.postgresql.quoting import visible
-from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.errors import ErrorType, ProvisioningError
 
 #: Another session worked at the same object, or made what was missing a moment ago: the whole step
 #: is made again at once, from its look at what is there.
@@ -185,20 +186,15 @@ _QUOTED = re.compile('"[^"]*"')
 #: Kinds of exception that, without a SQLSTATE, are the driver's own refusal of what it was given.
 _REFUSED_BY_DRIVER = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError)
 
+#: Characters of a program's own words that are kept.
 _CAUSE_LENGTH = 300
+
+_CHANGED = "Something in the database was changed or dropped meanwhile, so we could not {doing}."
 
 
 def is_contention(error: psycopg.Error) -> bool:
     """Whether the same step, made again at once, is likely to succeed."""
     return error.sqlstate in _CONTENTION_STATES or _CONTENTION_TEXT in str(error)
-
-
-def conflict(kind: str, name: str) -> ProvisioningError:
-    """Return the error of an object of our name that is not ours."""
-    return failure(
-        ErrorType.CONFLICT,
-        f"A {kind} named {name} exists and is not this project's; remove or rename it.",
-    )
 
 
 def is_wrong_password(error: psycopg.Error) -> bool:
@@ -227,10 +223,15 @@ def translate(error: psycopg.Error, final: ErrorType, doing: str) -> Provisionin
         final: the stage's own type, of causes that stay, such as DATABASE_CREATION_FAILED.
         doing: what was tried, for the sentence that people read, such as "create the database".
     """
-    error_type = _type_of(error) or final
     is_at_once = error.sqlstate in _STATES_AT_ONCE or _CONTENTION_TEXT in str(error)
-    sentence = _IN_THE_WAY if is_at_once else _SENTENCES.get(error_type, _REFUSED)
-    return failure(error_type, sentence.format(doing=doing), _cause(error))
+    # The server's primary message: never a detail or a statement.
+    text = " ".join((error.diag.message_primary or str(error)).split())
+    return database_failure(
+        _type_of(error) or final,
+        doing,
+        f"SQLSTATE {error.sqlstate or 'none'}: {text}",
+        IN_THE_WAY if is_at_once else None,
+    )
 
 
 def translate_text(text: str, final: ErrorType, doing: str) -> ProvisioningError:
@@ -241,14 +242,13 @@ def translate_text(text: str, final: ErrorType, doing: str) -> ProvisioningError
         final: as `translate` takes it.
         doing: as `translate` takes it.
     """
+    cause = visible(text, _CAUSE_LENGTH)
     row = _row_of_text(text, _TEXTS_OF_PROGRAMS + _TEXTS_OF_CHANGE)
     if row in _TEXTS_OF_CHANGE:
-        error_type, sentence = ErrorType.TIMEOUT, _CHANGED
-    else:
-        error_type = type_of_text(text) or final
-        is_at_once = error_type is ErrorType.TIMEOUT and not _IS_LATE.search(text)
-        sentence = _IN_THE_WAY if is_at_once else _SENTENCES.get(error_type, _REFUSED)
-    return failure(error_type, sentence.format(doing=doing), visible(text, _CAUSE_LENGTH))
+        return database_failure(ErrorType.TIMEOUT, doing, cause, _CHANGED)
+    error_type = type_of_text(text) or final
+    is_at_once = error_type is ErrorType.TIMEOUT and not _IS_LATE.search(text)
+    return database_failure(error_type, doing, cause, IN_THE_WAY if is_at_once else None)
 
 
 def type_of_text(text: str) -> ErrorType | None:
@@ -262,18 +262,6 @@ def type_of_text(text: str) -> ErrorType | None:
         return row[1]
     severity = _SEVERITY.search(_QUOTED.sub('""', text))
     return None if severity is None or severity[1] == "ERROR" else ErrorType.UNKNOWN_ERROR
-
-
-_REFUSED = "The database server refused to {doing}."
-_IN_THE_WAY = "Other work in the database was in the way, so we could not {doing}."
-_CHANGED = "Something in the database was changed or dropped meanwhile, so we could not {doing}."
-_SENTENCES = {
-    ErrorType.NETWORK_ERROR: "The database server did not serve us, so we could not {doing}.",
-    ErrorType.TIMEOUT: "It took too long to {doing}.",
-    ErrorType.INSUFFICIENT_PERMISSIONS: "The database server does not let us {doing}.",
-    ErrorType.QUOTA_EXCEEDED: "The database server has no room left to {doing}.",
-    ErrorType.UNKNOWN_ERROR: "The database server gave an unknown error: it did not {doing}.",
-}
 
 
 def _type_of(error: psycopg.Error) -> ErrorType | None:
@@ -310,7 +298,7 @@ def _row_of_text(
     return next((row for row in table if row[0] in lower), None)
 
 
-def _cause(error: psycopg.Error) -> str:
-    """Return the state and the server's primary message: never a detail or a statement."""
-    text = " ".join((error.diag.message_primary or str(error)).split())
-    return f"SQLSTATE {error.sqlstate or 'none'}: {text}"[:_CAUSE_LENGTH]
+#: psycopg, whose errors keep the connection, and with it the password, in `pgconn`.
+PSYCOPG = ClientLibrary(
+    psycopg.Error, translate, is_contention, is_wrong_password, is_connection_limit
+)

@@ -21,13 +21,12 @@ from provisioner.drivers.postgresql.dump_obstacles import (
     objects_out_of_reach,
     tables_with_policies,
 )
-from provisioner.drivers.postgresql.errors import translate
+from provisioner.drivers.postgresql.errors import PSYCOPG
 from provisioner.drivers.postgresql.quoting import identifier, literal
 from provisioner.drivers.postgresql.session import (
     LOCK_DATABASE,
     Connection,
     connect_as_platform,
-    run_step,
 )
 from provisioner.errors import ErrorType
 from provisioner.ownership import Claim, tags_of_comment
@@ -207,7 +206,7 @@ def look_at_database(
             )
         return found + _keeping_a_dump(admin, names) if with_dump and is_open else found
 
-    return run_step(look, ErrorType.REMOVAL_FAILED, "look at the database")
+    return PSYCOPG.run_step(look, ErrorType.REMOVAL_FAILED, "look at the database")
 
 
 def _keeping_a_dump(admin: AdminConnection, names: TenantNames) -> Obstacles:
@@ -220,7 +219,7 @@ def _keeping_a_dump(admin: AdminConnection, names: TenantNames) -> Obstacles:
                 )
             )
     except psycopg.Error as error:
-        met = translate(error, ErrorType.REMOVAL_FAILED, "look at the database")
+        met = PSYCOPG.translate(error, ErrorType.REMOVAL_FAILED, "look at the database")
         if met.type is not ErrorType.INSUFFICIENT_PERMISSIONS:
             raise
     clause = f"the tables of database {names.database}: let {admin.user} connect to it"

@@ -31,7 +31,7 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.rows import tuple_row
 
-from provisioner.drivers.database_engine import Restored, TenantNames
+from provisioner.drivers.database_engine import Restored, TenantNames, step
 from provisioner.drivers.postgresql.archive import (
     Entry,
     Existing,
@@ -41,14 +41,13 @@ from provisioner.drivers.postgresql.archive import (
     read_list,
     select,
 )
-from provisioner.drivers.postgresql.errors import type_of_text
+from provisioner.drivers.postgresql.errors import PSYCOPG, type_of_text
 from provisioner.drivers.postgresql.programs import environment, installed_program, major_version
 from provisioner.drivers.postgresql.schema import PLATFORM_SCHEMA
 from provisioner.drivers.postgresql.session import (
     REQUIRED_AUTHENTICATION,
     SAFE_SEARCH_PATH,
     Connection,
-    run_step,
     session_options,
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
@@ -210,6 +209,8 @@ class _Target:
 class PostgresqlRestorer:
     """Restores archives into one database."""
 
+    library = PSYCOPG
+
     def __init__(self, url: str) -> None:
         """Read where the database is and who logs in; nothing is connected yet.
 
@@ -276,22 +277,20 @@ class PostgresqlRestorer:
             psql.end()
         return Restored(target.host, target.port, target.database, tuple(map(_printable, left_out)))
 
+    @step(_FINAL, "restore the snapshot")
     def _look(self) -> _Target:
-        def look() -> _Target:
-            with psycopg.connect(
-                self._url,
-                require_auth=REQUIRED_AUTHENTICATION,
-                options=self._options(SAFE_SEARCH_PATH),
-                connect_timeout=self._parameters["connect_timeout"],
-                autocommit=True,
-                row_factory=tuple_row,
-            ) as connection:
-                _refuse_newer(connection.info.server_version)
-                _refuse_rights(connection)
-                _refuse_contents(connection)
-                return self._target(connection)
-
-        return run_step(look, _FINAL, "restore the snapshot")
+        with psycopg.connect(
+            self._url,
+            require_auth=REQUIRED_AUTHENTICATION,
+            options=self._options(SAFE_SEARCH_PATH),
+            connect_timeout=self._parameters["connect_timeout"],
+            autocommit=True,
+            row_factory=tuple_row,
+        ) as connection:
+            _refuse_newer(connection.info.server_version)
+            _refuse_rights(connection)
+            _refuse_contents(connection)
+            return self._target(connection)
 
     def _target(self, connection: Connection) -> _Target:
         row = connection.execute(_TARGET).fetchone()

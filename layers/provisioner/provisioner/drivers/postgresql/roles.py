@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
-from provisioner.drivers.postgresql.errors import conflict
 from provisioner.drivers.postgresql.session import (
     Connection,
     connect_as_platform,

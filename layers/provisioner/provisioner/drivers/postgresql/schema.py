@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
-from provisioner.drivers.postgresql.errors import conflict
 from provisioner.drivers.postgresql.roles import leave_role, let_act_as
 from provisioner.drivers.postgresql.session import SAFE_SEARCH_PATH, Connection
 from provisioner.errors import ErrorType, failure

@@ -13,17 +13,13 @@ GucSource: PGC_S_CLIENT comes after PGC_S_DATABASE_USER.
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.postgresql.errors import is_contention, is_wrong_password, translate
-from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.drivers.postgresql.errors import is_wrong_password
 
 type Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -50,11 +46,6 @@ SETTINGS = (
 #: guessed. `require` does not look who it is that asks; servers ask for SCRAM since version 14.
 #: Source: PostgreSQL documentation, "Database Connection Control Functions", require_auth.
 REQUIRED_AUTHENTICATION = "!password,!md5"
-
-#: Tries of a step that meets another session's work, and the longest wait before the second, in
-#: seconds; it doubles with each: 1.6 s at most in all.
-_CONTENTION_TRIES = 6
-_CONTENTION_WAIT = 0.05
 
 
 def session_options(*settings: str) -> str:
@@ -115,28 +106,6 @@ def lock_database(connection: Connection, database: str) -> None:
         "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))",
         ("provisioner:" + database,),
     )
-
-
-def run_step[Result](step: Callable[[], Result], final: ErrorType, doing: str) -> Result:
-    """Run a step, again after contention; raise the driver's errors as errors of the table.
-
-    Args:
-        step: what is run; it can be run twice.
-        final: as `translate` takes it.
-        doing: as `translate` takes it.
-    """
-    for attempt in range(_CONTENTION_TRIES):
-        if attempt > 0:
-            longest = _CONTENTION_WAIT * 2 ** (attempt - 1)
-            time.sleep(random.uniform(0, longest))  # noqa: S311  # keeps two runs apart, no more  # nosec B311
-        try:
-            return step()
-        except psycopg.Error as error:
-            known: ProvisioningError = translate(error, final, doing)
-            if not is_contention(error):
-                break
-    # Outside the except clause, so that the driver's exception is not the context of this one.
-    raise known
 
 
 def _connect(

@@ -19,23 +19,25 @@ from typing import IO
 
 import psycopg
 
-from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.database_engine import AdminConnection, TenantNames, step
 from provisioner.drivers.postgresql.dump_obstacles import (
     objects_out_of_reach,
     tables_with_policies,
 )
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
-from provisioner.drivers.postgresql.errors import translate_text
+from provisioner.drivers.postgresql.errors import PSYCOPG, translate_text
 from provisioner.drivers.postgresql.lock_wait import LockWait, find_lock_wait, name_of_relation
 from provisioner.drivers.postgresql.programs import environment, installed_program, major_version
 from provisioner.drivers.postgresql.quoting import visible
-from provisioner.drivers.postgresql.session import Connection, connect_as_platform, run_step
+from provisioner.drivers.postgresql.session import Connection, connect_as_platform
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim
 
 
 class PostgresqlDumper:
     """PostgreSQL's pg_dump as a `DatabaseDumper`."""
+
+    library = PSYCOPG
 
     def __init__(
         self, admin: AdminConnection, program: Path | None = None, *, lock_wait: float = 30.0
@@ -113,23 +115,18 @@ class PostgresqlDumper:
 
     def _refuse_what_would_end_it(self, names: TenantNames) -> None:
         """Name at once all that would end pg_dump one after the other."""
-
-        def look() -> tuple[tuple[str, ...], tuple[str, ...]]:
-            with connect_as_platform(self._admin, names.database) as connection:
-                return (
-                    tables_with_policies(connection, names),
-                    objects_out_of_reach(connection, names),
-                )
-
-        with_policies, out_of_reach = run_step(
-            look, ErrorType.SNAPSHOT_FAILED, "look at the database before it is dumped"
-        )
+        with_policies, out_of_reach = self._look(names)
         if with_policies or out_of_reach:
             raise failure(
                 ErrorType.SNAPSHOT_FAILED if with_policies else ErrorType.INSUFFICIENT_PERMISSIONS,
                 "The database cannot be dumped whole: "
                 f"{'; '.join((*with_policies, *out_of_reach))}; then send the job again.",
             )
+
+    @step(ErrorType.SNAPSHOT_FAILED, "look at the database before it is dumped")
+    def _look(self, names: TenantNames) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        with connect_as_platform(self._admin, names.database) as connection:
+            return tables_with_policies(connection, names), objects_out_of_reach(connection, names)
 
 
 class PgDump:
