@@ -106,8 +106,7 @@ def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProc
         *("--workers", "0"),
     ]
     process = processes.start(
-        # A job keeps several connections and pipes open; the usual limit of 1,024 files is low.
-        ["/bin/sh", "-c", 'ulimit -n "$(ulimit -Hn)" 2>/dev/null; exec "$@"', "sh", *command],
+        command,
         environment={
             **environment.for_programs(
                 directory,

@@ -6,14 +6,22 @@ It runs in the environment of ministack, which has nothing that this project dep
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 
 from ministack.app import app as ministack  # type: ignore[import-not-found]  # it is served there
 
 from provision_cli.local.rds_instances import InstancesWithServers
+
+# A job keeps several connections and pipes open; the usual limit of 1,024 files is low.
+_, _MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
+# macOS refuses one without bounds.
+with contextlib.suppress(ValueError):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
 
 # The functions inherit the environment, and these are not theirs.
 os.environ.pop("PYTHONPATH", None)

@@ -180,9 +180,13 @@ def start(
     """
     with _end_children_where_interrupted():
         process = _popen(command, environment=environment, log=log, directory=directory)
+        started = StartedProcess(process.pid, environment[MARK_VARIABLE])
+        # For a moment the system knows no environment of a process that has just been started.
+        while process.poll() is None and not started.is_running():
+            time.sleep(_POLL_SECONDS / 10)
         # It outlives this process on purpose; without a code Popen warns that it is still running.
         process.returncode = 0
-        return StartedProcess(process.pid, environment[MARK_VARIABLE])
+        return started
 
 
 def run(
