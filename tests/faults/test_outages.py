@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError, EndpointConnectionError
-from provision_cli.local.aws_server import choose_port
+from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from provisioner import api
 from provisioner.composition.reconciler import reconciler

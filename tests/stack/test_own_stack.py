@@ -13,8 +13,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from provision_cli.local.aws_server import choose_port
 from provision_cli.local.instance_servers import Instance
+from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.stack import (
     LocalStack,

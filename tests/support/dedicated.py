@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
-from provision_cli.local.aws_server import choose_port
+from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PostgresqlServer
 from provisioner import api
 from provisioner.drivers.database_engine import AdminConnection

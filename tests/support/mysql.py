@@ -23,9 +23,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pymysql
 import pytest
 from provision_cli.local import mariadb_server
-from provision_cli.local.aws_server import choose_port
 from provision_cli.local.build import locked
 from provision_cli.local.mariadb_server import MariadbServer
+from provision_cli.local.ports import choose_port
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.drivers.mysql import ledger
 from pymysql.cursors import Cursor

@@ -21,8 +21,8 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 from provision_cli.local import mariadb_server
-from provision_cli.local.aws_server import choose_port
 from provision_cli.local.build import locked
+from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import (
     DATA_VARIABLE,
     PLATFORM_ROLE,

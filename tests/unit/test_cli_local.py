@@ -18,7 +18,6 @@ from pathlib import Path
 import psutil
 import pytest
 from provision_cli.local import (
-    aws_server,
     build,
     containers,
     environment,
@@ -29,6 +28,7 @@ from provision_cli.local import (
 from provision_cli.local.containers import ContainerNetwork
 from provision_cli.local.environment import MARK_VARIABLE
 from provision_cli.local.errors import LocalStackError
+from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.processes import StartedProcess
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack, _State
@@ -144,8 +144,8 @@ def test_a_port_in_use_is_refused_where_it_was_asked_for() -> None:
         port = taken.getsockname()[1]
 
         with pytest.raises(LocalStackError, match=f"port {port} is in use.*set PORT"):
-            aws_server.choose_port(port, 1, what="the local AWS", variable="PORT")
-        chosen = aws_server.choose_port(None, port, what="the local AWS", variable="PORT")
+            choose_port(port, 1, what="the local AWS", variable="PORT")
+        chosen = choose_port(None, port, what="the local AWS", variable="PORT")
 
     assert chosen not in {port, 0}
 
@@ -154,7 +154,7 @@ def test_a_port_in_use_is_refused_where_it_was_asked_for() -> None:
 def test_a_chosen_port_is_none_that_an_outgoing_connection_can_take() -> None:
     first, last = (int(port) for port in _OUTGOING.read_text().split())
 
-    chosen = aws_server.choose_port(None, None, what="the local AWS", variable="PORT")
+    chosen = choose_port(None, None, what="the local AWS", variable="PORT")
 
     assert not first <= chosen <= last
 
@@ -359,12 +359,12 @@ def test_a_signal_ends_what_runs_and_all_that_it_started(
 
 
 def test_the_ports_of_the_stack_before_are_taken_again(tmp_path: Path) -> None:
-    chosen = aws_server.choose_port(None, None, what="the local AWS", variable="PORT")
+    chosen = choose_port(None, None, what="the local AWS", variable="PORT")
     stack = LocalStack(LocalStackSettings(directory=tmp_path))
     (tmp_path / "ports.json").write_text(json.dumps({"aws": chosen, "postgresql": 1}))
 
     assert stack._ports_before() == {"aws": chosen, "postgresql": 1}
-    assert chosen == aws_server.choose_port(
+    assert chosen == choose_port(
         None, stack._ports_before()["aws"], 4566, what="the local AWS", variable="PORT"
     )
     (tmp_path / "ports.json").write_text("{")

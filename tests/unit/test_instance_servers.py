@@ -12,10 +12,10 @@ import psycopg
 import pymysql
 import pytest
 from provision_cli.local import mariadb_server
-from provision_cli.local.aws_server import choose_port
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.instance_servers import InstanceServers, operate
 from provision_cli.local.mariadb_server import MariadbServer
+from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PostgresqlServer
 from support.stack_jobs import eventually
 

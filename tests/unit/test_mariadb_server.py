@@ -15,9 +15,9 @@ from pathlib import Path
 import pymysql
 import pytest
 from provision_cli.local import database_servers, mariadb_server
-from provision_cli.local.aws_server import choose_port
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.mariadb_server import MariadbServer
+from provision_cli.local.ports import choose_port
 from support.mysql import PreparedMysql
 from support.stack_jobs import eventually
 

@@ -18,8 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 from provision_cli.local import database_servers, postgresql_server
-from provision_cli.local.aws_server import choose_port
 from provision_cli.local.errors import LocalStackError
+from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from support.stack_jobs import eventually
 

@@ -13,7 +13,7 @@ from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import ResourceNames
 
 from provision_cli.demo.scene import Scene
-from provision_cli.local.aws_server import LOOPBACK
+from provision_cli.local.ports import LOOPBACK
 from provision_cli.local.stack import RunningStack
 
 #: How many there are of each kind.

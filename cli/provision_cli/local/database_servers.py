@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 
 from provision_cli.local.errors import LocalStackError
-
-LOOPBACK = "127.0.0.1"
+from provision_cli.local.ports import LOOPBACK
 
 #: Of what is waited for, seconds between two looks.
 POLL_SECONDS = 0.1

@@ -27,7 +27,6 @@ from pymysql.cursors import Cursor
 
 from provision_cli.local import certificates, environment, processes
 from provision_cli.local.database_servers import (
-    LOOPBACK,
     POLL_SECONDS,
     check_port,
     command_line,
@@ -35,6 +34,7 @@ from provision_cli.local.database_servers import (
     process_id_in,
 )
 from provision_cli.local.errors import LocalStackError
+from provision_cli.local.ports import LOOPBACK
 
 #: May do everything, from this machine only.
 SUPERUSER = "root"

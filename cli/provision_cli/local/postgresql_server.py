@@ -30,7 +30,6 @@ from psycopg import sql
 
 from provision_cli.local import environment
 from provision_cli.local.database_servers import (
-    LOOPBACK,
     POLL_SECONDS,
     check_port,
     command_line,
@@ -38,6 +37,7 @@ from provision_cli.local.database_servers import (
     process_id_in,
 )
 from provision_cli.local.errors import LocalStackError
+from provision_cli.local.ports import LOOPBACK
 
 #: The role that docs/cluster.sql makes.
 PLATFORM_ROLE = "provisioner"

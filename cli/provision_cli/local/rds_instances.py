@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from provision_cli.local import aws_server
+from provision_cli.local.ports import LOOPBACK, choose_port
 
 #: Seconds for which an instance is at least `creating`, or is at least `deleting`.
 CREATING_SECONDS = 5.0
@@ -164,7 +164,7 @@ class InstancesWithServers:
         if request.instance in self._deleting:
             return _refusal("DBInstanceAlreadyExists", "DB instance already exists")
         # On AWS each has a host of its own, and the port that it was asked for.
-        port = aws_server.choose_port(None, None, what="an instance", variable="")
+        port = choose_port(None, None, what="an instance", variable="")
         answer = await self._forward(request.with_parameters({"Port": str(port)}))
         if answer.is_well:
             self._make(
@@ -382,7 +382,7 @@ class InstancesWithServers:
         for endpoint in root.iter(f"{{{_NAMESPACE}}}Endpoint"):
             address = endpoint.find(f"{{{_NAMESPACE}}}Address")
             if address is not None:
-                address.text = aws_server.LOOPBACK
+                address.text = LOOPBACK
         for kind, of_arn in _ARN.items():
             for element in root.iter(f"{{{_NAMESPACE}}}{kind}"):
                 status = self._statuses.get(_text(element, of_arn))

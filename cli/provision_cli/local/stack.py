@@ -28,11 +28,11 @@ from provision_cli.local import (
     sam_local,
     tools,
 )
-from provision_cli.local.aws_server import LOOPBACK
 from provision_cli.local.containers import ContainerNetwork
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.instance_servers import InstanceServers
 from provision_cli.local.mariadb_server import MariadbServer
+from provision_cli.local.ports import LOOPBACK, choose_port
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
 from provision_cli.local.processes import StartedProcess
 
@@ -422,14 +422,14 @@ class LocalStack:
         self._stop()
         settings = self._settings
         before = self._ports_before()
-        aws_port = aws_server.choose_port(
+        aws_port = choose_port(
             settings.aws_port,
             before.get("aws", settings.preferred_aws_port),
             settings.preferred_aws_port,
             what="the local AWS",
             variable=_AWS_PORT_VARIABLE,
         )
-        postgresql_port = aws_server.choose_port(
+        postgresql_port = choose_port(
             settings.postgresql_port,
             before.get("postgresql", settings.preferred_postgresql_port),
             settings.preferred_postgresql_port,
@@ -648,7 +648,7 @@ def _port_of_mysql() -> int:
         if mariadb_server.PROGRAMS_VARIABLE in os.environ:
             raise
         return 0
-    return aws_server.choose_port(None, None, what="MariaDB", variable="")
+    return choose_port(None, None, what="MariaDB", variable="")
 
 
 def _write(file: Path, value: Mapping[str, Any]) -> None:

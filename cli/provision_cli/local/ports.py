@@ -1,0 +1,55 @@
+"""The ports that the local stack listens on, all of them of the loopback address."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+from provision_cli.local.errors import LocalStackError
+
+LOOPBACK = "127.0.0.1"
+
+#: Ports that no outgoing connection is given, neither by Linux (from 32768 on) nor by macOS (from
+#: 49152 on): one of them that is free is still free when it is listened on.
+_CHOSEN_FROM = range(20_000, 32_768)
+
+
+def choose_port(configured: int | None, *preferred: int | None, what: str, variable: str) -> int:
+    """Return the port to listen on.
+
+    Args:
+        configured: the port that the user chose, which must be free.
+        preferred: where none is configured, the first of them that is free is taken; else any one.
+        what: who listens.
+        variable: where the user configures it.
+
+    Raises:
+        LocalStackError: the configured port is in use.
+    """
+    if configured is not None:
+        if not _is_free(configured):
+            raise LocalStackError(
+                f"port {configured} is in use, and {what} is to listen on it; "
+                f"stop what uses it, or set {variable} to another port."
+            )
+        return configured
+    for port in preferred:
+        if port is not None and _is_free(port):
+            return port
+    # Two who choose at the same moment are not to choose the same.
+    in_any_order = random.SystemRandom().sample(_CHOSEN_FROM, len(_CHOSEN_FROM))
+    return next(port for port in in_any_order if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    # Some systems let a second one listen on one address where the first listens on all of them.
+    with socket.socket() as probe:
+        if probe.connect_ex((LOOPBACK, port)) == 0:
+            return False
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
