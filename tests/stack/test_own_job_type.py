@@ -38,8 +38,8 @@ EDITS = {
             "from provisioner.errors import ErrorType, failure\nfrom provisioner.jobs.definition",
         ),
         (
-            "    project = found(payload.project_id, projects)\n",
-            """    project = found(payload.project_id, projects)
+            "    project = read_project(job, projects)\n",
+            """    project = read_project(job, projects)
     if payload.reason == "fail":
         raise failure(ErrorType.NETWORK_ERROR, "The archive does not answer.")
 """,
@@ -47,18 +47,18 @@ EDITS = {
     ),
     # It holds nothing, so that its end waits for no poll which may be at work.
     WAITS: (
-        ("import JobInput, StageOutcome\n", "import JobInput, StageOutcome, Waiting\n"),
+        ("outcome import StageOutcome\n", "outcome import StageOutcome, Waiting\n"),
         ("-> StageOutcome:", "-> StageOutcome | Waiting:"),
         (
-            "    project = found(payload.project_id, projects)\n",
-            """    project = found(payload.project_id, projects)
+            "    project = read_project(job, projects)\n",
+            """    project = read_project(job, projects)
     if payload.reason == "wait":
         return Waiting("The archive has no room.")
 """,
         ),
         ('    state="Look",\n', '    state="Look",\n    waits_seconds=3600,\n'),
-        ("acquire_project:ensure_acquired", "find_project:ensure_found"),
-        ("release_project:ensure_released", "conclude:ensure_concluded"),
+        ("project_lock:ensure_acquired", "find_project:ensure_found"),
+        ("project_lock:ensure_released", "conclude:ensure_concluded"),
         ("import FailureHandling, JobDefinition, Stage", "import JobDefinition, Stage"),
         (
             """    on_failure=FailureHandling(

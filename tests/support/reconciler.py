@@ -21,7 +21,7 @@ from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.stages.clean_up import release_after_failed_cleanup, remaining
+from provisioner.provisioning.stages.clean_up import remaining
 from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup
 from support.core import STATE_MACHINE_ARN_PREFIX, Core
 
@@ -51,7 +51,7 @@ def policies(core: Core) -> dict[str, FailurePolicy]:
         cleanup_job_type=clean_up_project.JOB_TYPE,
     )
     of_cleanup = FailurePolicy(
-        release=partial(release_after_failed_cleanup, projects=core.projects),
+        release=partial(release_after_failure, projects=core.projects),
         remaining_of=partial(remaining, naming=Naming("nm", "test")),
     )
     return {"provision_project": policy, "clean_up_project": of_cleanup}

@@ -39,7 +39,7 @@ from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.result import Result
-from provisioner.provisioning.stages.find_project import found
+from provisioner.provisioning.stages.find_project import read_project
 
 
 class ${class_name}Payload(Payload):
@@ -64,7 +64,7 @@ def ensure_looked_at(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
         PROJECT_NOT_FOUND: there is no such project.
     """
     payload = validate_payload(${class_name}Payload, job.payload)
-    project = found(payload.project_id, projects)
+    project = read_project(job, projects)
     return StageOutcome(
         output={"status": str(project.status), "reason": payload.reason},
         check=f"project {project.project_id} is {project.status}",

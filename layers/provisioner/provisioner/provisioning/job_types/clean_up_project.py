@@ -82,7 +82,7 @@ JOB_TYPE = JobDefinition(
     result_model=CleanUpProjectResult,
     steps=(INITIALIZING, RESOURCES, FINALIZING),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.clean_up:release_after_failed_cleanup",
+        release="provisioner.provisioning.stages.provision:release_after_failure",
         remaining="provisioner.provisioning.stages.clean_up:remaining",
     ),
     example={

@@ -116,7 +116,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The project is released and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.end_repair:ensure_repair_ended",
+    code="provisioner.provisioning.stages.repair:ensure_repair_ended",
     state="Finalize",
 )
 

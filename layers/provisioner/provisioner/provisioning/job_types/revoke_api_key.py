@@ -50,7 +50,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The job is COMPLETED.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.project_lock:ensure_concluded",
+    code="provisioner.provisioning.stages.conclude:ensure_concluded",
     state="Finalize",
 )
 

@@ -23,13 +23,8 @@ from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import explained
-from provisioner.provisioning.stages.repair_report import (
-    outcome,
-    region_of,
-    repaired_project,
-    service,
-    skipped,
-)
+from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.repair import report, service_of, skip
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
@@ -120,19 +115,19 @@ def ensure_auth_repaired(
         CONFLICT: the pool is not the project's.
         SERVICE_REGISTRATION_FAILED: the pool is not there; and what `translated` raises.
     """
-    project = repaired_project(job, projects)
-    auth = service(project, "auth")
+    project = read_project(job, projects)
+    auth = service_of(project, "auth")
     if auth is None:
-        return skipped("auth")
+        return skip("auth")
     pool, repairs = repair_user_pool(
-        cognito(region_of(project)),
+        cognito(str(project.region)),
         pool_id=auth["tenant_id"],
         client_id=auth["client_id"],
         client_name=naming.names(project.project_id).user_pool_client,
         owner=naming.owner(project.project_id, job.job_id),
     )
     is_new = pool.client_id != auth["client_id"]
-    return outcome(repairs, {"services": {"auth": {"client_id": pool.client_id}}} if is_new else {})
+    return report(repairs, {"services": {"auth": {"client_id": pool.client_id}}} if is_new else {})
 
 
 def remove_auth(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.job_reader import JobNotFoundError
@@ -19,10 +18,8 @@ from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectBusyError, ProjectStatus, ProjectStore
-from provisioner.provisioning.stages.provision import checked, resources_of
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+from provisioner.provisioning.stages.conclude import read_ended_stages
+from provisioner.provisioning.stages.provision import resources_of
 
 
 def ensure_cleanup_begun(
@@ -76,9 +73,7 @@ def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) 
         UNKNOWN_ERROR: a stage has not reported its check.
     """
     payload = validate_payload(CleanUpProjectPayload, job.payload)
-    for record in jobs.get(job.job_id).stages:
-        if record.stage != clean_up_project.FINALIZING:
-            checked(record)
+    read_ended_stages(job, jobs)
     return StageOutcome(
         check="every stage has reported that nothing is left",
         completion=Completion(
@@ -86,13 +81,6 @@ def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) 
             projects.release_items(payload.project_id, job.job_id, removed_all_of=payload.job_id),
         ),
     )
-
-
-def release_after_failed_cleanup(
-    job: Job, *, projects: ProjectStore
-) -> Sequence[TransactWriteItemTypeDef]:
-    """Build the writes that release the project, of which something may be left."""
-    return projects.release_items(job.project_id, job.job_id) if job.project_id else []
 
 
 def remaining(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:

@@ -45,7 +45,8 @@ from provisioner.provisioning.placement import cluster_of, ensure_placed, known_
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.removal import explained
 from provisioner.provisioning.stages.check_data import DatabaseLooks
-from provisioner.provisioning.stages.repair_report import outcome, repaired_project
+from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.repair import report
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
@@ -196,7 +197,7 @@ def ensure_database_repaired(
         DATABASE_CHANGE_FAILED: the database, a role or the secret is not there; and what
             `DatabaseEngine` raises.
     """
-    project = repaired_project(job, projects)
+    project = read_project(job, projects)
     cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
     tenant = naming.names(project.project_id).tenants[cluster.engine]
     secret_name = naming.names(project.project_id).database_secret
@@ -223,7 +224,7 @@ def ensure_database_repaired(
         "connection_string": connection_string(cluster, tenant),
     }
     moved = sorted(name for name, value in now.items() if shown.get(name) != value)
-    return outcome(
+    return report(
         replace(
             repairs,
             repaired=(
@@ -277,12 +278,12 @@ def ensure_schema_repaired(
         CONFLICT: a schema of that name is not the project's.
         DATABASE_CHANGE_FAILED, and what `DatabaseEngine` raises.
     """
-    project = repaired_project(job, projects)
+    project = read_project(job, projects)
     cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
     database = engines[cluster.engine](
         admin_connection(secrets_manager, cluster, ErrorType.DATABASE_CHANGE_FAILED)
     )
-    return outcome(
+    return report(
         database.repair_schema(
             naming.names(project.project_id).tenants[cluster.engine],
             naming.owner(project.project_id, job.job_id),

@@ -20,12 +20,10 @@ from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectResult,
 )
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import (
-    Project,
-    ProjectBusyError,
-    ProjectStatus,
-    ProjectStore,
-)
+from provisioner.provisioning.projects import Project, ProjectStatus, ProjectStore
+from provisioner.provisioning.stages.conclude import complete, read_ended_stages
+from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.project_lock import acquire
 from provisioner.provisioning.stages.provision import resources_of
 
 if TYPE_CHECKING:
@@ -46,77 +44,54 @@ def ensure_removal_begun(
         PROJECT_BUSY: another job holds the project.
         PROJECT_PROTECTED: it is protected against being deprovisioned.
     """
-    payload = validate_payload(DeprovisionProjectPayload, job.payload)
-    project = _read(payload.project_id, projects)
+    validate_payload(DeprovisionProjectPayload, job.payload)
+    project = read_project(job, projects)
     if project.status is ProjectStatus.DEPROVISIONED:
-        return _ended(project, datetime.fromisoformat(project.deprovisioned_at or ""))
+        return _end_at_once(project, datetime.fromisoformat(project.deprovisioned_at or ""))
+    if project.has_nothing and project.locked_by is None:
+        _refuse_protected(project)
+        now = clock()
+        return _end_at_once(project, now, projects.retire_items(project, now))
     if project.locked_by != job.job_id:
-        _refuse(project)
-        if project.has_nothing:
-            now = clock()
-            return _ended(project, now, projects.retire_items(project, now))
-        _lock(project, job.job_id, projects)
+        acquire(job, project, projects, by=projects.begin_removal, refuse=_refuse_protected)
     return StageOutcome(
         output={"already_deprovisioned": False},
         check="the project is held by this job and its API keys do not verify any more",
     )
 
 
-def _read(project_id: str, projects: ProjectStore) -> Project:
-    project = projects.get(project_id)
-    if project is None:
-        raise failure(ErrorType.PROJECT_NOT_FOUND, f"project_id: there is no project {project_id}.")
-    return project
-
-
-def _ended(
+def _end_at_once(
     project: Project, at: datetime, also: Sequence[TransactWriteItemTypeDef] = ()
 ) -> StageOutcome:
     """End the job: the project has nothing that could be removed."""
-    result = DeprovisionProjectResult.model_validate(
-        {
-            "project_id": project.project_id,
-            "snapshot": project.snapshot,
-            "removed": [],
-            "deprovisioned_at": at,
-        }
-    )
     return StageOutcome(
         output={"already_deprovisioned": True},
         check="the project has nothing to remove",
-        completion=Completion(result.model_dump(mode="json", exclude_none=True), also),
+        completion=Completion(_result(project, at, project.snapshot), also),
     )
 
 
-def _refuse(project: Project) -> None:
-    """Refuse a project that another job holds, or that is protected."""
-    if project.locked_by is not None:
-        raise failure(
-            ErrorType.PROJECT_BUSY,
-            f"project_id: {project.project_id} is held by job {project.locked_by}; "
-            "wait until that job has ended.",
-        )
+def _result(
+    project: Project, at: datetime, snapshot: Mapping[str, Any] | None, *removed: str
+) -> dict[str, Any]:
+    result = DeprovisionProjectResult.model_validate(
+        {
+            "project_id": project.project_id,
+            "snapshot": snapshot,
+            "removed": removed,
+            "deprovisioned_at": at,
+        }
+    )
+    return result.model_dump(mode="json", exclude_none=True)
+
+
+def _refuse_protected(project: Project) -> None:
     if project.deletion_protection:
         raise failure(
             ErrorType.PROJECT_PROTECTED,
             f"project_id: {project.project_id} is protected against being deprovisioned; "
             "end its deletion protection first.",
         )
-
-
-def _lock(project: Project, job_id: str, projects: ProjectStore) -> None:
-    try:
-        projects.begin_removal(project, job_id)
-    except ProjectBusyError:
-        now = _read(project.project_id, projects)
-        if now.locked_by == job_id:
-            return
-        _refuse(now)
-        raise failure(
-            ErrorType.PROJECT_BUSY,
-            f"project_id: {project.project_id} has just been changed by another job; "
-            "send the job again.",
-        ) from None
 
 
 def ensure_deprovisioned(
@@ -132,15 +107,8 @@ def ensure_deprovisioned(
         PROJECT_NOT_FOUND: the project is gone.
         REMOVAL_FAILED: the project still has a place on a cluster.
     """
-    payload = validate_payload(DeprovisionProjectPayload, job.payload)
-    stored = jobs.get(job.job_id)
-    _refuse_unchecked(stored)
-    project = projects.get(payload.project_id)
-    if project is None:
-        raise failure(
-            ErrorType.PROJECT_NOT_FOUND,
-            f"project_id: there is no project {payload.project_id} any more.",
-        )
+    ended = read_ended_stages(job, jobs)
+    project = read_project(job, projects)
     if project.cluster_id is not None:
         raise failure(
             ErrorType.REMOVAL_FAILED,
@@ -152,61 +120,28 @@ def ensure_deprovisioned(
     had_instance = any(
         record.stage == deprovision_project.REMOVING_INSTANCE
         and record.status is StageStatus.SUCCEEDED
-        for record in stored.stages
+        for record in ended
     )
-    now = jobs.now()
+    removed = (
+        resource
+        for stage in REMOVING
+        for resource in resources_of(
+            project.project_id, engine, stage, naming=naming, is_dedicated=had_instance
+        )
+    )
     # Where the database was gone before this job came, the job that removed it took the snapshot.
-    snapshot = snapshot_of(stored) or project.snapshot
-    result = DeprovisionProjectResult.model_validate(
-        {
-            "project_id": payload.project_id,
-            "snapshot": snapshot,
-            "removed": [
-                resource
-                for stage in REMOVING
-                for resource in resources_of(
-                    payload.project_id,
-                    engine,
-                    stage,
-                    naming=naming,
-                    is_dedicated=had_instance,
-                )
-            ],
-            "deprovisioned_at": now,
-        }
-    ).model_dump(mode="json", exclude_none=True)
-    return StageOutcome(
-        output={"result": result},
-        check="every stage has reported that nothing is left",
-        completion=Completion(
-            result=result,
-            also=projects.end_removal_items(project, job.job_id, now, snapshot),
-        ),
+    snapshot, now = _snapshot_of(ended) or project.snapshot, jobs.now()
+    return complete(
+        _result(project, now, snapshot, *removed),
+        projects.end_removal_items(project, job.job_id, now, snapshot),
     )
 
 
-def snapshot_of(job: Job) -> Mapping[str, Any] | None:
+def _snapshot_of(stages: Sequence[StageRecord]) -> Mapping[str, Any] | None:
     """Return where the snapshot is that a job has taken; None where it has taken none."""
-    taking = (
-        deprovision_project.TAKING_SNAPSHOT,
-        deprovision_project.TAKING_INSTANCE_SNAPSHOT,
-    )
-    taken = (r.output.get("snapshot") for r in job.stages if r.stage in taking)
+    taking = {deprovision_project.TAKING_SNAPSHOT, deprovision_project.TAKING_INSTANCE_SNAPSHOT}
+    taken = (record.output.get("snapshot") for record in stages if record.stage in taking)
     return next((snapshot for snapshot in taken if snapshot is not None), None)
-
-
-def _refuse_unchecked(job: Job) -> None:
-    for record in job.stages:
-        if record.stage != deprovision_project.FINALIZING and not _is_checked(record):
-            raise failure(
-                ErrorType.UNKNOWN_ERROR,
-                f"Stage {record.stage} has not reported that nothing is left.",
-                f"stage {record.stage}: status {record.status}",
-            )
-
-
-def _is_checked(record: StageRecord) -> bool:
-    return record.status in {StageStatus.SUCCEEDED, StageStatus.SKIPPED} and bool(record.check)
 
 
 def release_after_failed_removal(
@@ -226,7 +161,7 @@ def release_after_failed_removal(
         has_removed=any(
             _may_have_removed(record) for record in job.stages if record.stage in REMOVING
         ),
-        snapshot=snapshot_of(job),
+        snapshot=_snapshot_of(job.stages),
     )
 
 

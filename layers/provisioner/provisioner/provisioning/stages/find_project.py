@@ -17,16 +17,18 @@ def ensure_found(job: JobInput, *, projects: ProjectReader) -> StageOutcome:
         INVALID_PAYLOAD: the payload names no project.
         PROJECT_NOT_FOUND: there is no such project.
     """
-    found(validate_payload(ProjectReference, job.payload).project_id, projects)
+    read_project(job, projects)
     return StageOutcome(check="the project is there")
 
 
-def found(project_id: str, projects: ProjectReader) -> Project:
-    """Return a project.
+def read_project(job: JobInput, projects: ProjectReader) -> Project:
+    """Return the project that a job's payload names.
 
     Raises:
+        INVALID_PAYLOAD: it names none.
         PROJECT_NOT_FOUND: there is no such project.
     """
+    project_id = validate_payload(ProjectReference, job.payload).project_id
     project = projects.get(project_id)
     if project is None:
         raise failure(

@@ -22,6 +22,7 @@ from provisioner.provisioning.projects import (
     QuotaReachedError,
     quota_of,
 )
+from provisioner.provisioning.stages.find_project import read_project
 
 
 def ensure_initialized(
@@ -46,12 +47,7 @@ def ensure_initialized(
         DATABASE_CREATION_FAILED: an operator's description of what may serve is wrong.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
-    project = projects.get(payload.project_id)
-    if project is None:
-        raise failure(
-            ErrorType.PROJECT_NOT_FOUND,
-            f"project_id: there is no project {payload.project_id}; create it first.",
-        )
+    project = read_project(job, projects)
     _refuse_other_owner(payload, project)
     if project.status is ProjectStatus.ACTIVE and project.result is not None:
         _refuse_other_snapshot(payload, project)

@@ -41,8 +41,8 @@ from provisioner.provisioning.projects import (
     ProjectStore,
     QuotaReachedError,
 )
-from provisioner.provisioning.stages.find_project import found
-from provisioner.provisioning.stages.repair_report import outcome, repaired_project, skipped
+from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.repair import report, skip
 
 if TYPE_CHECKING:
     from mypy_boto3_rds.client import RDSClient
@@ -89,7 +89,7 @@ def ensure_instance(
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     owner = naming.owner(payload.project_id, job.job_id)
     client = rds(payload.region)
-    instance = found(payload.project_id, projects).instance
+    instance = read_project(job, projects).instance
     if instance is None:
         snapshot = _find_snapshot(client, payload, owner)
         if snapshot is not None and snapshot.state is RdsState.PENDING:
@@ -224,7 +224,7 @@ def _settle(
         ) from None
     except ProjectBusyError:
         # Another run of this stage has just settled it.
-        settled = found(payload.project_id, projects).instance
+        settled = read_project(job, projects).instance
         if settled is None:
             raise failure(
                 ErrorType.DATABASE_CREATION_FAILED,
@@ -252,10 +252,10 @@ def ensure_instance_repaired(
         DATABASE_CHANGE_FAILED: the instance or its secret is not there, or it has failed; and what
             `translated` raises.
     """
-    project = repaired_project(job, projects)
+    project = read_project(job, projects)
     instance = project.instance
     if instance is None:
-        return skipped("an instance of its own")
+        return skip("an instance of its own")
     login = read_secret(
         secrets_manager, instance.admin_secret, final=ErrorType.DATABASE_CHANGE_FAILED
     )
@@ -276,7 +276,7 @@ def ensure_instance_repaired(
         # What was done before the wait is told with the rest.
         drift = Drift(f"database instance {instance.identifier}", "was stopped")
         repairs = replace(repairs, repaired=(drift, *repairs.repaired))
-    return outcome(repairs)
+    return report(repairs)
 
 
 def ensure_instance_snapshot(

@@ -1,28 +1,23 @@
-"""INITIALIZING and FINALIZING of the job types that change a project, and their failure.
-
-Those that change nothing end without the lock.
-"""
+"""INITIALIZING and FINALIZING of the job types that change a project, and their failure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job
-from provisioner.jobs.outcome import Completion, StageOutcome
-from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.payload import ProjectReference
 from provisioner.provisioning.projects import (
     Project,
     ProjectBusyError,
     ProjectStatus,
     ProjectStore,
 )
-from provisioner.provisioning.stages.find_project import found
-from provisioner.provisioning.stages.provision import checked
+from provisioner.provisioning.stages.conclude import complete, merge_outputs
+from provisioner.provisioning.stages.find_project import read_project
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -43,34 +38,64 @@ def ensure_acquired(
         PROJECT_NOT_FOUND: there is no such project.
         PROJECT_BUSY: another job holds the project.
     """
-    project_id = validate_payload(ProjectReference, job.payload).project_id
-    project = found(project_id, projects)
+    project = read_project(job, projects)
     if project.locked_by != job.job_id:
-        _refuse(project)
-        try:
-            projects.acquire(project, job.job_id)
-        except ProjectBusyError:
-            now = found(project_id, projects)
-            if now.locked_by != job.job_id:
-                _refuse(now)
-                raise failure(
-                    ErrorType.PROJECT_BUSY,
-                    f"project_id: {project_id} has just been held by another job; send a new job.",
-                ) from None
+        acquire(job, project, projects, by=projects.acquire, refuse=_refuse)
     return StageOutcome(
         output={"is_dedicated": project.instance is not None} if asks_for_instance else {},
         check="the project is ACTIVE and held by this job",
     )
 
 
-def _refuse(project: Project) -> None:
-    """Refuse a project that another job holds, or that is not ACTIVE."""
+def acquire(
+    job: JobInput,
+    project: Project,
+    projects: ProjectStore,
+    *,
+    by: Callable[[Project, str], None],
+    refuse: Callable[[Project], None],
+) -> None:
+    """Give a job the lock of a project that it does not have yet.
+
+    Args:
+        job: the job.
+        project: the project, as it was read.
+        projects: holds the project.
+        by: writes the lock; raises ProjectBusyError where the project has changed.
+        refuse: raises where the job must not have the project as it is.
+
+    Raises:
+        PROJECT_BUSY: another job holds the project, or has just changed it.
+        ProvisioningError: what `refuse` raises.
+    """
+    _refuse_held(project)
+    refuse(project)
+    try:
+        by(project, job.job_id)
+    except ProjectBusyError:
+        # Another run of this job may have been first.
+        now = read_project(job, projects)
+        if now.locked_by == job.job_id:
+            return
+        _refuse_held(now)
+        refuse(now)
+        raise failure(
+            ErrorType.PROJECT_BUSY,
+            f"project_id: {project.project_id} has just been changed by another job; "
+            "send the job again.",
+        ) from None
+
+
+def _refuse_held(project: Project) -> None:
     if project.locked_by is not None:
         raise failure(
             ErrorType.PROJECT_BUSY,
             f"project_id: {project.project_id} is held by job {project.locked_by}; "
             "wait until that job has ended.",
         )
+
+
+def _refuse(project: Project) -> None:
     if project.status is not ProjectStatus.ACTIVE:
         raise failure(
             ErrorType.INVALID_PAYLOAD,
@@ -88,18 +113,12 @@ def ensure_released(job: JobInput, *, jobs: JobStore, projects: ProjectStore) ->
     Raises:
         UNKNOWN_ERROR: a stage has not reported its check.
     """
-    result = reported(job, jobs)
+    result = merge_outputs(job, jobs)
     project_id = result["project_id"]
     project = projects.get(project_id)
     known = (project and project.result) or {}
     kept = known | {name: value for name, value in result.items() if name in known}
-    return StageOutcome(
-        output={"result": result},
-        check="every stage has reported its check",
-        completion=Completion(
-            result, projects.release_active_items(project_id, job.job_id, kept or None)
-        ),
-    )
+    return complete(result, projects.release_active_items(project_id, job.job_id, kept or None))
 
 
 def release_after_failure(
@@ -110,30 +129,3 @@ def release_after_failure(
     if project is None or project.locked_by != job.job_id:
         return []
     return projects.release_active_items(job.project_id, job.job_id)
-
-
-def ensure_concluded(job: JobInput, *, jobs: JobStore) -> StageOutcome:
-    """End the job with what the stages before have put out.
-
-    Raises:
-        UNKNOWN_ERROR: a stage has not reported its check.
-    """
-    result = reported(job, jobs)
-    return StageOutcome(
-        output={"result": result},
-        check="every stage has reported its check",
-        completion=Completion(result),
-    )
-
-
-def reported(job: JobInput, jobs: JobStore) -> dict[str, Any]:
-    """Return the project's id with what the stages before have put out.
-
-    Raises:
-        UNKNOWN_ERROR: one of them has not reported its check.
-    """
-    *before, _ = jobs.get(job.job_id).stages
-    result = {"project_id": validate_payload(ProjectReference, job.payload).project_id}
-    for record in before:
-        result |= checked(record).output
-    return result

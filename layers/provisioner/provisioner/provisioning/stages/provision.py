@@ -8,29 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from provisioner.errors import ErrorType, failure
 from provisioner.jobs.failure import CleanupRequest
-from provisioner.jobs.models import Job, StageRecord, StageStatus
-from provisioner.jobs.outcome import Completion, StageOutcome
+from provisioner.jobs.models import Job, StageStatus
+from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.job_types.provision_project import (
-    AuthResult,
-    DatabaseResult,
     OnFailure,
     ProvisionProjectPayload,
     ProvisionProjectResult,
-    ResultMetadata,
     ServiceResult,
-    ServicesResult,
-    StorageResult,
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.result import ApiKeyResult
+from provisioner.provisioning.stages.conclude import complete, read_ended_stages
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
@@ -43,59 +38,36 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
         UNKNOWN_ERROR: a stage has not reported its check.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
-    stored = jobs.get(job.job_id)
-    outputs = {record.stage: checked(record).output for record in _before_last(stored)}
+    outputs = {record.stage: record.output for record in read_ended_stages(job, jobs)}
     result = _result(payload, outputs, jobs).model_dump(mode="json", exclude_none=True)
-    return StageOutcome(
-        output={"result": result},
-        check="every stage has reported its check",
-        completion=Completion(
-            result=result,
-            also=projects.activate_items(payload.project_id, job.job_id, result),
-        ),
-    )
-
-
-def _before_last(job: Job) -> tuple[StageRecord, ...]:
-    return tuple(record for record in job.stages if record.stage != provision_project.FINALIZING)
-
-
-def checked(record: StageRecord) -> StageRecord:
-    """Return a stage that has ended well.
-
-    Raises:
-        UNKNOWN_ERROR: it has not reported its check.
-    """
-    if record.status in {StageStatus.SUCCEEDED, StageStatus.SKIPPED} and record.check:
-        return record
-    raise failure(
-        ErrorType.UNKNOWN_ERROR,
-        f"Stage {record.stage} has not reported that what it makes answers.",
-        f"stage {record.stage}: status {record.status}",
-    )
+    return complete(result, projects.activate_items(payload.project_id, job.job_id, result))
 
 
 def _result(
-    payload: ProvisionProjectPayload,
-    outputs: Mapping[str, Mapping[str, Any]],
-    jobs: JobStore,
+    payload: ProvisionProjectPayload, outputs: Mapping[str, Mapping[str, Any]], jobs: JobStore
 ) -> ProvisionProjectResult:
     keys = outputs[provision_project.GENERATING_API_KEYS]
     parties = outputs[provision_project.INITIALIZING]
+    database = _only(outputs[provision_project.CREATING_DATABASE], provision_project.DatabaseResult)
     return ProvisionProjectResult(
         project_id=payload.project_id,
-        database=DatabaseResult.model_validate(
-            _only(outputs[provision_project.CREATING_DATABASE], DatabaseResult)
-            | {"instance": outputs[provision_project.CREATING_INSTANCE] or None}
+        database=provision_project.DatabaseResult.model_validate(
+            database | {"instance": outputs[provision_project.CREATING_INSTANCE] or None}
         ),
-        services=ServicesResult(
-            auth=_service(outputs[provision_project.REGISTERING_AUTH], AuthResult),
-            realtime=_service(outputs[provision_project.REGISTERING_REALTIME], ServiceResult),
-            storage=_service(outputs[provision_project.REGISTERING_STORAGE], StorageResult),
+        services=provision_project.ServicesResult(
+            auth=_service(
+                outputs[provision_project.REGISTERING_AUTH], provision_project.AuthResult
+            ),
+            realtime=_service(
+                outputs[provision_project.REGISTERING_REALTIME], provision_project.ServiceResult
+            ),
+            storage=_service(
+                outputs[provision_project.REGISTERING_STORAGE], provision_project.StorageResult
+            ),
         ),
         api_keys=[ApiKeyResult.model_validate(key) for key in keys["api_keys"]],
         api_keys_secret_arn=keys["secret_arn"],
-        metadata=ResultMetadata(
+        metadata=provision_project.ResultMetadata(
             provisioned_at=jobs.now(),
             region=payload.region,
             owner_id=parties.get("owner_id"),
@@ -163,7 +135,7 @@ def resources_of(
 ) -> Sequence[str]:
     """Name what a stage that removes is to remove."""
     names = naming.names(project_id)
-    tenant = naming.names(project_id).tenants[engine]
+    tenant = names.tenants[engine]
     roles = filter(None, (tenant.app_role, tenant.owner_role))
     of_stage: dict[str, tuple[str, ...]] = {
         clean_up_project.REMOVING_API_KEYS: (

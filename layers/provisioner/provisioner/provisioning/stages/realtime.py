@@ -21,13 +21,8 @@ from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.check_services import ensure_no_data_is_lost
-from provisioner.provisioning.stages.repair_report import (
-    outcome,
-    region_of,
-    repaired_project,
-    service,
-    skipped,
-)
+from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.repair import report, service_of, skip
 
 if TYPE_CHECKING:
     from mypy_boto3_appsync.client import AppSyncClient
@@ -106,13 +101,13 @@ def ensure_realtime_repaired(
         CONFLICT: the API is not the project's.
         SERVICE_REGISTRATION_FAILED: the API is not there; and what `translated` raises.
     """
-    project = repaired_project(job, projects)
-    realtime = service(project, "realtime")
+    project = read_project(job, projects)
+    realtime = service_of(project, "realtime")
     if realtime is None:
-        return skipped("realtime")
-    return outcome(
+        return skip("realtime")
+    return report(
         repair_event_api(
-            appsync(region_of(project)),
+            appsync(str(project.region)),
             api_id=realtime["tenant_id"],
             namespace=naming.names(project.project_id).channel_namespace,
             owner=naming.owner(project.project_id, job.job_id),

@@ -24,13 +24,8 @@ from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import explained
-from provisioner.provisioning.stages.repair_report import (
-    outcome,
-    region_of,
-    repaired_project,
-    service,
-    skipped,
-)
+from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.repair import report, service_of, skip
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -86,12 +81,12 @@ def ensure_storage_repaired(
         TIMEOUT: S3 does not show yet what was put right.
         SERVICE_REGISTRATION_FAILED: the bucket is not there; and what `translated` raises.
     """
-    project = repaired_project(job, projects)
-    storage = service(project, "storage")
+    project = read_project(job, projects)
+    storage = service_of(project, "storage")
     if storage is None:
-        return skipped("storage")
-    region = region_of(project)
-    return outcome(
+        return skip("storage")
+    region = str(project.region)
+    return report(
         repair_bucket(
             s3(region),
             name=storage["bucket_name"],
