@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from provisioner.drivers import s3 as s3_module
 from provisioner.drivers.bucket_policy import Denial, Wanted, denials
-from provisioner.drivers.cognito_obstacles import look_at_pools
+from provisioner.drivers.cognito import look_at_pools
 from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quoted
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.removal_obstacles import look_at_database

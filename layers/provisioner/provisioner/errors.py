@@ -190,6 +190,20 @@ def failure(error_type: ErrorType, message: str, cause: str = "") -> Provisionin
     return _CLASSES[error_type](message, cause)
 
 
+def conflict(kind: str, name: str) -> ProvisioningError:
+    """Make the error of a thing of our name that is not ours.
+
+    Args:
+        kind: what it is, such as `user pool`.
+        name: its name.
+    """
+    article = "An" if kind[0] in "AEIO" else "A"
+    return failure(
+        ErrorType.CONFLICT,
+        f"{article} {kind} named {name} exists and is not this project's; remove or rename it.",
+    )
+
+
 def final_failure(error_type: ErrorType, message: str, cause: str = "") -> ProvisioningError:
     """Make the exception of that type of what has ended for good: whatever its type, it is final.
 

@@ -1,16 +1,14 @@
 """AWS AppSync: one Event API and one channel namespace a project.
 
-CreateApi has no client token and API names need not be unique, so an API of ours is looked for by
-name and marker before one is made, and afterwards, in case two runs made one each; unless none can
-be there: that list is of all APIs of the account. It tells only the names for sure: whose an API
-is, and how old, GetApi says.
+CreateApi has no client token and names need not be unique; see `same_named`. Where no API can be
+there, none is looked for: that list is of all APIs of the account. It tells only the names for
+sure: whose an API is, and how old, GetApi says.
 Source: AWS AppSync API Reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from provisioner.drivers.drift import (
     still_drifted,
     update_input,
 )
+from provisioner.drivers.same_named import SameNamed, drifts
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -58,6 +57,7 @@ class EventApi:
 type Made = Callable[[str], object]
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register realtime")
 def ensure_event_api(
     client: AppSyncClient,
     *,
@@ -84,63 +84,41 @@ def ensure_event_api(
         CONFLICT: an API of that name is not the project's.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register realtime"):
-        api = _find_api(client, name, owner) if may_exist else None
-        is_new = False
-        if api is None:
-            answer = client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG)
-            api = answer["api"]
-            made(api["apiId"])
-            is_new = not may_exist and is_sent_once(answer)
-            if not is_new:
-                api = _settle(client, name, owner, api["apiId"])
-        if is_new:
-            _make_namespace(client, api["apiId"], namespace, owner)
-        else:
-            _put_right(client, api, namespace, owner)
-        return EventApi(
-            api_id=api["apiId"],
-            arn=api["apiArn"],
-            http_endpoint=f"https://{api['dns']['HTTP']}/event",
-            realtime_endpoint=f"wss://{api['dns']['REALTIME']}/event/realtime",
-        )
-
-
-def _settle(client: AppSyncClient, name: str, owner: Ownership, made: str) -> ApiTypeDef:
-    """Return the oldest API of the project: every run keeps it, and removes only its own."""
-    api = _find_api(client, name, owner)
+    apis = _apis(client, name, owner.owns)
+    api = apis.find_oldest() if may_exist else None
+    is_new = False
     if api is None:
-        return client.get_api(apiId=made)["api"]
-    if api["apiId"] != made:
-        client.delete_api(apiId=made)
-    return api
+        answer = client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG)
+        api = answer["api"]
+        made(api["apiId"])
+        is_new = not may_exist and is_sent_once(answer)
+        if not is_new:
+            api = apis.settle(api["apiId"])
+    if is_new:
+        _make_namespace(client, api["apiId"], namespace, owner)
+    else:
+        _put_right(client, api, namespace, owner)
+    return EventApi(
+        api_id=api["apiId"],
+        arn=api["apiArn"],
+        http_endpoint=f"https://{api['dns']['HTTP']}/event",
+        realtime_endpoint=f"wss://{api['dns']['REALTIME']}/event/realtime",
+    )
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one Event API")
 def keep_one_api(
     client: AppSyncClient, *, name: str, owner: Ownership, made: str, kept: str
 ) -> None:
-    """Delete an API that this run has made, unless it is the one that is kept.
-
-    Args:
-        client: AppSync in the API's region.
-        name: the API's name.
-        owner: the marker of what the job makes.
-        made: the API that this run has made.
-        kept: the one that is known to be the project's; empty where none is: then it is the oldest.
+    """Delete an API that this run has made, as `SameNamed.keep_one` says.
 
     Raises:
         ProvisioningError: as `translated` says.
     """
-    with (
-        translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one Event API"),
-        suppress(client.exceptions.NotFoundException),
-    ):
-        if not kept:
-            _settle(client, name, owner, made)
-        elif kept != made:
-            client.delete_api(apiId=made)
+    _apis(client, name, owner.owns).keep_one(made=made, kept=kept)
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair realtime")
 def repair_event_api(
     client: AppSyncClient, *, api_id: str, namespace: str, owner: Ownership
 ) -> Repairs:
@@ -159,32 +137,23 @@ def repair_event_api(
         CONFLICT: it is not the project's.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair realtime"):
-        try:
-            api = client.get_api(apiId=api_id)["api"]
-        except client.exceptions.NotFoundException:
-            raise failure(
-                ErrorType.SERVICE_REGISTRATION_FAILED,
-                f"The Event API {api_id} of the project is not there, and a new one would have "
-                "another address; deprovision the project and provision it again.",
-                "GetApi: NotFoundException",
-            ) from None
-        _refuse_unmarked(client, api, owner)
-        before = _put_right(client, api, namespace, owner)
-        after = _drifts(api, *_wrong(client, api_id, namespace, owner)) if before else []
+    try:
+        api = client.get_api(apiId=api_id)["api"]
+    except client.exceptions.NotFoundException:
+        raise failure(
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+            f"The Event API {api_id} of the project is not there, and a new one would have another "
+            "address; deprovision the project and provision it again.",
+            "GetApi: NotFoundException",
+        ) from None
+    _apis(client, api["name"], owner.owns).require_marker(api)
+    before = _put_right(client, api, namespace, owner)
+    after = _drifts(api, *_wrong(client, api_id, namespace, owner)) if before else []
     return Repairs(
         put_right(before, after),
         tuple(still_drifted(drift) for drift in after),
         _answered(api_id, namespace),
     )
-
-
-def _refuse_unmarked(client: AppSyncClient, api: ApiTypeDef, owner: Ownership) -> None:
-    if not owner.owns(_tags(client, api)):
-        raise failure(
-            ErrorType.CONFLICT,
-            f"The Event API {api['apiId']} does not have the project's tags; give them back to it.",
-        )
 
 
 def _put_right(
@@ -210,7 +179,7 @@ def _make_namespace(client: AppSyncClient, api_id: str, namespace: str, owner: O
 
 def _drifts(api: ApiTypeDef, in_api: list[str], missing: list[str]) -> list[Drift]:
     return [
-        *(Drift(f"Event API {api['apiId']}", what) for what in in_api),
+        *drifts(f"Event API {api['apiId']}", in_api),
         *(Drift(f"channel namespace {namespace}", MADE_AGAIN) for namespace in missing),
     ]
 
@@ -224,11 +193,12 @@ def _wrong(
 ) -> tuple[list[str], list[str]]:
     """Name the settings that are not as they must be, and the namespace if it is missing."""
     found = client.get_api(apiId=api_id)["api"]
-    _refuse_unmarked(client, found, owner)
+    _apis(client, found["name"], owner.owns).require_marker(found)
     wrong = drifted(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
     return wrong, [] if namespace in _namespaces(client, api_id) else [namespace]
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check realtime")
 def check_event_api(client: AppSyncClient, api: EventApi, namespace: str, owner: Ownership) -> str:
     """Read the API and its namespace, and say what answered.
 
@@ -237,8 +207,7 @@ def check_event_api(client: AppSyncClient, api: EventApi, namespace: str, owner:
         SERVICE_REGISTRATION_FAILED: the namespace is not there, or a setting not what it must be.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check realtime"):
-        in_api, missing = _wrong(client, api.api_id, namespace, owner)
+    in_api, missing = _wrong(client, api.api_id, namespace, owner)
     wrong = [*in_api, *(f"no namespace {name}" for name in missing)]
     if wrong:
         raise failure(
@@ -249,6 +218,7 @@ def check_event_api(client: AppSyncClient, api: EventApi, namespace: str, owner:
     return _answered(api.api_id, namespace)
 
 
+@translated(ErrorType.REMOVAL_FAILED, "remove realtime")
 def remove_event_api(client: AppSyncClient, *, name: str, claim: Claim) -> str:
     """Delete the APIs of that name that are claimed, with their namespaces; say what is there.
 
@@ -256,43 +226,27 @@ def remove_event_api(client: AppSyncClient, *, name: str, claim: Claim) -> str:
         TIMEOUT: one was deleted and is still listed.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.REMOVAL_FAILED, "remove realtime"):
-        for api in _claimed_apis(client, name, claim):
-            with suppress(client.exceptions.NotFoundException):
-                client.delete_api(apiId=api["apiId"])
-        left = [api["apiId"] for api in _claimed_apis(client, name, claim)]
-    if left:
-        raise failure(
-            ErrorType.TIMEOUT,
-            "The Event API of the project is still there.",
-            f"APIs {', '.join(left)}: were deleted and are still listed",
-        )
-    return f"no Event API named {name} is left to remove"
+    return _apis(client, name, claim).remove()
 
 
-def _apis_of_name(client: AppSyncClient, name: str) -> Iterator[ApiTypeDef]:
-    for page in client.get_paginator("list_apis").paginate():
-        for listed in page["apis"]:
-            if listed.get("name") == name:
-                # One that is deleted in this moment is listed and cannot be read.
-                with suppress(client.exceptions.NotFoundException):
-                    yield client.get_api(apiId=listed["apiId"])["api"]
+def _apis(client: AppSyncClient, name: str, claim: Claim) -> SameNamed[ApiTypeDef]:
+    """Return what finds the APIs of a name that are claimed, and deletes them."""
 
+    def list_ids() -> Iterator[str]:
+        for page in client.get_paginator("list_apis").paginate():
+            yield from (api["apiId"] for api in page["apis"] if api.get("name") == name)
 
-def _claimed_apis(client: AppSyncClient, name: str, claim: Claim) -> list[ApiTypeDef]:
-    return [api for api in _apis_of_name(client, name) if claim(_tags(client, api))]
-
-
-def _find_api(client: AppSyncClient, name: str, owner: Ownership) -> ApiTypeDef | None:
-    """Return the oldest API of that name that is ours."""
-    apis = list(_apis_of_name(client, name))
-    ours = [api for api in apis if owner.owns(_tags(client, api))]
-    if apis and not ours:
-        raise failure(
-            ErrorType.CONFLICT,
-            f"An AppSync API named {name} exists and is not this project's; remove or rename it.",
-        )
-    return min(ours, key=lambda api: (api["created"], api["apiId"]), default=None)
+    return SameNamed(
+        "AppSync API",
+        name,
+        list_ids=list_ids,
+        describe=lambda api_id: client.get_api(apiId=api_id)["api"],
+        delete=lambda api_id: client.delete_api(apiId=api_id),
+        missing=client.exceptions.NotFoundException,
+        id_of=lambda api: api["apiId"],
+        age_of=lambda api: api["created"],
+        is_ours=lambda api: claim(_tags(client, api)),
+    )
 
 
 def _tags(client: AppSyncClient, api: ApiTypeDef) -> Mapping[str, str]:

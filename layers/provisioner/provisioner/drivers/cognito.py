@@ -1,8 +1,8 @@
 """Amazon Cognito: one user pool and one app client a project.
 
-CreateUserPool has no client token and pool names need not be unique, so a pool of ours is looked
-for by name and marker before one is made, and afterwards, in case two runs made one each; unless
-none can be there: that list is of all pools of the account.
+CreateUserPool and CreateUserPoolClient have no client token and names need not be unique; see
+`same_named`. Where no pool can be there, none is looked for: that list is of all pools of the
+account.
 Source: Amazon Cognito User Pools API Reference; Amazon Cognito Developer Guide, "Updating user pool
 and app client configuration".
 """
@@ -25,7 +25,9 @@ from provisioner.drivers.drift import (
     still_drifted,
     update_input,
 )
+from provisioner.drivers.obstacles import Obstacles, named, quoted
 from provisioner.drivers.partition import dns_suffix
+from provisioner.drivers.same_named import SameNamed, drifts
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -140,6 +142,7 @@ def _ignored(_pool_id: str, _client_id: str = "") -> None:
     """Do nothing with what was made."""
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register auth")
 def ensure_user_pool(
     client: CognitoIdentityProviderClient,
     *,
@@ -164,61 +167,52 @@ def ensure_user_pool(
         CONFLICT: a pool of that name is not the project's.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register auth"):
-        pool = _find_pool(client, name, owner) if may_exist else None
-        if pool is None:
-            pool, is_alone = _make_pool(client, name, owner, made)
-            if may_exist or not is_alone:
-                pool = _settle(client, name, owner, pool["Id"])
-            else:
-                app_client = _make_client(client, pool["Id"], client_name, made, is_alone=True)
-                return _user_pool(client, pool, app_client)
-        _repair_pool(client, pool)
-        app_client, _ = _ensure_client(client, pool["Id"], client_name, made=made)
-        return _user_pool(client, pool, app_client)
+    pools = _pools(client, name, owner.owns)
+    pool = pools.find_oldest() if may_exist else None
+    if pool is None:
+        answer = client.create_user_pool(
+            PoolName=name,
+            UserPoolTags=owner.tags(),
+            **_LASTING_POOL_SETTINGS,
+            **_FIRST_POOL_SETTINGS,
+            **_pool_settings({}),
+        )
+        pool = answer["UserPool"]
+        made(pool["Id"])
+        if not may_exist and is_sent_once(answer):
+            app_client = _make_client(client, pool["Id"], client_name, made, is_alone=True)
+            return _user_pool(client, pool, app_client)
+        pool = pools.settle(pool["Id"])
+    _repair_pool(client, pool)
+    app_client, _ = _ensure_client(client, pool["Id"], client_name, made=made)
+    return _user_pool(client, pool, app_client)
 
 
-def _make_pool(
-    client: CognitoIdentityProviderClient, name: str, owner: Ownership, made: Made
-) -> tuple[UserPoolTypeTypeDef, bool]:
-    """Make a pool; return it, and whether it is the only one that the request has made."""
-    answer = client.create_user_pool(
-        PoolName=name,
-        UserPoolTags=owner.tags(),
-        **_LASTING_POOL_SETTINGS,
-        **_FIRST_POOL_SETTINGS,
-        **_pool_settings({}),
-    )
-    pool = answer["UserPool"]
-    made(pool["Id"])
-    return pool, is_sent_once(answer)
-
-
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one user pool")
 def keep_one_pool(
     client: CognitoIdentityProviderClient, *, name: str, owner: Ownership, made: str, kept: str
 ) -> None:
-    """Delete a pool that this run has made, unless it is the one that is kept.
-
-    Args:
-        client: Cognito in the pool's region.
-        name: the pool's name.
-        owner: the marker of what the job makes.
-        made: the pool that this run has made.
-        kept: the one that is known to be the project's; empty where none is: then it is the oldest.
+    """Delete a pool that this run has made, as `SameNamed.keep_one` says.
 
     Raises:
         ProvisioningError: as `translated` says.
     """
-    with (
-        translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one user pool"),
-        suppress(client.exceptions.ResourceNotFoundException),
-    ):
-        if not kept:
-            _settle(client, name, owner, made)
-        elif kept != made:
-            client.delete_user_pool(UserPoolId=made)
+    _pools(client, name, owner.owns).keep_one(made=made, kept=kept)
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one app client")
+def keep_one_client(
+    client: CognitoIdentityProviderClient, *, pool_id: str, name: str, made: str, kept: str
+) -> None:
+    """Delete an app client that this run has made, as `SameNamed.keep_one` says.
+
+    Raises:
+        ProvisioningError: as `translated` says.
+    """
+    _clients(client, pool_id, name).keep_one(made=made, kept=kept)
+
+
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair auth")
 def repair_user_pool(
     client: CognitoIdentityProviderClient,
     *,
@@ -243,70 +237,37 @@ def repair_user_pool(
         CONFLICT: it is not the project's.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair auth"):
-        try:
-            pool = client.describe_user_pool(UserPoolId=pool_id)["UserPool"]
-        except client.exceptions.ResourceNotFoundException:
-            raise failure(
-                ErrorType.SERVICE_REGISTRATION_FAILED,
-                f"The user pool {pool_id} of the project is not there, and a new one would be "
-                "empty; deprovision the project and provision it again.",
-                "DescribeUserPool: ResourceNotFoundException",
-            ) from None
-        _refuse_unmarked(pool, owner)
-        in_pool = _repair_pool(client, pool)
-        app_client, in_client = _ensure_client(client, pool_id, client_name, client_id)
-        found = _user_pool(client, pool, app_client)
-        before = _drifts(found, in_pool, in_client)
-        after = _drifts(found, *_wrong(client, found, owner)[:2]) if before else []
+    try:
+        pool = client.describe_user_pool(UserPoolId=pool_id)["UserPool"]
+    except client.exceptions.ResourceNotFoundException:
+        raise failure(
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+            f"The user pool {pool_id} of the project is not there, and a new one would be empty; "
+            "deprovision the project and provision it again.",
+            "DescribeUserPool: ResourceNotFoundException",
+        ) from None
+    _pools(client, pool["Name"], owner.owns).require_marker(pool)
+    in_pool = _repair_pool(client, pool)
+    app_client, in_client = _ensure_client(client, pool_id, client_name, client_id)
+    found = _user_pool(client, pool, app_client)
+    before = _drifts(found, in_pool, in_client)
+    after = _drifts(found, *_wrong(client, found, owner)[:2]) if before else []
+    why = "Cognito never changes it once a pool is made: only a new pool can have it."
+    lasting = drifted(pool, _LASTING_POOL_SETTINGS, untold=False)
     return found, Repairs(
         put_right(before, after),
         (
             *(still_drifted(drift) for drift in after),
-            *(
-                Remaining(
-                    f"user pool {pool_id}",
-                    what,
-                    "Cognito never changes it once a pool is made: only a new pool can have it.",
-                )
-                for what in drifted(pool, _LASTING_POOL_SETTINGS, untold=False)
-            ),
+            *(Remaining(f"user pool {pool_id}", what, why) for what in lasting),
         ),
         _answered(found),
     )
 
 
-def keep_one_client(
-    client: CognitoIdentityProviderClient, *, pool_id: str, name: str, made: str, kept: str
-) -> None:
-    """Delete an app client that this run has made, as `keep_one_pool` does a pool.
-
-    Raises:
-        ProvisioningError: as `translated` says.
-    """
-    with (
-        translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one app client"),
-        # Its pool may have gone, too.
-        suppress(client.exceptions.ResourceNotFoundException),
-    ):
-        if not kept:
-            _settle_client(client, pool_id, name, made)
-        elif kept != made:
-            client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made)
-
-
-def _refuse_unmarked(pool: UserPoolTypeTypeDef, owner: Ownership) -> None:
-    if not owner.owns(pool.get("UserPoolTags", {})):
-        raise failure(
-            ErrorType.CONFLICT,
-            f"The user pool {pool['Id']} does not have the project's tags; give them back to it.",
-        )
-
-
 def _drifts(pool: UserPool, in_pool: list[str], in_client: list[str]) -> list[Drift]:
     return [
-        *(Drift(f"user pool {pool.pool_id}", what) for what in in_pool),
-        *(Drift(f"app client {pool.client_id}", what) for what in in_client),
+        *drifts(f"user pool {pool.pool_id}", in_pool),
+        *drifts(f"app client {pool.client_id}", in_client),
     ]
 
 
@@ -328,6 +289,7 @@ def _user_pool(
     )
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check auth")
 def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool, owner: Ownership) -> str:
     """Describe the pool and its client, and say what answered.
 
@@ -336,8 +298,7 @@ def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool, owner
         SERVICE_REGISTRATION_FAILED: a setting is not what it must be.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check auth"):
-        in_pool, in_client, lasting = _wrong(client, pool, owner)
+    in_pool, in_client, lasting = _wrong(client, pool, owner)
     wrong = [*lasting, *in_pool, *in_client]
     if wrong:
         raise failure(
@@ -353,7 +314,7 @@ def _wrong(
 ) -> tuple[list[str], list[str], list[str]]:
     """Name what is not as it must be: of the pool, of its client, and what stays so."""
     found_pool = client.describe_user_pool(UserPoolId=pool.pool_id)["UserPool"]
-    _refuse_unmarked(found_pool, owner)
+    _pools(client, found_pool["Name"], owner.owns).require_marker(found_pool)
     found_client = client.describe_user_pool_client(
         UserPoolId=pool.pool_id, ClientId=pool.client_id
     )["UserPoolClient"]
@@ -364,6 +325,7 @@ def _wrong(
     )
 
 
+@translated(ErrorType.REMOVAL_FAILED, "remove auth")
 def remove_user_pool(client: CognitoIdentityProviderClient, *, name: str, claim: Claim) -> str:
     """Delete the pools of that name that are claimed, with their app clients; say what is there.
 
@@ -371,69 +333,95 @@ def remove_user_pool(client: CognitoIdentityProviderClient, *, name: str, claim:
         TIMEOUT: one was deleted and is still listed.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.REMOVAL_FAILED, "remove auth"):
-        for pool in claimed_pools(client, name, claim):
-            with suppress(client.exceptions.ResourceNotFoundException):
-                client.delete_user_pool(UserPoolId=pool["Id"])
-        left = [pool["Id"] for pool in claimed_pools(client, name, claim)]
-    if left:
-        raise failure(
-            ErrorType.TIMEOUT,
-            "The user pool of the project is still there.",
-            f"user pools {', '.join(left)}: were deleted and are still listed",
-        )
-    return f"no user pool named {name} is left to remove"
+    return _pools(client, name, claim).remove()
 
 
-def _pools_of_name(
-    client: CognitoIdentityProviderClient, name: str
-) -> Iterator[UserPoolTypeTypeDef]:
-    pages = client.get_paginator("list_user_pools").paginate(
-        PaginationConfig={"PageSize": _PAGE_SIZE}
-    )
-    for page in pages:
-        for listed in page["UserPools"]:
-            if listed.get("Name") == name:
-                # One that is deleted in this moment is listed and cannot be described.
-                with suppress(client.exceptions.ResourceNotFoundException):
-                    yield client.describe_user_pool(UserPoolId=listed["Id"])["UserPool"]
+@translated(ErrorType.REMOVAL_FAILED, "look at auth")
+def look_at_pools(client: CognitoIdentityProviderClient, *, name: str, claim: Claim) -> Obstacles:
+    """Say what keeps the pools of that name that are claimed from going.
 
+    A domain is the customer's: it stands in links and certificates, so nobody but he takes it away.
+    A request for every 60 pools of the region, and one for each of that name.
 
-def claimed_pools(
-    client: CognitoIdentityProviderClient, name: str, claim: Claim
-) -> list[UserPoolTypeTypeDef]:
-    """Describe the pools of that name that are claimed.
+    Source: Amazon Cognito Developer Guide, "User pool deletion protection", "Configuring a domain".
 
     Raises:
-        botocore.exceptions.ClientError: they could not be listed or described.
+        ProvisioningError: as `translated` says.
     """
-    return [pool for pool in _pools_of_name(client, name) if claim(pool.get("UserPoolTags", {}))]
+    clauses = [clause for pool in _pools(client, name, claim).find() for clause in _obstacles(pool)]
+    return Obstacles(named(clauses, "of these"))
 
 
-def _find_pool(
-    client: CognitoIdentityProviderClient, name: str, owner: Ownership
-) -> UserPoolTypeTypeDef | None:
-    """Return the oldest pool of that name that is ours."""
-    pools = list(_pools_of_name(client, name))
-    ours = [pool for pool in pools if owner.owns(pool.get("UserPoolTags", {}))]
-    if pools and not ours:
-        raise failure(
-            ErrorType.CONFLICT,
-            f"A user pool named {name} exists and is not this project's; remove or rename it.",
+def _obstacles(pool: UserPoolTypeTypeDef) -> Iterator[str]:
+    if pool.get("DeletionProtection") == "ACTIVE":
+        yield (
+            f"deletion protection is active on user pool {pool['Id']}: switch it off "
+            "(cognito-idp update-user-pool)"
         )
-    return min(ours, key=lambda pool: (pool["CreationDate"], pool["Id"]), default=None)
+    for domain in filter(None, (pool.get("Domain"), pool.get("CustomDomain"))):
+        yield (
+            f"user pool {pool['Id']} has the domain {quoted(domain)}: delete it "
+            "(cognito-idp delete-user-pool-domain)"
+        )
 
 
-def _settle(
-    client: CognitoIdentityProviderClient, name: str, owner: Ownership, made: str
-) -> UserPoolTypeTypeDef:
-    """Keep the oldest of our pools: every run comes to the same one and removes only its own."""
-    pool = _find_pool(client, name, owner)
-    if pool is None:
-        return client.describe_user_pool(UserPoolId=made)["UserPool"]
-    if pool["Id"] != made:
-        client.delete_user_pool(UserPoolId=made)
-    return pool
+def _pools(
+    client: CognitoIdentityProviderClient, name: str, claim: Claim
+) -> SameNamed[UserPoolTypeTypeDef]:
+    """Return what finds the pools of a name that are claimed, and deletes them."""
+
+    def list_ids() -> Iterator[str]:
+        pages = client.get_paginator("list_user_pools").paginate(
+            PaginationConfig={"PageSize": _PAGE_SIZE}
+        )
+        for page in pages:
+            yield from (pool["Id"] for pool in page["UserPools"] if pool.get("Name") == name)
+
+    return SameNamed(
+        "user pool",
+        name,
+        list_ids=list_ids,
+        describe=lambda pool_id: client.describe_user_pool(UserPoolId=pool_id)["UserPool"],
+        delete=lambda pool_id: client.delete_user_pool(UserPoolId=pool_id),
+        missing=client.exceptions.ResourceNotFoundException,
+        id_of=lambda pool: pool["Id"],
+        age_of=lambda pool: pool["CreationDate"],
+        is_ours=lambda pool: claim(pool.get("UserPoolTags", {})),
+    )
+
+
+def _clients(
+    client: CognitoIdentityProviderClient, pool_id: str, name: str
+) -> SameNamed[UserPoolClientTypeTypeDef]:
+    """Return what finds the app clients of a name in a pool, which are whose the pool is."""
+
+    def list_ids() -> Iterator[str]:
+        pages = client.get_paginator("list_user_pool_clients").paginate(
+            UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
+        )
+        for page in pages:
+            yield from (
+                found["ClientId"]
+                for found in page["UserPoolClients"]
+                if found["ClientName"] == name
+            )
+
+    return SameNamed(
+        "app client",
+        name,
+        list_ids=list_ids,
+        describe=lambda client_id: client.describe_user_pool_client(
+            UserPoolId=pool_id, ClientId=client_id
+        )["UserPoolClient"],
+        delete=lambda client_id: client.delete_user_pool_client(
+            UserPoolId=pool_id, ClientId=client_id
+        ),
+        missing=client.exceptions.ResourceNotFoundException,
+        id_of=lambda found: found["ClientId"],
+        # Those without a date come first.
+        age_of=lambda found: found["CreationDate"].timestamp() if "CreationDate" in found else 0,
+        is_ours=lambda _found: True,
+    )
 
 
 def _repair_pool(client: CognitoIdentityProviderClient, pool: UserPoolTypeTypeDef) -> list[str]:
@@ -506,7 +494,12 @@ def _ensure_client(
         known: the client's id, where one has been made before.
         made: is called with one that was made.
     """
-    found = _known_client(client, pool_id, known) or _find_client(client, pool_id, name)
+    clients = _clients(client, pool_id, name)
+    found = None
+    if known:
+        with suppress(clients.missing):
+            found = clients.describe(known)
+    found = found or clients.find_oldest()
     if found is None:
         found = _make_client(client, pool_id, name, made, is_alone=False)
     wanted = _client_settings(found)
@@ -537,54 +530,4 @@ def _make_client(
     made(pool_id, ours["ClientId"])
     if is_alone and is_sent_once(answer):
         return ours
-    return _settle_client(client, pool_id, name, ours["ClientId"]) or ours
-
-
-def _settle_client(
-    client: CognitoIdentityProviderClient, pool_id: str, name: str, made: str
-) -> UserPoolClientTypeTypeDef | None:
-    """Return the oldest app client: every run keeps it, and removes only its own."""
-    found = _find_client(client, pool_id, name)
-    if found is not None and found["ClientId"] != made:
-        client.delete_user_pool_client(UserPoolId=pool_id, ClientId=made)
-    return found
-
-
-def _known_client(
-    client: CognitoIdentityProviderClient, pool_id: str, client_id: str
-) -> UserPoolClientTypeTypeDef | None:
-    if not client_id:
-        return None
-    try:
-        described = client.describe_user_pool_client(UserPoolId=pool_id, ClientId=client_id)
-    except client.exceptions.ResourceNotFoundException:
-        return None
-    return described["UserPoolClient"]
-
-
-def _find_client(
-    client: CognitoIdentityProviderClient, pool_id: str, name: str
-) -> UserPoolClientTypeTypeDef | None:
-    """Return the oldest app client of that name; the pool is ours, so its clients are."""
-    found: list[UserPoolClientTypeTypeDef] = []
-    pages = client.get_paginator("list_user_pool_clients").paginate(
-        UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
-    )
-    for page in pages:
-        for listed in page["UserPoolClients"]:
-            if listed["ClientName"] != name:
-                continue
-            try:
-                described = client.describe_user_pool_client(
-                    UserPoolId=pool_id, ClientId=listed["ClientId"]
-                )
-            except client.exceptions.ResourceNotFoundException:
-                continue  # another run made one too, and has just removed it
-            found.append(described["UserPoolClient"])
-    return min(found, key=_age, default=None)
-
-
-def _age(client: UserPoolClientTypeTypeDef) -> tuple[float, str]:
-    """Sort clients as they came; equally old ones, and those without a date, by id."""
-    created = client.get("CreationDate")
-    return (0.0 if created is None else created.timestamp(), client["ClientId"])
+    return _clients(client, pool_id, name).settle(ours["ClientId"])

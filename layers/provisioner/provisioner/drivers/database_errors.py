@@ -45,14 +45,6 @@ def database_failure(
     return failure(error_type, sentence.format(doing=doing), cause[:_CAUSE_LENGTH])
 
 
-def conflict(kind: str, name: str) -> ProvisioningError:
-    """Return the error of an object of our name that is not ours."""
-    return failure(
-        ErrorType.CONFLICT,
-        f"A {kind} named {name} exists and is not this project's; remove or rename it.",
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class ClientLibrary[Error: Exception]:
     """A technology's client library, by its errors."""

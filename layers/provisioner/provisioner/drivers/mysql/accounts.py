@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import pymysql
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.mysql.errors import (
     is_there_already,
@@ -47,7 +46,7 @@ from provisioner.drivers.mysql.session import (
     execute,
     is_mariadb,
 )
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Ownership
 
 #: What the owner of a schema needs, and MySQL and MariaDB both have.

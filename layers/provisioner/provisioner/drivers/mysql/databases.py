@@ -15,12 +15,11 @@ from collections.abc import Callable
 import pymysql
 
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.mysql.errors import is_in_the_way, is_there_already
 from provisioner.drivers.mysql.ledger import Kind, forget, record
 from provisioner.drivers.mysql.quoting import SQL, Identifier, Literal
 from provisioner.drivers.mysql.session import LOCK_SECONDS, Connection, execute
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Ownership
 
 #: Seconds that one try to drop a database waits for its sessions, before they are ended again.

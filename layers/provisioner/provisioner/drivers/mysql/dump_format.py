@@ -11,6 +11,7 @@ Client".
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import re
 import zlib
@@ -27,17 +28,12 @@ LAST_LINE = b"-- project-provisioner dump is whole\n"
 _STATEMENT = re.compile(rb"-- (\d+) bytes: (.*)\n")
 _LEFT_OUT = re.compile(rb"-- left out: (.*)\n")
 
-#: What `zlib` takes for the format of gzip. Source: zlib manual, inflateInit2.
-_GZIP = 31
-
-#: The time is the bound; higher levels take several times as long.
-_LEVEL = 1
-
-#: Bytes that are read, or decompressed, at once.
-_CHUNK = 1024 * 1024
-
 #: Bytes of a line of a dump that is no part of a statement.
 _LONGEST_LINE = 1024 * 1024
+
+#: Bytes of the longest statement that any server takes. Source: MySQL Reference Manual,
+#: max_allowed_packet.
+_LONGEST_STATEMENT = 1024 * 1024 * 1024
 
 #: Characters of a statement that is left out.
 _LEFT_OUT_LENGTH = 100_000
@@ -88,11 +84,6 @@ def binary_literal(value: bytes) -> bytes:
     return b"x'" + value.hex().encode() + b"'"
 
 
-def identifier(name: str) -> str:
-    """Return a name as an identifier of SQL."""
-    return "`" + name.replace("`", "``") + "`"
-
-
 def framed(sql: bytes, what: str) -> bytes:
     """Return a statement as it stands in a dump.
 
@@ -127,88 +118,37 @@ def left_out(what: str, sql: str) -> bytes:
     return f"-- left out: {one_line(what)}\n-- {statement[:_LEFT_OUT_LENGTH]}\n".encode()
 
 
-class Compressor:
-    """Makes gzip of what it is given."""
-
-    def __init__(self) -> None:
-        """Begin."""
-        self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
-
-    def add(self, data: bytes) -> bytes:
-        """Return what is ready."""
-        return self._compressor.compress(data)
-
-    def end(self) -> bytes:
-        """Return the rest."""
-        return self._compressor.flush()
-
-
 def read_statements(archive: IO[bytes]) -> Iterator[Statement]:
     """Read the statements of a dump from its beginning.
 
     Raises:
         DumpError: it is none, or it is broken or not whole; statements may have been read before.
     """
-    lines = _Lines(archive)
-    if lines.next() != FIRST_LINE:
+    archive.seek(0)
+    with gzip.GzipFile(fileobj=archive) as dump:
+        try:
+            yield from _statements(dump)
+        except EOFError:
+            raise DumpError("its end is missing") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DumpError(f"it is broken: {error}") from None
+
+
+def _statements(dump: gzip.GzipFile) -> Iterator[Statement]:
+    if dump.readline(_LONGEST_LINE) != FIRST_LINE:
         raise DumpError("it is no dump of a MySQL database")
     last = b""
-    while line := lines.next():
+    while line := dump.readline(_LONGEST_LINE):
         last = line
         if found := _STATEMENT.fullmatch(line):
-            yield Statement(lines.take(int(found[1])), found[2].decode(errors="replace"))
+            size = int(found[1])
+            sql = dump.read(size) if size <= _LONGEST_STATEMENT else b""
+            if len(sql) < size:
+                raise DumpError("its end is missing")
+            yield Statement(sql, found[2].decode(errors="replace"))
         elif found := _LEFT_OUT.fullmatch(line):
             yield Statement(b"", found[1].decode(errors="replace"))
+        elif len(line) == _LONGEST_LINE:
+            raise DumpError("a line of it is too long")
     if last != LAST_LINE:
         raise DumpError("its end is missing")
-
-
-class _Lines:
-    """Reads lines, and what is between them, of a file that is compressed by gzip."""
-
-    def __init__(self, archive: IO[bytes]) -> None:
-        archive.seek(0)
-        self._archive = archive
-        self._decompressor = zlib.decompressobj(_GZIP)
-        self._buffer = bytearray()
-        self._at = 0
-
-    def next(self) -> bytes:
-        """Return the next line with its end, and nothing after the last."""
-        searched = self._at
-        while (end := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer) - self._at
-            if len(self._buffer) - self._at > _LONGEST_LINE:
-                raise DumpError("a line of it is too long")
-            if not self._fill():
-                return self._cut(len(self._buffer) - self._at)
-        return self._cut(end + 1 - self._at)
-
-    def take(self, size: int) -> bytes:
-        """Return the next bytes."""
-        while len(self._buffer) - self._at < size:
-            if not self._fill():
-                raise DumpError("its end is missing")
-        return self._cut(size)
-
-    def _cut(self, size: int) -> bytes:
-        data = bytes(memoryview(self._buffer)[self._at : self._at + size])
-        self._at += size
-        return data
-
-    def _fill(self) -> bool:
-        """Decompress some more; whether there was any."""
-        del self._buffer[: self._at]
-        self._at = 0
-        while not self._decompressor.eof:
-            compressed = self._decompressor.unconsumed_tail or self._archive.read(_CHUNK)
-            if not compressed:
-                raise DumpError("its end is missing")
-            try:
-                data = self._decompressor.decompress(compressed, _CHUNK)
-            except zlib.error as error:
-                raise DumpError(f"it is broken: {error}") from None
-            if data:
-                self._buffer += data
-                return True
-        return False

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import override
 
 from provisioner.drivers.database_engine import DatabaseEngine, TenantNames, step
-from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.mysql import accounts, databases, ledger, schema
 from provisioner.drivers.mysql.accounts import User, Wanted
@@ -32,7 +31,7 @@ from provisioner.drivers.mysql.session import (
     connect_as_tenant,
     execute,
 )
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_comment
 
 _IS_THERE = {Kind.DATABASE: databases.has_database, Kind.USER: accounts.has_user}

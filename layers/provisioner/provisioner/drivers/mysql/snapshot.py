@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
@@ -35,7 +36,6 @@ from provisioner.drivers.mysql.definitions import (
 from provisioner.drivers.mysql.dump_format import (
     FIRST_LINE,
     LAST_LINE,
-    Compressor,
     binary_literal,
     framed,
     left_out,
@@ -58,6 +58,12 @@ _FINAL = ErrorType.SNAPSHOT_FAILED
 
 #: Bytes of the rows in one statement. A server takes 16 MiB at least by default, RDS's too.
 _ROWS_LENGTH = 512 * 1024
+
+#: What `zlib` takes for the format of gzip. Source: zlib manual, deflateInit2.
+_GZIP = 31
+
+#: The time is the bound; higher levels take several times as long.
+_LEVEL = 1
 
 #: A session that has the time zone and the character set of the dump. The SQL mode takes dates and
 #: zeros as they were stored.
@@ -240,12 +246,12 @@ class MysqlDump:
             _abandon(connection)
 
     def _compressed(self) -> Iterator[bytes]:
-        compressor = Compressor()
+        compressor = zlib.compressobj(_LEVEL, wbits=_GZIP)
         for piece in self._sql():
             if self._is_late:
                 raise self._late()
-            yield compressor.add(piece)
-        yield compressor.end()
+            yield compressor.compress(piece)
+        yield compressor.flush()
 
     def _sql(self) -> Iterator[bytes]:
         shown = self._definitions

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.postgresql.roles import NO_LIMIT
 from provisioner.drivers.postgresql.session import Connection
+from provisioner.errors import conflict
 from provisioner.ownership import Claim, Ownership, tags_of_comment
 
 #: Connections to a tenant's database beyond the app role's own, so that a tenant who uses all of

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.postgresql.session import (
     Connection,
     connect_as_platform,
     lock_database,
 )
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_comment
 
 #: From this version on, who creates a role is its administrator, and a grant says what it allows.

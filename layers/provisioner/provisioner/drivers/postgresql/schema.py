@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.database_errors import conflict
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.postgresql.roles import leave_role, let_act_as
 from provisioner.drivers.postgresql.session import SAFE_SEARCH_PATH, Connection
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Ownership
 
 #: The version of the schema that `ensure_schema` makes.

@@ -10,10 +10,10 @@ from provisioner.drivers.cognito import (
     ensure_user_pool,
     keep_one_client,
     keep_one_pool,
+    look_at_pools,
     remove_user_pool,
     repair_user_pool,
 )
-from provisioner.drivers.cognito_obstacles import look_at_pools
 from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput

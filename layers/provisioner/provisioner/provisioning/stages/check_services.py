@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.cognito_obstacles import look_at_pools
+from provisioner.drivers.cognito import look_at_pools
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.s3 import holds_objects
 from provisioner.drivers.s3_obstacles import BucketLook, look_at_bucket

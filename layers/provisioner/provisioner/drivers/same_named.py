@@ -1,0 +1,121 @@
+"""Things of a service that lets there be several of one name, and has no client token.
+
+One of ours is looked for by name and marker before it is made, and afterwards, in case two runs
+made one each: every run keeps the oldest and removes only its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from provisioner.drivers.drift import Drift
+from provisioner.errors import ErrorType, conflict, failure
+
+
+@dataclass(frozen=True, slots=True)
+class SameNamed[Thing]:
+    """All things of one kind and name, whoever made them."""
+
+    #: What one is, for people: `user pool`.
+    kind: str
+    name: str
+    #: Returns the ids of those that the service lists.
+    list_ids: Callable[[], Iterator[str]]
+    #: Return and delete the one of an id; both raise `missing` where there is none.
+    describe: Callable[[str], Thing]
+    delete: Callable[[str], object]
+    missing: type[Exception]
+    id_of: Callable[[Thing], str]
+    #: Sorts things by their age, the oldest first.
+    age_of: Callable[[Thing], Any]
+    #: Says whether one is ours.
+    is_ours: Callable[[Thing], bool]
+
+    def find(self) -> list[Thing]:
+        """Return those that are ours.
+
+        Raises:
+            botocore.exceptions.ClientError: they could not be listed or described.
+        """
+        return list(filter(self.is_ours, self._describe_all()))
+
+    def find_oldest(self) -> Thing | None:
+        """Return the oldest that is ours.
+
+        Raises:
+            CONFLICT: there are some, and none is ours.
+        """
+        things = list(self._describe_all())
+        ours = list(filter(self.is_ours, things))
+        if things and not ours:
+            raise conflict(self.kind, self.name)
+        return min(ours, key=lambda it: (self.age_of(it), self.id_of(it)), default=None)
+
+    def settle(self, made: str) -> Thing:
+        """Return the oldest that is ours; delete the one that this run has made if it is another.
+
+        Args:
+            made: the id of what this run has made.
+        """
+        oldest = self.find_oldest()
+        if oldest is None:
+            return self.describe(made)
+        if self.id_of(oldest) != made:
+            self.delete(made)
+        return oldest
+
+    def keep_one(self, *, made: str, kept: str) -> None:
+        """Delete what this run has made, unless it is the one that is kept.
+
+        Args:
+            made: the id of what this run has made.
+            kept: that of the one that is known to be the project's; empty where none is: then it is
+                the oldest.
+        """
+        # What they are in may have gone, too.
+        with suppress(self.missing):
+            if not kept:
+                self.settle(made)
+            elif kept != made:
+                self.delete(made)
+
+    def remove(self) -> str:
+        """Delete those that are ours; say what is there.
+
+        Raises:
+            TIMEOUT: one was deleted and is still listed.
+        """
+        for thing in self.find():
+            with suppress(self.missing):
+                self.delete(self.id_of(thing))
+        left = [self.id_of(thing) for thing in self.find()]
+        if left:
+            raise failure(
+                ErrorType.TIMEOUT,
+                f"The {self.kind} of the project is still there.",
+                f"{self.kind} {', '.join(left)}: was deleted and is still listed",
+            )
+        return f"no {self.kind} named {self.name} is left to remove"
+
+    def require_marker(self, thing: Thing) -> None:
+        """Raise CONFLICT where one that is known by its id does not have the project's marker."""
+        if not self.is_ours(thing):
+            raise failure(
+                ErrorType.CONFLICT,
+                f"The {self.kind} {self.id_of(thing)} does not have the project's tags; give them "
+                "back to it.",
+            )
+
+    def _describe_all(self) -> Iterator[Thing]:
+        for identifier in self.list_ids():
+            # One that is deleted in this moment is listed and cannot be described.
+            with suppress(self.missing):
+                yield self.describe(identifier)
+
+
+def drifts(resource: str, wrong: list[str]) -> list[Drift]:
+    """Return the drift of one resource, by what is not as it must be."""
+    return [Drift(resource, what) for what in wrong]
