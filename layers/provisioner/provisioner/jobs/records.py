@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,7 +96,8 @@ def stored(value: Any) -> Any:
         case datetime():
             return time_text(value)
         case StoredError():
-            return asdict(value)
+            # A stage is a text, and a dataclass: it stays as it is.
+            return {field.name: getattr(value, field.name) for field in fields(value)}
         case "" | () | []:
             return None
         case tuple() | list():
