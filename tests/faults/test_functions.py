@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -21,7 +22,7 @@ from provisioner.jobs.execution import ExecutionStatus
 from provisioner.jobs.models import JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import JobRegistry
-from provisioner.jobs.undelivered import UndeliveredRecorder
+from provisioner.jobs.undelivered import record_undelivered
 from provisioner.runtime.observability import metrics
 from support.calls import (
     Act,
@@ -161,14 +162,15 @@ class GivingUp(Dispatching):
         super().__init__(core)
         registry = JobRegistry()
         registry.register("provision_project", provision_project_handler)
-        self.recorder = UndeliveredRecorder(
+        self.record_undelivered = partial(
+            record_undelivered,
             registry=registry,
             store=core.jobs,
             dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
         )
 
     def deliver(self) -> bool:
-        self.recorder.record(self.record)
+        self.record_undelivered(self.record)
         return True
 
 

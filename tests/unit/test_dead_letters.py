@@ -1,11 +1,11 @@
-"""What the queue gives up on, and how people send it on its way again."""
+"""What was never dispatched, and how people send it on its way again."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from provisioner.jobs.queue import DeadLetterQueue, JobQueue
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import BadEnd
-from provisioner.jobs.undelivered import UndeliveredRecorder
+from provisioner.jobs.undelivered import record_undelivered
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from support.core import REGION, Core, LogLines, aws_error, times
@@ -47,17 +47,17 @@ def raw(body: str, message_id: str = "message-1", group: str | None = None) -> R
 
 
 @pytest.fixture
-def give_up(core: Core) -> Callable[[Record], None]:
-    """Return what takes a message that the queue has given up on."""
-    recorder = UndeliveredRecorder(
+def record_it(core: Core) -> Callable[[Record], None]:
+    """Return what takes a message that was never dispatched."""
+    return partial(
+        record_undelivered,
         registry=REGISTRY,
         store=core.jobs,
         dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
     )
-    return recorder.record
 
 
-type GiveUp = Callable[[Record], None]
+type RecordIt = Callable[[Record], None]
 
 
 #: Why a message was not dispatched.
@@ -93,19 +93,19 @@ def status_of(core: Core, job_id: str) -> tuple[JobStatus, int]:
     return job.status, job.attempt
 
 
-# --- What the queue gives up on -------------------------------------------------------------------
+# --- What was never dispatched --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
 def test_the_job_fails_with_the_last_cause_and_the_message_is_kept_with_it(
-    core: Core, give_up: GiveUp, *, is_stored: bool
+    core: Core, record_it: RecordIt, *, is_stored: bool
 ) -> None:
     if is_stored:
         core.new_job("message-1")
     core.jobs.note_dispatch_failure("message-1", THROTTLED)
-    given_up = message()
+    undelivered = message()
 
-    give_up(given_up)
+    record_it(undelivered)
 
     job = core.jobs.get("message-1")
     assert job.status is JobStatus.FAILED
@@ -116,7 +116,7 @@ def test_the_job_fails_with_the_last_cause_and_the_message_is_kept_with_it(
         "StartExecution: ThrottlingException",
     )
     body, said = the_letter(core)
-    assert body == given_up["body"]
+    assert body == undelivered["body"]
     assert said == {
         "job_id": "message-1",
         "error_type": "UNKNOWN_ERROR",
@@ -126,10 +126,12 @@ def test_the_job_fails_with_the_last_cause_and_the_message_is_kept_with_it(
     assert set(metrics.metric_set) == {"JobsFailed", "MessagesUndelivered"}
 
 
-def test_what_the_last_dispatch_knew_by_name_the_job_ends_with(core: Core, give_up: GiveUp) -> None:
+def test_what_the_last_dispatch_knew_by_name_the_job_ends_with(
+    core: Core, record_it: RecordIt
+) -> None:
     core.jobs.note_dispatch_failure("message-1", DENIED)
 
-    give_up(message())
+    record_it(message())
 
     assert core.jobs.get("message-1").error == DENIED
     _, said = the_letter(core)
@@ -140,33 +142,33 @@ def test_what_the_last_dispatch_knew_by_name_the_job_ends_with(core: Core, give_
     )
 
 
-def test_without_a_kept_cause_that_is_said(core: Core, give_up: GiveUp) -> None:
-    give_up(message())
+def test_without_a_kept_cause_that_is_said(core: Core, record_it: RecordIt) -> None:
+    record_it(message())
 
     assert "without a word" in the_letter(core)[1]["cause"]
 
 
-def test_the_group_of_a_message_goes_with_it(core: Core, give_up: GiveUp) -> None:
-    give_up(raw(message()["body"], group="acme"))
+def test_the_group_of_a_message_goes_with_it(core: Core, record_it: RecordIt) -> None:
+    record_it(raw(message()["body"], group="acme"))
 
     (letter,) = letters(core)
     assert letter["Attributes"]["MessageGroupId"] == "acme"
 
 
-def test_the_job_that_was_given_up_can_be_retried(core: Core, give_up: GiveUp) -> None:
-    give_up(message())
+def test_a_job_that_was_never_dispatched_can_be_retried(core: Core, record_it: RecordIt) -> None:
+    record_it(message())
 
     job = client(core).retry("message-1")
 
     assert (job.status, job.attempt, len(job.stages)) == (JobStatus.QUEUED, 2, 9)
 
 
-def test_twice_is_as_good_as_once_for_the_job(core: Core, give_up: GiveUp) -> None:
-    give_up(message())
+def test_twice_is_as_good_as_once_for_the_job(core: Core, record_it: RecordIt) -> None:
+    record_it(message())
     before = core.jobs.get("message-1")
     core.clock.advance()
 
-    give_up(message())
+    record_it(message())
 
     assert core.jobs.get("message-1") == before
     assert metrics.metric_set["JobsFailed"]["Value"] == [1]
@@ -176,32 +178,32 @@ def test_twice_is_as_good_as_once_for_the_job(core: Core, give_up: GiveUp) -> No
 
 
 def test_the_job_is_written_before_the_message_goes_on(
-    core: Core, give_up: GiveUp, logged: LogLines
+    core: Core, record_it: RecordIt, logged: LogLines
 ) -> None:
     core.answers["sqs.SendMessage"] = times(1, aws_error("ServiceUnavailable", 503))
 
     with pytest.raises(ClientError):
-        give_up(message())
+        record_it(message())
     assert status_of(core, "message-1") == (JobStatus.FAILED, 1)
     assert logged()[-1]["cause"] == "SendMessage: ServiceUnavailable"
-    give_up(message())
+    record_it(message())
 
     assert the_letter(core)[1]["job_id"] == "message-1"
 
 
 def test_a_message_does_not_go_on_while_its_job_cannot_be_written(
-    core: Core, give_up: GiveUp
+    core: Core, record_it: RecordIt
 ) -> None:
     core.answers["dynamodb.TransactWriteItems"] = aws_error("InternalServerError", 500)
 
     with pytest.raises(ClientError):
-        give_up(message())
+        record_it(message())
 
     assert letters(core) == []
 
 
 def test_the_attempt_that_could_not_be_started_fails_and_no_other(
-    core: Core, give_up: GiveUp
+    core: Core, record_it: RecordIt
 ) -> None:
     core.new_job()
     core.jobs.fail_queued("job-1", ERROR)
@@ -209,11 +211,11 @@ def test_the_attempt_that_could_not_be_started_fails_and_no_other(
     first = message(job_id="job-1", payload=core.jobs.get("job-1").payload)
     second = message(job_id="job-1", payload=core.jobs.get("job-1").payload, attempt=2)
 
-    give_up(first)
+    record_it(first)
     assert status_of(core, "job-1") == (JobStatus.QUEUED, 2)
     assert letters(core) == []
     core.clock.advance()
-    give_up(second)
+    record_it(second)
 
     assert status_of(core, "job-1") == (JobStatus.FAILED, 2)
     assert the_letter(core)[1]["error_type"] == "UNKNOWN_ERROR"
@@ -248,35 +250,35 @@ def _cancelled(core: Core) -> None:
     "became", [_running, _completed, _failed, _failed_at_a_later_attempt, _cancelled]
 )
 def test_a_message_whose_job_does_without_it_changes_nothing(
-    core: Core, give_up: GiveUp, became: Callable[[Core], None]
+    core: Core, record_it: RecordIt, became: Callable[[Core], None]
 ) -> None:
     core.new_job("message-1")
     became(core)
     before = core.jobs.get("message-1")
 
-    give_up(message(payload=before.payload))
+    record_it(message(payload=before.payload))
 
     assert core.jobs.get("message-1") == before
     assert letters(core) == []
 
 
 def test_the_message_of_a_job_that_was_failed_because_it_did_not_begin_is_kept(
-    core: Core, give_up: GiveUp
+    core: Core, record_it: RecordIt
 ) -> None:
     payload = core.new_job("message-1").payload
     core.jobs.fail_queued("message-1", ERROR)  # as the reconciler does
     before = core.jobs.get("message-1")
 
-    give_up(message(payload=payload))
+    record_it(message(payload=payload))
 
     assert core.jobs.get("message-1") == before
     assert "could not be started" in the_letter(core)[1]["reason"]
 
 
 def test_a_message_that_is_none_goes_on_with_its_reason_and_has_no_job(
-    core: Core, give_up: GiveUp
+    core: Core, record_it: RecordIt
 ) -> None:
-    give_up(raw("not JSON"))
+    record_it(raw("not JSON"))
 
     body, said = the_letter(core)
     assert (body, said["error_type"], said["job_id"]) == (
@@ -290,13 +292,13 @@ def test_a_message_that_is_none_goes_on_with_its_reason_and_has_no_job(
 
 @pytest.mark.parametrize("is_stored", [True, False])
 def test_a_message_that_can_never_work_fails_its_job_with_the_real_reason(
-    core: Core, give_up: GiveUp, *, is_stored: bool
+    core: Core, record_it: RecordIt, *, is_stored: bool
 ) -> None:
     payload = {"project_id": "shop"}
     if is_stored:
         core.jobs.create(NewJob("message-1", "provision_project", payload, ("INITIALIZING",)))
 
-    give_up(message(payload=payload))
+    record_it(message(payload=payload))
 
     job = core.jobs.get("message-1")
     assert (job.status, job.error and job.error.message) == (
@@ -307,19 +309,19 @@ def test_a_message_that_can_never_work_fails_its_job_with_the_real_reason(
 
 
 def test_a_message_that_names_the_job_of_another_touches_nothing_of_it(
-    core: Core, give_up: GiveUp
+    core: Core, record_it: RecordIt
 ) -> None:
     core.new_job("taken", project_id="another")
     before = core.jobs.get("taken")
 
-    give_up(message(job_id="taken"))
+    record_it(message(job_id="taken"))
 
     assert core.jobs.get("taken") == before
     assert "another job has this id" in the_letter(core)[1]["reason"]
 
 
-def test_a_later_attempt_of_no_job_stores_none(core: Core, give_up: GiveUp) -> None:
-    give_up(message(attempt=2))
+def test_a_later_attempt_of_no_job_stores_none(core: Core, record_it: RecordIt) -> None:
+    record_it(message(attempt=2))
 
     assert core.scan("JobsTable") == []
     assert the_letter(core)[1]["reason"].startswith("attempt: there is no such job")
@@ -407,9 +409,9 @@ def sent(core: Core) -> list[dict[str, Any]]:
     return core.messages(core.queue_url)
 
 
-def given_up_jobs(core: Core, give_up: GiveUp, *job_ids: str) -> list[Job]:
+def undelivered_jobs(core: Core, record_it: RecordIt, *job_ids: str) -> list[Job]:
     for job_id in job_ids:
-        give_up(message(job_id))
+        record_it(message(job_id))
         core.clock.advance()
     return [core.jobs.get(job_id) for job_id in job_ids]
 
@@ -422,8 +424,10 @@ def forget(core: Core, job_id: str) -> None:
             core.client("dynamodb").delete_item(TableName="JobsTable", Key=key)
 
 
-def test_dead_letters_are_read_whole_and_stay_where_they_are(people: Core, give_up: GiveUp) -> None:
-    jobs = given_up_jobs(people, give_up, *(f"job-{number:02}" for number in range(12)))
+def test_dead_letters_are_read_whole_and_stay_where_they_are(
+    people: Core, record_it: RecordIt
+) -> None:
+    jobs = undelivered_jobs(people, record_it, *(f"job-{number:02}" for number in range(12)))
 
     for _ in range(2):
         found = api.list_dead_letters()
@@ -445,9 +449,9 @@ def test_a_letter_that_came_without_a_word_is_its_message_s_job(people: Core) ->
 
 
 def test_a_letter_is_sent_back_with_its_old_job_id_and_its_group(
-    people: Core, give_up: GiveUp
+    people: Core, record_it: RecordIt
 ) -> None:
-    give_up(raw(message()["body"], "message-1", group="acme"))
+    record_it(raw(message()["body"], "message-1", group="acme"))
     forget(people, "message-1")
 
     (redriven,) = api.redrive_dead_letters()
@@ -459,30 +463,34 @@ def test_a_letter_is_sent_back_with_its_old_job_id_and_its_group(
     assert letters(people) == []
 
 
-def test_a_letter_that_names_its_job_is_sent_back_as_it_is(people: Core, give_up: GiveUp) -> None:
-    given_up = message(job_id="job-1")
-    give_up(given_up)
+def test_a_letter_that_names_its_job_is_sent_back_as_it_is(
+    people: Core, record_it: RecordIt
+) -> None:
+    undelivered = message(job_id="job-1")
+    record_it(undelivered)
     forget(people, "job-1")
 
     api.redrive_dead_letters("job-1")
 
     (back,) = sent(people)
-    assert back["Body"] == given_up["body"]
+    assert back["Body"] == undelivered["body"]
 
 
 @pytest.mark.parametrize("body", ["not JSON", "[1, 2]"])
 def test_a_letter_that_is_no_message_is_sent_back_as_it_is(
-    people: Core, give_up: GiveUp, body: str
+    people: Core, record_it: RecordIt, body: str
 ) -> None:
-    give_up(raw(body))
+    record_it(raw(body))
 
     assert [one.is_sent for one in api.redrive_dead_letters()] == [True]
 
     assert [back["Body"] for back in sent(people)] == [body]
 
 
-def test_a_job_that_has_ended_is_not_run_again_unless_asked(people: Core, give_up: GiveUp) -> None:
-    (before,) = given_up_jobs(people, give_up, "job-1")
+def test_a_job_that_has_ended_is_not_run_again_unless_asked(
+    people: Core, record_it: RecordIt
+) -> None:
+    (before,) = undelivered_jobs(people, record_it, "job-1")
 
     (stays,) = api.redrive_dead_letters("job-1")
 
@@ -500,10 +508,10 @@ def test_a_job_that_has_ended_is_not_run_again_unless_asked(people: Core, give_u
 
 
 def test_a_second_letter_of_a_job_that_runs_again_does_no_harm(
-    people: Core, give_up: GiveUp
+    people: Core, record_it: RecordIt
 ) -> None:
-    give_up(message("job-1"))
-    give_up(message("job-1"))
+    record_it(message("job-1"))
+    record_it(message("job-1"))
 
     assert [one.is_sent for one in api.redrive_dead_letters(again=True)] == [True, True]
 
@@ -511,11 +519,11 @@ def test_a_second_letter_of_a_job_that_runs_again_does_no_harm(
     assert status_of(people, "job-1") == (JobStatus.QUEUED, 2)
 
 
-def test_what_cannot_run_again_stays_and_says_why(people: Core, give_up: GiveUp) -> None:
-    give_up(message("refused", payload={}))
+def test_what_cannot_run_again_stays_and_says_why(people: Core, record_it: RecordIt) -> None:
+    record_it(message("refused", payload={}))
     letter_of_completed = message("message-1")
     people.new_job("message-1")
-    give_up(letter_of_completed)
+    record_it(letter_of_completed)
     client(people).retry("message-1")
     people.jobs.start_stage(people.jobs.get("message-1"), "INITIALIZING", 0)
     people.jobs.complete("message-1", "INITIALIZING", attempt=2, output={}, check="x", result={})
@@ -534,7 +542,7 @@ def test_what_cannot_run_again_stays_and_says_why(people: Core, give_up: GiveUp)
 @pytest.mark.parametrize("is_over", [True, False])
 def test_a_letter_that_names_the_job_of_another_stays_and_does_nothing_to_it(
     people: Core,
-    give_up: GiveUp,
+    record_it: RecordIt,
     capsys: pytest.CaptureFixture[str],
     payload: dict[str, str],
     *,
@@ -544,7 +552,7 @@ def test_a_letter_that_names_the_job_of_another_stays_and_does_nothing_to_it(
     if is_over:
         people.jobs.fail_queued("taken", ERROR)
     before = people.jobs.get("taken")
-    give_up(message("message-1", job_id="taken", payload=payload))
+    record_it(message("message-1", job_id="taken", payload=payload))
 
     for arguments in (("--all", "--again"), ("--job", "taken", "--again")):
         assert run("redrive", *arguments) == 1
@@ -557,9 +565,9 @@ def test_a_letter_that_names_the_job_of_another_stays_and_does_nothing_to_it(
 
 
 def test_a_letter_that_names_its_job_runs_it_again_as_a_person_wrote_it(
-    people: Core, give_up: GiveUp
+    people: Core, record_it: RecordIt
 ) -> None:
-    give_up(message(job_id="job-1"))
+    record_it(message(job_id="job-1"))
     assert people.jobs.get("job-1").payload != PAYLOAD
 
     (runs,) = api.redrive_dead_letters("job-1", again=True)
@@ -568,16 +576,16 @@ def test_a_letter_that_names_its_job_runs_it_again_as_a_person_wrote_it(
     assert status_of(people, "job-1") == (JobStatus.QUEUED, 2)
 
 
-def test_only_the_letters_of_a_job_are_sent_back(people: Core, give_up: GiveUp) -> None:
-    given_up_jobs(people, give_up, "job-1", "job-2", "job-3")
+def test_only_the_letters_of_a_job_are_sent_back(people: Core, record_it: RecordIt) -> None:
+    undelivered_jobs(people, record_it, "job-1", "job-2", "job-3")
 
     api.redrive_dead_letters("job-2", again=True)
 
     assert sorted(letter.job_id for letter in api.list_dead_letters()) == ["job-1", "job-3"]
 
 
-def test_letters_that_could_not_be_sent_are_still_there(people: Core, give_up: GiveUp) -> None:
-    given_up_jobs(people, give_up, "job-1", "job-2")
+def test_letters_that_could_not_be_sent_are_still_there(people: Core, record_it: RecordIt) -> None:
+    undelivered_jobs(people, record_it, "job-1", "job-2")
     for job_id in ("job-1", "job-2"):
         forget(people, job_id)
     people.answers["sqs.SendMessage"] = aws_error("ServiceUnavailable", 503)
@@ -590,42 +598,16 @@ def test_letters_that_could_not_be_sent_are_still_there(people: Core, give_up: G
     assert people.calls_of("sqs.DeleteMessage") == []
 
 
-@pytest.fixture
-def passing(people: Core, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float], None]:
-    """Return what lets each call of an operation take some seconds of the program's clock."""
-    now = [0.0]
-    monkeypatch.setattr(dead_letters, "time", SimpleNamespace(monotonic=lambda: now[0]))
-
-    def take(operation: str, seconds: float) -> None:
-        def answer(_parameters: Mapping[str, Any]) -> None:
-            now[0] += seconds
-
-        people.answers[operation] = answer
-
-    return take
-
-
 def put(core: Core, count: int) -> None:
     queue = DeadLetterQueue(core.client("sqs"), core.dead_letter_url)
     for number in range(count):
         queue.send("x", job_id=f"job-{number}", reason=failure(ErrorType.INVALID_PAYLOAD, "No."))
 
 
-def test_a_queue_is_read_for_no_longer_than_half_of_the_hold(
-    people: Core, passing: Callable[[str, float], None]
-) -> None:
-    put(people, 40)
-    passing("sqs.ReceiveMessage", 6)
-
-    assert len(_letters(people).read()) == 30
-    assert waiting(people) == 40
-
-
 def test_a_letter_that_comes_back_ends_the_reading(
-    people: Core, passing: Callable[[str, float], None], monkeypatch: pytest.MonkeyPatch
+    people: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(people, 3)
-    passing("sqs.ReceiveMessage", 0.01)
     receive = dead_letters.DeadLetters._receive
     monkeypatch.setattr(dead_letters.DeadLetters, "_receive", lambda self, _: receive(self, 0))
     people.calls.clear()
@@ -649,19 +631,6 @@ def test_a_hold_that_has_run_out_hides_nothing(people: Core, code: str) -> None:
         _letters(people).read()
 
 
-def test_what_there_is_no_time_left_for_stays(
-    people: Core, passing: Callable[[str, float], None]
-) -> None:
-    put(people, 3)
-    passing("sqs.SendMessage", 140)
-
-    redriven = _letters(people).redrive(None, again=False)
-
-    assert [one.is_sent for one in redriven] == [True, True, False]
-    assert redriven[-1].note.endswith("there was no time left for it; redrive once more.")
-    assert (waiting(people), len(sent(people))) == (1, 2)
-
-
 def _letters(core: Core) -> dead_letters.DeadLetters:
     return dead_letters.DeadLetters(
         core.client("sqs"),
@@ -677,10 +646,10 @@ def _letters(core: Core) -> dead_letters.DeadLetters:
 
 
 def test_the_program_lists_shows_and_sends_back(
-    people: Core, give_up: GiveUp, capsys: pytest.CaptureFixture[str]
+    people: Core, record_it: RecordIt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     people.jobs.note_dispatch_failure("job-1", THROTTLED)
-    (job,) = given_up_jobs(people, give_up, "job-1")
+    (job,) = undelivered_jobs(people, record_it, "job-1")
     capsys.readouterr()
 
     assert run("list") == 0

@@ -170,7 +170,7 @@ def test_each_text_in_a_message_ends_its_job_with_a_reason(
         assert_is_a_sentence(letter["MessageAttributes"]["reason"]["StringValue"], field)
     assert core.executions() == []
     # One record a line, each of which is ours.
-    assert {line["message"] for line in logged()} == {"message refused"}
+    assert {line["message"] for line in logged()} == {"message rejected"}
     # What a terminal would obey is not kept.
     assert all(job.project_id.isprintable() for job in core.jobs.list_all())
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.lease import Lease, open_lease
-from provisioner.jobs.messages import get_or_create
+from provisioner.jobs.messages import accept
 from provisioner.jobs.models import (
     Job,
     JobStatus,
@@ -20,6 +20,7 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.queue import JobMessage
+from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.stage_run import StageRunner, StageWaiting
 from provisioner.jobs.stage_store import Completed, LeaseOpenError, StageStore
 from provisioner.jobs.store import BadEnd
@@ -84,12 +85,17 @@ def test_a_start_and_an_end_are_one_call_each_and_nothing_is_read(core: Core) ->
 def test_a_message_that_names_no_job_is_stored_by_one_call(core: Core) -> None:
     new = new_job()
     message = JobMessage(job_type=new.job_type, payload=dict(new.payload))
-    assert get_or_create(core.jobs, new, message).status is JobStatus.QUEUED
+
+    def store(message: JobMessage) -> JobStatus:
+        job, _ = accept(REGISTRY, core.jobs, message, new.job_id)
+        return job.status
+
+    assert store(message) is JobStatus.QUEUED
     assert [name for name, _ in core.calls] == [TRANSACTION]
     # Delivered again, it finds its job in the answer.
-    assert get_or_create(core.jobs, new, message).status is JobStatus.QUEUED
+    assert store(message) is JobStatus.QUEUED
     named = message.model_copy(update={"job_id": "job-1"})
-    assert get_or_create(core.jobs, new, named).status is JobStatus.QUEUED
+    assert store(named) is JobStatus.QUEUED
     assert [name for name, _ in core.calls] == [TRANSACTION] * 2 + ["dynamodb.GetItem"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.utilities.batch import (
@@ -15,7 +16,7 @@ from provisioner.composition.job_handlers import register_job_types
 from provisioner.composition.job_store import job_store
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import REGISTRY
-from provisioner.jobs.undelivered import UndeliveredRecorder
+from provisioner.jobs.undelivered import record_undelivered
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DeadLettersSettings
 
@@ -31,14 +32,12 @@ def build() -> BatchFunction:
     """
     settings = DeadLettersSettings.from_environment()
     register_job_types()
-    recorder = UndeliveredRecorder(
+    record_one = partial(
+        record_undelivered,
         registry=REGISTRY,
         store=job_store(settings),
         dead_letters=DeadLetterQueue(aws.client("sqs"), settings.dead_letter_queue_url),
     )
-
-    def record_one(record: Mapping[str, Any]) -> None:
-        recorder.record(record)
 
     def record_batch(event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
         return process_partial_response(

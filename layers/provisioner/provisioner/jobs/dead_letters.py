@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
-from provisioner.jobs.messages import job_id_of, names_another
+from provisioner.jobs.messages import job_id_of, names_another_job
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.records import canonical_json
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
@@ -28,13 +27,9 @@ if TYPE_CHECKING:
 _BATCH = 10
 
 #: Seconds in which nobody else sees a message that is looked at, and one that is sent back. They
-#: are given back at once; should this process end before, they come back by themselves. The queue
-#: is read for half of them at most, so that none has come back by then.
+#: are given back at once; should this process end before, they come back by themselves.
 _LOOK_SECONDS = 30
 _REDRIVE_SECONDS = 300
-
-#: Seconds before the end of the hold after which no further message is sent back.
-_MARGIN_SECONDS = 30
 
 #: What SQS says of a receipt handle that has expired. Source: Amazon SQS API Reference,
 #: ChangeMessageVisibility and DeleteMessage; the first it says without being described there.
@@ -106,11 +101,10 @@ class DeadLetters:
     def read(self) -> list[DeadLetter]:
         """Read the dead letters, oldest first; they stay where they are.
 
-        While they are read, for a moment, another reader sees none. It takes 15 seconds at most: of
-        more than they suffice for, which is some thousand, the others are left out.
+        While they are read, for a moment, another reader sees none.
         """
-        with self._held(_LOOK_SECONDS) as held:
-            return sorted((_letter(message) for message in held.values()), key=lambda one: one.at)
+        with self._hide(_LOOK_SECONDS) as hidden:
+            return sorted(map(_letter, hidden.values()), key=lambda letter: letter.at)
 
     def redrive(
         self,
@@ -130,76 +124,58 @@ class DeadLetters:
             on_redriven: called with what became of each letter, before the next is looked at.
         """
         redriven: list[Redriven] = []
-        last_at = time.monotonic() + _REDRIVE_SECONDS - _MARGIN_SECONDS
-        with self._held(_REDRIVE_SECONDS) as held:
-            for message in list(held.values()):
+        with self._hide(_REDRIVE_SECONDS) as hidden:
+            for message_id, message in list(hidden.items()):
                 letter = _letter(message)
-                if job_id is not None and letter.job_id != job_id:
+                if job_id not in {None, letter.job_id}:
                     continue
-                if time.monotonic() < last_at:
-                    done = self._send(letter, again=again)
-                else:
-                    note = f"job {letter.job_id}: there was no time left for it; redrive once more."
-                    done = Redriven(letter, is_sent=False, note=note)
-                redriven.append(done)
+                is_sent, note = self._send(letter, again=again)
+                redriven.append(Redriven(letter, is_sent, f"job {letter.job_id}: {note}"))
                 if on_redriven is not None:
-                    on_redriven(done)
-                if done.is_sent:
+                    on_redriven(redriven[-1])
+                if is_sent:
                     with _unless_expired():
                         self._client.delete_message(
                             QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
                         )
-                    del held[letter.message_id]
+                    del hidden[message_id]
         return redriven
 
-    def _send(self, letter: DeadLetter, *, again: bool) -> Redriven:
+    def _send(self, letter: DeadLetter, *, again: bool) -> tuple[bool, str]:
+        """Send a letter back; return whether it is, and what was done, or why nothing was."""
         job = self._store.get_head(letter.job_id)
-        if job is not None and names_another(self._registry, job, letter.body):
-            return Redriven(
-                letter,
-                is_sent=False,
-                note=f"job {letter.job_id}: the message names another job's id; send it without "
-                "job_id.",
-            )
+        if job is not None and names_another_job(self._registry, job, letter.body):
+            return False, "the message names another job's id; send it without job_id."
         if job is None or not job.status.is_terminal:
-            self._queue.send_back(
-                _with_job_id(letter.body, letter.job_id), message_group=letter.message_group
-            )
-            return Redriven(letter, is_sent=True, note=f"job {letter.job_id}: is sent again.")
+            body = _with_job_id(letter.body, letter.job_id)
+            self._queue.send_back(body, message_group=letter.message_group)
+            return True, "is sent again."
         if not again:
-            return Redriven(
-                letter,
-                is_sent=False,
-                note=f"job {letter.job_id}: is {job.status}; it runs again only where that is "
-                "asked for.",
-            )
+            return False, f"is {job.status}; it runs again only where that is asked for."
         try:
             retried = self._jobs.retry(letter.job_id)
-        except (JobStateError, UnknownJobTypeError) as error:
-            return Redriven(letter, is_sent=False, note=str(error))
-        except ProvisioningError as error:
-            return Redriven(letter, is_sent=False, note=f"job {letter.job_id}: {error.message}")
-        return Redriven(
-            letter,
-            is_sent=True,
-            note=f"job {letter.job_id}: runs again, as attempt {retried.attempt}.",
-        )
+        except (JobStateError, UnknownJobTypeError, ProvisioningError) as error:
+            return False, str(error).removeprefix(f"job {letter.job_id}: ")
+        return True, f"runs again, as attempt {retried.attempt}."
 
     @contextmanager
-    def _held(self, seconds: int) -> Iterator[dict[str, MessageTypeDef]]:
-        """Hold every message for a while, by its id; those that are left are given back."""
-        held: dict[str, MessageTypeDef] = {}
-        last_at = time.monotonic() + seconds / 2
+    def _hide(self, seconds: int) -> Iterator[dict[str, MessageTypeDef]]:
+        """Hide every message from others for a while; those that are left are given back.
+
+        Yields:
+            the messages by their ids; whoever deletes one takes it out.
+        """
+        hidden: dict[str, MessageTypeDef] = {}
         try:
-            while time.monotonic() < last_at:
+            is_new = True
+            while is_new:
                 received = {message["MessageId"]: message for message in self._receive(seconds)}
-                is_new = not received.keys() <= held.keys()
-                held.update(received)
-                if not is_new:
-                    break
-            yield held
+                # One that was hidden for too long comes back, and is hidden anew.
+                is_new = not received.keys() <= hidden.keys()
+                hidden |= received
+            yield hidden
         finally:
-            for message in held.values():
+            for message in hidden.values():
                 with _unless_expired():
                     self._client.change_message_visibility(
                         QueueUrl=self._url,
@@ -220,7 +196,7 @@ class DeadLetters:
 
 @contextmanager
 def _unless_expired() -> Iterator[None]:
-    """Pass over what SQS says of a message that is not held any more: it has come back."""
+    """Pass over what SQS says of a message that is not hidden any more: it has come back."""
     try:
         yield
     except ClientError as error:

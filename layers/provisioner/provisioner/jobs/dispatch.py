@@ -14,19 +14,17 @@ from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.execution import execution_input, execution_name
+from provisioner.jobs.execution import execution_name
 from provisioner.jobs.messages import (
-    end_refused,
-    get_or_create,
-    is_of_refused,
+    accept,
+    fail_rejected_job,
+    is_rejected_job,
     job_id_of,
-    new_job,
     parse_message,
     stored_error,
 )
-from provisioner.jobs.models import StoredError
+from provisioner.jobs.models import Job, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
-from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
@@ -39,9 +37,22 @@ if TYPE_CHECKING:
 #: Takes an SQS record, and why it was not dispatched.
 type NoteFailure = Callable[[Mapping[str, Any], StoredError], None]
 
-#: What AWS answers who may not start a state machine, whether there is one or not. Source: IAM User
-#: Guide, "Policy evaluation logic"; AWS Step Functions API Reference, "Common Error Types".
-_DENIED = "AccessDeniedException"
+_NO_STATE_MACHINE = (
+    ErrorType.JOB_TYPE_NOT_DEPLOYED,
+    "job_type: there is no state machine {}; deploy it, then run the job again.",
+)
+
+#: Why an execution does not start, by what AWS answers. Whoever may not start a state machine is
+#: told so whether there is one or not. Sources: AWS Step Functions API Reference, StartExecution
+#: and "Common Error Types"; IAM User Guide, "Policy evaluation logic".
+_NOT_STARTED = {
+    "StateMachineDoesNotExist": _NO_STATE_MACHINE,
+    "StateMachineDeleting": _NO_STATE_MACHINE,
+    "AccessDeniedException": (
+        ErrorType.INSUFFICIENT_PERMISSIONS,
+        "job_type: the dispatcher may not start the state machine {}, or there is none; deploy it.",
+    ),
+}
 
 #: Records that are dispatched at once: a batch holds at most this many.
 _CONCURRENT_RECORDS = 10
@@ -137,36 +148,22 @@ class Dispatcher:
             job_id=job_id, project_id=str(message.payload.get("project_id", ""))[:100]
         )
         try:
-            new = new_job(self._registry, message, job_id)
-            input_text = execution_input(new, message.attempt)
+            job, input_text = accept(self._registry, self._store, message, job_id)
         except ProvisioningError as error:
-            self._refuse(body, message, job_id, error)
-            return
-        try:
-            job = get_or_create(self._store, new, message)
-        except ProvisioningError as error:
-            self._reject(body, job_id, error)
+            self._reject_job(body, message, job_id, error)
             return
         if job.status.is_terminal or message.attempt < job.attempt:
             logger.info("job has ended before", status=job.status, attempt=job.attempt)
             return
-        missing = (
-            self._state_machines.exceptions.StateMachineDoesNotExist,
-            self._state_machines.exceptions.StateMachineDeleting,
-        )
         try:
-            self._start(new, message.attempt, input_text)
-        except missing as error:
-            # No delivery helps before somebody deploys it: the job says so at once.
-            not_deployed = failure(
-                ErrorType.JOB_TYPE_NOT_DEPLOYED,
-                f"job_type: there is no state machine {self._machine(new)}; deploy it, then run "
-                "the job again.",
-                short_cause(error),
-            )
-            # First, so that a crash between the two writes loses neither.
-            self._reject(body, job_id, not_deployed)
-            self._store.fail_queued(job, stored_error(not_deployed))
+            self._start(job, message.attempt, input_text)
+        except ProvisioningError as error:
+            if error.type is not ErrorType.JOB_TYPE_NOT_DEPLOYED:
+                raise
+            # No delivery helps before somebody deploys it: the job says so at once. The message
+            # goes first, so that a crash between the two writes loses neither.
+            self._reject(body, job_id, error)
+            self._store.fail_queued(job, stored_error(error))
 
     def note_failure(self, record: Mapping[str, Any], error: StoredError) -> None:
         """Keep why a message was not dispatched, as well as it goes."""
@@ -174,49 +171,45 @@ class Dispatcher:
         with contextlib.suppress(*AWS_ERRORS):
             self._store.note_dispatch_failure(job_id, error)
 
-    def _start(self, new: NewJob, attempt: int, input_text: str) -> None:
+    def _start(self, job: Job, attempt: int, input_text: str) -> None:
+        """Start the execution of a job, unless it was started before.
+
+        Raises:
+            JOB_TYPE_NOT_DEPLOYED: there is no state machine of the job type.
+            INSUFFICIENT_PERMISSIONS: there is none, or it may not be started.
+        """
+        arn = f"{self._arn_prefix}{job.job_type}"
         try:
             self._state_machines.start_execution(
-                stateMachineArn=f"{self._arn_prefix}{new.job_type}",
-                name=execution_name(new.job_id, attempt),
-                input=input_text,
+                stateMachineArn=arn, name=execution_name(job.job_id, attempt), input=input_text
             )
         except self._state_machines.exceptions.ExecutionAlreadyExists:
             logger.info("job was started before")
             return
         except ClientError as error:
-            if error.response["Error"]["Code"] != _DENIED:
+            code = error.response["Error"]["Code"]
+            if code not in _NOT_STARTED:
                 raise
-            raise failure(
-                ErrorType.INSUFFICIENT_PERMISSIONS,
-                f"job_type: the dispatcher may not start the state machine {self._machine(new)}, "
-                "or there is none; deploy the job type.",
-                short_cause(error),
-            ) from None
+            error_type, sentence = _NOT_STARTED[code]
+            # By its name, as the console shows it.
+            sentence = sentence.format(arn.rpartition(":")[2])
+            raise failure(error_type, sentence, short_cause(error)) from None
         metrics.add_metric("JobsStarted", MetricUnit.Count, 1)
-        logger.info("job started", job_type=new.job_type)
+        logger.info("job started", job_type=job.job_type)
 
-    def _machine(self, new: NewJob) -> str:
-        """Name the state machine of a job, as the console does."""
-        return f"{self._arn_prefix}{new.job_type}".rpartition(":")[2]
-
-    def _refuse(
+    def _reject_job(
         self, body: str, message: JobMessage, job_id: str, error: ProvisioningError
     ) -> None:
         """Reject the message of a job that can never work, and let its job say so."""
         existing = self._store.get_head(job_id)
-        if (
-            existing is not None
-            and is_of_refused(existing, message)
-            and existing.status.is_terminal
-        ):
+        if existing and existing.status.is_terminal and is_rejected_job(existing, message):
             logger.info("job has ended before", status=existing.status)
             return
         # First, so that a crash between the two writes loses neither.
         self._reject(body, job_id, error)
-        end_refused(self._store, message, job_id, error)
+        fail_rejected_job(self._store, message, job_id, error)
 
     def _reject(self, body: str, job_id: str, error: ProvisioningError) -> None:
         self._dead_letters.send(body, job_id=job_id, reason=error)
-        metrics.add_metric("MessagesRefused", MetricUnit.Count, 1)
-        logger.warning("message refused", error_type=error.type, error_message=error.message)
+        metrics.add_metric("MessagesRejected", MetricUnit.Count, 1)
+        logger.warning("message rejected", error_type=error.type, error_message=error.message)

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.execution import execution_input
 from provisioner.jobs.models import Job, StoredError
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.records import NewJob, payload_digest
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
 from provisioner.jobs.store import JobStore
-from provisioner.jobs.wrapped import what_wraps
+
+#: What services put around a job, by the fields that tell: what it is, and how to send the job
+#: plain. The first whose fields are all there; nothing is ever unwrapped.
+#:
+#: Sources of the forms: Amazon SNS Developer Guide, "Amazon SNS raw message delivery"; Amazon
+#: EventBridge User Guide, "AWS service event structure"; Amazon S3 User Guide, "Event message
+#: structure"; AWS Lambda Developer Guide, "Using Lambda with Amazon SQS"; Amazon API Gateway
+#: Developer Guide, "Input format of a Lambda function for proxy integration"; CloudEvents 1.0,
+#: "JSON Event Format".
+_WRAPPERS: dict[tuple[str, ...], str] = {
+    ("Type", "Message"): (
+        "is wrapped by Amazon SNS; switch on raw message delivery for the queue's subscription to "
+        "the topic (RawMessageDelivery)"
+    ),
+    ("detail-type", "detail"): (
+        "is wrapped by Amazon EventBridge; let the rule pass on the job alone, by the target's "
+        "input path $.detail"
+    ),
+    ("Records",): (
+        "is an event with Records, as of Amazon SQS, SNS or S3, and no job; send each job as a "
+        "message of its own, and end a notification of S3 to this queue"
+    ),
+    ("Service", "Event"): (
+        "is the test event of a notification of Amazon S3, and no job; end that notification to "
+        "this queue"
+    ),
+    ("requestContext",): (
+        "is a whole request to Amazon API Gateway, or to a function's URL; send its body alone"
+    ),
+    ("httpMethod", "body"): "is a whole HTTP request; send its body alone",
+    ("receiptHandle", "body"): "is a whole record of Amazon SQS; send its body alone",
+    ("ReceiptHandle", "Body"): "is a whole message of Amazon SQS; send its Body alone",
+    ("MessageBody",): "is a whole request to Amazon SQS; send its MessageBody alone",
+    ("specversion", "data"): "is wrapped as a CloudEvent; send its data alone",
+}
+
+#: Characters of a project's id.
+_ID_LENGTH = 64
 
 
 def parse_message(body: str) -> JobMessage:
@@ -25,14 +64,26 @@ def parse_message(body: str) -> JobMessage:
     try:
         return JobMessage.model_validate_json(body)
     except ValidationError as error:
-        wrapped = what_wraps(body)
+        wrapper = _find_wrapper(body)
         problem = first_problem(error, "message")
         raise failure(
             ErrorType.INVALID_PAYLOAD,
-            f"message: {wrapped}."
-            if wrapped is not None
+            f"message: {wrapper}."
+            if wrapper is not None
             else f"{problem}; send a JSON object with job_type and payload.",
         ) from None
+
+
+def _find_wrapper(body: str) -> str | None:
+    """Say what a service has put around a job, and what to do; None where it is no known form."""
+    if body.startswith("\ufeff"):
+        return "begins with a byte order mark; encode it as UTF-8 without one"
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    fields = value.keys() if isinstance(value, dict) else set()
+    return next((said for names, said in _WRAPPERS.items() if fields >= set(names)), None)
 
 
 def job_id_of(body: str, message_id: str) -> str:
@@ -43,12 +94,45 @@ def job_id_of(body: str, message_id: str) -> str:
         return message_id
 
 
-def new_job(registry: JobRegistry, message: JobMessage, job_id: str) -> NewJob:
-    """Make a job of a message.
+def accept(
+    registry: JobRegistry, store: JobStore, message: JobMessage, job_id: str
+) -> tuple[Job, str]:
+    """Store the job of a message, unless it is; return it as it is stored, with its input.
+
+    Args:
+        registry: the handlers.
+        store: the jobs.
+        message: the message.
+        job_id: the job's id.
+
+    Returns:
+        the job, and the input of its execution.
 
     Raises:
-        INVALID_PAYLOAD: it can never work.
+        INVALID_PAYLOAD: the message can never work, another job has its id, or it is of a later
+            attempt of no job.
     """
+    new = _new_job(registry, message, job_id)
+    input_text = execution_input(new, message.attempt)
+    # Whoever names a job has most often stored it; the id of a message is new, but for a second
+    # delivery.
+    job = None if message.job_id is None else store.get_head(job_id)
+    if message.attempt > 1 and job is None:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"attempt: there is no such job to begin attempt {message.attempt} of; leave attempt "
+            "out of the message.",
+        )
+    job = job or store.create(new)
+    if not _is_job_of(job, message, new.payload):
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            "job_id: another job has this id; leave job_id out of the message.",
+        )
+    return job, input_text
+
+
+def _new_job(registry: JobRegistry, message: JobMessage, job_id: str) -> NewJob:
     try:
         handler = registry.get(message.job_type)
     except UnknownJobTypeError as error:
@@ -57,45 +141,25 @@ def new_job(registry: JobRegistry, message: JobMessage, job_id: str) -> NewJob:
     return NewJob(job_id, message.job_type, payload, handler.stages)
 
 
-def is_same_job(job: Job, job_type: str, *payloads: Mapping[str, Any]) -> bool:
-    """Whether a job that is stored is of this type and has one of these payloads."""
-    return job.job_type == job_type and any(_has(job, payload) for payload in payloads)
+def is_rejected_job(job: Job, message: JobMessage) -> bool:
+    """Whether a stored job is that of a message which can never work.
 
-
-def get_or_create(store: JobStore, new: NewJob, message: JobMessage) -> Job:
-    """Store the job of a message, unless it is; return it as it is stored.
-
-    Raises:
-        INVALID_PAYLOAD: another job has its id, or it is of a later attempt of no job.
+    Its payload is the message's, or what is kept of it when it is rejected.
     """
-    # Whoever names a job has most often stored it; the id of a message is new, but for a second
-    # delivery.
-    job = None if message.job_id is None else store.get_head(new.job_id)
-    if message.attempt > 1 and job is None:
-        raise failure(
-            ErrorType.INVALID_PAYLOAD,
-            f"attempt: there is no such job to begin attempt {message.attempt} of; leave attempt "
-            "out of the message.",
-        )
-    job = job or store.create(new)
-    if not is_same_job(job, new.job_type, new.payload) or message.attempt > job.attempt:
-        raise failure(
-            ErrorType.INVALID_PAYLOAD,
-            "job_id: another job has this id; leave job_id out of the message.",
-        )
-    return job
+    return _is_job_of(job, message, message.payload, _kept_payload(message))
 
 
-def end_refused(
+def fail_rejected_job(
     store: JobStore, message: JobMessage, job_id: str, error: ProvisioningError
 ) -> None:
     """Write the job FAILED of a message that can never work; one that is not its own stays."""
     existing = store.get_head(job_id)
-    if existing is None:
-        new = NewJob(job_id, message.job_type, _kept_of(message), ())
+    if existing is not None and is_rejected_job(existing, message):
+        if existing.attempt == message.attempt:
+            store.fail_queued(existing, stored_error(error))
+    elif existing is None and message.attempt == 1:
+        new = NewJob(job_id, message.job_type, _kept_payload(message), ())
         store.create_failed(new, stored_error(error))
-    elif is_of_refused(existing, message) and existing.attempt == message.attempt:
-        store.fail_queued(existing, stored_error(error))
 
 
 def stored_error(error: ProvisioningError) -> StoredError:
@@ -103,15 +167,32 @@ def stored_error(error: ProvisioningError) -> StoredError:
     return StoredError(error.type, "", 0, error.message, error.cause)
 
 
-def is_of_refused(job: Job, message: JobMessage) -> bool:
-    """Whether a job that is stored is that of a message which is refused.
+def names_another_job(registry: JobRegistry, job: Job, body: str) -> bool:
+    """Whether a message names the id of this job, which is stored, and the job is not its own."""
+    try:
+        message = parse_message(body)
+    except ProvisioningError:
+        return False
+    if message.job_id is None or is_rejected_job(job, message):
+        return False
+    try:
+        # As a person writes a payload, what its model adds is not in it.
+        new = _new_job(registry, message, job.job_id)
+    except ProvisioningError:
+        return True
+    return not _is_job_of(job, message, new.payload)
 
-    Its payload is the message's, or what is kept of it when it is refused.
-    """
-    return is_same_job(job, message.job_type, message.payload, _kept_of(message))
+
+def _is_job_of(job: Job, message: JobMessage, *payloads: Mapping[str, Any]) -> bool:
+    """Whether a stored job has a message's type, and one of these payloads, and its attempt."""
+    return (
+        job.job_type == message.job_type
+        and message.attempt <= job.attempt
+        and any(_has_payload(job, payload) for payload in payloads)
+    )
 
 
-def _has(job: Job, payload: Mapping[str, Any]) -> bool:
+def _has_payload(job: Job, payload: Mapping[str, Any]) -> bool:
     # What came by the queue may hold what JSON cannot, such as NaN.
     try:
         return job.payload_digest == payload_digest(payload)
@@ -119,28 +200,11 @@ def _has(job: Job, payload: Mapping[str, Any]) -> bool:
         return False
 
 
-def names_another(registry: JobRegistry, job: Job, body: str) -> bool:
-    """Whether a message names the id of this job, which is stored, and the job is not its own."""
-    try:
-        message = parse_message(body)
-    except ProvisioningError:
-        return False
-    if message.job_id is None or is_of_refused(job, message):
-        return False
-    try:
-        # As a person writes a payload, what its model adds is not in it.
-        new = new_job(registry, message, job.job_id)
-        return not is_same_job(job, new.job_type, new.payload) or message.attempt > job.attempt
-    except ProvisioningError:
-        return True
-
-
-def _kept_of(message: JobMessage) -> dict[str, Any]:
-    """Return what is kept of the payload of a message that is refused."""
+def _kept_payload(message: JobMessage) -> dict[str, Any]:
+    """Return what is kept of the payload of a message that is rejected: its project's id."""
     project_id = message.payload.get("project_id")
-    return {"project_id": project_id} if _is_short_text(project_id) else {}
-
-
-def _is_short_text(value: object) -> bool:
-    # A project id's length. A terminal that lists jobs obeys what cannot be printed.
-    return isinstance(value, str) and 0 < len(value) <= 64 and value.isprintable()  # noqa: PLR2004
+    match project_id:
+        # A terminal that lists jobs obeys what cannot be printed.
+        case str() if 0 < len(project_id) <= _ID_LENGTH and project_id.isprintable():
+            return {"project_id": project_id}
+    return {}

@@ -13,7 +13,6 @@ from provisioner.jobs.records import canonical_json
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
-    from mypy_boto3_sqs.type_defs import SendMessageRequestTypeDef
 
 _LATER_ATTEMPT = re.compile(r"-attempt-[0-9]+\Z")
 
@@ -48,13 +47,22 @@ class JobMessage(BaseModel):
     attempt: Annotated[int, Field(ge=1, le=9999, strict=True)] = 1
 
 
-class JobQueue:
-    """Sends jobs."""
+class _Queue:
+    """A queue of Amazon SQS."""
 
     def __init__(self, client: SQSClient, url: str) -> None:
         """Bind to a queue by its URL."""
         self._client = client
         self._url = url
+
+    def _send(self, body: str, message_group: str | None, **more: Any) -> None:
+        if message_group is not None:
+            more["MessageGroupId"] = message_group
+        self._client.send_message(QueueUrl=self._url, MessageBody=body, **more)
+
+
+class JobQueue(_Queue):
+    """Sends jobs."""
 
     def send(
         self,
@@ -78,30 +86,15 @@ class JobQueue:
         """
         message = {"job_id": job_id, "job_type": job_type, "payload": payload}
         body = canonical_json(message if attempt == 1 else message | {"attempt": attempt})
-        request: SendMessageRequestTypeDef = {
-            "QueueUrl": self._url,
-            "MessageBody": body,
-            "DelaySeconds": delay_seconds,
-        }
-        if message_group is not None:
-            request["MessageGroupId"] = message_group
-        self._client.send_message(**request)
+        self._send(body, message_group, DelaySeconds=delay_seconds)
 
     def send_back(self, body: str, *, message_group: str | None) -> None:
         """Send a message that was here before, as it is."""
-        request: SendMessageRequestTypeDef = {"QueueUrl": self._url, "MessageBody": body}
-        if message_group is not None:
-            request["MessageGroupId"] = message_group
-        self._client.send_message(**request)
+        self._send(body, message_group)
 
 
-class DeadLetterQueue:
+class DeadLetterQueue(_Queue):
     """Takes the messages that can never work, with the reason beside them."""
-
-    def __init__(self, client: SQSClient, url: str) -> None:
-        """Bind to a queue by its URL."""
-        self._client = client
-        self._url = url
 
     def send(
         self,
@@ -118,15 +111,12 @@ class DeadLetterQueue:
             "reason": reason.message[:_REASON_LENGTH],
             "cause": reason.cause[:_REASON_LENGTH],
         }
-        request: SendMessageRequestTypeDef = {
-            "QueueUrl": self._url,
-            "MessageBody": body,
-            "MessageAttributes": {
+        self._send(
+            body,
+            message_group,
+            MessageAttributes={
                 name: {"DataType": "String", "StringValue": value}
                 for name, value in attributes.items()
                 if value
             },
-        }
-        if message_group is not None:
-            request["MessageGroupId"] = message_group
-        self._client.send_message(**request)
+        )
