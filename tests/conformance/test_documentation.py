@@ -9,17 +9,21 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from provisioner.api_keys.key_format import LEAK_PATTERN
+from provisioner.api_keys.store import API_KEY_TRANSITIONS
 from provisioner.composition.events import COMPLETIONS
 from provisioner.drivers.rds import _STATES, RdsState
 from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.retries import FOREIGN_ERRORS
+from provisioner.jobs.transitions import JOB_TRANSITIONS, STAGE_TRANSITIONS
 from provisioner.provisioning.clusters import InstanceAllowance
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
@@ -30,6 +34,7 @@ from provisioner.provisioning.job_types.provision_project import (
     ProvisionProjectPayload,
     ProvisionProjectResult,
 )
+from provisioner.provisioning.projects import PROJECT_TRANSITIONS
 from support import readme
 from support.pages import Page, doubled, read_pages
 from support.project import ROOT
@@ -202,6 +207,22 @@ def test_the_page_of_errors_is_the_table() -> None:
         assert rule.remedy in page
     for name, error_type in FOREIGN_ERRORS.items():
         assert re.search(rf"`{re.escape(name)}`.*\| `{error_type}`", page), name
+
+
+def test_the_page_of_the_architecture_shows_every_transition() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    tables: dict[str, Mapping[Any, frozenset[Any]]] = {
+        "job": JOB_TRANSITIONS,
+        "stage": STAGE_TRANSITIONS,
+        "project": PROJECT_TRANSITIONS,
+        "API key": API_KEY_TRANSITIONS,
+    }
+    rows = [
+        f"| {of} {status} | {', '.join(sorted(followers)) or 'none'} |\n"
+        for of, transitions in tables.items()
+        for status, followers in transitions.items()
+    ]
+    assert f"| --- | --- |\n{''.join(rows)}\n" in page
 
 
 def test_the_schemas_of_the_events_are_of_these_models(tmp_path: Path) -> None:

@@ -41,9 +41,10 @@ S3_ACTIONS = {
 _TABLE_HELPERS = {
     "get": ("GetItem", 1),
     "get_all": ("BatchGetItem", 1),
-    "update": ("UpdateItem", 0),
-    "put_new": ("PutItem", 0),
-    "check": ("ConditionCheckItem", 0),
+    "Update": ("UpdateItem", 0),
+    "Put": ("PutItem", 0),
+    "Check": ("ConditionCheckItem", 0),
+    "Delete": ("DeleteItem", 0),
 }
 _HELPERS = "drivers.dynamodb"
 
@@ -54,7 +55,8 @@ TABLES = {
     ("ApiKeyStore", "_table"): "ApiKeysTable",
     ("ProjectReader", "_projects"): "ProjectsTable",
     ("ProjectStore", "_projects"): "ProjectsTable",
-    ("ProjectStore", "_quotas"): "QuotasTable",
+    ("Places", "_projects"): "ProjectsTable",
+    ("Quotas", "_table"): "QuotasTable",
 }
 
 #: Runs every stage, in a process that is no function: there handlers are registered and not run.

@@ -171,7 +171,7 @@ def test_a_clean_up_that_removed_all_completes_and_releases_what_its_parent_acqu
     project = core.projects.get("shop")
     assert project is not None
     # Until then nobody else has it.
-    assert (project.locked_by, core.projects.used("owner#ada")) == (CLEANUP, 1)
+    assert (project.locked_by, core.projects.quotas.used("owner#ada")) == (CLEANUP, 1)
     core.calls.clear()
 
     call(core, CLEANUP, FINALIZING)
@@ -187,7 +187,7 @@ def test_a_clean_up_that_removed_all_completes_and_releases_what_its_parent_acqu
     project = core.projects.get("shop")
     assert project is not None
     assert (project.status, project.locked_by) == (ProjectStatus.FAILED, None)
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
     *_, last = core.calls_of("dynamodb.TransactWriteItems")
     tables = {item[kind]["TableName"] for item in last["TransactItems"] for kind in item}
     assert tables == {"JobsTable", "ProjectsTable", "QuotasTable"}
@@ -363,7 +363,7 @@ def test_a_project_that_still_has_a_place_on_a_cluster_keeps_its_region(core: Co
     core.new_project()
     core.new_job()
     begin(core, "job-1")
-    core.projects.place("shop", "first", "cluster#first", 5)
+    core.projects.places.place("shop", "first", "cluster#first", 5)
     fail(core)
 
     clean_up(core)
@@ -406,7 +406,7 @@ def test_what_a_stage_has_not_removed_for_sure_is_named(core: Core, how: str) ->
     assert (entry.subject, entry.status, entry.remaining) == ("JOB", "FAILED", left)
     project = core.projects.get("shop")
     assert project is not None
-    assert (project.locked_by, core.projects.used("owner#ada")) == (None, 0)
+    assert (project.locked_by, core.projects.quotas.used("owner#ada")) == (None, 0)
 
 
 @pytest.mark.usefixtures("failed")
@@ -812,7 +812,7 @@ def test_a_clean_up_that_has_failed_is_run_again(core: Core, job_id: str) -> Non
     assert project is not None
     assert project.locked_by is None
     # What it removed counts no more.
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
 
 
 @pytest.mark.usefixtures("left")
@@ -824,7 +824,7 @@ def test_a_clean_up_that_is_run_again_has_the_lock_while_it_runs(core: Core) -> 
     project = core.projects.get("shop")
     assert project is not None
     assert (project.status, project.locked_by) == (ProjectStatus.FAILED, CLEANUP)
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
 
 
 @pytest.mark.usefixtures("left")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from boto3.dynamodb.conditions import Attr
 from provision_cli.main import main
 from provisioner import api
 from provisioner.drivers import dynamodb
@@ -287,11 +288,8 @@ class Instances:
         dynamodb.transact(
             self.core.client("dynamodb"),
             [
-                dynamodb.update(
-                    "ProjectsTable",
-                    {"project_id": "shop"},
-                    set_values=values,
-                    condition="attribute_exists(project_id)",
+                dynamodb.Update(
+                    "ProjectsTable", {"project_id": "shop"}, values, Attr("project_id").exists()
                 )
             ],
         )

@@ -167,7 +167,7 @@ def test_a_project_is_held_and_nobody_may_use_it(active: Core) -> None:
     assert (held.status, held.locked_by) == (ProjectStatus.DEPROVISIONING, "removal")
     # It still counts, and it is still known where its resources are.
     assert (held.quota, held.region, held.engine) == ("owner#ada", REGION, "postgresql")
-    assert active.projects.used("owner#ada") == 1
+    assert active.projects.quotas.used("owner#ada") == 1
 
 
 def test_it_may_run_twice(active: Core) -> None:
@@ -438,7 +438,7 @@ def test_everything_is_given_back_with_the_end_of_the_job(active: Core) -> None:
         None,
         None,
     )
-    assert active.projects.used("owner#ada") == 0
+    assert active.projects.quotas.used("owner#ada") == 0
     result = api.DeprovisionProjectResult.model_validate(outcome.completion.result)
     assert result.snapshot is not None
     assert result.snapshot.model_dump() == left.snapshot == SNAPSHOT
@@ -469,7 +469,7 @@ def test_a_stage_without_a_word_keeps_the_project_from_being_deprovisioned(
 
 
 def test_a_place_on_a_cluster_keeps_the_project_from_being_deprovisioned(active: Core) -> None:
-    active.projects.place("shop", "first", "cluster#first", 5)
+    active.projects.places.place("shop", "first", "cluster#first", 5)
     begin(active, job())
     stored(active, "FINALIZING")
 
@@ -524,7 +524,7 @@ def test_a_deprovisioned_project_is_provisioned_like_a_new_one(active: Core, reg
         region,
         "ada",
     )
-    assert active.projects.used("owner#ada") == 1
+    assert active.projects.quotas.used("owner#ada") == 1
 
 
 def test_a_project_that_is_being_deprovisioned_is_busy(active: Core) -> None:

@@ -248,7 +248,7 @@ def test_the_project_and_its_quota_are_given_back_with_the_job_s_end(core: Core)
     project = core.projects.get("shop")
     assert project is not None
     assert (project.status, project.locked_by) == (ProjectStatus.FAILED, None)
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
     assert len(core.calls_of("dynamodb.TransactWriteItems")) == 1
 
 
@@ -405,7 +405,7 @@ def test_a_clean_up_is_stored_and_given_the_lock_with_the_end_of_its_parent(core
     assert core.jobs.list_unfinished() == [cleanup.job_id]
     project = core.projects.get("shop")
     assert project is not None
-    assert (project.locked_by, core.projects.used("owner#ada")) == (cleanup.job_id, 1)
+    assert (project.locked_by, core.projects.quotas.used("owner#ada")) == (cleanup.job_id, 1)
     assert answer["has_cleanup"] is True
     started = {
         "job_id": cleanup.job_id,

@@ -75,7 +75,7 @@ def test_a_project_is_held_by_the_job_and_counted(core: Core) -> None:
         "job-1",
         "owner#ada",
     )
-    assert core.projects.used("owner#ada") == 1
+    assert core.projects.quotas.used("owner#ada") == 1
 
 
 def test_it_may_run_twice(core: Core) -> None:
@@ -99,7 +99,7 @@ def test_two_runs_of_it_may_meet(core: Core) -> None:
     core.answers["dynamodb.TransactWriteItems"] = another_run_locks
 
     assert initialize(core, job()).output == NOT_YET | OF_ADA
-    assert core.projects.used("owner#ada") == 1
+    assert core.projects.quotas.used("owner#ada") == 1
 
 
 def test_the_project_s_owner_goes_before_the_payload_s(core: Core) -> None:
@@ -107,8 +107,8 @@ def test_the_project_s_owner_goes_before_the_payload_s(core: Core) -> None:
 
     initialize(core, job(owner_id="ada"))
 
-    assert core.projects.used("organization#acme") == 1
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("organization#acme") == 1
+    assert core.projects.quotas.used("owner#ada") == 0
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_an_instance_that_aws_has_put_a_newer_minor_version_in_is_what_was_asked
     assert project is not None
     assert project.instance is not None
     upgraded = replace(project.instance, version="18.2", host="instance.example", port=5432)
-    core.projects.keep_instance("shop", upgraded)
+    core.projects.places.keep_instance("shop", upgraded)
     fail(core)
     again = job("job-2", database={"size": "db.t4g.micro", "version": version})
 
@@ -327,7 +327,7 @@ def place_instance(core: Core, of: JobInput) -> None:
         NAMING.names("shop"),
         job_id="job-1",
     )
-    core.projects.place("shop", wanted.identifier, wanted.quota, 2, instance=wanted)
+    core.projects.places.place("shop", wanted.identifier, wanted.quota, 2, instance=wanted)
 
 
 def test_a_payload_that_is_wrong_is_refused_before_anything_is_called(core: Core) -> None:

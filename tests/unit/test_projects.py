@@ -18,9 +18,8 @@ from provisioner.provisioning.projects import (
     ProjectBusyError,
     ProjectExistsError,
     ProjectStatus,
-    QuotaReachedError,
-    quota_of,
 )
+from provisioner.provisioning.quotas import QuotaReachedError, quota_of
 from provisioner.runtime.observability import metrics
 from support.core import CLUSTER_PARAMETER_PREFIX, REGION, Core, LogLines, valid_payload
 
@@ -88,7 +87,7 @@ def test_a_lock_and_its_quota_are_taken_together(core: Core) -> None:
         "job-1",
         QUOTA,
     )
-    assert core.projects.used(QUOTA) == 1
+    assert core.projects.quotas.used(QUOTA) == 1
 
 
 def test_a_project_without_owner_counts_against_nothing(core: Core) -> None:
@@ -110,7 +109,7 @@ def test_a_project_that_is_held_counts_once(core: Core) -> None:
             core.projects.lock(before, job_id, quota=QUOTA, default_limit=10)
 
     assert project(core).locked_by == "job-1"
-    assert core.projects.used(QUOTA) == 1
+    assert core.projects.quotas.used(QUOTA) == 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_an_own_limit_goes_before_the_default(core: Core, own: dict[str, int], l
 
     assert raised.value.limit == limit
     assert project(core, "one-too-many").locked_by is None
-    assert core.projects.used(QUOTA) == limit
+    assert core.projects.quotas.used(QUOTA) == limit
 
 
 def test_a_default_limit_of_nothing_leaves_room_for_nothing(core: Core) -> None:
@@ -158,7 +157,7 @@ def test_many_at_once_take_exactly_what_the_quota_has(core: Core) -> None:
         taken = sum(pool.map(take, range(1, 20)))
 
     assert taken == 2
-    assert core.projects.used(QUOTA) == 3
+    assert core.projects.quotas.used(QUOTA) == 3
     held = [project(core, f"shop-{number}").locked_by for number in range(20)]
     assert sum(holder is not None for holder in held) == 3
 
@@ -175,7 +174,7 @@ def test_many_jobs_at_once_for_one_project_are_one(core: Core) -> None:
 
     with ThreadPoolExecutor(20) as pool:
         assert sum(pool.map(take, range(20))) == 1
-    assert core.projects.used(QUOTA) == 1
+    assert core.projects.quotas.used(QUOTA) == 1
 
 
 def test_a_failed_job_gives_back_its_project_and_its_quota_once(core: Core) -> None:
@@ -189,7 +188,7 @@ def test_a_failed_job_gives_back_its_project_and_its_quota_once(core: Core) -> N
 
     freed = project(core)
     assert (freed.status, freed.locked_by, freed.quota) == (ProjectStatus.FAILED, None, None)
-    assert core.projects.used(QUOTA) == 1
+    assert core.projects.quotas.used(QUOTA) == 1
 
 
 def test_what_was_given_back_can_be_taken_again(core: Core) -> None:
@@ -200,7 +199,7 @@ def test_what_was_given_back_can_be_taken_again(core: Core) -> None:
     lock(core, job_id="job-2", limit=1)
 
     assert project(core).locked_by == "job-2"
-    assert core.projects.used(QUOTA) == 1
+    assert core.projects.quotas.used(QUOTA) == 1
 
 
 def test_what_another_job_holds_is_not_given_back(core: Core) -> None:
@@ -225,7 +224,7 @@ def test_what_is_released_by_two_at_once_is_given_back_once(core: Core) -> None:
     with pytest.raises(ConditionFailedError):
         dynamodb.transact(core.client("dynamodb"), items)
 
-    assert core.projects.used(QUOTA) == 1
+    assert core.projects.quotas.used(QUOTA) == 1
 
 
 @pytest.mark.parametrize("used", [{"used": 0}, {}])
@@ -239,7 +238,7 @@ def test_a_count_that_was_set_back_does_not_keep_a_project_held(
     release(core)
 
     assert project(core).locked_by is None
-    assert core.projects.used(QUOTA) == 0
+    assert core.projects.quotas.used(QUOTA) == 0
 
 
 def test_a_project_becomes_active_only_by_the_job_that_holds_it(core: Core) -> None:
@@ -301,7 +300,7 @@ def test_a_project_goes_to_the_emptiest_cluster_and_stays_there(core: Core) -> N
     assert place(core) == "second"
 
     assert project(core).cluster_id == "second"
-    assert core.projects.used(quota_of_cluster("second")) == 50
+    assert core.projects.quotas.used(quota_of_cluster("second")) == 50
 
 
 def test_a_full_cluster_is_passed_over(core: Core) -> None:
@@ -380,8 +379,8 @@ def test_many_at_once_fill_the_clusters_to_their_limits_and_no_further(core: Cor
 
     assert [placed.count(name) for name in ("first", "second", None)] == [3, 2, 5]
     assert (
-        core.projects.used(quota_of_cluster("first")),
-        core.projects.used(quota_of_cluster("second")),
+        core.projects.quotas.used(quota_of_cluster("first")),
+        core.projects.quotas.used(quota_of_cluster("second")),
     ) == (3, 2)
     assert [project(core, f"shop-{number}").cluster_id for number in range(10)] == placed
 
@@ -394,7 +393,8 @@ def test_two_runs_at_once_place_a_project_once(core: Core) -> None:
         placed = set(pool.map(lambda _: place(core), range(8)))
 
     assert len(placed) == 1
-    assert sum(core.projects.used(quota_of_cluster(f"c-{number}")) for number in range(4)) == 1
+    used = core.projects.quotas.used_of(quota_of_cluster(f"c-{number}") for number in range(4))
+    assert sum(used.values()) == 1
 
 
 def test_a_place_is_given_back_once(core: Core) -> None:
@@ -405,10 +405,10 @@ def test_a_place_is_given_back_once(core: Core) -> None:
     place(core, "other")
 
     for _ in range(2):
-        core.projects.unplace("shop", "first", quota_of_cluster("first"), "job-1")
+        core.projects.places.unplace("shop", "first", quota_of_cluster("first"), "job-1")
 
     assert project(core).cluster_id is None
-    assert core.projects.used(quota_of_cluster("first")) == 1
+    assert core.projects.quotas.used(quota_of_cluster("first")) == 1
     assert place(core) == "first"
 
 
@@ -419,14 +419,12 @@ def test_a_place_that_is_given_back_by_many_at_once_is_given_back_once(core: Cor
     place(core)
     place(core, "other")
 
+    quota, unplace = quota_of_cluster("first"), core.projects.places.unplace
     with ThreadPoolExecutor(8) as pool:
-        for run in [
-            pool.submit(core.projects.unplace, "shop", "first", quota_of_cluster("first"), "job-1")
-            for _ in range(8)
-        ]:
+        for run in [pool.submit(unplace, "shop", "first", quota, "job-1") for _ in range(8)]:
             run.result()
 
-    assert core.projects.used(quota_of_cluster("first")) == 1
+    assert core.projects.quotas.used(quota_of_cluster("first")) == 1
 
 
 @pytest.mark.parametrize(
@@ -441,7 +439,7 @@ def test_a_place_that_is_another_s_is_not_given_back(
     place(core)
     before = core.scan("ProjectsTable"), core.scan("QuotasTable")
 
-    core.projects.unplace(project_id, cluster_id, quota_of_cluster(cluster_id), job_id)
+    core.projects.places.unplace(project_id, cluster_id, quota_of_cluster(cluster_id), job_id)
 
     assert (core.scan("ProjectsTable"), core.scan("QuotasTable")) == before
 
@@ -452,7 +450,7 @@ def test_a_place_whose_project_is_free_may_be_another_s(core: Core) -> None:
     place(core)
     release(core)
 
-    core.projects.unplace("shop", "first", quota_of_cluster("first"), "job-1")
+    core.projects.places.unplace("shop", "first", quota_of_cluster("first"), "job-1")
 
     assert project(core).cluster_id == "first"
 
@@ -463,10 +461,10 @@ def test_a_count_of_tenants_that_was_set_back_does_not_keep_a_place(core: Core) 
     place(core)
     tenants(core, first=0)
 
-    core.projects.unplace("shop", "first", quota_of_cluster("first"), "job-1")
+    core.projects.places.unplace("shop", "first", quota_of_cluster("first"), "job-1")
 
     assert project(core).cluster_id is None
-    assert core.projects.used(quota_of_cluster("first")) == 0
+    assert core.projects.quotas.used(quota_of_cluster("first")) == 0
 
 
 def hand_over(core: Core) -> None:
@@ -486,7 +484,7 @@ def test_a_lock_that_is_handed_over_never_lets_another_job_in(core: Core) -> Non
         "cleanup-1",
     )
     # What is there still counts.
-    assert core.projects.used(QUOTA) == 1
+    assert core.projects.quotas.used(QUOTA) == 1
     assert core.projects.release_items("shop", "job-1") == []
     with pytest.raises(ProjectBusyError):
         lock(core, job_id="job-2")
@@ -494,7 +492,7 @@ def test_a_lock_that_is_handed_over_never_lets_another_job_in(core: Core) -> Non
         hand_over(core)
     release(core, job_id="cleanup-1")
     assert (project(core).status, project(core).locked_by) == (ProjectStatus.FAILED, None)
-    assert core.projects.used(QUOTA) == 0
+    assert core.projects.quotas.used(QUOTA) == 0
 
 
 def test_a_clean_up_acquires_a_project_again_and_counts_against_nothing(core: Core) -> None:
@@ -505,12 +503,12 @@ def test_a_clean_up_acquires_a_project_again_and_counts_against_nothing(core: Co
     core.projects.acquire_to_clean_up("shop", "cleanup-1")
 
     assert (project(core).status, project(core).locked_by) == (ProjectStatus.FAILED, "cleanup-1")
-    assert core.projects.used(QUOTA) == 0
+    assert core.projects.quotas.used(QUOTA) == 0
     with pytest.raises(ProjectBusyError):
         lock(core, job_id="job-2")
     release(core, job_id="cleanup-1")
     lock(core, job_id="job-2")
-    assert core.projects.used(QUOTA) == 1
+    assert core.projects.quotas.used(QUOTA) == 1
 
 
 def test_a_project_that_is_held_active_or_gone_is_not_acquired_again(core: Core) -> None:
@@ -546,7 +544,7 @@ def test_a_project_that_is_gone_is_not_placed(core: Core) -> None:
         place(core)
 
     assert raised.value.type is ErrorType.PROJECT_NOT_FOUND
-    assert core.projects.used(quota_of_cluster("first")) == 0
+    assert core.projects.quotas.used(quota_of_cluster("first")) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from boto3.dynamodb.conditions import Attr
 from botocore.exceptions import ClientError
 from provisioner.composition.in_process import SNAPSHOT_SECONDS
 from provisioner.drivers import dynamodb
@@ -81,12 +82,8 @@ def meanwhile(core: Core, happen: Callable[[], object]) -> None:
 
 def set_project(core: Core, **values: str) -> None:
     """Write attributes of the project."""
-    update = dynamodb.update(
-        "ProjectsTable",
-        {"project_id": "shop"},
-        set_values=values,
-        condition="attribute_exists(project_id)",
-    )
+    is_there = Attr("project_id").exists()
+    update = dynamodb.Update("ProjectsTable", {"project_id": "shop"}, values, is_there)
     dynamodb.transact(core.client("dynamodb"), [update])
 
 
@@ -306,7 +303,7 @@ def test_a_job_that_keeps_what_it_made_gives_back_what_it_held(core: Core) -> No
 
     assert (job.status, job.cleanup_job_id) == (JobStatus.FAILED, "")
     assert core.projects.lock_holders() == []
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
 
 
 def test_a_job_that_runs_in_someone_s_process_is_left_alone_until_that_is_gone(core: Core) -> None:
@@ -529,7 +526,7 @@ def test_a_cleanup_that_was_not_started_is_sent_and_given_up_as_any_job(core: Co
     # Nothing was removed; a person runs it again.
     assert {left.partition(" ")[0] for left in cleanup.remaining} >= {"bucket", "user", "database"}
     assert core.projects.lock_holders() == []
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
     with unchanged(core):
         reconcile_cleanup(core)
         reconcile(core)
@@ -583,7 +580,7 @@ def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core:
     # A clean-up has none of its own.
     assert (cleanup.cleanup_job_id, sent(core)) == ("", [])
     assert core.projects.lock_holders() == []
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
     assert repairs(cleanup) == ["Nobody had told of its end: its execution was ABORTED."]
     assert core.jobs.list_unfinished() == []
 
@@ -778,7 +775,7 @@ def test_what_an_ended_job_still_holds_is_given_back(core: Core, status: JobStat
     project = core.projects.get("shop")
     assert project is not None
     assert (project.status, project.locked_by, project.quota) == (ProjectStatus.FAILED, None, None)
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
     assert history(core, "REPAIRED") == ["It still held what it should have given back."]
     with unchanged(core):
         reconcile(core)
@@ -799,7 +796,7 @@ def test_what_a_cleanup_still_holds_that_has_failed_is_given_back(core: Core) ->
 
     assert ended_cleanup.status is JobStatus.FAILED
     assert core.projects.lock_holders() == []
-    assert core.projects.used("owner#ada") == 0
+    assert core.projects.quotas.used("owner#ada") == 0
     assert repairs(ended_cleanup) == ["It still held what it should have given back."]
 
 
@@ -856,7 +853,7 @@ def test_what_a_job_holds_that_is_stored_no_more_is_given_back(
     assert project is not None
     assert (project.status, project.locked_by) == (released, None)
     assert project.quota == (None if used == 0 else "owner#ada")
-    assert core.projects.used("owner#ada") == used
+    assert core.projects.quotas.used("owner#ada") == used
     assert counted() == {"Repairs": [1.0], "SweepsCompleted": [1.0]}
     (line,) = (line for line in logged() if line["job_id"] == "job-1")
     assert line["repair"] == "It is stored no more and still held shop: that was given back."
@@ -871,7 +868,7 @@ def test_a_project_that_another_job_takes_meanwhile_is_not_given_back(core: Core
 
     assert handle(core, SWEEP)["repaired"] == 0
     assert core.projects.lock_holders() == ["job-2"]
-    assert core.projects.used("owner#ada") == 1
+    assert core.projects.quotas.used("owner#ada") == 1
 
 
 # --- Events and sweeps ----------------------------------------------------------------------------

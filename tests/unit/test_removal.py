@@ -771,7 +771,7 @@ def test_the_login_of_a_project_without_a_place_is_removed(core: Core) -> None:
 def test_a_login_stays_while_nobody_knows_where_its_database_is(core: Core, what: str) -> None:
     name = hold_with_login(core)
     if what == "cluster":
-        core.projects.place("shop", "first", "cluster#first", 5)
+        core.projects.places.place("shop", "first", "cluster#first", 5)
         core.describe_clusters({"cluster_id": "another"})
     else:
         core.client("dynamodb").delete_item(

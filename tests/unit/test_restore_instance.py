@@ -216,7 +216,7 @@ def test_whatever_a_crash_leaves_the_next_run_goes_on(
     assert instance is not None
     assert (instance.snapshot, instance.host is None) == (SNAPSHOT, False)
     assert restore.passwords_set()[-1] == restore.password()
-    assert core.projects.used(instance.quota) == 1
+    assert core.projects.quotas.used(instance.quota) == 1
     (found,) = restore.rds.describe_db_instances()["DBInstances"]
     assert found["TagList"] == tag_list(LATER.tags())
 
@@ -398,7 +398,7 @@ def test_an_older_run_does_not_forget_where_the_instance_is(restore: Restore) ->
     assert before is not None
     restore.run()
 
-    restore.core.projects.keep_instance("shop", before)
+    restore.core.projects.places.keep_instance("shop", before)
 
     instance = restore.instance()
     assert instance is not None

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 import pytest
+from boto3.dynamodb.conditions import Attr, ConditionBase
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 from provisioner.drivers import dynamodb
 from provisioner.errors import FINAL_ERROR, ErrorType, ProvisioningError, failure
@@ -21,6 +22,8 @@ from support.core import Core, LogLines, aws_error, meanwhile, provisioned_resul
 
 STAGE = "CREATING_DATABASE"
 SECRET = "correct-horse-battery-staple"
+#: The project is stored.
+IS_THERE = Attr("project_id").exists()
 OWN_ERRORS = {STAGE: ErrorType.DATABASE_CREATION_FAILED}
 
 
@@ -533,18 +536,11 @@ def test_an_exception_of_the_sdk_is_the_type_that_its_cause_has(
     assert raised_by(core, raising(make())).type is error_type
 
 
-def completes(
-    core: Core, *, condition: str = "attribute_exists(project_id)"
-) -> Callable[[JobInput], StageOutcome]:
+def completes(core: Core, *, must: ConditionBase = IS_THERE) -> Callable[[JobInput], StageOutcome]:
     """Return a stage that ends the job."""
 
     def stage(_job: JobInput) -> StageOutcome:
-        also = dynamodb.update(
-            "ProjectsTable",
-            {"project_id": "shop"},
-            set_values={"status": "ACTIVE"},
-            condition=condition,
-        )
+        also = dynamodb.Update("ProjectsTable", {"project_id": "shop"}, {"status": "ACTIVE"}, must)
         return StageOutcome(
             output={"made": 1},
             check="all answered",
@@ -594,7 +590,7 @@ def test_the_stage_that_ends_the_job_may_meet_one_that_has_just_ended_it(core: C
 
 
 def test_a_job_that_lost_its_project_is_not_completed(core: Core) -> None:
-    stage = completes(core, condition="locked_by = project_id")
+    stage = completes(core, must=Attr("locked_by").eq(Attr("project_id")))
 
     error = raised_by(core, stage, stage="FINALIZING")
 

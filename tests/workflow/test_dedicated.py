@@ -68,7 +68,7 @@ def deprovisioned(rds: Rds, project_id: str, run: Run = Workflow.execute_in_proc
 
 def places(rds: Rds) -> int:
     """Return how many instances the operator's maximum counts."""
-    return rds.workflow.projects.used(f"instances#{REGION}/{rds.workflow.engine}")
+    return rds.workflow.projects.quotas.used(f"instances#{REGION}/{rds.workflow.engine}")
 
 
 # --- Provisioning ---------------------------------------------------------------------------------

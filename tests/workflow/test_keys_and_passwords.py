@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pymysql
 import pytest
+from boto3.dynamodb.conditions import Attr
 from botocore.exceptions import ClientError
 from provisioner import api
 from provisioner.api_keys.key_format import digest, generate_api_key, key_id
@@ -573,11 +574,11 @@ def test_a_key_is_revoked_whatever_the_project_s_status_is_and_whoever_holds_it(
         dynamodb.transact(
             aws.client("dynamodb"),
             [
-                dynamodb.update(
+                dynamodb.Update(
                     workflow.settings.projects_table,
                     {"project_id": project_id},
-                    set_values={"status": status, "locked_by": "another-job"},
-                    condition="attribute_exists(project_id)",
+                    {"status": status, "locked_by": "another-job"},
+                    Attr("project_id").exists(),
                 )
             ],
         )

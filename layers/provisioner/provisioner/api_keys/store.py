@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from boto3.dynamodb.conditions import Attr, ConditionBase
+
 from provisioner.api_keys.key_format import digest, is_well_formed
 from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb import ConditionFailedError, Write
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
 class ApiKeyStatus(StrEnum):
@@ -25,6 +27,17 @@ class ApiKeyStatus(StrEnum):
     #: It does not any more: someone has revoked it.
     REVOKED = "REVOKED"
 
+
+#: From each status of a key, the statuses that may follow.
+API_KEY_TRANSITIONS: dict[ApiKeyStatus, frozenset[ApiKeyStatus]] = {
+    ApiKeyStatus.ACTIVE: frozenset({ApiKeyStatus.REVOKED}),
+    ApiKeyStatus.REVOKED: frozenset(),
+}
+
+#: A key may change as long as it may be revoked.
+_MAY_CHANGE = Attr("status").is_in(
+    [status for status, may_follow in API_KEY_TRANSITIONS.items() if may_follow]
+)
 
 #: How long a key that has expired can still be looked up.
 _RETENTION = timedelta(days=30)
@@ -102,7 +115,7 @@ class ApiKeyStore:
         self,
         project_id: str,
         keys: Sequence[ApiKey],
-        condition: TransactWriteItemTypeDef,
+        condition: Write,
         *,
         may_have_keys: bool = True,
     ) -> None:
@@ -127,7 +140,7 @@ class ApiKeyStore:
                 return
             try:
                 dynamodb.transact(self._client, [condition, *changes])
-            except dynamodb.ConditionFailedError as error:
+            except ConditionFailedError as error:
                 if 0 in error.positions:
                     raise
                 may_have_keys = True  # another run has just stored a key of the set
@@ -136,20 +149,20 @@ class ApiKeyStore:
 
     def _changes(
         self, project_id: str, keys: Sequence[ApiKey], *, is_looked_at: bool
-    ) -> list[TransactWriteItemTypeDef]:
+    ) -> list[Write]:
         """Build the writes that make a set the only keys of its project."""
         current = [key.digest for key in keys]
         stored = self.get_all(current) if is_looked_at else {}
         others = self.list_by_project(project_id) if is_looked_at else []
-        return [
-            dynamodb.put_new(self._table, asdict(key), "digest")
-            for key in keys
-            if key.digest not in stored
-        ] + [
-            dynamodb.delete(self._table, {"digest": key.digest})
+        added = [self._put(key) for key in keys if key.digest not in stored]
+        return added + [
+            dynamodb.Delete(self._table, {"digest": key.digest})
             for key in others
             if key.digest not in current
         ]
+
+    def _put(self, key: ApiKey) -> Write:
+        return dynamodb.Put(self._table, {"digest": key.digest}, asdict(key), is_new=True)
 
     def put_set(self, keys: Sequence[ApiKey]) -> None:
         """Store a set of keys, all or none; one that is stored already stays as it is.
@@ -157,19 +170,19 @@ class ApiKeyStore:
         Args:
             keys: at most 100, the items of a transaction.
         """
-        items = [dynamodb.put_new(self._table, asdict(key), "digest") for key in keys]
         # The condition fails where another run has just stored the set.
-        with contextlib.suppress(dynamodb.ConditionFailedError):
-            dynamodb.transact(self._client, items)
+        with suppress(ConditionFailedError):
+            dynamodb.transact(self._client, [self._put(key) for key in keys])
 
     def expire(self, key_digest: str, at: datetime) -> None:
         """Let a key verify until then and no longer; one that ends earlier stays as it is."""
-        self._end(
+        # DynamoDB deletes the item some time after this second.
+        delete_after = int((at + _RETENTION).timestamp())
+        expires_at = Attr("expires_at")
+        self._change(
             key_digest,
-            # DynamoDB deletes the item some time after this second.
-            {"expires_at": _text(at), "delete_after": int((at + _RETENTION).timestamp())},
-            condition="attribute_not_exists(expires_at) OR expires_at > :at",
-            condition_values={"at": _text(at)},
+            {"expires_at": _text(at), "delete_after": delete_after},
+            expires_at.not_exists() | expires_at.gt(_text(at)),
         )
 
     def revoke(self, key_digest: str) -> None:
@@ -178,32 +191,17 @@ class ApiKeyStore:
         Its item stays as long as its project has keys: as long as a secret may still hold the key,
         a job that takes it up from there finds that it is revoked.
         """
-        self._end(
-            key_digest,
-            {"status": ApiKeyStatus.REVOKED, "revoked_at": _text(self._clock())},
-            remove=("delete_after",),
-        )
+        values = {"status": ApiKeyStatus.REVOKED, "revoked_at": _text(self._clock())}
+        self._change(key_digest, values | {"delete_after": None})
 
-    def _end(
-        self,
-        key_digest: str,
-        values: Mapping[str, Any],
-        *,
-        condition: str = "attribute_exists(digest)",
-        condition_values: Mapping[str, Any] | None = None,
-        remove: Sequence[str] = (),
+    def _change(
+        self, key_digest: str, values: Mapping[str, Any], must: ConditionBase | None = None
     ) -> None:
-        item = dynamodb.update(
-            self._table,
-            {"digest": key_digest},
-            set_values=values,
-            remove=remove,
-            condition=f"#status = :active AND ({condition})",
-            condition_values={"active": ApiKeyStatus.ACTIVE, **(condition_values or {})},
-            names={"status": "status"},
-        )
-        with contextlib.suppress(dynamodb.ConditionFailedError):
-            dynamodb.transact(self._client, [item])
+        """Change a key whose status may still change, where something is true of it."""
+        must = _MAY_CHANGE if must is None else _MAY_CHANGE & must
+        change = dynamodb.Update(self._table, {"digest": key_digest}, values, must)
+        with suppress(ConditionFailedError):
+            dynamodb.transact(self._client, [change])
 
     def remove(self, key_digest: str) -> None:
         """Remove a key; one that is not there is as good as removed."""

@@ -7,9 +7,11 @@ import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from boto3.dynamodb.conditions import Attr, ConditionBase, ConditionExpressionBuilder
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
@@ -132,102 +134,103 @@ def _plain(value: Any) -> Any:
             return value
 
 
-def update(
-    table: str,
-    key: Mapping[str, Any],
-    *,
-    set_values: Mapping[str, Any],
-    condition: str,
-    condition_values: Mapping[str, Any] | None = None,
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something must be true of an item that is not written."""
+
+    table: str
+    key: Mapping[str, str]
+    must: ConditionBase
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """An item is put in the place of what there is; where it must be new, there must be none."""
+
+    table: str
+    key: Mapping[str, str]
+    #: Its other attributes; None is left out.
+    values: Mapping[str, Any]
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Attributes of an item change, where something is true of it."""
+
+    table: str
+    key: Mapping[str, str]
+    #: What they are from now on; None removes one.
+    values: Mapping[str, Any]
+    must: ConditionBase
+    #: What numbers grow by; one that is not there is zero.
+    adds: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """An item is deleted, if there is one."""
+
+    table: str
+    key: Mapping[str, str]
+
+
+#: A write of a transaction: what changes of one item, and what must be true of it.
+type Write = Check | Put | Update | Delete
+
+
+def _request(write: Write) -> TransactWriteItemTypeDef:
+    """Return a write as DynamoDB's transactions have it."""
+    table: Any = {"TableName": write.table}
+    of_item: Any = table | {"Key": to_item(write.key)}
+    match write:
+        case Check():
+            return {"ConditionCheck": of_item | _condition(write.must)}
+        case Put():
+            item = {"Item": to_item({**write.key, **write.values})}
+            is_absent = Attr(next(iter(write.key))).not_exists()
+            return {"Put": table | item | (_condition(is_absent) if write.is_new else {})}
+        case Update():
+            return {"Update": of_item | _update(write)}
+        case Delete():
+            return {"Delete": of_item}
+
+
+def _condition(
+    must: ConditionBase,
     names: Mapping[str, str] | None = None,
-    remove: Sequence[str] = (),
-    extra_set: Sequence[str] = (),
-) -> TransactWriteItemTypeDef:
-    """Build a conditional update.
-
-    Args:
-        table: the table's name.
-        key: the item's key.
-        set_values: attributes to set; None is left as it is.
-        condition: the ConditionExpression.
-        condition_values: values of the placeholders (without the colon) in `condition` and
-            `extra_set`.
-        names: what the placeholders (without the number sign) in `condition` and `extra_set` are.
-        remove: attributes to remove.
-        extra_set: further SET actions, such as counters.
-    """
-    values = {name: value for name, value in set_values.items() if value is not None}
-    actions = [f"#set_{name} = :set_{name}" for name in values] + list(extra_set)
-    expression = f"SET {', '.join(actions)}" if actions else ""
-    if remove:
-        expression += " REMOVE " + ", ".join(f"#remove_{name}" for name in remove)
-    placeholders = {f":set_{name}": value for name, value in values.items()} | {
-        f":{name}": value for name, value in (condition_values or {}).items()
-    }
-    built: TransactWriteItemTypeDef = {
-        "Update": {
-            "TableName": table,
-            "Key": to_item(key),
-            "UpdateExpression": expression.strip(),
-            "ConditionExpression": condition,
-            "ExpressionAttributeNames": {f"#set_{name}": name for name in values}
-            | {f"#remove_{name}": name for name in remove}
-            | {f"#{placeholder}": name for placeholder, name in (names or {}).items()},
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
-    }
-    if placeholders:
-        built["Update"]["ExpressionAttributeValues"] = to_item(placeholders)
-    return built
-
-
-def put_new(table: str, item: Mapping[str, Any], key_attribute: str) -> TransactWriteItemTypeDef:
-    """Build a put that fails where an item of that key exists."""
+    values: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return a condition as a request has it, with the placeholders of its other expressions."""
+    built = ConditionExpressionBuilder().build_expression(must)
+    placeholders = to_item({**built.attribute_value_placeholders, **(values or {})})
     return {
-        "Put": {
-            "TableName": table,
-            "Item": to_item(item),
-            "ConditionExpression": f"attribute_not_exists({key_attribute})",
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
+        "ConditionExpression": built.condition_expression,
+        "ExpressionAttributeNames": {**built.attribute_name_placeholders, **(names or {})},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    } | ({"ExpressionAttributeValues": placeholders} if placeholders else {})
+
+
+def _update(write: Update) -> dict[str, Any]:
+    clauses = {
+        "SET": [f"#{name} = :{name}" for name, value in write.values.items() if value is not None],
+        "REMOVE": [f"#{name}" for name, value in write.values.items() if value is None],
+        "ADD": [f"#{name} :{name}" for name in write.adds],
     }
-
-
-def put(table: str, item: Mapping[str, Any]) -> TransactWriteItemTypeDef:
-    """Build a put in the place of whatever there is."""
-    return {"Put": {"TableName": table, "Item": to_item(item)}}
-
-
-def delete(table: str, key: Mapping[str, Any]) -> TransactWriteItemTypeDef:
-    """Build a delete; where there is no such item it does nothing."""
-    return {"Delete": {"TableName": table, "Key": to_item(key)}}
-
-
-def check(
-    table: str,
-    key: Mapping[str, Any],
-    *,
-    condition: str,
-    condition_values: Mapping[str, Any],
-    names: Mapping[str, str],
-) -> TransactWriteItemTypeDef:
-    """Build a condition on an item that the transaction does not write; see `update`."""
+    written = {**write.values, **write.adds}
     return {
-        "ConditionCheck": {
-            "TableName": table,
-            "Key": to_item(key),
-            "ConditionExpression": condition,
-            "ExpressionAttributeNames": {f"#{name}": of for name, of in names.items()},
-            "ExpressionAttributeValues": to_item(
-                {f":{name}": value for name, value in condition_values.items()}
-            ),
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
-    }
+        "UpdateExpression": " ".join(
+            f"{verb} {', '.join(actions)}" for verb, actions in clauses.items() if actions
+        )
+    } | _condition(
+        write.must,
+        {f"#{name}": name for name in written},
+        {f":{name}": value for name, value in written.items()},
+    )
 
 
-def transact(client: DynamoDBClient, items: Sequence[TransactWriteItemTypeDef]) -> None:
-    """Write all items or none.
+def transact(client: DynamoDBClient, writes: Sequence[Write]) -> None:
+    """Make all writes or none.
 
     Contention with another transaction is waited out for a moment, since the SDK does not.
 
@@ -238,7 +241,7 @@ def transact(client: DynamoDBClient, items: Sequence[TransactWriteItemTypeDef]) 
     """
     for attempt in itertools.count(1):
         try:
-            client.transact_write_items(TransactItems=list(items))
+            client.transact_write_items(TransactItems=[_request(write) for write in writes])
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") != "TransactionCanceledException":
                 raise

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.dynamodb import Write
 from provisioner.errors import FINAL_ERROR, ErrorType, failure
 from provisioner.jobs.definition import LONGEST_RUN_SECONDS
 from provisioner.jobs.execution import execution_name, job_input
@@ -41,8 +42,6 @@ from provisioner.jobs.unit_of_work import optimistically
 from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
-
     from provisioner.jobs.definition import JobDefinition
     from provisioner.jobs.store import JobStore
 
@@ -58,7 +57,7 @@ _FOREIGN_MESSAGES = {
 }
 
 #: What else the end of a job writes in its transaction, such as giving back a lock.
-type Release = Callable[[Job], Sequence[TransactWriteItemTypeDef]]
+type Release = Callable[[Job], Sequence[Write]]
 
 #: Makes the id of a clean-up of that of the job which has failed, and its attempt.
 _CLEANUP_NAMESPACE = uuid.UUID("0d1c6f5e-5f0a-4b57-9a5f-7a3f0c1f6f52")
@@ -70,7 +69,7 @@ class CleanupRequest:
 
     payload: Mapping[str, Any]
     #: Hands over to the clean-up what the job has acquired, in the transaction that ends the job.
-    hand_over: Sequence[TransactWriteItemTypeDef]
+    hand_over: Sequence[Write]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +237,7 @@ class FailureRecorder:
             measure_wait(wait.since, self._store.now())
 
 
-def _cleanup(
-    job: Job, policy: FailurePolicy
-) -> tuple[NewJob | None, Sequence[TransactWriteItemTypeDef]]:
+def _cleanup(job: Job, policy: FailurePolicy) -> tuple[NewJob | None, Sequence[Write]]:
     """Return the clean-up of a job, if any, and what the job's end writes beside it."""
     job_id, definition = cleanup_job_id(job.job_id, job.attempt), policy.cleanup_job_type
     asked = policy.request_cleanup(job, job_id)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+from provisioner.drivers.dynamodb import Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +16,7 @@ class Completion:
     #: As JSON, it is what the job type's `result_model` says; else the job fails.
     result: Mapping[str, Any]
     #: Writes of the same transaction.
-    also: Sequence[TransactWriteItemTypeDef] = ()
+    also: Sequence[Write] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from provisioner.drivers.dynamodb import Write
 from provisioner.jobs.job_reader import UNFINISHED, JobReader, utc_now
 from provisioner.jobs.lease import lease_of
 from provisioner.jobs.models import (
@@ -42,7 +43,6 @@ from provisioner.jobs.unit_of_work import RefusedError, UnitOfWork
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 #: Stage and history items live for the job's retention, counted from their own writing, and the job
 #: this much longer: more than an execution can last. DynamoDB removes what has expired in no order;
@@ -79,7 +79,7 @@ class BadEnd:
     #: What had gone wrong and is put right by it, as the history has it; empty where nothing had.
     repair: str = ""
     #: Further writes of the same transaction.
-    also: Sequence[TransactWriteItemTypeDef] = ()
+    also: Sequence[Write] = ()
 
 
 class JobStore(JobReader):
@@ -321,7 +321,7 @@ class JobStore(JobReader):
 
     # Repairs, and the dispatch of a message, whose job may not be stored.
 
-    def repair(self, job: Job, note: str, *, also: Sequence[TransactWriteItemTypeDef] = ()) -> None:
+    def repair(self, job: Job, note: str, *, also: Sequence[Write] = ()) -> None:
         """Write a repair into the history of a job that is still as it was read.
 
         Raises:

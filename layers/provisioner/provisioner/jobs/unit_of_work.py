@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
+from boto3.dynamodb.conditions import Attr, ConditionBase
+
 from provisioner.drivers import dynamodb
-from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import HistoryEntry, JobStatus, StageRecord, StoredError
 from provisioner.jobs.records import JOB, STAGE, history_item, stage_item, stored, time_text
@@ -21,7 +25,6 @@ from provisioner.jobs.transitions import OPEN_STAGE
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 #: How often a change is tried that finds something changed under it.
 _ATTEMPTS = 3
@@ -45,16 +48,17 @@ type Conditions = Mapping[str, Any]
 class RefusedError(ConditionFailedError):
     """Something was not as it must be; nothing was written."""
 
-    def __init__(self, error: ConditionFailedError, keys: Sequence[tuple[str, str] | None]) -> None:
-        """Keep what refused, as it is stored, by the job's id and the item's sort key."""
+    def __init__(self, error: ConditionFailedError, writes: Sequence[Write]) -> None:
+        """Keep what refused, as it is stored, by its key."""
         super().__init__(error.items)
         #: The same, which is tried no more.
         self.error = error
-        self._found = {keys[position]: item for position, item in error.items.items()}
+        self._found = [(writes[position].key, item) for position, item in error.items.items()]
 
     def found(self, job_id: str, record: str) -> Mapping[str, Any] | None:
         """Return an item that refused, empty where there is none; None where it has not refused."""
-        return self._found.get((job_id, record))
+        wanted = _key(job_id, record)
+        return next((item for key, item in self._found if key == wanted), None)
 
 
 def optimistically[Result](
@@ -97,47 +101,22 @@ class UnitOfWork:
         self.expires_at = int((at + retention).timestamp())
         self._client = client
         self._table = table
-        self._items: list[TransactWriteItemTypeDef] = []
-        self._keys: list[tuple[str, str] | None] = []
+        self._writes: list[Write] = []
 
     def put(self, job_id: str, record: str, values: Mapping[str, Any], *, is_new: bool) -> None:
         """Put an item in the place of what there is; where it must be new, there must be none."""
-        item = {"job_id": job_id, "record": record} | {k: stored(v) for k, v in values.items()}
-        new = dynamodb.put_new(self._table, item, "job_id")
-        self._add(job_id, record, new if is_new else dynamodb.put(self._table, item))
+        written = {name: stored(value) for name, value in values.items()}
+        self._writes.append(dynamodb.Put(self._table, _key(job_id, record), written, is_new))
 
     def change(self, job_id: str, record: str, values: Mapping[str, Any], must: Conditions) -> None:
         """Change attributes of an item; None removes one."""
-        condition, placeholders = _condition(must)
         written = {name: stored(value) for name, value in values.items()}
-        self._add(
-            job_id,
-            record,
-            dynamodb.update(
-                self._table,
-                {"job_id": job_id, "record": record},
-                set_values=written,
-                remove=[name for name, value in written.items() if value is None],
-                condition=condition,
-                condition_values=placeholders,
-                names={name: name for name in must},
-            ),
-        )
+        condition = _condition(must)
+        self._writes.append(dynamodb.Update(self._table, _key(job_id, record), written, condition))
 
     def check(self, job_id: str, record: str, must: Conditions) -> None:
         """Ask that something is true of an item that is not written."""
-        condition, placeholders = _condition(must)
-        self._add(
-            job_id,
-            record,
-            dynamodb.check(
-                self._table,
-                {"job_id": job_id, "record": record},
-                condition=condition,
-                condition_values=placeholders,
-                names={name: name for name in must},
-            ),
-        )
+        self._writes.append(dynamodb.Check(self._table, _key(job_id, record), _condition(must)))
 
     def tell(self, job_id: str, subject: str, status: str, **said: Any) -> None:
         """Add an entry to a job's history; see `HistoryEntry`."""
@@ -160,10 +139,9 @@ class UnitOfWork:
             **said,
         )
 
-    def also(self, items: Sequence[TransactWriteItemTypeDef]) -> None:
-        """Add writes of other tables."""
-        self._items += items
-        self._keys += [None] * len(items)
+    def also(self, writes: Sequence[Write]) -> None:
+        """Add changes of other tables."""
+        self._writes += writes
 
     # Jobs and stages.
 
@@ -205,32 +183,28 @@ class UnitOfWork:
             RefusedError: something is not as it must be.
         """
         try:
-            dynamodb.transact(self._client, self._items)
+            dynamodb.transact(self._client, self._writes)
         except ConditionFailedError as error:
-            raise RefusedError(error, self._keys) from None
-
-    def _add(self, job_id: str, record: str, item: TransactWriteItemTypeDef) -> None:
-        self._items.append(item)
-        self._keys.append((job_id, record))
+            raise RefusedError(error, self._writes) from None
 
 
-def _condition(must: Conditions) -> tuple[str, dict[str, Any]]:
-    """Write conditions as DynamoDB's expression, with the values of its placeholders."""
-    parts: list[str] = []
-    values: dict[str, Any] = {}
-    for name, wanted in must.items():
-        match wanted:
-            case None:
-                parts.append(f"attribute_not_exists(#{name})")
-            case NotAfter(at):
-                parts.append(f"(attribute_not_exists(#{name}) OR #{name} <= :{name})")
-                values[name] = time_text(at)
-            case tuple():
-                of = {f"{name}_{n}": str(one) for n, one in enumerate(wanted) if one is not None}
-                or_absent = f"attribute_not_exists(#{name}) OR " if None in wanted else ""
-                parts.append(f"({or_absent}#{name} IN ({', '.join(f':{one}' for one in of)}))")
-                values |= of
-            case _:
-                parts.append(f"#{name} = :{name}")
-                values[name] = stored(wanted)
-    return " AND ".join(parts), values
+def _key(job_id: str, record: str) -> dict[str, str]:
+    return {"job_id": job_id, "record": record}
+
+
+def _condition(must: Conditions) -> ConditionBase:
+    """Return conditions as DynamoDB has them."""
+    return reduce(and_, (_about(Attr(name), wanted) for name, wanted in must.items()))
+
+
+def _about(attribute: Attr, wanted: Any) -> ConditionBase:
+    match wanted:
+        case None:
+            return attribute.not_exists()
+        case NotAfter(at):
+            return attribute.not_exists() | attribute.lte(time_text(at))
+        case tuple():
+            is_one = attribute.is_in([str(one) for one in wanted if one is not None])
+            return attribute.not_exists() | is_one if None in wanted else is_one
+        case _:
+            return attribute.eq(stored(wanted))

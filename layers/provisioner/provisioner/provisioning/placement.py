@@ -13,8 +13,8 @@ from provisioner.provisioning.projects import (
     ProjectBusyError,
     ProjectReader,
     ProjectStore,
-    QuotaReachedError,
 )
+from provisioner.provisioning.quotas import QuotaReachedError
 
 
 def ensure_placed(
@@ -69,10 +69,10 @@ def ensure_placed(
     if wrong and not clusters:
         raise wrong[0]
     # Of one cluster nobody has to know how full it is: a full one refuses.
-    tenants = projects.used_of(c.quota for c in clusters) if len(clusters) > 1 else {}
+    tenants = projects.quotas.used_of(c.quota for c in clusters) if len(clusters) > 1 else {}
     for cluster in sorted(clusters, key=lambda c: (tenants.get(c.quota, 0), c.cluster_id)):
         try:
-            projects.place(
+            projects.places.place(
                 payload.project_id, cluster.cluster_id, cluster.quota, cluster.max_tenants
             )
         except QuotaReachedError:

@@ -1,24 +1,23 @@
-"""Projects and quotas in DynamoDB: who holds a project, whose quota it counts against, where it is.
-
-A quota is counted by the same transaction that changes the project, so that no crash can leave
-one without the other.
-"""
+"""Projects in DynamoDB: where each stands, which job holds it, and where its database is."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from boto3.dynamodb.conditions import Attr, ConditionBase
+
 from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.provisioning.instances import DedicatedInstance
+from provisioner.provisioning.quotas import Quotas
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
 class ProjectStatus(StrEnum):
@@ -98,29 +97,56 @@ class ProjectBusyError(Exception):
     """Another job holds the project, or has just taken or finished it."""
 
 
-class QuotaReachedError(Exception):
-    """The count has reached its limit."""
+#: From each status of a project, the statuses that may follow. FAILED follows CREATED where a
+#: clean-up is run again of a project that was made anew.
+PROJECT_TRANSITIONS: dict[ProjectStatus, frozenset[ProjectStatus]] = {
+    ProjectStatus.CREATED: frozenset(
+        {ProjectStatus.PROVISIONING, ProjectStatus.FAILED, ProjectStatus.DEPROVISIONED}
+    ),
+    ProjectStatus.PROVISIONING: frozenset({ProjectStatus.ACTIVE, ProjectStatus.FAILED}),
+    ProjectStatus.ACTIVE: frozenset({ProjectStatus.DEPROVISIONING}),
+    ProjectStatus.FAILED: frozenset(
+        {
+            ProjectStatus.PROVISIONING,
+            ProjectStatus.FAILED,
+            ProjectStatus.DEPROVISIONING,
+            ProjectStatus.DEPROVISIONED,
+        }
+    ),
+    # Back to what it was, where its removal has failed and nothing is removed.
+    ProjectStatus.DEPROVISIONING: frozenset(
+        {
+            ProjectStatus.ACTIVE,
+            ProjectStatus.FAILED,
+            ProjectStatus.DEPROVISIONING,
+            ProjectStatus.DEPROVISIONED,
+        }
+    ),
+    ProjectStatus.DEPROVISIONED: frozenset({ProjectStatus.PROVISIONING}),
+}
 
-    def __init__(self, limit: int) -> None:
-        """Keep the limit."""
-        super().__init__(f"the limit of {limit} is reached")
-        self.limit = limit
+
+def project_sources(target: ProjectStatus) -> tuple[ProjectStatus, ...]:
+    """Return the statuses from which a project may become `target`."""
+    return tuple(source for source, targets in PROJECT_TRANSITIONS.items() if target in targets)
 
 
-#: The attributes that say where a project's resources are, and who made them first.
-_PLACE = ("region", "engine", "begun_by")
+#: What a project does not say any more of which nothing is left: where it is, and who began it.
+_NO_PLACE = dict.fromkeys(("region", "engine", "begun_by"))
 
-#: Of an update: the project is not protected.
-_UNPROTECTED = "(attribute_not_exists(deletion_protection) OR deletion_protection = :unprotected)"
+_IS_FREE = Attr("locked_by").not_exists()
+_IS_UNPROTECTED = Attr("deletion_protection").not_exists() | Attr("deletion_protection").eq(
+    value=False
+)
 
 
-def quota_of(owner_id: str | None, organization_id: str | None) -> str | None:
-    """Name the quota that a project counts against: its organization's, else its owner's."""
-    if organization_id is not None:
-        return f"organization#{organization_id}"
-    if owner_id is not None:
-        return f"owner#{owner_id}"
-    return None
+def _is_held_by(job_id: str) -> ConditionBase:
+    """Return the condition that a job holds a project."""
+    return Attr("locked_by").eq(job_id)
+
+
+def _is(*statuses: ProjectStatus) -> ConditionBase:
+    return Attr("status").is_in(statuses)
 
 
 class ProjectReader:
@@ -136,24 +162,98 @@ class ProjectReader:
         item = dynamodb.get(self._client, self._projects, {"project_id": project_id})
         return None if item is None else _to_project(item)
 
-    def lock_held_item(self, project_id: str, job_id: str) -> TransactWriteItemTypeDef:
-        """Build the condition that a job holds a project, for a write beside it."""
-        return dynamodb.check(
-            self._projects,
-            {"project_id": project_id},
-            condition="#locked_by = :job",
-            condition_values={"job": job_id},
-            names={"locked_by": "locked_by"},
-        )
+    def find_held(self, project_id: str, job_id: str) -> Project | None:
+        """Read a project that a job holds; None where another does, or none."""
+        project = self.get(project_id)
+        return project if project is not None and project.locked_by == job_id else None
+
+    def lock_held_item(self, project_id: str, job_id: str) -> Write:
+        """Return the condition that a job holds a project, for a write beside it."""
+        return dynamodb.Check(self._projects, {"project_id": project_id}, _is_held_by(job_id))
+
+
+class Places:
+    """Settles on which clusters the databases of projects are, and counts them there."""
+
+    def __init__(self, client: DynamoDBClient, projects_table: str, quotas: Quotas) -> None:
+        """Bind to the table of projects, and to what counts them."""
+        self._client = client
+        self._projects = projects_table
+        self._quotas = quotas
+
+    def place(
+        self,
+        project_id: str,
+        cluster_id: str,
+        quota: str,
+        limit: int,
+        *,
+        instance: DedicatedInstance | None = None,
+    ) -> None:
+        """Settle which cluster holds the project's database, and count it there, both or neither.
+
+        Args:
+            project_id: the project.
+            cluster_id: the cluster, or the identifier of the project's own instance.
+            quota: what it is counted under.
+            limit: how many may be, where the quota has no limit of its own.
+            instance: the project's own instance, if it gets one.
+
+        Raises:
+            ProjectBusyError: it is placed already.
+            QuotaReachedError: there is no room.
+        """
+        values: dict[str, Any] = {"cluster_id": cluster_id}
+        if instance is not None:
+            last = {"region": instance.region, "size": instance.size}
+            values |= {"instance": instance.to_item(), "last_instance": last}
+        is_unplaced = Attr("project_id").exists() & Attr("cluster_id").not_exists()
+        change = dynamodb.Update(self._projects, {"project_id": project_id}, values, is_unplaced)
+        self._quotas.count(quota, limit, change, ProjectBusyError())
+
+    def keep_instance(self, project_id: str, instance: DedicatedInstance) -> None:
+        """Store what has become known of the project's own instance; nothing where it has another.
+
+        Args:
+            project_id: the project.
+            instance: the instance, with all that is known of it.
+        """
+        is_its_own = Attr("cluster_id").eq(instance.identifier) & Attr("instance").exists()
+        if instance.host is None:
+            # What is known is not forgotten for a run that began before.
+            is_its_own &= Attr("instance.host").not_exists()
+        self._change(project_id, {"instance": instance.to_item()}, is_its_own)
+
+    def unplace(self, project_id: str, cluster_id: str, quota: str, job_id: str) -> None:
+        """Give back the place on a cluster of a project that a job holds, once.
+
+        Nothing is given back where the job does not hold it any more: the place may be another's.
+        """
+        is_there = Attr("cluster_id").eq(cluster_id) & _is_held_by(job_id)
+        nothing = dict.fromkeys(("cluster_id", "instance"))
+        self._change(project_id, nothing, is_there, *self._quotas.uncount(quota))
+
+    def _change(
+        self, project_id: str, values: Mapping[str, Any], must: ConditionBase, *also: Write
+    ) -> None:
+        """Change a project, unless another run, or a removal, has come before."""
+        change = dynamodb.Update(self._projects, {"project_id": project_id}, values, must)
+        with suppress(ConditionFailedError):
+            dynamodb.transact(self._client, [change, *also])
 
 
 class ProjectStore(ProjectReader):
-    """Reads and writes projects and the quotas that they count against."""
+    """Writes where projects stand, and which jobs hold them.
+
+    A quota is counted by the transaction that changes the project, so that no crash can leave one
+    without the other. What belongs to the end of a job is returned, to be written with that.
+    """
 
     def __init__(self, client: DynamoDBClient, projects_table: str, quotas_table: str) -> None:
         """Bind the store to its tables."""
         super().__init__(client, projects_table)
-        self._quotas = quotas_table
+        self.quotas = Quotas(client, quotas_table)
+        self.places = Places(client, projects_table, self.quotas)
 
     def create(
         self,
@@ -175,24 +275,31 @@ class ProjectStore(ProjectReader):
             "owner_id": owner_id,
             "organization_id": organization_id,
         }
-        try:
-            dynamodb.transact(self._client, [dynamodb.put_new(self._projects, item, "project_id")])
-        except dynamodb.ConditionFailedError:
-            raise ProjectExistsError(
+        self._write(
+            dynamodb.Put(self._projects, {"project_id": project_id}, item, is_new=True),
+            ProjectExistsError(
                 f"project {project_id}: exists already, for another owner or organization; "
                 "choose another id."
-            ) from None
+            ),
+        )
         return _to_project(item)
 
-    def lock_holders(self) -> list[str]:
-        """Read the ids of the jobs that hold a project.
+    def protect(self, project_id: str, *, enabled: bool) -> None:
+        """Protect the project against being deprovisioned, or end that.
 
-        The index holds no other projects. What was written a moment ago may be missing.
+        Raises:
+            ProjectRemovedError: it is being removed, so that protection comes too late, or there
+                is no such project.
         """
-        pages = self._client.get_paginator("scan").paginate(
-            TableName=self._projects, IndexName="held"
+        may_change = Attr("project_id").exists() & ~_is(ProjectStatus.DEPROVISIONING)
+        self._write(
+            self._change(project_id, may_change, deletion_protection=enabled),
+            ProjectRemovedError(
+                f"project {project_id}: is being removed, so it cannot be protected any more."
+            ),
         )
-        return [str(item["locked_by"]["S"]) for page in pages for item in page["Items"]]
+
+    # How a job acquires a project.
 
     def lock(
         self,
@@ -219,60 +326,81 @@ class ProjectStore(ProjectReader):
             QuotaReachedError: the quota has no room.
         """
         is_first = project.region is None
-        is_alone = is_first or project.begun_by == job_id
-        items = [
-            dynamodb.update(
-                self._projects,
-                {"project_id": project.project_id},
-                set_values={
-                    "status": ProjectStatus.PROVISIONING,
-                    "locked_by": job_id,
-                    "quota": quota,
-                    "region": region,
-                    "engine": engine,
-                    "begun_by": job_id if is_alone else None,
-                },
-                remove=("deprovisioned_at", *(() if is_alone else ("begun_by",))),
-                condition="attribute_not_exists(locked_by)"
-                " AND #status IN (:created, :failed, :deprovisioned)"
-                # Where it was begun meanwhile, another job's region stands.
-                + (" AND attribute_not_exists(#region)" if is_first else ""),
-                condition_values={
-                    "created": ProjectStatus.CREATED,
-                    "failed": ProjectStatus.FAILED,
-                    "deprovisioned": ProjectStatus.DEPROVISIONED,
-                },
-                names={"status": "status"} | ({"region": "region"} if is_first else {}),
-            )
-        ]
-        if quota is not None:
-            items.append(self._count(quota, default_limit))
-        try:
-            dynamodb.transact(self._client, items)
-        except dynamodb.ConditionFailedError as error:
-            if 0 in error.positions or quota is None:
-                raise ProjectBusyError from None
-            raise QuotaReachedError(self._limit(quota, default_limit)) from None
+        change = self._change(
+            project.project_id,
+            # Where it was begun meanwhile, another job's region stands.
+            _IS_FREE & Attr("region").not_exists() if is_first else _IS_FREE,
+            status=ProjectStatus.PROVISIONING,
+            locked_by=job_id,
+            quota=quota,
+            region=region or project.region,
+            engine=engine or project.engine,
+            begun_by=job_id if is_first or project.begun_by == job_id else None,
+            deprovisioned_at=None,
+        )
+        self.quotas.count(quota, default_limit, change, ProjectBusyError())
+
+    def acquire(self, project: Project, job_id: str) -> None:
+        """Give an ACTIVE project to a job that changes it; its status and quota stay.
+
+        Raises:
+            ProjectBusyError: the project is not ACTIVE any more, or another job holds it.
+        """
+        may_acquire = _IS_FREE & _is(ProjectStatus.ACTIVE)
+        change = self._change(project.project_id, may_acquire, locked_by=job_id)
+        self._write(change, ProjectBusyError())
+
+    def acquire_to_clean_up(self, project_id: str, job_id: str) -> None:
+        """Give the lock of a project that has failed to a clean-up that is run again.
+
+        Raises:
+            ProjectBusyError: another job has it, or has made use of the project.
+        """
+        may_acquire = _IS_FREE & _is(ProjectStatus.CREATED, ProjectStatus.FAILED)
+        self._write(self._change(project_id, may_acquire, locked_by=job_id), ProjectBusyError())
+
+    def begin_removal(self, project: Project, job_id: str) -> None:
+        """Give the project to a job that removes it; its API keys do not verify from then on.
+
+        Raises:
+            ProjectBusyError: the project has changed, is protected, or another job holds it.
+        """
+        goes_on = project.status is ProjectStatus.DEPROVISIONING
+        change = self._change(
+            project.project_id,
+            _IS_FREE & _is(project.status) & _IS_UNPROTECTED,
+            status=ProjectStatus.DEPROVISIONING,
+            status_before=project.status,
+            locked_by=job_id,
+            # A removal that goes on keeps the snapshot that it began with.
+            snapshot=project.snapshot if goes_on else None,
+        )
+        self._write(change, ProjectBusyError())
+
+    # How a job releases it.
 
     def activate_items(
         self, project_id: str, job_id: str, result: dict[str, Any]
-    ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the writes that make a project usable and release it."""
-        return [
-            dynamodb.update(
-                self._projects,
-                {"project_id": project_id},
-                set_values={"status": ProjectStatus.ACTIVE, "result": result},
-                remove=("locked_by",),
-                condition="locked_by = :job",
-                condition_values={"job": job_id},
-            )
-        ]
+    ) -> Sequence[Write]:
+        """Return the change that makes a project usable and releases it."""
+        return [self._release(project_id, job_id, status=ProjectStatus.ACTIVE, result=result)]
+
+    def release_active_items(
+        self, project_id: str, job_id: str, result: dict[str, Any] | None = None
+    ) -> Sequence[Write]:
+        """Return the change that releases a project that a job has held to change it.
+
+        Args:
+            project_id: the project.
+            job_id: the job.
+            result: the project's from now on; it stays as it is when left out.
+        """
+        return [self._release(project_id, job_id, **({"result": result} if result else {}))]
 
     def release_items(
         self, project_id: str, job_id: str, *, removed_all_of: str = ""
-    ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the writes that release what a job has acquired: the project's lock and its quota.
+    ) -> Sequence[Write]:
+        """Return the changes that release what a job has acquired: a project's lock and its quota.
 
         Nothing is released where another job has the lock, or none has.
 
@@ -282,21 +410,79 @@ class ProjectStore(ProjectReader):
             removed_all_of: a job of whose resources nothing is left. Where no other job has made
                 anything of the project, its region is then released too.
         """
-        project = self.get(project_id)
-        if project is None or project.locked_by != job_id:
+        project = self.find_held(project_id, job_id)
+        if project is None:
             return []
         is_empty = project.begun_by == removed_all_of and project.cluster_id is None
-        items = [
-            dynamodb.update(
-                self._projects,
-                {"project_id": project_id},
-                set_values={"status": ProjectStatus.FAILED},
-                remove=("locked_by", "quota", *(_PLACE if is_empty else ())),
-                condition="locked_by = :job",
-                condition_values={"job": job_id},
+        place = _NO_PLACE if is_empty else {}
+        change = self._release(project_id, job_id, status=ProjectStatus.FAILED, quota=None, **place)
+        return [change, *self.quotas.uncount(project.quota)]
+
+    def hand_over_items(self, project_id: str, job_id: str, cleanup_job_id: str) -> Sequence[Write]:
+        """Return the change that hands a project's lock over from a failed job to its clean-up."""
+        return [self._change(project_id, _is_held_by(job_id), locked_by=cleanup_job_id)]
+
+    def release_removal_items(
+        self,
+        project_id: str,
+        job_id: str,
+        *,
+        has_removed: bool,
+        snapshot: Mapping[str, Any] | None,
+    ) -> Sequence[Write]:
+        """Return the change that releases a project whose removal has failed.
+
+        Nothing is written where another job holds the project, or none does.
+
+        Args:
+            project_id: the project.
+            job_id: the job that failed.
+            has_removed: whether anything may be gone; if not, the project is again what it was.
+            snapshot: where the snapshot is that the job has taken, if it has.
+        """
+        project = self.find_held(project_id, job_id)
+        if project is None:
+            return []
+        values: dict[str, Any] = {"snapshot": snapshot or project.snapshot}
+        if project.status_before is not None and not has_removed:
+            values |= {"status": project.status_before, "status_before": None}
+        return [self._release(project_id, job_id, **values)]
+
+    def end_removal_items(
+        self, project: Project, job_id: str, at: datetime, snapshot: Mapping[str, Any] | None
+    ) -> Sequence[Write]:
+        """Return the changes that make a project DEPROVISIONED and give back its quota."""
+        change = self._release(
+            project.project_id,
+            job_id,
+            status=ProjectStatus.DEPROVISIONED,
+            deprovisioned_at=at.isoformat(timespec="microseconds"),
+            snapshot=snapshot or project.snapshot,
+            **dict.fromkeys(("quota", "status_before", "result")),
+            **_NO_PLACE,
+        )
+        return [change, *self.quotas.uncount(project.quota)]
+
+    def retire_items(self, project: Project, at: datetime) -> Sequence[Write]:
+        """Return the change that makes a project DEPROVISIONED that has nothing."""
+        is_empty = _IS_FREE & Attr("region").not_exists() & _is(project.status)
+        return [
+            self._change(
+                project.project_id,
+                is_empty & _IS_UNPROTECTED,
+                status=ProjectStatus.DEPROVISIONED,
+                deprovisioned_at=at.isoformat(timespec="microseconds"),
             )
         ]
-        return items + self._uncount(project.quota)
+
+    # Who holds projects.
+
+    def lock_holders(self) -> list[str]:
+        """Read the ids of the jobs that hold a project.
+
+        The index holds no other projects. What was written a moment ago may be missing.
+        """
+        return [job_id for job_id, _ in self._held()]
 
     def release_abandoned(self, job_id: str) -> Sequence[str]:
         """Give back the projects that a job holds which is stored no more, and their quotas.
@@ -307,367 +493,36 @@ class ProjectStore(ProjectReader):
         Returns:
             the projects that were given back.
         """
+        found = [self.find_held(project, job_id) for job, project in self._held() if job == job_id]
+        abandoned = [project for project in found if project is not None]
+        for project in abandoned:
+            has_failed = project.status is ProjectStatus.PROVISIONING
+            release = self.release_items if has_failed else self.release_active_items
+            dynamodb.transact(self._client, release(project.project_id, job_id))
+        return [project.project_id for project in abandoned]
+
+    def _held(self) -> list[tuple[str, str]]:
         pages = self._client.get_paginator("scan").paginate(
-            TableName=self._projects,
-            IndexName="held",
-            FilterExpression="locked_by = :job",
-            ExpressionAttributeValues=dynamodb.to_item({":job": job_id}),
+            TableName=self._projects, IndexName="held"
         )
-        items = [item for page in pages for item in page["Items"]]
-        found = [dynamodb.from_answer(item, {"locked_by": job_id}) for item in items]
-        held = [self.get(item["project_id"]) for item in found]
-        return [p.project_id for p in held if p is not None and self._release(p, job_id)]
+        items = [dynamodb.from_item(item) for page in pages for item in page["Items"]]
+        return [(item["locked_by"], item["project_id"]) for item in items]
 
-    def _release(self, project: Project, job_id: str) -> bool:
-        has_failed = project.status is ProjectStatus.PROVISIONING
-        item = dynamodb.update(
-            self._projects,
-            {"project_id": project.project_id},
-            set_values={"status": ProjectStatus.FAILED if has_failed else None},
-            remove=("locked_by", "quota") if has_failed else ("locked_by",),
-            condition="locked_by = :job AND #status = :status",
-            condition_values={"job": job_id, "status": project.status},
-            names={"status": "status"},
-        )
+    def _change(self, project_id: str, must: ConditionBase, **values: Any) -> Write:
+        """Return a change of a project, whose status follows only what the table lets it follow."""
+        if "status" in values:
+            must &= _is(*project_sources(values["status"]))
+        return dynamodb.Update(self._projects, {"project_id": project_id}, values, must)
+
+    def _release(self, project_id: str, job_id: str, **values: Any) -> Write:
+        """Return a change of a project with which the job that holds it releases it."""
+        return self._change(project_id, _is_held_by(job_id), locked_by=None, **values)
+
+    def _write(self, write: Write, refused: Exception) -> None:
         try:
-            dynamodb.transact(
-                self._client, [item, *(self._uncount(project.quota) if has_failed else ())]
-            )
-        except dynamodb.ConditionFailedError:
-            return False
-        return True
-
-    def hand_over_items(
-        self, project_id: str, job_id: str, cleanup_job_id: str
-    ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that hands a project's lock over from a failed job to its clean-up."""
-        return [
-            dynamodb.update(
-                self._projects,
-                {"project_id": project_id},
-                set_values={"locked_by": cleanup_job_id},
-                condition="locked_by = :job",
-                condition_values={"job": job_id},
-            )
-        ]
-
-    def acquire_to_clean_up(self, project_id: str, job_id: str) -> None:
-        """Give the lock of a project that has failed to a clean-up that is run again.
-
-        Raises:
-            ProjectBusyError: another job has it, or has made use of the project.
-        """
-        item = dynamodb.update(
-            self._projects,
-            {"project_id": project_id},
-            set_values={"locked_by": job_id},
-            condition="attribute_not_exists(locked_by) AND #status IN (:created, :failed)",
-            condition_values={
-                "created": ProjectStatus.CREATED,
-                "failed": ProjectStatus.FAILED,
-            },
-            names={"status": "status"},
-        )
-        try:
-            dynamodb.transact(self._client, [item])
-        except dynamodb.ConditionFailedError:
-            raise ProjectBusyError from None
-
-    def acquire(self, project: Project, job_id: str) -> None:
-        """Give an ACTIVE project to a job that changes it; its status and quota stay.
-
-        Raises:
-            ProjectBusyError: the project is not ACTIVE any more, or another job holds it.
-        """
-        item = dynamodb.update(
-            self._projects,
-            {"project_id": project.project_id},
-            set_values={"locked_by": job_id},
-            condition="attribute_not_exists(locked_by) AND #status = :active",
-            condition_values={"active": ProjectStatus.ACTIVE},
-            names={"status": "status"},
-        )
-        try:
-            dynamodb.transact(self._client, [item])
-        except dynamodb.ConditionFailedError:
-            raise ProjectBusyError from None
-
-    def release_active_items(
-        self, project_id: str, job_id: str, result: dict[str, Any] | None = None
-    ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that releases a project that a job has held to change it.
-
-        Args:
-            project_id: the project.
-            job_id: the job.
-            result: the project's from now on; it stays as it is when left out.
-        """
-        return [
-            dynamodb.update(
-                self._projects,
-                {"project_id": project_id},
-                set_values={"result": result},
-                remove=("locked_by",),
-                condition="locked_by = :job",
-                condition_values={"job": job_id},
-            )
-        ]
-
-    # Deprovisioning.
-
-    def protect(self, project_id: str, *, enabled: bool) -> None:
-        """Protect the project against being deprovisioned, or end that.
-
-        Raises:
-            ProjectRemovedError: it is being removed, so that protection comes too late, or there
-                is no such project.
-        """
-        item = dynamodb.update(
-            self._projects,
-            {"project_id": project_id},
-            set_values={"deletion_protection": enabled},
-            condition="attribute_exists(project_id) AND #status <> :deprovisioning",
-            condition_values={"deprovisioning": ProjectStatus.DEPROVISIONING},
-            names={"status": "status"},
-        )
-        try:
-            dynamodb.transact(self._client, [item])
-        except dynamodb.ConditionFailedError:
-            raise ProjectRemovedError(
-                f"project {project_id}: is being removed, so it cannot be protected any more."
-            ) from None
-
-    def begin_removal(self, project: Project, job_id: str) -> None:
-        """Give the project to a job that removes it; its API keys do not verify from then on.
-
-        Raises:
-            ProjectBusyError: the project has changed, is protected, or another job holds it.
-        """
-        goes_on = project.status is ProjectStatus.DEPROVISIONING
-        item = dynamodb.update(
-            self._projects,
-            {"project_id": project.project_id},
-            set_values={
-                "status": ProjectStatus.DEPROVISIONING,
-                "status_before": project.status,
-                "locked_by": job_id,
-            },
-            # A removal that goes on keeps the snapshot that it began with.
-            remove=() if goes_on else ("snapshot",),
-            condition=f"attribute_not_exists(locked_by) AND #status = :status AND {_UNPROTECTED}",
-            condition_values={"status": project.status, "unprotected": False},
-            names={"status": "status"},
-        )
-        try:
-            dynamodb.transact(self._client, [item])
-        except dynamodb.ConditionFailedError:
-            raise ProjectBusyError from None
-
-    def end_removal_items(
-        self, project: Project, job_id: str, at: datetime, snapshot: Mapping[str, Any] | None
-    ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the writes that make a project DEPROVISIONED and give back its quota."""
-        item = dynamodb.update(
-            self._projects,
-            {"project_id": project.project_id},
-            set_values={
-                "status": ProjectStatus.DEPROVISIONED,
-                "deprovisioned_at": at.isoformat(timespec="microseconds"),
-                "snapshot": snapshot,
-            },
-            remove=("locked_by", "quota", "status_before", "result", *_PLACE),
-            condition="locked_by = :job",
-            condition_values={"job": job_id},
-        )
-        return [item, *self._uncount(project.quota)]
-
-    def retire_items(self, project: Project, at: datetime) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that makes a project DEPROVISIONED that has nothing."""
-        return [
-            dynamodb.update(
-                self._projects,
-                {"project_id": project.project_id},
-                set_values={
-                    "status": ProjectStatus.DEPROVISIONED,
-                    "deprovisioned_at": at.isoformat(timespec="microseconds"),
-                },
-                condition="attribute_not_exists(locked_by) AND attribute_not_exists(#region)"
-                f" AND #status = :status AND {_UNPROTECTED}",
-                condition_values={"status": project.status, "unprotected": False},
-                names={"status": "status", "region": "region"},
-            )
-        ]
-
-    def release_removal_items(
-        self,
-        project_id: str,
-        job_id: str,
-        *,
-        has_removed: bool,
-        snapshot: Mapping[str, Any] | None,
-    ) -> Sequence[TransactWriteItemTypeDef]:
-        """Build the write that releases a project whose removal has failed.
-
-        Nothing is written where another job holds the project, or none does.
-
-        Args:
-            project_id: the project.
-            job_id: the job that failed.
-            has_removed: whether anything may be gone; if not, the project is again what it was.
-            snapshot: where the snapshot is that the job has taken, if it has.
-        """
-        project = self.get(project_id)
-        if project is None or project.locked_by != job_id:
-            return []
-        return [
-            dynamodb.update(
-                self._projects,
-                {"project_id": project_id},
-                set_values={
-                    "status": None if has_removed else project.status_before,
-                    "snapshot": snapshot,
-                },
-                remove=("locked_by",) if has_removed else ("locked_by", "status_before"),
-                condition="locked_by = :job",
-                condition_values={"job": job_id},
-            )
-        ]
-
-    def place(
-        self,
-        project_id: str,
-        cluster_id: str,
-        quota: str,
-        limit: int,
-        *,
-        instance: DedicatedInstance | None = None,
-    ) -> None:
-        """Settle which cluster holds the project's database, and count it there, both or neither.
-
-        Args:
-            project_id: the project.
-            cluster_id: the cluster, or the identifier of the project's own instance.
-            quota: what it is counted under.
-            limit: how many may be, where the quota has no limit of its own.
-            instance: the project's own instance, if it gets one.
-
-        Raises:
-            ProjectBusyError: it is placed already.
-            QuotaReachedError: there is no room.
-        """
-        try:
-            dynamodb.transact(
-                self._client,
-                [
-                    dynamodb.update(
-                        self._projects,
-                        {"project_id": project_id},
-                        set_values={
-                            "cluster_id": cluster_id,
-                            "instance": None if instance is None else instance.to_item(),
-                            "last_instance": None
-                            if instance is None
-                            else {"region": instance.region, "size": instance.size},
-                        },
-                        condition="attribute_exists(project_id)"
-                        " AND attribute_not_exists(cluster_id)",
-                    ),
-                    self._count(quota, limit),
-                ],
-            )
-        except dynamodb.ConditionFailedError as error:
-            if 0 in error.positions:
-                raise ProjectBusyError from None
-            raise QuotaReachedError(self._limit(quota, limit)) from None
-
-    def keep_instance(self, project_id: str, instance: DedicatedInstance) -> None:
-        """Store what has become known of the project's own instance; nothing where it has another.
-
-        Args:
-            project_id: the project.
-            instance: the instance, with all that is known of it.
-        """
-        item = dynamodb.update(
-            self._projects,
-            {"project_id": project_id},
-            set_values={"instance": instance.to_item()},
-            condition="cluster_id = :cluster AND attribute_exists(#instance)"
-            # What is known is not forgotten for a run that began before.
-            + (" AND attribute_not_exists(#instance.#host)" if instance.host is None else ""),
-            condition_values={"cluster": instance.identifier},
-            names={"instance": "instance"} | ({"host": "host"} if instance.host is None else {}),
-        )
-        # The condition fails where a removal, or a later run, has come before.
-        with contextlib.suppress(dynamodb.ConditionFailedError):
-            dynamodb.transact(self._client, [item])
-
-    def unplace(self, project_id: str, cluster_id: str, quota: str, job_id: str) -> None:
-        """Give back the place on a cluster of a project that a job holds, once.
-
-        Nothing is given back where the job does not hold it any more: the place may be another's.
-        """
-        items = [
-            dynamodb.update(
-                self._projects,
-                {"project_id": project_id},
-                set_values={},
-                remove=("cluster_id", "instance"),
-                condition="cluster_id = :cluster AND locked_by = :job",
-                condition_values={"cluster": cluster_id, "job": job_id},
-            ),
-            *self._uncount(quota),
-        ]
-        # The condition fails where another run has done it.
-        with contextlib.suppress(dynamodb.ConditionFailedError):
-            dynamodb.transact(self._client, items)
-
-    def used(self, quota: str) -> int:
-        """Return how many projects count against a quota."""
-        item = dynamodb.get(self._client, self._quotas, {"quota": quota})
-        return int(item["used"]) if item and "used" in item else 0
-
-    def used_of(self, quotas: Iterable[str]) -> dict[str, int]:
-        """Return how many projects count against each of some quotas."""
-        wanted = list(quotas)
-        items = dynamodb.get_all(self._client, self._quotas, "quota", wanted)
-        return {quota: int(items.get(quota, {}).get("used", 0)) for quota in wanted}
-
-    def _count(self, quota: str, default_limit: int) -> TransactWriteItemTypeDef:
-        """Count one more, where the limit (the quota's own, else the default) leaves room."""
-        first = "attribute_not_exists(#limit) AND attribute_not_exists(used)"
-        return dynamodb.update(
-            self._quotas,
-            {"quota": quota},
-            set_values={},
-            extra_set=("used = if_not_exists(used, :zero) + :one",),
-            condition=(
-                (f"({first}) OR " if default_limit > 0 else "")
-                + "(attribute_not_exists(#limit) AND used < :default)"
-                " OR (attribute_not_exists(used) AND #limit > :zero)"
-                " OR used < #limit"
-            ),
-            condition_values={"zero": 0, "one": 1, "default": default_limit},
-            names={"limit": "limit"},
-        )
-
-    def _uncount(self, quota: str | None) -> list[TransactWriteItemTypeDef]:
-        """Count one less; a count that someone has set to zero keeps no job from ending."""
-        if quota is None or self.used(quota) == 0:
-            return []
-        return [
-            dynamodb.update(
-                self._quotas,
-                {"quota": quota},
-                set_values={},
-                extra_set=("used = used - :one",),
-                condition="used >= :one",
-                condition_values={"one": 1},
-            )
-        ]
-
-    def _limit(self, quota: str, default_limit: int) -> int:
-        item = dynamodb.get(self._client, self._quotas, {"quota": quota})
-        return int(item["limit"]) if item and "limit" in item else default_limit
+            dynamodb.transact(self._client, [write])
+        except ConditionFailedError:
+            raise refused from None
 
 
 def _to_project(item: dict[str, Any]) -> Project:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import StageRecord, StageStatus
 from provisioner.jobs.outcome import Completion, StageOutcome
@@ -12,9 +13,6 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.payload import ProjectReference
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
 def ensure_concluded(job: JobInput, *, jobs: JobStore) -> StageOutcome:
@@ -26,9 +24,7 @@ def ensure_concluded(job: JobInput, *, jobs: JobStore) -> StageOutcome:
     return complete(merge_outputs(job, jobs))
 
 
-def complete(
-    result: Mapping[str, Any], also: Sequence[TransactWriteItemTypeDef] = ()
-) -> StageOutcome:
+def complete(result: Mapping[str, Any], also: Sequence[Write] = ()) -> StageOutcome:
     """End a job, every other stage of which has reported its check.
 
     Args:

@@ -426,7 +426,7 @@ def remove_database(
         final=ErrorType.REMOVAL_FAILED,
     )
     if cluster is not None and instance is None and not is_needed:
-        projects.unplace(location.project_id, cluster.cluster_id, cluster.quota, job.job_id)
+        projects.places.unplace(location.project_id, cluster.cluster_id, cluster.quota, job.job_id)
     if goes_with_instance:
         check = f"the database {tenant.database} goes with its instance"
     else:

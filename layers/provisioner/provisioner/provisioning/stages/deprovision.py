@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job, StageRecord, StageStatus
 from provisioner.jobs.outcome import Completion, StageOutcome
@@ -25,9 +26,6 @@ from provisioner.provisioning.stages.conclude import complete, read_ended_stages
 from provisioner.provisioning.stages.find_project import read_project
 from provisioner.provisioning.stages.project_lock import acquire
 from provisioner.provisioning.stages.provision import resources_of
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
 def ensure_removal_begun(
@@ -60,9 +58,7 @@ def ensure_removal_begun(
     )
 
 
-def _end_at_once(
-    project: Project, at: datetime, also: Sequence[TransactWriteItemTypeDef] = ()
-) -> StageOutcome:
+def _end_at_once(project: Project, at: datetime, also: Sequence[Write] = ()) -> StageOutcome:
     """End the job: the project has nothing that could be removed."""
     return StageOutcome(
         output={"already_deprovisioned": True},
@@ -144,9 +140,7 @@ def _snapshot_of(stages: Sequence[StageRecord]) -> Mapping[str, Any] | None:
     return next((snapshot for snapshot in taken if snapshot is not None), None)
 
 
-def release_after_failed_removal(
-    job: Job, *, projects: ProjectStore
-) -> Sequence[TransactWriteItemTypeDef]:
+def release_after_failed_removal(job: Job, *, projects: ProjectStore) -> Sequence[Write]:
     """Build the writes that release the project.
 
     Where no stage that removes has begun, or the first has only met data that is to stay, the

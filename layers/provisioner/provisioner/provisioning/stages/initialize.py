@@ -19,9 +19,8 @@ from provisioner.provisioning.projects import (
     ProjectBusyError,
     ProjectStatus,
     ProjectStore,
-    QuotaReachedError,
-    quota_of,
 )
+from provisioner.provisioning.quotas import QuotaReachedError, quota_of
 from provisioner.provisioning.stages.find_project import read_project
 
 

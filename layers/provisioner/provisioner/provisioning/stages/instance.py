@@ -39,8 +39,8 @@ from provisioner.provisioning.projects import (
     ProjectReader,
     ProjectStatus,
     ProjectStore,
-    QuotaReachedError,
 )
+from provisioner.provisioning.quotas import QuotaReachedError
 from provisioner.provisioning.stages.find_project import read_project
 from provisioner.provisioning.stages.repair import report, skip
 
@@ -131,12 +131,12 @@ def ensure_instance(
             return Waiting(f"the database instance {instance.identifier} is {made.status}")
         # One that vanishes and is made of the snapshot again is another, and is asked anew.
         instance = replace(instance, password_asked_of=made.resource_id)
-        projects.keep_instance(payload.project_id, instance)
+        projects.places.keep_instance(payload.project_id, instance)
         # AWS may not tell yet that it has the password still to set: the next look does.
         return Waiting(f"the database instance {instance.identifier} gets its password")
     if made.is_password_pending:
         return Waiting(f"the database instance {instance.identifier} gets its password")
-    projects.keep_instance(
+    projects.places.keep_instance(
         payload.project_id,
         replace(instance, host=made.host, port=made.port, version=made.version),
     )
@@ -213,7 +213,7 @@ def _settle(
     )
     maximum = 0 if allowance is None else allowance.maximum
     try:
-        projects.place(
+        projects.places.place(
             payload.project_id, wanted.identifier, wanted.quota, maximum, instance=wanted
         )
     except QuotaReachedError as error:
@@ -402,5 +402,5 @@ def remove_instance(
         client, names.instance, claim=owner.owns, final=ErrorType.REMOVAL_FAILED
     )
     if instance is not None and is_another_s is None:
-        projects.unplace(project_id, instance.identifier, instance.quota, job.job_id)
+        projects.places.unplace(project_id, instance.identifier, instance.quota, job.job_id)
     return StageOutcome(check=f"no database instance named {names.instance} is left to remove")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job
 from provisioner.jobs.outcome import StageOutcome
@@ -18,9 +18,6 @@ from provisioner.provisioning.projects import (
 )
 from provisioner.provisioning.stages.conclude import complete, merge_outputs
 from provisioner.provisioning.stages.find_project import read_project
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
 def ensure_acquired(
@@ -121,9 +118,7 @@ def ensure_released(job: JobInput, *, jobs: JobStore, projects: ProjectStore) ->
     return complete(result, projects.release_active_items(project_id, job.job_id, kept or None))
 
 
-def release_after_failure(
-    job: Job, *, projects: ProjectStore
-) -> Sequence[TransactWriteItemTypeDef]:
+def release_after_failure(job: Job, *, projects: ProjectStore) -> Sequence[Write]:
     """Build the write that releases the project; none where the job does not hold it."""
     project = projects.get(job.project_id) if job.project_id else None
     if project is None or project.locked_by != job.job_id:

@@ -6,8 +6,9 @@ Its INITIALIZING stands apart: what ends a failed job, wherever it runs, needs n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from provisioner.drivers.dynamodb import Write
 from provisioner.jobs.failure import CleanupRequest
 from provisioner.jobs.models import Job, StageStatus
 from provisioner.jobs.outcome import StageOutcome
@@ -26,9 +27,6 @@ from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.result import ApiKeyResult
 from provisioner.provisioning.stages.conclude import complete, read_ended_stages
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
 
 
 def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:
@@ -87,9 +85,7 @@ def _only(output: Mapping[str, Any], model: type[Any]) -> dict[str, Any]:
     return {name: value for name, value in output.items() if name in model.model_fields}
 
 
-def release_after_failure(
-    job: Job, *, projects: ProjectStore
-) -> Sequence[TransactWriteItemTypeDef]:
+def release_after_failure(job: Job, *, projects: ProjectStore) -> Sequence[Write]:
     """Build the writes that release the project's lock and the quota that it counts against."""
     return projects.release_items(job.project_id, job.job_id) if job.project_id else []
 
