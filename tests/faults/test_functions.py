@@ -14,9 +14,8 @@ from functools import partial
 from typing import Any, ClassVar
 
 import pytest
-from aws_lambda_powertools.utilities.batch import process_partial_response
 from provisioner.errors import ErrorType
-from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
+from provisioner.jobs.dispatch import Dispatcher
 from provisioner.jobs.events import EventPublisher
 from provisioner.jobs.execution import ExecutionStatus
 from provisioner.jobs.models import JobStatus, StoredError
@@ -135,11 +134,7 @@ class Dispatching(Function):
 
     def deliver_batch(self, *records: dict[str, Any]) -> list[Any]:
         """Hand over a batch; return what is to come again."""
-        answer = process_partial_response(
-            event={"Records": list(records)},
-            record_handler=self._dispatcher.dispatch,
-            processor=ConcurrentBatchProcessor(self._dispatcher.note_failure),
-        )
+        answer = self._dispatcher({"Records": list(records)}, None)
         return list(answer["batchItemFailures"])
 
     def end(self) -> Any:

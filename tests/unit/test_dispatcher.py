@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from aws_lambda_powertools.utilities.batch import process_partial_response
 from provisioner.composition import dispatcher as composition
 from provisioner.errors import ErrorType
 from provisioner.jobs.client import JobClient
-from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
+from provisioner.jobs.dispatch import Dispatcher
 from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_name
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobId, JobQueue
@@ -81,11 +80,7 @@ def deliver(core: Core) -> Deliver:
     core.make_state_machine("anything")
 
     def run(*records: Record) -> list[str]:
-        response = process_partial_response(
-            event={"Records": list(records)},
-            record_handler=dispatcher.dispatch,
-            processor=ConcurrentBatchProcessor(dispatcher.note_failure),
-        )
+        response = dispatcher({"Records": list(records)}, None)
         return [str(failed["itemIdentifier"]) for failed in response["batchItemFailures"]]
 
     return run

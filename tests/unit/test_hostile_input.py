@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from aws_lambda_powertools.utilities.batch import process_partial_response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from provision_cli.main import main
@@ -18,7 +17,7 @@ from provisioner import api
 from provisioner.composition.job_handlers import register_job_types
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.dispatch import ConcurrentBatchProcessor, Dispatcher
+from provisioner.jobs.dispatch import Dispatcher
 from provisioner.jobs.models import JobStatus
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import REGISTRY
@@ -119,11 +118,7 @@ def deliver(core: Core) -> Deliver:
 
     def run(body: str) -> list[str]:
         record = {"messageId": str(uuid.uuid4()), "body": body, "eventSource": "aws:sqs"}
-        response = process_partial_response(
-            event={"Records": [record]},
-            record_handler=dispatcher.dispatch,
-            processor=ConcurrentBatchProcessor(dispatcher.note_failure),
-        )
+        response = dispatcher({"Records": [record]}, None)
         return [str(failed["itemIdentifier"]) for failed in response["batchItemFailures"]]
 
     return run

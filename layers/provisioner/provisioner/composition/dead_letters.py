@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aws_lambda_powertools.utilities.batch import (
     BatchProcessor,
@@ -20,8 +20,8 @@ from provisioner.jobs.undelivered import record_undelivered
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DeadLettersSettings
 
-if TYPE_CHECKING:
-    from provisioner.composition.dispatcher import BatchFunction
+#: AWS Lambda's function of a batch: the event and the context to the partial batch response.
+type BatchFunction = Callable[[Mapping[str, Any], Any], Mapping[str, Any]]
 
 
 def build() -> BatchFunction:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
+from aws_lambda_powertools.utilities.batch import (
+    AsyncBatchProcessor,
+    EventType,
+    async_process_partial_response,
+)
 from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
@@ -23,19 +29,14 @@ from provisioner.jobs.messages import (
     parse_message,
     stored_error,
 )
-from provisioner.jobs.models import Job, StoredError
+from provisioner.jobs.models import Job
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.batch.base import FailureResponse
-    from aws_lambda_powertools.utilities.batch.exceptions import ExceptionInfo
     from mypy_boto3_stepfunctions.client import SFNClient
-
-#: Takes an SQS record, and why it was not dispatched.
-type NoteFailure = Callable[[Mapping[str, Any], StoredError], None]
 
 _NO_STATE_MACHINE = (
     ErrorType.JOB_TYPE_NOT_DEPLOYED,
@@ -54,53 +55,14 @@ _NOT_STARTED = {
     ),
 }
 
+_NOT_DISPATCHED = "The job could not be started."
+
 #: Records that are dispatched at once: a batch holds at most this many.
 _CONCURRENT_RECORDS = 10
 
 
-def _stored(error: BaseException | None) -> StoredError:
-    """Return why a message was not dispatched, as it is kept."""
-    if isinstance(error, ProvisioningError):
-        return stored_error(error)
-    cause = "" if error is None else short_cause(error)
-    return StoredError(ErrorType.UNKNOWN_ERROR, "", 0, "The job could not be started.", cause)
-
-
-class ConcurrentBatchProcessor(BatchProcessor):
-    """Processes the records of a batch at once, since each waits for the network.
-
-    Each record has a copy of the context, so that its logging keys are its own.
-    """
-
-    def __init__(self, note_failure: NoteFailure | None = None) -> None:
-        """Process SQS records; a batch that fails whole is reported record by record too.
-
-        Args:
-            note_failure: told of each record that failed, and why; it raises nothing.
-        """
-        super().__init__(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
-        self._note_failure = note_failure
-
-    def process(self) -> list[tuple[Any, ...]]:
-        """Process every record; the order of the results is that of the records."""
-        with ThreadPoolExecutor(max_workers=_CONCURRENT_RECORDS) as pool:
-            running = [
-                pool.submit(copy_context().run, self._process_record, record)
-                for record in self.records
-            ]
-            return [result.result() for result in running]
-
-    def failure_handler(self, record: Any, exception: ExceptionInfo) -> FailureResponse:
-        """Say why the queue is going to deliver a message again."""
-        error = _stored(exception[1])
-        logger.warning("message not dispatched", cause=error.cause)
-        if self._note_failure is not None:
-            self._note_failure(record, error)
-        return super().failure_handler(record, exception)
-
-
 class Dispatcher:
-    """Dispatches one message. Doing it twice is as good as once."""
+    """Dispatches the messages of a batch. Doing it twice is as good as once."""
 
     def __init__(
         self,
@@ -125,12 +87,48 @@ class Dispatcher:
         self._dead_letters = dead_letters
         self._state_machines = state_machines
         self._arn_prefix = state_machine_arn_prefix
+        self._threads = ThreadPoolExecutor(max_workers=_CONCURRENT_RECORDS)
 
-    def dispatch(self, record: Mapping[str, Any]) -> None:
-        """Start the execution of a message's job, or put the message with the dead letters.
+    def __call__(self, event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
+        """Dispatch a batch, its records at once, since each waits for the network.
 
         Args:
-            record: the SQS record, as AWS Lambda hands it over.
+            event: the event of Amazon SQS, as AWS Lambda hands it over.
+            context: AWS Lambda's.
+
+        Returns:
+            AWS Lambda's partial batch response: the queue delivers again what it names.
+        """
+        return async_process_partial_response(
+            event=dict(event),
+            record_handler=self._dispatch_beside_others,
+            processor=AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False),
+            context=context,
+        )
+
+    async def _dispatch_beside_others(self, record: Mapping[str, Any]) -> None:
+        # In a copy of the context, so that the record's logging keys are its own.
+        dispatch = partial(copy_context().run, self._dispatch_or_tell, record)
+        await asyncio.get_running_loop().run_in_executor(self._threads, dispatch)
+
+    def _dispatch_or_tell(self, record: Mapping[str, Any]) -> None:
+        """Dispatch a message; keep, as well as it goes, why it could not be dispatched."""
+        try:
+            self._dispatch(record)
+        except Exception as error:
+            known = (
+                error
+                if isinstance(error, ProvisioningError)
+                else failure(ErrorType.UNKNOWN_ERROR, _NOT_DISPATCHED, short_cause(error))
+            )
+            logger.warning("message not dispatched", cause=known.cause)
+            job_id = job_id_of(str(record["body"]), str(record["messageId"]))
+            with contextlib.suppress(*AWS_ERRORS):
+                self._store.note_dispatch_failure(job_id, stored_error(known))
+            raise
+
+    def _dispatch(self, record: Mapping[str, Any]) -> None:
+        """Start the execution of a message's job, or put the message with the dead letters.
 
         Raises:
             Exception: whatever may pass by waiting; the queue then delivers the message again.
@@ -164,12 +162,6 @@ class Dispatcher:
             # goes first, so that a crash between the two writes loses neither.
             self._reject(body, job_id, error)
             self._store.fail_queued(job, stored_error(error))
-
-    def note_failure(self, record: Mapping[str, Any], error: StoredError) -> None:
-        """Keep why a message was not dispatched, as well as it goes."""
-        job_id = job_id_of(str(record["body"]), str(record["messageId"]))
-        with contextlib.suppress(*AWS_ERRORS):
-            self._store.note_dispatch_failure(job_id, error)
 
     def _start(self, job: Job, attempt: int, input_text: str) -> None:
         """Start the execution of a job, unless it was started before.
