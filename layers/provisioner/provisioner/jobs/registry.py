@@ -1,6 +1,6 @@
 """Job types and their handlers: what the dispatcher and the client look up."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ _MAX_VALUES = 262_144
 
 #: What is said of a field that is too deep.
 TOO_DEEP = f"must not be nested deeper than {_MAX_DEPTH} levels"
+
+
+_NOT_JSON = "must be what JSON can hold: fields have text for a name, and no value is bytes"
 
 
 class DuplicateJobHandlerError(ValueError):
@@ -53,8 +56,8 @@ def first_problem(error: ValidationError, whole: str) -> str:
         error: what the model raised.
         whole: what to name where the problem is no field's.
     """
-    first = _first(error)
-    return f"{_field(first, whole)}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"
+    field, problem = _first(error, whole)
+    return f"{field}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}"
 
 
 def first_kind_of_problem(error: ValidationError, whole: str) -> str:
@@ -68,56 +71,38 @@ def first_kind_of_problem(error: ValidationError, whole: str) -> str:
         error: what the model raised.
         whole: what to name where the problem is no field's.
     """
-    first = _first(error)
-    return f"{_field(first, whole)} ({first['type']})"
+    field, problem = _first(error, whole)
+    return f"{field} ({problem['type']})"
 
 
-def _first(error: ValidationError) -> ErrorDetails:
-    return error.errors(include_url=False, include_input=False, include_context=False)[0]
-
-
-def _field(problem: ErrorDetails, whole: str) -> str:
+def _first(error: ValidationError, whole: str) -> tuple[str, ErrorDetails]:
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     # An unknown field's name is the sender's own text.
-    return shown(".".join(str(part) for part in problem["loc"])) or whole
+    return shown(".".join(map(str, problem["loc"]))) or whole, problem
 
 
-def is_too_deep(value: object) -> bool:
-    """Whether objects and lists are nested deeper than in a field of a payload, or for ever."""
-    level = _containers([value])
-    for _ in range(_MAX_DEPTH):
-        level = _containers(
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, Mapping) else parent)
-        )
-    return bool(level)
+def find_obstacle(value: object) -> str | None:
+    """Say why a value cannot stand in a field of a payload; None where it can.
 
-
-def _containers(values: Iterable[object]) -> list[Mapping[Any, object] | Sequence[object]]:
-    """Return the objects and lists among the values: each once, however often it is there."""
-    found = {id(value): value for value in values if isinstance(value, (Mapping, list, tuple))}
-    return list(found.values())
-
-
-def _is_like_json(value: object) -> bool:
-    """Whether names are text, no value is bytes, and there are no more than a payload can hold.
-
-    A list may be in a value many times over, in each of which it is written.
+    A list may be in a value many times over, in each of which it is written; or in itself.
     """
-    left = [value]
+    left = [(value, 0)]
     for _ in range(_MAX_VALUES):
         if not left:
-            return True
-        inner = left.pop()
+            return None
+        inner, depth = left.pop()
         if isinstance(inner, bytes | bytearray | memoryview):
-            return False
+            return _NOT_JSON
+        if not isinstance(inner, Mapping | list | tuple):
+            continue
+        if depth == _MAX_DEPTH:
+            return TOO_DEEP
         if isinstance(inner, Mapping):
             if not all(isinstance(name, str) for name in inner):
-                return False
-            left += inner.values()
-        elif isinstance(inner, list | tuple):
-            left += inner
-    return not left
+                return _NOT_JSON
+            inner = inner.values()
+        left += [(child, depth + 1) for child in inner]
+    return _NOT_JSON
 
 
 def validate_payload[Payload: BaseModel](model: type[Payload], payload: object) -> Payload:
@@ -129,15 +114,10 @@ def validate_payload[Payload: BaseModel](model: type[Payload], payload: object) 
     if not isinstance(payload, Mapping):
         raise failure(ErrorType.INVALID_PAYLOAD, "payload: must be an object (dict).")
     for field, value in payload.items():
-        name = shown(str(field)) or "payload"
-        if is_too_deep(value):
-            raise failure(ErrorType.INVALID_PAYLOAD, f"{name}: {TOO_DEEP}.")
-        if not _is_like_json({field: value}):
-            raise failure(
-                ErrorType.INVALID_PAYLOAD,
-                f"{name}: must be what JSON can hold: fields have text for a name, and no value is "
-                "bytes.",
-            )
+        obstacle = find_obstacle(value) if isinstance(field, str) else _NOT_JSON
+        if obstacle is not None:
+            name = shown(str(field)) or "payload"
+            raise failure(ErrorType.INVALID_PAYLOAD, f"{name}: {obstacle}.")
     try:
         return model.model_validate(dict(payload))
     except ValidationError as error:
@@ -247,42 +227,10 @@ class JobRegistry:
             )
 
 
-#: The handlers of this process.
+#: The handlers of this process, and the public functions that are about them.
 REGISTRY = JobRegistry()
-
-
-def register_job_handler(job_type: str, handler: JobHandler[Any, Any]) -> None:
-    """Register the handler of a job type in this process.
-
-    Raises:
-        DuplicateJobHandlerError: the job type has one already.
-    """
-    REGISTRY.register(job_type, handler)
-
-
-def get_job_handler(job_type: str) -> JobHandler[Any, Any]:
-    """Return the handler of a job type; calling it runs a job in this process.
-
-    Raises:
-        UnknownJobTypeError: it has none.
-    """
-    return REGISTRY.get(job_type)
-
-
-def has_job_handler(job_type: str) -> bool:
-    """Whether the job type has a handler."""
-    return REGISTRY.has(job_type)
-
-
-def get_registered_job_types() -> tuple[str, ...]:
-    """Return the registered job types in alphabetical order."""
-    return REGISTRY.types()
-
-
-def validate_required_handlers(job_types: Iterable[str]) -> None:
-    """Make sure that each of these job types has a handler.
-
-    Raises:
-        UnknownJobTypeError: naming every one that has none.
-    """
-    REGISTRY.validate_required(job_types)
+register_job_handler = REGISTRY.register
+get_job_handler = REGISTRY.get
+has_job_handler = REGISTRY.has
+get_registered_job_types = REGISTRY.types
+validate_required_handlers = REGISTRY.validate_required

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
-from provisioner.jobs.registry import TOO_DEEP, is_too_deep
+from provisioner.jobs.registry import TOO_DEEP, find_obstacle
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
     API_KEYS,
@@ -38,7 +38,7 @@ MAX_METADATA_BYTES = 16 * 1024
 
 
 def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    if is_too_deep(metadata):
+    if find_obstacle(metadata) == TOO_DEEP:
         raise ValueError(TOO_DEEP)
     try:
         size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
