@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel, ValidationError
 
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job
@@ -54,27 +53,19 @@ def execution_input(new: NewJob, attempt: int = 1) -> str:
     return text
 
 
-class _InputJob(BaseModel):
-    """The part of an execution's input that names its job."""
-
-    job_id: str
-
-
-class _Input(BaseModel):
-    """The input of an execution."""
-
-    job: _InputJob
-
-
 def job_id_of(input_text: str) -> str | None:
     """Read the job's id out of the input of an execution; None where it is of no job.
 
     The execution's name would not do: it says more than the id, and each state machine its own.
     """
     try:
-        return _Input.model_validate_json(input_text).job.job_id
-    except ValidationError:
+        value = json.loads(input_text)
+    except ValueError:
         return None
+    match value:
+        case {"job": {"job_id": str(job_id)}}:
+            return job_id
+    return None
 
 
 class ExecutionStatus(StrEnum):
@@ -100,6 +91,8 @@ class Execution:
     status: ExecutionStatus
     error: str = ""
     cause: str = ""
+    #: Its input, as JSON.
+    input: str = ""
 
 
 class Executions:
@@ -121,20 +114,23 @@ class Executions:
 
     def find(self, arn: str) -> Execution | None:
         """Look at an execution; None where there is none, or it is too new to be seen."""
-        described = self._describe(arn)
-        if described is None:
+        try:
+            described = self._client.describe_execution(executionArn=arn)
+        except self._client.exceptions.ExecutionDoesNotExist:
             return None
+        if described["executionArn"] != arn:
+            raise failure(
+                ErrorType.NETWORK_ERROR,
+                "AWS answered another question while we tried to look at an execution.",
+                "Step Functions: an execution of another ARN",
+            )
         return Execution(
             arn=arn,
             status=ExecutionStatus(described["status"]),
             error=described.get("error", ""),
             cause=described.get("cause", ""),
+            input=described.get("input", ""),
         )
-
-    def input_of(self, arn: str) -> str:
-        """Return the input of an execution; nothing where there is none."""
-        described = self._describe(arn)
-        return "" if described is None else str(described.get("input", ""))
 
     def stop(self, arn: str, cause: str) -> None:
         """Stop an execution; one that has ended, or never was, stays as it is."""
@@ -145,19 +141,6 @@ class Executions:
         )
         with suppress(*gone):
             self._client.stop_execution(executionArn=arn, cause=cause)
-
-    def _describe(self, arn: str) -> dict[str, Any] | None:
-        try:
-            described = dict(self._client.describe_execution(executionArn=arn))
-        except self._client.exceptions.ExecutionDoesNotExist:
-            return None
-        if described["executionArn"] != arn:
-            raise failure(
-                ErrorType.NETWORK_ERROR,
-                "AWS answered another question while we tried to look at an execution.",
-                "Step Functions: an execution of another ARN",
-            )
-        return described
 
 
 def job_input(job: NewJob | Job, attempt: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from provisioner.errors import ProvisioningError, is_retried
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, Stage
+from provisioner.jobs.execution import job_input
 from provisioner.jobs.models import Job
 from provisioner.jobs.retries import STAGE_RETRY, waiting_retry
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting, Step
@@ -59,21 +60,17 @@ class InProcessRun:
         for step in definition.steps:
             if step is skipped:
                 continue
-            has_ended = False
-            if isinstance(step, Stage):
-                settled = [self._attempts(job, step, outputs)]
-                output = settled[0].get("output", {})
-                if not step.runs_if:
-                    outputs[str(step)] = output
-                has_ended = bool(step.ends_job_if and output.get(step.ends_job_if))
-                skipped = definition.skipped_after(step, output)
-            else:
-                settled = [self._branch(job, stages, outputs) for stages in step.branches]
+            settled = [self._branch(job, stages, outputs) for stages in step.branches]
             if not all(end["ok"] for end in settled):
                 self._fail(job, settled)
                 return
-            if has_ended:
-                return
+            if isinstance(step, Stage):
+                output = settled[0]["output"]
+                if step.ends_job_if and output.get(step.ends_job_if):
+                    return
+                if not step.runs_if:
+                    outputs[str(step)] = output
+                skipped = definition.skipped_after(step, output)
 
     def _branch(
         self, job: Job, stages: Sequence[Stage], outputs: Mapping[str, Any]
@@ -106,10 +103,11 @@ class InProcessRun:
     def _repeat(self, step: Step, job: Job, stage: str, **more: Any) -> dict[str, Any]:
         """Run a step as often as a Task of the state machine does; raise its last error."""
         polls = waiting_retry(stage.waits_seconds if isinstance(stage, Stage) else 0)
+        given = job_input(job, job.attempt)
         waits = failures = 0
         for retry_count in itertools.count():
             try:
-                return step(_event(job, stage, retry_count=retry_count, **more))
+                return step({"job": given, "stage": str(stage), "retry_count": retry_count, **more})
             except StageWaiting:
                 waits += 1
                 if waits > polls.max_attempts:
@@ -122,16 +120,3 @@ class InProcessRun:
                     raise
                 self._sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
         raise AssertionError  # the count has no end
-
-
-def _event(job: Job, stage: str, **more: Any) -> dict[str, Any]:
-    return {
-        "job": {
-            "job_id": job.job_id,
-            "job_type": job.job_type,
-            "payload": job.payload,
-            "attempt": job.attempt,
-        },
-        "stage": str(stage),
-        **more,
-    }

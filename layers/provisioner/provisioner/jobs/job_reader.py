@@ -70,17 +70,8 @@ class JobReader:
         """
         if not dynamodb.is_key(job_id):
             raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression="job_id = :job_id",
-            ExpressionAttributeValues=dynamodb.to_item({":job_id": job_id}),
-            ConsistentRead=True,
-        )
-        parts = {
-            item["record"]: item
-            for page in pages
-            for item in (dynamodb.from_answer(i, {"job_id": job_id}) for i in page["Items"])
-        }
+        items = self._query("job_id", job_id, ConsistentRead=True)
+        parts = {item["record"]: item for item in items}
         head = parts.pop(JOB, None)
         if head is None:
             raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
@@ -109,22 +100,13 @@ class JobReader:
         """Read a project's jobs as `get_head` does, newest first; each with what it waits for."""
         if not dynamodb.is_key(project_id):
             return []
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            IndexName="by_project",
-            KeyConditionExpression="project_id = :project_id",
-            ExpressionAttributeValues=dynamodb.to_item({":project_id": project_id}),
-            ScanIndexForward=False,
+        items = self._query(
+            "project_id", project_id, IndexName="by_project", ScanIndexForward=False
         )
-        jobs = [
-            to_job(dynamodb.from_answer(item, {"project_id": project_id}))
-            for page in pages
-            for item in page["Items"]
-        ]
         # Few are open: one alone may hold the project.
         return [
             job if job.status.is_terminal else replace(job, waits=self.get(job.job_id).waits)
-            for job in jobs
+            for job in map(to_job, items)
         ]
 
     def list_all(self) -> list[Job]:
@@ -159,15 +141,25 @@ class JobReader:
 
         What was written a moment ago may be missing.
         """
+        return [
+            str(item["job_id"]) for item in self._query(UNFINISHED, "yes", IndexName=UNFINISHED)
+        ]
+
+    def _query(self, name: str, value: str, **options: Any) -> list[dict[str, Any]]:
+        """Read the items of a key, of the table or of an index.
+
+        Raises:
+            NETWORK_ERROR: the answer holds another item.
+        """
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
-            IndexName=UNFINISHED,
-            KeyConditionExpression="#unfinished = :yes",
-            ExpressionAttributeNames={"#unfinished": UNFINISHED},
-            ExpressionAttributeValues=dynamodb.to_item({":yes": "yes"}),
+            KeyConditionExpression="#key = :key",
+            ExpressionAttributeNames={"#key": name},
+            ExpressionAttributeValues=dynamodb.to_item({":key": value}),
+            **options,
         )
-        items = [item for page in pages for item in page["Items"]]
-        return [str(dynamodb.from_answer(item, {UNFINISHED: "yes"})["job_id"]) for item in items]
+        items = (item for page in pages for item in page["Items"])
+        return [dynamodb.from_answer(item, {name: value}) for item in items]
 
     def dispatch_failure(self, job_id: str) -> StoredError | None:
         """Return why the last dispatch of a job's message failed; None where nothing was kept."""

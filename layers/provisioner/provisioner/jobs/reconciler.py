@@ -130,14 +130,15 @@ class Reconciler:
                 return self._sweep()
             case {"source": "aws.states", "detail": {"executionArn": arn, "status": status}}:
                 detail = event["detail"]
-                # Left out of the event where it is long.
-                job_id = job_id_of(detail.get("input") or self._executions.input_of(arn))
                 ended = Execution(
                     arn,
                     ExecutionStatus(status),
                     detail.get("error") or "",
                     detail.get("cause") or "",
                 )
+                # Left out of the event where it is long.
+                known = None if detail.get("input") else self._executions.find(arn)
+                job_id = job_id_of(detail.get("input") or (known.input if known else ""))
             case {"detail": {"job_id": str(of_job)}}:
                 job_id = of_job
         if job_id is None:
