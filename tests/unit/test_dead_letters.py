@@ -632,14 +632,7 @@ def test_a_hold_that_has_run_out_hides_nothing(people: Core, code: str) -> None:
 
 
 def _letters(core: Core) -> dead_letters.DeadLetters:
-    return dead_letters.DeadLetters(
-        core.client("sqs"),
-        core.dead_letter_url,
-        registry=REGISTRY,
-        store=core.jobs,
-        queue=JobQueue(core.client("sqs"), core.queue_url),
-        jobs=client(core),
-    )
+    return dead_letters.DeadLetters(core.client("sqs"), core.dead_letter_url, client(core))
 
 
 # --- The program ----------------------------------------------------------------------------------

@@ -685,14 +685,7 @@ def _job_client(settings: PlatformSettings) -> JobClient:
 
 
 def _dead_letters(settings: PlatformSettings) -> DeadLetters:
-    return DeadLetters(
-        aws.client("sqs"),
-        settings.dead_letter_queue_url,
-        registry=REGISTRY,
-        store=job_store(settings),
-        queue=JobQueue(aws.client("sqs"), settings.queue_url),
-        jobs=_job_client(settings),
-    )
+    return DeadLetters(aws.client("sqs"), settings.dead_letter_queue_url, _job_client(settings))
 
 
 def _api_keys(settings: PlatformSettings) -> ApiKeyStore:

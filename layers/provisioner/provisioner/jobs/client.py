@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from provisioner.arguments import (
@@ -45,14 +46,13 @@ class JobWaitTimeoutError(TimeoutError):
     """The job has not ended in the time that the caller gave it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobClient:
     """Enqueues and reads jobs of one deployment."""
 
-    def __init__(self, *, registry: JobRegistry, store: JobStore, queue: JobQueue) -> None:
-        """Bind the client to a deployment."""
-        self._registry = registry
-        self._store = store
-        self._queue = queue
+    registry: JobRegistry
+    store: JobStore
+    queue: JobQueue
 
     def enqueue(
         self,
@@ -81,7 +81,7 @@ class JobClient:
         check_whole_number("delay_seconds", delay_seconds, least=0, most=MAX_DELAY_SECONDS)
         if idempotency_key is not None:
             idempotency_key = check_characters("idempotency_key", idempotency_key)
-        handler = self._registry.get(job_type)
+        handler = self.registry.get(job_type)
         valid = handler.parse(payload)
         job_id = str(
             uuid.uuid4()
@@ -90,13 +90,13 @@ class JobClient:
         )
         new = NewJob(job_id, job_type, valid.model_dump(mode="json"), handler.stages)
         execution_input(new)
-        job = self._store.create(new, delay_seconds=delay_seconds)
+        job = self.store.create(new, delay_seconds=delay_seconds)
         if job.payload_digest != payload_digest(new.payload):
             raise IdempotencyConflictError(
                 "idempotency_key: was used for a job with another payload; choose another key."
             )
         if job.status is JobStatus.QUEUED:
-            self._queue.send(
+            self.queue.send(
                 job_id=job_id,
                 job_type=new.job_type,
                 payload=new.payload,
@@ -119,7 +119,7 @@ class JobClient:
         """
 
         def change(_: RefusedError | None) -> Job:
-            job = self._store.get(job_id)
+            job = self.store.get(job_id)
             if job.status in {JobStatus.COMPLETED, JobStatus.FAILED}:
                 raise JobStateError(
                     f"job {job_id}: is {job.status}; only a job that has not ended is cancelled."
@@ -133,10 +133,10 @@ class JobClient:
                 return job
             if job.status is JobStatus.QUEUED:
                 error = StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")
-                self._store.cancel_queued(job, error)
+                self.store.cancel_queued(job, error)
             else:
-                self._store.request_cancel(job)
-            return self._store.get(job_id)
+                self.store.request_cancel(job)
+            return self.store.get(job_id)
 
         return optimistically(change, "it was cancelled")
 
@@ -156,27 +156,27 @@ class JobClient:
             UnknownJobTypeError: its job type has no handler any more; the job stays as it is.
             INVALID_PAYLOAD: its payload is not valid any more; the job stays as it is.
         """
-        job = self._store.get(job_id)
+        job = self.store.get(job_id)
         if job.status in RETRY_SOURCES:
             if not job.stages:
                 raise JobStateError(f"job {job_id}: was refused as it came; send a new job.")
             # What the message needs that follows; its error comes before the job is changed.
             self._message_group(job)
             try:
-                self._store.retry(job)
+                self.store.retry(job)
             except ConditionFailedError:
-                if self._store.get(job_id).attempt == job.attempt:
+                if self.store.get(job_id).attempt == job.attempt:
                     raise JobStateError(
                         f"job {job_id}: its clean-up is under way; retry it once that has ended."
                     ) from None
-            job = self._store.get(job_id)
+            job = self.store.get(job_id)
         if job.attempt > 1 and job.status is JobStatus.RUNNING:
             return job
         if job.attempt == 1 or job.status is not JobStatus.QUEUED:
             raise JobStateError(
                 f"job {job_id}: is {job.status}; only a failed or cancelled job is retried."
             )
-        self._queue.send(
+        self.queue.send(
             job_id=job_id,
             job_type=job.job_type,
             payload=job.payload,
@@ -199,10 +199,10 @@ class JobClient:
             JobStateError: it has no clean-up, or one that has left nothing.
             UnknownJobTypeError: its job type has no handler any more.
         """
-        job = self._store.get(job_id)
+        job = self.store.get(job_id)
         cleanup = job if job.parent_id else None
         if job.cleanup_job_id:
-            cleanup = self._store.get(job.cleanup_job_id)
+            cleanup = self.store.get(job.cleanup_job_id)
         if cleanup is None:
             raise JobStateError(f"job {job_id}: is {job.status} and has no clean-up.")
         if cleanup.status is JobStatus.COMPLETED:
@@ -213,7 +213,7 @@ class JobClient:
         return cleanup if is_under_way else self.retry(cleanup.job_id)
 
     def _message_group(self, job: Job) -> str | None:
-        handler = self._registry.get(job.job_type)
+        handler = self.registry.get(job.job_type)
         return handler.message_group(handler.parse(job.payload))
 
 

@@ -14,10 +14,8 @@ from botocore.exceptions import ClientError
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
 from provisioner.jobs.messages import job_id_of, names_another_job
-from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.records import canonical_json
-from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
-from provisioner.jobs.store import JobStore
+from provisioner.jobs.registry import UnknownJobTypeError
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
@@ -80,22 +78,10 @@ class Redriven:
 class DeadLetters:
     """The dead letters of one deployment."""
 
-    def __init__(
-        self,
-        client: SQSClient,
-        url: str,
-        *,
-        registry: JobRegistry,
-        store: JobStore,
-        queue: JobQueue,
-        jobs: JobClient,
-    ) -> None:
+    def __init__(self, client: SQSClient, url: str, jobs: JobClient) -> None:
         """Bind to the queue of dead letters, by its URL, and to what a job is sent again by."""
         self._client = client
         self._url = url
-        self._registry = registry
-        self._store = store
-        self._queue = queue
         self._jobs = jobs
 
     def read(self) -> list[DeadLetter]:
@@ -143,12 +129,12 @@ class DeadLetters:
 
     def _send(self, letter: DeadLetter, *, again: bool) -> tuple[bool, str]:
         """Send a letter back; return whether it is, and what was done, or why nothing was."""
-        job = self._store.get_head(letter.job_id)
-        if job is not None and names_another_job(self._registry, job, letter.body):
+        job = self._jobs.store.get_head(letter.job_id)
+        if job is not None and names_another_job(self._jobs.registry, job, letter.body):
             return False, "the message names another job's id; send it without job_id."
         if job is None or not job.status.is_terminal:
             body = _with_job_id(letter.body, letter.job_id)
-            self._queue.send_back(body, message_group=letter.message_group)
+            self._jobs.queue.send_back(body, message_group=letter.message_group)
             return True, "is sent again."
         if not again:
             return False, f"is {job.status}; it runs again only where that is asked for."
