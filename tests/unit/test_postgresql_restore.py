@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -686,7 +687,7 @@ def test_a_psql_that_could_not_connect_is_told_and_leaves_nothing_open() -> None
     psql = restore_module._Psql(nowhere)
 
     def begin_too_late() -> None:
-        with psql:
+        with closing(psql):
             psql._process.wait()
             psql.begin()
 

@@ -61,16 +61,15 @@ def test_a_project_gets_an_instance_with_the_marker(database: Database) -> None:
     assert database.find() == instance
     assert instance == Instance(
         identifier=NAME,
-        arn=f"arn:aws:rds:{REGION}:{ACCOUNT}:db:{NAME}",
         resource_id=database.kept.dbi_resource_id,
         status="available",
         state=RdsState.READY,
         host=f"{NAME}.aaaaaaaaaa.{REGION}.rds.amazonaws.com",
         port=5432,
-        engine="postgres",
         version="16",
         size="db.t4g.micro",
         storage_gb=20,
+        is_protected=True,
     )
     assert instance.is_ready
     (asked,) = database.core.calls_of("rds.CreateDBInstance")

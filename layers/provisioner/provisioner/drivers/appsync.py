@@ -18,11 +18,12 @@ from provisioner.drivers.drift import (
     Drift,
     Repairs,
     drifted,
+    drifts,
     put_right,
     still_drifted,
     update_input,
 )
-from provisioner.drivers.same_named import SameNamed, drifts
+from provisioner.drivers.same_named import SameNamed
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 

@@ -21,13 +21,14 @@ from provisioner.drivers.drift import (
     Remaining,
     Repairs,
     drifted,
+    drifts,
     put_right,
     still_drifted,
     update_input,
 )
 from provisioner.drivers.obstacles import Obstacles, named, quoted
 from provisioner.drivers.partition import dns_suffix
-from provisioner.drivers.same_named import SameNamed, drifts
+from provisioner.drivers.same_named import SameNamed
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import IO, Any, ClassVar, Concatenate, Protocol
@@ -275,13 +275,6 @@ class DatabaseEngine(ABC):
         schema, a privilege is missing, or the version is another one.
         """
 
-    @contextmanager
-    def _locked(self, names: TenantNames) -> Iterator[Any]:
-        """Yield a session of the platform that holds the tenant's lock."""
-        with closing(self._connect()) as session:
-            self._lock(session, names)
-            yield session
-
     def _takes(self, names: TenantNames, password: str) -> bool:
         """Whether the server takes the password of the tenant's login."""
         try:
@@ -327,12 +320,8 @@ class DatabaseEngine(ABC):
         return Login(f"database {database} answered a login as {login}", version)
 
     @abstractmethod
-    def _connect(self) -> Any:
-        """Connect as the platform, where locks are taken."""
-
-    @abstractmethod
-    def _lock(self, session: Any, names: TenantNames) -> None:
-        """Take the tenant's lock; it is given back when the session ends, however it does."""
+    def _locked(self, names: TenantNames) -> AbstractContextManager[Any]:
+        """Give a session of the platform that holds the tenant's lock until it ends."""
 
     @abstractmethod
     def _ensure_schema(

@@ -46,6 +46,11 @@ class Repairs:
 MADE_AGAIN = "was not there and was made again"
 
 
+def drifts(resource: str, wrong: Iterable[str]) -> list[Drift]:
+    """Return the drift of one resource, by what is not as it must be."""
+    return [Drift(resource, what) for what in wrong]
+
+
 def still_drifted(drift: Drift) -> Remaining:
     """Tell of what a service was asked to put right, and took, and tells of as it was."""
     why = "The service took the change and does not tell of it yet; send the job again."

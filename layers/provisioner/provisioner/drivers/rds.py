@@ -10,11 +10,11 @@ instance".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
@@ -23,6 +23,7 @@ from provisioner.drivers.drift import (
     Drift,
     Repairs,
     drifted,
+    drifts,
     put_right,
     still_drifted,
 )
@@ -37,12 +38,12 @@ from provisioner.drivers.rds_description import (
     tag_list,
     wanted_settings,
 )
-from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.errors import ErrorType, ProvisioningError, conflict, failure
 from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_rds.client import RDSClient
-    from mypy_boto3_rds.type_defs import DBInstanceTypeDef
+    from mypy_boto3_rds.type_defs import DBInstanceTypeDef, DBSnapshotTypeDef
 
 
 class RdsState(StrEnum):
@@ -155,7 +156,6 @@ class Instance:
     """What RDS says of an instance."""
 
     identifier: str
-    arn: str
     #: Another for each instance that is made, also under the same identifier.
     resource_id: str
     #: RDS's word, such as `backing-up`.
@@ -165,11 +165,12 @@ class Instance:
     #: The endpoint; None where RDS tells of none yet.
     host: str | None
     port: int | None
-    engine: str
     #: The whole version, such as `16.4`.
     version: str
     size: str
     storage_gb: int
+    #: Whether its deletion protection is on.
+    is_protected: bool = False
     #: Whether RDS has yet to set the master user's password that it was asked for.
     is_password_pending: bool = False
 
@@ -257,7 +258,7 @@ def restore_instance(
                 short_cause(error),
             ) from None
         _checked(restored, description.identifier)
-        if not owner.owns(_tags(restored)):
+        if not owner.owns(tags_of(restored)):
             # It comes into being with its tags; an emulator may leave them out.
             client.add_tags_to_resource(
                 ResourceName=restored["DBInstanceArn"], Tags=tag_list(owner)
@@ -279,8 +280,7 @@ def find_instance(
         ProvisioningError: as `translated` says.
     """
     with asked(final, "look at the database instance"):
-        found = _claimed(client, identifier, claim)
-    return None if found is None else _instance(found)
+        return _find(client, identifier, claim)
 
 
 def remove_instance(
@@ -299,31 +299,31 @@ def remove_instance(
         ProvisioningError: as `translated` says.
     """
     with asked(final, "remove the database instance"):
-        found = _claimed(client, identifier, claim)
-        if found is None:
-            return None
-        instance = _instance(found)
-        if instance.state is RdsState.DELETING:
+        instance = _find(client, identifier, claim)
+        if instance is None or instance.state is RdsState.DELETING:
             return instance
+        if instance.is_protected and instance.state is RdsState.STOPPED:
+            # A stopped instance cannot be modified.
+            return start_instance(client, identifier)
         try:
-            if found.get("DeletionProtection", False):
-                if instance.state is RdsState.STOPPED:
-                    # A stopped instance cannot be modified.
-                    return start_instance(client, identifier)
-                modified = client.modify_db_instance(
-                    DBInstanceIdentifier=identifier, DeletionProtection=False
-                )["DBInstance"]
-                if modified.get("DeletionProtection", False):
-                    # It is not switched off yet, and RDS refuses to delete it for good until then.
-                    return _left(client, identifier, claim)
-            client.delete_db_instance(
-                DBInstanceIdentifier=identifier, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
-            )
+            # While it is being switched off, RDS refuses to delete the instance for good.
+            if not instance.is_protected or _unprotect(client, identifier):
+                client.delete_db_instance(
+                    DBInstanceIdentifier=identifier,
+                    SkipFinalSnapshot=True,
+                    DeleteAutomatedBackups=True,
+                )
         except client.exceptions.DBInstanceNotFoundFault:
             return None  # Another run has just deleted it.
         except client.exceptions.InvalidDBInstanceStateFault:
             pass  # It is being made, changed, or deleted by another run.
-        return _left(client, identifier, claim)
+        return _find(client, identifier, claim)
+
+
+def _unprotect(client: RDSClient, identifier: str) -> bool:
+    """Switch an instance's deletion protection off; return whether it is off at once."""
+    modified = client.modify_db_instance(DBInstanceIdentifier=identifier, DeletionProtection=False)
+    return not modified["DBInstance"].get("DeletionProtection", False)
 
 
 def change_master_password(
@@ -351,7 +351,7 @@ def change_master_password(
     """
     check_password(password)
     with asked(final, "change the password of the database instance"):
-        if _claimed(client, identifier, claim) is None:
+        if _find(client, identifier, claim) is None:
             raise _missing(identifier, final)
         try:
             modified = client.modify_db_instance(
@@ -380,10 +380,10 @@ def repair_instance(
     """
     identifier = description.identifier
     with asked(final, "repair the database instance"):
-        found = _described(client, identifier)
+        found = _describe(client, identifier)
         if found is None:
             raise _missing(identifier, final)
-        if not owner.owns(_tags(found)):
+        if not owner.owns(tags_of(found)):
             raise failure(
                 ErrorType.CONFLICT,
                 f"The database instance {identifier} does not have the project's tags; give them "
@@ -399,13 +399,12 @@ def repair_instance(
             return instance, Repairs(checked=_answered(instance))
         before = _put_right(client, found, description)
         if before:
-            found = _described(client, identifier) or found
+            found = _describe(client, identifier) or found
         after = drifted(settings(found), wanted_settings(found, description), untold=False)
     instance = _instance(found)
-    drifts = [Drift(name_of(identifier), what) for what in before]
-    still = [Drift(name_of(identifier), what) for what in after]
+    still = drifts(name_of(identifier), after)
     return instance, Repairs(
-        put_right(drifts, still),
+        put_right(drifts(name_of(identifier), before), still),
         (
             *(still_drifted(drift) for drift in still),
             *differences(found, description),
@@ -458,19 +457,10 @@ def start_instance(client: RDSClient, identifier: str) -> Instance:
         )
     except client.exceptions.InvalidDBInstanceStateFault:
         # Another run has just started it, or it is not quite stopped.
-        found = _described(client, identifier)
+        found = _describe(client, identifier)
         if found is None:
             raise
         return _instance(found)
-
-
-def other_answer(of: str) -> ProvisioningError:
-    """Say that RDS has told of another thing than was asked for."""
-    return failure(
-        ErrorType.NETWORK_ERROR,
-        "AWS answered another question while we tried to look at the database instance.",
-        f"RDS: an answer of another {of}",
-    )
 
 
 def _ensure(
@@ -481,30 +471,26 @@ def _ensure(
     make: Callable[[], DBInstanceTypeDef],
 ) -> Instance:
     identifier = description.identifier
-    found = _described(client, identifier)
+    found = _describe(client, identifier)
     if found is None:
         try:
             return _checked(make(), identifier)
         except client.exceptions.DBInstanceAlreadyExistsFault:
             # Another run has just made it, or someone else has.
-            found = _described(client, identifier)
+            found = _describe(client, identifier)
         except ClientError as error:
-            raise _explained(error, description, final) from None
+            raise _explain(error, description, final) from None
         if found is None:
             raise failure(
                 ErrorType.TIMEOUT,
                 "The database instance of the project changed while it was created.",
                 f"instance {identifier}: is there and is not",
             )
-    if not owner.owns(_tags(found)):
-        raise failure(
-            ErrorType.CONFLICT,
-            f"A database instance named {identifier} exists and is not this project's; remove or "
-            "rename it.",
-        )
-    if _instance(found).state is RdsState.DELETING:
-        return _instance(found)
+    if not owner.owns(tags_of(found)):
+        raise conflict("database instance", identifier)
     instance = _usable(found, final)
+    if instance.state is RdsState.DELETING:
+        return instance
     difference = next(differences(found, description), None)
     if difference is not None:
         raise failure(
@@ -517,11 +503,11 @@ def _ensure(
         return start_instance(client, identifier)
     # In no other status it can be modified, and a project can be made all the same.
     if instance.status == "available" and _put_right(client, found, description):
-        return _instance(_described(client, identifier) or found)
+        return _instance(_describe(client, identifier) or found)
     return instance
 
 
-def _explained(error: ClientError, description: InstanceDescription, final: ErrorType) -> Exception:
+def _explain(error: ClientError, description: InstanceDescription, final: ErrorType) -> Exception:
     """Say what is to be corrected where RDS refuses to make an instance; else return the error."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     if code in _OF_SUBNETS:
@@ -540,64 +526,69 @@ def _explained(error: ClientError, description: InstanceDescription, final: Erro
     return failure(final, wrong, translate(error, final, "").cause)
 
 
-def _left(client: RDSClient, identifier: str, claim: Claim) -> Instance | None:
-    found = _claimed(client, identifier, claim)
-    return None if found is None else _instance(found)
+def _find(client: RDSClient, identifier: str, claim: Claim) -> Instance | None:
+    found = _describe(client, identifier)
+    return _instance(found) if found is not None and claim(tags_of(found)) else None
 
 
-def _claimed(client: RDSClient, identifier: str, claim: Claim) -> DBInstanceTypeDef | None:
-    found = _described(client, identifier)
-    return found if found is not None and claim(_tags(found)) else None
-
-
-def _described(client: RDSClient, identifier: str) -> DBInstanceTypeDef | None:
+def _describe(client: RDSClient, identifier: str) -> DBInstanceTypeDef | None:
     try:
         answer = client.describe_db_instances(DBInstanceIdentifier=identifier)
     except client.exceptions.DBInstanceNotFoundFault:
         return None
-    # RDS says that there is none by an error; a list without it is no answer.
-    match answer["DBInstances"]:
-        case [{"DBInstanceIdentifier": name} as found] if name == identifier:
+    return the_one(answer["DBInstances"], "DBInstanceIdentifier", identifier)
+
+
+def the_one[Found: Mapping[str, Any]](answer: Sequence[Found], key: str, identifier: str) -> Found:
+    """Return the instance or snapshot that was asked for, or changed, from what RDS has answered.
+
+    RDS says that there is none by an error; a list without it is no answer.
+
+    Raises:
+        NETWORK_ERROR: RDS has told of another thing.
+    """
+    match answer:
+        case [found] if found[key] == identifier:
             return found
         case _:
-            raise other_answer("instance")
+            raise failure(
+                ErrorType.NETWORK_ERROR,
+                "AWS answered another question while we tried to look at the database instance.",
+                f"RDS: an answer of another {key}",
+            )
 
 
 def _checked(described: DBInstanceTypeDef, identifier: str) -> Instance:
     """Return what RDS has told of an instance after a change of it."""
-    if described["DBInstanceIdentifier"] != identifier:
-        raise other_answer("instance")
-    return _instance(described)
+    return _instance(the_one([described], "DBInstanceIdentifier", identifier))
 
 
-def _tags(found: DBInstanceTypeDef) -> dict[str, str]:
+def tags_of(found: DBInstanceTypeDef | DBSnapshotTypeDef) -> dict[str, str]:
+    """Return the tags of an instance or a snapshot."""
     return {tag["Key"]: tag["Value"] for tag in found.get("TagList", [])}
 
 
 def _instance(found: DBInstanceTypeDef) -> Instance:
     endpoint = found.get("Endpoint", {})
     status = found["DBInstanceStatus"]
+    # Of a status that no table has, a login will tell.
+    unheard = RdsState.FAILED if status.startswith(_FAILING) else RdsState.READY
+    state = _STATES.get(status, unheard)
+    if state is RdsState.READY and "Address" not in endpoint:
+        state = RdsState.PENDING
     return Instance(
         identifier=found["DBInstanceIdentifier"],
-        arn=found["DBInstanceArn"],
         resource_id=found["DbiResourceId"],
         status=status,
-        state=_state(status, has_endpoint="Address" in endpoint),
+        state=state,
         host=endpoint.get("Address"),
         port=endpoint.get("Port"),
-        engine=found["Engine"],
         version=found["EngineVersion"],
         size=found["DBInstanceClass"],
         storage_gb=found["AllocatedStorage"],
+        is_protected=found.get("DeletionProtection", False),
         is_password_pending="MasterUserPassword" in found.get("PendingModifiedValues", {}),
     )
-
-
-def _state(status: str, *, has_endpoint: bool) -> RdsState:
-    """Say what a status means; of one that no table has, a login will tell."""
-    unheard = RdsState.FAILED if status.startswith(_FAILING) else RdsState.READY
-    state = _STATES.get(status, unheard)
-    return RdsState.PENDING if state is RdsState.READY and not has_endpoint else state
 
 
 def _usable(found: DBInstanceTypeDef, final: ErrorType) -> Instance:
@@ -609,17 +600,14 @@ def _usable(found: DBInstanceTypeDef, final: ErrorType) -> Instance:
     """
     instance = _instance(found)
     if instance.state is RdsState.FAILED:
+        unheard = f"is in the status {instance.status}; look at its events in Amazon RDS"
         raise failure(
             ErrorType.QUOTA_EXCEEDED if instance.status == "storage-full" else final,
-            f"The database instance {instance.identifier} of the project {_clause(instance)}.",
+            f"The database instance {instance.identifier} of the project "
+            f"{_FAILURES.get(instance.status, unheard)}.",
             f"instance {instance.identifier}: {instance.status}",
         )
     return instance
-
-
-def _clause(instance: Instance) -> str:
-    unheard = f"is in the status {instance.status}; look at its events in Amazon RDS"
-    return _FAILURES.get(instance.status, unheard)
 
 
 def _missing(identifier: str, final: ErrorType) -> ProvisioningError:

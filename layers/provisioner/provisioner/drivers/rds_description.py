@@ -29,9 +29,11 @@ _MASTER_PASSWORD = re.compile(r"[!#-&(-.0-?A-~]{8,41}")
 
 #: What RDS takes at all: characters of an identifier, ports, GiB of gp3 storage, days of backups.
 _IDENTIFIER_LENGTH = 63
-_PORTS = range(1150, 65535 + 1)
-_STORAGE_GB = range(20, 65536 + 1)
-_BACKUP_DAYS = range(35 + 1)
+_BOUNDS = {
+    "port": range(1150, 65535 + 1),
+    "storage_gb": range(20, 65536 + 1),
+    "backup_days": range(35 + 1),
+}
 
 #: What every instance is made with, and its operator may change: a standby doubles the price, and
 #: minor versions bring the corrections of the server's security. docs/decisions.md says why.
@@ -88,22 +90,18 @@ class InstanceDescription:
 
     def __post_init__(self) -> None:
         """Refuse what RDS refuses: emulators take it."""
+        if not _MASTER_USER.fullmatch(self.user):
+            raise ValueError(
+                "user: RDS takes 1 to 16 letters, digits and underscores, first a letter."
+            )
         if len(self.identifier) > _IDENTIFIER_LENGTH or not _IDENTIFIER.fullmatch(self.identifier):
             raise ValueError(
                 f"identifier: RDS takes at most {_IDENTIFIER_LENGTH} lower-case letters, digits "
                 "and single hyphens, first a letter and last no hyphen."
             )
-        if not _MASTER_USER.fullmatch(self.user):
-            raise ValueError(
-                "user: RDS takes 1 to 16 letters, digits and underscores, first a letter."
-            )
         check_password(self.password)
-        for name, value, bounds in (
-            ("port", self.port, _PORTS),
-            ("storage_gb", self.storage_gb, _STORAGE_GB),
-            ("backup_days", self.backup_days, _BACKUP_DAYS),
-        ):
-            if value not in bounds:
+        for name, bounds in _BOUNDS.items():
+            if getattr(self, name) not in bounds:
                 raise ValueError(f"{name}: RDS takes {bounds.start} to {bounds[-1]}.")
 
 
@@ -161,29 +159,45 @@ def wanted_settings(found: DBInstanceTypeDef, description: InstanceDescription) 
 def differences(found: DBInstanceTypeDef, description: InstanceDescription) -> Iterator[Remaining]:
     """Yield what is not as described and that a repair leaves as it is."""
     will_be = settings(found)
-    resource = name_of(description.identifier)
-    version, wanted_version = will_be["EngineVersion"], description.version
-    if will_be["Engine"] != description.engine:
-        why = f"Its engine is {will_be['Engine']}, not {description.engine}: make a new instance."
-        yield Remaining(resource, "Engine", why)
-    elif not keeps_version(description.engine, version, wanted_version):
-        why = f"Its version is {version}, not {wanted_version}: RDS only goes to newer ones."
-        yield Remaining(resource, "EngineVersion", why)
-    if will_be["DBInstanceClass"] != description.size:
-        why = (
-            f"Its size is {will_be['DBInstanceClass']}, not {description.size}: modify the "
-            "instance (rds modify-db-instance), which interrupts it."
-        )
-        yield Remaining(resource, "DBInstanceClass", why)
-    if will_be["AllocatedStorage"] < description.storage_gb:
-        why = (
-            f"Its storage is {will_be['AllocatedStorage']} GB, not {description.storage_gb}: "
-            "modify the instance (rds modify-db-instance)."
-        )
-        yield Remaining(resource, "AllocatedStorage", why)
-    if not found.get("StorageEncrypted", True):
-        why = "It is not encrypted: only a new instance can be, of an encrypted copy of a snapshot."
-        yield Remaining(resource, "StorageEncrypted", why)
+    engine, version = will_be["Engine"], will_be["EngineVersion"]
+    size, storage = will_be["DBInstanceClass"], will_be["AllocatedStorage"]
+    is_engine = engine == description.engine
+    is_version = keeps_version(description.engine, version, description.version)
+    for what, is_right, why in (
+        (
+            "Engine",
+            is_engine,
+            f"Its engine is {engine}, not {description.engine}: make a new instance.",
+        ),
+        (
+            "EngineVersion",
+            is_version or not is_engine,
+            f"Its version is {version}, not {description.version}: RDS only goes to newer ones.",
+        ),
+        (
+            "DBInstanceClass",
+            size == description.size,
+            (
+                f"Its size is {size}, not {description.size}: modify the instance (rds "
+                "modify-db-instance), which interrupts it."
+            ),
+        ),
+        (
+            "AllocatedStorage",
+            storage >= description.storage_gb,
+            (
+                f"Its storage is {storage} GB, not {description.storage_gb}: modify the instance "
+                "(rds modify-db-instance)."
+            ),
+        ),
+        (
+            "StorageEncrypted",
+            found.get("StorageEncrypted", True),
+            "It is not encrypted: only a new instance can be, of an encrypted copy of a snapshot.",
+        ),
+    ):
+        if not is_right:
+            yield Remaining(name_of(description.identifier), what, why)
 
 
 def grown_storage(

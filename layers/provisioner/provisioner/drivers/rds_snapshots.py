@@ -7,6 +7,7 @@ RDS User Guide, "Creating a DB snapshot for a Single-AZ DB instance".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -16,8 +17,9 @@ from provisioner.drivers.rds import (
     RdsState,
     asked,
     find_instance,
-    other_answer,
     start_instance,
+    tags_of,
+    the_one,
 )
 from provisioner.drivers.rds_description import tag_list
 from provisioner.errors import ErrorType, failure
@@ -43,6 +45,8 @@ _STATES = {
 #: Snapshots that someone has asked for; RDS takes others by itself and deletes them.
 _TYPE = "manual"
 
+_IDENTIFIER = "DBSnapshotIdentifier"
+
 #: The most that DescribeDBSnapshots returns at once.
 _PAGE_SIZE = 100
 
@@ -52,15 +56,12 @@ class InstanceSnapshot:
     """What RDS says of a snapshot."""
 
     identifier: str
-    arn: str
     #: The instance that it was taken of.
     instance: str
     #: RDS's word, such as `creating`.
     status: str
     #: What the status means: PENDING, READY, DELETING or FAILED.
     state: RdsState
-    #: How much is done, 0 to 100.
-    percent: int
     engine: str
     version: str
     #: The storage of the instance, which one that is restored needs at least.
@@ -105,43 +106,42 @@ def ensure_snapshot(
         ProvisioningError: as `translated` says.
     """
     with asked(final, "take a snapshot of the database instance"):
-        found = _described(client, identifier)
+        found = _describe(client, identifier)
         if found is None:
             if not _can_be_taken(client, instance, owner, final):
                 return None
             try:
-                found = client.create_db_snapshot(
+                taken = client.create_db_snapshot(
                     DBSnapshotIdentifier=identifier,
                     DBInstanceIdentifier=instance,
                     Tags=[
                         *tag_list(owner),
                         {"Key": KEPT_UNTIL_TAG, "Value": kept_until.isoformat()},
                     ],
-                )["DBSnapshot"]
-                return _checked(found, identifier)
+                )
+                return _snapshot(the_one([taken["DBSnapshot"]], _IDENTIFIER, identifier))
             except client.exceptions.InvalidDBInstanceStateFault:
                 return None  # Its status has changed meanwhile.
             except client.exceptions.DBSnapshotAlreadyExistsFault:
                 # Another run has just begun it, or someone else has.
-                found = _described(client, identifier)
-            if found is None:
-                return None
-        if not owner.owns(_tags(found)) or found["DBInstanceIdentifier"] != instance:
+                found = _describe(client, identifier)
+        if found is None:
+            return None
+        if not owner.owns(tags_of(found)) or found["DBInstanceIdentifier"] != instance:
             raise failure(
                 ErrorType.CONFLICT,
                 f"A snapshot named {identifier} exists and is not of this project's instance; "
                 "delete it.",
             )
-        snapshot = _snapshot(found)
-        if snapshot.state is RdsState.FAILED:
+        if found["Status"] == "failed":
             client.delete_db_snapshot(DBSnapshotIdentifier=identifier)
             raise failure(
                 final,
                 f"RDS could not take the snapshot {identifier} of the database instance "
                 f"{instance}; look at the instance's events, then run the job again.",
-                f"snapshot {identifier}: {snapshot.status}",
+                f"snapshot {identifier}: failed",
             )
-        return snapshot
+        return _snapshot(found)
 
 
 def find_snapshot(
@@ -153,8 +153,7 @@ def find_snapshot(
         ProvisioningError: as `translated` says.
     """
     with asked(final, "look at a snapshot of the database instance"):
-        found = _claimed(client, identifier, claim)
-    return None if found is None else _snapshot(found)
+        return _find(client, identifier, claim)
 
 
 def list_snapshots(client: RDSClient, *, claim: Claim, final: ErrorType) -> list[InstanceSnapshot]:
@@ -174,9 +173,13 @@ def list_snapshots(client: RDSClient, *, claim: Claim, final: ErrorType) -> list
             _snapshot(snapshot)
             for page in pages
             for snapshot in page["DBSnapshots"]
-            if claim(_tags(snapshot))
+            if claim(tags_of(snapshot))
         ]
-    return sorted(found, key=_age)
+    # One that RDS has not taken yet is the newest.
+    return sorted(
+        found,
+        key=lambda it: (-it.taken_at.timestamp() if it.taken_at else -math.inf, it.identifier),
+    )
 
 
 def remove_snapshot(
@@ -192,8 +195,7 @@ def remove_snapshot(
         ProvisioningError: as `translated` says.
     """
     with asked(final, "delete a snapshot of the database instance"):
-        found = _claimed(client, identifier, claim)
-        if found is None:
+        if _find(client, identifier, claim) is None:
             return None
         try:
             client.delete_db_snapshot(DBSnapshotIdentifier=identifier)
@@ -201,8 +203,7 @@ def remove_snapshot(
             return None  # Another run has just deleted it.
         except client.exceptions.InvalidDBSnapshotStateFault:
             pass  # It is being taken, or deleted.
-        found = _claimed(client, identifier, claim)
-    return None if found is None else _snapshot(found)
+        return _find(client, identifier, claim)
 
 
 def kept_until_of(tags: Mapping[str, str]) -> date | None:
@@ -236,53 +237,30 @@ def _can_be_taken(client: RDSClient, identifier: str, owner: Ownership, final: E
     return instance.status in _TAKEN_IN
 
 
-def _described(client: RDSClient, identifier: str) -> DBSnapshotTypeDef | None:
+def _find(client: RDSClient, identifier: str, claim: Claim) -> InstanceSnapshot | None:
+    found = _describe(client, identifier)
+    return _snapshot(found) if found is not None and claim(tags_of(found)) else None
+
+
+def _describe(client: RDSClient, identifier: str) -> DBSnapshotTypeDef | None:
     try:
         answer = client.describe_db_snapshots(DBSnapshotIdentifier=identifier)
     except client.exceptions.DBSnapshotNotFoundFault:
         return None
-    # RDS says that there is none by an error; a list without it is no answer.
-    match answer["DBSnapshots"]:
-        case [{"DBSnapshotIdentifier": name} as found] if name == identifier:
-            return found
-        case _:
-            raise other_answer("snapshot")
-
-
-def _claimed(client: RDSClient, identifier: str, claim: Claim) -> DBSnapshotTypeDef | None:
-    found = _described(client, identifier)
-    return found if found is not None and claim(_tags(found)) else None
-
-
-def _checked(described: DBSnapshotTypeDef, identifier: str) -> InstanceSnapshot:
-    if described["DBSnapshotIdentifier"] != identifier:
-        raise other_answer("snapshot")
-    return _snapshot(described)
-
-
-def _tags(found: DBSnapshotTypeDef) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in found.get("TagList", [])}
+    return the_one(answer["DBSnapshots"], _IDENTIFIER, identifier)
 
 
 def _snapshot(found: DBSnapshotTypeDef) -> InstanceSnapshot:
     status = found["Status"]
     return InstanceSnapshot(
         identifier=found["DBSnapshotIdentifier"],
-        arn=found["DBSnapshotArn"],
         instance=found["DBInstanceIdentifier"],
         status=status,
         state=_STATES.get(status, RdsState.PENDING),
-        percent=found.get("PercentProgress", 0),
         engine=found["Engine"],
         version=found["EngineVersion"],
         storage_gb=found["AllocatedStorage"],
         taken_at=found.get("SnapshotCreateTime"),
-        job_id=_tags(found).get(JOB_TAG, ""),
-        kept_until=kept_until_of(_tags(found)),
+        job_id=tags_of(found).get(JOB_TAG, ""),
+        kept_until=kept_until_of(tags_of(found)),
     )
-
-
-def _age(snapshot: InstanceSnapshot) -> tuple[float, str]:
-    """Sort the newest first; one that RDS has not taken yet is the newest."""
-    taken = snapshot.taken_at
-    return (float("-inf") if taken is None else -taken.timestamp(), snapshot.identifier)

@@ -220,6 +220,7 @@ _SETTINGS: dict[str, _Setting] = {
 }
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register storage")
 def ensure_bucket(
     client: S3Client, *, name: str, region: str, owner: Ownership, settling: Settling
 ) -> None:
@@ -234,11 +235,11 @@ def ensure_bucket(
         TIMEOUT: S3 does not show the bucket yet.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register storage"):
-        is_new = _ensure_exists(client, name, region, owner, settling)
-        _put_right(client, name, settling, is_new=is_new)
+    is_new = _ensure_exists(client, name, region, owner, settling)
+    _put_right(client, name, settling, is_new=is_new)
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair storage")
 def repair_bucket(
     client: S3Client, *, name: str, region: str, owner: Ownership, settling: Settling
 ) -> Repairs:
@@ -248,21 +249,20 @@ def repair_bucket(
         SERVICE_REGISTRATION_FAILED: there is no such bucket.
         CONFLICT, INSUFFICIENT_PERMISSIONS, and what `translated` raises: as of `ensure_bucket`.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair storage"):
-        if not _exists(client, name, region):
-            raise failure(
-                ErrorType.SERVICE_REGISTRATION_FAILED,
-                f"The bucket {name} of the project is not there, and a new one would be empty; "
-                "deprovision the project and provision it again.",
-                "HeadBucket: 404",
-            )
-        if not owner.owns(_seen_tags(client, name, settling)):
-            raise failure(
-                ErrorType.CONFLICT,
-                f"The bucket {name} does not have the project's tags; give them back to it.",
-            )
-        before = _put_right(client, name, settling)
-        after = _still_drifted(client, name, settling) if before else []
+    if not _exists(client, name, region):
+        raise failure(
+            ErrorType.SERVICE_REGISTRATION_FAILED,
+            f"The bucket {name} of the project is not there, and a new one would be empty; "
+            "deprovision the project and provision it again.",
+            "HeadBucket: 404",
+        )
+    if not owner.owns(_seen_tags(client, name, settling)):
+        raise failure(
+            ErrorType.CONFLICT,
+            f"The bucket {name} does not have the project's tags; give them back to it.",
+        )
+    before = _put_right(client, name, settling)
+    after = _still_drifted(client, name, settling) if before else []
     return Repairs(
         put_right(before, after),
         tuple(still_drifted(drift) for drift in after),
@@ -292,6 +292,7 @@ def _still_drifted(client: S3Client, name: str, settling: Settling) -> list[Drif
             return wrong
 
 
+@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check storage")
 def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settling) -> str:
     """Read what this run has not seen yet of the bucket's settings, and say what answered.
 
@@ -300,20 +301,20 @@ def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settli
         TIMEOUT: S3 does not show yet what this run has written.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check storage"):
-        while wrong := _wrong(client, name, owner, settling):
-            cause = f"bucket {name}: {', '.join(wrong)}"
-            if not settling.just_written:
-                raise failure(
-                    ErrorType.SERVICE_REGISTRATION_FAILED,
-                    "The bucket of the project does not have the settings that it must have.",
-                    cause,
-                )
-            if not settling.wait():
-                raise _unsettled(cause)
+    while wrong := _wrong(client, name, owner, settling):
+        cause = f"bucket {name}: {', '.join(wrong)}"
+        if not settling.just_written:
+            raise failure(
+                ErrorType.SERVICE_REGISTRATION_FAILED,
+                "The bucket of the project does not have the settings that it must have.",
+                cause,
+            )
+        if not settling.wait():
+            raise _unsettled(cause)
     return f"bucket {name} answered: encrypted, private, TLS only, versioned, tagged"
 
 
+@translated(ErrorType.REMOVAL_FAILED, "remove storage")
 def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
     """Delete the bucket, if it is claimed and empty; say what is there.
 
@@ -325,25 +326,24 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
         TIMEOUT: it was deleted and still answers.
         ProvisioningError: as `translated` says.
     """
-    with translated(ErrorType.REMOVAL_FAILED, "remove storage"):
-        try:
-            if _is_claimed(client, name, claim):
-                client.delete_bucket(Bucket=name)
-                _see_gone(client, name)
-        except client.exceptions.NoSuchBucket:
-            pass  # Another run has just deleted it.
-        except ClientError as error:
-            if _code(error) != "BucketNotEmpty":
-                raise
-            raise failure(
-                ErrorType.REMOVAL_FAILED,
-                f"The bucket {name} holds objects, so it stays; empty it first.",
-            ) from None
+    try:
+        if is_claimed(client, name=name, claim=claim):
+            client.delete_bucket(Bucket=name)
+            _see_gone(client, name)
+    except client.exceptions.NoSuchBucket:
+        pass  # Another run has just deleted it.
+    except ClientError as error:
+        if _code(error) != "BucketNotEmpty":
+            raise
+        raise failure(
+            ErrorType.REMOVAL_FAILED,
+            f"The bucket {name} holds objects, so it stays; empty it first.",
+        ) from None
     return f"no bucket named {name} is left to remove"
 
 
 def _see_gone(client: S3Client, name: str) -> None:
-    if _holder(client, name) is _Holder.US:
+    if _look(client, name)[0] is _Holder.US:
         raise failure(
             ErrorType.TIMEOUT,
             "The bucket of the project is still there.",
@@ -392,18 +392,6 @@ def _drifted(
             yield name, wanted
 
 
-def is_claimed(client: S3Client, *, name: str, claim: Claim) -> bool:
-    """Whether this account has the bucket, and it is claimed.
-
-    Raises:
-        INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
-        TIMEOUT: S3 says that it is there, and does not tell its tags.
-        ProvisioningError: as `translated` says.
-    """
-    with translated(ErrorType.REMOVAL_FAILED, "look for storage"):
-        return _is_claimed(client, name, claim)
-
-
 def holds_objects(client: S3Client, *, name: str, claim: Claim) -> bool:
     """Whether the bucket is there, is claimed, and holds any version of an object.
 
@@ -412,11 +400,10 @@ def holds_objects(client: S3Client, *, name: str, claim: Claim) -> bool:
     Raises:
         ProvisioningError: as `is_claimed` says.
     """
-    with translated(ErrorType.REMOVAL_FAILED, "look into storage"):
-        try:
-            return _is_claimed(client, name, claim) and bool(_versions(client, name, 1))
-        except client.exceptions.NoSuchBucket:
-            return False  # Another run has just deleted it.
+    try:
+        return is_claimed(client, name=name, claim=claim) and bool(_versions(client, name, 1))
+    except client.exceptions.NoSuchBucket:
+        return False  # Another run has just deleted it.
 
 
 def empty_bucket(client: S3Client, *, name: str, claim: Claim, seconds: float) -> None:
@@ -437,7 +424,7 @@ def empty_bucket(client: S3Client, *, name: str, claim: Claim, seconds: float) -
         translated(ErrorType.REMOVAL_FAILED, "delete the objects in storage"),
         suppress(client.exceptions.NoSuchBucket),  # Another run has just deleted it.
     ):
-        if not _is_claimed(client, name, claim):
+        if not is_claimed(client, name=name, claim=claim):
             return
         while versions := _versions(client, name, _BATCH):
             if time.monotonic() > deadline:
@@ -553,14 +540,22 @@ def _exists(client: S3Client, name: str, region: str) -> bool:
     return holder is _Holder.US
 
 
-def _is_claimed(client: S3Client, name: str, claim: Claim) -> bool:
-    if _holder(client, name) is not _Holder.US:
+@translated(ErrorType.REMOVAL_FAILED, "look for storage")
+def is_claimed(client: S3Client, *, name: str, claim: Claim) -> bool:
+    """Whether this account has the bucket, and it is claimed.
+
+    Raises:
+        INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
+        TIMEOUT: S3 says that it is there, and does not tell its tags.
+        ProvisioningError: as `translated` says.
+    """
+    if _look(client, name)[0] is not _Holder.US:
         return False
     try:
         return claim(_tags(client, name))
     except ClientError as error:
         if _code(error) == "NoSuchBucket":
-            if _holder(client, name) is _Holder.US:
+            if _look(client, name)[0] is _Holder.US:
                 raise _unsettled(short_cause(error)) from None
             return False  # Another run has just deleted it.
         if _is_of_another(client, name, error):
@@ -571,10 +566,6 @@ def _is_claimed(client: S3Client, name: str, claim: Claim) -> bool:
 def _is_of_another(client: S3Client, name: str, error: ClientError) -> bool:
     """Whether a bucket whose tags may not be read is another account's, which lets all look."""
     return _status(error) == HTTPStatus.FORBIDDEN and name not in _own_buckets(client, name)
-
-
-def _holder(client: S3Client, name: str) -> _Holder:
-    return _look(client, name)[0]
 
 
 def _look(client: S3Client, name: str) -> tuple[_Holder, str]:

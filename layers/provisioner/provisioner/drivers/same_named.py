@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from provisioner.drivers.drift import Drift
 from provisioner.errors import ErrorType, conflict, failure
 
 
@@ -114,8 +113,3 @@ class SameNamed[Thing]:
             # One that is deleted in this moment is listed and cannot be described.
             with suppress(self.missing):
                 yield self.describe(identifier)
-
-
-def drifts(resource: str, wrong: list[str]) -> list[Drift]:
-    """Return the drift of one resource, by what is not as it must be."""
-    return [Drift(resource, what) for what in wrong]

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translated
-from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.errors import ErrorType, ProvisioningError, conflict, failure
 from provisioner.ownership import Claim, Ownership
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
+    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef
 
 #: Makes the token of a secret's first version: the same for every run of the same job.
 _TOKEN_NAMESPACE = uuid.UUID("0f0c9ad5-30f1-4f0c-a3f1-5ac7a2f1b9f4")
@@ -111,22 +112,15 @@ def find_secret(
         ProvisioningError: as `translated` says.
     """
     with translated(final, "read a secret of the project"):
-        try:
-            described = client.describe_secret(SecretId=name)
-        except client.exceptions.ResourceNotFoundException:
+        described = _describe(client, name)
+        if described is None:
             return None
-        # Before the marker: an answer that describes nothing is not a secret of someone else.
-        arn = described["ARN"]
-        _check_answer(described, name)
-        if not owner.owns({tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}):
-            raise failure(
-                ErrorType.CONFLICT,
-                f"A secret named {name} exists and is not this project's; remove or rename it.",
-            )
+        if not owner.owns(_tags(described)):
+            raise conflict("secret", name)
         try:
             if described.get("DeletedDate") is not None:
                 client.restore_secret(SecretId=name)
-            return Secret(arn, _value(client, name))
+            return Secret(described["ARN"], _value(client, name))
         except (
             client.exceptions.ResourceNotFoundException,
             client.exceptions.InvalidRequestException,
@@ -287,17 +281,25 @@ def remove_secret(
     )
 
 
-def _claimed(client: SecretsManagerClient, name: str, claim: Claim) -> str | None:
-    """Return the ARN of the secret of that name; None where it is gone, goes, or is unclaimed."""
+def _describe(client: SecretsManagerClient, name: str) -> DescribeSecretResponseTypeDef | None:
     try:
         described = client.describe_secret(SecretId=name)
     except client.exceptions.ResourceNotFoundException:
         return None
-    # As in `find_secret`.
-    arn = described["ARN"]
+    # Before its tags: an answer that describes nothing is not a secret of someone else.
     _check_answer(described, name)
-    tags = {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
-    return arn if described.get("DeletedDate") is None and claim(tags) else None
+    return described
+
+
+def _tags(described: DescribeSecretResponseTypeDef) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
+
+
+def _claimed(client: SecretsManagerClient, name: str, claim: Claim) -> str | None:
+    """Return the ARN of the secret of that name; None where it is gone, goes, or is unclaimed."""
+    found = _describe(client, name)
+    is_claimed = found is not None and found.get("DeletedDate") is None and claim(_tags(found))
+    return found["ARN"] if found is not None and is_claimed else None
 
 
 def _being_deleted(name: str, error: ClientError) -> ProvisioningError:

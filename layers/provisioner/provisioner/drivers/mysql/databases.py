@@ -1,10 +1,12 @@
 """The database of a tenant, which is its schema too.
 
 The tenant may drop its own database, and even make it again: its privileges outlive the database.
-So one that is gone is made again, whoever has dropped it.
+So one that is gone is made again, whoever has dropped it. The version of the schema stands in the
+platform's records, where no tenant can write it, nor read.
 
 Sources: MySQL 8.0 Reference Manual, "CREATE DATABASE Statement", "DROP DATABASE Statement",
-"Metadata Locking".
+"Metadata Locking", "CREATE TEMPORARY
+TABLE Statement".
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable
 import pymysql
 
 from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.mysql.accounts import granted_database, missing_privileges, own_grants
 from provisioner.drivers.mysql.errors import is_in_the_way, is_there_already
 from provisioner.drivers.mysql.ledger import Kind, forget, record
 from provisioner.drivers.mysql.quoting import SQL, Identifier, Literal
@@ -24,6 +27,13 @@ from provisioner.ownership import Ownership
 
 #: Seconds that one try to drop a database waits for its sessions, before they are ended again.
 _DROP_SECONDS = 2
+
+#: The version of the schema that `ensure_schema` makes.
+SCHEMA_VERSION = 1
+
+#: A temporary table is its session's alone, and goes with it: a run that dies leaves none, and one
+#: of the customer's of this name is only hidden from the session meanwhile.
+_TRIED = Identifier("provisioner_check")
 
 
 def has_database(connection: Connection, names: TenantNames) -> bool:
@@ -107,3 +117,30 @@ def drop_database(
                 "or a prepared transaction, which XA RECOVER lists and XA ROLLBACK ends.",
                 f"DROP DATABASE {names.database}: error 1205, {LOCK_SECONDS} seconds long",
             )
+
+
+def check_schema(tenant: Connection, names: TenantNames) -> str:
+    """As the tenant's user, see that a customer can work in the schema; say so in one sentence.
+
+    Args:
+        tenant: a session of the tenant's user, with its database as default.
+        names: the tenant's.
+
+    Raises:
+        SCHEMA_CREATION_FAILED: the session is in another schema, or a privilege is missing.
+    """
+    ((schema,),) = execute(tenant, SQL("SELECT DATABASE()"))
+    missing = missing_privileges(own_grants(tenant), granted_database(tenant, names))
+    if schema != names.schema or missing:
+        raise failure(
+            ErrorType.SCHEMA_CREATION_FAILED,
+            "The schema of the project is not as it must be.",
+            f"schema {schema}, missing privileges {missing}",
+        )
+    for statement in (
+        SQL("CREATE TEMPORARY TABLE {} (id INT NOT NULL PRIMARY KEY)").format(_TRIED),
+        SQL("INSERT INTO {} VALUES (1)").format(_TRIED),
+        SQL("DROP TEMPORARY TABLE {}").format(_TRIED),
+    ):
+        execute(tenant, statement)
+    return f"schema {names.schema} answered, and {names.app_role} may do all in it"

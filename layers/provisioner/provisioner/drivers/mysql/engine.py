@@ -13,14 +13,14 @@ Statements"; MariaDB documentation, "SQL statements that Cause an Implicit Commi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import override
 
 from provisioner.drivers.database_engine import DatabaseEngine, TenantNames, step
 from provisioner.drivers.drift import Drift
-from provisioner.drivers.mysql import accounts, databases, ledger, schema
+from provisioner.drivers.mysql import accounts, databases, ledger
 from provisioner.drivers.mysql.accounts import User, Wanted
 from provisioner.drivers.mysql.errors import PYMYSQL
 from provisioner.drivers.mysql.ledger import Kind
@@ -65,7 +65,7 @@ class MysqlEngine(DatabaseEngine):
     @step(ErrorType.DATABASE_CREATION_FAILED, "prepare the server")
     def prepare_server(self) -> None:
         # The platform's records, as the first tenant of a shared server does too.
-        with closing(self._connect()) as connection:
+        with connect_as_platform(self._admin) as connection:
             ledger.prepare(connection)
 
     @override
@@ -102,15 +102,14 @@ class MysqlEngine(DatabaseEngine):
     @step(ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
     def check_schema(self, names: TenantNames, password: str) -> str:
         with connect_as_tenant(self._admin, names, password) as tenant:
-            return schema.check_schema(tenant, names)
+            return databases.check_schema(tenant, names)
 
     @override
-    def _connect(self) -> Connection:
-        return connect_as_platform(self._admin)
-
-    @override
-    def _lock(self, session: Connection, names: TenantNames) -> None:
-        ledger.lock(session, names)
+    @contextmanager
+    def _locked(self, names: TenantNames) -> Iterator[Connection]:
+        with connect_as_platform(self._admin) as connection:
+            ledger.lock(connection, names)
+            yield connection
 
     @override
     def _ensure_schema(
@@ -121,9 +120,9 @@ class MysqlEngine(DatabaseEngine):
         _require_user(tenant, missing)
         drift = tenant.drift
         self._make_right(session, tenant, owner)
-        if ledger.find_version(session, names) != schema.SCHEMA_VERSION:
+        if ledger.find_version(session, names) != databases.SCHEMA_VERSION:
             drift.append(Drift(f"schema {names.schema}", "version"))
-            ledger.record_version(session, names, schema.SCHEMA_VERSION)
+            ledger.record_version(session, names, databases.SCHEMA_VERSION)
         return drift
 
     @override

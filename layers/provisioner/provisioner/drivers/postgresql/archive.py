@@ -11,7 +11,7 @@ source, pg_backup_archiver.c, PrintTOCSummary; dumputils.c, buildACLCommands.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -166,50 +166,37 @@ def _exists(entry: Entry, existing: Existing) -> bool:
     return False
 
 
-class RoleNames:
-    """Gives the target's roles in place of the source's."""
-
-    def __init__(self, source: TenantNames, *, owner_role: str, app_role: str) -> None:
-        """Bind the two roles of a tenant to those of a target; they may be one there."""
-        self._names = {source.owner_role: owner_role, source.app_role: app_role}
-
-    def __call__(self, role: str) -> str:
-        """Return the target's role; a role that is not the tenant's keeps its name."""
-        return self._names.get(role, role)
-
-
-def ownership_statements(script: str, app_role: str, roles: RoleNames) -> Iterator[str]:
+def ownership_statements(script: str, app_role: str, roles: Mapping[str, str]) -> Iterator[str]:
     """Yield the statements of a script that give something to the app role.
 
     A sequence of a table comes after its table, which takes it along: by itself it cannot go.
     """
     found = [
         (statement, words)
-        for statement in _statements(script)
-        for words in [_without_blanks(statement)]
+        for statement, words in _statements(script)
         if words[0] == "ALTER"
         and words[-3:-1] == ["OWNER", "TO"]
         and _unquoted(words[-1]) == app_role
     ]
-    known = {roles(app_role)}
+    known = {roles[app_role]}
     for statement, _ in sorted(found, key=lambda each: each[1][1] == "SEQUENCE"):
         yield _with_roles(statement, roles, known, [])
 
 
 def later_statements(
-    script: str, roles: RoleNames, existing_roles: Collection[str], left_out: list[str]
+    script: str, roles: Mapping[str, str], existing_roles: Collection[str], left_out: list[str]
 ) -> Iterator[str]:
     """Yield the privileges, policies and refreshes of a script, with the target's roles.
 
     Args:
         script: what pg_restore prints for the entries that come later.
-        roles: gives the target's role for the source's.
+        roles: the target's role for each of the tenant's.
         existing_roles: the roles of the target; what names none that exists is left out.
         left_out: takes what is, and each role that was left out of a list.
     """
     missing_policies: set[str] = set()
-    for statement in _statements(script):
-        match _without_blanks(statement):
+    for statement, words in _statements(script):
+        match words:
             case ["GRANT" | "REVOKE", *_] | ["ALTER", "DEFAULT", "PRIVILEGES", *_]:
                 text = _with_roles(statement, roles, existing_roles, left_out)
             case ["CREATE", "POLICY", *name]:
@@ -226,8 +213,8 @@ def later_statements(
             yield text
 
 
-def _statements(script: str) -> Iterator[list[str]]:
-    """Split a script into its statements, each into its words, the blanks between them included.
+def _statements(script: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Split a script into its statements, each into its words, with and without blanks between.
 
     A function's body of the SQL standard falls into several, none of which begins as one that
     anyone asks for here: it holds no definitions.
@@ -237,7 +224,7 @@ def _statements(script: str) -> Iterator[list[str]]:
         word = match[0]
         if word == ";":
             if statement:
-                yield statement
+                yield statement, [word for word in statement if word != " "]
             statement = []
         elif not match["around"]:
             statement.append(word)
@@ -245,12 +232,8 @@ def _statements(script: str) -> Iterator[list[str]]:
             statement.append(" ")
 
 
-def _without_blanks(statement: Iterable[str]) -> list[str]:
-    return [word for word in statement if word != " "]
-
-
 def _with_roles(
-    statement: list[str], roles: RoleNames, known: Collection[str], left_out: list[str]
+    statement: list[str], roles: Mapping[str, str], known: Collection[str], left_out: list[str]
 ) -> str:
     """Write a statement with the target's roles; empty where none of a list of them exists.
 
@@ -266,7 +249,7 @@ def _with_roles(
         written.append(word)
         if depth == 0 and (word in {"TO", "FROM"} or (before, word) == ("FOR", "ROLE")):
             named, after = _role_list(words)
-            wanted = [name if name == _EVERYONE else roles(_unquoted(name)) for name in named]
+            wanted = [roles.get(name, name) for name in map(_unquoted, named)]
             if missing := [name for name in wanted if name != _EVERYONE and name not in known]:
                 left_out.append(f"{''.join(statement)}: there is no role {', '.join(missing)}")
             kept = [name for name in dict.fromkeys(wanted) if name not in missing]

@@ -58,7 +58,7 @@ class PostgresqlEngine(DatabaseEngine):
     @override
     @step(ErrorType.DATABASE_CREATION_FAILED, "prepare the server")
     def prepare_server(self) -> None:
-        with self._connect() as connection:
+        with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
             prepare_server(connection)
 
     @override
@@ -157,12 +157,11 @@ class PostgresqlEngine(DatabaseEngine):
         return connection, is_claimed
 
     @override
-    def _connect(self) -> Connection:
-        return connect_as_platform(self._admin, LOCK_DATABASE)
-
-    @override
-    def _lock(self, session: Connection, names: TenantNames) -> None:
-        lock(session, names)
+    @contextmanager
+    def _locked(self, names: TenantNames) -> Iterator[Connection]:
+        with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
+            lock(connection, names)
+            yield connection
 
     @override
     def _ensure_schema(

@@ -22,10 +22,9 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 import psycopg
 from psycopg import pq, sql
@@ -35,7 +34,6 @@ from provisioner.drivers.database_engine import Restored, TenantNames, step
 from provisioner.drivers.postgresql.archive import (
     Entry,
     Existing,
-    RoleNames,
     later_statements,
     ownership_statements,
     read_list,
@@ -251,13 +249,14 @@ class PostgresqlRestorer:
         target = self._look()
         _refuse_older(target.server_version, contents.server_version)
         selection = select(contents, source, target.existing)
-        roles = RoleNames(source, owner_role=target.owner_role, app_role=target.app_role)
+        # They may be one there.
+        roles = {source.owner_role: target.owner_role, source.app_role: target.app_role}
         left_out = selection.left_out
         ending = [
             *ownership_statements(dump.script(selection.of_app_role), source.app_role, roles),
             *later_statements(dump.script(selection.later), roles, target.roles, left_out),
         ]
-        with _Psql(target.environment) as psql:
+        with closing(_Psql(target.environment)) as psql:
             psql.begin()
             for section, search_path in (
                 ("pre-data", ""),
@@ -521,7 +520,7 @@ class _Psql:
         self._lines = 0
         #: Where a part of the script begins, and what it makes.
         self._parts: list[tuple[int, str]] = []
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `__exit__`
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         self._process = subprocess.Popen(  # noqa: S603  # no part of it is anyone's input  # nosec B603
             [
                 installed_program("psql", _FINAL),
@@ -537,15 +536,15 @@ class _Psql:
         assert self._process.stdin is not None  # noqa: S101  # it is a pipe  # nosec B101
         self._stdin = self._process.stdin
 
-    def __enter__(self) -> Self:
-        return self
+    def begin(self) -> None:
+        """Begin the transaction, in which psql takes no command of its own from the script.
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+        Raises:
+            ProvisioningError: psql has stopped, since it could not connect.
+        """
+        self.write(f"\\restrict {secrets.token_hex(16)}\nBEGIN;\n".encode())
+
+    def close(self) -> None:
         """Stop psql where it still runs: what has not been committed is undone."""
         # It cancels the statement that runs, which the server would end otherwise.
         self._process.send_signal(signal.SIGINT)
@@ -556,14 +555,6 @@ class _Psql:
             self._process.kill()
             self._process.wait()
         self._errors.close()
-
-    def begin(self) -> None:
-        """Begin the transaction, in which psql takes no command of its own from the script.
-
-        Raises:
-            ProvisioningError: psql has stopped, since it could not connect.
-        """
-        self.write(f"\\restrict {secrets.token_hex(16)}\nBEGIN;\n".encode())
 
     def write(self, script: bytes, part: str = "") -> None:
         """Send a part of the script.
