@@ -20,11 +20,10 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pymysql
-
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.mysql.errors import (
+    ignore,
     is_there_already,
     is_unknown_thread,
     is_wrong_password,
@@ -141,12 +140,8 @@ def wanted_user(
         names: the tenant's.
         connections: of a new user.
     """
-    return Wanted(
-        names,
-        connections,
-        admin.sslmode in TLS_MODES,
-        granted_database(connection, names),
-    )
+    database = granted_database(connection, names)
+    return Wanted(names, connections, admin.sslmode in TLS_MODES, database)
 
 
 def granted_database(connection: Connection, names: TenantNames) -> GrantedDatabase:
@@ -186,10 +181,8 @@ def has_user(connection: Connection, names: TenantNames) -> bool:
 
 
 def _hosts(connection: Connection, names: TenantNames) -> set[str]:
-    rows = execute(
-        connection,
-        SQL("SELECT Host FROM mysql.user WHERE User = {}").format(Literal(names.app_role)),
-    )
+    statement = SQL("SELECT Host FROM mysql.user WHERE User = {}")
+    rows = execute(connection, statement.format(Literal(names.app_role)))
     return {_text(host) for (host,) in rows}
 
 
@@ -305,17 +298,14 @@ def create_user(connection: Connection, wanted: Wanted, password: str, owner: Ow
         SQL(" REQUIRE SSL" if wanted.requires_tls else ""),
         _limit(wanted.connections, keyword=False),
     )
-    try:
+    is_made = False
+    with ignore(is_there_already):
         execute(connection, statement)
-    except pymysql.Error as error:
-        if not is_there_already(error):
-            raise
-        met = conflict("user", name)
-    else:
-        execute(connection, _grant(wanted))
-        return
-    forget(connection, Kind.USER, name)
-    raise met
+        is_made = True
+    if not is_made:
+        forget(connection, Kind.USER, name)
+        raise conflict("user", name)
+    execute(connection, _grant(wanted))
 
 
 def _grant(wanted: Wanted) -> Composed:
@@ -394,12 +384,8 @@ def shut_out(admin: AdminConnection, connection: Connection, names: TenantNames)
             _revoke(names),
         ):
             execute(connection, statement)
-        try:
+        with ignore(is_wrong_password):
             _end_sessions(admin, names, password)
-        except pymysql.Error as error:
-            if not is_wrong_password(error):
-                raise
-        else:
             return
     raise failure(
         ErrorType.TIMEOUT,
@@ -415,13 +401,9 @@ def _end_sessions(admin: AdminConnection, names: TenantNames, password: str) -> 
     with connect_as_tenant(admin, names, password, to_database=False) as own:
         ((this,),) = execute(own, SQL("SELECT CONNECTION_ID()"))
         for session in execute(own, SQL("SHOW PROCESSLIST")):
-            if session[0] == this:
-                continue
-            try:
-                execute(own, SQL("KILL {}").format(Literal(int(session[0]))))
-            except pymysql.Error as error:
-                if not is_unknown_thread(error):
-                    raise
+            if session[0] != this:
+                with ignore(is_unknown_thread):
+                    execute(own, SQL("KILL {}").format(Literal(int(session[0]))))
 
 
 def drop_user(connection: Connection, names: TenantNames) -> None:

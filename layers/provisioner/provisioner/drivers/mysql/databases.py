@@ -14,11 +14,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import pymysql
-
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.drivers.mysql.accounts import granted_database, missing_privileges, own_grants
-from provisioner.drivers.mysql.errors import is_in_the_way, is_there_already
+from provisioner.drivers.mysql.errors import ignore, is_in_the_way, is_there_already
 from provisioner.drivers.mysql.ledger import Kind, forget, record
 from provisioner.drivers.mysql.quoting import SQL, Identifier, Literal
 from provisioner.drivers.mysql.session import LOCK_SECONDS, Connection, execute
@@ -63,15 +61,9 @@ def create_database(
         CONFLICT: someone else has made it meanwhile.
     """
     record(connection, Kind.DATABASE, names.database, owner)
-    try:
-        execute(
-            connection,
-            SQL("CREATE DATABASE {} CHARACTER SET utf8mb4").format(Identifier(names.database)),
-        )
-    except pymysql.Error as error:
-        if not is_there_already(error):
-            raise
-    else:
+    statement = SQL("CREATE DATABASE {} CHARACTER SET utf8mb4").format(Identifier(names.database))
+    with ignore(is_there_already):
+        execute(connection, statement)
         return
     if not by_tenant:
         forget(connection, Kind.DATABASE, names.database)
@@ -103,12 +95,8 @@ def drop_database(
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         end_sessions()
-        try:
+        with ignore(is_in_the_way):
             execute(connection, statement)
-        except pymysql.Error as error:
-            if not is_in_the_way(error):
-                raise
-        else:
             return
         if time.monotonic() > deadline:
             raise failure(

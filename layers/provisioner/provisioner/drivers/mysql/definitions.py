@@ -190,9 +190,20 @@ class Definitions:
         )
         for kind in _ROUTINE_KINDS:
             for name in (str(row[1]) for row in rows if row[0] == kind):
-                statement = SQL("SHOW CREATE {} {}").format(_SHOWN[kind], Identifier(name))
+                statement = SQL("SHOW CREATE {} {}").format(_WORDS[kind], Identifier(name))
                 (row,) = self._rows(statement)
-                yield self._stored(f"{kind.lower()} {name}", row)
+                what = f"{kind.lower()} {name}"
+                if row[2] is None:
+                    raise failure(
+                        ErrorType.INSUFFICIENT_PERMISSIONS,
+                        f"The database server does not show us the text of {what}, so it cannot be "
+                        "dumped.",
+                        "SHOW CREATE gave NULL: the admin needs SELECT on mysql.proc (MariaDB), or"
+                        " SELECT on *.* or SHOW_ROUTINE (MySQL)",
+                    )
+                yield Definition(
+                    what, without_definer(str(row[2])), sql_mode=str(row[1]), collation=str(row[4])
+                )
 
     def views(self) -> list[Definition]:
         """Return what makes views, those that others read before them."""
@@ -232,7 +243,7 @@ class Definitions:
             (row,) = self._rows(SQL("SHOW CREATE TRIGGER {}").format(Identifier(name)))
             sql_mode = str(row[1])
             heading = SQL("CREATE TRIGGER {} {} {} ON {} FOR EACH ROW ").format(
-                Identifier(name), _TIMINGS[timing], _EVENTS[event], Identifier(table)
+                Identifier(name), _WORDS[timing], _WORDS[event], Identifier(table)
             )
             yield Definition(
                 f"trigger {name}",
@@ -270,31 +281,15 @@ class Definitions:
         )
         return [f"session {row[0]} of {row[1]} ({row[2]} for {row[3]} s)" for row in rows]
 
-    def _stored(self, what: str, row: Row) -> Definition:
-        if row[2] is None:
-            raise failure(
-                ErrorType.INSUFFICIENT_PERMISSIONS,
-                f"The database server does not show us the text of {what}, so it cannot be dumped.",
-                "SHOW CREATE gave NULL: the admin needs SELECT on mysql.proc (MariaDB), or SELECT"
-                " on *.* or SHOW_ROUTINE (MySQL)",
-            )
-        return Definition(
-            what, without_definer(str(row[2])), sql_mode=str(row[1]), collation=str(row[4])
-        )
-
     def _rows(self, statement: Composable) -> list[Row]:
         return execute(self._connection, statement)
 
 
-_SHOWN: dict[str, Composable] = {
-    "FUNCTION": SQL("FUNCTION"),
-    "PROCEDURE": SQL("PROCEDURE"),
-    "PACKAGE": SQL("PACKAGE"),
-    "PACKAGE BODY": SQL("PACKAGE BODY"),
-}
-_TIMINGS: dict[str, Composable] = {"BEFORE": SQL("BEFORE"), "AFTER": SQL("AFTER")}
-_EVENTS: dict[str, Composable] = {
-    "INSERT": SQL("INSERT"),
-    "UPDATE": SQL("UPDATE"),
-    "DELETE": SQL("DELETE"),
+#: Words of statements that the server has named.
+_WORDS = {
+    word: SQL(word)
+    for word in (
+        *("FUNCTION", "PROCEDURE", "PACKAGE", "PACKAGE BODY"),
+        *("BEFORE", "AFTER", "INSERT", "UPDATE", "DELETE"),
+    )
 }

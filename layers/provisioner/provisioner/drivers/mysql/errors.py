@@ -12,47 +12,16 @@ Reference"; MariaDB documentation, "MariaDB Error Code Reference"; PyMySQL sourc
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pymysql
 
 from provisioner.drivers.database_errors import IN_THE_WAY, ClientLibrary, database_failure
 from provisioner.errors import ErrorType, ProvisioningError
 
-#: Another session worked at the same object: the whole step is made again at once, from its look at
-#: what is there.
-_CONTENTION = frozenset(
-    {
-        1008,  # ER_DB_DROP_EXISTS: it has been dropped meanwhile
-        1020,  # ER_CHECKREAD: a row has changed since it was read
-        1213,  # ER_LOCK_DEADLOCK
-    }
-)
-
-_WRONG_PASSWORD = frozenset(
-    {
-        1045,  # ER_ACCESS_DENIED_ERROR
-        1698,  # ER_ACCESS_DENIED_NO_PASSWORD_ERROR
-    }
-)
-
-#: The server counts a user's connections once it has found the password right. Source: source of
-#: MySQL and of MariaDB, `acl_authenticate`.
-_CONNECTION_LIMIT = frozenset(
-    {
-        1203,  # ER_TOO_MANY_USER_CONNECTIONS: the limit of all users
-        1226,  # ER_USER_LIMIT_REACHED: the user's own
-    }
-)
-
 #: ER_OPTION_PREVENTS_STATEMENT; its text names the option.
 _PREVENTED_BY_OPTION = 1290
-
-#: ER_DB_CREATE_EXISTS and ER_CANNOT_USER.
-_THERE_ALREADY = frozenset({1007, 1396})
-
-_NO_SUCH_THREAD = 1094
-
-_LOCK_WAIT_TIMEOUT = 1205
 
 #: None is the stage's own type, of causes that stay.
 _NUMBERS: dict[int, ErrorType | None] = {
@@ -162,39 +131,66 @@ def number_of(error: pymysql.Error) -> int:
     return number if isinstance(number, int) else 0
 
 
-def is_contention(error: pymysql.Error) -> bool:
-    """Whether the same step, made again at once, is likely to succeed."""
-    return number_of(error) in _CONTENTION
+def _is_one_of(*numbers: int) -> Callable[[pymysql.Error], bool]:
+    """Return what tells errors of some numbers from others."""
+    return lambda error: number_of(error) in numbers
 
 
-def is_wrong_password(error: pymysql.Error) -> bool:
-    """Whether a login failed because of its password."""
-    return number_of(error) in _WRONG_PASSWORD
+#: Whether the same step, made again at once, is likely to succeed: another session has worked at
+#: the same object. The whole step is made again, from its look at what is there.
+is_contention = _is_one_of(
+    1008,  # ER_DB_DROP_EXISTS: it has been dropped meanwhile
+    1020,  # ER_CHECKREAD: a row has changed since it was read
+    1213,  # ER_LOCK_DEADLOCK
+)
+
+#: Whether a login failed because of its password.
+is_wrong_password = _is_one_of(
+    1045,  # ER_ACCESS_DENIED_ERROR
+    1698,  # ER_ACCESS_DENIED_NO_PASSWORD_ERROR
+)
+
+#: Whether a login failed because its user has no connection left, and its password is right: the
+#: server counts a user's connections once it has found the password right. Source: source of MySQL
+#: and of MariaDB, `acl_authenticate`.
+is_connection_limit = _is_one_of(
+    1203,  # ER_TOO_MANY_USER_CONNECTIONS: the limit of all users
+    1226,  # ER_USER_LIMIT_REACHED: the user's own
+)
+
+#: Whether a database or a user could not be made because there is one of that name.
+is_there_already = _is_one_of(
+    1007,  # ER_DB_CREATE_EXISTS
+    1396,  # ER_CANNOT_USER
+)
+
+#: Whether there is no such database or table.
+is_not_there = _is_one_of(
+    1049,  # ER_BAD_DB_ERROR
+    1109,  # ER_UNKNOWN_TABLE, of information_schema
+    1146,  # ER_NO_SUCH_TABLE
+)
+
+#: Whether a session could not be ended because it has ended: ER_NO_SUCH_THREAD.
+is_unknown_thread = _is_one_of(1094)
+
+#: Whether a statement has waited in vain for another session: ER_LOCK_WAIT_TIMEOUT.
+is_in_the_way = _is_one_of(1205)
 
 
-def is_connection_limit(error: pymysql.Error) -> bool:
-    """Whether a login failed because its user has no connection left, and its password is right."""
-    return number_of(error) in _CONNECTION_LIMIT
-
-
-def is_there_already(error: pymysql.Error) -> bool:
-    """Whether a database or a user could not be made because there is one of that name."""
-    return number_of(error) in _THERE_ALREADY
+@contextmanager
+def ignore(is_expected: Callable[[pymysql.Error], bool]) -> Iterator[None]:
+    """Let an error that is expected end the body, and nothing else."""
+    try:
+        yield
+    except pymysql.Error as error:
+        if not is_expected(error):
+            raise
 
 
 def is_refused(error: pymysql.Error) -> bool:
     """Whether the session's user may not do what it tried."""
     return _NUMBERS.get(number_of(error)) is ErrorType.INSUFFICIENT_PERMISSIONS
-
-
-def is_unknown_thread(error: pymysql.Error) -> bool:
-    """Whether a session could not be ended because it has ended."""
-    return number_of(error) == _NO_SUCH_THREAD
-
-
-def is_in_the_way(error: pymysql.Error) -> bool:
-    """Whether a statement has waited in vain for another session."""
-    return number_of(error) == _LOCK_WAIT_TIMEOUT
 
 
 def translate(error: pymysql.Error, final: ErrorType, doing: str) -> ProvisioningError:

@@ -17,12 +17,10 @@ import hashlib
 import secrets
 from enum import StrEnum
 
-import pymysql
-
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.mysql.errors import number_of
+from provisioner.drivers.mysql.errors import ignore, is_not_there
 from provisioner.drivers.mysql.quoting import SQL, Identifier, Literal
-from provisioner.drivers.mysql.session import LOCK_SECONDS, Connection, execute
+from provisioner.drivers.mysql.session import LOCK_SECONDS, Connection, Row, execute
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Ownership
 
@@ -32,9 +30,6 @@ SCHEMA = "provisioner"
 _RESOURCES = Identifier(SCHEMA, "resource")
 _VERSIONS = Identifier(SCHEMA, "schema_version")
 _LOCK_KEY = Identifier(SCHEMA, "lock_key")
-
-#: ER_BAD_DB_ERROR and ER_NO_SUCH_TABLE: nothing has been recorded on this server yet.
-_NOT_THERE = frozenset({1049, 1146})
 
 _MAKE = (
     SQL("CREATE DATABASE IF NOT EXISTS {} CHARACTER SET utf8mb4").format(Identifier(SCHEMA)),
@@ -165,12 +160,9 @@ def forget_version(connection: Connection, names: TenantNames) -> None:
 def _lock_key(connection: Connection) -> str:
     """Return the key of the locks' names; make the platform's schema first if there is none."""
     read = SQL("SELECT value FROM {}").format(_LOCK_KEY)
-    try:
+    rows: list[Row] = []
+    with ignore(is_not_there):
         rows = execute(connection, read)
-    except pymysql.Error as error:
-        if number_of(error) not in _NOT_THERE:
-            raise
-        rows = []
     if not rows:
         for statement in _MAKE:
             execute(connection, statement)

@@ -13,10 +13,8 @@ Sources: MySQL 8.0 Reference Manual, "Metadata Locking", "The INFORMATION_SCHEMA
 
 from __future__ import annotations
 
-import pymysql
-
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.mysql.errors import PYMYSQL, is_refused
+from provisioner.drivers.mysql.errors import PYMYSQL, ignore, is_refused
 from provisioner.drivers.mysql.ledger import Kind, find_markers
 from provisioner.drivers.mysql.quoting import SQL, Literal
 from provisioner.drivers.mysql.session import (
@@ -67,7 +65,7 @@ def look_at_database(
 
 def _transactions(connection: Connection, names: TenantNames) -> list[Row]:
     """Return the sessions of other users that have a transaction in the database, and these."""
-    try:
+    with ignore(is_refused):
         return execute(
             connection,
             SQL(
@@ -77,7 +75,4 @@ def _transactions(connection: Connection, names: TenantNames) -> list[Row]:
                 " WHERE session.db = {} AND session.user <> {} ORDER BY session.id LIMIT {}"
             ).format(Literal(names.database), Literal(names.app_role), Literal(MOST_NAMED + 1)),
         )
-    except pymysql.Error as error:
-        if not is_refused(error):
-            raise
-        return []
+    return []

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from dataclasses import dataclass
 from typing import IO
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -30,8 +29,8 @@ from provisioner.drivers.mysql.dump_format import (
     one_line,
     read_statements,
 )
-from provisioner.drivers.mysql.errors import PYMYSQL, number_of
-from provisioner.drivers.mysql.quoting import SQL, Composable, Identifier
+from provisioner.drivers.mysql.errors import PYMYSQL, ignore, is_not_there, number_of
+from provisioner.drivers.mysql.quoting import SQL, Identifier
 from provisioner.drivers.mysql.session import Connection, connect_as_tenant, execute
 from provisioner.errors import ErrorType, ProvisioningError, failure
 
@@ -54,9 +53,6 @@ _NAMED_OBJECTS = 3
 
 #: Bytes of a packet besides the statement.
 _PACKET_OVERHEAD = 1024
-
-#: ER_UNKNOWN_TABLE, of a table of information_schema that a server does not have.
-_UNKNOWN_TABLE = 1109
 
 _CONTENTS = SQL("""
     SELECT CASE table_type WHEN 'VIEW' THEN 'view' WHEN 'SEQUENCE' THEN 'sequence' ELSE 'table' END,
@@ -83,17 +79,6 @@ _WITHOUT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Login:
-    """Where a database is, and who logs in."""
-
-    server: AdminConnection
-    names: TenantNames
-
-    def connect(self) -> Connection:
-        return connect_as_tenant(self.server, self.names, self.server.password)
-
-
 class MysqlRestorer:
     """Restores dumps into one database, as a `DatabaseRestorer`."""
 
@@ -109,7 +94,7 @@ class MysqlRestorer:
         Raises:
             INVALID_PAYLOAD: it is none, or names no user or database, or holds what is not known.
         """
-        self._login = _parsed(url)
+        self._server, self._database = _parse(url)
 
     def check(self) -> None:
         """See whether the database may be restored into; nothing of it is changed.
@@ -137,7 +122,9 @@ class MysqlRestorer:
         longest = _longest_statement(archive)
 
         with closing(self._begin(longest)) as connection:
-            character_set = execute(connection, _CHARACTER_SET)[0]
+            (character_set,) = execute(
+                connection, SQL("SELECT @@character_set_database, @@collation_database")
+            )
             try:
                 left_out = tuple(_run(connection, archive))
             except BaseException as error:
@@ -147,9 +134,12 @@ class MysqlRestorer:
                     raise
                 unfinished = failure(error.type, problem, error.cause)
             else:
-                server = self._login.server
-                return Restored(server.host, server.port, self._login.names.database, left_out)
+                return Restored(self._server.host, self._server.port, self._database, left_out)
         raise unfinished
+
+    def _connect(self) -> Connection:
+        names = TenantNames(self._database, self._database, app_role=self._server.user)
+        return connect_as_tenant(self._server, names, self._server.password)
 
     @step(_FINAL, "restore the snapshot")
     def _begin(self, longest: int) -> Connection:
@@ -158,11 +148,10 @@ class MysqlRestorer:
         Args:
             longest: bytes of the longest statement that is to be run.
         """
-        database = self._login.names.database
-        connection = self._login.connect()
+        connection = self._connect()
         try:
-            _refuse_rights(connection, database)
-            _refuse_contents(connection, database)
+            _refuse_rights(connection, self._database)
+            _refuse_contents(connection, self._database)
             _refuse_long(connection, longest)
         except BaseException:
             connection.close()
@@ -172,18 +161,19 @@ class MysqlRestorer:
     def _undo(self, character_set: tuple[str, ...]) -> str | None:
         """Remove what there is; return a sentence for people where that cannot be done."""
         try:
-            with closing(self._login.connect()) as connection:
+            with closing(self._connect()) as connection:
                 _empty(connection, character_set)
         except pymysql.Error as error:
             return (
                 f"The database server did not take the snapshot, and then not the removal of what "
                 f"was restored of it (error {number_of(error)}): empty the database "
-                f"{one_line(self._login.names.database)}, and restore again."
+                f"{one_line(self._database)}, and restore again."
             )
         return None
 
 
-def _parsed(url: str) -> _Login:
+def _parse(url: str) -> tuple[AdminConnection, str]:
+    """Return the server with who logs in, and the database."""
     example = "mysql://user@host:3306/database?ssl-mode=VERIFY_IDENTITY"
     try:
         parts = urlsplit(url)
@@ -208,12 +198,10 @@ def _parsed(url: str) -> _Login:
         )
     user = unquote(parts.username)
     password = unquote(parts.password or "") or os.environ.get(_PASSWORD_VARIABLE, "")
-    return _Login(
-        AdminConnection(
-            parts.hostname, port, user, password, sslmode=mode, root_certificates=authorities
-        ),
-        TenantNames(database=database, schema=database, owner_role=user, app_role=user),
+    server = AdminConnection(
+        parts.hostname, port, user, password, sslmode=mode, root_certificates=authorities
     )
+    return server, database
 
 
 def _longest_statement(archive: IO[bytes]) -> int:
@@ -239,33 +227,32 @@ def _refuse_long(connection: Connection, longest: int) -> None:
 
 def _refuse_rights(connection: Connection, database: str) -> None:
     """Refuse a login that may do more than a tenant."""
-    more = [
-        str(right)
-        for (right,) in execute(
-            connection,
-            SQL("""
-                SELECT privilege_type FROM information_schema.user_privileges
-                WHERE privilege_type <> 'USAGE' ORDER BY 1
-            """),
-        )
-    ]
-    schemas = [
-        str(schema)
-        for (schema,) in execute(
-            connection,
-            SQL("""
-                SELECT table_schema FROM information_schema.schema_privileges
-                UNION SELECT table_schema FROM information_schema.table_privileges ORDER BY 1
-            """),
-        )
-    ]
+
+    def ask(query: SQL) -> list[str]:
+        return [str(value) for (value,) in execute(connection, query)]
+
+    more = ask(
+        SQL("""
+            SELECT privilege_type FROM information_schema.user_privileges
+            WHERE privilege_type <> 'USAGE' ORDER BY 1
+        """)
+    )
+    schemas = ask(
+        SQL("""
+            SELECT table_schema FROM information_schema.schema_privileges
+            UNION SELECT table_schema FROM information_schema.table_privileges ORDER BY 1
+        """)
+    )
     # In the name of a database that is granted, _ and % are wildcards.
     foreign = [
         each
         for each in schemas
         if database not in {each, each.replace(r"\_", "_").replace(r"\%", "%")}
     ]
-    roles = _roles(connection)
+    roles: list[str] = []
+    # MySQL before version 8 has none.
+    with ignore(is_not_there):
+        roles = ask(SQL("SELECT role_name FROM information_schema.applicable_roles ORDER BY 1"))
     if more:
         right = f"has {', '.join(more[:_NAMED_OBJECTS])} on all of the server"
     elif foreign:
@@ -274,24 +261,12 @@ def _refuse_rights(connection: Connection, database: str) -> None:
         right = f"may become {one_line(roles[0])}"
     else:
         return
-    ((user,),) = execute(connection, SQL("SELECT CURRENT_USER()"))
+    (user,) = ask(SQL("SELECT CURRENT_USER()"))
     raise failure(
         _FINAL,
-        f"The user {one_line(str(user))} {right}; a snapshot is a tenant's own code, so log in as "
+        f"The user {one_line(user)} {right}; a snapshot is a tenant's own code, so log in as "
         "a user with rights on this database alone.",
     )
-
-
-def _roles(connection: Connection) -> list[str]:
-    try:
-        rows = execute(
-            connection, SQL("SELECT role_name FROM information_schema.applicable_roles ORDER BY 1")
-        )
-    except pymysql.Error as error:
-        if number_of(error) != _UNKNOWN_TABLE:
-            raise
-        return []
-    return [str(role) for (role,) in rows]
 
 
 def _refuse_contents(connection: Connection, database: str) -> None:
@@ -307,9 +282,6 @@ def _refuse_contents(connection: Connection, database: str) -> None:
     )
 
 
-_CHARACTER_SET = SQL("SELECT @@character_set_database, @@collation_database")
-
-
 def _run(connection: Connection, archive: IO[bytes]) -> list[str]:
     """Run the statements of a dump; return what it has left out."""
     left_out = []
@@ -317,20 +289,19 @@ def _run(connection: Connection, archive: IO[bytes]) -> list[str]:
         if not statement.sql:
             left_out.append(statement.what)
             continue
-        problem = None
         try:
             _run_statement(connection, statement)
         except pymysql.Error as error:
             known = PYMYSQL.translate(error, _FINAL, "take the snapshot")
-            problem = failure(
-                known.type,
-                f"{_SENTENCES.get(known.type, 'The database refused the snapshot')}, so nothing "
-                "of it is restored.",
-                f"at {statement.what}: {known.cause}",
-            )
+        else:
+            continue
         # Outside the except clause, so that the driver's exception is not the context of this one.
-        if problem is not None:
-            raise problem
+        raise failure(
+            known.type,
+            f"{_SENTENCES.get(known.type, 'The database refused the snapshot')}, so nothing of it "
+            "is restored.",
+            f"at {statement.what}: {known.cause}",
+        )
     return left_out
 
 
@@ -353,7 +324,7 @@ def _run_statement(connection: Connection, statement: Statement) -> None:
 def _empty(connection: Connection, character_set: tuple[str, ...]) -> None:
     """Remove all that a database holds; nothing of it runs."""
     execute(connection, SQL("SET foreign_key_checks = 0"))
-    listed: list[Composable] = [
+    for listing in (
         SQL("""
             SELECT 'EVENT', event_name FROM information_schema.events
             WHERE event_schema = DATABASE()
@@ -367,8 +338,7 @@ def _empty(connection: Connection, character_set: tuple[str, ...]) -> None:
             SELECT routine_type, routine_name FROM information_schema.routines
             WHERE routine_schema = DATABASE() AND routine_type <> 'PACKAGE BODY'
         """),
-    ]
-    for listing in listed:
+    ):
         for kind, name in execute(connection, listing):
             if kind == "PACKAGE":
                 # MariaDB knows the word in this mode only, before version 11.4.

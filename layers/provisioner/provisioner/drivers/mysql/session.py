@@ -67,13 +67,10 @@ def connect_as_platform(
     """
     connection = _log_in(admin)
     try:
-        limit = SQL("max_statement_time = {}"), STATEMENT_SECONDS
-        if not is_mariadb(connection):
-            # A password's hash may hold anything, quotes too; so SHOW CREATE USER gives its digits.
-            limit = (
-                SQL("print_identified_with_as_hex = ON, max_execution_time = {}"),
-                STATEMENT_SECONDS * 1000,
-            )
+        # A password's hash may hold anything, quotes too; so SHOW CREATE USER gives its digits.
+        own, time_unit = SQL("print_identified_with_as_hex = ON, max_execution_time = {}"), 1000
+        if is_mariadb(connection):
+            own, time_unit = SQL("max_statement_time = {}"), 1
         execute(
             connection,
             SQL(
@@ -84,7 +81,7 @@ def connect_as_platform(
                 Literal(LOCK_SECONDS),
                 Literal(LOCK_SECONDS),
                 Literal(round(idle_seconds)),
-                limit[0].format(Literal(limit[1])),
+                own.format(Literal(STATEMENT_SECONDS * time_unit)),
             ),
         )
     except BaseException:
@@ -149,26 +146,20 @@ def execute(connection: Connection, statement: Composable) -> list[Row]:
         return list(cursor.fetchall())
 
 
-class _Refused:
-    """A way to log in that shows the password to whoever asks for it."""
+def _refuse(_: Connection) -> object:
+    """Refuse a way to log in that shows the password to whoever asks for it.
 
-    def __init__(self, _: Connection) -> None:
-        """Take the connection that the driver gives."""
-
-    def authenticate(self, _: object) -> None:
-        """Refuse.
-
-        Raises:
-            pymysql.OperationalError: always.
-        """
-        raise pymysql.OperationalError(
-            CR.CR_AUTH_PLUGIN_ERR, "the server asks for the password in a way that we refuse"
-        )
+    Raises:
+        pymysql.OperationalError: always.
+    """
+    raise pymysql.OperationalError(
+        CR.CR_AUTH_PLUGIN_ERR, "the server asks for the password in a way that we refuse"
+    )
 
 
 #: A server asks for a password in these ways where it likes to, whatever the account's own way is.
 _REFUSED_WAYS: dict[str, Callable[[Connection], object]] = dict.fromkeys(
-    ("mysql_clear_password", "dialog", "mysql_old_password"), _Refused
+    ("mysql_clear_password", "dialog", "mysql_old_password"), _refuse
 )
 
 

@@ -20,11 +20,13 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 
 import pymysql
 from pymysql.cursors import SSCursor
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames, step
+from provisioner.drivers.mysql.databases import has_database
 from provisioner.drivers.mysql.definitions import (
     SEQUENCE,
     VERSIONED_TABLE,
@@ -77,23 +79,6 @@ _SQL_MODE = "ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION"
 _COLLATION = "utf8mb4_general_ci"
 _TIME_ZONE = "+00:00"
 
-_NUMBERS = frozenset(
-    {"tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "float", "double", "year"}
-)
-#: The server writes these with fewer digits than it stores, unless they are computed.
-_FLOATS = frozenset({"float", "double"})
-#: Of these, the server is asked for the number: it tells a member from none, whatever its name.
-_MEMBERS = frozenset({"enum", "set"})
-#: The number of a value that is no member of an ENUM.
-_NO_MEMBER = b"0"
-_BYTES = frozenset(
-    {
-        *("bit", "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "vector"),
-        *("geometry", "point", "linestring", "polygon", "multipoint", "multilinestring"),
-        *("multipolygon", "geometrycollection", "geomcollection"),
-    }
-)
-
 #: What a table of MariaDB that keeps its history has besides its columns.
 _ROW_START, _ROW_END = "ROW START", "ROW END"
 
@@ -115,8 +100,47 @@ _CHANGED = frozenset(
 #: ER_LOCK_WAIT_TIMEOUT.
 _LOCK_WAIT = 1205
 
-#: Writes a value that is there as SQL does.
-type Format = Callable[[bytes], bytes]
+
+def _float_literal(value: bytes) -> bytes:
+    # The negation of the whole number zero is zero.
+    return b"-0e0" if value == b"-0" else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How the values of a data type are read and written."""
+
+    #: What is selected of a column.
+    select: SQL
+    #: Writes a value that is there as SQL does.
+    write: Callable[[bytes], bytes]
+
+
+_TEXT = _Format(SQL("{}"), text_literal)
+
+#: By data type; all others are texts.
+_FORMATS = {
+    **dict.fromkeys(
+        ("tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "year"),
+        _Format(SQL("{}"), bytes),
+    ),
+    # The server writes these with fewer digits than it stores, unless they are computed.
+    **dict.fromkeys(("float", "double"), _Format(SQL("{} * 1E0"), _float_literal)),
+    # The server is asked for the number: it tells a member from none, whatever its name. All 64
+    # bits of a SET have a meaning.
+    **dict.fromkeys(("enum", "set"), _Format(SQL("CAST({} AS UNSIGNED)"), bytes)),
+    **dict.fromkeys(
+        (
+            *("bit", "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"),
+            *("vector", "geometry", "point", "linestring", "polygon", "multipoint"),
+            *("multilinestring", "multipolygon", "geometrycollection", "geomcollection"),
+        ),
+        _Format(SQL("{}"), binary_literal),
+    ),
+}
+
+#: The number of a value that is no member of an ENUM.
+_NO_MEMBER = b"0"
 
 
 class MysqlDumper:
@@ -171,12 +195,7 @@ class MysqlDumper:
 def _is_claimed(connection: Connection, names: TenantNames, claim: Claim) -> bool:
     """Whether there is a database of the names, and it is whose the claim says."""
     marker = find_markers(connection, names).get(Kind.DATABASE)
-    statement = SQL("SELECT 1 FROM information_schema.schemata WHERE schema_name = {}")
-    return (
-        marker is not None
-        and claim(tags_of_comment(marker))
-        and bool(execute(connection, statement.format(Literal(names.database))))
-    )
+    return claim(tags_of_comment(marker)) and has_database(connection, names)
 
 
 class MysqlDump:
@@ -203,7 +222,15 @@ class MysqlDump:
         self._data = data
         self._definitions = Definitions(shown, database)
         self.server_version = self._definitions.server_version()
-        _begin_reading(data)
+        # It reads rows as of now, writes nothing, and gets rows as the server sends them.
+        for statement in (
+            SQL("SET SESSION time_zone = '+00:00'"),
+            SQL("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
+            SQL("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"),
+        ):
+            execute(data, statement)
+        data.use_unicode = False
+        data.decoders = {}
         self.size = 0
         self._seconds = seconds
         self._lock_wait = lock_wait
@@ -211,6 +238,8 @@ class MysqlDump:
         self._error: ProvisioningError | None = None
         self._doing = "the database"
         self._buffer = bytearray()
+        #: What a session that runs the dump has where it has got to.
+        self._settings: dict[str, str] = {}
         self._pieces = self._compressed()
         self._timer = threading.Timer(seconds, self._stop_late)
         self._timer.daemon = True
@@ -222,10 +251,9 @@ class MysqlDump:
             raise self._error
         try:
             while size < 0 or len(self._buffer) < size:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    break
-                self._buffer += piece
+                self._buffer += next(self._pieces)
+        except StopIteration:
+            pass
         except pymysql.Error as error:
             self._error = self._translated(error)
         except ProvisioningError as error:
@@ -269,8 +297,7 @@ class MysqlDump:
             ),
             "the default character set",
         )
-        context = _Context(self._shown)
-        yield from context.changed(_SQL_MODE, _COLLATION, _TIME_ZONE)
+        yield from self._change_settings(_SQL_MODE, _COLLATION, _TIME_ZONE)
         tables = shown.tables()
         # A column's default may be the next value of a sequence.
         for table in tables:
@@ -282,13 +309,34 @@ class MysqlDump:
         for table in tables:
             if not table.has_rows:
                 self._doing = one_line(f"table {table.name}")
-                yield from context.made(shown.table(table.name))
+                yield from self._make(shown.table(table.name))
         # Triggers come last of those that a row could wake, and events of those that a clock could.
         self._doing = "views and routines"
         for definitions in (shown.routines(), shown.views(), shown.triggers(), shown.events()):
             for definition in definitions:
-                yield from context.made(definition)
+                yield from self._make(definition)
         yield LAST_LINE
+
+    def _change_settings(self, sql_mode: str, collation: str, time_zone: str) -> Iterator[bytes]:
+        """Write what a session is to have while an object is made, where that changes."""
+        wanted = {"sql_mode": sql_mode, "collation_connection": collation, "time_zone": time_zone}
+        for name, value in wanted.items():
+            if self._settings.get(name) != value:
+                self._settings[name] = value
+                statement = SQL("SET {} = {}").format(Identifier(name), Literal(value))
+                yield framed(self._rendered(statement), "settings")
+
+    def _make(self, definition: Definition) -> Iterator[bytes]:
+        """Write what makes an object."""
+        if not definition.is_valid:
+            yield left_out(f"{definition.what} reads something that is not there", definition.sql)
+            return
+        yield from self._change_settings(
+            _SQL_MODE if definition.sql_mode is None else definition.sql_mode,
+            definition.collation or _COLLATION,
+            definition.time_zone or _TIME_ZONE,
+        )
+        yield framed(definition.sql.encode(), definition.what)
 
     def _sequence(self, name: str) -> Iterator[bytes]:
         self._doing = one_line(f"sequence {name}")
@@ -326,7 +374,10 @@ class MysqlDump:
             )
         )
         with _reading(self._data) as cursor:
-            cursor.execute(_select(name, read, is_versioned=bool(history)).rendered(self._data))
+            rows = SQL("SELECT {} FROM {} FOR SYSTEM_TIME ALL" if history else "SELECT {} FROM {}")
+            values = [_format_of(column).select.format(Identifier(column.name)) for column in read]
+            query = rows.format(SQL(", ").join(values or [SQL("NULL")]), Identifier(name))
+            cursor.execute(query.rendered(self._data))
             # The transaction has locked the name, whatever is behind it, until its end.
             self._check_kind(name, kind)
             if self._definitions.columns(name) != columns:
@@ -388,41 +439,12 @@ class MysqlDump:
         )
 
 
-class _Context:
-    """Writes what a session is to have while an object is made, where that changes."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._now: dict[str, str] = {}
-
-    def changed(self, sql_mode: str, collation: str, time_zone: str) -> Iterator[bytes]:
-        wanted = {"sql_mode": sql_mode, "collation_connection": collation, "time_zone": time_zone}
-        for name, value in wanted.items():
-            if self._now.get(name) != value:
-                self._now[name] = value
-                statement = SQL("SET {} = {}").format(Identifier(name), Literal(value))
-                yield framed(statement.rendered(self._connection).encode(), "settings")
-
-    def made(self, definition: Definition) -> Iterator[bytes]:
-        if not definition.is_valid:
-            yield left_out(f"{definition.what} reads something that is not there", definition.sql)
-            return
-        yield from self.changed(
-            _SQL_MODE if definition.sql_mode is None else definition.sql_mode,
-            definition.collation or _COLLATION,
-            definition.time_zone or _TIME_ZONE,
-        )
-        yield framed(definition.sql.encode(), definition.what)
-
-
 def _use(connection: Connection, database: str, lock_wait: int) -> None:
     """Make a session ready to dump a database; no other session of the platform is in a tenant's.
 
     With the database as the session's own, the server leaves it out of the names that it shows.
     """
-    no_limit = SQL("max_statement_time = 0")
-    if not is_mariadb(connection):
-        no_limit = SQL("max_execution_time = 0")
+    no_limit = SQL("max_statement_time = 0" if is_mariadb(connection) else "max_execution_time = 0")
     execute(connection, SQL("USE {}").format(Identifier(database)))
     execute(
         connection,
@@ -433,18 +455,6 @@ def _use(connection: Connection, database: str, lock_wait: int) -> None:
             " net_write_timeout = 600"
         ).format(Literal(lock_wait), no_limit),
     )
-
-
-def _begin_reading(connection: Connection) -> None:
-    """Let a session read rows as of now, write nothing, and get rows as the server sends them."""
-    for statement in (
-        SQL("SET SESSION time_zone = '+00:00'"),
-        SQL("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
-        SQL("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"),
-    ):
-        execute(connection, statement)
-    connection.use_unicode = False
-    connection.decoders = {}
 
 
 @contextmanager
@@ -487,38 +497,13 @@ def _history(columns: list[Column]) -> tuple[Column, ...]:
     return (start, end) if start.data_type == "timestamp" else ()
 
 
-def _select(table: str, columns: list[Column], *, is_versioned: bool) -> Composable:
-    expressions = [_expression(column) for column in columns] or [SQL("NULL")]
-    statement = (
-        SQL("SELECT {} FROM {} FOR SYSTEM_TIME ALL") if is_versioned else SQL("SELECT {} FROM {}")
-    )
-    return statement.format(SQL(", ").join(expressions), Identifier(table))
-
-
-def _expression(column: Column) -> Composable:
-    name = Identifier(column.name)
-    if column.data_type in _FLOATS:
-        return SQL("{} * 1E0").format(name)
-    # All 64 bits of a SET have a meaning.
-    return SQL("CAST({} AS UNSIGNED)").format(name) if column.data_type in _MEMBERS else name
-
-
-def _format(column: Column) -> Format:
-    if column.data_type in _FLOATS:
-        return _float
-    if column.data_type in _NUMBERS | _MEMBERS:
-        return bytes
-    return binary_literal if column.data_type in _BYTES else text_literal
-
-
-def _float(value: bytes) -> bytes:
-    # The negation of the whole number zero is zero.
-    return b"-0e0" if value == b"-0" else value
+def _format_of(column: Column) -> _Format:
+    return _FORMATS.get(column.data_type, _TEXT)
 
 
 def _inserts(cursor: SSCursor, columns: list[Column], into: bytes, what: str) -> Iterator[bytes]:
     """Yield statements that insert the rows of a cursor."""
-    formats = [_format(column) for column in columns]
+    formats = [_format_of(column).write for column in columns]
     lists = [at for at, column in enumerate(columns) if column.data_type == "enum"]
     rows: list[bytes] = []
     length = 0
