@@ -26,7 +26,7 @@ HANDLERS = [function.folder / "handler.py" for function in functions().values()]
 SERVICE_DRIVERS = {"drivers.cognito", "drivers.appsync", "drivers.s3"}
 
 #: What writes snapshots; no other function does.
-UPLOAD_DRIVER = "drivers.s3_transfer"
+UPLOAD_DRIVER = "drivers.s3_upload"
 
 #: What a part of the package must not import: dependencies point one way.
 FORBIDDEN = {

@@ -227,7 +227,7 @@ def test_a_crash_at_any_statement_of_the_schema_leaves_nothing(
 def test_a_killed_run_holds_its_lock_no_longer_than_its_session_may_idle(tenant: Tenant) -> None:
     assert "idle_session_timeout=60s" in SETTINGS
     killed = connect_as_platform(tenant.cluster.admin, "postgres", "idle_session_timeout=100ms")
-    lock(killed, tenant.names)
+    lock(killed, tenant.names.database)
     tenant.ensure()
     killed.close()
 

@@ -24,7 +24,7 @@ from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.postgresql import programs
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.snapshot import PgDump, PostgresqlDumper
-from provisioner.drivers.s3_transfer import upload
+from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import Claim
 from provisioner.provisioning.engine import Engine

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from boto3.s3.transfer import TransferConfig
-from provisioner.drivers.s3_transfer import download
+from provisioner.drivers.s3_download import download
 from provisioner.errors import ErrorType, ProvisioningError
 from support.core import REGION, Answer, Core
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import IO, TYPE_CHECKING
 
 from provisioner.drivers.aws_errors import translated
-from provisioner.drivers.s3_transfer import download
+from provisioner.drivers.s3_download import download
 from provisioner.errors import ErrorType
 from provisioner.provisioning.naming import SNAPSHOT_SUFFIX
 

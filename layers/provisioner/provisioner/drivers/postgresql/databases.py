@@ -236,27 +236,27 @@ def is_database_claimed(
         claim: says by a marker whether it is claimed.
         roles: the tenant's roles that are.
     """
-    row = connection.execute(
-        "SELECT pg_catalog.shobj_description(oid, 'pg_database'),"
-        " pg_catalog.pg_get_userbyid(datdba) = current_user AND NOT datallowconn"
-        " FROM pg_catalog.pg_database WHERE datname = %s",
-        (names.database,),
-    ).fetchone()
-    comment, may_be_unmarked_yet = row or (None, False)
+    comment, is_open, is_the_platforms = _look(connection, names)
     if comment is not None:
         return claim(tags_of_comment(comment))
-    return bool(may_be_unmarked_yet) and set(roles) == {names.owner_role, names.app_role}
+    return is_the_platforms and not is_open and set(roles) == {names.owner_role, names.app_role}
 
 
 def is_open_and_claimed(connection: Connection, names: TenantNames, claim: Claim) -> bool:
     """Whether the tenant's database is there, claimed, and has been opened to the tenant."""
+    comment, is_open, _ = _look(connection, names)
+    return is_open and claim(tags_of_comment(comment))
+
+
+def _look(connection: Connection, names: TenantNames) -> tuple[str | None, bool, bool]:
+    """Return a database's comment, whether it is open, and whether it is the platform's."""
     row = connection.execute(
-        "SELECT datallowconn, pg_catalog.shobj_description(oid, 'pg_database')"
+        "SELECT pg_catalog.shobj_description(oid, 'pg_database'), datallowconn,"
+        " pg_catalog.pg_get_userbyid(datdba) = current_user"
         " FROM pg_catalog.pg_database WHERE datname = %s",
         (names.database,),
     ).fetchone()
-    is_open, comment = row or (False, None)
-    return bool(is_open) and claim(tags_of_comment(comment))
+    return row or (None, False, False)
 
 
 def drop_database(connection: Connection, names: TenantNames) -> None:

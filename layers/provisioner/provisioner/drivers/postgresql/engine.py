@@ -146,7 +146,7 @@ class PostgresqlEngine(DatabaseEngine):
             self._admin, LOCK_DATABASE, f"idle_session_timeout={math.ceil(seconds) + 60}s"
         )
         try:
-            lock(connection, names)
+            lock(connection, names.database)
             is_claimed = databases.is_open_and_claimed(connection, names, claim)
             if is_claimed:
                 for role in claimed_roles(connection, names, claim):
@@ -160,7 +160,7 @@ class PostgresqlEngine(DatabaseEngine):
     @contextmanager
     def _locked(self, names: TenantNames) -> Iterator[Connection]:
         with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
-            lock(connection, names)
+            lock(connection, names.database)
             yield connection
 
     @override

@@ -269,17 +269,14 @@ def _type_of(error: psycopg.Error) -> ErrorType | None:
     state = error.sqlstate
     if state is None:
         return _type_without_state(error)
-    if _CONTENTION_TEXT in str(error) or _is_session_in_the_way(error):
+    is_session = state == "42501" and any(text in str(error) for text in _SESSION_TEXTS)
+    if is_session or _CONTENTION_TEXT in str(error):
         return ErrorType.TIMEOUT
     if state in _STATES:
         return _STATES[state]
     if state.startswith("08"):  # the class of connection exceptions
         return ErrorType.NETWORK_ERROR
     return None if state.startswith(_FINAL_STATES) else ErrorType.UNKNOWN_ERROR
-
-
-def _is_session_in_the_way(error: psycopg.Error) -> bool:
-    return error.sqlstate == "42501" and any(text in str(error) for text in _SESSION_TEXTS)
 
 
 def _type_without_state(error: psycopg.Error) -> ErrorType | None:

@@ -65,7 +65,27 @@ def installed_program(name: str, final: ErrorType) -> Path:
     )
 
 
-def major_version(program: Path) -> int:
+def refuse_newer(server_version: int, program: Path, final: ErrorType, advice: str) -> None:
+    """Refuse a server that a program does not know.
+
+    Args:
+        server_version: as PQserverVersion gives it.
+        program: the program.
+        final: the error type.
+        advice: what to do.
+    """
+    own = _major_version(program)
+    major = server_version // 10_000
+    if major > own:
+        raise failure(
+            final,
+            f"The database server is of version {major} and our {program.name} of version {own}, "
+            f"which does not know it; {advice}.",
+            f"server {server_version}, {program.name} {own}",
+        )
+
+
+def _major_version(program: Path) -> int:
     """Return the major version that a program says it is of; 0 where it says none."""
     said = subprocess.run(  # noqa: S603  # no part of it is anyone's input  # nosec B603
         [program, "--version"], env={}, capture_output=True, check=True, text=True

@@ -40,7 +40,7 @@ from provisioner.drivers.postgresql.archive import (
     select,
 )
 from provisioner.drivers.postgresql.errors import PSYCOPG, type_of_text
-from provisioner.drivers.postgresql.programs import environment, installed_program, major_version
+from provisioner.drivers.postgresql.programs import environment, installed_program, refuse_newer
 from provisioner.drivers.postgresql.schema import PLATFORM_SCHEMA
 from provisioner.drivers.postgresql.session import (
     REQUIRED_AUTHENTICATION,
@@ -286,7 +286,9 @@ class PostgresqlRestorer:
             autocommit=True,
             row_factory=tuple_row,
         ) as connection:
-            _refuse_newer(connection.info.server_version)
+            program = installed_program("pg_restore", _FINAL)
+            advice = "restore with one that does"
+            refuse_newer(connection.info.server_version, program, _FINAL, advice)
             _refuse_rights(connection)
             _refuse_contents(connection)
             return self._target(connection)
@@ -306,7 +308,11 @@ class PostgresqlRestorer:
             existing=Existing(schemas, extensions),
             environment={
                 **environment(password=info.password, sslmode=self._parameters["sslmode"]),
-                **_variables(self._parameters),
+                **{
+                    option.envvar.decode(): self._parameters[option.keyword.decode()]
+                    for option in pq.Conninfo.get_defaults()
+                    if option.envvar and option.keyword.decode() in self._parameters
+                },
                 "PGPASSWORD": info.password,
                 "PGOPTIONS": self._options(*_SESSION),
                 "PGREQUIREAUTH": REQUIRED_AUTHENTICATION,
@@ -346,26 +352,6 @@ def _parameters(url: str) -> dict[str, str]:
         for option in (*pq.Conninfo.get_defaults(), *given)
         if option.val
     }
-
-
-def _variables(parameters: dict[str, str]) -> dict[str, str]:
-    """Return the environment variables that stand for a connection's parameters."""
-    return {
-        option.envvar.decode(): parameters[option.keyword.decode()]
-        for option in pq.Conninfo.get_defaults()
-        if option.envvar and option.keyword.decode() in parameters
-    }
-
-
-def _refuse_newer(server_version: int) -> None:
-    own = major_version(installed_program("pg_restore", _FINAL))
-    major = server_version // 10_000
-    if major > own:
-        raise failure(
-            _FINAL,
-            f"The database server is of version {major} and our pg_restore of version {own}, which "
-            "does not know it; restore with one that does.",
-        )
 
 
 def _refuse_older(server_version: int, source: int) -> None:
@@ -491,16 +477,13 @@ def _output(process: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[byt
     while chunk := process.stdout.read(_CHUNK):
         yield chunk
     if code := process.wait():
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
         raise failure(
             _FINAL,
             "The snapshot cannot be read, so nothing of it is restored.",
-            _printable(f"pg_restore ended with {code}: {_last_line(errors)}")[:_CAUSE_LENGTH],
+            _printable(f"pg_restore ended with {code}: {said}")[:_CAUSE_LENGTH],
         )
-
-
-def _last_line(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    return errors.read().decode(errors="replace").strip().rpartition("\n")[2]
 
 
 def _without_end(script: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -600,7 +583,9 @@ class _Psql:
         said = " ".join(found[2].split()) if found else "it did not say why"
         if self._password and self._password in text:
             said = "its words are withheld, for they hold the login"
-        where = self._part(int(found[1])) if found and found[1] else ""
+        line = int(found[1]) if found and found[1] else 0
+        at = bisect.bisect_right(self._parts, (line, chr(0x10FFFF)))
+        where = f" at {self._parts[at - 1][1]}" if at else ""
         error_type = type_of_text(said) or _FINAL
         return failure(
             error_type,
@@ -608,11 +593,6 @@ class _Psql:
             + ", so nothing of it is restored.",
             _printable(f"psql ended with {code}{where}: {said}")[:_CAUSE_LENGTH],
         )
-
-    def _part(self, line: int) -> str:
-        """Say what the script makes at a line."""
-        at = bisect.bisect_right(self._parts, (line, chr(0x10FFFF)))
-        return f" at {self._parts[at - 1][1]}" if at else ""
 
 
 _SENTENCES = {

@@ -15,7 +15,7 @@ from provisioner.drivers.drift import Drift
 from provisioner.drivers.postgresql.session import (
     Connection,
     connect_as_platform,
-    lock_database,
+    lock,
 )
 from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_comment
@@ -224,7 +224,7 @@ def drop_role(admin: AdminConnection, connection: Connection, role: str) -> None
         REMOVAL_FAILED: it owns something, such as a copy of the tenant's database.
     """
     for database in _databases_of_role(connection, role):
-        lock_database(connection, database)
+        lock(connection, database)
         # Whoever had the lock may have removed the database.
         owns = _databases_of_role(connection, role).get(database)
         if owns is None:

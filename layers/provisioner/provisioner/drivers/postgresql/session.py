@@ -90,18 +90,13 @@ def connect_as_tenant(admin: AdminConnection, names: TenantNames, password: str)
     return _connect(admin, database=names.database, user=names.app_role, password=password)
 
 
-def lock(connection: Connection, names: TenantNames) -> None:
-    """Take the tenant's advisory lock; it is given back when the session ends, however it does.
+def lock(connection: Connection, database: str) -> None:
+    """Take the advisory lock of a tenant; it is given back when the session ends, however it does.
 
     Args:
         connection: a session in `LOCK_DATABASE`.
-        names: the tenant's.
+        database: the name of the tenant's database.
     """
-    lock_database(connection, names.database)
-
-
-def lock_database(connection: Connection, database: str) -> None:
-    """As `lock`, by the name of the database."""
     connection.execute(
         "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))",
         ("provisioner:" + database,),

@@ -27,7 +27,7 @@ from provisioner.drivers.postgresql.dump_obstacles import (
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.errors import PSYCOPG, translate_text
 from provisioner.drivers.postgresql.lock_wait import LockWait, find_lock_wait, name_of_relation
-from provisioner.drivers.postgresql.programs import environment, installed_program, major_version
+from provisioner.drivers.postgresql.programs import environment, installed_program, refuse_newer
 from provisioner.drivers.postgresql.quoting import visible
 from provisioner.drivers.postgresql.session import Connection, connect_as_platform
 from provisioner.errors import ErrorType, ProvisioningError, failure
@@ -62,8 +62,9 @@ class PostgresqlDumper:
                 yield None
                 return
             version = session.info.server_version
-            _refuse_newer(version, program)
-            self._refuse_what_would_end_it(names)
+            advice = "dump it yourself and send the job without final_snapshot"
+            refuse_newer(version, program, ErrorType.SNAPSHOT_FAILED, advice)
+            self._refuse_obstacles(names)
             dump = PgDump(program, self._admin, names.database, version, seconds)
             # So that a wait that takes too long is told before the dump's own time is over.
             lock_wait = min(self._lock_wait, seconds / 2)
@@ -113,7 +114,7 @@ class PostgresqlDumper:
             f"pg_dump was stopped after it had waited {wait.seconds:.1f} seconds for a lock",
         )
 
-    def _refuse_what_would_end_it(self, names: TenantNames) -> None:
+    def _refuse_obstacles(self, names: TenantNames) -> None:
         """Name at once all that would end pg_dump one after the other."""
         with_policies, out_of_reach = self._look(names)
         if with_policies or out_of_reach:
@@ -240,16 +241,3 @@ def _words(text: str) -> str:
         if not is_before:
             lines.append(line.strip())
     return " ".join(lines)
-
-
-def _refuse_newer(server_version: int, program: Path) -> None:
-    """Refuse a server that the program does not know."""
-    own = major_version(program)
-    major = server_version // 10_000
-    if major > own:
-        raise failure(
-            ErrorType.SNAPSHOT_FAILED,
-            f"The database server is of version {major} and our pg_dump of version {own}, which "
-            "cannot dump it; dump it yourself and send the job without final_snapshot.",
-            f"server {server_version}, pg_dump {own}",
-        )

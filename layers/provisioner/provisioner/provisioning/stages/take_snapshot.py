@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from provisioner.drivers.database_engine import AdminConnection, DatabaseDumper
-from provisioner.drivers.s3_transfer import upload
+from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType
 from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload

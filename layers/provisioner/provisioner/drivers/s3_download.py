@@ -1,7 +1,7 @@
-"""Amazon S3: one object, written from a stream whose length nobody knows, and read into a file.
+"""Amazon S3: one object, read into a file and held against what S3 knows of it.
 
-Sources: Amazon S3 User Guide, "Uploading an object using multipart upload", "Checking object
-integrity"; Amazon S3 API Reference, HeadObject; boto3 documentation, "boto3.s3.transfer".
+Sources: Amazon S3 User Guide, "Checking object integrity"; Amazon S3 API Reference, HeadObject;
+boto3 documentation, "boto3.s3.transfer".
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import base64
 import os
 import zlib
-from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING
 
 from boto3.exceptions import RetriesExceededError
-from boto3.s3.transfer import TransferConfig, create_transfer_manager
+from boto3.s3.transfer import TransferConfig
 
 from provisioner.drivers.aws_errors import translated
 from provisioner.errors import ErrorType, failure
@@ -21,79 +20,11 @@ from provisioner.errors import ErrorType, failure
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
-    from s3transfer.futures import TransferFuture
 
-#: Bytes of a part; with the 10,000 parts that an object may have, 160 GiB: more than a Lambda
-#: function can read in its time. The transfer keeps at most ten parts in memory.
-_PART_SIZE = 16 * 1024 * 1024
-
-_UPLOAD = TransferConfig(
-    multipart_threshold=_PART_SIZE, multipart_chunksize=_PART_SIZE, max_concurrency=4
-)
-
-_DOWNLOAD = TransferConfig(max_concurrency=4)
+_CONFIG = TransferConfig(max_concurrency=4)
 
 #: Bytes that are read at once.
 _CHUNK = 1024 * 1024
-
-
-class Readable(Protocol):
-    """What can be read once, from its beginning to its end."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes, fewer than `size` only at the end, and none after it."""
-
-
-def upload(
-    client: S3Client,
-    source: Readable,
-    *,
-    bucket: str,
-    key: str,
-    metadata: Mapping[str, str],
-    final: ErrorType,
-) -> None:
-    """Write an object; it is there only once all of the source has been read without an error.
-
-    What the source raises is raised on; what has been written until then is given up, so that
-    neither an object nor a part of one is left.
-
-    Args:
-        client: S3 in the bucket's region.
-        source: the object's contents.
-        bucket: where to.
-        key: the object's name; one that is there is replaced.
-        metadata: kept with the object.
-        final: the error type of causes that stay.
-
-    Raises:
-        ProvisioningError: as `translated` says.
-    """
-    stream = _UntilItFails(source)
-    with (
-        translated(final, "store the snapshot"),
-        create_transfer_manager(client, _UPLOAD) as manager,
-    ):
-        stream.transfer = manager.upload(
-            stream,  # type: ignore[arg-type]  # the stubs ask for more than `read`, the only use
-            bucket,
-            key,
-            extra_args={"Metadata": dict(metadata)},
-        )
-        stream.transfer.result()
-
-
-class _UntilItFails:
-    """Ends a source where its transfer has failed, which reads on to the end by itself."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self.transfer: TransferFuture | None = None
-
-    def read(self, size: int = -1, /) -> bytes:
-        if self.transfer is not None and self.transfer.done():
-            return b""
-        return self._source.read(size)
 
 
 def download(
@@ -117,7 +48,7 @@ def download(
     with translated(final, "read the snapshot"):
         try:
             # It answers for one version of the object: a change meanwhile ends it.
-            client.download_fileobj(bucket, key, target, Config=_DOWNLOAD)
+            client.download_fileobj(bucket, key, target, Config=_CONFIG)
         except RetriesExceededError:
             raise _incomplete("the connection broke off each time") from None
         head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
