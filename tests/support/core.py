@@ -399,6 +399,33 @@ def aws_error(code: str, status: int = 400, reasons: tuple[str, ...] = ()) -> An
     return answer
 
 
+@contextmanager
+def contention(core: Core) -> Iterator[Callable[[], int]]:
+    """Let every transaction meet another twice before it is made.
+
+    Yields:
+        says how many transactions have been made, and that each was sent three times.
+    """
+    conflict = aws_error("TransactionCanceledException", reasons=("None", "TransactionConflict"))
+    turns = itertools.cycle((conflict, conflict, lambda _parameters: None))
+    core.calls.clear()
+
+    def made() -> int:
+        whole, left = divmod(len(core.calls_of("dynamodb.TransactWriteItems")), 3)
+        assert left == 0
+        return whole
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("provisioner.drivers.dynamodb._CONFLICT_MAX_SECONDS", 0.001)
+
+        def answer(parameters: Mapping[str, Any]) -> Any:
+            return next(turns)(parameters)
+
+        core.answers["dynamodb.TransactWriteItems"] = answer
+        yield made
+    del core.answers["dynamodb.TransactWriteItems"]
+
+
 def unsaid(status: int) -> Answer:
     """Answer as HeadBucket does: a status without a body, which botocore takes for the code."""
     return aws_error(str(status), status)

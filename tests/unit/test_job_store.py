@@ -15,7 +15,7 @@ from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob, canonical_json
 from provisioner.jobs.store import BadEnd, JobStore
-from support.core import Core, Jobs, aws_error, new_cleanup, new_job, times
+from support.core import Core, Jobs, aws_error, contention, new_cleanup, new_job, times
 
 
 def _start(core: Core, stage: str, retry_count: int = 0, job_id: str = "job-1") -> None:
@@ -534,6 +534,21 @@ def test_contention_with_another_transaction_is_waited_out(core: Core) -> None:
 
     assert len(core.calls_of("dynamodb.TransactWriteItems")) == 3
     assert core.jobs.get("job-1").status is JobStatus.QUEUED
+
+
+def test_contention_is_waited_out_at_a_repair_a_resend_and_a_retry(core: Core) -> None:
+    core.new_job()
+    with contention(core) as made:
+        core.jobs.repair(core.jobs.get("job-1"), "It was put right.")
+        core.clock.advance()
+        core.jobs.record_resend(core.jobs.get("job-1"), "It was sent again.")
+        core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], {}))
+        core.jobs.retry(core.jobs.get("job-1"))
+        assert made() == 4
+    job = core.jobs.get("job-1")
+    assert (job.status, job.attempt, job.error) == (JobStatus.QUEUED, 2, None)
+    notes = [entry.note for entry in job.history if entry.status == "REPAIRED"]
+    assert notes == ["It was put right.", "It was sent again."]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,8 @@ from provisioner.api_keys.key_format import generate_api_key
 from provisioner.api_keys.store import API_KEY_TRANSITIONS, ApiKeyStatus
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.projects import (
     PROJECT_TRANSITIONS,
     Project,
@@ -24,9 +27,24 @@ from provisioner.provisioning.projects import (
 )
 from provisioner.provisioning.quotas import QuotaReachedError
 from provisioner.provisioning.stages.api_keys import new_key
-from support.core import REGION, Core, deployment
+from support.core import REGION, Core, contention, deployment
 
 QUOTA = "owner#ada"
+INSTANCE = DedicatedInstance(
+    identifier="shop-1",
+    region=REGION,
+    engine=Engine.POSTGRESQL,
+    version="18.1",
+    size="db.t4g.micro",
+    storage_gb=20,
+    sslmode="require",
+    admin_secret="clusters/shop-1",
+    subnet_group="databases",
+    security_group_ids=("sg-1",),
+    backup_days=7,
+    deletion_protection=True,
+    job_id="job",
+)
 
 #: What a write changes nothing with.
 REFUSALS = (
@@ -182,6 +200,45 @@ def test_no_order_of_writes_moves_a_project_where_the_table_does_not_let_it(
                 assert not (before.deletion_protection and after.status.is_being_removed)
             # What is held is what is counted.
             assert core.projects.quotas.used(QUOTA) == (after.quota is not None)
+
+
+def test_contention_is_waited_out_at_every_write_of_a_project_and_its_keys(core: Core) -> None:
+    quota = "cluster#first"
+    keys = [new_key(generate_api_key("nm"), f"{n}", "shop", "job") for n in range(3)]
+    with contention(core) as made:
+        project = core.new_project()
+        _lock(core, project, "job")
+        core.projects.places.place("shop", "first", quota, 5)
+        core.projects.places.unplace("shop", "first", quota, "job")
+        core.projects.places.place("shop", INSTANCE.identifier, quota, 5, instance=INSTANCE)
+        core.projects.places.keep_instance("shop", replace(INSTANCE, host="db", port=1))
+        is_locked = core.projects.lock_held_item("shop", "job")
+        core.api_keys.make_only("shop", keys[:2], is_locked)
+        _hand_over(core, project, "job")
+        _release(core, project, "cleanup-of-job")
+        core.projects.acquire_to_clean_up("shop", "again")
+        _release(core, project, "again")
+        _lock(core, _find(core), "job")
+        _activate(core, project, "job")
+        core.projects.acquire(project, "change")
+        core.api_keys.put_set(keys[2:])
+        core.api_keys.expire(keys[0].digest, core.clock.at)
+        core.api_keys.revoke(keys[1].digest)
+        _release_active(core, project, "change")
+        for _ in range(2):
+            _protect(core, _find(core), "")
+        core.projects.begin_removal(_find(core), "remove")
+        _fail_removal(core, project, "remove")
+        core.projects.begin_removal(_find(core), "remove")
+        _end_removal(core, _find(core), "remove")
+        _retire(core, core.new_project("other"), "")
+        assert made() == 26
+    found = _find(core)
+    assert (found.status, found.locked_by, found.quota) == ("DEPROVISIONED", None, None)
+    assert core.projects.quotas.used_of([QUOTA, quota]) == {QUOTA: 0, quota: 1}
+    stored = core.api_keys.get_all([key.digest for key in keys])
+    assert [stored[key.digest].status for key in keys] == ["ACTIVE", "REVOKED", "ACTIVE"]
+    assert [stored[key.digest].expires_at is None for key in keys] == [False, True, True]
 
 
 @settings(max_examples=10, deadline=None)

@@ -452,9 +452,10 @@ class ProjectStore(ProjectReader):
         self, project: Project, job_id: str, at: datetime, snapshot: Mapping[str, Any] | None
     ) -> Sequence[Write]:
         """Return the changes that make a project DEPROVISIONED and give back its quota."""
-        change = self._release(
+        change = self._change(
             project.project_id,
-            job_id,
+            _is_held_by(job_id) & _is(ProjectStatus.DEPROVISIONING),
+            locked_by=None,
             status=ProjectStatus.DEPROVISIONED,
             deprovisioned_at=at.isoformat(timespec="microseconds"),
             snapshot=snapshot or project.snapshot,
