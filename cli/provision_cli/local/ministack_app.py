@@ -5,17 +5,20 @@ It runs in the environment of ministack, which has nothing that this project dep
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import resource
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from ministack.app import app as ministack  # type: ignore[import-not-found]  # it is served there
+from ministack.app import app  # type: ignore[import-not-found]  # it is served there
+from ministack.services import rds  # type: ignore[import-not-found]  # likewise
 
 from provision_cli.local.rds_instances import InstancesWithServers
+
+__all__ = ["app"]
 
 # A job keeps several connections and pipes open; the usual limit of 1,024 files is low.
 _, _MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -34,18 +37,14 @@ _LOG = _DIRECTORY / "instances.log"
 _LOG.write_bytes(b"")
 
 
-async def _operate(operation: str, request: Mapping[str, str | int]) -> bool:
+def _operate(operation: str, request: Mapping[str, str | int]) -> bool:
     """Run an operation on a server as a program of its own; return whether it went well."""
+    command = [_PYTHON, "-m", "provision_cli.local.instance_servers", str(_DIRECTORY), operation]
     with _LOG.open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            _PYTHON,
-            *("-m", "provision_cli.local.instance_servers", str(_DIRECTORY), operation),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=log,
-            stderr=log,
+        process = subprocess.run(  # noqa: S603  # our own program  # nosec B603
+            command, input=json.dumps(request).encode(), stdout=log, stderr=log, check=False
         )
-        await process.communicate(json.dumps(request).encode())
     return process.returncode == 0
 
 
-app = InstancesWithServers(ministack, _operate)
+InstancesWithServers(rds, _operate)
