@@ -236,10 +236,10 @@ def test_a_job_completes_once_a_killed_postgresql_is_up_again(
     of_instance = _server_of_instance(stack, "goes-on")
     # Half a second, as usual here, would be over before the server is up again.
     with slow_retries(running, 6), _job_at_its_database(stack, running, "goes-on") as job:
-        process_id = server._process_id()
+        process_id = server.process_id()
         assert process_id is not None
         _kill(process_id)
-        _kill(of_instance._process_id() or 0)
+        _kill(of_instance.process_id() or 0)
         with pytest.raises(LocalStackNotRunningError, match="start it with `provision up`"):
             stack.running()
         steps: list[str] = []

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import psutil
 import pytest
 from provision_cli.local import (
     build,
@@ -34,6 +33,7 @@ from provision_cli.local.processes import StartedProcess
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack, _State
 from support.desk import DESK
 from support.project import ROOT
+from support.running import runs
 
 #: The ports that outgoing connections get, where the system is Linux.
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -50,12 +50,6 @@ def _started(tmp_path: Path, script: str) -> StartedProcess:
     )
 
 
-def _runs(process_id: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
 def test_a_process_that_ignores_the_signal_is_killed_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +62,7 @@ def test_a_process_that_ignores_the_signal_is_killed_with_its_children(
     process.stop()
 
     assert not process.is_running()
-    assert not _runs(child)
+    assert not runs(child)
 
 
 def _killed_beside_its_child(tmp_path: Path) -> tuple[StartedProcess, int]:
@@ -83,11 +77,11 @@ def _killed_beside_its_child(tmp_path: Path) -> tuple[StartedProcess, int]:
 def test_children_of_a_process_that_was_killed_are_ended(tmp_path: Path) -> None:
     process, child = _killed_beside_its_child(tmp_path)
     assert not process.is_running()
-    assert _runs(child)
+    assert runs(child)
 
     process.stop()
 
-    assert not _runs(child)
+    assert not runs(child)
 
 
 def test_another_process_with_the_same_id_is_left_alone(tmp_path: Path) -> None:
@@ -105,7 +99,7 @@ def test_children_of_another_process_with_the_same_id_are_left_alone(tmp_path: P
 
     StartedProcess(process.pid, "another").stop()
 
-    assert _runs(child)
+    assert runs(child)
     process.stop()
 
 
@@ -355,7 +349,7 @@ def test_a_signal_ends_what_runs_and_all_that_it_started(
         code = process.wait(timeout=60)
 
     assert code in {128 + number, -number}
-    assert not _runs(child)
+    assert not runs(child)
 
 
 def test_the_ports_of_the_stack_before_are_taken_again(tmp_path: Path) -> None:

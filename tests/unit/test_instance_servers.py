@@ -12,11 +12,10 @@ import psycopg
 import pymysql
 import pytest
 from provision_cli.local import mariadb_server
+from provision_cli.local.database_servers import DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.instance_servers import InstanceServers, operate
-from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.ports import choose_port
-from provision_cli.local.postgresql_server import PostgresqlServer
 from support.stack_jobs import eventually
 
 USER = "instance_admin"
@@ -62,16 +61,14 @@ class Instance:
             # psycopg refuses where a statement has no rows.
             return list(cursor.fetchall()) if cursor.description else []
 
-    def server(self) -> PostgresqlServer | MariadbServer:
+    def server(self) -> DatabaseServer:
         return InstanceServers(self.directory)._server(
             self.folder, next(one for _, one in InstanceServers(self.directory)._all())
         )
 
     def kill(self) -> None:
         server = self.server()
-        process_id = (
-            server._process_id() if isinstance(server, PostgresqlServer) else server.process_id()
-        )
+        process_id = server.process_id()
         assert process_id is not None
         os.kill(process_id, signal.SIGKILL)
         eventually(lambda: not server.is_running())

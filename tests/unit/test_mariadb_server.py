@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pymysql
 import pytest
-from provision_cli.local import database_servers, mariadb_server
+from provision_cli.local import mariadb_server
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.ports import choose_port
 from support.mysql import PreparedMysql
+from support.running import runs
 from support.stack_jobs import eventually
 
 _PASSWORD = "correct horse battery staple"  # kingfisher:ignore
@@ -75,7 +76,7 @@ MariadbServer(Path(sys.argv[1]), int(sys.argv[2])).stop()
     subprocess.run([sys.executable, "-c", script, str(server._home), str(server.port)], check=True)
     assert not server.is_running()
     assert process_id is not None
-    assert database_servers.command_line(process_id) == ""
+    assert not runs(process_id)
     assert not server._home.exists()
     assert not server._data.exists()
 

@@ -21,6 +21,7 @@ from provision_cli.local import database_servers, postgresql_server
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+from support.running import runs
 from support.stack_jobs import eventually
 
 
@@ -92,7 +93,7 @@ def test_a_server_is_started_prepared_found_and_stopped(tmp_path: Path) -> None:
             ).fetchone()
         assert row == (False, True, True, False, False, True)
 
-        process_id = server._process_id()
+        process_id = server.process_id()
         home = server._home
         # Another process, such as another run of the program, stops it.
         script = """
@@ -107,7 +108,7 @@ PostgresqlServer(Path(sys.argv[1]), int(sys.argv[2])).stop()
         )
         assert not server.is_running()
         assert process_id is not None
-        assert database_servers.command_line(process_id) == ""
+        assert not runs(process_id)
         assert not home.exists()
 
 
@@ -134,7 +135,7 @@ def test_a_server_that_was_killed_is_started_again_on_its_data(tmp_path: Path) -
 
 
 def _kill(server: PostgresqlServer) -> None:
-    process_id = server._process_id()
+    process_id = server.process_id()
     assert process_id is not None
     os.kill(process_id, signal.SIGKILL)
     eventually(lambda: not server.is_running(), within=20)
@@ -200,7 +201,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with _stopped_at_the_end(PostgresqlServer(tmp_path / "server", _free_port())) as server:
         server.start()
-        server._run("pg_ctl", "--pgdata", str(server._data), "--mode", "fast", "stop")
+        server.kill()
         with (server._data / "postgresql.conf").open("a") as settings:
             settings.write("no_such_setting = 1\n")
         with pytest.raises(LocalStackError, match=r"did not start .* ends with: .*errors"):
@@ -236,9 +237,9 @@ def test_the_data_are_kept_below_the_folder_that_is_named_and_go_with_the_server
 def test_a_folder_of_someone_else_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
     (tmp_path / "file").touch()
-    assert postgresql_server._is_own_folder(tmp_path)
+    assert database_servers.is_own_folder(tmp_path)
     for name in ("link", "file", "missing"):
-        assert not postgresql_server._is_own_folder(tmp_path / name)
+        assert not database_servers.is_own_folder(tmp_path / name)
 
 
 def test_programs_that_are_not_there_are_named(

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from provision_cli.local.build import locked
+from provision_cli.local.database_servers import DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.postgresql_server import PostgresqlServer
 
 #: The servers of the engines that RDS names so.
-_SERVERS: dict[str, type[PostgresqlServer | MariadbServer]] = {
+_SERVERS: dict[str, type[DatabaseServer]] = {
     "postgres": PostgresqlServer,
     "mysql": MariadbServer,
     "mariadb": MariadbServer,
@@ -169,7 +170,7 @@ class InstanceServers:
         with locked(folder / "lock"):
             yield folder
 
-    def _server(self, folder: Path, instance: Instance) -> PostgresqlServer | MariadbServer:
+    def _server(self, folder: Path, instance: Instance) -> DatabaseServer:
         return _SERVERS[instance.engine](folder / "server", instance.port, stack=self._stack)
 
 

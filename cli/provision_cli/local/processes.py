@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import psutil
 
@@ -157,7 +159,12 @@ def _end_children_where_interrupted() -> Iterator[None]:
 
 
 def _popen(
-    command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    directory: Path,
+    account: Mapping[str, Any] = MappingProxyType({}),
 ) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(  # noqa: S603 - the commands are our own  # nosec B603
@@ -168,18 +175,20 @@ def _popen(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            **account,
         )
 
 
-def start(
-    command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path
-) -> StartedProcess:
-    """Start a program as the leader of its own group; its output goes to `log`.
+def start(command: Sequence[str], *, environment: Mapping[str, str], **more: Any) -> StartedProcess:
+    """Start a program as the leader of its own group.
 
-    Its environment must have the mark, `MARK_VARIABLE`.
+    Args:
+        command: the program and its arguments.
+        environment: its environment, which must have the mark, `MARK_VARIABLE`.
+        more: `log`, `directory` and `account`, as `_popen` takes them.
     """
     with _end_children_where_interrupted():
-        process = _popen(command, environment=environment, log=log, directory=directory)
+        process = _popen(command, environment=environment, **more)
         started = StartedProcess(process.pid, environment[MARK_VARIABLE])
         # For a moment the system knows no environment of a process that has just been started.
         while process.poll() is None and not started.is_running():

@@ -29,6 +29,7 @@ from provision_cli.local import (
     tools,
 )
 from provision_cli.local.containers import ContainerNetwork
+from provision_cli.local.database_servers import DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.instance_servers import InstanceServers
 from provision_cli.local.mariadb_server import MariadbServer
@@ -515,11 +516,9 @@ class LocalStack:
             mysql_port=state.mysql_port,
         )
 
-    def _servers(self, state: _State) -> dict[str, PostgresqlServer | MariadbServer]:
+    def _servers(self, state: _State) -> dict[str, DatabaseServer]:
         """Return the servers of the shared clusters by what people call them."""
-        servers: dict[str, PostgresqlServer | MariadbServer] = {
-            "PostgreSQL": self._postgresql(state.postgresql_port)
-        }
+        servers: dict[str, DatabaseServer] = {"PostgreSQL": self._postgresql(state.postgresql_port)}
         if state.mysql_port:
             servers["MariaDB"] = self._mysql(state.mysql_port)
         return servers
@@ -588,7 +587,7 @@ class LocalStack:
             running,
             "mysql",
             running.mysql_admin_secret_name,
-            {"port": state.mysql_port, "version": mariadb_server.version()},
+            {"port": state.mysql_port, "version": self._mysql(state.mysql_port).version()},
             password,
         )
 
@@ -621,7 +620,7 @@ class LocalStack:
         versions = {"postgresql": self._postgresql(state.postgresql_port).version()}
         # Without a program of it no instance of MySQL would ever be available.
         if state.mysql_port:
-            versions["mysql"] = mariadb_server.version()
+            versions["mysql"] = self._mysql(state.mysql_port).version()
         for engine, version in versions.items():
             self._put_parameter(
                 running, f"dedicated/{engine}", {**_INSTANCES, "versions": [version]}
