@@ -181,8 +181,8 @@ def _job_at_its_database(
 def _server_of_instance(stack: LocalStack, name: str) -> PostgresqlServer:
     """Start the server of an instance; that it does so when one appears, is another test's."""
     port = choose_port(None, None, what="an instance", variable="none")
-    instance = Instance(name, "postgres", port)
-    stack._instances.start(f"db-{name}", instance, "instance_admin", "p" * 40)
+    instance = Instance(f"db-{name}", name, "postgres", port)
+    stack._instances.start(instance, user="instance_admin", password="p" * 40)
     server = stack._instances._server(stack._instances._instances / f"db-{name}", instance)
     assert isinstance(server, PostgresqlServer)
     return server
@@ -269,7 +269,7 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for identifier in stack._instances.identifiers():
-        stack._instances.remove(f"db-{identifier}", Instance(identifier, "postgres", 0))
+        stack._instances.remove(Instance(f"db-{identifier}", identifier, "postgres", 0))
     of_instance = _server_of_instance(stack, "ends")
     with _job_at_its_database(stack, running, "begins-anew") as job:
         old = _processes_of(directory)

@@ -109,7 +109,7 @@ def things(instance: Instance, **login: str) -> list[Any]:
 def test_an_instance_has_a_server_until_it_is_removed(instance: Instance) -> None:
     fill(instance)
 
-    instance.operate("set-password", user=USER, password=OTHER_PASSWORD)
+    instance.operate("set_password", user=USER, password=OTHER_PASSWORD)
     assert things(instance, password=OTHER_PASSWORD) == [(7,)]
     with pytest.raises((psycopg.OperationalError, pymysql.err.OperationalError)):
         instance.run("SELECT 1")
@@ -119,7 +119,7 @@ def test_an_instance_has_a_server_until_it_is_removed(instance: Instance) -> Non
         things(instance, password=OTHER_PASSWORD)
     # Nobody is to find one started that somebody has stopped.
     assert list(InstanceServers(instance.directory).start_again()) == []
-    instance.operate("resume")
+    instance.operate("start")
     assert things(instance, password=OTHER_PASSWORD) == [(7,)]
 
     server = instance.server()
@@ -153,14 +153,14 @@ def test_a_snapshot_holds_the_data_as_they_were(instance: Instance) -> None:
     instance.run(f"DROP TABLE {table(instance)}")
     restored = Instance(instance.directory, instance.asked["engine"], "db-SECOND")
 
-    restored.operate("restore", snapshot="before")
+    restored.operate("start", snapshot="before")
 
     # With the logins of then.
     assert things(restored) == [(7,)]
     instance.run("SELECT 1")
     instance.operate("forget", snapshot="before")
     with pytest.raises(LocalStackError, match="snapshot before: its data are not there"):
-        restored.operate("restore", snapshot="before")
+        restored.operate("start", snapshot="before")
 
 
 def test_the_master_user_of_postgresql_may_do_what_the_platform_asks_and_is_no_superuser(
@@ -189,7 +189,7 @@ def test_no_name_leads_out_of_the_folders(tmp_path: Path, name: str) -> None:
     for operation, asked in (
         ("remove", {"resource": name}),
         ("forget", {"snapshot": name}),
-        ("restore", {"resource": "db-FIRST", "snapshot": name}),
+        ("copy", {"resource": "db-FIRST", "snapshot": name}),
     ):
         given = {"identifier": "first", "engine": "postgres", "port": 1, **asked}
         with pytest.raises(LocalStackError, match="a name that is none"):

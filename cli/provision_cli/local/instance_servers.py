@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,6 +41,8 @@ _RECORD = "instance.json"
 class Instance:
     """An instance that has a server."""
 
+    #: Its resource id, which is the name of its folder.
+    resource: str
     identifier: str
     engine: str
     port: int
@@ -59,42 +61,39 @@ class InstanceServers:
 
     # What is done with one instance.
 
-    def start(self, resource: str, instance: Instance, user: str, password: str) -> None:
-        """Start a server with a master user, as RDS has it.
+    def start(
+        self, instance: Instance, *, user: str = "", password: str = "", snapshot: str = ""
+    ) -> None:
+        """Start a server, on its data where it has any.
 
-        Raises:
-            LocalStackError: it does not start, and the message says why.
-        """
-        with self._held(resource) as folder:
-            server = self._server(folder, instance)
-            server.start()
-            server.make_master_user(user, password)
-            _write(folder, instance)
-
-    def restore(self, resource: str, instance: Instance, snapshot: str) -> None:
-        """Start a server with the data of a snapshot, its logins among them.
+        Args:
+            instance: the instance.
+            user: the master user, as RDS has it, where it is to be made.
+            password: the master user's.
+            snapshot: whose data it is to have, logins among them.
 
         Raises:
             LocalStackError: there is no such snapshot, or it does not start.
         """
-        copied = self._snapshots / _checked(snapshot)
-        if not copied.exists():
+        copied = self._snapshots / _check_name(snapshot) if snapshot else None
+        if copied is not None and not copied.exists():
             raise LocalStackError(f"snapshot {snapshot}: its data are not there.")
-        with self._held(resource) as folder:
-            server = self._server(folder, instance)
-            server.take_data(copied)
+        with self._lock(instance) as (folder, server):
+            if copied is not None:
+                server.take_data(copied)
             server.start()
+            if user:
+                server.make_master_user(user, password)
             _write(folder, instance)
 
-    def copy(self, resource: str, instance: Instance, snapshot: str) -> None:
+    def copy(self, instance: Instance, *, snapshot: str) -> None:
         """Copy the data of an instance; its server is down meanwhile, for a moment.
 
         Raises:
             LocalStackError: its server does not stop, or does not start again.
         """
-        target = self._snapshots / _checked(snapshot)
-        with self._held(resource) as folder:
-            server = self._server(folder, instance)
+        target = self._snapshots / _check_name(snapshot)
+        with self._lock(instance) as (_, server):
             was_running = server.is_running()
             server.kill()
             shutil.rmtree(target, ignore_errors=True)
@@ -102,33 +101,27 @@ class InstanceServers:
             if was_running:
                 server.start()
 
-    def halt(self, resource: str, instance: Instance) -> None:
+    def halt(self, instance: Instance) -> None:
         """Stop the server of an instance, and keep its data."""
-        with self._held(resource) as folder:
-            self._server(folder, instance).kill()
+        with self._lock(instance) as (folder, server):
+            server.kill()
             _write(folder, replace(instance, runs=False))
 
-    def resume(self, resource: str, instance: Instance) -> None:
-        """Start the server of an instance again, on its data."""
-        with self._held(resource) as folder:
-            self._server(folder, instance).start()
-            _write(folder, instance)
-
-    def set_password(self, resource: str, instance: Instance, user: str, password: str) -> None:
+    def set_password(self, instance: Instance, *, user: str, password: str) -> None:
         """Give the master user another password."""
-        with self._held(resource) as folder:
-            self._server(folder, instance).make_master_user(user, password)
+        with self._lock(instance) as (_, server):
+            server.make_master_user(user, password)
 
-    def remove(self, resource: str, instance: Instance) -> None:
+    def remove(self, instance: Instance) -> None:
         """Stop the server of an instance and remove its data; a second time is as good as once."""
-        with self._held(resource) as folder:
+        with self._lock(instance) as (folder, server):
             (folder / _RECORD).unlink(missing_ok=True)
-            self._server(folder, instance).stop()
+            server.stop()
         shutil.rmtree(folder)
 
     def forget(self, snapshot: str) -> None:
         """Remove the data of a snapshot."""
-        shutil.rmtree(self._snapshots / _checked(snapshot), ignore_errors=True)
+        shutil.rmtree(self._snapshots / _check_name(snapshot), ignore_errors=True)
 
     # What is done with all of them.
 
@@ -164,17 +157,17 @@ class InstanceServers:
                 yield folder, Instance(**record)
 
     @contextmanager
-    def _held(self, resource: str) -> Iterator[Path]:
-        folder = self._instances / _checked(resource)
+    def _lock(self, instance: Instance) -> Iterator[tuple[Path, DatabaseServer]]:
+        folder = self._instances / _check_name(instance.resource)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock"):
-            yield folder
+            yield folder, self._server(folder, instance)
 
     def _server(self, folder: Path, instance: Instance) -> DatabaseServer:
         return _SERVERS[instance.engine](folder / "server", instance.port, stack=self._stack)
 
 
-def _checked(name: str) -> str:
+def _check_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise LocalStackError("an instance or a snapshot has a name that is none.")
     return name
@@ -187,6 +180,11 @@ def _write(folder: Path, instance: Instance) -> None:
 def operate(directory: Path, operation: str, asked: Mapping[str, Any]) -> None:
     """Do what is asked of one instance, or of a snapshot.
 
+    Args:
+        directory: the local stack's folder.
+        operation: the name of a method.
+        asked: the fields of an instance, and what the method takes besides.
+
     Raises:
         LocalStackError: as the operation says.
     """
@@ -194,23 +192,16 @@ def operate(directory: Path, operation: str, asked: Mapping[str, Any]) -> None:
     if operation == "forget":
         servers.forget(asked["snapshot"])
         return
-    resource = asked["resource"]
-    instance = Instance(asked["identifier"], asked["engine"], asked["port"])
-    match operation:
-        case "start":
-            servers.start(resource, instance, asked["user"], asked["password"])
-        case "restore":
-            servers.restore(resource, instance, asked["snapshot"])
-        case "copy":
-            servers.copy(resource, instance, asked["snapshot"])
-        case "halt":
-            servers.halt(resource, instance)
-        case "resume":
-            servers.resume(resource, instance)
-        case "set-password":
-            servers.set_password(resource, instance, asked["user"], asked["password"])
-        case "remove":
-            servers.remove(resource, instance)
+    more = {name: asked[name] for name in ("user", "password", "snapshot") if name in asked}
+    instance = Instance(**{name: value for name, value in asked.items() if name not in more})
+    operations: dict[str, Callable[..., None]] = {
+        "start": servers.start,
+        "copy": servers.copy,
+        "halt": servers.halt,
+        "set_password": servers.set_password,
+        "remove": servers.remove,
+    }
+    operations[operation](instance, **more)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ class InstancesWithServers:
                 **settings,
             }
         )
-        return self._change(parameters, "restore", "creating", CREATING_SECONDS, snapshot=name)
+        return self._change(parameters, "start", "creating", CREATING_SECONDS, snapshot=name)
 
     def _delete(self, handler: Handler, parameters: Parameters) -> Answer:
         instance = self._find(parameters)
@@ -152,7 +152,7 @@ class InstancesWithServers:
         if answer[0] != _OK or not password:
             return answer
         login = {"user": instance["MasterUsername"], "password": password}
-        return self._change(parameters, "set-password", "resetting-master-credentials", **login)
+        return self._change(parameters, "set_password", "resetting-master-credentials", **login)
 
     def _stop(self, handler: Handler, parameters: Parameters) -> Answer:
         answer = handler(parameters)
@@ -164,7 +164,7 @@ class InstancesWithServers:
         answer = handler(parameters)
         if answer[0] != _OK:
             return answer
-        return self._change(parameters, "resume", "starting", CREATING_SECONDS)
+        return self._change(parameters, "start", "starting", CREATING_SECONDS)
 
     def _change(
         self,
