@@ -22,7 +22,7 @@ from support.workflow import Workflow, deployed
 def deployment() -> Iterator[Workflow]:
     """Deploy, and stop the server at the end."""
     logger.setLevel("WARNING")
-    port = choose_port(None, None, what="PostgreSQL", variable="")
+    port = choose_port()
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         server = PostgresqlServer(Path(folder) / "postgresql", port)
         server.start()

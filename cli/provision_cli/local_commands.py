@@ -60,18 +60,16 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """Show what of the local stack runs, and where; fails unless all of it does."""
-    found = _stack().status()
-    console = Console()
-    for name, place in (
-        ("AWS", found.endpoint_url or "not running"),
-        ("PostgreSQL", found.postgresql or "not running"),
-        ("MariaDB", found.mysql or ("not running" if found.has_mysql else "not installed")),
-        ("containers", found.container_host or "do not reach it; `provision up --containers`"),
-        ("stack", found.stack_name or "not deployed"),
-        ("logs", str(found.directory)),
-    ):
-        display.line(console, f"{name:<12}{place}")
-    if not found.is_complete:
+    stack, console = _stack(), Console()
+    found = stack.status()
+    missing = {
+        "containers": "do not reach it; `provision up --containers`",
+        "stack": "not deployed",
+    }
+    for name, place in found.items():
+        display.line(console, f"{name:<12}{place or missing.get(name, 'not running')}")
+    display.line(console, f"{'logs':<12}{stack.directory}")
+    if not all(place for name, place in found.items() if name != "containers"):
         raise CommandError(
             "the local stack is not running, or not all of it; start it with `provision up`."
         )

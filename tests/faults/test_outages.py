@@ -330,7 +330,7 @@ def own_server(
         with own_mysql(request.getfixturevalue("mysql_server")) as mysql:
             yield OnMysql(mysql)
         return
-    port = choose_port(None, None, what="PostgreSQL", variable="none")
+    port = choose_port()
     server = PostgresqlServer(directory / "server", port)
     try:
         server.start()

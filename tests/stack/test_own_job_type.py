@@ -143,8 +143,7 @@ def running(own: OwnProject, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runnin
         LocalStackSettings(
             directory=own.directory,
             root=own.root,
-            preferred_aws_port=None,
-            preferred_postgresql_port=None,
+            has_usual_ports=False,
         )
     )
     running = stack.up()

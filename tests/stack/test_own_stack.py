@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -52,11 +53,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stack(directory: Path) -> Iterator[LocalStack]:
     """Return a stack that each test finds as another has left it: running, or stopped."""
-    stack = LocalStack(
-        LocalStackSettings(
-            directory=directory, preferred_aws_port=None, preferred_postgresql_port=None
-        )
-    )
+    stack = LocalStack(LocalStackSettings(directory=directory, has_usual_ports=False))
     yield stack
     stack.down()
 
@@ -73,13 +70,13 @@ def running(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runn
 @contextmanager
 def _up(directory: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """Start `provision up` as a process, on any free ports."""
-    ports = {
-        name: str(choose_port(None, None, what=name, variable=name))
-        for name in ("PROVISION_LOCAL_AWS_PORT", "PROVISION_LOCAL_POSTGRESQL_PORT")
-    }
+    directory.mkdir(exist_ok=True)
+    # As if a stack before this one had listened there.
+    ports = {"aws": choose_port(), "postgresql": choose_port()}
+    (directory / "ports.json").write_text(json.dumps(ports))
     with subprocess.Popen(
         [_PROGRAM, "up"],
-        env={**os.environ, **variables, **ports, "PROVISION_LOCAL_DIRECTORY": str(directory)},
+        env={**os.environ, **variables, "PROVISION_LOCAL_DIRECTORY": str(directory)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -108,7 +105,7 @@ def test_a_desk_with_settings_for_other_things_brings_the_stack_up(
         assert not {f"{name}={value}" for name, value in DESK.items()} & set(environment)
     before = (running.aws_port, running.postgresql_port)
     assert stack.down()
-    assert stack._ports_before() == dict(zip(("aws", "postgresql"), before, strict=True))
+    assert tuple(json.loads((directory / "ports.json").read_text()).values()) == before
 
 
 @pytest.mark.parametrize(
@@ -180,7 +177,7 @@ def _job_at_its_database(
 
 def _server_of_instance(stack: LocalStack, name: str) -> PostgresqlServer:
     """Start the server of an instance; that it does so when one appears, is another test's."""
-    port = choose_port(None, None, what="an instance", variable="none")
+    port = choose_port()
     instance = Instance(f"db-{name}", name, "postgres", port)
     stack._instances.start(instance, user="instance_admin", password="p" * 40)
     server = stack._instances._server(stack._instances._instances / f"db-{name}", instance)

@@ -230,7 +230,7 @@ def _told(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def instance_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedCluster]:
     """Return a PostgreSQL whose master user is as RDS's, and no superuser."""
-    port = choose_port(None, None, what="PostgreSQL", variable="none")
+    port = choose_port()
     server = PostgresqlServer(tmp_path_factory.mktemp("instance") / "server", port)
     server.start()
     password = "none-has-asked-yet"  # kingfisher:ignore

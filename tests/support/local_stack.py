@@ -29,9 +29,7 @@ def _settings(config: pytest.Config) -> LocalStackSettings:
     return LocalStackSettings(
         directory=shared / "local-stack",
         for_containers=True,
-        # Any free ones: the preferred ports are the developer's.
-        preferred_aws_port=None,
-        preferred_postgresql_port=None,
+        has_usual_ports=False,
     )
 
 

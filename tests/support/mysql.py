@@ -130,7 +130,7 @@ def _directory(config: pytest.Config) -> Path:
 
 
 def _start(directory: Path) -> PreparedMysql:
-    port = choose_port(None, None, what="MariaDB", variable="none")
+    port = choose_port()
     server = MariadbServer(directory, port)
     server.start()
     password = secrets.token_hex(20)

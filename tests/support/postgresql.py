@@ -67,7 +67,7 @@ def cluster(request: pytest.FixtureRequest) -> PreparedCluster:
     described = directory / "cluster.json"
     with locked(directory / "start"):
         if not described.exists():
-            port = choose_port(None, None, what="PostgreSQL", variable="none")
+            port = choose_port()
             server = PostgresqlServer(directory / "server", port)
             server.start()
             _let_logins_be_quick(server)

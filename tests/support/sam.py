@@ -156,7 +156,7 @@ class _WarmContainers:
     """Functions whose containers go on from one call to the next, as AWS Lambda's do."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
-        port = choose_port(None, None, what="SAM", variable="none")
+        port = choose_port()
         self._log = log
         self._process = processes.start(
             [*command, "--port", str(port), "--warm-containers", "LAZY"],

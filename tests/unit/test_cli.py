@@ -186,18 +186,6 @@ def test_an_unknown_job_type_is_named(complaint: Complaint, tmp_path: Path) -> N
     )
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [("PROVISION_LOCAL_AWS_PORT", "4566x"), ("PROVISION_LOCAL_POSTGRESQL_PORT", "65536")],
-)
-def test_a_port_that_is_none_is_named(
-    complaint: Complaint, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
-) -> None:
-    monkeypatch.setenv(variable, value)
-
-    assert f"{variable}: must be a port number" in complaint("jobs")
-
-
 @pytest.fixture
 def _account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")

@@ -32,7 +32,7 @@ class Instance:
             "resource": resource,
             "identifier": resource.removeprefix("db-").lower(),
             "engine": engine,
-            "port": choose_port(None, None, what=engine, variable="none"),
+            "port": choose_port(),
         }
         self.folder = directory / "instances" / resource
 

@@ -29,7 +29,7 @@ _PASSWORD = "correct horse battery staple"  # kingfisher:ignore
 def server(mysql_server: PreparedMysql, tmp_path: Path) -> Iterator[MariadbServer]:
     if mysql_server.server is None:
         pytest.skip("another server is tested, named by its URL")
-    port = choose_port(None, None, what="MariaDB", variable="none")
+    port = choose_port()
     # A path that a shell would take for more.
     server = MariadbServer(tmp_path / "a server's $HOME", port)
     yield server

@@ -26,7 +26,7 @@ from support.stack_jobs import eventually
 
 
 def _free_port() -> int:
-    return choose_port(None, None, what="PostgreSQL", variable="none")
+    return choose_port()
 
 
 @contextmanager

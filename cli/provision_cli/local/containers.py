@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision_cli.local import processes
+from provision_cli.local import environment, processes
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.processes import StartedProcess
 
@@ -77,25 +77,24 @@ def _is_of_this_machine(address: str) -> bool:
     return True
 
 
-def start_relay(
-    network: ContainerNetwork,
-    ports: Sequence[int],
-    *,
-    environment: Mapping[str, str],
-    log: Path,
-    directory: Path,
-) -> StartedProcess:
+def start_relay(network: ContainerNetwork, ports: Sequence[int], directory: Path) -> StartedProcess:
     """Let containers reach ports of the loopback address by the network's address.
+
+    Args:
+        network: what containers call this machine.
+        ports: of the servers.
+        directory: the local stack's folder, for the log.
 
     Raises:
         LocalStackError: it cannot listen on one of them.
     """
+    log = directory / "relay.log"
     relay = processes.start(
         [
             *(sys.executable, "-I", "-m", "provision_cli.local.relay"),
             *(network.host, network.subnet, *map(str, ports)),
         ],
-        environment=environment,
+        environment=environment.for_programs(directory),
         log=log,
         directory=directory,
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import socket
 
-from provision_cli.local.errors import LocalStackError
-
 LOOPBACK = "127.0.0.1"
 
 #: Ports that no outgoing connection is given, neither by Linux (from 32768 on) nor by macOS (from
@@ -14,25 +12,8 @@ LOOPBACK = "127.0.0.1"
 _CHOSEN_FROM = range(20_000, 32_768)
 
 
-def choose_port(configured: int | None, *preferred: int | None, what: str, variable: str) -> int:
-    """Return the port to listen on.
-
-    Args:
-        configured: the port that the user chose, which must be free.
-        preferred: where none is configured, the first of them that is free is taken; else any one.
-        what: who listens.
-        variable: where the user configures it.
-
-    Raises:
-        LocalStackError: the configured port is in use.
-    """
-    if configured is not None:
-        if not _is_free(configured):
-            raise LocalStackError(
-                f"port {configured} is in use, and {what} is to listen on it; "
-                f"stop what uses it, or set {variable} to another port."
-            )
-        return configured
+def choose_port(*preferred: int | None) -> int:
+    """Return a free port to listen on: the first of those that are preferred, else any one."""
     for port in preferred:
         if port is not None and _is_free(port):
             return port

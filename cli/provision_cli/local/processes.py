@@ -50,12 +50,12 @@ class StartedProcess:
         """Whether this very process still runs."""
         return _is_marked(self.pid, self.mark)
 
-    def stop(self) -> None:
-        """End the process and its children; returns once all of them are gone.
+    def stop(self) -> bool:
+        """End the process and its children; whether there were any, once all of them are gone.
 
         Where somebody has killed the process itself, its children are ended all the same.
         """
-        _end(lambda: [p for p in _list_marked(self.mark) if _group(p.pid) == self.pid])
+        return _end(lambda: [p for p in _list_marked(self.mark) if _group(p.pid) == self.pid])
 
 
 def stop_marked(directory: Path) -> bool:

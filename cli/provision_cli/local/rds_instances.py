@@ -91,7 +91,7 @@ class InstancesWithServers:
         if _get(parameters, "Engine") not in ENGINES:
             return handler(parameters)
         # On AWS each has a host of its own, and the port that it was asked for.
-        port = choose_port(None, None, what="an instance", variable="")
+        port = choose_port()
         answer = handler({**parameters, "Port": [str(port)]})
         if answer[0] != _OK:
             return answer

@@ -28,7 +28,6 @@ from provision_cli.local import (
     sam_local,
     tools,
 )
-from provision_cli.local.containers import ContainerNetwork
 from provision_cli.local.database_servers import DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.instance_servers import InstanceServers
@@ -55,11 +54,10 @@ _ARTIFACTS_BUCKET = "provisioner-local-artifacts"
 #: The local AWS takes any credentials.
 _ANYONE = "test"
 
-_PREFERRED_AWS_PORT = 4566
-_PREFERRED_POSTGRESQL_PORT = 54320
+#: Ports that are taken where they are free.
+_USUAL_PORTS = {"aws": 4566, "postgresql": 54320}
+
 _DIRECTORY_VARIABLE = "PROVISION_LOCAL_DIRECTORY"
-_AWS_PORT_VARIABLE = "PROVISION_LOCAL_AWS_PORT"
-_POSTGRESQL_PORT_VARIABLE = "PROVISION_LOCAL_POSTGRESQL_PORT"
 
 #: Tenant databases that the local cluster may hold.
 _MAX_TENANTS = 500
@@ -177,31 +175,17 @@ class LocalStackSettings:
     #: Holds its state, its logs and its data.
     directory: Path = _DIRECTORY
     root: Path = PROJECT_ROOT
-    #: A port that must be free, or None for one that is.
-    aws_port: int | None = None
-    postgresql_port: int | None = None
     #: Whether containers are to reach the stack, where a Docker engine answers. Once they do, they
     #: go on to until the stack is stopped.
     for_containers: bool = False
-    #: Ports that are taken where none is configured and they are free; None for any free one.
-    preferred_aws_port: int | None = _PREFERRED_AWS_PORT
-    preferred_postgresql_port: int | None = _PREFERRED_POSTGRESQL_PORT
+    #: Whether it is the developer's own, which listens where people expect it.
+    has_usual_ports: bool = True
 
     @classmethod
-    def from_environment(
-        cls, variables: Mapping[str, str] = os.environ, *, for_containers: bool = False
-    ) -> LocalStackSettings:
-        """Read the developer's own settings.
-
-        Raises:
-            LocalStackError: a port is none.
-        """
-        return cls(
-            directory=Path(variables.get(_DIRECTORY_VARIABLE) or _DIRECTORY),
-            aws_port=_port(variables, _AWS_PORT_VARIABLE),
-            postgresql_port=_port(variables, _POSTGRESQL_PORT_VARIABLE),
-            for_containers=for_containers,
-        )
+    def from_environment(cls, *, for_containers: bool = False) -> LocalStackSettings:
+        """Read the developer's own settings."""
+        directory = Path(os.environ.get(_DIRECTORY_VARIABLE) or _DIRECTORY)
+        return cls(directory, for_containers=for_containers)
 
 
 @dataclass(slots=True)
@@ -233,42 +217,18 @@ class _State:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What of a local stack runs."""
-
-    directory: Path
-    #: Where the local AWS answers; empty where it does not run.
-    endpoint_url: str = ""
-    #: Where PostgreSQL answers; empty where it does not run.
-    postgresql: str = ""
-    #: Where MariaDB answers; empty where it does not run, or the stack has none.
-    mysql: str = ""
-    has_mysql: bool = False
-    #: What containers call this machine; empty where they do not reach the stack.
-    container_host: str = ""
-    #: The name of the stack; empty while nothing is deployed.
-    stack_name: str = ""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether a command can use the stack."""
-        has_servers = bool(self.postgresql and (self.mysql or not self.has_mysql))
-        return bool(self.endpoint_url and has_servers and self.stack_name)
-
-
 class LocalStack:
     """One local stack, in its own folder."""
 
     def __init__(self, settings: LocalStackSettings) -> None:
         """Bind to a folder; nothing is started yet."""
         self._settings = settings
-        # Whole, so that it is the same one wherever a command is given.
-        self._directory = settings.directory.absolute()
-        self._state_file = self._directory / "state.json"
+        #: Holds its state, its logs and its data; whole, so that it is the same one everywhere.
+        self.directory = settings.directory.absolute()
+        self._state_file = self.directory / "state.json"
         #: Outlives the stack: the next one listens where the last one did.
-        self._ports_file = self._directory / "ports.json"
-        self._instances = InstanceServers(self._directory)
+        self._ports_file = self.directory / "ports.json"
+        self._instances = InstanceServers(self.directory)
 
     def up(self, report: Report = lambda _: None) -> RunningStack:
         """Start what does not run, deploy what has changed, and return the stack.
@@ -284,37 +244,19 @@ class LocalStack:
                 f"template.yaml: is not in {self._settings.root}; the local stack runs from a "
                 "checkout of the project."
             )
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         with self._locked():
             state = self._state()
-            if state is not None:
-                self._refuse_other_ports(state)
-            is_new = False
+            is_new = state is None or not self._go_on(state, report)
             try:
-                if state is None or not self._go_on(state, report):
-                    is_new = True
+                if state is None or is_new:
                     state = self._start(report)
                 return self._complete(state, report)
-            except Exception:
-                raise
-            except BaseException:
+            except (KeyboardInterrupt, SystemExit):
                 # Ctrl-C, or another signal: nobody will use what has only just been started.
                 if is_new:
                     self._stop()
                 raise
-
-    def _refuse_other_ports(self, state: _State) -> None:
-        """Say so where the stack that runs listens elsewhere than it is asked to."""
-        settings = self._settings
-        for configured, port, variable in (
-            (settings.aws_port, state.aws_port, _AWS_PORT_VARIABLE),
-            (settings.postgresql_port, state.postgresql_port, _POSTGRESQL_PORT_VARIABLE),
-        ):
-            if configured not in {None, port}:
-                raise LocalStackError(
-                    f"{variable}: is {configured}, and the local stack listens on {port}; "
-                    "unset it, or stop the stack first with `provision down`."
-                )
 
     def _complete(self, state: _State, report: Report) -> RunningStack:
         """Deploy what has changed, and let containers in where they are asked for."""
@@ -324,7 +266,7 @@ class LocalStack:
             builds = root / ".local" / "build"
             if not (builds / digest).exists():
                 report("Building the functions and layers")
-            built = build.ensure_built(root, builds, self._directory)
+            built = build.ensure_built(root, builds, self.directory)
             report("Deploying the template")
             self._deploy(state, built)
             state.deployed = digest
@@ -335,9 +277,9 @@ class LocalStack:
 
     def down(self) -> bool:
         """Stop everything and forget it; returns whether anything was running."""
-        if not self._directory.exists():
+        if not self.directory.exists():
             # Somebody has removed it, and what it was about may run still.
-            return processes.stop_marked(self._directory)
+            return processes.stop_marked(self.directory)
         with self._locked():
             return self._stop()
 
@@ -351,8 +293,7 @@ class LocalStack:
         if (
             state is None
             or not state.deployed
-            or not self._postgresql(state.postgresql_port).is_running()
-            or (state.mysql_port and not self._mysql(state.mysql_port).is_running())
+            or not all(server.is_running() for server in self._servers(state).values())
         ):
             raise LocalStackNotRunningError(
                 "the local stack is not running; start it with `provision up`, or name a deployed "
@@ -360,27 +301,24 @@ class LocalStack:
             )
         return self._describe(state)
 
-    def status(self) -> Status:
-        """Look at what runs."""
+    def status(self) -> dict[str, str]:
+        """Return where each part of the stack answers; nothing where it does not."""
         state = self._state()
         if state is None:
-            return Status(self._directory)
+            return dict.fromkeys(("AWS", "PostgreSQL", "containers", "stack"), "")
+        servers = self._servers(state).items()
         is_relayed = state.relay is None or state.relay.is_running()
-        has_postgresql = self._postgresql(state.postgresql_port).is_running()
-        has_mysql = bool(state.mysql_port) and self._mysql(state.mysql_port).is_running()
-        return Status(
-            self._directory,
-            endpoint_url=aws_server.endpoint_url(state.aws_port),
-            postgresql=f"{LOOPBACK}:{state.postgresql_port}" if has_postgresql else "",
-            mysql=f"{LOOPBACK}:{state.mysql_port}" if has_mysql else "",
-            has_mysql=bool(state.mysql_port),
-            container_host=state.container_host if is_relayed else "",
-            stack_name=STACK_NAME if state.deployed else "",
-        )
+        return {
+            "AWS": aws_server.endpoint_url(state.aws_port),
+            **{n: f"{LOOPBACK}:{one.port}" if one.is_running() else "" for n, one in servers},
+            **({} if state.mysql_port else {"MariaDB": "not installed"}),
+            "containers": state.container_host if is_relayed else "",
+            "stack": STACK_NAME if state.deployed else "",
+        }
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with build.locked(self._directory / "lock"):
+        with build.locked(self.directory / "lock"):
             yield
 
     def _state(self) -> _State | None:
@@ -389,10 +327,9 @@ class LocalStack:
         return state if state is not None and state.aws.is_running() else None
 
     def _saved_state(self) -> _State | None:
-        # A file that another version has written, or half of one, is as good as none: what runs is
-        # found without it.
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
-            return _State.from_json(json.loads(self._state_file.read_text(encoding="utf-8")))
+        # What another version has written is as good as none: what runs is found without it.
+        with contextlib.suppress(TypeError, KeyError):
+            return _State.from_json(_read(self._state_file))
         return None
 
     def _go_on(self, state: _State, report: Report) -> bool:
@@ -421,63 +358,37 @@ class LocalStack:
         if gone:
             report(f"The instances {', '.join(gone)} are gone; removing their servers")
         self._stop()
-        settings = self._settings
-        before = self._ports_before()
-        aws_port = choose_port(
-            settings.aws_port,
-            before.get("aws", settings.preferred_aws_port),
-            settings.preferred_aws_port,
-            what="the local AWS",
-            variable=_AWS_PORT_VARIABLE,
-        )
-        postgresql_port = choose_port(
-            settings.postgresql_port,
-            before.get("postgresql", settings.preferred_postgresql_port),
-            settings.preferred_postgresql_port,
-            what="PostgreSQL",
-            variable=_POSTGRESQL_PORT_VARIABLE,
-        )
-        _write(self._ports_file, {"aws": aws_port, "postgresql": postgresql_port})
+        usual = _USUAL_PORTS if self._settings.has_usual_ports else {}
+        before = _read(self._ports_file)
+        ports = {name: choose_port(before.get(name), usual.get(name)) for name in _USUAL_PORTS}
+        _write(self._ports_file, ports)
         report("Starting the local AWS")
-        aws = aws_server.start(settings.root, self._directory, aws_port, region=REGION)
-        state = _State(
-            aws=aws,
-            aws_port=aws_port,
-            postgresql_port=postgresql_port,
-            mysql_port=_port_of_mysql(),
-        )
+        aws = aws_server.start(self._settings.root, self.directory, ports["aws"], region=REGION)
+        state = _State(aws, ports["aws"], ports["postgresql"], mysql_port=_port_of_mysql())
         self._save(state)
         for name, server in self._servers(state).items():
             report(f"Starting {name}")
             server.start()
         return state
 
-    def _ports_before(self) -> dict[str, int]:
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
-            value = json.loads(self._ports_file.read_text(encoding="utf-8"))
-            return {name: int(value[name]) for name in ("aws", "postgresql")}
-        return {}
-
     def _stop(self) -> bool:
         state = self._saved_state()
+        # Without its state they are found by their folders.
         servers = (
             self._postgresql(0 if state is None else state.postgresql_port),
             self._mysql(0 if state is None else state.mysql_port),
         )
         running = any(server.is_running() for server in servers)
         if state is not None:
-            for process in (state.relay, state.aws):
-                if process is not None:
-                    running = process.is_running() or running
-                    process.stop()
+            running = state.aws.stop() or running
         for server in servers:
             server.stop()
         self._instances.stop_all()
-        # Also what nobody had the time to write down.
-        running = processes.stop_marked(self._directory) or running
+        # The relay, and what nobody had the time to write down.
+        running = processes.stop_marked(self.directory) or running
         self._state_file.unlink(missing_ok=True)
         for name in ("aws", "postgresql", "mysql", "sam"):
-            shutil.rmtree(self._directory / name, ignore_errors=True)
+            shutil.rmtree(self.directory / name, ignore_errors=True)
         return running
 
     def _let_containers_in(self, state: _State, report: Report) -> None:
@@ -490,25 +401,18 @@ class LocalStack:
         if state.container_host != network.host or not is_reached:
             if state.relay is not None:
                 state.relay.stop()
+                state.relay = None
             report(f"Letting containers in, by {network.host}")
             ports = tuple(filter(None, (state.aws_port, state.postgresql_port, state.mysql_port)))
-            state.relay = self._start_relay(network, ports) if network.subnet else None
+            if network.subnet:
+                state.relay = containers.start_relay(network, ports, self.directory)
             state.container_host = network.host
             self._save(state)
         sam_local.prepare(self._describe(state), self._settings.root)
 
-    def _start_relay(self, network: ContainerNetwork, ports: tuple[int, ...]) -> StartedProcess:
-        return containers.start_relay(
-            network,
-            ports,
-            environment=environment.for_programs(self._directory),
-            log=self._directory / "relay.log",
-            directory=self._directory,
-        )
-
     def _describe(self, state: _State) -> RunningStack:
         return RunningStack(
-            directory=self._directory,
+            directory=self.directory,
             aws_port=state.aws_port,
             postgresql_port=state.postgresql_port,
             outputs=state.outputs,
@@ -524,10 +428,10 @@ class LocalStack:
         return servers
 
     def _mysql(self, port: int) -> MariadbServer:
-        return MariadbServer(self._directory / "mysql", port, stack=self._directory)
+        return MariadbServer(self.directory / "mysql", port, stack=self.directory)
 
     def _postgresql(self, port: int) -> PostgresqlServer:
-        return PostgresqlServer(self._directory / "postgresql", port, stack=self._directory)
+        return PostgresqlServer(self.directory / "postgresql", port, stack=self.directory)
 
     def _deploy(self, state: _State, built: Path) -> None:
         running = self._describe(state)
@@ -554,77 +458,47 @@ class LocalStack:
                 *("--parameter-overrides", *(f"{k}={v}" for k, v in overrides.items())),
             ],
             environment={
-                **environment.for_programs(self._directory),
+                **environment.for_programs(self.directory),
                 **running.environment(),
                 "SAM_CLI_POLL_DELAY": "0.3",
                 "SAM_CLI_TELEMETRY": "0",
             },
-            log=self._directory / "sam-deploy.log",
-            directory=self._directory,
+            log=self.directory / "sam-deploy.log",
+            directory=self.directory,
             what="sam deploy",
         )
         stacks = running.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
         state.outputs = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
-        deployed = self._describe(state)
-        self._describe_clusters(deployed, state)
-        self._allow_instances(deployed, state)
+        self._describe_servers(self._describe(state), state)
 
-    def _describe_clusters(self, running: RunningStack, state: _State) -> None:
-        """Do what an operator does once for each cluster: keep its login, describe where it is."""
+    def _describe_servers(self, running: RunningStack, state: _State) -> None:
+        """Do what an operator does once for each cluster and engine.
+
+        Keep a cluster's login, describe where it is, and say which instances a project may have.
+        """
         postgresql = self._postgresql(state.postgresql_port)
-        self._describe_cluster(
-            running,
-            "postgresql",
-            running.admin_secret_name,
-            {"port": postgresql.port, "version": postgresql.version()},
-            postgresql.prepare_cluster(),
-        )
-        if not state.mysql_port:
-            return
-        password = secrets.token_hex(20)
-        self._mysql(state.mysql_port).make_master_user(PLATFORM_ROLE, password)
-        self._describe_cluster(
-            running,
-            "mysql",
-            running.mysql_admin_secret_name,
-            {"port": state.mysql_port, "version": self._mysql(state.mysql_port).version()},
-            password,
-        )
-
-    def _describe_cluster(
-        self,
-        running: RunningStack,
-        engine: str,
-        secret_name: str,
-        server: Mapping[str, Any],
-        password: str,
-    ) -> None:
-        manager = running.client("secretsmanager")
-        login = json.dumps({"username": PLATFORM_ROLE, "password": password})
-        try:
-            arn = manager.create_secret(Name=secret_name, SecretString=login)["ARN"]
-        except manager.exceptions.ResourceExistsException:
-            arn = manager.put_secret_value(SecretId=secret_name, SecretString=login)["ARN"]
-        cluster = {
-            "host": LOOPBACK,
-            **server,
-            "admin_secret_arn": arn,
-            "max_tenants": _MAX_TENANTS,
-            # PostgreSQL has no certificate here, and node's `pg` asks for one at `prefer`.
-            "sslmode": "disable",
+        servers: dict[str, tuple[DatabaseServer, str]] = {
+            "postgresql": (postgresql, postgresql.prepare_cluster())
         }
-        self._put_parameter(running, f"{engine}/local-1", cluster)
-
-    def _allow_instances(self, running: RunningStack, state: _State) -> None:
-        """Do what an operator does once for each engine: say which instances a project may have."""
-        versions = {"postgresql": self._postgresql(state.postgresql_port).version()}
         # Without a program of it no instance of MySQL would ever be available.
         if state.mysql_port:
-            versions["mysql"] = self._mysql(state.mysql_port).version()
-        for engine, version in versions.items():
-            self._put_parameter(
-                running, f"dedicated/{engine}", {**_INSTANCES, "versions": [version]}
-            )
+            mysql, password = self._mysql(state.mysql_port), secrets.token_hex(20)
+            mysql.make_master_user(PLATFORM_ROLE, password)
+            servers["mysql"] = (mysql, password)
+        for engine, (server, password) in servers.items():
+            version = server.version()
+            cluster = {
+                "host": LOOPBACK,
+                "port": server.port,
+                "version": version,
+                "admin_secret_arn": _keep_login(running, engine, password),
+                "max_tenants": _MAX_TENANTS,
+                # PostgreSQL has no certificate here, and node's `pg` asks for one at `prefer`.
+                "sslmode": "disable",
+            }
+            self._put_parameter(running, f"{engine}/local-1", cluster)
+            instances = {**_INSTANCES, "versions": [version]}
+            self._put_parameter(running, f"dedicated/{engine}", instances)
 
     def _put_parameter(self, running: RunningStack, name: str, value: Mapping[str, Any]) -> None:
         running.client("ssm").put_parameter(
@@ -647,7 +521,25 @@ def _port_of_mysql() -> int:
         if mariadb_server.PROGRAMS_VARIABLE in os.environ:
             raise
         return 0
-    return choose_port(None, None, what="MariaDB", variable="")
+    return choose_port()
+
+
+def _keep_login(running: RunningStack, engine: str, password: str) -> str:
+    """Keep the platform's login on a cluster; returns the ARN of the secret."""
+    manager = running.client("secretsmanager")
+    name = running.admin_secret_name if engine == "postgresql" else running.mysql_admin_secret_name
+    login = json.dumps({"username": PLATFORM_ROLE, "password": password})
+    try:
+        return str(manager.create_secret(Name=name, SecretString=login)["ARN"])
+    except manager.exceptions.ResourceExistsException:
+        return str(manager.put_secret_value(SecretId=name, SecretString=login)["ARN"])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read what `_write` has written; nothing where it has not, or not to its end."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    return {}
 
 
 def _write(file: Path, value: Mapping[str, Any]) -> None:
@@ -655,12 +547,3 @@ def _write(file: Path, value: Mapping[str, Any]) -> None:
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(file)
-
-
-def _port(variables: Mapping[str, str], variable: str) -> int | None:
-    value = variables.get(variable, "")
-    if not value:
-        return None
-    if not value.isdigit() or not 1 <= int(value) <= 65_535:  # noqa: PLR2004 - the highest port
-        raise LocalStackError(f"{variable}: must be a port number, 1 to 65535.")
-    return int(value)
