@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -65,11 +66,26 @@ def moment(when: datetime) -> str:
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def show_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show_table(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    nothing: str = "",
+) -> None:
     """Print rows; without a terminal as columns of plain text.
 
     No word is broken, an id least of all: what does not fit a terminal goes over its edge.
+
+    Args:
+        console: where.
+        headings: of the columns.
+        rows: a cell for each column.
+        nothing: the sentence that is printed instead where there are no rows.
     """
+    if nothing and not rows:
+        line(console, nothing)
+        return
     if console.is_terminal:
         console.print(_table(console, headings, rows), crop=False, overflow="ignore", no_wrap=True)
         return
@@ -100,7 +116,26 @@ def watch(console: Console, job_id: str, *, appears_within: float = 0.0) -> api.
             if time.monotonic() >= deadline:
                 raise
             time.sleep(_POLL_SECONDS)
-    return _watch_live(console, job) if console.is_terminal else _watch_plain(console, job)
+    return watch_job(console, job)
+
+
+def watch_job(console: Console, job: api.Job) -> api.Job:
+    """Show the stages of a job that is stored, as `watch` does."""
+    is_live = console.is_terminal
+    if is_live or not job.status.is_terminal:
+        line(console, f"job {job.job_id}" if is_live else f"job {job.job_id}  {job.status}")
+    said: set[tuple[str, str]] = set()
+    with Live(console=console, refresh_per_second=8) if is_live else nullcontext() as live:
+        while True:
+            cleanup = cleanup_of(job)
+            if live is not None:
+                live.update(_stages(job, cleanup))
+            else:
+                _say_new(console, job, cleanup, said)
+            if job.status.is_terminal and (cleanup is None or cleanup.status.is_terminal):
+                return job
+            time.sleep(_POLL_SECONDS)
+            job = api.get_job(job.job_id)
 
 
 def cleanup_of(job: api.Job) -> api.Job | None:
@@ -113,54 +148,43 @@ def cleanup_of(job: api.Job) -> api.Job | None:
         return None
 
 
-def _is_over(job: api.Job, cleanup: api.Job | None) -> bool:
-    """Whether nothing of the job is going to change."""
-    return job.status.is_terminal and (cleanup is None or cleanup.status.is_terminal)
+def _say_new(
+    console: Console, job: api.Job, cleanup: api.Job | None, said: set[tuple[str, str]]
+) -> None:
+    """Print the lines about a job, and about its clean-up, that have not been printed yet."""
+    lines = [(job.job_id, text) for text in _lines(job)]
+    if cleanup is not None:
+        heading = f"job {job.job_id}  {job.status}; its clean-up {cleanup.job_id}:"
+        lines += [(cleanup.job_id, text) for text in (heading, *_lines(cleanup))]
+    for about in lines:
+        if about not in said:
+            said.add(about)
+            line(console, about[1])
 
 
-def _watch_live(console: Console, job: api.Job) -> api.Job:
-    line(console, f"job {job.job_id}")
-    cleanup = cleanup_of(job)
-    with Live(_stages(job, cleanup), console=console, refresh_per_second=8) as live:
-        while not _is_over(job, cleanup):
-            time.sleep(_POLL_SECONDS)
-            job = api.get_job(job.job_id)
-            cleanup = cleanup_of(job)
-            live.update(_stages(job, cleanup))
-    return job
+def _lines(job: api.Job) -> list[str]:
+    """Return what there is to say of a job: a line for each stage that has begun."""
+    records = _shown_stages(job)
+    width = max((len(record.stage) for record in records), default=0)
+    rows = [
+        (
+            record.stage.ljust(width),
+            record.status.ljust(9),
+            _attempt(record).ljust(14),
+            # A stage that runs shows when it started, one that ended how long it took.
+            _clock(record.started_at),
+            _took(record) if record.finished_at else "",
+            _note(record),
+        )
+        for record in records
+        if record.status is not api.StageStatus.PENDING
+    ]
+    return [*_notes(job), *("  ".join(row).rstrip() for row in rows)]
 
 
-def _watch_plain(console: Console, job: api.Job) -> api.Job:
-    shown: dict[str, str] = {}
-    of_cleanup: dict[str, str] = {}
-    if not job.status.is_terminal:
-        line(console, f"job {job.job_id}  {job.status}")
-    while True:
-        note = not_begun(job)
-        if note and note != shown.get("JOB"):
-            shown["JOB"] = note
-            line(console, note)
-        for what, sentence in ((_CANCEL, cancelling(job)), (_END, _end_waits(job))):
-            if sentence and shown.get(what) != sentence:
-                shown[what] = sentence
-                line(console, sentence)
-        _show_new(console, _shown_stages(job), shown)
-        cleanup = cleanup_of(job)
-        if cleanup is not None:
-            if not of_cleanup:
-                line(console, f"job {job.job_id}  {job.status}; its clean-up {cleanup.job_id}:")
-            of_cleanup[""] = cleanup.job_id
-            _show_new(console, cleanup.stages, of_cleanup)
-        if _is_over(job, cleanup):
-            return job
-        time.sleep(_POLL_SECONDS)
-        job = api.get_job(job.job_id)
-
-
-#: Under which it is known what was shown of a job's cancel, and of its end; no stage has such a
-#: name.
-_CANCEL = "its cancel"
-_END = "its end"
+def _notes(job: api.Job) -> list[str]:
+    """Return the sentences about a job as a whole: what keeps it from its beginning or its end."""
+    return [note for note in (not_begun(job), cancelling(job), _end_waits(job)) if note]
 
 
 def cancelling(job: api.Job) -> str:
@@ -171,11 +195,6 @@ def cancelling(job: api.Job) -> str:
         f"Its cancel was asked for at {_clock(job.cancel_requested_at)}: "
         "it ends once the stages that run have ended."
     )
-
-
-def jobs_cancelling(jobs: Sequence[api.Job]) -> list[str]:
-    """Say below a table of jobs which of them are being cancelled, and since when."""
-    return [f"job {job.job_id}: {cancelling(job)}" for job in jobs if cancelling(job)]
 
 
 def _waits_now(job: api.Job) -> list[api.Wait]:
@@ -202,19 +221,6 @@ def _waits(since: datetime | None, until: datetime | None, waiting_for: str) -> 
     return f"since {_clock(since)}, until {_clock(until)} at the latest: {waiting_for}"
 
 
-def _show_new(console: Console, records: Sequence[api.StageRecord], shown: dict[str, str]) -> None:
-    """Print a line for each stage that has changed since it was shown."""
-    width = max((len(record.stage) for record in records), default=0)
-    for record in records:
-        words = [record.stage.ljust(width), record.status.ljust(9), _attempt(record).ljust(14)]
-        # A stage that runs shows when it started, one that ended how long it took.
-        words += [_clock(record.started_at), _took(record) if record.finished_at else ""]
-        text = "  ".join([*words, _note(record)]).rstrip()
-        if record.status is not api.StageStatus.PENDING and shown.get(record.stage) != text:
-            shown[record.stage] = text
-            line(console, text)
-
-
 def not_begun(job: api.Job) -> str:
     """Say why a job that is QUEUED has not begun; nothing where nobody has said so."""
     if job.dispatch_error is None:
@@ -222,14 +228,15 @@ def not_begun(job: api.Job) -> str:
     return f"It has not begun: {_told(job.dispatch_error)} Its message is delivered again."
 
 
-def jobs_not_begun(jobs: Sequence[api.Job]) -> list[str]:
-    """Say below a table of jobs which of them have not begun, and why."""
-    return [f"job {job.job_id}: {not_begun(job)}" for job in jobs if job.dispatch_error is not None]
-
-
 def _told(error: api.StoredError) -> str:
     cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
     return f"{error.type}: {error.message}{cause}"
+
+
+def show_enqueued(job: api.Job) -> None:
+    """Print the id of a job that has just been enqueued, and how it is followed."""
+    line(Console(), job.job_id)
+    line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
 
 
 def show_outcome(console: Console, job: api.Job) -> None:
@@ -322,14 +329,18 @@ def _below_parents(jobs: Sequence[api.Job]) -> list[api.Job]:
     ]
 
 
-def job_waits(jobs: Sequence[api.Job]) -> list[str]:
-    """Return what `provision jobs` says below its table: which jobs wait, and what for."""
+def job_notes(jobs: Sequence[api.Job]) -> list[str]:
+    """Return what `provision jobs` says below its table: what keeps which job from going on."""
     return [
-        f"job {job.job_id}: {wait.stage or 'its end'} waits "
-        f"{_waits(wait.since, wait.until, wait.waiting_for)}"
+        f"job {job.job_id}: {note}"
         for job in jobs
-        for wait in _waits_now(job)
+        for note in (not_begun(job), cancelling(job), *map(_wait, _waits_now(job)))
+        if note
     ]
+
+
+def _wait(wait: api.Wait) -> str:
+    return f"{wait.stage or 'its end'} waits {_waits(wait.since, wait.until, wait.waiting_for)}"
 
 
 #: The last attempt that failed does not end its stage: that is closed once its failure is recorded.
@@ -458,9 +469,7 @@ def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
         for record in records
         if record.status in _PROBLEMS and _note(record)
     ]
-    if job.dispatch_error is not None:
-        problems.append(Text(not_begun(job)))
-    problems += [Text(sentence) for sentence in (cancelling(job), _end_waits(job)) if sentence]
+    problems += [Text(note) for note in _notes(job)]
     return Group(table, *problems, summary)
 
 

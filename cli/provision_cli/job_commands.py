@@ -16,7 +16,6 @@ from annotated_types import Ge, Le
 from provisioner import api
 from provisioner.jobs.definition import DefinitionError, JobDefinition, JobDefinitions
 from pydantic.fields import FieldInfo
-from rich.console import Console
 
 from provision_cli import display
 from provision_cli.targets import Target
@@ -64,8 +63,7 @@ def enqueue_change(context: typer.Context, job_type: str, payload: Mapping[str, 
     api.get_job_handler(job_type).parse(payload)
     Target.of(context).connect()
     job = api.enqueue_job(job_type, payload)
-    display.line(Console(), job.job_id)
-    display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
+    display.show_enqueued(job)
 
 
 def _command(definition: JobDefinition[Any]) -> Callable[..., None]:

@@ -47,6 +47,8 @@ app.add_typer(new_app, name="new")
 #: Seconds in which the dispatcher, started anew, has stored the job of a message.
 _APPEARS_SECONDS = 15.0
 
+_NO_LETTERS = "There are no dead letters."
+
 #: An argument that names a job.
 JobId = Annotated[str, typer.Argument(help="Its id, or a beginning that no other job's has.")]
 
@@ -156,8 +158,7 @@ def enqueue(  # noqa: PLR0917 - Typer passes them by name
         deployed_in = Target.of(context).connect()
         body = {"project_id": project, "region": region or deployed_in}
     job = api.enqueue_job(job_type, body, idempotency_key=idempotency_key, delay_seconds=delay)
-    display.line(Console(), job.job_id)
-    display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
+    display.show_enqueued(job)
 
 
 @app.command()
@@ -216,14 +217,9 @@ def jobs(
     Target.of(context).connect()
     found = api.list_jobs(project)
     console = Console()
-    if not found:
-        display.line(console, "There are no jobs.")
-        return
     headings = ["job", "type", "project", "status", "created (UTC)", "took", "error"]
-    display.show_table(console, headings, display.job_rows(found))
-    for note in display.jobs_not_begun(found):
-        display.line(console, note)
-    for note in [*display.jobs_cancelling(found), *display.job_waits(found)]:
+    display.show_table(console, headings, display.job_rows(found), nothing="There are no jobs.")
+    for note in display.job_notes(found):
         display.line(console, note)
 
 
@@ -271,13 +267,9 @@ def claim_keys(context: typer.Context, project_id: str) -> None:
 def list_dead_letters(context: typer.Context) -> None:
     """List the messages that wait for people, oldest first; they stay where they are."""
     Target.of(context).connect()
-    found = api.list_dead_letters()
-    console = Console()
-    if not found:
-        display.line(console, "There are no dead letters.")
-        return
+    rows = display.dead_letter_rows(api.list_dead_letters())
     headings = ["message", "job", "since (UTC)", "error", "reason"]
-    display.show_table(console, headings, display.dead_letter_rows(found))
+    display.show_table(Console(), headings, rows, nothing=_NO_LETTERS)
 
 
 @dlq_app.command("show")
@@ -318,7 +310,7 @@ def redrive_dead_letters(
     if job is not None and not redriven:
         raise CommandError(f"--job: there is no dead letter of job {job}.")
     if not redriven:
-        display.line(console, "There are no dead letters.")
+        display.line(console, _NO_LETTERS)
     left = sum(not one.is_sent for one in redriven)
     if left:
         hint = "" if again else "; --again runs jobs again that have failed or were cancelled"
@@ -337,13 +329,9 @@ def revoke_key(context: typer.Context, key_id: str) -> None:
 def list_keys(context: typer.Context, project_id: str) -> None:
     """List what is stored of a project's API keys, oldest first."""
     Target.of(context).connect()
-    found = api.list_api_keys(project_id)
-    console = Console()
-    if not found:
-        display.line(console, "There are no API keys.")
-        return
+    rows = display.api_key_rows(api.list_api_keys(project_id))
     headings = ["key", "begins with", "status", "created (UTC)", "ends (UTC)"]
-    display.show_table(console, headings, display.api_key_rows(found))
+    display.show_table(Console(), headings, rows, nothing="There are no API keys.")
 
 
 @app.command()

@@ -20,13 +20,10 @@ app = typer.Typer(help="List and restore the final snapshots of databases.")
 def list_snapshots(context: typer.Context, project_id: str) -> None:
     """List a project's snapshots, newest first: dumps, and those that Amazon RDS has."""
     Target.of(context).connect()
-    found = api.list_snapshots(project_id)
-    console = Console()
-    if not found:
-        display.line(console, f"There are no snapshots of project {project_id}.")
-        return
+    rows = display.snapshot_rows(api.list_snapshots(project_id))
     headings = ["snapshot", "kind", "taken (UTC)", "size", "server", "kept until", "job"]
-    display.show_table(console, headings, display.snapshot_rows(found))
+    nothing = f"There are no snapshots of project {project_id}."
+    display.show_table(Console(), headings, rows, nothing=nothing)
 
 
 @app.command("restore")
@@ -80,8 +77,7 @@ def restore_snapshot(  # noqa: PLR0917 - Typer passes them by name
             "instance of the project's own; leave --into out, once the project is deprovisioned."
         )
     job = api.restore_instance(project_id, found.identifier, size=size, storage_gb=storage_gb)
-    display.line(Console(), job.job_id)
-    display.line(Console(stderr=True), f"{job.status}; `provision watch {job.job_id}` follows it.")
+    display.show_enqueued(job)
 
 
 def show_restored(console: Console, restored: api.RestoredSnapshot) -> None:

@@ -131,7 +131,7 @@ def test_a_queued_job_says_why_it_has_not_begun() -> None:
     assert sentence in shown(300, lambda console: console.print(display._stages(queued, None)))
     (row,) = display.job_rows([queued])
     assert row[3:7:3] == ["QUEUED", "INSUFFICIENT_PERMISSIONS"]
-    assert display.jobs_not_begun([job(), queued]) == [f"job {queued.job_id}: {sentence}"]
+    assert display.job_notes([job(), queued]) == [f"job {queued.job_id}: {sentence}"]
     assert display.not_begun(replace(queued, dispatch_error=None)) == ""
 
 
@@ -159,7 +159,7 @@ def test_every_table_shows_times_in_utc_and_says_so(table: str) -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_no_id_is_broken_where_a_job_is_watched(width: int) -> None:
-    text = shown(width, lambda c: display._watch_live(c, job()))
+    text = shown(width, lambda c: display.watch_job(c, job()))
 
     assert f"job {IDS[0]}" in text
     assert OTHER in text
@@ -169,7 +169,7 @@ def test_no_id_is_broken_where_a_job_is_watched(width: int) -> None:
 
 
 def test_times_are_in_utc_where_lines_are_printed() -> None:
-    text = shown(80, lambda c: display._watch_plain(c, job()), terminal=False)
+    text = shown(80, lambda c: display.watch_job(c, job()), terminal=False)
 
     assert "04:30:05 UTC" in text
     assert OTHER in text
@@ -249,9 +249,7 @@ def cancelled_while_it_waited() -> api.Job:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_a_job_waits_for_is_shown_where_it_is_watched(*, terminal: bool) -> None:
-    watch = display._watch_live if terminal else display._watch_plain
-
-    text = shown(200, lambda c: watch(c, waiting_job()), terminal=terminal)
+    text = shown(200, lambda c: display.watch_job(c, waiting_job()), terminal=terminal)
 
     assert "WAITING" in text
     assert f"{SINCE_UNTIL}: {WAITS}" in text
@@ -297,8 +295,9 @@ def test_a_job_that_was_cancelled_while_it_waited_says_that_and_shows_one_wait(
 def test_what_jobs_wait_for_is_listed_below_their_table() -> None:
     listed = [job(IDS[1]), waiting_job(), cancelled_while_it_waited()]
 
-    assert display.job_waits(listed) == [
+    assert display.job_notes(listed) == [
         f"job {IDS[0]}: INITIALIZING waits {SINCE_UNTIL}: {WAITS}",
+        f"job {IDS[0]}: {cancel_asked('04:30:05 UTC')}",
         f"job {IDS[0]}: its end waits {SINCE_UNTIL}: {POLL}",
     ]
 
@@ -308,12 +307,10 @@ def cancel_asked(since: str) -> str:
     return f"Its cancel was asked for at {since}: it ends once the stages that run have ended."
 
 
-def test_which_jobs_are_being_cancelled_is_listed_below_their_table() -> None:
+def test_a_job_that_has_been_cancelled_is_being_cancelled_no_more() -> None:
     ended = replace(job(IDS[1], api.JobStatus.CANCELLED), cancel_requested_at=AT)
 
-    assert display.jobs_cancelling([waiting_job(), cancelled_while_it_waited(), ended]) == [
-        f"job {IDS[0]}: {cancel_asked('04:30:05 UTC')}"
-    ]
+    assert display.job_notes([ended]) == []
 
 
 def test_the_list_of_jobs_says_what_is_cancelled_and_what_waits(

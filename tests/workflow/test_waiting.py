@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 import time
@@ -18,7 +17,6 @@ from provisioner.provisioning.job_types import (
     deprovision_project,
     provision_project,
 )
-from rich.console import Console
 from support.undoing import assert_undone, cleanup_of, repeated_to_its_end, run_failing
 from support.workflow import Fault, FunctionEnded, Point, Workflow
 
@@ -138,10 +136,7 @@ REMOVING = clean_up_project.REMOVING_DATABASE
 
 def watched(job: api.Job) -> str:
     """Return the last that `watch` shows of a job without a terminal."""
-    console = Console(file=io.StringIO(), width=300, color_system=None)
-    shown: dict[str, str] = {}
-    display._show_new(console, job.stages, shown)
-    return shown[REMOVING]
+    return next(line for line in display._lines(job) if line.startswith(REMOVING))
 
 
 def test_a_stage_of_a_clean_up_waits_and_goes_on(
@@ -172,7 +167,7 @@ def test_a_stage_of_a_clean_up_waits_and_goes_on(
         assert (wait.stage, wait.waiting_for) == (REMOVING, GOING)
         line = f"{wait.until:%H:%M:%S} UTC at the latest: {GOING}"
         assert watched(job).endswith(line)
-        (told,) = display.job_waits([job])
+        (told,) = display.job_notes([job])
         assert told.startswith(f"job {job.job_id}: {REMOVING} waits since ")
         assert told.endswith(line)
     cleanup = cleanup_of(ended)
