@@ -77,6 +77,7 @@ def test_a_job_is_stored_as_queued_and_its_message_sent(core: Core, client: JobC
         "job_id": job.job_id,
         "job_type": "provision_project",
         "payload": job.payload,
+        "attempt": 1,
     }
     assert "MessageGroupId" not in message["Attributes"]
 

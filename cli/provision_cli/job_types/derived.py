@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from provisioner.jobs.definition import (
     DefinitionError,
     Function,
     JobDefinition,
+    bind,
     description,
-    load,
 )
 from provisioner.jobs.state_machine import state_machine, text
 from provisioner.provisioning.functions import LIFECYCLE
@@ -70,7 +70,7 @@ def _check_code(definition: JobDefinition[Any]) -> None:
             f"{policy.cleanup_job_type}; define it."
         )
     for code in filter(None, codes):
-        _load(f"job type {definition.name}: on_failure", code, failure.Resources, ())
+        _load(f"job type {definition.name}: on_failure", code, failure.Resources, {})
     for stage in definition.stages:
         where = f"job type {definition.name}: stage {stage}"
         _load(where, stage.code, _resources(where, stage.function), stage.arguments)
@@ -90,9 +90,9 @@ def _resources(where: str, function: Function) -> type[Any]:
     return found
 
 
-def _load(where: str, code: str, resources: type[Any], arguments: Collection[str]) -> None:
+def _load(where: str, code: str, resources: type[Any], arguments: Mapping[str, Any]) -> None:
     try:
-        load(code, resources.__annotations__, arguments)
+        bind(code, resources.__annotations__, **arguments)
     except DefinitionError as error:
         raise DefinitionError(f"{where}: {error}") from None
 

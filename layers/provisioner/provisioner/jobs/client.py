@@ -10,7 +10,6 @@ from typing import Any
 
 from provisioner.arguments import (
     check_characters,
-    check_seconds,
     check_text,
     check_whole_number,
 )
@@ -96,13 +95,8 @@ class JobClient:
                 "idempotency_key: was used for a job with another payload; choose another key."
             )
         if job.status is JobStatus.QUEUED:
-            self.queue.send(
-                job_id=job_id,
-                job_type=new.job_type,
-                payload=new.payload,
-                message_group=handler.message_group(valid),
-                delay_seconds=delay_seconds,
-            )
+            group = handler.message_group(valid)
+            self.queue.send(job, message_group=group, delay_seconds=delay_seconds)
         return job
 
     def cancel(self, job_id: str) -> Job:
@@ -176,13 +170,7 @@ class JobClient:
             raise JobStateError(
                 f"job {job_id}: is {job.status}; only a failed or cancelled job is retried."
             )
-        self.queue.send(
-            job_id=job_id,
-            job_type=job.job_type,
-            payload=job.payload,
-            message_group=self._message_group(job),
-            attempt=job.attempt,
-        )
+        self.queue.send(job, message_group=self._message_group(job))
         return job
 
     def retry_cleanup(self, job_id: str) -> Job:
@@ -221,11 +209,9 @@ def wait_for_job(store: JobStore, job_id: str, timeout_seconds: float) -> Job:
     """Read a job until it has ended.
 
     Raises:
-        INVALID_PAYLOAD: `timeout` is no finite number, or less than 0.
         JobNotFoundError: there is no such job.
         JobWaitTimeoutError: it has not ended after `timeout_seconds`.
     """
-    check_seconds("timeout", timeout_seconds)
     deadline = time.monotonic() + timeout_seconds
     while not (job := store.get(job_id)).status.is_terminal:
         left = deadline - time.monotonic()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pkgutil
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, partial
 from inspect import signature
@@ -312,15 +312,13 @@ def description(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition('\n')[0].rstrip('.')}"
 
 
-def load(
-    code: str, resources: Collection[str], arguments: Collection[str] = ()
-) -> tuple[Callable[..., Any], list[str]]:
-    """Load code; return it with the names of what it takes of a function's resources.
+def bind(code: str, resources: Resources, **arguments: Any) -> Callable[..., Any]:
+    """Load code and bind its keyword-only parameters to what they are named after.
 
     Args:
         code: as `module:function`.
-        resources: the names of what the function has.
-        arguments: the names of what the definition gives it.
+        resources: what a function has, by name.
+        arguments: what the definition gives it.
 
     Raises:
         DefinitionError: there is no such code, or it takes what the function does not have.
@@ -332,24 +330,10 @@ def load(
     parameters = signature(function).parameters.values()
     wanted = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in arguments]
     missing = [p.name for p in wanted if p.name not in resources and p.default is p.empty]
-    if missing:
-        raise DefinitionError(
-            f"code {code}: takes {', '.join(missing)}, which its function does not have; it has "
-            f"{', '.join(sorted(resources))}."
-        )
-    return function, [p.name for p in wanted if p.name in resources]
-
-
-def bind(code: str, resources: Resources, **arguments: Any) -> Callable[..., Any]:
-    """Load code and bind its keyword-only parameters to what they are named after.
-
-    Args:
-        code: as `module:function`.
-        resources: what a function has, by name.
-        arguments: what the definition gives it.
-
-    Raises:
-        DefinitionError: as `load` says.
-    """
-    function, taken = load(code, resources.keys(), arguments.keys())
-    return partial(function, **{name: resources[name] for name in taken}, **arguments)
+    require(
+        not missing,
+        f"code {code}: takes {', '.join(missing)}, which its function does not have; it has "
+        f"{', '.join(sorted(resources))}.",
+    )
+    taken = {p.name: resources[p.name] for p in wanted if p.name in resources}
+    return partial(function, **taken, **arguments)

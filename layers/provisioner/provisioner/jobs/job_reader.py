@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from provisioner.arguments import shown
 from provisioner.drivers import dynamodb
-from provisioner.jobs.models import Job, StageRecord, StageStatus, StoredError, place_in_transaction
+from provisioner.jobs.models import Job, StageRecord, StoredError, place_in_transaction
 from provisioner.jobs.records import (
     DISPATCH,
     HISTORY,
@@ -103,11 +103,7 @@ class JobReader:
         items = self._query(
             "project_id", project_id, IndexName="by_project", ScanIndexForward=False
         )
-        # Few are open: one alone may hold the project.
-        return [
-            job if job.status.is_terminal else replace(job, waits=self.get(job.job_id).waits)
-            for job in map(to_job, items)
-        ]
+        return self._with_waits(items)
 
     def list_all(self) -> list[Job]:
         """Read every job as `get_head` does, newest first; each with what it waits for.
@@ -116,25 +112,20 @@ class JobReader:
         """
         pages = self._client.get_paginator("scan").paginate(
             TableName=self._table,
-            FilterExpression="#record = :job"
-            " OR (begins_with(#record, :stage) AND #status = :waiting)",
-            ExpressionAttributeNames={"#record": "record", "#status": "status"},
-            ExpressionAttributeValues=dynamodb.to_item(
-                {":job": JOB, ":stage": STAGE, ":waiting": StageStatus.WAITING}
-            ),
+            FilterExpression="#record = :job",
+            ExpressionAttributeNames={"#record": "record"},
+            ExpressionAttributeValues=dynamodb.to_item({":job": JOB}),
         )
-        heads: list[Mapping[str, Any]] = []
-        waiting: dict[str, dict[str, StageRecord]] = {}
-        for item in (dynamodb.from_item(item) for page in pages for item in page["Items"]):
-            if item["record"] == JOB:
-                heads.append(item)
-            else:
-                waiting.setdefault(item["job_id"], {})[item["stage"]] = to_stage(item)
-        jobs = [
-            replace(to_job(head), waits=to_job(head, waiting.get(head["job_id"])).waits)
-            for head in heads
+        items = [dynamodb.from_item(item) for page in pages for item in page["Items"]]
+        return self._with_waits(sorted(items, key=lambda item: item["created_at"], reverse=True))
+
+    def _with_waits(self, items: Iterable[Mapping[str, Any]]) -> list[Job]:
+        """Return jobs with what they wait for, which is stored with their stages."""
+        # Few are open: so many as may run.
+        return [
+            job if job.status.is_terminal else replace(job, waits=self.get(job.job_id).waits)
+            for job in map(to_job, items)
         ]
-        return sorted(jobs, key=lambda job: job.created_at, reverse=True)
 
     def list_unfinished(self) -> list[str]:
         """Read the ids of the jobs that have not ended, oldest first.

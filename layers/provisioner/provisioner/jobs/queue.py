@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from provisioner.errors import ProvisioningError
+from provisioner.jobs.execution import job_input
+from provisioner.jobs.models import Job
 from provisioner.jobs.records import canonical_json
 
 if TYPE_CHECKING:
@@ -64,28 +65,15 @@ class _Queue:
 class JobQueue(_Queue):
     """Sends jobs."""
 
-    def send(
-        self,
-        *,
-        job_id: str,
-        job_type: str,
-        payload: Mapping[str, Any],
-        message_group: str | None,
-        delay_seconds: int = 0,
-        attempt: int = 1,
-    ) -> None:
-        """Send a job.
+    def send(self, job: Job, *, message_group: str | None, delay_seconds: int = 0) -> None:
+        """Send a job's attempt.
 
         Args:
-            job_id: the job's id.
-            job_type: the job's type.
-            payload: the valid payload.
+            job: the job, with its payload.
             message_group: whose share of the queue the message takes (SQS fair queues), if any.
             delay_seconds: 0 to 900, the longest that SQS holds a message back.
-            attempt: the job's attempt.
         """
-        message = {"job_id": job_id, "job_type": job_type, "payload": payload}
-        body = canonical_json(message if attempt == 1 else message | {"attempt": attempt})
+        body = canonical_json(job_input(job, job.attempt))
         self._send(body, message_group, DelaySeconds=delay_seconds)
 
     def send_back(self, body: str, *, message_group: str | None) -> None:

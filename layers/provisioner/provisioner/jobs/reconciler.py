@@ -256,16 +256,16 @@ class Reconciler:
         ended = self._store.get(job.job_id)
         if ended.cleanup_job_id not in {"", job.cleanup_job_id}:
             # Nobody else starts it: what was to start it has ended.
-            self._send(self._store.get(ended.cleanup_job_id))
+            self._queue.send(self._store.get(ended.cleanup_job_id), message_group=None)
         return Reconciled(repair, metric_of(ended), ended.error)
 
     def _reconcile_unstarted(self, job: Job) -> Reconciled:
-        """Send a message again that nothing has come of for long, and then give up on it."""
+        """Send a message again that nothing has come of for long, and then fail its job."""
         since = max(job.updated_at, job.held_until or job.updated_at)
         if self._store.now() - since < self._queued_limit:
             return _NOTHING
         if job.resent_at is None:
-            self._send(job)
+            self._queue.send(job, message_group=None)
             repair = "It had not begun for long: its message was sent again."
             self._store.record_resend(job, repair)
             return Reconciled(repair)
@@ -274,15 +274,6 @@ class Reconciler:
             ErrorType.TIMEOUT, "", 0, "The job did not begin in the time that it had.", ""
         )
         return self._end(job, [error], repair)
-
-    def _send(self, job: Job) -> None:
-        self._queue.send(
-            job_id=job.job_id,
-            job_type=job.job_type,
-            payload=job.payload,
-            message_group=None,
-            attempt=job.attempt,
-        )
 
     # Jobs that have ended.
 
