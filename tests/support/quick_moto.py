@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from functools import cache
 from types import SimpleNamespace
@@ -76,6 +76,17 @@ def _structure(writer: Any, target: Any, value: Any, shape: Any, key: str) -> No
         target[writer.get_serialized_name(shape, key)] = value
     else:
         _write_structure(writer, target, value, shape, key)
+
+
+_read_words = _comparisons.ConditionExpressionParser._lex_condition_expression
+_words: dict[str, Any] = {}
+
+
+def _read_words_once(parser: Any) -> Any:
+    """Remember the words of a condition, which are the same whatever its names and values are."""
+    if parser.condition_expression not in _words:
+        _words[parser.condition_expression] = tuple(_read_words(parser))
+    return deque(_words[parser.condition_expression])
 
 
 _parse_condition = _comparisons.ConditionExpressionParser.parse
@@ -285,6 +296,7 @@ _dynamo_type.size = _size_of
 _dynamo_type.to_regular_json = _regular_json_of
 _validators.deepcopy = _copied_later
 _comparisons.ConditionExpressionParser.parse = _parse_condition_once
+_comparisons.ConditionExpressionParser._lex_condition_expression = _read_words_once
 _responses.method_names_from_class = cache(_responses.method_names_from_class)
 # Each start of moto registers a thousand of them anew, for requests that do not come from botocore.
 _core.CallbackResponse = cache(_core.CallbackResponse)

@@ -32,7 +32,6 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from moto import mock_aws
 from moto.appsync.models import appsync_backends
 from moto.cognitoidp.models import CognitoIdpUserPoolClient, cognitoidp_backends
-from moto.core.base_backend import BackendDict
 from moto.core.exceptions import JsonRESTError
 from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.responses import DynamoHandler
@@ -262,6 +261,12 @@ class Simulation:
         self._connection.autocommit = True
         self.traces = Traces()
         self.now = _BEGIN
+        for name, machine in self.machines.items():
+            aws.client("stepfunctions").create_state_machine(
+                name=f"test-{name}",
+                definition=json.dumps(machine),
+                roleArn=f"arn:aws:iam::{ACCOUNT}:role/test",
+            )
 
     def reset(self) -> None:
         """Begin anew, with nothing stored."""
@@ -278,14 +283,26 @@ class Simulation:
         self._started: dict[str, datetime] = {}
         self.traces = Traces()
         self.traces.secrets.add(self.cluster.admin.password)
-        BackendDict.reset()
-        workflow._make_resources(OnPostgresql(self.cluster))
-        for name in self.machines:
-            aws.client("stepfunctions").create_state_machine(
-                name=f"test-{name}",
-                definition=json.dumps(self.machines[name]),
-                roleArn=f"arn:aws:iam::{ACCOUNT}:role/test",
-            )
+        self._empty()
+
+    def _empty(self) -> None:
+        """Leave of AWS what the deployment consists of: to make that anew would take a tenth."""
+        for table in dynamodb_backends[ACCOUNT][REGION].tables.values():
+            table.items.clear()
+        for queue in sqs_backends[ACCOUNT][REGION].queues.values():
+            queue._messages.clear()
+            queue._pending_messages.clear()
+        for machine in stepfunctions_backends[ACCOUNT][REGION].state_machines:
+            machine.executions.clear()
+        secrets: Any = secretsmanager_backends[ACCOUNT][REGION].secrets
+        for secret in [secret for secret in secrets.values() if secret.tags]:
+            del secrets[secret.name]
+        s3 = s3_backends[ACCOUNT]["aws"]
+        for name in [name for name in s3.buckets if name != workflow.SNAPSHOTS_BUCKET]:
+            self.empty(name)
+            s3.delete_bucket(name)
+        cognitoidp_backends[ACCOUNT][REGION].reset()
+        appsync_backends[ACCOUNT][REGION].reset()
 
     # Time.
 
