@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -463,6 +463,25 @@ def test_a_clean_up_begins_and_ends_though_its_project_is_gone(core: Core) -> No
     clean_up(core)
 
     assert cleanup_of(core).status is JobStatus.COMPLETED
+    assert core.projects.get("shop") is None
+
+
+@pytest.mark.usefixtures("failed")
+def test_a_clean_up_completes_though_its_project_vanishes_before_its_last_write(
+    core: Core,
+) -> None:
+    call(core, CLEANUP, INITIALIZING)
+    removed(core, *REMOVING)
+
+    def vanish(written: Mapping[str, Any]) -> None:
+        if "ProjectsTable" in json.dumps(written, default=str):
+            remove_project(core)
+
+    core.answers["dynamodb.TransactWriteItems"] = vanish
+    call(core, CLEANUP, FINALIZING)
+
+    cleanup = cleanup_of(core)
+    assert (cleanup.status, cleanup.error) == (JobStatus.COMPLETED, None)
     assert core.projects.get("shop") is None
 
 

@@ -17,6 +17,9 @@ class Completion:
     result: Mapping[str, Any]
     #: Writes of the same transaction.
     also: Sequence[Write] = ()
+    #: Whether they only release what the job has: where they are refused, it has that no more, and
+    #: ends without them.
+    only_releases: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,13 +234,15 @@ class StageStore:
             JOB_CANCELLED: the job is being cancelled.
             CONFLICT: what is written beside it was refused.
         """
+        also = list(completed.completion.also)
 
         def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
             _refuse_closed(before)
             self._complete(work, job_id, before.job_attempt, completed)
+            work.also(also)
             return _ended(work, job_id, before, outcome)
 
-        def blocked(refused: RefusedError) -> Exception:
+        def blocked(refused: RefusedError) -> Exception | None:
             found = (
                 refused.found(job_id, f"{STAGE}{stage}")
                 for stage in (*completed.before, *completed.after)
@@ -252,6 +254,9 @@ class StageStore:
             ]
             if leases and completed.asks_leases:
                 return LeaseOpenError(max(leases, key=lambda lease: lease.until))
+            if completed.completion.only_releases and also:
+                also.clear()
+                return None
             return failure(
                 ErrorType.CONFLICT,
                 "The project is no longer held by this job, so the job was not completed.",
@@ -273,14 +278,13 @@ class StageStore:
         values |= {"result": dict(completed.completion.result), "cleanup_job_id": None}
         work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED))
         work.tell(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
-        work.also(completed.completion.also)
 
     def _say(
         self,
         job_id: str,
         held: StageRecord,
         word: _Word,
-        blocked: Callable[[RefusedError], Exception] = lambda refused: refused.error,
+        blocked: Callable[[RefusedError], Exception | None] = lambda refused: refused.error,
     ) -> Said:
         """Write the word of a run, which ends its lease."""
 
@@ -288,9 +292,10 @@ class StageStore:
             before = held
             if refused is not None:
                 item = refused.found(job_id, f"{STAGE}{held.stage}")
-                if not item:
-                    raise blocked(refused)
-                before = to_stage(item)
+                error = None if item else blocked(refused)
+                if error is not None:
+                    raise error
+                before = to_stage(item) if item else held
             if not _is_last(before, held):
                 return Said(before, is_written=False)
             work = self._store.work()

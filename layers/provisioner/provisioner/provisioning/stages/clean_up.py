@@ -79,6 +79,8 @@ def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) 
         completion=Completion(
             {"project_id": payload.project_id, "job_id": payload.job_id},
             projects.release_items(payload.project_id, job.job_id, removed_all_of=payload.job_id),
+            # Nothing is left, whoever deletes the project meanwhile.
+            only_releases=True,
         ),
     )
 
