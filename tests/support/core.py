@@ -407,7 +407,7 @@ def contention(core: Core) -> Iterator[Callable[[], int]]:
         says how many transactions have been made, and that each was sent three times.
     """
     conflict = aws_error("TransactionCanceledException", reasons=("None", "TransactionConflict"))
-    turns = itertools.cycle((conflict, conflict, lambda _parameters: None))
+    turns: Iterator[Answer] = itertools.cycle((conflict, conflict, lambda _parameters: None))
     core.calls.clear()
 
     def made() -> int:
