@@ -216,7 +216,7 @@ def test_no_clusters_of_another_region_are_taken(core: Core) -> None:
     with refused():
         core.catalogue.cluster(REGION, Engine.POSTGRESQL, "second")
     with refused():
-        list(core.catalogue.clusters(REGION, Engine.POSTGRESQL, print))
+        core.catalogue.clusters(REGION, Engine.POSTGRESQL)
 
 
 def test_no_execution_of_another_job_is_taken(core: Core) -> None:

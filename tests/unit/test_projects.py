@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from boto3.dynamodb.conditions import Attr
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
@@ -263,7 +265,12 @@ def test_a_project_becomes_active_only_by_the_job_that_holds_it(core: Core) -> N
 
 
 def place(core: Core, project_id: str = "shop", **database: str) -> str:
-    """Place a project on a cluster of its region."""
+    """Place a project on a cluster of its region, which the lock has settled."""
+    settled = {"region": REGION, "engine": Engine.POSTGRESQL}
+    is_there = Attr("project_id").exists()
+    with suppress(ConditionFailedError):
+        write = dynamodb.Update("ProjectsTable", {"project_id": project_id}, settled, is_there)
+        dynamodb.transact(core.client("dynamodb"), [write])
     return ensure_placed(
         valid_payload(project_id, database=database),
         projects=core.projects,
@@ -273,10 +280,9 @@ def place(core: Core, project_id: str = "shop", **database: str) -> str:
 
 def listed(core: Core, region: str = REGION, engine: Engine = Engine.POSTGRESQL) -> list[Cluster]:
     """List the clusters of a region, of which none may be wrong."""
-    wrong: list[ProvisioningError] = []
-    found = list(core.catalogue.clusters(region, engine, wrong.append))
-    assert wrong == []
-    return found
+    found = core.catalogue.clusters(region, engine)
+    assert found.wrong == []
+    return list(found.described)
 
 
 def quota_of_cluster(cluster_id: str) -> str:
@@ -625,10 +631,8 @@ def test_the_shared_clusters_are_kept_for_a_minute_where_that_will_do(core: Core
     )
 
     def found(*, may_be_kept: bool) -> list[str]:
-        clusters = catalogue.clusters(
-            REGION, Engine.POSTGRESQL, lambda _error: None, may_be_kept=may_be_kept
-        )
-        return sorted(cluster.cluster_id for cluster in clusters)
+        found = catalogue.clusters(REGION, Engine.POSTGRESQL, may_be_kept=may_be_kept)
+        return sorted(cluster.cluster_id for cluster in found.described)
 
     def kept(cluster_id: str) -> str | None:
         cluster = catalogue.kept_cluster(REGION, Engine.POSTGRESQL, cluster_id)

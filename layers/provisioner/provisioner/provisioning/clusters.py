@@ -6,8 +6,10 @@ that projects share, `<region>/dedicated/<engine>` what a project may ask for as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -84,6 +86,15 @@ class Cluster(ClusterDescription):
         return self.customers or Endpoint(host=self.host, port=self.port)
 
 
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """The clusters that projects of a region share."""
+
+    described: Sequence[Cluster]
+    #: What is wrong with each that is left out.
+    wrong: Sequence[ProvisioningError]
+
+
 class StorageAllowance(Description):
     """Gibibytes that an instance may have. Source: Amazon RDS User Guide, "Storage types"."""
 
@@ -129,22 +140,15 @@ class ClusterCatalogue:
         client: SSMClient,
         parameter_prefix: str,
         *,
-        kept: MinuteCache[Mapping[str, Any]] | None = None,
+        kept: MinuteCache[Clusters] | None = None,
     ) -> None:
-        """Bind to the parameters below a prefix, and to what keeps pages of the shared clusters."""
+        """Bind to the parameters below a prefix, and to what keeps the shared clusters."""
         self._client = client
         self._prefix = parameter_prefix
         self._kept = kept or MinuteCache()
 
-    def clusters(
-        self,
-        region: str,
-        engine: Engine,
-        left_out: Callable[[ProvisioningError], object],
-        *,
-        may_be_kept: bool = False,
-    ) -> Iterator[Cluster]:
-        """Yield the clusters that projects of a region share, page by page.
+    def clusters(self, region: str, engine: Engine, *, may_be_kept: bool = False) -> Clusters:
+        """Return the clusters that projects of a region share.
 
         One whose parameter is wrong is left out, with a line in the log: it keeps no project from
         the others.
@@ -152,53 +156,33 @@ class ClusterCatalogue:
         Args:
             region: the region.
             engine: the technology.
-            left_out: called with the error of each that is left out.
-            may_be_kept: whether a page may be one that was read in the last minute.
+            may_be_kept: whether they may be as they were in the last minute.
 
         Raises:
             NETWORK_ERROR: the answer is of other parameters.
         """
-        path = f"{self._prefix}/{region}/{engine}"
-        for key, page in self._pages(path, may_be_kept=may_be_kept):
-            for parameter in page["Parameters"]:
-                if parameter["Name"].rpartition("/")[0] != path:
-                    raise _other_parameter()
-                try:
-                    cluster = _cluster(region, engine, parameter["Name"], parameter["Value"])
-                except ProvisioningError as error:
-                    logger.warning("cluster left out", cause=error.cause)
-                    metrics.add_metric("ClustersLeftOut", MetricUnit.Count, 1)
-                    # Who has corrected it has not to wait.
-                    self._kept.forget(key)
-                    left_out(error)
-                else:
-                    yield cluster
-
-    def _pages(
-        self, path: str, *, may_be_kept: bool
-    ) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
-        """Yield the pages of the parameters directly below a path, by what they are kept under."""
-        token: str | None = ""
-        while token is not None:
-            key = path, token
-            page = self._kept.get(key) if may_be_kept else None
-            if page is None:
-                more: Any = {"NextToken": token} if token else {}
-                read = self._client.get_parameters_by_path(Path=path, **more)
-                page = self._kept.keep(key, read)
-            yield key, page
-            token = page.get("NextToken")
+        kept = self._kept.get((region, engine)) if may_be_kept else None
+        if kept is not None:
+            return kept
+        described: list[Cluster] = []
+        wrong: list[ProvisioningError] = []
+        for name, value in self._parameters(f"{self._prefix}/{region}/{engine}"):
+            try:
+                described.append(_cluster(region, engine, name, value))
+            except ProvisioningError as error:
+                logger.warning("cluster left out", cause=error.cause)
+                metrics.add_metric("ClustersLeftOut", MetricUnit.Count, 1)
+                wrong.append(error)
+        found = Clusters(described, wrong)
+        # Who has corrected one has not to wait.
+        return found if wrong else self._kept.keep((region, engine), found)
 
     def kept_cluster(self, region: str, engine: Engine, cluster_id: str) -> Cluster | None:
         """Return one cluster as it was read in the last minute; None where it was not."""
-        path = f"{self._prefix}/{region}/{engine}"
-        token: str | None = ""
-        while (page := self._kept.get((path, token))) is not None:
-            for parameter in page["Parameters"]:
-                if parameter["Name"] == f"{path}/{cluster_id}":
-                    return _cluster(region, engine, parameter["Name"], parameter["Value"])
-            token = page.get("NextToken")
-        return None
+        kept = self._kept.get((region, engine))
+        return (
+            next((c for c in kept.described if c.cluster_id == cluster_id), None) if kept else None
+        )
 
     def cluster(self, region: str, engine: Engine, cluster_id: str) -> Cluster | None:
         """Return one cluster; None where none of that id is described.
@@ -227,18 +211,20 @@ class ClusterCatalogue:
         Raises:
             NETWORK_ERROR: the answer is of other parameters.
         """
+        parameters = self._parameters(self._prefix, recursive=True)
+        names = (name.removeprefix(f"{self._prefix}/") for name, _ in parameters)
+        allowances = (re.fullmatch("([^/]+)/dedicated/[^/]+", name) for name in names)
+        return sorted({allowance[1] for allowance in allowances if allowance is not None})
+
+    def _parameters(self, path: str, *, recursive: bool = False) -> list[tuple[str, str]]:
+        """Return the names and values of the parameters below a path."""
         pages = self._client.get_paginator("get_parameters_by_path").paginate(
-            Path=self._prefix, Recursive=True
+            Path=path, Recursive=recursive
         )
-        found = set()
-        for page in pages:
-            for parameter in page["Parameters"]:
-                if not parameter["Name"].startswith(f"{self._prefix}/"):
-                    raise _other_parameter()
-                match parameter["Name"].removeprefix(f"{self._prefix}/").split("/"):
-                    case [region, "dedicated", _]:
-                        found.add(region)
-        return sorted(found)
+        found = [(one["Name"], one["Value"]) for page in pages for one in page["Parameters"]]
+        if not all(name.startswith(f"{path}/") for name, _ in found):
+            raise _other_parameter()
+        return found
 
     def _value(self, name: str) -> str | None:
         try:

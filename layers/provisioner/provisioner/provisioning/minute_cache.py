@@ -33,7 +33,3 @@ class MinuteCache[Value]:
         """Keep what has just been read, and return it."""
         self._values[key] = (self._clock(), value)
         return value
-
-    def forget(self, key: Hashable) -> None:
-        """Keep a value no longer."""
-        self._values.pop(key, None)

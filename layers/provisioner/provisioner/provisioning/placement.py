@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from provisioner.drivers.server_versions import is_of_version, keeps_version
-from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
+from provisioner.errors import ErrorType, failure
+from provisioner.provisioning.clusters import Cluster, ClusterCatalogue, Clusters
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
@@ -42,32 +42,32 @@ def ensure_placed(
         DATABASE_CREATION_FAILED: the project's cluster is described no more, or wrongly, or none
             is left that is not; or its own instance has not been made.
     """
-    placed = _placed(payload, projects, catalogue) if may_be_placed else None
     version = payload.database.version
-    if placed is not None:
-        if version is not None and not (
-            placed.version and keeps_version(placed.engine, placed.version, version)
-        ):
-            raise failure(
-                ErrorType.INVALID_PAYLOAD,
-                f"database.version: the project has its place on cluster {placed.cluster_id}, "
-                f"which is of version {placed.version or 'unknown'}; leave it out, or deprovision "
-                "the project first.",
-            )
+    placed = _find_placed(payload, projects, catalogue) if may_be_placed else None
+    if placed is None:
+        return _place(payload, projects, catalogue, may_be_kept=not may_be_placed)
+    if version is None or (
+        placed.version and keeps_version(placed.engine, placed.version, version)
+    ):
         return placed
-    wrong: list[ProvisioningError] = []
-    clusters = [
-        cluster
-        for cluster in catalogue.clusters(
-            payload.region,
-            payload.database.engine,
-            wrong.append,
-            may_be_kept=not may_be_placed,
-        )
-        if version is None or is_of_version(cluster.version, version)
-    ]
-    if wrong and not clusters:
-        raise wrong[0]
+    raise failure(
+        ErrorType.INVALID_PAYLOAD,
+        f"database.version: the project has its place on cluster {placed.cluster_id}, "
+        f"which is of version {placed.version or 'unknown'}; leave it out, or deprovision "
+        "the project first.",
+    )
+
+
+def _place(
+    payload: ProvisionProjectPayload,
+    projects: ProjectStore,
+    catalogue: ClusterCatalogue,
+    *,
+    may_be_kept: bool,
+) -> Cluster:
+    """Place the project on the emptiest shared cluster with room; see `ensure_placed`."""
+    found = catalogue.clusters(payload.region, payload.database.engine, may_be_kept=may_be_kept)
+    clusters = _of_version(found, payload)
     # Of one cluster nobody has to know how full it is: a full one refuses.
     tenants = projects.quotas.used_of(c.quota for c in clusters) if len(clusters) > 1 else {}
     for cluster in sorted(clusters, key=lambda c: (tenants.get(c.quota, 0), c.cluster_id)):
@@ -79,27 +79,39 @@ def ensure_placed(
             continue
         except ProjectBusyError:
             # Another run of this stage has just placed it.
-            placed = _placed(payload, projects, catalogue)
+            placed = _find_placed(payload, projects, catalogue)
             if placed is not None:
                 return placed
             continue
         return cluster
     limits = ", ".join(f"{c.max_tenants} tenants on {c.cluster_id}" for c in clusters) or "none"
+    version = payload.database.version
     of_version = "" if version is None else f" of version {version}"
     raise failure(
         ErrorType.QUOTA_EXCEEDED,
         f"region: no {payload.database.engine} cluster{of_version} of {payload.region} has room "
         f"(limits: {limits}); add a cluster or raise a limit.",
-        "; ".join(f"left out: {error.cause}" for error in wrong),
+        "; ".join(f"left out: {error.cause}" for error in found.wrong),
     )
+
+
+def _of_version(found: Clusters, payload: ProvisionProjectPayload) -> list[Cluster]:
+    """Return the clusters of the version that a payload asks for, if it does.
+
+    Raises:
+        DATABASE_CREATION_FAILED: there is none, and one might be whose description is wrong.
+    """
+    version = payload.database.version
+    clusters = [c for c in found.described if version is None or is_of_version(c.version, version)]
+    if found.wrong and not clusters:
+        raise found.wrong[0]
+    return clusters
 
 
 def refuse_unserved(
     payload: ProvisionProjectPayload, catalogue: ClusterCatalogue, *, may_be_kept: bool = False
 ) -> None:
     """Refuse a region or a version that no shared cluster serves.
-
-    The clusters are read no further than to one that serves.
 
     Args:
         payload: what the job is asked to do.
@@ -110,29 +122,22 @@ def refuse_unserved(
         INVALID_PAYLOAD: the message names what is served.
         DATABASE_CREATION_FAILED: one might serve whose description is wrong; the message names it.
     """
-    version = payload.database.version
-    wrong: list[ProvisioningError] = []
-    described = []
-    for cluster in catalogue.clusters(
-        payload.region, payload.database.engine, wrong.append, may_be_kept=may_be_kept
-    ):
-        if version is None or is_of_version(cluster.version, version):
-            return
-        described.append(cluster.version)
-    if wrong:
-        raise wrong[0]
-    if not described:
+    engine, region = payload.database.engine, payload.region
+    found = catalogue.clusters(region, engine, may_be_kept=may_be_kept)
+    if _of_version(found, payload):
+        return
+    if not found.described:
         raise failure(
             ErrorType.INVALID_PAYLOAD,
-            f"region: {payload.region} is not served for {payload.database.engine}; "
+            f"region: {region} is not served for {engine}; "
             "choose a region that has a database cluster.",
         )
-    known = sorted({declared for declared in described if declared is not None})
+    known = ", ".join(sorted({c.version for c in found.described if c.version is not None}))
     raise failure(
         ErrorType.INVALID_PAYLOAD,
-        f"database.version: no {payload.database.engine} cluster of {payload.region} is of version "
-        f"{version}; "
-        + (f"there are {', '.join(known)}." if known else "none declares a version; leave it out."),
+        f"database.version: no {engine} cluster of {region} is of version "
+        f"{payload.database.version}; "
+        + (f"there are {known}." if known else "none declares a version; leave it out."),
     )
 
 
@@ -152,45 +157,43 @@ def cluster_of(
         return _own_cluster(project.instance)
     if project.cluster_id is None or project.region is None or project.engine is None:
         return None
-    return _described(project.region, Engine(project.engine), project.cluster_id, catalogue, final)
+    cluster = catalogue.cluster(project.region, Engine(project.engine), project.cluster_id)
+    if cluster is not None:
+        return cluster
+    raise failure(
+        final,
+        "The database cluster that holds this project is not described any more.",
+        f"cluster {project.cluster_id}: no SSM parameter "
+        f"{project.region}/{project.engine}/{project.cluster_id}",
+    )
 
 
 def known_cluster_of(project: Project, catalogue: ClusterCatalogue, final: ErrorType) -> Cluster:
     """Return where the database of a project is that is provisioned; as `cluster_of` otherwise."""
     cluster = cluster_of(project, catalogue, final)
-    if cluster is None:
-        raise _without_place(project, final)
-    return cluster
+    if cluster is not None:
+        return cluster
+    raise failure(
+        final,
+        "Nobody knows where the database of the project is.",
+        f"project {project.project_id}: "
+        + ("no cluster" if project.instance is None else "an instance without an address"),
+    )
 
 
-def _placed(
+def _find_placed(
     payload: ProvisionProjectPayload, projects: ProjectReader, catalogue: ClusterCatalogue
 ) -> Cluster | None:
+    """Return where a project's database is; None where that is not settled."""
     project = projects.get(payload.project_id)
     if project is None:
         raise failure(
             ErrorType.PROJECT_NOT_FOUND,
             f"project_id: there is no project {payload.project_id} any more.",
         )
-    final = ErrorType.DATABASE_CREATION_FAILED
-    if project.instance is not None:
-        return known_cluster_of(project, catalogue, final)
     if project.cluster_id is None:
         return None
-    return _described(payload.region, payload.database.engine, project.cluster_id, catalogue, final)
-
-
-def _described(
-    region: str, engine: Engine, cluster_id: str, catalogue: ClusterCatalogue, final: ErrorType
-) -> Cluster:
-    cluster = catalogue.cluster(region, engine, cluster_id)
-    if cluster is None:
-        raise failure(
-            final,
-            "The database cluster that holds this project is not described any more.",
-            f"cluster {cluster_id}: no SSM parameter {region}/{engine}/{cluster_id}",
-        )
-    return cluster
+    return known_cluster_of(project, catalogue, ErrorType.DATABASE_CREATION_FAILED)
 
 
 def _own_cluster(instance: DedicatedInstance) -> Cluster | None:
@@ -209,13 +212,4 @@ def _own_cluster(instance: DedicatedInstance) -> Cluster | None:
             "cluster_id": instance.identifier,
             "is_dedicated": True,
         }
-    )
-
-
-def _without_place(project: Project, final: ErrorType) -> ProvisioningError:
-    return failure(
-        final,
-        "Nobody knows where the database of the project is.",
-        f"project {project.project_id}: "
-        + ("no cluster" if project.instance is None else "an instance without an address"),
     )
