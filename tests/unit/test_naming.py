@@ -11,7 +11,6 @@ from provisioner.provisioning.naming import (
     Naming,
     ResourceNames,
     instance_snapshot_name,
-    resource_names,
 )
 
 PREFIXES = st.from_regex(r"[a-z][a-z0-9]{1,9}", fullmatch=True)
@@ -38,7 +37,7 @@ def _all(names: ResourceNames) -> set[str]:
 
 @given(PREFIXES, NAMESPACES, PROJECT_IDS)
 def test_every_service_takes_the_names(prefix: str, namespace: str, project_id: str) -> None:
-    names = resource_names(prefix, namespace, project_id)
+    names = Naming(prefix, namespace).names(project_id)
 
     for name in (names.user_pool, names.user_pool_client):
         assert re.fullmatch(r"[\w\s+=,.@-]{1,128}", name, re.ASCII)
@@ -63,7 +62,7 @@ def test_every_service_takes_the_names(prefix: str, namespace: str, project_id: 
 def test_names_begin_with_the_prefix_that_the_policies_allow(
     prefix: str, namespace: str, project_id: str
 ) -> None:
-    names = resource_names(prefix, namespace, project_id)
+    names = Naming(prefix, namespace).names(project_id)
 
     assert all(name.startswith(prefix) for name in _all(names))
     assert names.bucket.startswith(f"{prefix}-")
@@ -78,9 +77,9 @@ def test_names_begin_with_the_prefix_that_the_policies_allow(
 def test_names_are_the_same_every_time_and_differ_from_one_another(
     prefix: str, namespace: str, project_id: str
 ) -> None:
-    names = resource_names(prefix, namespace, project_id)
+    names = Naming(prefix, namespace).names(project_id)
 
-    assert resource_names(prefix, namespace, project_id) == names
+    assert Naming(prefix, namespace).names(project_id) == names
     assert Naming(prefix, namespace).names(project_id) == names
     assert len({names.database_secret, names.api_keys_secret, names.instance_secret}) == 3
     for engine in Engine:
@@ -95,9 +94,7 @@ def test_names_are_the_same_every_time_and_differ_from_one_another(
 def test_projects_share_no_name(namespace: str, one: str, other: str) -> None:
     assume(one != other)
 
-    assert not _all(resource_names("nm", namespace, one)) & _all(
-        resource_names("nm", namespace, other)
-    )
+    assert not _all(Naming("nm", namespace).names(one)) & _all(Naming("nm", namespace).names(other))
 
 
 @given(NAMESPACES, PROJECT_IDS)
@@ -111,7 +108,7 @@ def test_ids_that_look_alike_share_no_name(namespace: str, project_id: str) -> N
         project_id[:-1] + ("a" if project_id[-1] != "a" else "b"),
     }
 
-    names = [resource_names("nm", namespace, alike_id) for alike_id in sorted(alike)]
+    names = [Naming("nm", namespace).names(alike_id) for alike_id in sorted(alike)]
 
     assert len({name.bucket for name in names}) == len(alike)
     assert len({name.tenants[Engine.POSTGRESQL].database for name in names}) == len(alike)
@@ -121,8 +118,8 @@ def test_ids_that_look_alike_share_no_name(namespace: str, project_id: str) -> N
 def test_deployments_share_no_name(one: str, other: str, project_id: str) -> None:
     assume(one != other)
 
-    assert not _all(resource_names("nm", one, project_id)) & _all(
-        resource_names("nm", other, project_id)
+    assert not _all(Naming("nm", one).names(project_id)) & _all(
+        Naming("nm", other).names(project_id)
     )
 
 
@@ -130,7 +127,7 @@ def test_deployments_share_no_name(one: str, other: str, project_id: str) -> Non
 def test_rds_takes_the_name_of_a_snapshot(
     prefix: str, namespace: str, project_id: str, job_id: str
 ) -> None:
-    names = resource_names(prefix, namespace, project_id)
+    names = Naming(prefix, namespace).names(project_id)
     snapshot = instance_snapshot_name(names, job_id)
 
     assert re.fullmatch(r"[a-z](-?[a-z0-9])*", snapshot)
@@ -140,13 +137,13 @@ def test_rds_takes_the_name_of_a_snapshot(
 
 @given(st.sets(JOB_IDS, min_size=2, max_size=2), PROJECT_IDS)
 def test_snapshots_of_different_jobs_share_no_name(job_ids: set[str], project_id: str) -> None:
-    names = resource_names("nm", "test-123456789012", project_id)
+    names = Naming("nm", "test-123456789012").names(project_id)
 
     assert len({instance_snapshot_name(names, job_id) for job_id in job_ids}) == 2
 
 
 def test_snapshots_of_jobs_that_look_alike_share_no_name() -> None:
-    names = resource_names("nm", "test-123456789012", "shop")
+    names = Naming("nm", "test-123456789012").names("shop")
     alike = ("job-1", "JOB-1", "job_1", "job--1", "-job-1", "job-1_", "--", "__", "-")
 
     assert len({instance_snapshot_name(names, job_id) for job_id in alike}) == len(alike)
@@ -155,7 +152,7 @@ def test_snapshots_of_jobs_that_look_alike_share_no_name() -> None:
 def test_an_id_with_two_signs_in_a_row_has_a_name_without_them() -> None:
     ids = ("a__b", "a--b", "a_-b", "a-b", "a_____b", f"{'x' * 23}__y", f"{'x' * 22}-_y")
 
-    names = [resource_names("nm", "test-123456789012", project_id) for project_id in ids]
+    names = [Naming("nm", "test-123456789012").names(project_id) for project_id in ids]
 
     assert not [name.instance for name in names if "--" in name.instance]
     assert [name.instance[:7] for name in names[:5]] == ["nm-a-b-"] * 5
@@ -163,14 +160,14 @@ def test_an_id_with_two_signs_in_a_row_has_a_name_without_them() -> None:
 
 
 def test_a_name_shows_the_start_of_the_project_id() -> None:
-    names = resource_names("nm", "stack-123456789012", "My_Shop-" + "x" * 40)
+    names = Naming("nm", "stack-123456789012").names("My_Shop-" + "x" * 40)
 
     assert names.bucket.startswith("nm-my-shop-xxxxxxxxxxxxxxxx-")
     assert names.tenants[Engine.POSTGRESQL].database.startswith("nm_my_shop_xxxxxxxxxxxxxxxx_")
 
 
 def test_names_never_change_since_they_are_how_resources_are_found_again() -> None:
-    names = resource_names("nm", "provisioner-123456789012", "shop")
+    names = Naming("nm", "provisioner-123456789012").names("shop")
 
     assert names.bucket == "nm-shop-fba3c6727d"
     assert names.tenants[Engine.POSTGRESQL].database == "nm_shop_fba3c6727d"

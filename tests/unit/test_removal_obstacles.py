@@ -18,7 +18,7 @@ from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.drivers.s3_obstacles import LOCKS_LOOKED_AT, BucketLook, look_at_bucket
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.removal import explained, refusal
+from provisioner.provisioning.removal import refusal, remove_or_explain
 from psycopg import sql
 from support.core import REGION, Core, aws_error
 from support.drivers import OWNER, refused, tag_list
@@ -414,7 +414,7 @@ def test_what_stays_makes_a_refusal_final_and_what_passes_is_looked_at_again(
 def explain(
     remove: Callable[[], str], look: Callable[[], Obstacles], *, is_cleanup: bool = False
 ) -> str:
-    return explained(JOB, remove, look, is_cleanup=is_cleanup)
+    return remove_or_explain(JOB, remove, look, is_cleanup=is_cleanup)
 
 
 def fails(error_type: ErrorType) -> Callable[[], str]:

@@ -134,32 +134,22 @@ class ApiKeyStore:
         Raises:
             ConditionFailedError: the condition does not hold.
         """
-        while True:
-            changes = self._changes(project_id, keys, is_looked_at=may_have_keys)
-            if not changes:
-                return
-            try:
-                dynamodb.transact(self._client, [condition, *changes])
-            except ConditionFailedError as error:
-                if 0 in error.positions:
-                    raise
-                may_have_keys = True  # another run has just stored a key of the set
-                continue
-            return
-
-    def _changes(
-        self, project_id: str, keys: Sequence[ApiKey], *, is_looked_at: bool
-    ) -> list[Write]:
-        """Build the writes that make a set the only keys of its project."""
         current = [key.digest for key in keys]
-        stored = self.get_all(current) if is_looked_at else {}
-        others = self.list_by_project(project_id) if is_looked_at else []
-        added = [self._put(key) for key in keys if key.digest not in stored]
-        return added + [
+        stored = self.get_all(current) if may_have_keys else {}
+        others = self.list_by_project(project_id) if may_have_keys else []
+        changes = [self._put(key) for key in keys if key.digest not in stored] + [
             dynamodb.Delete(self._table, {"digest": key.digest})
             for key in others
             if key.digest not in current
         ]
+        try:
+            if changes:
+                dynamodb.transact(self._client, [condition, *changes])
+        except ConditionFailedError as error:
+            if 0 in error.positions:
+                raise
+            # Another run has just stored a key of the set.
+            self.make_only(project_id, keys, condition)
 
     def _put(self, key: ApiKey) -> Write:
         return dynamodb.Put(self._table, {"digest": key.digest}, asdict(key), is_new=True)
@@ -176,13 +166,12 @@ class ApiKeyStore:
 
     def expire(self, key_digest: str, at: datetime) -> None:
         """Let a key verify until then and no longer; one that ends earlier stays as it is."""
-        # DynamoDB deletes the item some time after this second.
-        delete_after = int((at + _RETENTION).timestamp())
-        expires_at = Attr("expires_at")
+        ends_later = Attr("expires_at").not_exists() | Attr("expires_at").gt(_text(at))
         self._change(
             key_digest,
-            {"expires_at": _text(at), "delete_after": delete_after},
-            expires_at.not_exists() | expires_at.gt(_text(at)),
+            # DynamoDB deletes the item some time after this second.
+            {"expires_at": _text(at), "delete_after": int((at + _RETENTION).timestamp())},
+            _MAY_CHANGE & ends_later,
         )
 
     def revoke(self, key_digest: str) -> None:
@@ -191,14 +180,18 @@ class ApiKeyStore:
         Its item stays as long as its project has keys: as long as a secret may still hold the key,
         a job that takes it up from there finds that it is revoked.
         """
-        values = {"status": ApiKeyStatus.REVOKED, "revoked_at": _text(self._clock())}
-        self._change(key_digest, values | {"delete_after": None})
+        self._change(
+            key_digest,
+            {
+                "status": ApiKeyStatus.REVOKED,
+                "revoked_at": _text(self._clock()),
+                "delete_after": None,
+            },
+            _MAY_CHANGE,
+        )
 
-    def _change(
-        self, key_digest: str, values: Mapping[str, Any], must: ConditionBase | None = None
-    ) -> None:
-        """Change a key whose status may still change, where something is true of it."""
-        must = _MAY_CHANGE if must is None else _MAY_CHANGE & must
+    def _change(self, key_digest: str, values: Mapping[str, Any], must: ConditionBase) -> None:
+        """Change a key where something is true of it."""
         change = dynamodb.Update(self._table, {"digest": key_digest}, values, must)
         with suppress(ConditionFailedError):
             dynamodb.transact(self._client, [change])

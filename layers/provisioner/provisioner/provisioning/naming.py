@@ -44,45 +44,6 @@ class ResourceNames:
     tenants: Mapping[Engine, TenantNames]
 
 
-def resource_names(prefix: str, namespace: str, project_id: str) -> ResourceNames:
-    """Name the resources of a project.
-
-    Args:
-        prefix: 2 to 10 lower-case letters and digits, first a letter; the IAM policies allow only
-            names that begin with it.
-        namespace: the deployment; it goes into the hash, so that two deployments that serve the
-            same project id get different names.
-        project_id: the project's id, already valid.
-    """
-    slug = _slug(project_id)[:_SLUG_LENGTH].strip("-")
-    digest = _digest(f"{namespace}/{project_id}")
-    name = f"{prefix}-{slug}-{digest}"
-    identifier = name.replace("-", "_")
-    return ResourceNames(
-        user_pool=name,
-        user_pool_client=f"{name}-app",
-        event_api=name,
-        channel_namespace="default",
-        bucket=name,
-        instance=name,
-        instance_secret=f"{prefix}/clusters/{name}",
-        database_secret=f"{prefix}/{name}/database",
-        api_keys_secret=f"{prefix}/{name}/api-keys",
-        tenants={
-            Engine.POSTGRESQL: TenantNames(
-                database=identifier,
-                schema="app",
-                app_role=f"{identifier}_app",
-                owner_role=f"{identifier}_owner",
-            ),
-            # Schema and database are one, and a login has 32 characters at most.
-            Engine.MYSQL: TenantNames(
-                database=identifier, schema=identifier, app_role=f"{prefix}_{digest}_app"
-            ),
-        },
-    )
-
-
 def _slug(text: str) -> str:
     """Write an id in lower-case letters, digits and single hyphens.
 
@@ -116,12 +77,42 @@ def snapshot_key(project_id: str, job_id: str) -> str:
 class Naming:
     """One deployment's way to name and mark what it makes."""
 
+    #: 2 to 10 lower-case letters and digits, first a letter; the IAM policies allow only names that
+    #: begin with it.
     prefix: str
+    #: The deployment; it goes into the hash, so that two deployments that serve the same project id
+    #: get different names.
     namespace: str
 
     def names(self, project_id: str) -> ResourceNames:
-        """Name the resources of a project."""
-        return resource_names(self.prefix, self.namespace, project_id)
+        """Name the resources of a project whose id is valid."""
+        slug = _slug(project_id)[:_SLUG_LENGTH].strip("-")
+        digest = _digest(f"{self.namespace}/{project_id}")
+        name = f"{self.prefix}-{slug}-{digest}"
+        identifier = name.replace("-", "_")
+        return ResourceNames(
+            user_pool=name,
+            user_pool_client=f"{name}-app",
+            event_api=name,
+            channel_namespace="default",
+            bucket=name,
+            instance=name,
+            instance_secret=f"{self.prefix}/clusters/{name}",
+            database_secret=f"{self.prefix}/{name}/database",
+            api_keys_secret=f"{self.prefix}/{name}/api-keys",
+            tenants={
+                Engine.POSTGRESQL: TenantNames(
+                    database=identifier,
+                    schema="app",
+                    app_role=f"{identifier}_app",
+                    owner_role=f"{identifier}_owner",
+                ),
+                # Schema and database are one, and a login has 32 characters at most.
+                Engine.MYSQL: TenantNames(
+                    database=identifier, schema=identifier, app_role=f"{self.prefix}_{digest}_app"
+                ),
+            },
+        )
 
     def owner(self, project_id: str, job_id: str) -> Ownership:
         """Return the marker of what a job makes for a project."""

@@ -40,14 +40,14 @@ def refusal(job: JobInput, data: str, found: Obstacles) -> ProvisioningError | N
         return failure(ErrorType.DATA_NOT_EMPTY, data)
     sentences = ["This job has removed nothing."]
     if clauses:
-        sentences.append(f"In the way: {_joined(clauses)}.")
+        sentences.append(f"In the way: {_join(clauses)}.")
     if found.unseen:
-        sentences.append(f"Not seen: {_joined(found.unseen)}.")
+        sentences.append(f"Not seen: {_join(found.unseen)}.")
     sentences.append(f"Then `provision retry {job.job_id}` runs the job again.")
     return failure(_type_of(data, found), " ".join(sentences))
 
 
-def explained[Result](
+def remove_or_explain[Result](
     job: JobInput,
     remove: Callable[[], Result],
     look: Callable[[], Obstacles],
@@ -73,10 +73,14 @@ def explained[Result](
         met = error
     if met.type not in _UNEXPLAINED:
         raise met
-    raise _named(met, look, f"`provision {'cleanup' if is_cleanup else 'retry'} {job.job_id}`")
+    raise _name_obstacles(
+        met, look, f"`provision {'cleanup' if is_cleanup else 'retry'} {job.job_id}`"
+    )
 
 
-def _named(met: ProvisioningError, look: Callable[[], Obstacles], again: str) -> ProvisioningError:
+def _name_obstacles(
+    met: ProvisioningError, look: Callable[[], Obstacles], again: str
+) -> ProvisioningError:
     try:
         found = look()
     except ProvisioningError:
@@ -86,7 +90,7 @@ def _named(met: ProvisioningError, look: Callable[[], Obstacles], again: str) ->
         return met
     return failure(
         ErrorType.REMOVAL_FAILED if found.staying else ErrorType.TIMEOUT,
-        f"In the way of the removal: {_joined(clauses)}. Then {again} goes on.",
+        f"In the way of the removal: {_join(clauses)}. Then {again} goes on.",
         met.cause,
     )
 
@@ -105,7 +109,7 @@ def _type_of(data: str, found: Obstacles) -> ErrorType:
     return ErrorType.INSUFFICIENT_PERMISSIONS if found.unseen else ErrorType.TIMEOUT
 
 
-def _joined(clauses: Sequence[str]) -> str:
+def _join(clauses: Sequence[str]) -> str:
     more = len(clauses) - _MOST_NAMED
     shown = [*clauses[:_MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
     if len(shown) == 1:

@@ -70,13 +70,13 @@ def remove_expired_snapshots(
             break
         client = rds(region)
         found: list[InstanceSnapshot] = []
-        with _noted(errors, region):
+        with _note_errors(errors, region):
             found = list_snapshots(client, claim=is_expired, final=_FINAL)
         for snapshot in found:
             if time_left() < _SECONDS_OF_ONE:
                 has_seen_all = False
                 break
-            with _noted(errors, region, snapshot.identifier):
+            with _note_errors(errors, region, snapshot.identifier):
                 if _is_removed(client, snapshot.identifier, is_expired):
                     logger.info("snapshot removed", region=region, snapshot=snapshot.identifier)
                     removed.append(snapshot.identifier)
@@ -102,7 +102,9 @@ def _is_removed(client: RDSClient, identifier: str, is_expired: Claim) -> bool:
 
 
 @contextmanager
-def _noted(errors: list[ProvisioningError], region: str, snapshot: str = "") -> Iterator[None]:
+def _note_errors(
+    errors: list[ProvisioningError], region: str, snapshot: str = ""
+) -> Iterator[None]:
     """Log what cannot be read or deleted, and keep it, so that the rest is gone through."""
     try:
         yield

@@ -111,7 +111,7 @@ class Snapshots:
         Raises:
             ProvisioningError: as `translated` says.
         """
-        return [self._described(project_id, found) for found in self._objects(project_id)]
+        return [self._describe(project_id, found) for found in self._objects(project_id)]
 
     def find(self, project_id: str, wanted: str | None) -> Snapshot:
         """Return one snapshot of a project.
@@ -130,7 +130,7 @@ class Snapshots:
             # It may have snapshots of Amazon RDS.
             raise SnapshotNotFoundError(f"project {project_id}: there is no dump of it.")
         named = [(each, dump_names(each["Key"])) for each in objects]
-        return self._described(project_id, choose(project_id, wanted, named))
+        return self._describe(project_id, choose(project_id, wanted, named))
 
     def download(self, snapshot: Snapshot, target: IO[bytes]) -> None:
         """Read a snapshot into an empty file.
@@ -154,7 +154,7 @@ class Snapshots:
             objects = [found for page in pages for found in page.get("Contents", [])]
         return sorted(objects, key=lambda each: (each["LastModified"], each["Key"]), reverse=True)
 
-    def _described(self, project_id: str, found: ObjectTypeDef) -> Snapshot:
+    def _describe(self, project_id: str, found: ObjectTypeDef) -> Snapshot:
         with translated(ErrorType.DATABASE_CHANGE_FAILED, "read the snapshot"):
             metadata = self._client.head_object(Bucket=self._bucket, Key=found["Key"])["Metadata"]
         job_id = found["Key"].removeprefix(f"{project_id}/").removesuffix(SNAPSHOT_SUFFIX)

@@ -22,7 +22,7 @@ from provisioner.provisioning.job_types.provision_project import ProvisionProjec
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
-from provisioner.provisioning.removal import explained
+from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.find_project import read_project
 from provisioner.provisioning.stages.repair import report, service_of, skip
 
@@ -155,7 +155,7 @@ def remove_auth(
     client, name = cognito(location.region), naming.names(location.project_id).user_pool
     claim = naming.owner(location.project_id, location.job_id).claim(only_this_job=only_this_job)
     return StageOutcome(
-        check=explained(
+        check=remove_or_explain(
             job,
             lambda: remove_user_pool(client, name=name, claim=claim),
             lambda: look_at_pools(client, name=name, claim=claim),

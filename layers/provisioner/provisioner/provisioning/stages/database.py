@@ -43,7 +43,7 @@ from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import cluster_of, ensure_placed, known_cluster_of
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.removal import explained
+from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.check_data import DatabaseLooks
 from provisioner.provisioning.stages.find_project import read_project
 from provisioner.provisioning.stages.repair import report
@@ -411,7 +411,7 @@ def remove_database(
     is_needed = False
     if cluster is not None and not goes_with_instance:
         admin = admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED)
-        is_needed = explained(
+        is_needed = remove_or_explain(
             job,
             lambda: engines[cluster.engine](admin).remove_database(
                 tenant, owner, only_this_job=only_this_job

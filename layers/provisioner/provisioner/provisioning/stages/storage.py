@@ -23,7 +23,7 @@ from provisioner.provisioning.job_types.provision_project import ProvisionProjec
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
-from provisioner.provisioning.removal import explained
+from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.find_project import read_project
 from provisioner.provisioning.stages.repair import report, service_of, skip
 
@@ -176,7 +176,7 @@ def _removed(
         return remove_bucket(client, name=name, claim=claim)
 
     return StageOutcome(
-        check=explained(
+        check=remove_or_explain(
             job,
             remove,
             lambda: look_at_bucket(client, name=name, claim=claim).obstacles,
