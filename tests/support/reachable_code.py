@@ -68,8 +68,11 @@ RECORDS_FAILURES = {"lifecycle", "reconciler"}
 #: Methods that are called without their names.
 _UNNAMED = ("__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__iter__")
 
+#: A function, or a method.
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 #: What is at a module's top: functions, and constants, which can hold functions too.
-type _Code = ast.FunctionDef | ast.Assign | ast.AnnAssign
+type _Code = _Function | ast.Assign | ast.AnnAssign
 
 
 def annotated_services(tree: ast.Module) -> set[str]:
@@ -118,7 +121,7 @@ class _Module:
         self.imported: dict[str, tuple[str, str]] = {}
         for node in tree.body:
             match node:
-                case ast.FunctionDef():
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
                     self.code[node.name] = node
                 case ast.ClassDef():
                     self.classes[node.name] = node
@@ -254,7 +257,7 @@ def _type(  # noqa: PLR0911  # one return for each kind of expression
             if inner_name in source.classes:
                 return _Class(source.name, inner_name)
             function = source.code.get(inner_name)
-            if isinstance(function, ast.FunctionDef):
+            if isinstance(function, _Function):
                 return _class_of(source, function.returns)
         case ast.Call(func=ast.Attribute(value=inner, attr=name)):
             return _returned(_type(module, inner, known), name)
@@ -265,7 +268,7 @@ def _returned(cls: _Class | None, method: str) -> _Class | None:
     """Return the class of what a method of a class returns."""
     for definition in () if cls is None else _methods(cls, method):
         node = _node(definition)
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, _Function):
             return _class_of(_module(definition.module), node.returns)
     return None
 
@@ -275,7 +278,7 @@ def _node(definition: _Definition) -> _Code | None:
     if not definition.of_class:
         return module.code.get(definition.name)
     for part in module.classes[definition.of_class].body:
-        if isinstance(part, ast.FunctionDef) and part.name == definition.name:
+        if isinstance(part, _Function) and part.name == definition.name:
             return part
     return None
 
@@ -283,7 +286,7 @@ def _node(definition: _Definition) -> _Code | None:
 def _methods(cls: _Class, *names: str) -> Iterator[_Definition]:
     for name in names:
         for module, node in _ancestry(cls):
-            if any(isinstance(p, ast.FunctionDef) and p.name == name for p in node.body):
+            if any(isinstance(p, _Function) and p.name == name for p in node.body):
                 yield _Definition(module.name, node.name, name)
                 break
 
@@ -403,6 +406,8 @@ def _calls(module: _Module, cls: str, call: ast.Call, services: list[str]) -> It
             yield Call(f"dynamodb:{action}", _table(cls, call.args[position]))
             return
     name = _method(call)
+    if name.startswith("_") and any(keyword.arg == "IndexName" for keyword in call.keywords):
+        yield from _call_of_index(module, cls, call)
     for service in services:
         operation = _operations(service).get(name)
         # What a transaction asks for are the actions of its items.
@@ -419,6 +424,19 @@ def _calls(module: _Module, cls: str, call: ast.Call, services: list[str]) -> It
             if "IndexName" in keywords:
                 table += f"/index/{_text(module, keywords['IndexName'])}"
             yield Call(f"dynamodb:{operation}", table)
+
+
+def _call_of_index(module: _Module, cls: str, call: ast.Call) -> Iterator[Call]:
+    """Yield what a method of one's own asks of an index, that it hands on among its options."""
+    index = next(keyword.value for keyword in call.keywords if keyword.arg == "IndexName")
+    for definition in _methods(_Class(module.name, cls), _method(call)):
+        for part in ast.walk(_node(definition) or ast.Module()):
+            match part:
+                case ast.Call(keywords=[ast.keyword(arg="TableName", value=table), *rest]) if any(
+                    keyword.arg is None for keyword in rest
+                ):
+                    of_table = f"{_table(definition.of_class, table)}/index/{_text(module, index)}"
+                    yield Call(f"dynamodb:{_operations('dynamodb')[_method(part)]}", of_table)
 
 
 def _method(call: ast.Call) -> str:
