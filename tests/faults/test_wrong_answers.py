@@ -135,8 +135,8 @@ PROVISIONING: dict[str, Wrong] = {
 REMOVING: Wrong = {
     "REMOVING_API_KEYS": (operation("DescribeSecret"), empty, ErrorType.REMOVAL_FAILED),
     "REMOVING_STORAGE": (operation("GetBucketTagging"), empty, ErrorType.REMOVAL_FAILED),
-    "REMOVING_REALTIME": (operation("ListApis"), empty, ErrorType.REMOVAL_FAILED),
-    "REMOVING_AUTH": (operation("ListUserPools"), empty, ErrorType.REMOVAL_FAILED),
+    "REMOVING_REALTIME": (operation("GetApi"), empty, ErrorType.REMOVAL_FAILED),
+    "REMOVING_AUTH": (operation("DescribeUserPool"), empty, ErrorType.REMOVAL_FAILED),
     "REMOVING_DATABASE": (*_NO_PASSWORD, ErrorType.REMOVAL_FAILED),
 }
 

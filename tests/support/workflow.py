@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from functools import cache
@@ -60,6 +60,7 @@ from provisioner.jobs.stage_run import RECORD_FAILURE, JobInput, StageFunction, 
 from provisioner.jobs.state_machine import state_machine
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.first_run import IS_ONLY, KNOWN_IDS
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.naming import Naming, ResourceNames
@@ -557,13 +558,14 @@ class Workflow:
             attempts: whether it is to hold how often each stage was tried and what it met, too.
         """
         project_id = job.project_id
+        project = self.projects.get(project_id)
         names, tenant_names = self.names(project_id), self.tenant(project_id)
         tenant = self.server.snapshot(tenant_names)
         found: dict[str, Any] = {
             "job": (job.status, job.error, job.other_errors),
-            "stages": [(s.stage, s.status, s.check, s.output) for s in job.stages],
+            "stages": [(s.stage, s.status, s.check, _without_known(s.output)) for s in job.stages],
             "result": job.result,
-            "project": self.projects.get(project_id),
+            "project": project and replace(project, known_ids={}),
             "quotas": self._scan(self.settings.quotas_table),
             "tenant": tenant,
             "services": self._services(),
@@ -683,6 +685,11 @@ _VARYING = re.compile(
     r"|(?<=database-)[A-Za-z0-9]{6}\b|(?<=api-keys-)[A-Za-z0-9]{6}\b"  # ARNs of secrets
     r"|(?<=Event API )\w+"
 )
+
+
+def _without_known(output: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out by what a removal finds things: it differs where a stage has run twice."""
+    return {name: value for name, value in output.items() if name not in {IS_ONLY, KNOWN_IDS}}
 
 
 def _anonymous(value: Any, known: Mapping[str, str]) -> str:

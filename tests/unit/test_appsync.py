@@ -152,7 +152,9 @@ def test_where_none_can_be_there_an_api_is_made_without_a_look_at_the_others(
         "appsync.ListChannelNamespaces",
     ]
     assert made == [api.api_id]
-    assert realtime.ensure() == api
+    again = realtime.ensure()
+    assert again == api
+    assert (api.is_only, again.is_only) == (True, False)
 
 
 def test_an_api_that_a_repeated_request_may_have_made_twice_is_there_once(

@@ -938,7 +938,7 @@ def test_what_another_job_may_use_is_not_removed(core: Core) -> None:
     )
     assert core.scan("ProjectsTable") == before
 
-    items = core.projects.activate_items("shop", "job-2", {"made": "x"})
+    items = core.projects.activate_items("shop", "job-2", {"made": "x"}, {})
     dynamodb.transact(core.client("dynamodb"), items)
     before = core.scan("ProjectsTable")
     taken = begin_again(core)

@@ -233,7 +233,9 @@ def test_where_none_can_be_there_a_pool_is_made_without_a_look_at_the_others(aut
         f"{IDP}.DescribeUserPoolClient",
     ]
     assert made == [(pool.pool_id,), (pool.pool_id, pool.client_id)]
-    assert auth.ensure() == pool
+    again = auth.ensure()
+    assert again == pool
+    assert (pool.is_only, again.is_only) == (True, False)
 
 
 @pytest.mark.parametrize("operation", ["create_user_pool", "create_user_pool_client"])

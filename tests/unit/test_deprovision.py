@@ -99,7 +99,7 @@ def active(core: Core) -> Core:
     """Return a deployment with a project that is ACTIVE."""
     core.new_project(owner_id="ada")
     lock(core)
-    write(core, core.projects.activate_items("shop", "job-1", {"made": "x"}))
+    write(core, core.projects.activate_items("shop", "job-1", {"made": "x"}, {}))
     return core
 
 
@@ -162,7 +162,8 @@ def test_the_job_type_is_registered() -> None:
 def test_a_project_is_held_and_nobody_may_use_it(active: Core) -> None:
     outcome = begin(active, job())
 
-    assert (outcome.output, outcome.completion) == ({"already_deprovisioned": False}, None)
+    assert outcome.output == {"already_deprovisioned": False, "known_ids": {}}
+    assert outcome.completion is None
     held = project(active)
     assert (held.status, held.locked_by) == (ProjectStatus.DEPROVISIONING, "removal")
     # It still counts, and it is still known where its resources are.
@@ -174,7 +175,7 @@ def test_it_may_run_twice(active: Core) -> None:
     begin(active, job())
     before = active.scan("ProjectsTable")
 
-    assert begin(active, job()).output == {"already_deprovisioned": False}
+    assert begin(active, job()).output == {"already_deprovisioned": False, "known_ids": {}}
     assert active.scan("ProjectsTable") == before
 
 
@@ -185,7 +186,7 @@ def test_two_runs_of_it_may_meet(active: Core) -> None:
 
     active.answers["dynamodb.TransactWriteItems"] = another_run_locks
 
-    assert begin(active, job()).output == {"already_deprovisioned": False}
+    assert begin(active, job()).output == {"already_deprovisioned": False, "known_ids": {}}
     assert project(active).locked_by == "removal"
 
 
@@ -238,7 +239,7 @@ def test_a_project_that_is_protected_is_refused(active: Core, meets: bool) -> No
     assert "deletion protection" in error.message
     assert project(active).status is ProjectStatus.ACTIVE
     active.projects.protect("shop", enabled=False)
-    assert begin(active, job()).output == {"already_deprovisioned": False}
+    assert begin(active, job()).output == {"already_deprovisioned": False, "known_ids": {}}
 
 
 def run_first_stage(core: Core, of: JobInput) -> Job:
@@ -388,7 +389,7 @@ def test_a_job_that_may_have_removed_something_leaves_the_rest_to_the_next(
         "owner#ada",
     )
     assert left.snapshot == SNAPSHOT
-    assert begin(active, job("next")).output == {"already_deprovisioned": False}
+    assert begin(active, job("next")).output == {"already_deprovisioned": False, "known_ids": {}}
     # What it goes on with is no project that anyone may use again, and has its snapshot.
     give_up(active, "CHECKING_DATA", job("next"))
     left = project(active)

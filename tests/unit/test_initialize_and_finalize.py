@@ -295,7 +295,7 @@ def test_a_snapshot_is_no_reason_to_leave_what_a_project_has(core: Core) -> None
     place_instance(core, begun)
     result = provisioned_result()
     dynamodb.transact(
-        core.client("dynamodb"), core.projects.activate_items("shop", "job-1", result)
+        core.client("dynamodb"), core.projects.activate_items("shop", "job-1", result, {})
     )
 
     error = refused(core, job("job-2", database={"size": "db.t4g.micro", "snapshot": "another"}))
@@ -416,7 +416,7 @@ RESULT = {"project_id": "shop", "made": "before"}
 def test_a_project_that_is_provisioned_already_ends_the_job_with_its_result(core: Core) -> None:
     core.new_project()
     initialize(core, job())
-    items = core.projects.activate_items("shop", "job-1", RESULT)
+    items = core.projects.activate_items("shop", "job-1", RESULT, {})
     dynamodb.transact(core.client("dynamodb"), items)
     before = core.scan("ProjectsTable"), core.scan("QuotasTable")
 

@@ -104,7 +104,7 @@ def _write(core: Core, *writes: dynamodb.Write) -> None:
 
 
 def _activate(core: Core, _project: Project, job_id: str) -> None:
-    _write(core, *core.projects.activate_items("shop", job_id, {"made": job_id}))
+    _write(core, *core.projects.activate_items("shop", job_id, {"made": job_id}, {}))
 
 
 def _release(core: Core, _project: Project, job_id: str) -> None:

@@ -249,9 +249,9 @@ def test_a_project_becomes_active_only_by_the_job_that_holds_it(core: Core) -> N
     client = core.client("dynamodb")
 
     with pytest.raises(ConditionFailedError):
-        dynamodb.transact(client, core.projects.activate_items("shop", "job-2", {"made": "x"}))
+        dynamodb.transact(client, core.projects.activate_items("shop", "job-2", {"made": "x"}, {}))
     assert project(core).status is ProjectStatus.PROVISIONING
-    dynamodb.transact(client, core.projects.activate_items("shop", "job-1", {"made": "x"}))
+    dynamodb.transact(client, core.projects.activate_items("shop", "job-1", {"made": "x"}, {}))
 
     active = project(core)
     assert (active.status, active.locked_by, active.result, active.quota) == (
@@ -523,7 +523,7 @@ def test_a_project_that_is_held_active_or_gone_is_not_acquired_again(core: Core)
     with pytest.raises(ProjectBusyError):
         core.projects.acquire_to_clean_up("shop", "cleanup-1")
     dynamodb.transact(
-        core.client("dynamodb"), core.projects.activate_items("shop", "job-2", {"made": "x"})
+        core.client("dynamodb"), core.projects.activate_items("shop", "job-2", {"made": "x"}, {})
     )
     for project_id in ("shop", "none-such"):
         with pytest.raises(ProjectBusyError):

@@ -379,7 +379,7 @@ def test_a_job_that_completes_meanwhile_is_completed(core: Core) -> None:
     waiting(core)
     core.jobs.start_stage(head(core), provision_project.FINALIZING, 0)
     core.clock.advance(provision_project.FINALIZING.seconds)
-    also = core.projects.activate_items("shop", "job-1", {})
+    also = core.projects.activate_items("shop", "job-1", {}, {})
     meanwhile(
         core,
         lambda: core.jobs.complete(

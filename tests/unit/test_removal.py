@@ -98,8 +98,8 @@ class UserPools(Service):
     def delete(self, one: str) -> None:
         self.client.delete_user_pool(UserPoolId=one)
 
-    def remove(self, claim: Claim = OWNER.made) -> str:
-        return cognito.remove_user_pool(self.client, name=NAME, claim=claim)
+    def remove(self, claim: Claim = OWNER.made, known: str | None = None) -> str:
+        return cognito.remove_user_pool(self.client, name=NAME, claim=claim, known=known)
 
 
 class EventApis(Service):
@@ -121,8 +121,8 @@ class EventApis(Service):
     def delete(self, one: str) -> None:
         self.client.delete_api(apiId=one)
 
-    def remove(self, claim: Claim = OWNER.made) -> str:
-        return appsync.remove_event_api(self.client, name=NAME, claim=claim)
+    def remove(self, claim: Claim = OWNER.made, known: str | None = None) -> str:
+        return appsync.remove_event_api(self.client, name=NAME, claim=claim, known=known)
 
 
 class Buckets(Service):
@@ -200,6 +200,28 @@ def test_all_of_one_name_that_the_job_made_are_removed(core: Core, kind: type[Se
     service.remove()
 
     assert service.there() == stays
+
+
+@pytest.mark.parametrize("kind", [UserPools, EventApis])
+def test_the_only_one_that_there_can_be_is_removed_by_its_id(
+    core: Core, kind: type[UserPools | EventApis]
+) -> None:
+    service = kind(core)
+    one, foreign = service.make(OWNER.tags()), service.make({})
+    core.calls.clear()
+
+    for known in (one, one, foreign, ""):
+        assert "left to remove" in service.remove(known=known)
+
+    look = service.looks[-1]
+    names = [name.partition(".")[2] for name, _ in core.calls]
+    # It is looked at again once it is gone; of the other, only whose it is; and nothing of none.
+    assert [name for name in names if name != "ListTagsForResource"] == [
+        *(look, service.deletes, look),
+        *(look, look),
+        *(look, look),
+    ]
+    assert service.there() == {foreign}
 
 
 @pytest.mark.parametrize("when", ["looked_at", "deleted"])

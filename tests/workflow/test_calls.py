@@ -12,11 +12,14 @@ from botocore.client import BaseClient
 from provisioner import api
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.stage_store import StageStore
-from provisioner.provisioning.job_types import provision_project
+from provisioner.provisioning.job_types import deprovision_project, provision_project
+from provisioner.provisioning.naming import Naming
 from provisioner.runtime import aws
 from support.calls import call_as_aws
 from support.effects import Attempt, Effect, aside, effects
-from support.workflow import REGION, SHARED_STAGES, Run, Workflow, each_way
+from support.removal import provisioned
+from support.undoing import OWNER, assert_nothing_is_left, cleanup_of, fail
+from support.workflow import REGION, SHARED_STAGES, Fault, Point, Run, Workflow, each_way
 
 from bench import job_calls
 
@@ -106,6 +109,95 @@ def test_a_good_job_calls_what_it_needs_and_no_more_beside_the_things_of_others(
             job = workflow.execute(workflow.new_job(workflow.new_project()))
         assert job.status is api.JobStatus.COMPLETED, job.error
         assert operations == expected
+
+
+#: What the stages of a removal ask Cognito and AppSync for; each looks once more at the end.
+REMOVAL: dict[str, list[str]] = {
+    deprovision_project.CHECKING_SERVICES: ["DescribeUserPool"],
+    deprovision_project.REMOVING_AUTH: ["DescribeUserPool", "DeleteUserPool", "DescribeUserPool"],
+    deprovision_project.REMOVING_REALTIME: ["GetApi", "DeleteApi", "GetApi"],
+}
+
+
+def calls_of_services(operations: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return what the stages of a removal asked the two services for."""
+    asked = {
+        stage: [name for name in names if "UserPool" in name or "Api" in name]
+        for stage, names in operations.items()
+        if stage != deprovision_project.REMOVING_API_KEYS
+    }
+    return {stage: names for stage, names in asked.items() if names}
+
+
+def test_a_removal_calls_no_more_beside_the_things_of_others(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[dict[str, list[str]]] = []
+    # The first removal reads what the others then find kept.
+    projects = [provisioned(workflow).project_id for _ in range(3)]
+    for project_id, number in zip(projects, (0, 0, _OTHERS), strict=True):
+        with job_calls.beside_others(number), called(workflow, monkeypatch) as operations:
+            job = workflow.execute(workflow.new_deprovision_job(project_id))
+        assert job.status is api.JobStatus.COMPLETED, job.error
+        counts.append(operations)
+    _, alone, beside_others = counts
+    assert calls_of_services(alone) == REMOVAL
+    assert beside_others == alone
+
+
+def test_a_clean_up_calls_no_more_beside_the_things_of_others(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provisioned(workflow)
+    fail(workflow)
+    with job_calls.beside_others(_OTHERS), called(workflow, monkeypatch) as operations:
+        job = workflow.execute(workflow.new_job(workflow.new_project(**OWNER)))
+    cleanup = cleanup_of(job)
+    assert cleanup.status is api.JobStatus.COMPLETED, cleanup.error
+    removing = {stage: operations[stage] for stage in operations if stage.startswith("REMOVING_")}
+    assert calls_of_services(removing) == {
+        stage: names for stage, names in REMOVAL.items() if stage in removing
+    }
+
+
+@pytest.mark.parametrize("how", ["clean_up", "deprovision"])
+def test_what_a_run_may_have_left_beside_the_one_that_is_known_is_removed_too(
+    workflow: Workflow, how: str
+) -> None:
+    """The first run of each of the two stages dies, and the second may not see what it has made."""
+    project_id = workflow.new_project(**OWNER)
+    stages = (provision_project.REGISTERING_AUTH, provision_project.REGISTERING_REALTIME)
+    workflow.faults.update({stage: Fault(Point.DIED) for stage in stages})
+    if how == "clean_up":
+        fail(workflow)
+    job = workflow.new_job(project_id)
+    names = workflow.names(project_id)
+    naming = Naming(workflow.settings.resource_prefix, workflow.settings.resource_namespace)
+    tags = naming.owner(project_id, job.job_id).tags()
+
+    def leave() -> None:
+        """Be what the list of a moment ago has not shown."""
+        cognito, appsync = aws.client("cognito-idp", REGION), aws.client("appsync", REGION)
+        cognito.create_user_pool(PoolName=names.user_pool, UserPoolTags=tags)
+        signed = [{"authType": "AWS_IAM"}]
+        modes = ("connectionAuthModes", "defaultPublishAuthModes", "defaultSubscribeAuthModes")
+        config = {"authProviders": signed, **dict.fromkeys(modes, signed)}
+        appsync.create_api(name=names.event_api, tags=tags, eventConfig=config)
+
+    def leave_at_the_end(_job: JobInput, stage: str) -> None:
+        if stage == provision_project.FINALIZING:
+            workflow.observers.remove(leave_at_the_end)
+            leave()
+
+    workflow.observers.append(leave_at_the_end)
+    ended = workflow.execute(job)
+    if how == "clean_up":
+        assert cleanup_of(ended).status is api.JobStatus.COMPLETED
+    else:
+        assert ended.status is api.JobStatus.COMPLETED, ended.error
+        removed = workflow.execute(workflow.new_deprovision_job(project_id))
+        assert removed.status is api.JobStatus.COMPLETED, removed.error
+    assert_nothing_is_left(workflow, project_id)
 
 
 @each_way

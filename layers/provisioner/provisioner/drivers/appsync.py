@@ -9,7 +9,7 @@ Source: AWS AppSync API Reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import is_sent_once, translated
@@ -52,6 +52,8 @@ class EventApi:
     arn: str
     http_endpoint: str
     realtime_endpoint: str
+    #: Whether it was made in this call, by one request, where none could be there.
+    is_only: bool = field(default=False, compare=False)
 
 
 #: Is called with the id of an API that was made, as soon as it is known.
@@ -104,6 +106,7 @@ def ensure_event_api(
         arn=api["apiArn"],
         http_endpoint=f"https://{api['dns']['HTTP']}/event",
         realtime_endpoint=f"wss://{api['dns']['REALTIME']}/event/realtime",
+        is_only=is_new,
     )
 
 
@@ -220,14 +223,22 @@ def check_event_api(client: AppSyncClient, api: EventApi, namespace: str, owner:
 
 
 @translated(ErrorType.REMOVAL_FAILED, "remove realtime")
-def remove_event_api(client: AppSyncClient, *, name: str, claim: Claim) -> str:
+def remove_event_api(
+    client: AppSyncClient, *, name: str, claim: Claim, known: str | None = None
+) -> str:
     """Delete the APIs of that name that are claimed, with their namespaces; say what is there.
 
+    Args:
+        client: AppSync in the API's region.
+        name: the API's name.
+        claim: says which are to go.
+        known: as of `SameNamed.find`.
+
     Raises:
-        TIMEOUT: one was deleted and is still listed.
+        TIMEOUT: one was deleted and is still there.
         ProvisioningError: as `translated` says.
     """
-    return _apis(client, name, claim).remove()
+    return _apis(client, name, claim).remove(known)
 
 
 def _apis(client: AppSyncClient, name: str, claim: Claim) -> SameNamed[ApiTypeDef]:

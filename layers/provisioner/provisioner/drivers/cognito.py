@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, is_sent_once, short_cause, translated
@@ -132,6 +132,8 @@ class UserPool:
     client_id: str
     #: The issuer of its tokens (OpenID Connect Discovery 1.0, section 3).
     endpoint: str
+    #: Whether it was made in this call, by one request, where none could be there.
+    is_only: bool = field(default=False, compare=False)
 
 
 #: Is called with the id of a pool that was made as soon as it is known, and with the ids of a pool
@@ -182,7 +184,7 @@ def ensure_user_pool(
         made(pool["Id"])
         if not may_exist and is_sent_once(answer):
             app_client = _make_client(client, pool["Id"], client_name, made, is_alone=True)
-            return _user_pool(client, pool, app_client)
+            return replace(_user_pool(client, pool, app_client), is_only=True)
         pool = pools.settle(pool["Id"])
     _repair_pool(client, pool)
     app_client, _ = _ensure_client(client, pool["Id"], client_name, made=made)
@@ -327,29 +329,46 @@ def _wrong(
 
 
 @translated(ErrorType.REMOVAL_FAILED, "remove auth")
-def remove_user_pool(client: CognitoIdentityProviderClient, *, name: str, claim: Claim) -> str:
+def remove_user_pool(
+    client: CognitoIdentityProviderClient, *, name: str, claim: Claim, known: str | None = None
+) -> str:
     """Delete the pools of that name that are claimed, with their app clients; say what is there.
 
+    Args:
+        client: Cognito in the pool's region.
+        name: the pool's name.
+        claim: says which are to go.
+        known: as of `SameNamed.find`.
+
     Raises:
-        TIMEOUT: one was deleted and is still listed.
+        TIMEOUT: one was deleted and is still there.
         ProvisioningError: as `translated` says.
     """
-    return _pools(client, name, claim).remove()
+    return _pools(client, name, claim).remove(known)
 
 
 @translated(ErrorType.REMOVAL_FAILED, "look at auth")
-def look_at_pools(client: CognitoIdentityProviderClient, *, name: str, claim: Claim) -> Obstacles:
+def look_at_pools(
+    client: CognitoIdentityProviderClient, *, name: str, claim: Claim, known: str | None = None
+) -> Obstacles:
     """Say what keeps the pools of that name that are claimed from going.
 
     A domain is the customer's: it stands in links and certificates, so nobody but he takes it away.
-    A request for every 60 pools of the region, and one for each of that name.
+    Where none is known, a request for every 60 pools of the region, and one for each of that name.
+
+    Args:
+        client: Cognito in the pools' region.
+        name: their name.
+        claim: says which of them.
+        known: as of `SameNamed.find`.
 
     Source: Amazon Cognito Developer Guide, "User pool deletion protection", "Configuring a domain".
 
     Raises:
         ProvisioningError: as `translated` says.
     """
-    clauses = [clause for pool in _pools(client, name, claim).find() for clause in _obstacles(pool)]
+    pools = _pools(client, name, claim).find(known)
+    clauses = [clause for pool in pools for clause in _obstacles(pool)]
     return Obstacles(named(clauses, "of these"))
 
 

@@ -6,7 +6,7 @@ made one each: every run keeps the oldest and removes only its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,13 +33,18 @@ class SameNamed[Thing]:
     #: Says whether one is ours.
     is_ours: Callable[[Thing], bool]
 
-    def find(self) -> list[Thing]:
+    def find(self, known: str | None = None) -> list[Thing]:
         """Return those that are ours.
+
+        Args:
+            known: the id of the only one of ours that there can be; empty where there can be none.
+                None where nobody knows: then all are listed.
 
         Raises:
             botocore.exceptions.ClientError: they could not be listed or described.
         """
-        return list(filter(self.is_ours, self._describe_all()))
+        ids = self.list_ids() if known is None else filter(None, [known])
+        return list(filter(self.is_ours, self._describe(ids)))
 
     def find_oldest(self) -> Thing | None:
         """Return the oldest that is ours.
@@ -47,7 +52,7 @@ class SameNamed[Thing]:
         Raises:
             CONFLICT: there are some, and none is ours.
         """
-        things = list(self._describe_all())
+        things = list(self._describe(self.list_ids()))
         ours = list(filter(self.is_ours, things))
         if things and not ours:
             raise conflict(self.kind, self.name)
@@ -81,21 +86,24 @@ class SameNamed[Thing]:
             elif kept != made:
                 self.delete(made)
 
-    def remove(self) -> str:
+    def remove(self, known: str | None = None) -> str:
         """Delete those that are ours; say what is there.
 
+        Args:
+            known: as of `find`.
+
         Raises:
-            TIMEOUT: one was deleted and is still listed.
+            TIMEOUT: one was deleted and is still there.
         """
-        for thing in self.find():
+        for thing in self.find(known):
             with suppress(self.missing):
                 self.delete(self.id_of(thing))
-        left = [self.id_of(thing) for thing in self.find()]
+        left = [self.id_of(thing) for thing in self.find(known)]
         if left:
             raise failure(
                 ErrorType.TIMEOUT,
                 f"The {self.kind} of the project is still there.",
-                f"{self.kind} {', '.join(left)}: was deleted and is still listed",
+                f"{self.kind} {', '.join(left)}: was deleted and is still there",
             )
         return f"no {self.kind} named {self.name} is left to remove"
 
@@ -108,8 +116,8 @@ class SameNamed[Thing]:
                 "back to it.",
             )
 
-    def _describe_all(self) -> Iterator[Thing]:
-        for identifier in self.list_ids():
+    def _describe(self, ids: Iterable[str]) -> Iterator[Thing]:
+        for identifier in ids:
             # One that is deleted in this moment is listed and cannot be described.
             with suppress(self.missing):
                 yield self.describe(identifier)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,8 @@ class Project:
     instance: DedicatedInstance | None = None
     #: The result of the job that made it ACTIVE, with the API keys that came last.
     result: dict[str, Any] | None = None
+    #: The ids of its user pool and its Event API, by service, as `known_ids` returns them.
+    known_ids: dict[str, str] = field(default_factory=dict)
     #: Whether it is refused to be deprovisioned.
     deletion_protection: bool = False
     #: While it is DEPROVISIONING: what it becomes again where nothing has been removed.
@@ -380,10 +382,11 @@ class ProjectStore(ProjectReader):
     # How a job releases it.
 
     def activate_items(
-        self, project_id: str, job_id: str, result: dict[str, Any]
+        self, project_id: str, job_id: str, result: dict[str, Any], known_ids: Mapping[str, str]
     ) -> Sequence[Write]:
         """Return the change that makes a project usable and releases it."""
-        return [self._release(project_id, job_id, status=ProjectStatus.ACTIVE, result=result)]
+        values = {"status": ProjectStatus.ACTIVE, "result": result, "known_ids": known_ids}
+        return [self._release(project_id, job_id, **values)]
 
     def release_active_items(
         self, project_id: str, job_id: str, result: dict[str, Any] | None = None
@@ -459,7 +462,7 @@ class ProjectStore(ProjectReader):
             status=ProjectStatus.DEPROVISIONED,
             deprovisioned_at=at.isoformat(timespec="microseconds"),
             snapshot=snapshot or project.snapshot,
-            **dict.fromkeys(("quota", "status_before", "result")),
+            **dict.fromkeys(("quota", "status_before", "result", "known_ids")),
             **_NO_PLACE,
         )
         return [change, *self.quotas.uncount(project.quota)]
@@ -541,6 +544,7 @@ def _to_project(item: dict[str, Any]) -> Project:
         cluster_id=item.get("cluster_id"),
         instance=(DedicatedInstance.from_item(item["instance"]) if "instance" in item else None),
         result=item.get("result"),
+        known_ids=item.get("known_ids", {}),
         deletion_protection=item.get("deletion_protection", False),
         status_before=(ProjectStatus(item["status_before"]) if "status_before" in item else None),
         snapshot=item.get("snapshot"),

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.cognito import (
-    check_user_pool,
-    ensure_user_pool,
-    keep_one_client,
-    keep_one_pool,
-    look_at_pools,
-    remove_user_pool,
-    repair_user_pool,
-)
+from provisioner.drivers import cognito as driver
 from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.first_run import may_exist
+from provisioner.ownership import Ownership
+from provisioner.provisioning.first_run import IS_ONLY, known_id, may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.location import location_of
-from provisioner.provisioning.naming import Naming
+from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.find_project import read_project
@@ -31,17 +24,9 @@ if TYPE_CHECKING:
 
 
 def ensure_auth(
-    job: JobInput,
-    *,
-    cognito: Callable[[str], CognitoIdentityProviderClient],
-    naming: Naming,
+    job: JobInput, *, cognito: Callable[[str], CognitoIdentityProviderClient], naming: Naming
 ) -> StageOutcome:
     """Make the user pool, unless the payload does without.
-
-    Args:
-        job: the job.
-        cognito: gives the client of a region.
-        naming: the deployment's names.
 
     Raises:
         CONFLICT: a pool of that name is not the project's.
@@ -50,49 +35,47 @@ def ensure_auth(
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     if not payload.services.auth:
         return StageOutcome(skipped=True, check="the payload does without auth")
-    client = cognito(payload.region)
-    names = naming.names(payload.project_id)
+    client, names = cognito(payload.region), naming.names(payload.project_id)
     owner = naming.owner(payload.project_id, job.job_id)
-
-    def made(pool_id: str, client_id: str = "") -> None:
-        def keep_one(output: Mapping[str, Any]) -> None:
-            if client_id:
-                keep_one_client(
-                    client,
-                    pool_id=pool_id,
-                    name=names.user_pool_client,
-                    made=client_id,
-                    kept=output.get("client_id", ""),
-                )
-            else:
-                keep_one_pool(
-                    client,
-                    name=names.user_pool,
-                    owner=owner,
-                    made=pool_id,
-                    kept=output.get("tenant_id", ""),
-                )
-
-        job.if_superseded(keep_one)
-
-    pool = ensure_user_pool(
+    pool = driver.ensure_user_pool(
         client,
         name=names.user_pool,
         client_name=names.user_pool_client,
         owner=owner,
         may_exist=may_exist(job),
-        made=made,
+        made=lambda *ids: job.if_superseded(_keep_one(client, names, owner, *ids)),
     )
-    check = check_user_pool(client, pool, owner)
+    check = driver.check_user_pool(client, pool, owner)
     return StageOutcome(
         output={
             "enabled": True,
             "tenant_id": pool.pool_id,
             "client_id": pool.client_id,
             "endpoint": pool.endpoint,
+            IS_ONLY: pool.is_only,
         },
         check=check,
     )
+
+
+def _keep_one(
+    client: CognitoIdentityProviderClient,
+    names: ResourceNames,
+    owner: Ownership,
+    pool_id: str,
+    client_id: str = "",
+) -> Callable[[Mapping[str, Any]], None]:
+    """Return what removes a pool, or an app client in it, if the stage has ended with another."""
+
+    def keep(output: Mapping[str, Any]) -> None:
+        if client_id:
+            kept, name = output.get("client_id", ""), names.user_pool_client
+            driver.keep_one_client(client, pool_id=pool_id, name=name, made=client_id, kept=kept)
+        else:
+            kept = output.get("tenant_id", "")
+            driver.keep_one_pool(client, name=names.user_pool, owner=owner, made=pool_id, kept=kept)
+
+    return keep
 
 
 def ensure_auth_repaired(
@@ -104,12 +87,6 @@ def ensure_auth_repaired(
 ) -> StageOutcome:
     """Put right what has drifted of the user pool, unless the project does without.
 
-    Args:
-        job: the job.
-        cognito: gives the client of a region.
-        projects: says what the project has.
-        naming: the deployment's names.
-
     Raises:
         PROJECT_NOT_FOUND: the project is gone.
         CONFLICT: the pool is not the project's.
@@ -119,7 +96,7 @@ def ensure_auth_repaired(
     auth = service_of(project, "auth")
     if auth is None:
         return skip("auth")
-    pool, repairs = repair_user_pool(
+    pool, repairs = driver.repair_user_pool(
         cognito(str(project.region)),
         pool_id=auth["tenant_id"],
         client_id=auth["client_id"],
@@ -140,13 +117,6 @@ def remove_auth(
 ) -> StageOutcome:
     """Remove the user pool; one that is not there is as good as removed.
 
-    Args:
-        job: the job.
-        cognito: gives the client of a region.
-        projects: says where the project is.
-        naming: the deployment's names.
-        only_this_job: whether what other jobs of the project made stays.
-
     Raises:
         REMOVAL_FAILED: it is still there; the message names what stands in the way.
         ProvisioningError: as `translated` says.
@@ -154,11 +124,12 @@ def remove_auth(
     location = location_of(job, projects)
     client, name = cognito(location.region), naming.names(location.project_id).user_pool
     claim = naming.owner(location.project_id, location.job_id).claim(only_this_job=only_this_job)
+    known = known_id(job, "auth")
     return StageOutcome(
         check=remove_or_explain(
             job,
-            lambda: remove_user_pool(client, name=name, claim=claim),
-            lambda: look_at_pools(client, name=name, claim=claim),
+            lambda: driver.remove_user_pool(client, name=name, claim=claim, known=known),
+            lambda: driver.look_at_pools(client, name=name, claim=claim, known=known),
             is_cleanup=only_this_job,
         )
     )

@@ -13,6 +13,7 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
+from provisioner.provisioning.first_run import known_id
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
@@ -55,7 +56,12 @@ def ensure_services_are_looked_at(
         f"bucket {names.bucket}",
     )
     pools = _unless_denied(
-        lambda: look_at_pools(cognito(location.region), name=names.user_pool, claim=claim),
+        lambda: look_at_pools(
+            cognito(location.region),
+            name=names.user_pool,
+            claim=claim,
+            known=known_id(job, "auth"),
+        ),
         lambda unseen: unseen,
         f"user pool {names.user_pool}",
     )

@@ -14,6 +14,7 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.first_run import KNOWN_IDS, known_ids
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
 from provisioner.provisioning.naming import Naming
@@ -57,13 +58,17 @@ def ensure_cleanup_begun(
                 f"project_id: {project.project_id} has just been taken up by another job; look at "
                 "that job first.",
             ) from None
-    lease = None
+    lease, known = None, {}
     # A job that is stored no more has ended months ago.
     with suppress(JobNotFoundError):
-        lease = open_lease(jobs.get(payload.job_id), jobs.now())
+        failed = jobs.get(payload.job_id)
+        lease, known = open_lease(failed, jobs.now()), known_ids(failed.stages)
     if lease is not None and not job.is_last_poll:
         return Waiting(lease.waiting_for)
-    return StageOutcome(check=f"nothing of job {payload.job_id} is at work any more")
+    return StageOutcome(
+        output={KNOWN_IDS: known},
+        check=f"nothing of job {payload.job_id} is at work any more",
+    )
 
 
 def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:

@@ -14,6 +14,7 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.first_run import KNOWN_IDS
 from provisioner.provisioning.job_types import deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import (
     REMOVING,
@@ -53,7 +54,7 @@ def ensure_removal_begun(
     if project.locked_by != job.job_id:
         acquire(job, project, projects, by=projects.begin_removal, refuse=_refuse_protected)
     return StageOutcome(
-        output={"already_deprovisioned": False},
+        output={"already_deprovisioned": False, KNOWN_IDS: project.known_ids},
         check="the project is held by this job and its API keys do not verify any more",
     )
 

@@ -16,6 +16,7 @@ from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.first_run import IS_ALONE, known_ids
 from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.job_types.provision_project import (
     OnFailure,
@@ -36,9 +37,12 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
         UNKNOWN_ERROR: a stage has not reported its check.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
-    outputs = {record.stage: record.output for record in read_ended_stages(job, jobs)}
+    ended = read_ended_stages(job, jobs)
+    outputs = {record.stage: record.output for record in ended}
     result = _result(payload, outputs, jobs).model_dump(mode="json", exclude_none=True)
-    return complete(result, projects.activate_items(payload.project_id, job.job_id, result))
+    is_alone = outputs[provision_project.INITIALIZING].get(IS_ALONE) is True
+    known = known_ids(ended) if is_alone else {}
+    return complete(result, projects.activate_items(payload.project_id, job.job_id, result, known))
 
 
 def _result(

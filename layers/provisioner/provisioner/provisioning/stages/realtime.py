@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.appsync import (
-    check_event_api,
-    ensure_event_api,
-    keep_one_api,
-    remove_event_api,
-    repair_event_api,
-)
+from provisioner.drivers import appsync as driver
 from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.registry import validate_payload
 from provisioner.jobs.stage_run import JobInput
-from provisioner.provisioning.first_run import may_exist
+from provisioner.provisioning.first_run import IS_ONLY, known_id, may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
@@ -34,11 +28,6 @@ def ensure_realtime(
 ) -> StageOutcome:
     """Make the Event API, unless the payload does without.
 
-    Args:
-        job: the job.
-        appsync: gives the client of a region.
-        naming: the deployment's names.
-
     Raises:
         CONFLICT: an API of that name is not the project's.
         SERVICE_REGISTRATION_FAILED, and what `translated` raises.
@@ -46,36 +35,32 @@ def ensure_realtime(
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     if not payload.services.realtime:
         return StageOutcome(skipped=True, check="the payload does without realtime")
-    client = appsync(payload.region)
-    names = naming.names(payload.project_id)
-    owner = naming.owner(payload.project_id, job.job_id)
+    client, names = appsync(payload.region), naming.names(payload.project_id)
+    name, owner = names.event_api, naming.owner(payload.project_id, job.job_id)
 
-    def made(api_id: str) -> None:
+    def keep_one_later(made: str) -> None:
         job.if_superseded(
-            lambda output: keep_one_api(
-                client,
-                name=names.event_api,
-                owner=owner,
-                made=api_id,
-                kept=output.get("tenant_id", ""),
+            lambda output: driver.keep_one_api(
+                client, name=name, owner=owner, made=made, kept=output.get("tenant_id", "")
             )
         )
 
-    api = ensure_event_api(
+    api = driver.ensure_event_api(
         client,
-        name=names.event_api,
+        name=name,
         namespace=names.channel_namespace,
         owner=owner,
         may_exist=may_exist(job),
-        made=made,
+        made=keep_one_later,
     )
-    check = check_event_api(client, api, names.channel_namespace, owner)
+    check = driver.check_event_api(client, api, names.channel_namespace, owner)
     return StageOutcome(
         output={
             "enabled": True,
             "tenant_id": api.api_id,
             "endpoint": api.http_endpoint,
             "realtime_endpoint": api.realtime_endpoint,
+            IS_ONLY: api.is_only,
         },
         check=check,
     )
@@ -90,12 +75,6 @@ def ensure_realtime_repaired(
 ) -> StageOutcome:
     """Put right what has drifted of the Event API, unless the project does without.
 
-    Args:
-        job: the job.
-        appsync: gives the client of a region.
-        projects: says what the project has.
-        naming: the deployment's names.
-
     Raises:
         PROJECT_NOT_FOUND: the project is gone.
         CONFLICT: the API is not the project's.
@@ -106,7 +85,7 @@ def ensure_realtime_repaired(
     if realtime is None:
         return skip("realtime")
     return report(
-        repair_event_api(
+        driver.repair_event_api(
             appsync(str(project.region)),
             api_id=realtime["tenant_id"],
             namespace=naming.names(project.project_id).channel_namespace,
@@ -125,23 +104,17 @@ def remove_realtime(
 ) -> StageOutcome:
     """Remove the Event API; one that is not there is as good as removed.
 
-    Args:
-        job: the job.
-        appsync: gives the client of a region.
-        projects: says where the project is.
-        naming: the deployment's names.
-        only_this_job: whether what other jobs of the project made stays.
-
     Raises:
         REMOVAL_FAILED: it is still there; and what `translated` raises.
     """
     location = location_of(job, projects)
     owner = naming.owner(location.project_id, location.job_id)
     return StageOutcome(
-        check=remove_event_api(
+        check=driver.remove_event_api(
             appsync(location.region),
             name=naming.names(location.project_id).event_api,
             claim=owner.claim(only_this_job=only_this_job),
+            known=known_id(job, "realtime"),
         )
     )
 
@@ -158,13 +131,6 @@ def remove_realtime_before_storage(
 
     This is the first removal. The snapshot may have taken minutes since CHECKING_DATA; an object
     that came meanwhile still ends the job before anything is removed.
-
-    Args:
-        job: the job.
-        appsync: gives the client of a region.
-        s3: likewise.
-        projects: says where the project is.
-        naming: the deployment's names.
 
     Raises:
         DATA_NOT_EMPTY: the bucket holds objects, and the payload does not ask for them to go.
