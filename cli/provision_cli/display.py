@@ -174,7 +174,7 @@ def _lines(job: api.Job) -> list[str]:
             # A stage that runs shows when it started, one that ended how long it took.
             _clock(record.started_at),
             _took(record) if record.finished_at else "",
-            _note(record),
+            _describe_stage(record),
         )
         for record in records
         if record.status is not api.StageStatus.PENDING
@@ -184,10 +184,14 @@ def _lines(job: api.Job) -> list[str]:
 
 def _notes(job: api.Job) -> list[str]:
     """Return the sentences about a job as a whole: what keeps it from its beginning or its end."""
-    return [note for note in (not_begun(job), cancelling(job), _end_waits(job)) if note]
+    return [
+        note
+        for note in (describe_dispatch_error(job), describe_cancel(job), _describe_end_wait(job))
+        if note
+    ]
 
 
-def cancelling(job: api.Job) -> str:
+def describe_cancel(job: api.Job) -> str:
     """Say that someone has asked for a job to be cancelled that has not ended; else nothing."""
     if job.cancel_requested_at is None or job.status.is_terminal:
         return ""
@@ -202,33 +206,36 @@ def _waits_now(job: api.Job) -> list[api.Wait]:
     return [wait for wait in job.waits if not wait.stage] or list(job.waits)
 
 
-def _end_waits(job: api.Job) -> str:
+def _describe_end_wait(job: api.Job) -> str:
     """Say what the end of a job waits for; nothing where it does not wait."""
     for wait in _waits_now(job):
         if not wait.stage:
-            return f"The end of the job waits {_waits(wait.since, wait.until, wait.waiting_for)}"
+            waits = _describe_wait(wait.since, wait.until, wait.waiting_for)
+            return f"The end of the job waits {waits}"
     return ""
 
 
 def _shown_stages(job: api.Job) -> list[api.StageRecord]:
     """Return a job's stages; what one waits for that is polled no more is left out."""
-    if not _end_waits(job):
+    if not _describe_end_wait(job):
         return list(job.stages)
     return [replace(record, waiting_for="") for record in job.stages]
 
 
-def _waits(since: datetime | None, until: datetime | None, waiting_for: str) -> str:
+def _describe_wait(since: datetime | None, until: datetime | None, waiting_for: str) -> str:
     return f"since {_clock(since)}, until {_clock(until)} at the latest: {waiting_for}"
 
 
-def not_begun(job: api.Job) -> str:
+def describe_dispatch_error(job: api.Job) -> str:
     """Say why a job that is QUEUED has not begun; nothing where nobody has said so."""
     if job.dispatch_error is None:
         return ""
-    return f"It has not begun: {_told(job.dispatch_error)} Its message is delivered again."
+    return (
+        f"It has not begun: {_describe_error(job.dispatch_error)} Its message is delivered again."
+    )
 
 
-def _told(error: api.StoredError) -> str:
+def _describe_error(error: api.StoredError) -> str:
     cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
     return f"{error.type}: {error.message}{cause}"
 
@@ -256,10 +263,10 @@ def refuse_failed(job: api.Job) -> None:
         CommandError: it failed, or was cancelled; the sentence is its error.
     """
     if job.error is not None:
-        raise CommandError(f"job {job.job_id} {_bad_end(job, job.error)}{_cleanup(job)}")
+        raise CommandError(f"job {job.job_id} {_describe_bad_end(job, job.error)}{_cleanup(job)}")
 
 
-def _bad_end(job: api.Job, error: api.StoredError) -> str:
+def _describe_bad_end(job: api.Job, error: api.StoredError) -> str:
     """Say how a job has ended otherwise than well; that it was cancelled is said once."""
     others = "".join(
         f" Also {other.type} in {other.stage}: {other.message}"
@@ -288,8 +295,8 @@ def _cleanup(job: api.Job) -> str:
         return " What it made has been removed."
     if cleanup.error is not None and not cleanup.remaining:
         return (
-            f" Its clean-up failed: {_told(cleanup.error)} `provision cleanup {job.job_id}` runs "
-            "it again."
+            f" Its clean-up failed: {_describe_error(cleanup.error)} "
+            f"`provision cleanup {job.job_id}` runs it again."
         )
     return _cleanup(cleanup)
 
@@ -334,13 +341,18 @@ def job_notes(jobs: Sequence[api.Job]) -> list[str]:
     return [
         f"job {job.job_id}: {note}"
         for job in jobs
-        for note in (not_begun(job), cancelling(job), *map(_wait, _waits_now(job)))
+        for note in (
+            describe_dispatch_error(job),
+            describe_cancel(job),
+            *map(_wait, _waits_now(job)),
+        )
         if note
     ]
 
 
 def _wait(wait: api.Wait) -> str:
-    return f"{wait.stage or 'its end'} waits {_waits(wait.since, wait.until, wait.waiting_for)}"
+    waits = _describe_wait(wait.since, wait.until, wait.waiting_for)
+    return f"{wait.stage or 'its end'} waits {waits}"
 
 
 #: The last attempt that failed does not end its stage: that is closed once its failure is recorded.
@@ -465,9 +477,9 @@ def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
         table.add_row(*row)
     # Below the table, where there is room: a column of its rest would break ids.
     problems = [
-        Text(f"{record.stage}: {_note(record)}")
+        Text(f"{record.stage}: {_describe_stage(record)}")
         for record in records
-        if record.status in _PROBLEMS and _note(record)
+        if record.status in _PROBLEMS and _describe_stage(record)
     ]
     problems += [Text(note) for note in _notes(job)]
     return Group(table, *problems, summary)
@@ -481,7 +493,9 @@ def _rows(records: Sequence[api.StageRecord]) -> list[list[Text]]:
             Text(_attempt(record).removeprefix("attempt ")),
             Text(f"{record.started_at.astimezone(UTC):%H:%M:%S}" if record.started_at else ""),
             Text(_took(record)),
-            Text("" if record.status in _PROBLEMS else _note(record), overflow="ellipsis"),
+            Text(
+                "" if record.status in _PROBLEMS else _describe_stage(record), overflow="ellipsis"
+            ),
         ]
         for record in records
     ]
@@ -495,11 +509,11 @@ def _took(record: api.StageRecord) -> str:
     return "" if record.started_at is None else _duration(record.started_at, record.finished_at)
 
 
-def _note(record: api.StageRecord) -> str:
+def _describe_stage(record: api.StageRecord) -> str:
     if record.status is api.StageStatus.WAITING:
         if not record.waiting_for:
             return ""
-        return _waits(record.waiting_since, record.waits_until, record.waiting_for)
+        return _describe_wait(record.waiting_since, record.waits_until, record.waiting_for)
     if record.next_attempt_before is not None and not record.status.is_terminal:
         error = f"{record.error.type}; " if record.error is not None else ""
         # With full jitter it is any moment until then; the local stack shortens what is drawn.

@@ -15,7 +15,7 @@ FEWEST = 4
 _WHOLE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def full_job_id(given: str) -> str:
+def find_job_id(given: str) -> str:
     """Return the id of the job that is given by it, or by a beginning; it reads the whole table.
 
     Raises:
@@ -32,7 +32,7 @@ def full_job_id(given: str) -> str:
         return api.get_job(given).job_id
     except api.JobNotFoundError:
         # A beginning is no key: DynamoDB finds it by reading everything.
-        found = chosen(given, [job.job_id for job in api.list_jobs()], "job")
+        found = choose_id(given, [job.job_id for job in api.list_jobs()], "job")
         if found is None and len(given) < FEWEST:
             raise CommandError(
                 f"job {given}: no such job is stored; a beginning has {FEWEST} characters or more."
@@ -47,7 +47,7 @@ def is_whole(given: str) -> bool:
     return _WHOLE.fullmatch(given) is not None
 
 
-def chosen(given: str, ids: Collection[str], kind: str) -> str | None:
+def choose_id(given: str, ids: Collection[str], kind: str) -> str | None:
     """Return the id that is given by it, or by a beginning; None where there is none.
 
     Raises:

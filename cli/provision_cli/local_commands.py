@@ -37,15 +37,8 @@ def up(
     ] = False,
 ) -> None:
     """Start the local stack, or what was killed of it, and deploy the template to it."""
-    console = Console()
-    running = demonstration.bring_up(console, for_containers=containers)
-    display.line(console, f"AWS         {running.endpoint_url} in {running.region}")
-    display.line(console, f"PostgreSQL  127.0.0.1:{running.postgresql_port}")
-    if running.mysql_port:
-        display.line(console, f"MariaDB     127.0.0.1:{running.mysql_port}")
-    if running.container_host:
-        display.line(console, f"containers  reach both by {running.container_host}")
-    display.line(console, f"stack       {running.stack_name}")
+    demonstration.bring_up(Console(), for_containers=containers)
+    _show_status()
 
 
 @app.command()
@@ -60,19 +53,23 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """Show what of the local stack runs, and where; fails unless all of it does."""
-    stack, console = _stack(), Console()
+    if not _show_status():
+        raise CommandError(
+            "the local stack is not running, or not all of it; start it with `provision up`."
+        )
+
+
+def _show_status() -> bool:
+    """Print what of the local stack runs, and where; returns whether all of it does."""
+    stack = _stack()
     found = stack.status()
     missing = {
         "containers": "do not reach it; `provision up --containers`",
         "stack": "not deployed",
     }
-    for name, place in found.items():
-        display.line(console, f"{name:<12}{place or missing.get(name, 'not running')}")
-    display.line(console, f"{'logs':<12}{stack.directory}")
-    if not all(place for name, place in found.items() if name != "containers"):
-        raise CommandError(
-            "the local stack is not running, or not all of it; start it with `provision up`."
-        )
+    for name, place in {**found, "logs": str(stack.directory)}.items():
+        display.line(Console(), f"{name:<12}{place or missing.get(name, 'not running')}")
+    return all(place for name, place in found.items() if name != "containers")
 
 
 @app.command("env")

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from provision_cli import display, local_commands, snapshots
 from provision_cli.demo import program as demonstration
-from provision_cli.ids import chosen, full_job_id, is_whole
+from provision_cli.ids import choose_id, find_job_id, is_whole
 from provision_cli.job_commands import add_job_commands, enqueue_change
 from provision_cli.job_types.new import write_job_type
 from provision_cli.local.stack import PROJECT_ROOT
@@ -168,7 +168,7 @@ def watch(context: typer.Context, job_id: JobId) -> None:
     console = Console()
     # The job of a message that was sent a moment ago is stored by the dispatcher.
     appears_within = _APPEARS_SECONDS if is_whole(job_id) else 0.0
-    job = display.watch(console, full_job_id(job_id), appears_within=appears_within)
+    job = display.watch(console, find_job_id(job_id), appears_within=appears_within)
     display.show_outcome(console, job)
 
 
@@ -176,7 +176,7 @@ def watch(context: typer.Context, job_id: JobId) -> None:
 def cancel(context: typer.Context, job_id: JobId) -> None:
     """Cancel a job and remove what it made; a stage that runs ends first."""
     Target.of(context).connect()
-    job = api.cancel_job(full_job_id(job_id))
+    job = api.cancel_job(find_job_id(job_id))
     display.line(Console(), f"job {job.job_id} is {job.status}.")
     if not job.status.is_terminal:
         display.line(
@@ -190,7 +190,7 @@ def cancel(context: typer.Context, job_id: JobId) -> None:
 def retry(context: typer.Context, job_id: JobId) -> None:
     """Run a job that has failed, or was cancelled, again: its next attempt."""
     Target.of(context).connect()
-    job = api.retry_job(full_job_id(job_id))
+    job = api.retry_job(find_job_id(job_id))
     if job.status is api.JobStatus.RUNNING:
         display.line(Console(), f"job {job.job_id}: attempt {job.attempt} is under way.")
     else:
@@ -201,7 +201,7 @@ def retry(context: typer.Context, job_id: JobId) -> None:
 def cleanup(context: typer.Context, job_id: JobId) -> None:
     """Remove again what a failed job has left, where its clean-up could not."""
     Target.of(context).connect()
-    job = api.retry_cleanup(full_job_id(job_id))
+    job = api.retry_cleanup(find_job_id(job_id))
     display.line(
         Console(), f"job {job.job_id}: attempt {job.attempt} of the clean-up is under way."
     )
@@ -227,12 +227,12 @@ def jobs(
 def history(context: typer.Context, job_id: JobId) -> None:
     """List what has happened to a job, oldest first."""
     Target.of(context).connect()
-    job = api.get_job(full_job_id(job_id))
+    job = api.get_job(find_job_id(job_id))
     headings = ["at (UTC)", "of", "status", "attempt", "error", "note"]
     console = Console()
     display.show_table(console, headings, display.history_rows(job.history))
     if job.dispatch_error is not None:
-        display.line(console, display.not_begun(job))
+        display.line(console, display.describe_dispatch_error(job))
 
 
 @new_app.command("job-type")
@@ -277,7 +277,7 @@ def show_dead_letter(context: typer.Context, message_id: str) -> None:
     """Show a dead letter, as it came and why it is here."""
     Target.of(context).connect()
     letters = {letter.message_id: letter for letter in api.list_dead_letters()}
-    found = chosen(message_id, letters, "message")
+    found = choose_id(message_id, letters, "message")
     if found is None:
         raise CommandError(f"message {message_id}: there is no such dead letter.")
     display.show_json(Console(), asdict(letters[found]))
@@ -305,7 +305,7 @@ def redrive_dead_letters(
         display.line(console, f"{one.letter.message_id}  {one.note}")
 
     if job is not None and not is_whole(job):
-        job = chosen(job, {letter.job_id for letter in api.list_dead_letters()}, "job") or job
+        job = choose_id(job, {letter.job_id for letter in api.list_dead_letters()}, "job") or job
     redriven = api.redrive_dead_letters(job, again=again, on_redriven=tell)
     if job is not None and not redriven:
         raise CommandError(f"--job: there is no dead letter of job {job}.")

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from provision_cli.job_types.derived import derived_files, left_behind, write
+from provision_cli.job_types.derived import derive_files, find_left_behind, write
 from provision_cli.job_types.template import TemplateError, generate
 from provisioner.provisioning.job_types import JOB_TYPES
 from support.project import PACKAGE, ROOT, TEMPLATE
 
-DERIVED = {str(path.relative_to(ROOT)): text for path, text in derived_files(ROOT).items()}
+DERIVED = {str(path.relative_to(ROOT)): text for path, text in derive_files(ROOT).items()}
 
 
 @pytest.mark.parametrize("path", DERIVED)
@@ -20,7 +20,7 @@ def test_what_is_derived_is_committed(path: str) -> None:
 
 
 def test_nothing_is_left_of_job_types_that_are_gone() -> None:
-    left = left_behind(ROOT, [ROOT / path for path in DERIVED])
+    left = find_left_behind(ROOT, [ROOT / path for path in DERIVED])
     assert left == [], "run `make state-machines`"
 
 

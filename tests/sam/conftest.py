@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from provision_cli.local.build import locked
+from provision_cli.local.build import lock
 from provision_cli.local.containers import find_network
 from provision_cli.local.stack import RunningStack
 from support.sam import ARCHITECTURE, BUILT, SamLocal, run_make
@@ -18,7 +18,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Return the folder of the build for this machine's processor, made once for all workers."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if hasattr(request.config, "workerinput") else base
-    with locked(shared / "sam-build.lock"):
+    with lock(shared / "sam-build.lock"):
         done = shared / "sam-build.done"
         if not done.exists():
             run_make("build", f"ARCHITECTURE={ARCHITECTURE}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from provision_cli.local import environment
-from provision_cli.local.build import locked
+from provision_cli.local.build import lock
 from provision_cli.local.stack import (
     LocalStack,
     LocalStackNotRunningError,
@@ -38,7 +38,7 @@ def local_stack(request: pytest.FixtureRequest) -> RunningStack:
     """Return the local stack, deployed."""
     settings = _settings(request.config)
     settings.directory.mkdir(parents=True, exist_ok=True)
-    with locked(settings.directory / "start"):
+    with lock(settings.directory / "start"):
         return LocalStack(settings).up()
 
 

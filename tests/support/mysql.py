@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pymysql
 import pytest
 from provision_cli.local import mariadb_server
-from provision_cli.local.build import locked
+from provision_cli.local.build import lock
 from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.ports import choose_port
 from provisioner.drivers.database_engine import TenantNames
@@ -90,7 +90,7 @@ def mysql_server(request: pytest.FixtureRequest) -> PreparedMysql:
     directory = _directory(request.config)
     directory.mkdir(parents=True, exist_ok=True)
     described = directory / "server.json"
-    with locked(directory / "start"):
+    with lock(directory / "start"):
         if not described.exists():
             prepared = _start(directory / "server")
             described.write_text(json.dumps({"port": prepared.port, "password": prepared.password}))

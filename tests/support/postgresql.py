@@ -21,7 +21,7 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 from provision_cli.local import mariadb_server
-from provision_cli.local.build import locked
+from provision_cli.local.build import lock
 from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import (
     DATA_VARIABLE,
@@ -65,7 +65,7 @@ def cluster(request: pytest.FixtureRequest) -> PreparedCluster:
     directory = _directory(request.config)
     directory.mkdir(parents=True, exist_ok=True)
     described = directory / "cluster.json"
-    with locked(directory / "start"):
+    with lock(directory / "start"):
         if not described.exists():
             port = choose_port()
             server = PostgresqlServer(directory / "server", port)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from provision_cli import display, entry
-from provision_cli.ids import chosen, full_job_id
+from provision_cli.ids import choose_id, find_job_id
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
 from provisioner import api
@@ -127,12 +127,12 @@ def test_a_queued_job_says_why_it_has_not_begun() -> None:
         "StartExecution: AccessDeniedException. Its message is delivered again."
     )
 
-    assert display.not_begun(queued) == sentence
+    assert display.describe_dispatch_error(queued) == sentence
     assert sentence in shown(300, lambda console: console.print(display._stages(queued, None)))
     (row,) = display.job_rows([queued])
     assert row[3:7:3] == ["QUEUED", "INSUFFICIENT_PERMISSIONS"]
     assert display.job_notes([job(), queued]) == [f"job {queued.job_id}: {sentence}"]
-    assert display.not_begun(replace(queued, dispatch_error=None)) == ""
+    assert display.describe_dispatch_error(replace(queued, dispatch_error=None)) == ""
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -180,7 +180,7 @@ def test_a_next_attempt_is_in_utc() -> None:
         stage="INITIALIZING", status=api.StageStatus.RETRYING, next_attempt_before=AT
     )
     at_any_moment = "next attempt at any moment, by 04:30:05 UTC at the latest"
-    assert display._note(record) == at_any_moment
+    assert display._describe_stage(record) == at_any_moment
 
 
 @pytest.mark.usefixtures("connected")
@@ -200,7 +200,7 @@ def test_the_history_and_the_stage_say_that_no_attempt_is_left(core: Core) -> No
         ["2", "TIMEOUT", "It took long."],
         ["3", "TIMEOUT", "It took long. No attempt is left."],
     ]
-    assert display._note(made.stages[0]) == "TIMEOUT: It took long. No attempt is left."
+    assert display._describe_stage(made.stages[0]) == "TIMEOUT: It took long. No attempt is left."
 
 
 @pytest.mark.usefixtures("connected")
@@ -215,7 +215,7 @@ def test_a_stage_that_runs_again_says_which_attempt_its_error_is_of(core: Core) 
     (stage, *_) = core.jobs.get("job-1").stages
 
     assert (stage.status, stage.attempt) == (api.StageStatus.RUNNING, 2)
-    assert display._note(stage) == "attempt 1: TIMEOUT: It took long."
+    assert display._describe_stage(stage) == "attempt 1: TIMEOUT: It took long."
 
 
 WAITS = "No cluster has room for one more database."
@@ -395,19 +395,19 @@ def test_a_job_is_found_by_a_beginning_that_no_other_has(core: Core) -> None:
     for one in (OTHER, "order-4711", "order-4712", "order"):
         core.new_job(one)
 
-    assert full_job_id(OTHER[:8]) == OTHER
-    assert full_job_id("order-4711") == "order-4711"
+    assert find_job_id(OTHER[:8]) == OTHER
+    assert find_job_id("order-4711") == "order-4711"
     # It begins others, and is one.
-    assert full_job_id("order") == "order"
+    assert find_job_id("order") == "order"
     with pytest.raises(CommandError, match="job order-47: 2 jobs begin with it"):
-        full_job_id("order-47")
+        find_job_id("order-47")
     for none in ("order-5", "ORDER-4711", "rder-4711"):
         with pytest.raises(api.JobNotFoundError):
-            full_job_id(none)
+            find_job_id(none)
     with pytest.raises(CommandError, match="a beginning has 4 characters or more"):
-        full_job_id(OTHER[:3])
+        find_job_id(OTHER[:3])
     with pytest.raises(CommandError, match="job: is empty"):
-        full_job_id("")
+        find_job_id("")
 
 
 def test_ctrl_c_while_the_program_is_imported_is_no_traceback(
@@ -427,15 +427,15 @@ def test_ctrl_c_while_the_program_is_imported_is_no_traceback(
 
 @pytest.mark.usefixtures("connected")
 def test_a_whole_id_is_not_looked_for(core: Core) -> None:
-    assert full_job_id(OTHER) == OTHER
+    assert find_job_id(OTHER) == OTHER
     assert core.calls == []
 
 
 def test_a_message_is_chosen_likewise() -> None:
-    assert chosen("3f0b", [OTHER, *IDS], "message") == OTHER
+    assert choose_id("3f0b", [OTHER, *IDS], "message") == OTHER
     with pytest.raises(CommandError, match="message 0000: 3 messages begin with it"):
-        chosen("0000", IDS, "message")
-    assert chosen("4711", IDS, "message") is None
+        choose_id("0000", IDS, "message")
+    assert choose_id("4711", IDS, "message") is None
 
 
 def test_a_moment_is_in_utc() -> None:

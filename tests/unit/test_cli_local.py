@@ -179,15 +179,15 @@ def _copy_of_the_sources(folder: Path) -> Path:
 )
 def test_a_change_of_any_source_asks_for_a_new_build(tmp_path: Path, changed: str) -> None:
     root = _copy_of_the_sources(tmp_path)
-    before = build.sources_digest(root)
+    before = build.digest_sources(root)
 
     (root / "functions" / "dispatcher" / "__pycache__").mkdir(exist_ok=True)
     (root / "functions" / "dispatcher" / "__pycache__" / "handler.pyc").write_bytes(b"made")
-    assert build.sources_digest(root) == before
+    assert build.digest_sources(root) == before
     with (root / changed).open("a") as file:
         file.write("\n# changed\n")
 
-    assert build.sources_digest(root) != before
+    assert build.digest_sources(root) != before
 
 
 def test_a_build_that_fails_is_named(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_signal_ends_what_runs_and_all_that_it_started(
         "folder = Path(sys.argv[1])\n"
         # A shell's background job would not hear Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "with processes.ended_by_signals():\n"
+        "with processes.end_by_signals():\n"
         "    processes.run(['/bin/sh', '-c', 'sleep 600 & echo $! > ready; wait'],\n"
         "        environment={'PATH': os.defpath}, log=folder / 'log', directory=folder, what='it')"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provision_cli.job_types.derived import derived_files
+from provision_cli.job_types.derived import derive_files
 from provision_cli.job_types.new import write_job_type
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
@@ -158,7 +158,7 @@ def test_a_stage_whose_code_its_function_cannot_run_is_refused_before_anything_i
     monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
 
     with pytest.raises(DefinitionError, match=message):
-        derived_files(ROOT)
+        derive_files(ROOT)
 
 
 @pytest.mark.parametrize("field", ["release", "request_cleanup", "remaining"])
@@ -172,7 +172,7 @@ def test_code_that_handles_a_failure_and_is_not_there_is_refused(
     monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
 
     with pytest.raises(DefinitionError, match=r"rotate_api_keys: on_failure: code .*cannot be"):
-        derived_files(ROOT)
+        derive_files(ROOT)
 
 
 def test_a_cleanup_of_a_job_type_that_is_not_there_is_refused(
@@ -186,4 +186,4 @@ def test_a_cleanup_of_a_job_type_that_is_not_there_is_refused(
     monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
 
     with pytest.raises(DefinitionError, match=r"cleanup_job_type: there is no job type gone;"):
-        derived_files(ROOT)
+        derive_files(ROOT)

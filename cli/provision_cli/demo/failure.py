@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from provisioner import api
 
 from provision_cli import display
-from provision_cli.demo.inventory import OTHER_BUCKET, left_of, look_up
+from provision_cli.demo.inventory import OTHER_BUCKET, list_left, look_up
 from provision_cli.demo.scene import Scene
 from provision_cli.sentences import CommandError
 
@@ -87,7 +87,7 @@ def _show_what_is_there(scene: Scene, provisioned: str, failed: str) -> None:
         ["", provisioned, failed],
         [[kind, str(there[kind] or "none"), str(left[kind] or "none")] for kind in there],
     )
-    if left_of(left):
-        raise CommandError(f"the failed job of {failed} has left: {', '.join(left_of(left))}.")
+    if list_left(left):
+        raise CommandError(f"the failed job of {failed} has left: {', '.join(list_left(left))}.")
     if left[OTHER_BUCKET] != 1:
         raise CommandError(f"the bucket of someone else is gone with what {failed} had.")

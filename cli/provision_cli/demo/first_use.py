@@ -7,7 +7,7 @@ import json
 from psycopg import sql
 
 from provision_cli import display
-from provision_cli.demo.scene import TABLE, Scene, claim_keys, connected, read_login
+from provision_cli.demo.scene import TABLE, Scene, claim_keys, connect
 from provision_cli.sentences import CommandError
 
 #: Seconds in which the dispatcher has taken the message.
@@ -51,9 +51,8 @@ def use_database(scene: Scene, secret_arn: str) -> None:
     Raises:
         CommandError: the database does not do what it is asked.
     """
-    login = read_login(scene.running, secret_arn)
-    table = sql.Identifier(login.schema, TABLE)
-    with connected(login) as connection:
+    with connect(scene.running, secret_arn) as (connection, schema):
+        table = sql.Identifier(schema, TABLE)
         connection.execute(
             sql.SQL("CREATE TABLE {} (id int PRIMARY KEY, text text NOT NULL)").format(table)
         )

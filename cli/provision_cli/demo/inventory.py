@@ -34,13 +34,11 @@ def look_up(scene: Scene, project_id: str) -> Inventory:
         "database roles": roles,
         "user pool": sum(
             pool["Name"] == names.user_pool
-            for pool in _listed(
-                running, "cognito-idp", "list_user_pools", "UserPools", MaxResults=60
-            )
+            for pool in _list(running, "cognito-idp", "list_user_pools", "UserPools", MaxResults=60)
         ),
         "Event API": sum(
             found["name"] == names.event_api
-            for found in _listed(running, "appsync", "list_apis", "apis")
+            for found in _list(running, "appsync", "list_apis", "apis")
         ),
         "secrets": sum(
             _secret_exists(running, name) for name in (names.database_secret, names.api_keys_secret)
@@ -51,7 +49,7 @@ def look_up(scene: Scene, project_id: str) -> Inventory:
     }
 
 
-def left_of(inventory: Inventory) -> list[str]:
+def list_left(inventory: Inventory) -> list[str]:
     """Name the kinds of which the project has any."""
     return [kind for kind, count in inventory.items() if count and kind != OTHER_BUCKET]
 
@@ -82,7 +80,7 @@ def _in_the_cluster(running: RunningStack, names: ResourceNames) -> tuple[int, i
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
 
-def _listed(
+def _list(
     running: RunningStack, service: str, operation: str, items: str, **parameters: int
 ) -> Iterator[dict[str, Any]]:
     pages = running.client(service).get_paginator(operation).paginate(**parameters)

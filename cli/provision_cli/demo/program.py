@@ -15,7 +15,7 @@ from rich.console import Console
 from provision_cli import display
 from provision_cli.demo import dedicated, failure, first_use, removal
 from provision_cli.demo.scene import Scene
-from provision_cli.job_types.derived import stale_files
+from provision_cli.job_types.derived import find_stale_files
 from provision_cli.local import processes
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 from provision_cli.sentences import CommandError
@@ -38,7 +38,7 @@ def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
     def report(step: str) -> None:
         display.line(console, f"{time.monotonic() - began:6.1f} s  {step}", style="dim")
 
-    with processes.ended_by_signals():
+    with processes.end_by_signals():
         running = LocalStack(settings).up(report)
     report("The local stack is up")
     return running
@@ -46,7 +46,7 @@ def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
 
 def _refuse_stale_files(root: Path) -> None:
     """Let no stack run state machines of other stages than its functions have."""
-    stale = [str(path) for path in stale_files(root)]
+    stale = [str(path) for path in find_stale_files(root)]
     if stale:
         more = f" and {len(stale) - _NAMED_FILES} more" if len(stale) > _NAMED_FILES else ""
         raise CommandError(

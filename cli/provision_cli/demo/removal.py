@@ -9,8 +9,8 @@ from provisioner import api
 from psycopg import sql
 
 from provision_cli import snapshots
-from provision_cli.demo.inventory import OTHER_BUCKET, left_of, look_up
-from provision_cli.demo.scene import TABLE, Scene, claim_keys, connected, read_login
+from provision_cli.demo.inventory import OTHER_BUCKET, list_left, look_up
+from provision_cli.demo.scene import TABLE, Scene, claim_keys, connect
 from provision_cli.sentences import CommandError
 
 
@@ -38,8 +38,8 @@ def _remove(scene: Scene, project_id: str, keys: Sequence[str]) -> None:
     )
     _show_snapshot(scene, project_id, result["snapshot"])
     left = look_up(scene, project_id)
-    if left_of(left):
-        raise CommandError(f"of {project_id} there is left: {', '.join(left_of(left))}.")
+    if list_left(left):
+        raise CommandError(f"of {project_id} there is left: {', '.join(list_left(left))}.")
     _refuse_verifying(project_id, keys)
     kinds = ", ".join(kind for kind in left if kind != OTHER_BUCKET)
     scene.line(f"none left: {kinds}; its API keys verify no more")
@@ -67,9 +67,8 @@ def _provision_again(scene: Scene, project_id: str, keys: Sequence[str]) -> str:
         "provision_project", {"project_id": project_id, "region": scene.running.region}
     )
     secret_arn = str(result["database"]["secret_arn"])
-    login = read_login(scene.running, secret_arn)
-    with connected(login) as connection:
-        row = connection.execute("SELECT to_regclass(%s)", (f"{login.schema}.{TABLE}",)).fetchone()
+    with connect(scene.running, secret_arn) as (connection, schema):
+        row = connection.execute("SELECT to_regclass(%s)", (f"{schema}.{TABLE}",)).fetchone()
     if row != (None,):
         raise CommandError(f"the new database of {project_id} holds the old one's table.")
     scene.line(f"its database is a new one, with no table {TABLE} in it")
@@ -80,10 +79,9 @@ def _provision_again(scene: Scene, project_id: str, keys: Sequence[str]) -> str:
 
 def _restore(scene: Scene, project_id: str, secret_arn: str) -> None:
     snapshots.show_restored(scene.console, api.restore_snapshot(project_id))
-    login = read_login(scene.running, secret_arn)
-    with connected(login) as connection:
+    with connect(scene.running, secret_arn) as (connection, schema):
         row = connection.execute(
-            sql.SQL("SELECT text FROM {}").format(sql.Identifier(login.schema, TABLE))
+            sql.SQL("SELECT text FROM {}").format(sql.Identifier(schema, TABLE))
         ).fetchone()
     if row is None:
         raise CommandError(f"the snapshot has lost the row of {TABLE}.")

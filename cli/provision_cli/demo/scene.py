@@ -54,32 +54,27 @@ class Scene:
         return job.result or {}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Login:
-    """What the secret of a project's database holds."""
-
-    connection_string: str
-    password: str
-    schema: str
-
-
-def read_login(running: RunningStack, secret_arn: str) -> Login:
-    """Read the login of a project's database."""
-    text = running.client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"]
-    value: dict[str, str] = json.loads(text)
-    return Login(value["connection_string"], value["password"], value["schema"])
-
-
 @contextmanager
-def connected(login: Login) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """Log in; what is written is kept where nothing fails.
+def connect(
+    running: RunningStack, secret_arn: str
+) -> Iterator[tuple[psycopg.Connection[tuple[Any, ...]], str]]:
+    """Log in to a project's database; what is written is kept where nothing fails.
+
+    Args:
+        running: the local stack.
+        secret_arn: the secret with the login.
+
+    Yields:
+        The connection, and the name of the project's schema.
 
     Raises:
         CommandError: the database does not do what it is asked.
     """
+    text = running.client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"]
+    login: dict[str, str] = json.loads(text)
     try:
-        with psycopg.connect(login.connection_string, connect_timeout=10) as connection:
-            yield connection
+        with psycopg.connect(login["connection_string"], connect_timeout=10) as connection:
+            yield connection, login["schema"]
     except psycopg.Error as error:
         # The exception itself holds the connection, and so the password.
         reason = str(error).strip()

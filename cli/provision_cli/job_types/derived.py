@@ -35,7 +35,7 @@ _SHOWN = "provision_project"
 _DERIVED_ALONE = ("state_machines/*.asl.json", "events/*/*/*.json")
 
 
-def derived_files(root: Path) -> dict[Path, str]:
+def derive_files(root: Path) -> dict[Path, str]:
     """Return the text of every file that is derived, or that has a part that is, by its path.
 
     Args:
@@ -97,29 +97,29 @@ def _load(where: str, code: str, resources: type[Any], arguments: Mapping[str, A
         raise DefinitionError(f"{where}: {error}") from None
 
 
-def left_behind(root: Path, derived: Iterable[Path]) -> list[Path]:
+def find_left_behind(root: Path, derived: Iterable[Path]) -> list[Path]:
     """Return the files of job types that are gone: derived once, and no more.
 
     Args:
         root: the project's folder.
-        derived: what is derived, as `derived_files` names it.
+        derived: what is derived, as `derive_files` names it.
     """
     there = {path for pattern in _DERIVED_ALONE for path in root.glob(pattern)}
     return sorted(there - set(derived))
 
 
-def stale_files(root: Path) -> list[Path]:
+def find_stale_files(root: Path) -> list[Path]:
     """Return the files that are not as the definitions have them, or are of none any more.
 
     Args:
         root: the project's folder, to which the paths are relative.
 
     Raises:
-        DefinitionError, TemplateError: as of `derived_files`.
+        DefinitionError, TemplateError: as of `derive_files`.
     """
-    files = derived_files(root)
+    files = derive_files(root)
     stale = [path for path, content in files.items() if _differs(path, content)]
-    return [path.relative_to(root) for path in (*stale, *left_behind(root, files))]
+    return [path.relative_to(root) for path in (*stale, *find_left_behind(root, files))]
 
 
 def _differs(path: Path, content: str) -> bool:
@@ -136,16 +136,16 @@ def write(root: Path) -> list[str]:
         What has been done, a line a file.
 
     Raises:
-        DefinitionError, TemplateError: as of `derived_files`; nothing is written.
+        DefinitionError, TemplateError: as of `derive_files`; nothing is written.
     """
     done: list[str] = []
-    files = derived_files(root)
+    files = derive_files(root)
     for path, content in files.items():
         if _differs(path, content):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
             done.append(f"wrote {path.relative_to(root)}")
-    for path in left_behind(root, files):
+    for path in find_left_behind(root, files):
         path.unlink()
         if not any(path.parent.iterdir()):
             path.parent.rmdir()

@@ -48,7 +48,7 @@ def architecture() -> str:
     return "arm64" if platform.machine().lower() in {"arm64", "aarch64"} else "x86_64"
 
 
-def sources_digest(root: Path) -> str:
+def digest_sources(root: Path) -> str:
     """Return a digest of everything that the build is made of."""
     digest = hashlib.sha256(f"{tools.sam_package(root)} {sys.executable} {sys.version}".encode())
     digest.update(Path(__file__).read_bytes())
@@ -73,8 +73,8 @@ def ensure_built(root: Path, builds: Path, directory: Path) -> Path:
         LocalStackError: the build failed.
     """
     builds.mkdir(parents=True, exist_ok=True)
-    target = builds / sources_digest(root)
-    with locked(builds / "lock"):
+    target = builds / digest_sources(root)
+    with lock(builds / "lock"):
         if not target.exists():
             _build(root, target, builds / "sam-build.log", directory)
             _remove_old(builds)
@@ -82,7 +82,7 @@ def ensure_built(root: Path, builds: Path, directory: Path) -> Path:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
+def lock(file: Path) -> Iterator[None]:
     """Let one process at a time pass."""
     with file.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import time
@@ -24,7 +23,7 @@ import psutil
 from provision_cli.local import processes
 from provision_cli.local.environment import MARK_VARIABLE
 from provision_cli.local.errors import LocalStackError
-from provision_cli.local.ports import LOOPBACK
+from provision_cli.local.ports import LOOPBACK, listen_error
 
 #: Of what is waited for, seconds between two looks.
 POLL_SECONDS = 0.1
@@ -336,7 +335,7 @@ def check_port(what: str, port: int, *, was_killed: bool) -> None:
         LocalStackError: the port cannot be listened on; the message says who has to do what.
     """
     deadline = time.monotonic() + (_CLOSING_SECONDS if was_killed else 0.0)
-    while (error := _listen_error(port)) is not None:
+    while (error := listen_error(port)) is not None:
         if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
             continue
@@ -344,16 +343,6 @@ def check_port(what: str, port: int, *, was_killed: bool) -> None:
             f"{what}: port {port} of {LOOPBACK} cannot be listened on "
             f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
         ) from error
-
-
-def _listen_error(port: int) -> OSError | None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            return error
-    return None
 
 
 def last_line(text: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from provision_cli.local.build import locked
+from provision_cli.local.build import lock
 from provision_cli.local.database_servers import DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.mariadb_server import MariadbServer
@@ -128,7 +128,7 @@ class InstanceServers:
     def start_again(self) -> Iterator[str]:
         """Start the servers that were killed; yield the instance of each before."""
         for folder, instance in self._all():
-            with locked(folder / "lock"):
+            with lock(folder / "lock"):
                 server = self._server(folder, instance)
                 if instance.runs and not server.is_running():
                     yield instance.identifier
@@ -160,7 +160,7 @@ class InstanceServers:
     def _lock(self, instance: Instance) -> Iterator[tuple[Path, DatabaseServer]]:
         folder = self._instances / _check_name(instance.resource)
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock"):
+        with lock(folder / "lock"):
             yield folder, self._server(folder, instance)
 
     def _server(self, folder: Path, instance: Instance) -> DatabaseServer:

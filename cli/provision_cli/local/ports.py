@@ -27,10 +27,15 @@ def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         if probe.connect_ex((LOOPBACK, port)) == 0:
             return False
+    return listen_error(port) is None
+
+
+def listen_error(port: int) -> OSError | None:
+    """Return what keeps a server from listening on a port; None where nothing does."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None

@@ -111,7 +111,7 @@ def _end(listing: Callable[[], list[psutil.Process]]) -> bool:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
+def end_by_signals() -> Iterator[None]:
     """Let signals that end this process raise, so that it can stop what it has started.
 
     A second one does not keep it from that. In a thread that gets no signals nothing changes.

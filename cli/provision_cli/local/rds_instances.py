@@ -92,10 +92,8 @@ class InstancesWithServers:
             return handler(parameters)
         # On AWS each has a host of its own, and the port that it was asked for.
         port = choose_port()
-        answer = handler({**parameters, "Port": [str(port)]})
-        if answer[0] != _OK:
-            return answer
         return self._change(
+            handler({**parameters, "Port": [str(port)]}),
             parameters,
             "start",
             "creating",
@@ -124,7 +122,9 @@ class InstancesWithServers:
                 **settings,
             }
         )
-        return self._change(parameters, "start", "creating", CREATING_SECONDS, snapshot=name)
+        return self._change(
+            answer, parameters, "start", "creating", CREATING_SECONDS, snapshot=name
+        )
 
     def _delete(self, handler: Handler, parameters: Parameters) -> Answer:
         instance = self._find(parameters)
@@ -152,22 +152,18 @@ class InstancesWithServers:
         if answer[0] != _OK or not password:
             return answer
         login = {"user": instance["MasterUsername"], "password": password}
-        return self._change(parameters, "set_password", "resetting-master-credentials", **login)
+        status = "resetting-master-credentials"
+        return self._change(answer, parameters, "set_password", status, **login)
 
     def _stop(self, handler: Handler, parameters: Parameters) -> Answer:
-        answer = handler(parameters)
-        if answer[0] != _OK:
-            return answer
-        return self._change(parameters, "halt", "stopping", well="stopped")
+        return self._change(handler(parameters), parameters, "halt", "stopping", well="stopped")
 
     def _start(self, handler: Handler, parameters: Parameters) -> Answer:
-        answer = handler(parameters)
-        if answer[0] != _OK:
-            return answer
-        return self._change(parameters, "start", "starting", CREATING_SECONDS)
+        return self._change(handler(parameters), parameters, "start", "starting", CREATING_SECONDS)
 
     def _change(
         self,
+        answer: Answer,
         parameters: Parameters,
         operation: str,
         status: str,
@@ -179,6 +175,7 @@ class InstancesWithServers:
         """Let something be done with the server of an instance, and say so of it meanwhile.
 
         Args:
+            answer: ministack's; one that is an error is all.
             parameters: name the action and the instance.
             operation: what is done.
             status: what the instance is meanwhile.
@@ -186,6 +183,8 @@ class InstancesWithServers:
             well: what it is once that is done.
             more: what the operation needs besides.
         """
+        if answer[0] != _OK:
+            return answer
         instance = self._find(parameters)
         instance.setdefault(
             _SERVER,

@@ -7,8 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -245,7 +244,7 @@ class LocalStack:
                 "checkout of the project."
             )
         self.directory.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with build.lock(self.directory / "lock"):
             state = self._state()
             is_new = state is None or not self._go_on(state, report)
             try:
@@ -261,7 +260,7 @@ class LocalStack:
     def _complete(self, state: _State, report: Report) -> RunningStack:
         """Deploy what has changed, and let containers in where they are asked for."""
         root = self._settings.root
-        digest = build.sources_digest(root)
+        digest = build.digest_sources(root)
         if state.deployed != digest:
             builds = root / ".local" / "build"
             if not (builds / digest).exists():
@@ -280,7 +279,7 @@ class LocalStack:
         if not self.directory.exists():
             # Somebody has removed it, and what it was about may run still.
             return processes.stop_marked(self.directory)
-        with self._locked():
+        with build.lock(self.directory / "lock"):
             return self._stop()
 
     def running(self) -> RunningStack:
@@ -315,11 +314,6 @@ class LocalStack:
             "containers": state.container_host if is_relayed else "",
             "stack": STACK_NAME if state.deployed else "",
         }
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with build.locked(self.directory / "lock"):
-            yield
 
     def _state(self) -> _State | None:
         """Read the state file; None where the local AWS that it names does not run any more."""
