@@ -69,8 +69,8 @@ from provisioner.jobs.registry import (
 )
 from provisioner.provisioning.instance_snapshots import (
     InstanceSnapshot,
+    build_restore_payload,
     list_instance_snapshots,
-    restoring_payload,
 )
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectResult
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectResult
@@ -597,7 +597,7 @@ def restore_instance(
     project = get_project(asked.project_id)
     named = [(one, _names_of(one)) for one in _of_instances(settings, asked.project_id)]
     chosen = choose(asked.project_id, asked.snapshot, named)
-    payload = restoring_payload(project, chosen, size=asked.size, storage_gb=asked.storage_gb)
+    payload = build_restore_payload(project, chosen, size=asked.size, storage_gb=asked.storage_gb)
     return _job_client(settings).enqueue("provision_project", payload)
 
 

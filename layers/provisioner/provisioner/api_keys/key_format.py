@@ -59,9 +59,8 @@ def generate_api_key(prefix: str) -> str:
 
 def is_well_formed(api_key: str) -> bool:
     """Whether a text has the format and the right checksum; says nothing about whose key it is."""
-    if _KEY.fullmatch(api_key) is None:
-        return False
-    return checksum(api_key[:-CHECKSUM_LENGTH]) == api_key[-CHECKSUM_LENGTH:]
+    body, end = api_key[:-CHECKSUM_LENGTH], api_key[-CHECKSUM_LENGTH:]
+    return _KEY.fullmatch(api_key) is not None and checksum(body) == end
 
 
 def find_api_keys(text: str) -> list[str]:

@@ -68,9 +68,9 @@ class ApiKey:
 
     def verifies_at(self, moment: datetime) -> bool:
         """Whether the key verifies at a moment."""
-        if self.status is not ApiKeyStatus.ACTIVE:
-            return False
-        return self.expires_at is None or moment < datetime.fromisoformat(self.expires_at)
+        return self.status is ApiKeyStatus.ACTIVE and (
+            self.expires_at is None or moment < datetime.fromisoformat(self.expires_at)
+        )
 
 
 class ApiKeyStore:
@@ -221,9 +221,7 @@ class ApiKeyStore:
 
         The checksum is tried first, so that a made-up key costs no read.
         """
-        if not is_well_formed(plaintext):
-            return None
-        key = self.get(digest(plaintext))
+        key = self.get(digest(plaintext)) if is_well_formed(plaintext) else None
         return key if key is not None and key.verifies_at(self._clock()) else None
 
 

@@ -168,11 +168,13 @@ class ClusterCatalogue:
         wrong: list[ProvisioningError] = []
         for name, value in self._parameters(f"{self._prefix}/{region}/{engine}"):
             try:
-                described.append(_cluster(region, engine, name, value))
+                one = _read(ClusterDescription, name, value)
             except ProvisioningError as error:
                 logger.warning("cluster left out", cause=error.cause)
                 metrics.add_metric("ClustersLeftOut", MetricUnit.Count, 1)
                 wrong.append(error)
+            else:
+                described.append(_cluster(region, engine, name.rpartition("/")[2], one))
         found = Clusters(described, wrong)
         # Who has corrected one has not to wait.
         return found if wrong else self._kept.keep((region, engine), found)
@@ -191,9 +193,8 @@ class ClusterCatalogue:
             NETWORK_ERROR: the answer is of another parameter.
             DATABASE_CREATION_FAILED: the parameter is not what it must be; the message names it.
         """
-        name = f"{self._prefix}/{region}/{engine}/{cluster_id}"
-        value = self._value(name)
-        return None if value is None else _cluster(region, engine, name, value)
+        described = self._find(ClusterDescription, f"{region}/{engine}/{cluster_id}")
+        return None if described is None else _cluster(region, engine, cluster_id, described)
 
     def allowance(self, region: str, engine: Engine) -> InstanceAllowance | None:
         """Return what a project may ask for as its own instance; None where it may not.
@@ -201,9 +202,7 @@ class ClusterCatalogue:
         Raises:
             NETWORK_ERROR, DATABASE_CREATION_FAILED: as `cluster` says.
         """
-        name = f"{self._prefix}/{region}/dedicated/{engine}"
-        value = self._value(name)
-        return None if value is None else _read(InstanceAllowance, name, value)
+        return self._find(InstanceAllowance, f"{region}/dedicated/{engine}")
 
     def regions_of_instances(self) -> list[str]:
         """Return the regions in which a project may have its own instance, of any engine.
@@ -226,21 +225,23 @@ class ClusterCatalogue:
             raise _other_parameter()
         return found
 
-    def _value(self, name: str) -> str | None:
+    def _find[Read: Description](self, model: type[Read], path: str) -> Read | None:
+        name = f"{self._prefix}/{path}"
         try:
             parameter = self._client.get_parameter(Name=name)["Parameter"]
         except self._client.exceptions.ParameterNotFound:
             return None
         if parameter["Name"] != name:
             raise _other_parameter()
-        return parameter["Value"]
+        return _read(model, name, parameter["Value"])
 
 
-def _cluster(region: str, engine: Engine, name: str, value: str) -> Cluster:
-    described = _read(ClusterDescription, name, value)
+def _cluster(
+    region: str, engine: Engine, cluster_id: str, described: ClusterDescription
+) -> Cluster:
     # Nothing of it is left to be checked but the name, which SSM has.
     return Cluster.model_construct(
-        **dict(described), region=region, engine=engine, cluster_id=name.rpartition("/")[2]
+        **dict(described), region=region, engine=engine, cluster_id=cluster_id
     )
 
 

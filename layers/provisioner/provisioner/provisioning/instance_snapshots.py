@@ -80,7 +80,7 @@ def list_instance_snapshots(
     ]
 
 
-def restoring_payload(
+def build_restore_payload(
     project: Project, snapshot: InstanceSnapshot, *, size: str | None, storage_gb: int | None
 ) -> dict[str, Any]:
     """Return the payload of a provision_project job that makes an instance of a snapshot.

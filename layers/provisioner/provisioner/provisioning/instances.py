@@ -81,6 +81,7 @@ class DedicatedInstance:
         return f"instances#{self.region}/{self.engine}"
 
 
+# Longer than other functions, as a line stands for each attribute.
 def wanted_instance(
     payload: ProvisionProjectPayload,
     allowance: InstanceAllowance | None,

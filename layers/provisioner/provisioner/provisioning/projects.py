@@ -417,9 +417,11 @@ class ProjectStore(ProjectReader):
         if project is None:
             return []
         is_empty = project.begun_by == removed_all_of and project.cluster_id is None
-        place = _NO_PLACE if is_empty else {}
-        change = self._release(project_id, job_id, status=ProjectStatus.FAILED, quota=None, **place)
-        return [change, *self.quotas.uncount(project.quota)]
+        values = {"status": ProjectStatus.FAILED, "quota": None, **(_NO_PLACE if is_empty else {})}
+        return [
+            self._release(project_id, job_id, **values),
+            *self.quotas.uncount(project.quota),
+        ]
 
     def hand_over_items(self, project_id: str, job_id: str, cleanup_job_id: str) -> Sequence[Write]:
         """Return the change that hands a project's lock over from a failed job to its clean-up."""
@@ -497,13 +499,16 @@ class ProjectStore(ProjectReader):
         Returns:
             the projects that were given back.
         """
-        found = [self.find_held(project, job_id) for job, project in self._held() if job == job_id]
-        abandoned = [project for project in found if project is not None]
-        for project in abandoned:
+        released: list[str] = []
+        held = [self.find_held(project, job_id) for job, project in self._held() if job == job_id]
+        for project in filter(None, held):
             has_failed = project.status is ProjectStatus.PROVISIONING
             release = self.release_items if has_failed else self.release_active_items
-            dynamodb.transact(self._client, release(project.project_id, job_id))
-        return [project.project_id for project in abandoned]
+            # Refused where another sweep has just released it.
+            with suppress(ConditionFailedError):
+                dynamodb.transact(self._client, release(project.project_id, job_id))
+                released.append(project.project_id)
+        return released
 
     def _held(self) -> list[tuple[str, str]]:
         pages = self._client.get_paginator("scan").paginate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError, failure
@@ -71,28 +72,18 @@ def remove_or_explain[Result](
         return remove()
     except ProvisioningError as error:
         met = error
-    if met.type not in _UNEXPLAINED:
-        raise met
-    raise _name_obstacles(
-        met, look, f"`provision {'cleanup' if is_cleanup else 'retry'} {job.job_id}`"
-    )
-
-
-def _name_obstacles(
-    met: ProvisioningError, look: Callable[[], Obstacles], again: str
-) -> ProvisioningError:
-    try:
-        found = look()
-    except ProvisioningError:
-        return met
-    clauses = _clauses(found)
-    if not clauses:
-        return met
-    return failure(
-        ErrorType.REMOVAL_FAILED if found.staying else ErrorType.TIMEOUT,
-        f"In the way of the removal: {_join(clauses)}. Then {again} goes on.",
-        met.cause,
-    )
+    if met.type in _UNEXPLAINED:
+        with suppress(ProvisioningError):
+            found = look()
+            clauses = _clauses(found)
+            if clauses:
+                again = f"`provision {'cleanup' if is_cleanup else 'retry'} {job.job_id}`"
+                met = failure(
+                    ErrorType.REMOVAL_FAILED if found.staying else ErrorType.TIMEOUT,
+                    f"In the way of the removal: {_join(clauses)}. Then {again} goes on.",
+                    met.cause,
+                )
+    raise met
 
 
 def _clauses(found: Obstacles) -> list[str]:

@@ -125,11 +125,10 @@ class Snapshots:
             SnapshotNotFoundError: there is none, or more than one.
             ProvisioningError: as `translated` says.
         """
-        objects = self._objects(project_id)
-        if not objects:
+        named = [(each, dump_names(each["Key"])) for each in self._objects(project_id)]
+        if not named:
             # It may have snapshots of Amazon RDS.
             raise SnapshotNotFoundError(f"project {project_id}: there is no dump of it.")
-        named = [(each, dump_names(each["Key"])) for each in objects]
         return self._describe(project_id, choose(project_id, wanted, named))
 
     def download(self, snapshot: Snapshot, target: IO[bytes]) -> None:
