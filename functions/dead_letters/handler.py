@@ -1,4 +1,4 @@
-"""AWS Lambda's way from the messages that the queue has given up on to the dead letters."""
+"""AWS Lambda's way from the messages that were never dispatched to the dead letters."""
 
 from provisioner.aws_lambda import handler_of
 from provisioner.composition import dead_letters

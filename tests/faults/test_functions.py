@@ -151,7 +151,7 @@ class Refusing(Dispatching):
 
 
 class GivingUp(Dispatching):
-    """The function dead_letters, with a message that the queue has given up on."""
+    """The function dead_letters, with a message that was never dispatched."""
 
     def __init__(self, core: Core) -> None:
         super().__init__(core)

@@ -441,7 +441,7 @@ class Machine(RuleBasedStateMachine):
     def a_cleanup_follows_a_failure_and_holds_the_project(self) -> None:
         """From the end of the job that has failed until its own; a retry from its first stage on.
 
-        A project is held by one job at a time, so that no two are at one.
+        A project is locked by one job at a time, so that no two are at one.
         """
         stages = {stage.key: stage for stage in self.stored.stages}
         holders = {p["project_id"]: p.get("locked_by") for p in self.projects}

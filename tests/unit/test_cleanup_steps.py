@@ -932,8 +932,8 @@ def test_what_another_job_may_use_is_not_removed(core: Core) -> None:
     assert (busy.type, busy.message) == (
         ErrorType.PROJECT_BUSY,
         (
-            "project_id: shop is held by job job-2, which takes up what was left; look at that job "
-            "first."
+            "project_id: shop is locked by job job-2, which takes up what was left; look at that "
+            "job first."
         ),
     )
     assert core.scan("ProjectsTable") == before

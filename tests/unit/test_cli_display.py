@@ -33,7 +33,7 @@ ERROR = api.StoredError(
     ErrorType.PROJECT_BUSY,
     "INITIALIZING",
     1,
-    f"project_id: shop is held by job {OTHER}; wait until that job has ended.",
+    f"project_id: shop is locked by job {OTHER}; wait until that job has ended.",
     "",
 )
 WIDTHS = [20, 40, 79, 80, 120, 300]

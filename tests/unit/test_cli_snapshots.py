@@ -203,7 +203,7 @@ def test_a_project_that_nobody_may_use_is_not_restored_into(core: Core, command:
         ExpressionAttributeValues={":active": {"S": ProjectStatus.ACTIVE}, ":job": {"S": "job-9"}},
     )
 
-    assert "shop is held by job job-9; wait until" in command("restore", "shop")[2]
+    assert "shop is locked by job job-9; wait until" in command("restore", "shop")[2]
 
     core.client("dynamodb").update_item(
         TableName="ProjectsTable",

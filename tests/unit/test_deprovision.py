@@ -209,7 +209,9 @@ def test_a_project_that_another_job_holds_is_busy(active: Core, meets: bool) -> 
 
     error = refused(ErrorType.PROJECT_BUSY, lambda: begin(active, job()))
 
-    assert error.message == "project_id: shop is held by job other; wait until that job has ended."
+    assert (
+        error.message == "project_id: shop is locked by job other; wait until that job has ended."
+    )
     assert project(active).locked_by == "other"
 
 

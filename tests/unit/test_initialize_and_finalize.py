@@ -383,7 +383,7 @@ def test_a_project_that_another_job_holds_is_busy(core: Core) -> None:
 
     assert (error.type, error.message) == (
         ErrorType.PROJECT_BUSY,
-        "project_id: shop is held by job job-1; wait until that job has ended.",
+        "project_id: shop is locked by job job-1; wait until that job has ended.",
     )
 
 

@@ -506,7 +506,7 @@ def test_what_another_job_holds_is_not_removed(workflow: Workflow) -> None:
     assert cleanup.error is not None
     assert (cleanup.status, cleanup.error.type) == (api.JobStatus.FAILED, ErrorType.PROJECT_BUSY)
     assert cleanup.remaining == ()
-    assert f"is held by job {other.job_id}" in cleanup.error.message
+    assert f"is locked by job {other.job_id}" in cleanup.error.message
 
 
 def test_a_cleanup_that_could_not_be_started_is_started_later(workflow: Workflow) -> None:

@@ -529,7 +529,7 @@ def test_a_project_that_is_not_there_or_not_active_or_held_is_refused(
     for project_id, error_type, said in (
         ("none-such", ErrorType.PROJECT_NOT_FOUND, "create it first"),
         (created, ErrorType.INVALID_PAYLOAD, "is CREATED; only a project that is ACTIVE"),
-        (held, ErrorType.PROJECT_BUSY, f"is held by job {holder.job_id}"),
+        (held, ErrorType.PROJECT_BUSY, f"is locked by job {holder.job_id}"),
     ):
         job = workflow.execute(workflow.new_change(job_type, project_id))
         assert job.error is not None

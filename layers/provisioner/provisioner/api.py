@@ -644,7 +644,7 @@ def restore_snapshot(
 
 
 def list_dead_letters() -> list[DeadLetter]:
-    """Read the messages that can never work, or that the queue has given up on, oldest first.
+    """Read the messages that can never work, or that were never dispatched, oldest first.
 
     They stay where they are.
     """

@@ -76,7 +76,7 @@ def own_url(settings: PlatformSettings, project: Project) -> str:
     if project.locked_by is not None:
         raise failure(
             ErrorType.PROJECT_BUSY,
-            f"project_id: {project.project_id} is held by job {project.locked_by}; "
+            f"project_id: {project.project_id} is locked by job {project.locked_by}; "
             "wait until that job has ended.",
         )
     naming = deployment.naming(settings)

@@ -27,7 +27,7 @@ from provisioner.jobs.messages import (
     is_rejected_job,
     job_id_of,
     parse_message,
-    stored_error,
+    to_stored_error,
 )
 from provisioner.jobs.models import Job
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
@@ -124,7 +124,7 @@ class Dispatcher:
             logger.warning("message not dispatched", cause=known.cause)
             job_id = job_id_of(str(record["body"]), str(record["messageId"]))
             with contextlib.suppress(*AWS_ERRORS):
-                self._store.note_dispatch_failure(job_id, stored_error(known))
+                self._store.note_dispatch_failure(job_id, to_stored_error(known))
             raise
 
     def _dispatch(self, record: Mapping[str, Any]) -> None:
@@ -161,7 +161,7 @@ class Dispatcher:
             # No delivery helps before somebody deploys it: the job says so at once. The message
             # goes first, so that a crash between the two writes loses neither.
             self._reject(body, job_id, error)
-            self._store.fail_queued(job, stored_error(error))
+            self._store.fail_queued(job, to_stored_error(error))
 
     def _start(self, job: Job, attempt: int, input_text: str) -> None:
         """Start the execution of a job, unless it was started before.

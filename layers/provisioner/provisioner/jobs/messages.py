@@ -146,7 +146,7 @@ def is_rejected_job(job: Job, message: JobMessage) -> bool:
 
     Its payload is the message's, or what is kept of it when it is rejected.
     """
-    return _is_job_of(job, message, message.payload, _kept_payload(message))
+    return _is_job_of(job, message, message.payload, _keep_payload(message))
 
 
 def fail_rejected_job(
@@ -156,13 +156,13 @@ def fail_rejected_job(
     existing = store.get_head(job_id)
     if existing is not None and is_rejected_job(existing, message):
         if existing.attempt == message.attempt:
-            store.fail_queued(existing, stored_error(error))
+            store.fail_queued(existing, to_stored_error(error))
     elif existing is None and message.attempt == 1:
-        new = NewJob(job_id, message.job_type, _kept_payload(message), ())
-        store.create_failed(new, stored_error(error))
+        new = NewJob(job_id, message.job_type, _keep_payload(message), ())
+        store.create_failed(new, to_stored_error(error))
 
 
-def stored_error(error: ProvisioningError) -> StoredError:
+def to_stored_error(error: ProvisioningError) -> StoredError:
     """Return an error of no stage as the job keeps it."""
     return StoredError(error.type, "", 0, error.message, error.cause)
 
@@ -200,7 +200,7 @@ def _has_payload(job: Job, payload: Mapping[str, Any]) -> bool:
         return False
 
 
-def _kept_payload(message: JobMessage) -> dict[str, Any]:
+def _keep_payload(message: JobMessage) -> dict[str, Any]:
     """Return what is kept of the payload of a message that is rejected: its project's id."""
     project_id = message.payload.get("project_id")
     match project_id:

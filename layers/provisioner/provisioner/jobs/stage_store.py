@@ -259,7 +259,7 @@ class StageStore:
                 return None
             return failure(
                 ErrorType.CONFLICT,
-                "The project is no longer held by this job, so the job was not completed.",
+                "The project is no longer locked by this job, so the job was not completed.",
             )
 
         return self._say(job_id, held, word, blocked)

@@ -348,7 +348,7 @@ class JobStore(JobReader):
         work.write()
 
     def note_dispatch_failure(self, job_id: str, error: StoredError) -> None:
-        """Keep why the last dispatch of a job's message failed, for when the queue gives it up.
+        """Keep why the last dispatch of a job's message failed, for when none is left.
 
         A job that is QUEUED shows it too.
         """

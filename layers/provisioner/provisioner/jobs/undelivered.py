@@ -14,7 +14,7 @@ from provisioner.jobs.messages import (
     fail_rejected_job,
     job_id_of,
     parse_message,
-    stored_error,
+    to_stored_error,
 )
 from provisioner.jobs.models import JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue
@@ -85,7 +85,7 @@ def _end_job(
         return error
     reason = _reason(store.dispatch_failure(job_id))
     if job.status is JobStatus.QUEUED and job.attempt == message.attempt:
-        store.fail_queued(job, stored_error(reason))
+        store.fail_queued(job, to_stored_error(reason))
         job = store.get_head(job_id) or job
         if job.status is JobStatus.FAILED:
             metrics.add_metric("JobsFailed", MetricUnit.Count, 1)

@@ -111,7 +111,7 @@ def ensure_api_keys(
             _take_back(secrets_manager, secret, value)
         raise failure(
             ErrorType.CONFLICT,
-            "The project is no longer held by this job, so its API keys were not stored.",
+            "The project is no longer locked by this job, so its API keys were not stored.",
         ) from None
     return StageOutcome(
         output={

@@ -41,8 +41,8 @@ def ensure_cleanup_begun(
         if project.locked_by is not None:
             raise failure(
                 ErrorType.PROJECT_BUSY,
-                f"project_id: {project.project_id} is held by job {project.locked_by}, which takes "
-                "up what was left; look at that job first.",
+                f"project_id: {project.project_id} is locked by job {project.locked_by}, which "
+                "takes up what was left; look at that job first.",
             )
         if project.status not in {ProjectStatus.CREATED, ProjectStatus.FAILED}:
             raise failure(

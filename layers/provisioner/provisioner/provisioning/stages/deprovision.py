@@ -55,7 +55,7 @@ def ensure_removal_begun(
         acquire(job, project, projects, by=projects.begin_removal, refuse=_refuse_protected)
     return StageOutcome(
         output={"already_deprovisioned": False, KNOWN_IDS: project.known_ids},
-        check="the project is held by this job and its API keys do not verify any more",
+        check="the project is locked by this job and its API keys do not verify any more",
     )
 
 

@@ -83,7 +83,7 @@ def ensure_initialized(
             IS_ALONE: project.region is None or project.begun_by == job.job_id,
             **_parties(payload, project),
         },
-        check="the project is held by this job and its quota is reserved",
+        check="the project is locked by this job and its quota is reserved",
     )
 
 
@@ -207,5 +207,5 @@ def _busy(project_id: str, project: Project | None, jobs: JobStore) -> Provision
     by = "another job" if holder is None else f"job {holder}"
     return failure(
         ErrorType.PROJECT_BUSY,
-        f"project_id: {project_id} is held by {by}; wait until that job has ended.",
+        f"project_id: {project_id} is locked by {by}; wait until that job has ended.",
     )

@@ -40,7 +40,7 @@ def ensure_acquired(
         acquire(job, project, projects, by=projects.acquire, refuse=_refuse)
     return StageOutcome(
         output={"is_dedicated": project.instance is not None} if asks_for_instance else {},
-        check="the project is ACTIVE and held by this job",
+        check="the project is ACTIVE and locked by this job",
     )
 
 
@@ -87,7 +87,7 @@ def _refuse_held(project: Project) -> None:
     if project.locked_by is not None:
         raise failure(
             ErrorType.PROJECT_BUSY,
-            f"project_id: {project.project_id} is held by job {project.locked_by}; "
+            f"project_id: {project.project_id} is locked by job {project.locked_by}; "
             "wait until that job has ended.",
         )
 
