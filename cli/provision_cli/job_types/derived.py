@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from provisioner.composition import failure
+from provisioner.composition.deployment import StoreResources
 from provisioner.jobs.definition import (
     DefinitionError,
     Function,
@@ -70,7 +70,7 @@ def _check_code(definition: JobDefinition[Any]) -> None:
             f"{policy.cleanup_job_type}; define it."
         )
     for code in filter(None, codes):
-        _load(f"job type {definition.name}: on_failure", code, failure.Resources, {})
+        _load(f"job type {definition.name}: on_failure", code, StoreResources, {})
     for stage in definition.stages:
         where = f"job type {definition.name}: stage {stage}"
         _load(where, stage.code, _resources(where, stage.function), stage.arguments)

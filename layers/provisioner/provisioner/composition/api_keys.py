@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from provisioner.api_keys.store import ApiKeyStore
-from provisioner.composition.deployment import naming, project_reader
+from provisioner.composition.deployment import ReaderResources, naming, project_reader
 from provisioner.composition.job_store import job_store
-from provisioner.composition.stage_code import stages_of
+from provisioner.composition.stage_code import run_stages, stages_of
 from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.provisioning.functions import API_KEYS
-from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import ProjectReader
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ApiKeysSettings
 
@@ -23,13 +20,11 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 
-class Resources(TypedDict):
+class Resources(ReaderResources):
     """What the stages of the function may take, by the names of their parameters."""
 
     secrets_manager: SecretsManagerClient
     store: ApiKeyStore
-    projects: ProjectReader
-    naming: Naming
     clock: Callable[[], datetime]
 
 
@@ -52,5 +47,4 @@ def build() -> StageRunner:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = ApiKeysSettings.from_environment()
-    jobs = job_store(settings)
-    return StageRunner(jobs, stages(settings), definitions=JOB_TYPES)
+    return run_stages(job_store(settings), stages(settings))

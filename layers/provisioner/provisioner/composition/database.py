@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from provisioner.composition.cluster_catalogue import cluster_catalogue
-from provisioner.composition.deployment import naming, project_store
+from provisioner.composition.deployment import StoreResources, naming, project_store
 from provisioner.composition.job_store import job_store
-from provisioner.composition.server_certificates import believing
-from provisioner.composition.stage_code import stages_of
+from provisioner.composition.server_certificates import with_certificates
+from provisioner.composition.stage_code import run_stages, stages_of
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.mysql import removal_obstacles as mysql_obstacles
 from provisioner.drivers.mysql.engine import MysqlEngine
@@ -22,9 +22,6 @@ from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import AdminLogins
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import DATABASE
-from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DatabaseSettings, ServerSettings
 
@@ -35,25 +32,23 @@ if TYPE_CHECKING:
     from provisioner.provisioning.stages.check_data import DatabaseLook, DatabaseLooks
 
 
-class Resources(TypedDict):
+class Resources(StoreResources):
     """What the stages of the function may take, by the names of their parameters."""
 
     jobs: JobStore
-    projects: ProjectStore
     catalogue: ClusterCatalogue
     secrets_manager: SecretsManagerClient
     logins: AdminLogins
     engines: Engines
     looks: DatabaseLooks
-    naming: Naming
 
 
 def _look_at_mysql(settings: ServerSettings) -> DatabaseLook:
     def look(
         admin: AdminConnection, names: TenantNames, claim: Claim, *, with_dump: bool
     ) -> Obstacles:
-        believed = believing(admin, settings)
-        return mysql_obstacles.look_at_database(believed, names, claim, with_dump=with_dump)
+        admin = with_certificates(admin, settings)
+        return mysql_obstacles.look_at_database(admin, names, claim, with_dump=with_dump)
 
     return look
 
@@ -68,7 +63,7 @@ def stages(settings: DatabaseSettings, jobs: JobStore) -> JobStages:
         "logins": AdminLogins(aws.client("secretsmanager")),
         "engines": {
             Engine.POSTGRESQL: PostgresqlEngine,
-            Engine.MYSQL: lambda admin: MysqlEngine(believing(admin, settings)),
+            Engine.MYSQL: lambda admin: MysqlEngine(with_certificates(admin, settings)),
         },
         "looks": {
             Engine.POSTGRESQL: postgresql_obstacles.look_at_database,
@@ -87,4 +82,4 @@ def build() -> StageRunner:
     """
     settings = DatabaseSettings.from_environment()
     jobs = job_store(settings)
-    return StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
+    return run_stages(jobs, stages(settings, jobs))

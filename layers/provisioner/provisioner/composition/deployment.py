@@ -1,9 +1,25 @@
 """The projects and the names of a deployment; apart from its clusters, which few functions know."""
 
+from typing import TypedDict
+
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader, ProjectStore
 from provisioner.runtime import aws
 from provisioner.runtime.settings import NamingSettings, ProjectReaderSettings, ProjectSettings
+
+
+class ReaderResources(TypedDict):
+    """What every function has whose stages read projects, by the names of their parameters."""
+
+    projects: ProjectReader
+    naming: Naming
+
+
+class StoreResources(TypedDict):
+    """What every function has whose code writes projects too, likewise."""
+
+    projects: ProjectStore
+    naming: Naming
 
 
 def project_reader(settings: ProjectReaderSettings) -> ProjectReader:

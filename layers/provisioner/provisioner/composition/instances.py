@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from provisioner.composition.cluster_catalogue import cluster_catalogue
-from provisioner.composition.deployment import naming, project_store
+from provisioner.composition.deployment import StoreResources, naming, project_store
 from provisioner.composition.job_store import job_store
-from provisioner.composition.stage_code import ContextStep, stages_of
+from provisioner.composition.stage_code import ContextStep, run_stages, stages_of
 from provisioner.jobs.job_reader import utc_now
-from provisioner.jobs.stage_run import JobStages, StageRunner
+from provisioner.jobs.stage_run import JobStages
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.functions import INSTANCES
-from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.snapshot_retention import (
     REMOVE_EXPIRED_SNAPSHOTS,
     remove_expired_snapshots,
@@ -32,15 +29,13 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 
-class Resources(TypedDict):
+class Resources(StoreResources):
     """What the stages of the function may take, by the names of their parameters."""
 
     jobs: JobStore
-    projects: ProjectStore
     catalogue: ClusterCatalogue
     secrets_manager: SecretsManagerClient
     rds: Callable[[str], RDSClient]
-    naming: Naming
 
 
 def stages(settings: InstancesSettings, jobs: JobStore) -> JobStages:
@@ -65,7 +60,7 @@ def build() -> ContextStep:
     """
     settings = InstancesSettings.from_environment()
     jobs = job_store(settings)
-    run_stage = StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
+    run_stage = run_stages(jobs, stages(settings, jobs))
     catalogue = cluster_catalogue(settings)
 
     def run(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:

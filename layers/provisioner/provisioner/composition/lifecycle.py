@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any
 
 from provisioner.composition.cluster_catalogue import cluster_catalogue
-from provisioner.composition.deployment import naming, project_store
+from provisioner.composition.deployment import StoreResources, naming, project_store
 from provisioner.composition.failure import failure_policies
 from provisioner.composition.job_store import job_store
-from provisioner.composition.stage_code import stages_of
+from provisioner.composition.stage_code import run_stages, stages_of
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.job_reader import utc_now
-from provisioner.jobs.stage_run import RECORD_FAILURE, JobStages, StageRunner, Step
+from provisioner.jobs.stage_run import RECORD_FAILURE, JobStages, Step
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.functions import LIFECYCLE
-from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime.settings import LifecycleSettings
 
 
-class Resources(TypedDict):
+class Resources(StoreResources):
     """What the stages of the function may take, by the names of their parameters."""
 
     jobs: JobStore
-    projects: ProjectStore
     catalogue: ClusterCatalogue
-    naming: Naming
     default_project_quota: int
     clock: Callable[[], datetime]
 
@@ -55,7 +50,7 @@ def build() -> Step:
     """
     settings = LifecycleSettings.from_environment()
     jobs = job_store(settings)
-    run_stage = StageRunner(jobs, stages(settings, jobs), definitions=JOB_TYPES)
+    run_stage = run_stages(jobs, stages(settings, jobs))
     record_failure = FailureRecorder(jobs, failure_policies(settings))
 
     def run(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
-from provisioner.composition.deployment import naming, project_reader
+from provisioner.composition.deployment import ReaderResources, naming, project_reader
 from provisioner.composition.job_store import job_store
-from provisioner.composition.stage_code import stages_of
+from provisioner.composition.stage_code import run_stages, stages_of
 from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.provisioning.functions import SERVICES
-from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import ProjectReader
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ServicesSettings
 
@@ -26,14 +23,12 @@ if TYPE_CHECKING:
 _EMPTYING_SECONDS = 90.0
 
 
-class Resources(TypedDict):
+class Resources(ReaderResources):
     """What the stages of the function may take, by the names of their parameters."""
 
     cognito: Callable[[str], CognitoIdentityProviderClient]
     appsync: Callable[[str], AppSyncClient]
     s3: Callable[[str], S3Client]
-    projects: ProjectReader
-    naming: Naming
     #: For which objects are deleted, in one attempt.
     seconds: float
 
@@ -60,5 +55,4 @@ def build() -> StageRunner:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = ServicesSettings.from_environment()
-    jobs = job_store(settings)
-    return StageRunner(jobs, stages(settings), definitions=JOB_TYPES)
+    return run_stages(job_store(settings), stages(settings))

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from provisioner.composition.cluster_catalogue import cluster_catalogue
-from provisioner.composition.deployment import naming, project_reader
+from provisioner.composition.deployment import ReaderResources, naming, project_reader
 from provisioner.composition.job_store import job_store
-from provisioner.composition.server_certificates import believing
-from provisioner.composition.stage_code import ContextStep, stages_of
+from provisioner.composition.server_certificates import with_certificates
+from provisioner.composition.stage_code import ContextStep, run_stages, stages_of
 from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
-from provisioner.jobs.stage_run import JobStages, StageRunner
+from provisioner.jobs.stage_run import JobStages
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import SNAPSHOT
-from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import ProjectReader
 from provisioner.runtime import aws
 from provisioner.runtime.settings import SnapshotSettings
 
@@ -34,16 +31,14 @@ if TYPE_CHECKING:
 _RESERVE_SECONDS = 60.0
 
 
-class Resources(TypedDict):
+class Resources(ReaderResources):
     """What the stages of the function may take, by the names of their parameters."""
 
-    projects: ProjectReader
     catalogue: ClusterCatalogue
     secrets_manager: SecretsManagerClient
     dumpers: Dumpers
     s3: S3Client
     bucket: str
-    naming: Naming
     #: How many seconds a dump may take.
     time_left: Callable[[], float]
 
@@ -61,7 +56,7 @@ def stages(settings: SnapshotSettings, time_left: Callable[[], float]) -> JobSta
         "secrets_manager": aws.client("secretsmanager"),
         "dumpers": {
             Engine.POSTGRESQL: PostgresqlDumper,
-            Engine.MYSQL: lambda admin: MysqlDumper(believing(admin, settings)),
+            Engine.MYSQL: lambda admin: MysqlDumper(with_certificates(admin, settings)),
         },
         "s3": aws.client("s3"),
         "bucket": settings.snapshots_bucket,
@@ -89,7 +84,7 @@ def build() -> ContextStep:
     settings = SnapshotSettings.from_environment()
     jobs = job_store(settings)
     time_left = _TimeLeft()
-    run_stage = StageRunner(jobs, stages(settings, time_left), definitions=JOB_TYPES)
+    run_stage = run_stages(jobs, stages(settings, time_left))
 
     def run(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
         # A process of AWS Lambda runs one invocation at a time.

@@ -9,7 +9,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from provisioner.jobs.definition import FailureHandling, Function, Resources, bind
 from provisioner.jobs.failure import FailurePolicy
-from provisioner.jobs.stage_run import JobStages
+from provisioner.jobs.stage_run import JobStages, StageRunner
+from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import JOB_TYPES
 
 #: AWS Lambda's function of an event: the event and the context to the result.
@@ -34,6 +35,11 @@ def stages_of(function: Function, resources: Resources) -> JobStages:
         }
         for name, definition in JOB_TYPES.items()
     }
+
+
+def run_stages(jobs: JobStore, stages: JobStages) -> StageRunner:
+    """Return what runs the stages of a function."""
+    return StageRunner(jobs, stages, definitions=JOB_TYPES)
 
 
 def failure_policies_of(resources: Resources) -> dict[str, FailurePolicy]:
