@@ -33,6 +33,7 @@ _FINAL = ErrorType.REMOVAL_FAILED
 _SECONDS_OF_ONE = 30.0
 
 
+# Longer than other functions by its description: it is one loop that each step may end.
 def remove_expired_snapshots(
     *,
     catalogue: ClusterCatalogue,
