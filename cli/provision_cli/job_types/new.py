@@ -11,6 +11,7 @@ from string import Template
 
 from provisioner.provisioning.job_types import JOB_TYPES
 
+from provision_cli.job_types.template import pascal_case
 from provision_cli.sentences import CommandError
 
 _MODULES = Path("layers", "provisioner", "provisioner", "provisioning", "job_types")
@@ -124,8 +125,7 @@ def write_job_type(root: Path, name: str) -> list[str]:
     """
     _check(root, name)
     module = _MODULES / f"{name}.py"
-    class_name = "".join(word.capitalize() for word in name.split("_"))
-    text = _MODULE.substitute(name=name, class_name=class_name)
+    text = _MODULE.substitute(name=name, class_name=pascal_case(name))
     (root / module).write_text(text, encoding="utf-8")
     derived = _run(root, "-m", "provision_cli.job_types")
     if derived.returncode != 0:

@@ -7,13 +7,11 @@ start them, the reconciler hears of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from string import Template
 from textwrap import fill, indent
 from typing import Any
 
-from provisioner.jobs.definition import JobDefinitions
+from provisioner.jobs.definition import JobDefinition, JobDefinitions
 from provisioner.provisioning.functions import FUNCTIONS, LIFECYCLE
 
 #: Of a description in the template.
@@ -136,40 +134,9 @@ class TemplateError(ValueError):
     """The template lacks a line `begin` or `end`; the message names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateMachine:
-    """A state machine as the template needs it."""
-
-    #: Its name within the stack.
-    name: str
-    #: The names of the functions that its Tasks call.
-    functions: tuple[str, ...]
-    #: The name of the state machine that removes what a failed job made; empty where none does.
-    cleanup: str
-
-    @property
-    def logical_id(self) -> str:
-        """What its resources' logical ids begin with."""
-        return pascal_case(self.name)
-
-
 def pascal_case(name: str) -> str:
     """Return a name of lower-case words as logical ids have it."""
     return "".join(word.capitalize() for word in name.split("_"))
-
-
-def state_machines(definitions: JobDefinitions) -> tuple[StateMachine, ...]:
-    """Return the state machines of the job types."""
-    return tuple(
-        StateMachine(d.name, _functions(d.stages), d.on_failure.cleanup_job_type)
-        for d in definitions.values()
-    )
-
-
-def _functions(stages: Iterable[Any]) -> tuple[str, ...]:
-    """Name the functions of stages; that of the lifecycle records how all has ended."""
-    used = {LIFECYCLE.name, *(stage.function.name for stage in stages)}
-    return tuple(name for name in FUNCTIONS if name in used)
 
 
 def generate(template: str, definitions: JobDefinitions) -> str:
@@ -200,7 +167,8 @@ def replace_part(file: str, text: str, name: str, part: str) -> str:
         TemplateError: a line is missing.
     """
     lines = re.compile(
-        rf"^(?P<margin> *)(#|<!--) begin {name}: .*\n(?P<part>(?:.*\n)*?) *(#|<!--) end {name}\b",
+        rf"^(?P<margin> *)(#|<!--) begin {name}: .*\n(?P<part>(?:.*\n)*?)"
+        rf" *(#|<!--) end {name}( -->)?$",
         re.MULTILINE,
     )
     found = lines.search(text)
@@ -211,50 +179,49 @@ def replace_part(file: str, text: str, name: str, part: str) -> str:
 
 def _parts(definitions: JobDefinitions) -> dict[str, str]:
     """Return each part's text by its name, without its margin."""
-    machines = state_machines(definitions)
+    references = "".join(f"- !Ref {pascal_case(name)}StateMachine\n" for name in definitions)
     return {
         "required job types": f"REQUIRED_JOB_TYPES: {','.join(definitions)}\n",
-        "state machines of jobs": _references(machines),
-        "all state machines": _references(machines),
+        "state machines of jobs": references,
+        "all state machines": references,
         "executions": "".join(
             '- !Sub "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:execution:'
-            f'${{{machine.logical_id}StateMachine.Name}}:*"\n'
-            for machine in machines
+            f'${{{pascal_case(name)}StateMachine.Name}}:*"\n'
+            for name in definitions
         ),
-        "state machines": "\n".join(map(_state_machine, machines)),
+        "state machines": "\n".join(map(_state_machine, definitions.values())),
         "alarms of state machines": "\n".join(
-            alarm for machine in machines for alarm in _alarms(machine)
+            _alarm(name, kind, what)
+            for name in definitions
+            for kind, what in (("TimedOut", _TIMED_OUT), ("Failed", _FAILED))
         ),
     }
 
 
-def _references(machines: Iterable[StateMachine]) -> str:
-    return "".join(f"- !Ref {machine.logical_id}StateMachine\n" for machine in machines)
-
-
-def _state_machine(machine: StateMachine) -> str:
-    functions = [pascal_case(name) + "Function" for name in machine.functions]
+def _state_machine(definition: JobDefinition[Any]) -> str:
+    # That of the lifecycle records how all has ended.
+    used = {LIFECYCLE.name, *(stage.function.name for stage in definition.stages)}
+    functions = [f"{pascal_case(name)}Function" for name in FUNCTIONS if name in used]
     substitutions = [f"{function}Arn: !GetAtt {function}.Arn" for function in functions]
-    cleanup = pascal_case(machine.cleanup)
+    cleanup = pascal_case(definition.on_failure.cleanup_job_type)
     if cleanup:
         substitutions.append(f"CleanupStateMachineArn: !Ref {cleanup}StateMachine")
     return _STATE_MACHINE.substitute(
-        id=machine.logical_id,
-        name=machine.name,
+        id=pascal_case(definition.name),
+        name=definition.name,
         substitutions=indent("\n".join(substitutions), 6 * " "),
         functions=indent("\n".join(f"- !GetAtt {name}.Arn" for name in functions), 16 * " "),
         start_cleanup=_START_CLEANUP.substitute(id=cleanup) if cleanup else "",
     )
 
 
-def _alarms(machine: StateMachine) -> Iterator[str]:
-    for kind, what in (("TimedOut", _TIMED_OUT), ("Failed", _FAILED)):
-        description = fill(
-            f"Executions of {machine.name} {what} See docs/operations.md#{kind.lower()}alarm.",
-            width=_LINE_LENGTH,
-            initial_indent=6 * " ",
-            subsequent_indent=6 * " ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        yield _ALARM.substitute(id=machine.logical_id, kind=kind, description=description)
+def _alarm(name: str, kind: str, what: str) -> str:
+    description = fill(
+        f"Executions of {name} {what} See docs/operations.md#{kind.lower()}alarm.",
+        width=_LINE_LENGTH,
+        initial_indent=6 * " ",
+        subsequent_indent=6 * " ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return _ALARM.substitute(id=pascal_case(name), kind=kind, description=description)
