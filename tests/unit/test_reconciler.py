@@ -14,7 +14,7 @@ from provisioner.composition.in_process import SNAPSHOT_SECONDS
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.definition import longest_run
-from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of
+from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of, job_input
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
@@ -136,9 +136,7 @@ def test_a_job_whose_execution_ended_without_telling_ends_with_the_reason(
     assert (cleanup.status, cleanup.parent_id) == (JobStatus.QUEUED, "job-1")
     assert cleanup.payload["job_id"] == "job-1"
     # Nobody else starts it.
-    assert sent(core) == [
-        {"job_id": cleanup.job_id, "job_type": "clean_up_project", "payload": cleanup.payload}
-    ]
+    assert sent(core) == [job_input(cleanup, attempt=1)]
     assert core.projects.lock_holders() == [cleanup.job_id]
     (repair,) = history(core, "REPAIRED")
     assert repair == f"Nobody had told of its end: its execution was {status}."
@@ -651,6 +649,7 @@ def test_the_message_of_a_job_that_does_not_begin_is_sent_again_once(core: Core)
         "job_id": "job-1",
         "job_type": "provision_project",
         "payload": job.payload,
+        "attempt": 1,
     }
     core.clock.advance(LIMIT_SECONDS - 1)
     with unchanged(core):
