@@ -35,7 +35,7 @@ from provisioner.provisioning.stages.deprovision import (
     release_after_failed_removal,
 )
 from provisioner.provisioning.stages.initialize import ensure_initialized
-from provisioner.provisioning.stages.storage import remove_storage_with_data
+from provisioner.provisioning.stages.storage import remove_storage
 from support.core import (
     ACCOUNT,
     REGION,
@@ -647,12 +647,13 @@ def check_data(
 
 
 def remove(core: Core, s3: Any, seconds: float = 60, **fields: Any) -> StageOutcome:
-    return remove_storage_with_data(
+    return remove_storage(
         job(**fields),
         s3=lambda _region: s3,
         projects=core.projects,
         naming=NAMING,
         seconds=seconds,
+        only_this_job=False,
     )
 
 

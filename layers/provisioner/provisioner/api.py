@@ -302,8 +302,7 @@ def list_jobs(project_id: str | None = None) -> list[Job]:
 
     Each says what it waits for: its stages that are WAITING, and its end.
     """
-    if project_id is not None:
-        check_text("project_id", project_id)
+    _check_optional(project_id=project_id)
     jobs = job_store(current_settings())
     return jobs.list_all() if project_id is None else jobs.list_by_project(project_id)
 
@@ -546,8 +545,7 @@ def find_snapshot(project_id: str, snapshot: str | None = None) -> Snapshot | In
         ProvisioningError: as of `list_snapshots`.
     """
     check_text("project_id", project_id)
-    if snapshot is not None:
-        check_text("snapshot", snapshot)
+    _check_optional(snapshot=snapshot)
     asked = validate_payload(SnapshotReference, {"project_id": project_id, "snapshot": snapshot})
     found = [(one, _names_of(one)) for one in list_snapshots(asked.project_id)]
     return choose(asked.project_id, asked.snapshot, found)
@@ -581,9 +579,7 @@ def restore_instance(
         ProvisioningError: Amazon RDS cannot be read.
     """
     check_text("project_id", project_id)
-    for name, text in (("snapshot", snapshot), ("size", size)):
-        if text is not None:
-            check_text(name, text)
+    _check_optional(snapshot=snapshot, size=size)
     asked = validate_payload(
         InstanceSnapshotReference,
         {
@@ -626,10 +622,7 @@ def restore_snapshot(
         ProvisioningError: the snapshot, or the target, cannot be reached.
     """
     check_text("project_id", project_id)
-    if snapshot is not None:
-        check_text("snapshot", snapshot)
-    if into is not None:
-        check_text("into", into)
+    _check_optional(snapshot=snapshot, into=into)
     # Its parts are the databases' drivers, which nothing else here needs.
     from provisioner.composition.restore import own_url, restore  # noqa: PLC0415
 
@@ -668,12 +661,18 @@ def redrive_dead_letters(
     Returns:
         what became of each letter; one that names another job's id stays where it is.
     """
-    if job_id is not None:
-        check_text("job_id", job_id)
+    _check_optional(job_id=job_id)
     check_flag("again", again)
     if on_redriven is not None:
         check_function("on_redriven", on_redriven)
     return _dead_letters(current_settings()).redrive(job_id, again=again, on_redriven=on_redriven)
+
+
+def _check_optional(**texts: object) -> None:
+    """Refuse arguments that are neither text nor None."""
+    for name, text in texts.items():
+        if text is not None:
+            check_text(name, text)
 
 
 def _job_client(settings: PlatformSettings) -> JobClient:

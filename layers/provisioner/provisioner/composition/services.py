@@ -26,6 +26,7 @@ _EMPTYING_SECONDS = 90.0
 class Resources(ReaderResources):
     """What the stages of the function may take, by the names of their parameters."""
 
+    #: These give the client of a region.
     cognito: Callable[[str], CognitoIdentityProviderClient]
     appsync: Callable[[str], AppSyncClient]
     s3: Callable[[str], S3Client]

@@ -143,7 +143,8 @@ REMOVING_STORAGE = Stage(
     "REMOVING_STORAGE",
     "The S3 bucket is gone, with its objects if the payload asks for that.",
     function=SERVICES,
-    code="provisioner.provisioning.stages.storage:remove_storage_with_data",
+    code="provisioner.provisioning.stages.storage:remove_storage",
+    arguments={"only_this_job": False},
     own_error=ErrorType.REMOVAL_FAILED,
     state="RemoveStorage",
 )

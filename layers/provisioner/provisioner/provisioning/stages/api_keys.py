@@ -115,7 +115,7 @@ def ensure_api_keys(
         ) from None
     return StageOutcome(
         output={
-            "api_keys": shown(keys),
+            "api_keys": describe_keys(keys),
             "secret_arn": secret.arn,
         },
         check=f"each of the {len(keys)} API keys is stored by its digest",
@@ -150,15 +150,15 @@ def _take_back(client: SecretsManagerClient, secret: Secret, value: dict[str, An
         replace_secret_value(client, secret, secret.value, final=final)
 
 
-def shown(keys: list[ApiKey]) -> list[dict[str, str]]:
-    """Return what may be shown of keys."""
+def describe_keys(keys: list[ApiKey]) -> list[dict[str, str]]:
+    """Return what may be describe_keys of keys."""
     return [
         {"key_id": key.key_id, "key_prefix": key.key_prefix, "created_at": key.created_at}
         for key in keys
     ]
 
 
-def found_again(keys: list[ApiKey], store: ApiKeyStore) -> list[ApiKey]:
+def find_again(keys: list[ApiKey], store: ApiKeyStore) -> list[ApiKey]:
     """Return the keys as they are stored.
 
     Raises:
@@ -211,7 +211,7 @@ def ensure_api_keys_rotated(
         ]
         # Whole, so that what the table shows of a set is the set.
         store.put_set(made)
-        keys = found_again(made, store)
+        keys = find_again(made, store)
     since = max(key.created_at for key in keys)
     expire_at = datetime.fromisoformat(since) + timedelta(hours=payload.overlap_hours)
     current = {key.digest for key in keys}
@@ -222,7 +222,7 @@ def ensure_api_keys_rotated(
             store.expire(key_digest, expire_at)
     return StageOutcome(
         output={
-            "api_keys": shown(keys),
+            "api_keys": describe_keys(keys),
             "old_keys_expire_at": expire_at.isoformat(timespec="microseconds"),
         }
         | ({} if secret is None else {"api_keys_secret_arn": secret.arn}),
@@ -264,7 +264,7 @@ def _ensure_secret(
         )
         if kept is None or kept.value.get("job_id") != job.job_id:
             if any(key.expires_at is not None for key in own):
-                raise _replaced()
+                raise _conflict()
             return None
 
     def ensure() -> Secret:
@@ -290,11 +290,11 @@ def _ensure_secret(
     )
     replaced = ensure()
     if replaced.value.get("job_id") != job.job_id:
-        raise _replaced()
+        raise _conflict()
     return replaced
 
 
-def _replaced() -> ProvisioningError:
+def _conflict() -> ProvisioningError:
     return failure(
         ErrorType.CONFLICT,
         "Another job has replaced the API keys of the project meanwhile; send a new job.",
