@@ -36,9 +36,6 @@ from provisioner.provisioning.job_types.provision_project import (
     CREATING_DATABASE,
     ProvisionProjectPayload,
 )
-from provisioner.provisioning.job_types.rotate_database_password import (
-    RotateDatabasePasswordPayload,
-)
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import cluster_of, ensure_placed, known_cluster_of
@@ -316,17 +313,11 @@ def ensure_password_rotated(
         DATABASE_CHANGE_FAILED: the secret or the role is not there; and what `DatabaseEngine` and
             `translated` raise.
     """
-    payload = validate_payload(RotateDatabasePasswordPayload, job.payload)
-    project = projects.get(payload.project_id)
-    if project is None:
-        raise failure(
-            ErrorType.PROJECT_NOT_FOUND,
-            f"project_id: there is no project {payload.project_id} any more.",
-        )
+    project = read_project(job, projects)
     cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
-    tenant = naming.names(payload.project_id).tenants[cluster.engine]
-    secret_name = naming.names(payload.project_id).database_secret
-    owner = naming.owner(payload.project_id, job.job_id)
+    tenant = naming.names(project.project_id).tenants[cluster.engine]
+    secret_name = naming.names(project.project_id).database_secret
+    owner = naming.owner(project.project_id, job.job_id)
     secret = find_secret(
         secrets_manager, name=secret_name, owner=owner, final=ErrorType.DATABASE_CHANGE_FAILED
     )
