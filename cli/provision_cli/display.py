@@ -26,9 +26,6 @@ _GAP = 1
 #: Headings of columns whose cells are sentences, which may go on in the next line.
 _PROSE = {"reason", "note"}
 
-#: Of stages in these, what is wrong, or is waited for, is shown in full.
-_PROBLEMS = {api.StageStatus.FAILED, api.StageStatus.RETRYING, api.StageStatus.WAITING}
-
 _STATUS_STYLES = {
     "SUCCEEDED": "green",
     "COMPLETED": "green",
@@ -154,32 +151,33 @@ def _say_new(
     """Print the lines about a job, and about its clean-up, that have not been printed yet."""
     lines = [(job.job_id, text) for text in _lines(job)]
     if cleanup is not None:
-        heading = f"job {job.job_id}  {job.status}; its clean-up {cleanup.job_id}:"
+        heading = Text(f"job {job.job_id}  {job.status}; its clean-up {cleanup.job_id}:")
         lines += [(cleanup.job_id, text) for text in (heading, *_lines(cleanup))]
-    for about in lines:
-        if about not in said:
-            said.add(about)
-            line(console, about[1])
+    for about, text in lines:
+        if (about, text.plain) not in said:
+            said.add((about, text.plain))
+            line(console, text.plain)
 
 
-def _lines(job: api.Job) -> list[str]:
-    """Return what there is to say of a job: a line for each stage that has begun."""
+def _lines(job: api.Job, *, with_pending: bool = False) -> list[Text]:
+    """Return what there is to say of a job: a line for each stage, or for each that has begun."""
     records = _shown_stages(job)
     width = max((len(record.stage) for record in records), default=0)
-    rows = [
-        (
-            record.stage.ljust(width),
-            record.status.ljust(9),
-            _attempt(record).ljust(14),
-            # A stage that runs shows when it started, one that ended how long it took.
-            _clock(record.started_at),
-            _took(record) if record.finished_at else "",
-            _describe_stage(record),
-        )
-        for record in records
-        if record.status is not api.StageStatus.PENDING
-    ]
-    return [*_notes(job), *("  ".join(row).rstrip() for row in rows)]
+    lines = [Text(note) for note in _notes(job)]
+    for record in records:
+        if with_pending or record.status is not api.StageStatus.PENDING:
+            words = (
+                record.stage.ljust(width),
+                record.status.ljust(9),
+                _attempt(record).ljust(14),
+                # A stage that runs shows when it started, one that ended how long it took.
+                _clock(record.started_at),
+                _took(record) if record.finished_at else "",
+                _describe_stage(record),
+            )
+            style = _STATUS_STYLES.get(record.status, "")
+            lines.append(Text("  ".join(words).rstrip(), style))
+    return lines
 
 
 def _notes(job: api.Job) -> list[str]:
@@ -456,49 +454,17 @@ def _table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
-    of_job, of_cleanup = _shown_stages(job), cleanup.stages if cleanup is not None else ()
-    records = [*of_job, *of_cleanup]
+    """Return all the lines about a job, and about its clean-up, with what they come to."""
+    lines = _lines(job, with_pending=True)
     summary = Text(
         f"{job.status}  {job.percent_done} %  {_duration(job.created_at, job.finished_at)}",
         _STATUS_STYLES.get(job.status, ""),
     )
     if cleanup is not None:
-        status = cleanup.status
-        summary.append(f"  clean-up {status}", _STATUS_STYLES.get(status, ""))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("stage", "status", "attempt", "started (UTC)", "took"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column(no_wrap=True)
-    for row in _rows(of_job):
-        table.add_row(*row)
-    if of_cleanup:
-        table.add_row(Text("clean-up", "bold"))
-    for row in _rows(of_cleanup):
-        table.add_row(*row)
-    # Below the table, where there is room: a column of its rest would break ids.
-    problems = [
-        Text(f"{record.stage}: {_describe_stage(record)}")
-        for record in records
-        if record.status in _PROBLEMS and _describe_stage(record)
-    ]
-    problems += [Text(note) for note in _notes(job)]
-    return Group(table, *problems, summary)
-
-
-def _rows(records: Sequence[api.StageRecord]) -> list[list[Text]]:
-    return [
-        [
-            Text(record.stage),
-            Text(record.status, _STATUS_STYLES.get(record.status, "")),
-            Text(_attempt(record).removeprefix("attempt ")),
-            Text(f"{record.started_at.astimezone(UTC):%H:%M:%S}" if record.started_at else ""),
-            Text(_took(record)),
-            Text(
-                "" if record.status in _PROBLEMS else _describe_stage(record), overflow="ellipsis"
-            ),
-        ]
-        for record in records
-    ]
+        lines += [Text("clean-up", "bold"), *_lines(cleanup, with_pending=True)]
+        style = _STATUS_STYLES.get(cleanup.status, "")
+        summary.append(f"  clean-up {cleanup.status}", style)
+    return Group(*lines, summary)
 
 
 def _attempt(record: api.StageRecord) -> str:

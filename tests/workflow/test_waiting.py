@@ -136,7 +136,8 @@ REMOVING = clean_up_project.REMOVING_DATABASE
 
 def watched(job: api.Job) -> str:
     """Return the last that `watch` shows of a job without a terminal."""
-    return next(line for line in display._lines(job) if line.startswith(REMOVING))
+    lines = [line.plain for line in display._lines(job)]
+    return next(line for line in lines if line.startswith(REMOVING))
 
 
 def test_a_stage_of_a_clean_up_waits_and_goes_on(
