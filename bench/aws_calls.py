@@ -14,8 +14,6 @@ from provisioner.runtime import aws
 
 from bench.dynamodb_units import UnitMeter, Units
 
-_DYNAMODB = "dynamodb"
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -28,6 +26,9 @@ class Call:
     operation: str
     #: The tables that it names, in DynamoDB.
     tables: tuple[str, ...] = ()
+
+
+_DYNAMODB = "dynamodb"
 
 
 @dataclass
@@ -45,7 +46,7 @@ class AwsCalls:
 
 
 @contextmanager
-def counted() -> Iterator[AwsCalls]:
+def count_calls() -> Iterator[AwsCalls]:
     """Count the calls of this process while the context lasts; its clients are made anew."""
     calls = AwsCalls()
     aws.reset()

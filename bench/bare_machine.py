@@ -27,12 +27,6 @@ def handle(event, context):
     return {"ok": True, "stage": event["stage"], "status": "SUCCEEDED", "output": {}}
 """
 
-#: Nobody asks for it on the local stack.
-_ROLE = "arn:aws:iam::000000000000:role/bare"
-
-#: Seconds between two looks at an execution; when it ended, Step Functions says.
-_LOOK_SECONDS = 0.05
-
 
 @dataclass(frozen=True, slots=True)
 class BareMachine:
@@ -60,8 +54,15 @@ class BareMachine:
         return ended
 
 
+#: Nobody asks for it on the local stack.
+_ROLE = "arn:aws:iam::000000000000:role/bare"
+
+#: Seconds between two looks at an execution; when it ended, Step Functions says.
+_LOOK_SECONDS = 0.05
+
+
 @contextmanager
-def deployed(region: str) -> Iterator[BareMachine]:
+def deploy(region: str) -> Iterator[BareMachine]:
     """Deploy the state machine and its functions where this process's AWS is; remove them."""
     session: Any = boto3.Session(region_name=region)
     functions, machines = session.client("lambda"), session.client("stepfunctions")

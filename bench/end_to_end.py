@@ -120,7 +120,7 @@ def compare(settings: PlatformSettings, region: str, at_once: int, rounds: int) 
     bare_stages = BareStages(settings, region)
     straight = Straight(settings, region)
     try:
-        with bare_machine.deployed(region) as machine:
+        with bare_machine.deploy(region) as machine:
             ways = {
                 JOB: by_message.run,
                 STRAIGHT: straight.run,

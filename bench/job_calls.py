@@ -29,18 +29,12 @@ from provisioner import api
 from provisioner.composition import dispatcher, events
 from support.workflow import ACCOUNT, REGION, Workflow
 
-from bench.aws_calls import AwsCalls, Call, counted
+from bench.aws_calls import AwsCalls, Call, count_calls
 from bench.dynamodb_units import Units
 from bench.in_memory import deployment
 
 #: User pools, and Event APIs, of other projects in the same account and region.
 MANY = 2400
-
-#: The parts of a job's way, which its calls are counted by.
-JOB = "job"
-EVENTS = "events"
-
-_BUS = "bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +68,13 @@ class JobCalls:
         return sum((self.calls.units.get(call, Units()) for call in calls), Units())
 
 
+#: The parts of a job's way, which its calls are counted by.
+JOB = "job"
+EVENTS = "events"
+
+_BUS = "bench"
+
+
 def count_job(workflow: Workflow) -> JobCalls:
     """Run one job that meets no fault, and count.
 
@@ -84,7 +85,7 @@ def count_job(workflow: Workflow) -> JobCalls:
     jobs_table, job_id = workflow.settings.jobs_table, str(uuid.uuid4())
     job_type = "provision_project"
     message = {"job_type": job_type, "payload": {"project_id": project_id, "region": REGION}}
-    with _environment(workflow), counted() as calls:
+    with _environment(workflow), count_calls() as calls:
         dispatch, publish = dispatcher.build(), events.build()
         calls.part = JOB
         dispatch(_batch(job_id, message), SimpleNamespace())

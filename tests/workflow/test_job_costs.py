@@ -8,7 +8,7 @@ from provisioner.runtime import aws
 from support.workflow import REGION, Workflow
 
 from bench import in_process, job_calls
-from bench.aws_calls import Call, counted
+from bench.aws_calls import Call, count_calls
 from bench.dynamodb_units import Units
 
 #: The most calls of the dispatcher and the stages for one job, and of them those to the jobs table,
@@ -53,7 +53,7 @@ def test_units_follow_from_the_sizes_of_items(workflow: Workflow) -> None:
     key = {"quota": {"S": "owner#ada"}}
     # With the names and the key more than 1 KB, and less than 4.
     item = {**key, "text": {"S": "a" * 1024}}
-    with counted() as calls:
+    with count_calls() as calls:
         dynamodb = aws.client("dynamodb")
         dynamodb.put_item(TableName=table, Item=item)
         dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True)

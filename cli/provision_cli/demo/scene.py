@@ -24,6 +24,33 @@ TABLE = "greetings"
 _JOB_SECONDS = 300.0
 
 
+@contextmanager
+def connect(
+    running: RunningStack, secret_arn: str
+) -> Iterator[tuple[psycopg.Connection[tuple[Any, ...]], str]]:
+    """Log in to a project's database; what is written is kept where nothing fails.
+
+    Args:
+        running: the local stack.
+        secret_arn: the secret with the login.
+
+    Yields:
+        The connection, and the name of the project's schema.
+
+    Raises:
+        CommandError: the database does not do what it is asked.
+    """
+    text = running.client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"]
+    login: dict[str, str] = json.loads(text)
+    try:
+        with psycopg.connect(login["connection_string"], connect_timeout=10) as connection:
+            yield connection, login["schema"]
+    except psycopg.Error as error:
+        # The exception itself holds the connection, and so the password.
+        reason = str(error).strip()
+        raise CommandError(f"the project's database does not answer: {reason}.") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """Where the demonstration takes place."""
@@ -52,33 +79,6 @@ class Scene:
         display.refuse_failed(job)
         self.line(f"job {job.job_id}  {job_type} {job.status}, {len(job.stages)} stages")
         return job.result or {}
-
-
-@contextmanager
-def connect(
-    running: RunningStack, secret_arn: str
-) -> Iterator[tuple[psycopg.Connection[tuple[Any, ...]], str]]:
-    """Log in to a project's database; what is written is kept where nothing fails.
-
-    Args:
-        running: the local stack.
-        secret_arn: the secret with the login.
-
-    Yields:
-        The connection, and the name of the project's schema.
-
-    Raises:
-        CommandError: the database does not do what it is asked.
-    """
-    text = running.client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"]
-    login: dict[str, str] = json.loads(text)
-    try:
-        with psycopg.connect(login["connection_string"], connect_timeout=10) as connection:
-            yield connection, login["schema"]
-    except psycopg.Error as error:
-        # The exception itself holds the connection, and so the password.
-        reason = str(error).strip()
-        raise CommandError(f"the project's database does not answer: {reason}.") from None
 
 
 def claim_keys(scene: Scene, project_id: str) -> list[str]:

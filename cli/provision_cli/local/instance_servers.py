@@ -23,19 +23,6 @@ from provision_cli.local.errors import LocalStackError
 from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.postgresql_server import PostgresqlServer
 
-#: The servers of the engines that RDS names so.
-_SERVERS: dict[str, type[DatabaseServer]] = {
-    "postgres": PostgresqlServer,
-    "mysql": MariadbServer,
-    "mariadb": MariadbServer,
-}
-
-#: A resource id of an instance, or the identifier of a snapshot: it becomes the name of a folder.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,254}")
-
-#: Says what an instance is that has its server; without it, it is being made, or removed.
-_RECORD = "instance.json"
-
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -48,6 +35,20 @@ class Instance:
     port: int
     #: Whether the server is to run: it is not, of one that somebody has stopped.
     runs: bool = True
+
+
+#: The servers of the engines that RDS names so.
+_SERVERS: dict[str, type[DatabaseServer]] = {
+    "postgres": PostgresqlServer,
+    "mysql": MariadbServer,
+    "mariadb": MariadbServer,
+}
+
+#: A resource id of an instance, or the identifier of a snapshot: it becomes the name of a folder.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,254}")
+
+#: Says what an instance is that has its server; without it, it is being made, or removed.
+_RECORD = "instance.json"
 
 
 class InstanceServers:
