@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from provision_cli.main import main
 from provisioner import api
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import translate_errors
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.runtime import aws
 from support.portal import Page, Portal, portal
@@ -226,7 +226,7 @@ def test_a_stage_takes_it_for_an_outage_that_may_pass(elsewhere: Portal) -> None
     elsewhere.answer(Page(200, WEB, HTML))
     with (
         pytest.raises(ProvisioningError) as caught,
-        translated(ErrorType.SERVICE_REGISTRATION_FAILED, "look for the bucket"),
+        translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "look for the bucket"),
     ):
         call("HeadBucket")
     assert caught.value.type is ErrorType.NETWORK_ERROR

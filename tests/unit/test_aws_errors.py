@@ -9,7 +9,7 @@ import botocore.exceptions
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
-from provisioner.drivers.aws_errors import translate, translated
+from provisioner.drivers.aws_errors import translate, translate_errors
 from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError
 from support.core import REGION
 from support.drivers import refused, text_of
@@ -229,7 +229,7 @@ def test_only_what_may_pass_of_what_botocore_raises_is_retried() -> None:
 
 def test_an_answer_that_cannot_be_read_is_asked_for_again_and_not_passed_on() -> None:
     def fail() -> None:
-        with translated(FINAL, "make the thing"):
+        with translate_errors(FINAL, "make the thing"):
             raise ResponseParserError("Unable to parse response: b'hunter2'")
 
     error = refused(fail)
@@ -309,7 +309,7 @@ def test_the_cause_is_bounded() -> None:
 )
 def test_an_error_that_quotes_the_request_is_not_passed_on(error: BotoCoreError) -> None:
     def fail() -> None:
-        with translated(FINAL, "make the thing"):
+        with translate_errors(FINAL, "make the thing"):
             raise error
 
     assert "hunter2" in str(error)
@@ -319,6 +319,6 @@ def test_an_error_that_quotes_the_request_is_not_passed_on(error: BotoCoreError)
 def test_errors_of_the_table_and_of_the_code_pass_as_they_are() -> None:
     ours = known(client_error("AccessDenied"))
     for error in (ours, KeyError("x")):
-        with pytest.raises(type(error)) as raised, translated(ErrorType.UNKNOWN_ERROR, "x"):
+        with pytest.raises(type(error)) as raised, translate_errors(ErrorType.UNKNOWN_ERROR, "x"):
             raise error
         assert raised.value is error

@@ -6,7 +6,7 @@ from typing import Any
 
 import boto3
 import pytest
-from provisioner.drivers.drift import drifted, update_input
+from provisioner.drivers.drift import build_update, find_drift
 from support.core import REGION
 
 WANTED: dict[str, Any] = {
@@ -27,7 +27,7 @@ FOUND: dict[str, Any] = {
 
 @pytest.mark.parametrize("untold", [True, False])
 def test_what_is_there_beside_and_another_order_are_no_drift(*, untold: bool) -> None:
-    assert drifted(FOUND, WANTED, untold=untold) == []
+    assert find_drift(FOUND, WANTED, untold=untold) == []
 
 
 @pytest.mark.parametrize("untold", [True, False])
@@ -47,7 +47,7 @@ def test_what_is_there_beside_and_another_order_are_no_drift(*, untold: bool) ->
     ],
 )
 def test_another_value_is_drift(name: str, value: Any, *, untold: bool) -> None:
-    assert drifted({**FOUND, name: value}, WANTED, untold=untold) == [name]
+    assert find_drift({**FOUND, name: value}, WANTED, untold=untold) == [name]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_another_value_is_drift(name: str, value: Any, *, untold: bool) -> None:
 def test_what_is_not_told_is_drift_only_where_an_update_follows(
     found: dict[str, Any], name: str
 ) -> None:
-    assert drifted(found, WANTED, untold=True) == [name]
-    assert drifted(found, WANTED, untold=False) == []
+    assert find_drift(found, WANTED, untold=True) == [name]
+    assert find_drift(found, WANTED, untold=False) == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_update_passes_on_all_that_is_told_and_that_it_takes(
     found = {name: f"the {name}" for name in members}
     takes = set(model.operation_model(operation).input_shape.members)
     wanted = {min(takes & set(found)): {"ours": 1}}
-    update = update_input(client, operation, {**found, **{n: {"b": 2} for n in wanted}}, wanted)
+    update = build_update(client, operation, {**found, **{n: {"b": 2} for n in wanted}}, wanted)
     assert set(update) == takes & set(found)
     assert update == {**{n: found[n] for n in update}, **{n: {"b": 2, "ours": 1} for n in wanted}}
 
@@ -100,7 +100,7 @@ def test_an_update_leaves_out_what_is_empty_and_keeps_what_is_false() -> None:
         "EnableTokenRevocation": False,
         "RefreshTokenValidity": 0,
     }
-    assert update_input(client, "UpdateUserPoolClient", found, {}) == {
+    assert build_update(client, "UpdateUserPoolClient", found, {}) == {
         "EnableTokenRevocation": False,
         "RefreshTokenValidity": 0,
     }

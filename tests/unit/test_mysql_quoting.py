@@ -40,7 +40,7 @@ class Plain:
 
 def column_names(session: Connection, name: str) -> list[str]:
     with session.cursor() as cursor:
-        cursor.execute(SQL("SELECT 1 AS {}").format(Identifier(name)).rendered(session))
+        cursor.execute(SQL("SELECT 1 AS {}").format(Identifier(name)).render(session))
         return [column[0] for column in cursor.description]
 
 
@@ -68,7 +68,7 @@ def test_a_value_is_one_value_in_every_mode(
 def test_hostile_texts_are_values_and_names(session: Connection, text: str) -> None:
     execute(session, SQL("SET SESSION sql_mode = 'NO_BACKSLASH_ESCAPES'"))
     assert execute(session, SQL("SELECT {}").format(Literal(text))) == [(text,)]
-    rendered = SQL("SELECT {}").format(Identifier(text)).rendered(session)
+    rendered = SQL("SELECT {}").format(Identifier(text)).render(session)
     with pytest.raises(pymysql.Error) as raised:
         session.query(rendered)
     # ER_BAD_FIELD_ERROR, ER_TOO_LONG_IDENT or ER_WRONG_COLUMN_NAME: a name, and nothing more.
@@ -95,7 +95,7 @@ def matches(pattern: str, name: str) -> bool:
 
 def test_a_name_that_no_pattern_can_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="backslash"):
-        GrantedDatabase("a\\b", is_literal=False).rendered(Plain())
+        GrantedDatabase("a\\b", is_literal=False).render(Plain())
 
 
 @pytest.mark.parametrize("name", ["", "a\0b"])
@@ -110,12 +110,12 @@ def test_parts_are_put_in_their_places_and_nothing_else_is() -> None:
         GrantedDatabase("a_b%", is_literal=False),
         Account("u`ser"),
     )
-    assert statement.rendered(Plain()) == r"GRANT SELECT, DROP ON `a\_b\%`.* TO `u``ser`@`%`"
+    assert statement.render(Plain()) == r"GRANT SELECT, DROP ON `a\_b\%`.* TO `u``ser`@`%`"
     # A part that holds braces is no place.
     statement = SQL("SELECT {}, {}").format(Literal("{}"), Identifier("a", "{}"))
-    assert statement.rendered(Plain()) == "SELECT '{}', `a`.`{}`"
-    assert SQL(", ").join([]).rendered(Plain()) == ""
-    assert SQL("SELECT 1").rendered(Plain()) == "SELECT 1"
+    assert statement.render(Plain()) == "SELECT '{}', `a`.`{}`"
+    assert SQL(", ").join([]).render(Plain()) == ""
+    assert SQL("SELECT 1").render(Plain()) == "SELECT 1"
 
 
 @pytest.mark.parametrize("parts", [0, 2])

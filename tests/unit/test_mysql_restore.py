@@ -19,7 +19,7 @@ from provisioner.drivers.database_engine import Restored
 from provisioner.drivers.mysql.dump_format import (
     FIRST_LINE,
     LAST_LINE,
-    framed,
+    frame,
     read_statements,
 )
 from provisioner.drivers.mysql.restore import MysqlRestorer
@@ -70,7 +70,7 @@ def _refused(error_type: ErrorType, act: Callable[[], object]) -> ProvisioningEr
 
 
 def _archive(*statements: bytes) -> bytes:
-    pieces = [FIRST_LINE, *(framed(each, "what") for each in statements), LAST_LINE]
+    pieces = [FIRST_LINE, *(frame(each, "what") for each in statements), LAST_LINE]
     return gzip.compress(b"".join(pieces), mtime=0)
 
 

@@ -27,9 +27,9 @@ from provisioner.drivers.mysql.dump_format import (
     LAST_LINE,
     DumpError,
     binary_literal,
-    framed,
-    left_out,
+    frame,
     read_statements,
+    tell_left_out,
     text_literal,
 )
 from provisioner.drivers.mysql.quoting import SQL
@@ -359,7 +359,7 @@ _WHAT = st.text("`\n\r\x1b;/ü末", max_size=9)
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=99), _WHAT), max_size=5))
 def test_statements_come_back_as_they_are(statements: list[tuple[bytes, str]]) -> None:
-    dump = _compressed(FIRST_LINE, *(framed(sql, what) for sql, what in statements), LAST_LINE)
+    dump = _compressed(FIRST_LINE, *(frame(sql, what) for sql, what in statements), LAST_LINE)
     found = list(read_statements(io.BytesIO(dump)))
     assert [statement.sql for statement in found] == [sql for sql, _ in statements]
     assert all("\n" not in statement.what for statement in found)
@@ -368,7 +368,7 @@ def test_statements_come_back_as_they_are(statements: list[tuple[bytes, str]]) -
 @settings(max_examples=50)
 @given(st.lists(st.binary(min_size=1, max_size=99), min_size=1, max_size=5), st.data())
 def test_a_dump_that_is_not_whole_is_told(statements: list[bytes], data: st.DataObject) -> None:
-    dump = _compressed(FIRST_LINE, *(framed(sql, "x") for sql in statements), LAST_LINE)
+    dump = _compressed(FIRST_LINE, *(frame(sql, "x") for sql in statements), LAST_LINE)
     cut = data.draw(st.integers(0, len(dump) - 1))
     with pytest.raises(DumpError):
         list(read_statements(io.BytesIO(dump[:cut])))
@@ -379,7 +379,7 @@ def test_a_dump_that_is_not_whole_is_told(statements: list[bytes], data: st.Data
     [
         (b"PGDMP", "broken"),
         (_compressed(b"SELECT 1;\n"), "no dump of a MySQL"),
-        (_compressed(FIRST_LINE, framed(b"SELECT 1", "x")), "end is missing"),
+        (_compressed(FIRST_LINE, frame(b"SELECT 1", "x")), "end is missing"),
         (_compressed(FIRST_LINE, b"-- 999 bytes: x\nSELECT 1;\n", LAST_LINE), "end is missing"),
         (_compressed(FIRST_LINE, b"-- %d bytes: x\n" % 10**15, LAST_LINE), "end is missing"),
         (_compressed(FIRST_LINE, b"x" * 3_000_000, LAST_LINE), "too long"),
@@ -391,7 +391,7 @@ def test_what_is_no_dump_is_told(dump: bytes, problem: str) -> None:
 
 
 def test_what_is_left_out_is_told_with_its_statement() -> None:
-    dump = _compressed(FIRST_LINE, left_out("view v", "CREATE VIEW v AS\nSELECT 1"), LAST_LINE)
+    dump = _compressed(FIRST_LINE, tell_left_out("view v", "CREATE VIEW v AS\nSELECT 1"), LAST_LINE)
     ((sql, what),) = ((each.sql, each.what) for each in read_statements(io.BytesIO(dump)))
     assert (sql, what) == (b"", "view v")
     assert b"\n-- CREATE VIEW v AS SELECT 1\n" in gzip.decompress(dump)

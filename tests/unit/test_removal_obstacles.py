@@ -12,7 +12,7 @@ import pytest
 from provisioner.drivers import s3 as s3_module
 from provisioner.drivers.bucket_policy import Denial, Wanted, denials
 from provisioner.drivers.cognito import look_at_pools
-from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quoted
+from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.drivers.s3_obstacles import LOCKS_LOOKED_AT, BucketLook, look_at_bucket
@@ -42,7 +42,7 @@ ARN = f"arn:aws:s3:::{BUCKET}"
     ],
 )
 def test_a_name_is_shown_on_one_line_and_not_at_any_length(name: str, shown: str) -> None:
-    assert quoted(name) == shown
+    assert quote(name) == shown
 
 
 # Policies of buckets.

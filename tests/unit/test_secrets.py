@@ -52,7 +52,7 @@ class Secrets:
         return secrets.find_secret(self.client, name=NAME, owner=OWNER, final=FINAL)
 
     def claimed(self) -> Secret | None:
-        return secrets.claimed_secret(self.client, name=NAME, claim=OWNER.owns, final=FINAL)
+        return secrets.find_claimed_secret(self.client, name=NAME, claim=OWNER.owns, final=FINAL)
 
     def remove(self) -> None:
         secrets.remove_secret(self.client, name=NAME, claim=OWNER.owns, final=FINAL)

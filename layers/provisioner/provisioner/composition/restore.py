@@ -10,7 +10,7 @@ from provisioner.composition import deployment
 from provisioner.drivers.database_engine import DatabaseRestorer
 from provisioner.drivers.mysql.restore import MysqlRestorer
 from provisioner.drivers.postgresql.restore import PostgresqlRestorer
-from provisioner.drivers.secrets import claimed_secret
+from provisioner.drivers.secrets import find_claimed_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.projects import Project, ProjectStatus
@@ -65,7 +65,7 @@ def own_url(settings: PlatformSettings, project: Project) -> str:
     Raises:
         DATABASE_CHANGE_FAILED: the project has no database that anyone may use.
         PROJECT_BUSY: a job works at it.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     if project.status is not ProjectStatus.ACTIVE:
         raise failure(
@@ -80,7 +80,7 @@ def own_url(settings: PlatformSettings, project: Project) -> str:
             "wait until that job has ended.",
         )
     naming = deployment.naming(settings)
-    secret = claimed_secret(
+    secret = find_claimed_secret(
         aws.client("secretsmanager"),
         name=naming.names(project.project_id).database_secret,
         claim=naming.owner(project.project_id, job_id="").claim(only_this_job=False),

@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.aws_errors import is_sent_once, translated
+from provisioner.drivers.aws_errors import is_sent_once, translate_errors
 from provisioner.drivers.drift import (
     MADE_AGAIN,
     Drift,
     Repairs,
-    drifted,
-    drifts,
-    put_right,
-    still_drifted,
-    update_input,
+    as_remaining,
+    build_update,
+    drifts_of,
+    find_drift,
+    find_repaired,
 )
 from provisioner.drivers.same_named import SameNamed
 from provisioner.errors import ErrorType, failure
@@ -60,7 +60,7 @@ class EventApi:
 type Made = Callable[[str], object]
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register realtime")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "register realtime")
 def ensure_event_api(
     client: AppSyncClient,
     *,
@@ -85,7 +85,7 @@ def ensure_event_api(
 
     Raises:
         CONFLICT: an API of that name is not the project's.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     apis = _apis(client, name, owner.owns)
     api = apis.find_oldest() if may_exist else None
@@ -110,19 +110,19 @@ def ensure_event_api(
     )
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one Event API")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one Event API")
 def keep_one_api(
     client: AppSyncClient, *, name: str, owner: Ownership, made: str, kept: str
 ) -> None:
     """Delete an API that this run has made, as `SameNamed.keep_one` says.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     _apis(client, name, owner.owns).keep_one(made=made, kept=kept)
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair realtime")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "repair realtime")
 def repair_event_api(
     client: AppSyncClient, *, api_id: str, namespace: str, owner: Ownership
 ) -> Repairs:
@@ -139,7 +139,7 @@ def repair_event_api(
     Raises:
         SERVICE_REGISTRATION_FAILED: the API is not there.
         CONFLICT: it is not the project's.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     try:
         api = client.get_api(apiId=api_id)["api"]
@@ -152,11 +152,11 @@ def repair_event_api(
         ) from None
     _apis(client, api["name"], owner.owns).require_marker(api)
     before = _put_right(client, api, namespace, owner)
-    after = _drifts(api, *_wrong(client, api_id, namespace, owner)) if before else []
+    after = _list_drift(api, *_wrong(client, api_id, namespace, owner)) if before else []
     return Repairs(
-        put_right(before, after),
-        tuple(still_drifted(drift) for drift in after),
-        _answered(api_id, namespace),
+        find_repaired(before, after),
+        tuple(as_remaining(drift) for drift in after),
+        _say_answered(api_id, namespace),
     )
 
 
@@ -164,13 +164,13 @@ def _put_right(
     client: AppSyncClient, api: ApiTypeDef, namespace: str, owner: Ownership
 ) -> list[Drift]:
     """Put right what has drifted, and return it."""
-    wrong = drifted(api.get("eventConfig", {}), _EVENT_CONFIG, untold=True)
+    wrong = find_drift(api.get("eventConfig", {}), _EVENT_CONFIG, untold=True)
     if wrong:
-        client.update_api(**update_input(client, "UpdateApi", api, {"eventConfig": _EVENT_CONFIG}))
+        client.update_api(**build_update(client, "UpdateApi", api, {"eventConfig": _EVENT_CONFIG}))
     is_missing = namespace not in _namespaces(client, api["apiId"])
     if is_missing:
         _make_namespace(client, api["apiId"], namespace, owner)
-    return _drifts(api, wrong, [namespace] if is_missing else [])
+    return _list_drift(api, wrong, [namespace] if is_missing else [])
 
 
 def _make_namespace(client: AppSyncClient, api_id: str, namespace: str, owner: Ownership) -> None:
@@ -181,14 +181,14 @@ def _make_namespace(client: AppSyncClient, api_id: str, namespace: str, owner: O
             raise
 
 
-def _drifts(api: ApiTypeDef, in_api: list[str], missing: list[str]) -> list[Drift]:
+def _list_drift(api: ApiTypeDef, in_api: list[str], missing: list[str]) -> list[Drift]:
     return [
-        *drifts(f"Event API {api['apiId']}", in_api),
+        *drifts_of(f"Event API {api['apiId']}", in_api),
         *(Drift(f"channel namespace {namespace}", MADE_AGAIN) for namespace in missing),
     ]
 
 
-def _answered(api_id: str, namespace: str) -> str:
+def _say_answered(api_id: str, namespace: str) -> str:
     return f"Event API {api_id} and its namespace {namespace} answered"
 
 
@@ -198,18 +198,18 @@ def _wrong(
     """Name the settings that are not as they must be, and the namespace if it is missing."""
     found = client.get_api(apiId=api_id)["api"]
     _apis(client, found["name"], owner.owns).require_marker(found)
-    wrong = drifted(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
+    wrong = find_drift(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
     return wrong, [] if namespace in _namespaces(client, api_id) else [namespace]
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check realtime")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "check realtime")
 def check_event_api(client: AppSyncClient, api: EventApi, namespace: str, owner: Ownership) -> str:
     """Read the API and its namespace, and say what answered.
 
     Raises:
         CONFLICT: the API is described without the project's marker.
         SERVICE_REGISTRATION_FAILED: the namespace is not there, or a setting not what it must be.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     in_api, missing = _wrong(client, api.api_id, namespace, owner)
     wrong = [*in_api, *(f"no namespace {name}" for name in missing)]
@@ -219,10 +219,10 @@ def check_event_api(client: AppSyncClient, api: EventApi, namespace: str, owner:
             "The Event API of the project does not have what it must have.",
             f"API {api.api_id}: {', '.join(wrong)}",
         )
-    return _answered(api.api_id, namespace)
+    return _say_answered(api.api_id, namespace)
 
 
-@translated(ErrorType.REMOVAL_FAILED, "remove realtime")
+@translate_errors(ErrorType.REMOVAL_FAILED, "remove realtime")
 def remove_event_api(
     client: AppSyncClient, *, name: str, claim: Claim, known: str | None = None
 ) -> str:
@@ -236,7 +236,7 @@ def remove_event_api(
 
     Raises:
         TIMEOUT: one was deleted and is still there.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     return _apis(client, name, claim).remove(known)
 

@@ -422,7 +422,7 @@ _CAUSE_LENGTH = 500
 
 
 @contextmanager
-def translated(final: ErrorType, doing: str) -> Iterator[None]:
+def translate_errors(final: ErrorType, doing: str) -> Iterator[None]:
     """Raise what AWS raises in the body as an error of the table.
 
     Args:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from provisioner.drivers.obstacles import quoted
+from provisioner.drivers.obstacles import quote
 
 #: Conditions that no request of ours meets: it goes over TLS, of version 1.2 at least.
 _NEVER_MET = {
@@ -56,11 +56,11 @@ def denials(policy: str, wanted: Sequence[Wanted]) -> Iterator[Denial]:
         policy: the policy as S3 returns it.
         wanted: what the platform is going to do.
     """
-    statements = _listed(json.loads(policy).get("Statement", []))
+    statements = _as_list(json.loads(policy).get("Statement", []))
     for number, statement in enumerate(statements, 1):
         if not _may_be_meant_for_us(statement):
             continue
-        name = quoted(statement["Sid"]) if statement.get("Sid") else f"number {number}"
+        name = quote(statement["Sid"]) if statement.get("Sid") else f"number {number}"
         for one in wanted:
             if _names(statement, "Action", one.action.lower()) and _covers(statement, one):
                 yield Denial(name, one.action)
@@ -73,7 +73,7 @@ def _may_be_meant_for_us(statement: dict[str, Any]) -> bool:
     if isinstance(principal, dict) and principal.keys() <= _NEVER_US:
         return False
     return not any(
-        {str(value).lower() for value in _listed(values)}
+        {str(value).lower() for value in _as_list(values)}
         <= _NEVER_MET.get((operator.lower().removesuffix("ifexists"), key.lower()), frozenset())
         for operator, keys in statement.get("Condition", {}).items()
         for key, values in keys.items()
@@ -102,7 +102,7 @@ def _covers(statement: dict[str, Any], wanted: Wanted) -> bool:
 
 
 def _texts(statement: dict[str, Any], element: str) -> Iterator[str]:
-    for text in _listed(statement.get(element, [])):
+    for text in _as_list(statement.get(element, [])):
         # What a variable of a policy stands for is not known here: anything.
         plain = re.sub(r"\$\{[^}]*\}", "*", str(text))
         yield plain.lower() if element.endswith("Action") else plain
@@ -114,5 +114,5 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(text.replace("[", "[[]")))
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

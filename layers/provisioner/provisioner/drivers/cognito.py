@@ -14,19 +14,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.aws_errors import AWS_ERRORS, is_sent_once, short_cause, translated
+from provisioner.drivers.aws_errors import AWS_ERRORS, is_sent_once, short_cause, translate_errors
 from provisioner.drivers.drift import (
     MADE_AGAIN,
     Drift,
     Remaining,
     Repairs,
-    drifted,
-    drifts,
-    put_right,
-    still_drifted,
-    update_input,
+    as_remaining,
+    build_update,
+    drifts_of,
+    find_drift,
+    find_repaired,
 )
-from provisioner.drivers.obstacles import Obstacles, named, quoted
+from provisioner.drivers.obstacles import Obstacles, quote, shorten
 from provisioner.drivers.partition import dns_suffix
 from provisioner.drivers.same_named import SameNamed
 from provisioner.errors import ErrorType, failure
@@ -141,11 +141,11 @@ class UserPool:
 type Made = Callable[..., object]
 
 
-def _ignored(_pool_id: str, _client_id: str = "") -> None:
+def _ignore(_pool_id: str, _client_id: str = "") -> None:
     """Do nothing with what was made."""
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register auth")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "register auth")
 def ensure_user_pool(
     client: CognitoIdentityProviderClient,
     *,
@@ -153,7 +153,7 @@ def ensure_user_pool(
     client_name: str,
     owner: Ownership,
     may_exist: bool = True,
-    made: Made = _ignored,
+    made: Made = _ignore,
 ) -> UserPool:
     """Return the project's user pool and app client; make what is missing, right what has drifted.
 
@@ -168,7 +168,7 @@ def ensure_user_pool(
 
     Raises:
         CONFLICT: a pool of that name is not the project's.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     pools = _pools(client, name, owner.owns)
     pool = pools.find_oldest() if may_exist else None
@@ -191,31 +191,31 @@ def ensure_user_pool(
     return _user_pool(client, pool, app_client)
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one user pool")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one user pool")
 def keep_one_pool(
     client: CognitoIdentityProviderClient, *, name: str, owner: Ownership, made: str, kept: str
 ) -> None:
     """Delete a pool that this run has made, as `SameNamed.keep_one` says.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     _pools(client, name, owner.owns).keep_one(made=made, kept=kept)
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one app client")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one app client")
 def keep_one_client(
     client: CognitoIdentityProviderClient, *, pool_id: str, name: str, made: str, kept: str
 ) -> None:
     """Delete an app client that this run has made, as `SameNamed.keep_one` says.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     _clients(client, pool_id, name).keep_one(made=made, kept=kept)
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair auth")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "repair auth")
 def repair_user_pool(
     client: CognitoIdentityProviderClient,
     *,
@@ -238,7 +238,7 @@ def repair_user_pool(
     Raises:
         SERVICE_REGISTRATION_FAILED: the pool is not there.
         CONFLICT: it is not the project's.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     try:
         pool = client.describe_user_pool(UserPoolId=pool_id)["UserPool"]
@@ -253,28 +253,28 @@ def repair_user_pool(
     in_pool = _repair_pool(client, pool)
     app_client, in_client = _ensure_client(client, pool_id, client_name, client_id)
     found = _user_pool(client, pool, app_client)
-    before = _drifts(found, in_pool, in_client)
-    after = _drifts(found, *_wrong(client, found, owner)[:2]) if before else []
+    before = _list_drift(found, in_pool, in_client)
+    after = _list_drift(found, *_wrong(client, found, owner)[:2]) if before else []
     why = "Cognito never changes it once a pool is made: only a new pool can have it."
-    lasting = drifted(pool, _LASTING_POOL_SETTINGS, untold=False)
+    lasting = find_drift(pool, _LASTING_POOL_SETTINGS, untold=False)
     return found, Repairs(
-        put_right(before, after),
+        find_repaired(before, after),
         (
-            *(still_drifted(drift) for drift in after),
+            *(as_remaining(drift) for drift in after),
             *(Remaining(f"user pool {pool_id}", what, why) for what in lasting),
         ),
-        _answered(found),
+        _say_answered(found),
     )
 
 
-def _drifts(pool: UserPool, in_pool: list[str], in_client: list[str]) -> list[Drift]:
+def _list_drift(pool: UserPool, in_pool: list[str], in_client: list[str]) -> list[Drift]:
     return [
-        *drifts(f"user pool {pool.pool_id}", in_pool),
-        *drifts(f"app client {pool.client_id}", in_client),
+        *drifts_of(f"user pool {pool.pool_id}", in_pool),
+        *drifts_of(f"app client {pool.client_id}", in_client),
     ]
 
 
-def _answered(pool: UserPool) -> str:
+def _say_answered(pool: UserPool) -> str:
     return f"user pool {pool.pool_id} and its app client answered"
 
 
@@ -292,14 +292,14 @@ def _user_pool(
     )
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check auth")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "check auth")
 def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool, owner: Ownership) -> str:
     """Describe the pool and its client, and say what answered.
 
     Raises:
         CONFLICT: the pool is described without the project's marker.
         SERVICE_REGISTRATION_FAILED: a setting is not what it must be.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     in_pool, in_client, lasting = _wrong(client, pool, owner)
     wrong = [*lasting, *in_pool, *in_client]
@@ -309,7 +309,7 @@ def check_user_pool(client: CognitoIdentityProviderClient, pool: UserPool, owner
             "The user pool of the project does not have the settings that it must have.",
             f"user pool {pool.pool_id}: {', '.join(wrong)}",
         )
-    return _answered(pool)
+    return _say_answered(pool)
 
 
 def _wrong(
@@ -322,13 +322,13 @@ def _wrong(
         UserPoolId=pool.pool_id, ClientId=pool.client_id
     )["UserPoolClient"]
     return (
-        drifted(found_pool, _pool_settings(found_pool), untold=False),
-        drifted(found_client, _client_settings(found_client), untold=False),
-        drifted(found_pool, _LASTING_POOL_SETTINGS, untold=False),
+        find_drift(found_pool, _pool_settings(found_pool), untold=False),
+        find_drift(found_client, _client_settings(found_client), untold=False),
+        find_drift(found_pool, _LASTING_POOL_SETTINGS, untold=False),
     )
 
 
-@translated(ErrorType.REMOVAL_FAILED, "remove auth")
+@translate_errors(ErrorType.REMOVAL_FAILED, "remove auth")
 def remove_user_pool(
     client: CognitoIdentityProviderClient, *, name: str, claim: Claim, known: str | None = None
 ) -> str:
@@ -342,12 +342,12 @@ def remove_user_pool(
 
     Raises:
         TIMEOUT: one was deleted and is still there.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     return _pools(client, name, claim).remove(known)
 
 
-@translated(ErrorType.REMOVAL_FAILED, "look at auth")
+@translate_errors(ErrorType.REMOVAL_FAILED, "look at auth")
 def look_at_pools(
     client: CognitoIdentityProviderClient, *, name: str, claim: Claim, known: str | None = None
 ) -> Obstacles:
@@ -365,11 +365,11 @@ def look_at_pools(
     Source: Amazon Cognito Developer Guide, "User pool deletion protection", "Configuring a domain".
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     pools = _pools(client, name, claim).find(known)
     clauses = [clause for pool in pools for clause in _obstacles(pool)]
-    return Obstacles(named(clauses, "of these"))
+    return Obstacles(shorten(clauses, "of these"))
 
 
 def _obstacles(pool: UserPoolTypeTypeDef) -> Iterator[str]:
@@ -380,7 +380,7 @@ def _obstacles(pool: UserPoolTypeTypeDef) -> Iterator[str]:
         )
     for domain in filter(None, (pool.get("Domain"), pool.get("CustomDomain"))):
         yield (
-            f"user pool {pool['Id']} has the domain {quoted(domain)}: delete it "
+            f"user pool {pool['Id']} has the domain {quote(domain)}: delete it "
             "(cognito-idp delete-user-pool-domain)"
         )
 
@@ -451,11 +451,11 @@ def _repair_pool(client: CognitoIdentityProviderClient, pool: UserPoolTypeTypeDe
         What had drifted.
     """
     wanted = _pool_settings(pool)
-    wrong = drifted(pool, wanted, untold=True)
+    wrong = find_drift(pool, wanted, untold=True)
     if not wrong:
         return []
     before = client.get_user_pool_mfa_config(UserPoolId=pool["Id"])
-    update = update_input(client, "UpdateUserPool", pool, wanted)
+    update = build_update(client, "UpdateUserPool", pool, wanted)
     update |= {"UserPoolId": pool["Id"], "PoolName": pool["Name"]}
     # Every pool has it, and Cognito refuses it beside the password policy's own number of days.
     update.get("AdminCreateUserConfig", {}).pop("UnusedAccountValidityDays", None)
@@ -482,12 +482,12 @@ def _restore_mfa(
     Raises:
         SERVICE_REGISTRATION_FAILED: it was reset and cannot be set, so that someone must.
     """
-    wanted = update_input(client, "SetUserPoolMfaConfig", before, {})
+    wanted = build_update(client, "SetUserPoolMfaConfig", before, {})
     if wanted.get("MfaConfiguration", _NO_MFA) == _NO_MFA:
         return  # An update has nothing to reset.
     try:
         after = client.get_user_pool_mfa_config(UserPoolId=pool_id)
-        if drifted(after, wanted, untold=True):
+        if find_drift(after, wanted, untold=True):
             client.set_user_pool_mfa_config(UserPoolId=pool_id, **wanted)
     except AWS_ERRORS as error:
         raise failure(
@@ -503,7 +503,7 @@ def _ensure_client(
     pool_id: str,
     name: str,
     known: str = "",
-    made: Made = _ignored,
+    made: Made = _ignore,
 ) -> tuple[UserPoolClientTypeTypeDef, list[str]]:
     """Return the app client as it was found or made, and what of it was not as it must be.
 
@@ -523,10 +523,10 @@ def _ensure_client(
     if found is None:
         found = _make_client(client, pool_id, name, made, is_alone=False)
     wanted = _client_settings(found)
-    wrong = drifted(found, wanted, untold=True)
+    wrong = find_drift(found, wanted, untold=True)
     if wrong:
         client.update_user_pool_client(
-            **update_input(client, "UpdateUserPoolClient", found, wanted)
+            **build_update(client, "UpdateUserPoolClient", found, wanted)
         )
     return found, wrong if found["ClientId"] == known else [MADE_AGAIN]
 

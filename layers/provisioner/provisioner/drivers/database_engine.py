@@ -10,7 +10,7 @@ from functools import partial, wraps
 from typing import IO, Any, ClassVar, Concatenate, Protocol
 
 from provisioner.drivers.database_errors import ClientLibrary
-from provisioner.drivers.drift import Drift, Remaining, Repairs, put_right
+from provisioner.drivers.drift import Drift, Remaining, Repairs, find_repaired
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -134,7 +134,7 @@ class DatabaseEngine(ABC):
         the app role owns in the database becomes the owner role's. Raises CONFLICT when the schema
         exists and is neither role's, or the platform's own schema is not as the platform makes it.
         """
-        with self._locked(names) as session:
+        with self._lock(names) as session:
             self._ensure_schema(session, names, owner, ErrorType.SCHEMA_CREATION_FAILED)
 
     def repair_database(
@@ -153,7 +153,7 @@ class DatabaseEngine(ABC):
         before: list[Drift] = []
 
         def repair() -> Repairs:
-            with self._locked(names) as session:
+            with self._lock(names) as session:
                 wrong = self._look_for_drift(session, names, owner)
                 before.extend(drift for drift in wrong if drift not in before)
                 if wrong:
@@ -161,7 +161,7 @@ class DatabaseEngine(ABC):
                     wrong = self._look_for_drift(session, names, owner)
                 checked, login = self._try_login(names, password())
             remaining = (Remaining(it.resource, it.what, why) for it, why in wrong.items())
-            return Repairs(put_right(before, wrong), (*remaining, *login), checked)
+            return Repairs(find_repaired(before, wrong), (*remaining, *login), checked)
 
         return self.library.run_step(
             repair, ErrorType.DATABASE_CHANGE_FAILED, "repair the database"
@@ -173,13 +173,13 @@ class DatabaseEngine(ABC):
 
         def repair() -> Repairs:
             final = ErrorType.DATABASE_CHANGE_FAILED
-            with self._locked(names) as session:
+            with self._lock(names) as session:
                 found = self._ensure_schema(session, names, owner, final)
                 before.extend(drift for drift in found if drift not in before)
                 after = self._look_for_drift_of_schema(names) if found else []
             why = "The platform's role may not change it; a superuser must, or the owner."
             return Repairs(
-                put_right(before, after),
+                find_repaired(before, after),
                 tuple(Remaining(drift.resource, drift.what, why) for drift in after),
                 f"schema {names.schema} was looked at, with all that belongs to it",
             )
@@ -223,7 +223,7 @@ class DatabaseEngine(ABC):
             is_told = True
 
         def change() -> None:
-            with self._locked(names) as session:
+            with self._lock(names) as session:
                 self._require_login(session, names, owner)
                 before = current()
                 if before is not None:
@@ -320,7 +320,7 @@ class DatabaseEngine(ABC):
         return Login(f"database {database} answered a login as {login}", version)
 
     @abstractmethod
-    def _locked(self, names: TenantNames) -> AbstractContextManager[Any]:
+    def _lock(self, names: TenantNames) -> AbstractContextManager[Any]:
         """Give a session of the platform that holds the tenant's lock until it ends."""
 
     @abstractmethod

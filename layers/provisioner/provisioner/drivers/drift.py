@@ -46,24 +46,24 @@ class Repairs:
 MADE_AGAIN = "was not there and was made again"
 
 
-def drifts(resource: str, wrong: Iterable[str]) -> list[Drift]:
+def drifts_of(resource: str, wrong: Iterable[str]) -> list[Drift]:
     """Return the drift of one resource, by what is not as it must be."""
     return [Drift(resource, what) for what in wrong]
 
 
-def still_drifted(drift: Drift) -> Remaining:
+def as_remaining(drift: Drift) -> Remaining:
     """Tell of what a service was asked to put right, and took, and tells of as it was."""
     why = "The service took the change and does not tell of it yet; send the job again."
     return Remaining(drift.resource, drift.what, why)
 
 
-def put_right(before: Iterable[Drift], after: Iterable[Drift]) -> tuple[Drift, ...]:
+def find_repaired(before: Iterable[Drift], after: Iterable[Drift]) -> tuple[Drift, ...]:
     """Return what was not as it must be and now is."""
     still = set(after)
     return tuple(drift for drift in before if drift not in still)
 
 
-def drifted(found: Mapping[str, Any], wanted: Mapping[str, Any], *, untold: bool) -> list[str]:
+def find_drift(found: Mapping[str, Any], wanted: Mapping[str, Any], *, untold: bool) -> list[str]:
     """Name the members that are not as they are wanted; lists have no order.
 
     Args:
@@ -76,7 +76,7 @@ def drifted(found: Mapping[str, Any], wanted: Mapping[str, Any], *, untold: bool
     return [name for name, value in wanted.items() if not _holds(found.get(name), value, untold)]
 
 
-def update_input(
+def build_update(
     client: BaseClient, operation: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the parameters of an update that changes what has drifted and nothing else.
@@ -91,10 +91,10 @@ def update_input(
         for name in takes.members  # type: ignore[union-attr]  # an update takes something
         if found.get(name) not in (None, "", [], {})
     }
-    return overlaid(passed, wanted)
+    return overlay(passed, wanted)
 
 
-def _holds(found: Any, wanted: Any, untold: bool) -> bool:  # noqa: FBT001  # as in `drifted`
+def _holds(found: Any, wanted: Any, untold: bool) -> bool:  # noqa: FBT001  # as in `find_drift`
     if found is None:
         return not untold
     match wanted:
@@ -108,12 +108,12 @@ def _holds(found: Any, wanted: Any, untold: bool) -> bool:  # noqa: FBT001  # as
             return bool(found == wanted)
 
 
-def overlaid(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Put members over those of the same name, at every depth; all others stay."""
     return {
         **found,
         **{
-            name: overlaid(found.get(name, {}), value) if isinstance(value, dict) else value
+            name: overlay(found.get(name, {}), value) if isinstance(value, dict) else value
             for name, value in wanted.items()
         },
     }

@@ -35,7 +35,7 @@ class Obstacles:
         )
 
 
-def quoted(name: str) -> str:
+def quote(name: str) -> str:
     """Quote a name that anyone may have chosen: at most 80 characters, all of them visible."""
     shown = "".join(
         character
@@ -46,7 +46,7 @@ def quoted(name: str) -> str:
     return f'"{shown}…"' if len(name) > _NAME_LENGTH else f'"{shown}"'
 
 
-def named(found: Sequence[str], kind: str) -> tuple[str, ...]:
+def shorten(found: Sequence[str], kind: str) -> tuple[str, ...]:
     """Return the first clauses of one kind, and whether there are more.
 
     Args:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from provisioner.drivers.aws_errors import short_cause, translate, translated
+from provisioner.drivers.aws_errors import short_cause, translate, translate_errors
 from provisioner.drivers.drift import (
     Drift,
     Repairs,
-    drifted,
-    drifts,
-    put_right,
-    still_drifted,
+    as_remaining,
+    drifts_of,
+    find_drift,
+    find_repaired,
 )
 from provisioner.drivers.rds_description import (
     InstanceDescription,
@@ -199,7 +199,7 @@ def ensure_instance(
         QUOTA_EXCEEDED: a quota of the account, or the instance's storage, is used up.
         NETWORK_ERROR: also where AWS has no capacity for the size now.
         final: also where the project's instance is another than described, or has failed.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
 
     def make() -> DBInstanceTypeDef:
@@ -213,7 +213,7 @@ def ensure_instance(
             **settings_of_new(description, owner),
         )["DBInstance"]
 
-    with asked(final, "create the database instance"):
+    with translate_rds_errors(final, "create the database instance"):
         return _ensure(client, description, owner, final, make)
 
 
@@ -257,7 +257,7 @@ def restore_instance(
                 "snapshots list` shows.",
                 short_cause(error),
             ) from None
-        _checked(restored, description.identifier)
+        _read_changed(restored, description.identifier)
         if not owner.owns(tags_of(restored)):
             # It comes into being with its tags; an emulator may leave them out.
             client.add_tags_to_resource(
@@ -265,7 +265,7 @@ def restore_instance(
             )
         return restored
 
-    with asked(final, "restore the database instance"):
+    with translate_rds_errors(final, "restore the database instance"):
         return _ensure(client, description, owner, final, make)
 
 
@@ -277,9 +277,9 @@ def find_instance(
     An instance that someone has renamed is not there.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with asked(final, "look at the database instance"):
+    with translate_rds_errors(final, "look at the database instance"):
         return _find(client, identifier, claim)
 
 
@@ -296,9 +296,9 @@ def remove_instance(
         The instance as it is; None where it is gone, or is unclaimed.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with asked(final, "remove the database instance"):
+    with translate_rds_errors(final, "remove the database instance"):
         instance = _find(client, identifier, claim)
         if instance is None or instance.state is RdsState.DELETING:
             return instance
@@ -347,10 +347,10 @@ def change_master_password(
     Raises:
         ValueError: RDS takes no such password.
         final: also where there is no such instance that is claimed.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     check_password(password)
-    with asked(final, "change the password of the database instance"):
+    with translate_rds_errors(final, "change the password of the database instance"):
         if _find(client, identifier, claim) is None:
             raise _missing(identifier, final)
         try:
@@ -359,7 +359,7 @@ def change_master_password(
             )["DBInstance"]
         except client.exceptions.InvalidDBInstanceStateFault:
             return False
-        _checked(modified, identifier)
+        _read_changed(modified, identifier)
     return True
 
 
@@ -376,10 +376,10 @@ def repair_instance(
         CONFLICT: the instance does not have the project's tags.
         TIMEOUT: also where the instance cannot be modified in its present status.
         final: also where it is not there, or has failed.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     identifier = description.identifier
-    with asked(final, "repair the database instance"):
+    with translate_rds_errors(final, "repair the database instance"):
         found = _describe(client, identifier)
         if found is None:
             raise _missing(identifier, final)
@@ -396,33 +396,33 @@ def repair_instance(
                 checked=f"database instance {identifier} is starting",
             )
         if not instance.is_ready:
-            return instance, Repairs(checked=_answered(instance))
+            return instance, Repairs(checked=_say_answered(instance))
         before = _put_right(client, found, description)
         if before:
             found = _describe(client, identifier) or found
-        after = drifted(settings(found), wanted_settings(found, description), untold=False)
+        after = find_drift(settings(found), wanted_settings(found, description), untold=False)
     instance = _instance(found)
-    still = drifts(name_of(identifier), after)
+    still = drifts_of(name_of(identifier), after)
     return instance, Repairs(
-        put_right(drifts(name_of(identifier), before), still),
+        find_repaired(drifts_of(name_of(identifier), before), still),
         (
-            *(still_drifted(drift) for drift in still),
+            *(as_remaining(drift) for drift in still),
             *differences(found, description),
             *grown_storage(found, description),
         ),
-        _answered(instance),
+        _say_answered(instance),
     )
 
 
 @contextmanager
-def asked(final: ErrorType, doing: str) -> Iterator[None]:
+def translate_rds_errors(final: ErrorType, doing: str) -> Iterator[None]:
     """Raise what RDS raises in the body as an error of the table, with what to do where we know it.
 
     Args:
         final: the type of causes that stay.
-        doing: as of `translated`.
+        doing: as of `translate_errors`.
     """
-    with translated(final, doing):
+    with translate_errors(final, doing):
         try:
             yield
         except ClientError as error:
@@ -452,7 +452,7 @@ def start_instance(client: RDSClient, identifier: str) -> Instance:
         botocore.exceptions.ClientError: it cannot be started.
     """
     try:
-        return _checked(
+        return _read_changed(
             client.start_db_instance(DBInstanceIdentifier=identifier)["DBInstance"], identifier
         )
     except client.exceptions.InvalidDBInstanceStateFault:
@@ -474,7 +474,7 @@ def _ensure(
     found = _describe(client, identifier)
     if found is None:
         try:
-            return _checked(make(), identifier)
+            return _read_changed(make(), identifier)
         except client.exceptions.DBInstanceAlreadyExistsFault:
             # Another run has just made it, or someone else has.
             found = _describe(client, identifier)
@@ -558,7 +558,7 @@ def the_one[Found: Mapping[str, Any]](answer: Sequence[Found], key: str, identif
             )
 
 
-def _checked(described: DBInstanceTypeDef, identifier: str) -> Instance:
+def _read_changed(described: DBInstanceTypeDef, identifier: str) -> Instance:
     """Return what RDS has told of an instance after a change of it."""
     return _instance(the_one([described], "DBInstanceIdentifier", identifier))
 
@@ -619,7 +619,7 @@ def _missing(identifier: str, final: ErrorType) -> ProvisioningError:
     )
 
 
-def _answered(instance: Instance) -> str:
+def _say_answered(instance: Instance) -> str:
     return f"database instance {instance.identifier} answered: {instance.status}"
 
 
@@ -633,7 +633,7 @@ def _put_right(
     backups to some.
     """
     wanted = wanted_settings(found, description)
-    wrong = drifted(settings(found), wanted, untold=False)
+    wrong = find_drift(settings(found), wanted, untold=False)
     if wrong:
         client.modify_db_instance(
             DBInstanceIdentifier=description.identifier, **{name: wanted[name] for name in wrong}

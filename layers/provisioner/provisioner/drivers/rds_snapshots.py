@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from provisioner.drivers.rds import (
     RdsState,
-    asked,
     find_instance,
     start_instance,
     tags_of,
     the_one,
+    translate_rds_errors,
 )
 from provisioner.drivers.rds_description import tag_list
 from provisioner.errors import ErrorType, failure
@@ -103,9 +103,9 @@ def ensure_snapshot(
         CONFLICT: a snapshot of that identifier is not the project's, or of another instance.
         QUOTA_EXCEEDED: a quota of the account is used up.
         final: also where the project's instance is not there, or RDS could not take the snapshot.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with asked(final, "take a snapshot of the database instance"):
+    with translate_rds_errors(final, "take a snapshot of the database instance"):
         found = _describe(client, identifier)
         if found is None:
             if not _can_be_taken(client, instance, owner, final):
@@ -150,9 +150,9 @@ def find_snapshot(
     """Return the snapshot, if it is there and claimed.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with asked(final, "look at a snapshot of the database instance"):
+    with translate_rds_errors(final, "look at a snapshot of the database instance"):
         return _find(client, identifier, claim)
 
 
@@ -163,9 +163,9 @@ def list_snapshots(client: RDSClient, *, claim: Claim, final: ErrorType) -> list
     is there.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with asked(final, "list the snapshots of the database instance"):
+    with translate_rds_errors(final, "list the snapshots of the database instance"):
         pages = client.get_paginator("describe_db_snapshots").paginate(
             SnapshotType=_TYPE, PaginationConfig={"PageSize": _PAGE_SIZE}
         )
@@ -192,9 +192,9 @@ def remove_snapshot(
         cannot be deleted: a later call asks again.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with asked(final, "delete a snapshot of the database instance"):
+    with translate_rds_errors(final, "delete a snapshot of the database instance"):
         if _find(client, identifier, claim) is None:
             return None
         try:

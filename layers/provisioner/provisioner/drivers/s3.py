@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from provisioner.drivers.aws_errors import short_cause, translated
-from provisioner.drivers.drift import Drift, Repairs, put_right, still_drifted
-from provisioner.drivers.obstacles import quoted
+from provisioner.drivers.aws_errors import short_cause, translate_errors
+from provisioner.drivers.drift import Drift, Repairs, as_remaining, find_repaired
+from provisioner.drivers.obstacles import quote
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -220,7 +220,7 @@ _SETTINGS: dict[str, _Setting] = {
 }
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "register storage")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "register storage")
 def ensure_bucket(
     client: S3Client, *, name: str, region: str, owner: Ownership, settling: Settling
 ) -> None:
@@ -233,13 +233,13 @@ def ensure_bucket(
         CONFLICT: a bucket of that name is not the project's, or is in another region.
         INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
         TIMEOUT: S3 does not show the bucket yet.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     is_new = _ensure_exists(client, name, region, owner, settling)
     _put_right(client, name, settling, is_new=is_new)
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "repair storage")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "repair storage")
 def repair_bucket(
     client: S3Client, *, name: str, region: str, owner: Ownership, settling: Settling
 ) -> Repairs:
@@ -247,7 +247,7 @@ def repair_bucket(
 
     Raises:
         SERVICE_REGISTRATION_FAILED: there is no such bucket.
-        CONFLICT, INSUFFICIENT_PERMISSIONS, and what `translated` raises: as of `ensure_bucket`.
+        CONFLICT, INSUFFICIENT_PERMISSIONS, and what else: as of `ensure_bucket`.
     """
     if not _exists(client, name, region):
         raise failure(
@@ -256,16 +256,16 @@ def repair_bucket(
             "deprovision the project and provision it again.",
             "HeadBucket: 404",
         )
-    if not owner.owns(_seen_tags(client, name, settling)):
+    if not owner.owns(_read_tags(client, name, settling)):
         raise failure(
             ErrorType.CONFLICT,
             f"The bucket {name} does not have the project's tags; give them back to it.",
         )
     before = _put_right(client, name, settling)
-    after = _still_drifted(client, name, settling) if before else []
+    after = _wait_for_repair(client, name, settling) if before else []
     return Repairs(
-        put_right(before, after),
-        tuple(still_drifted(drift) for drift in after),
+        find_repaired(before, after),
+        tuple(as_remaining(drift) for drift in after),
         f"bucket {name} answered",
     )
 
@@ -275,31 +275,31 @@ def _put_right(
 ) -> list[Drift]:
     """Put right what has drifted, and return it."""
     wrong = []
-    for setting, value in _drifted(client, name, settling, is_new=is_new):
+    for setting, value in _find_drift(client, name, settling, is_new=is_new):
         settling.at_bucket(partial(_SETTINGS[setting].write, client, name, value))
         settling.just_written = True
         wrong.append(Drift(f"bucket {name}", setting))
     return wrong
 
 
-def _still_drifted(client: S3Client, name: str, settling: Settling) -> list[Drift]:
+def _wait_for_repair(client: S3Client, name: str, settling: Settling) -> list[Drift]:
     """Return what S3 still shows as it was when the time in which it may do so is over."""
     while True:
         wrong = [
-            Drift(f"bucket {name}", setting) for setting, _ in _drifted(client, name, settling)
+            Drift(f"bucket {name}", setting) for setting, _ in _find_drift(client, name, settling)
         ]
         if not wrong or not settling.wait():
             return wrong
 
 
-@translated(ErrorType.SERVICE_REGISTRATION_FAILED, "check storage")
+@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "check storage")
 def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settling) -> str:
     """Read what this run has not seen yet of the bucket's settings, and say what answered.
 
     Raises:
         SERVICE_REGISTRATION_FAILED: a setting is not what it must be, and this run wrote none.
         TIMEOUT: S3 does not show yet what this run has written.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     while wrong := _wrong(client, name, owner, settling):
         cause = f"bucket {name}: {', '.join(wrong)}"
@@ -314,7 +314,7 @@ def check_bucket(client: S3Client, name: str, owner: Ownership, settling: Settli
     return f"bucket {name} answered: encrypted, private, TLS only, versioned, tagged"
 
 
-@translated(ErrorType.REMOVAL_FAILED, "remove storage")
+@translate_errors(ErrorType.REMOVAL_FAILED, "remove storage")
 def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
     """Delete the bucket, if it is claimed and empty; say what is there.
 
@@ -324,7 +324,7 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
         REMOVAL_FAILED: it holds objects.
         INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
         TIMEOUT: it was deleted and still answers.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     try:
         if is_claimed(client, name=name, claim=claim):
@@ -353,7 +353,7 @@ def _see_gone(client: S3Client, name: str) -> None:
 
 def _wrong(client: S3Client, name: str, owner: Ownership, settling: Settling) -> list[str]:
     """Name what is not as it must be."""
-    wrong = [setting for setting, _ in _drifted(client, name, settling)]
+    wrong = [setting for setting, _ in _find_drift(client, name, settling)]
     if _TAGS not in settling.seen and not owner.owns(
         settling.at_bucket(partial(_tags, client, name))
     ):
@@ -361,7 +361,7 @@ def _wrong(client: S3Client, name: str, owner: Ownership, settling: Settling) ->
     return wrong
 
 
-def _drifted(
+def _find_drift(
     client: S3Client, bucket: str, settling: Settling, *, is_new: bool = False
 ) -> Iterator[tuple[str, Any]]:
     """Yield the settings that are not what they must be, each with what it must be.
@@ -421,7 +421,7 @@ def empty_bucket(client: S3Client, *, name: str, claim: Claim, seconds: float) -
     """
     deadline = time.monotonic() + seconds
     with (
-        translated(ErrorType.REMOVAL_FAILED, "delete the objects in storage"),
+        translate_errors(ErrorType.REMOVAL_FAILED, "delete the objects in storage"),
         suppress(client.exceptions.NoSuchBucket),  # Another run has just deleted it.
     ):
         if not is_claimed(client, name=name, claim=claim):
@@ -448,7 +448,7 @@ def _delete_versions(
         return
     deleted = client.delete_objects(Bucket=name, Delete={"Objects": batch, "Quiet": True})
     for error in deleted.get("Errors", []):
-        message = f"object {quoted(error.get('Key', ''))}: {error.get('Message', '')}"
+        message = f"object {quote(error.get('Key', ''))}: {error.get('Message', '')}"
         raise ClientError(
             {"Error": {"Code": error.get("Code", ""), "Message": message}}, "DeleteObjects"
         )
@@ -473,7 +473,7 @@ def _ensure_exists(
     """
     is_there = region == _DEFAULT_REGION and _exists(client, name, region)
     is_new = not is_there and _make(client, name, region, owner, settling)
-    tags = _seen_tags(client, name, settling)
+    tags = _read_tags(client, name, settling)
     if is_new and not tags:
         # A bucket comes into being with its tags; an emulator may leave them out.
         settling.at_bucket(
@@ -486,7 +486,7 @@ def _ensure_exists(
     return is_new and owner.made(tags)
 
 
-def _seen_tags(client: S3Client, name: str, settling: Settling) -> dict[str, str]:
+def _read_tags(client: S3Client, name: str, settling: Settling) -> dict[str, str]:
     """Return the tags of a bucket that is there.
 
     Raises:
@@ -540,14 +540,14 @@ def _exists(client: S3Client, name: str, region: str) -> bool:
     return holder is _Holder.US
 
 
-@translated(ErrorType.REMOVAL_FAILED, "look for storage")
+@translate_errors(ErrorType.REMOVAL_FAILED, "look for storage")
 def is_claimed(client: S3Client, *, name: str, claim: Claim) -> bool:
     """Whether this account has the bucket, and it is claimed.
 
     Raises:
         INSUFFICIENT_PERMISSIONS: also where it cannot be known whose it is.
         TIMEOUT: S3 says that it is there, and does not tell its tags.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     if _look(client, name)[0] is not _Holder.US:
         return False

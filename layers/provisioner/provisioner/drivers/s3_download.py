@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import translate_errors
 from provisioner.errors import ErrorType, failure
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def download(
 
     Raises:
         NETWORK_ERROR: it broke off, or what arrived is not what was written.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with translated(final, "read the snapshot"):
+    with translate_errors(final, "read the snapshot"):
         try:
             # It answers for one version of the object: a change meanwhile ends it.
             client.download_fileobj(bucket, key, target, Config=_CONFIG)

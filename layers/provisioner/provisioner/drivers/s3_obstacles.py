@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from provisioner.drivers.aws_errors import translate, translated
+from provisioner.drivers.aws_errors import translate, translate_errors
 from provisioner.drivers.bucket_policy import Wanted, denials
-from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, named, quoted
+from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote, shorten
 from provisioner.drivers.s3 import is_claimed
 from provisioner.errors import ErrorType
 
@@ -67,12 +67,12 @@ def look_at_bucket(client: S3Client, *, name: str, claim: Callable[..., bool]) -
         claim: says whether the bucket is to go.
 
     Raises:
-        ProvisioningError: as `is_claimed` and `translated` say; what is denied of the rest is no
-            error, and named in the result.
+        ProvisioningError: as `is_claimed` and `translate_errors` say; what is denied of the rest
+            is no error, and named in the result.
     """
     if not is_claimed(client, name=name, claim=claim):
         return BucketLook()
-    with translated(ErrorType.REMOVAL_FAILED, "look into storage"):
+    with translate_errors(ErrorType.REMOVAL_FAILED, "look into storage"):
         try:
             return _Look(client, name).look()
         except client.exceptions.NoSuchBucket:
@@ -109,7 +109,7 @@ class _Look:
                         f"of bucket {self._name} the locks of the first {LOCKS_LOOKED_AT} versions "
                         "were looked at"
                     )
-        staying = (*self._staying, *named(self._locked, "objects with a lock"))
+        staying = (*self._staying, *shorten(self._locked, "objects with a lock"))
         return BucketLook(holds_objects, Obstacles(staying, unseen=tuple(self._unseen)), beyond)
 
     def _read(
@@ -159,7 +159,7 @@ class _Look:
         actions: dict[str, list[str]] = {}
         for denial in denials(answer["Policy"], wanted):
             actions.setdefault(denial.statement, []).append(denial.action)
-        self._staying += named(
+        self._staying += shorten(
             [
                 f"statement {statement} of the policy of bucket {self._name} denies "
                 f"{', '.join(denied)}: take it out of the policy"
@@ -197,8 +197,8 @@ class _Look:
             if len(self._locked) > MOST_NAMED or len(self._unseen) > seen:
                 break
             of = (
-                f"object {quoted(version['Key'])} of bucket {self._name}, version "
-                f"{quoted(version['VersionId'])},"
+                f"object {quote(version['Key'])} of bucket {self._name}, version "
+                f"{quote(version['VersionId'])},"
             )
             one = {"Bucket": self._name, "Key": version["Key"], "VersionId": version["VersionId"]}
             self._look_at_hold(one, of)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import translate_errors
 from provisioner.errors import ErrorType
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ def upload(
         final: the error type of causes that stay.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     stream = _UntilItFails(source)
     with (
-        translated(final, "store the snapshot"),
+        translate_errors(final, "store the snapshot"),
         create_transfer_manager(client, _CONFIG) as manager,
     ):
         stream.transfer = manager.upload(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.aws_errors import AWS_ERRORS, translated
+from provisioner.drivers.aws_errors import AWS_ERRORS, translate_errors
 from provisioner.errors import ErrorType, ProvisioningError, conflict, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -61,11 +61,11 @@ def ensure_secret(
 
     Raises:
         CONFLICT: a secret of that name is not the project's.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     value = json.dumps(dict(make()))
     refused: ClientError | None = None
-    with translated(final, "write a secret of the project"):
+    with translate_errors(final, "write a secret of the project"):
         try:
             created = client.create_secret(
                 Name=name,
@@ -109,9 +109,9 @@ def find_secret(
     Raises:
         CONFLICT: a secret of that name is not the project's.
         TIMEOUT: it is being deleted.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with translated(final, "read a secret of the project"):
+    with translate_errors(final, "read a secret of the project"):
         described = _describe(client, name)
         if described is None:
             return None
@@ -134,9 +134,9 @@ def read_secret(
     """Read a secret's value by its name or ARN.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with translated(final, "read a secret"):
+    with translate_errors(final, "read a secret"):
         return _value(client, secret_id)
 
 
@@ -146,9 +146,9 @@ def replace_secret_value(
     """Write a new current value.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with translated(final, "write a secret of the project"):
+    with translate_errors(final, "write a secret of the project"):
         client.put_secret_value(SecretId=secret.arn, SecretString=json.dumps(dict(value)))
 
 
@@ -175,9 +175,9 @@ def ensure_version(
         final: the error type of causes that stay.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with translated(final, "write a secret of the project"):
+    with translate_errors(final, "write a secret of the project"):
         try:
             return _value(client, secret.arn, VersionId=version)
         except client.exceptions.ResourceNotFoundException:
@@ -202,10 +202,10 @@ def make_current(
     An error whose request has reached its aim all the same is none.
 
     Raises:
-        ProvisioningError: as `translated` says; the version is not current then, as far as anyone
-            can tell.
+        ProvisioningError: as `translate_errors` says; the version is not current then, as far as
+            anyone can tell.
     """
-    with translated(final, "put a new secret of the project to use"):
+    with translate_errors(final, "put a new secret of the project to use"):
         current = _current_version(client, secret)
         if current == version:
             return
@@ -225,23 +225,23 @@ def delete_secret(client: SecretsManagerClient, secret: Secret, *, final: ErrorT
     """Delete a secret at once, so that nobody can bring its value back.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with translated(final, "delete a secret of the project"):
+    with translate_errors(final, "delete a secret of the project"):
         client.delete_secret(SecretId=secret.arn, ForceDeleteWithoutRecovery=True)
 
 
-def claimed_secret(
+def find_claimed_secret(
     client: SecretsManagerClient, *, name: str, claim: Claim, final: ErrorType
 ) -> Secret | None:
     """Return the secret of that name with its value, if it is there and claimed.
 
     Raises:
         TIMEOUT: it is there, and is being deleted or cannot be read for another reason that passes.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with translated(final, "read a secret of the project"):
-        arn = _claimed(client, name, claim)
+    with translate_errors(final, "read a secret of the project"):
+        arn = _find_claimed(client, name, claim)
         if arn is None:
             return None
         try:
@@ -251,7 +251,7 @@ def claimed_secret(
             client.exceptions.InvalidRequestException,
         ) as error:
             # Both are said of one that was deleted meanwhile, and of others.
-            if _claimed(client, name, claim) is None:
+            if _find_claimed(client, name, claim) is None:
                 return None
             raise _being_deleted(name, error) from None
 
@@ -265,14 +265,14 @@ def remove_secret(
 
     Raises:
         TIMEOUT: it was deleted and is still there.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
-    with translated(final, "delete a secret of the project"):
-        arn = _claimed(client, name, claim)
+    with translate_errors(final, "delete a secret of the project"):
+        arn = _find_claimed(client, name, claim)
         if arn is None:
             return
         client.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
-        if _claimed(client, name, claim) is None:
+        if _find_claimed(client, name, claim) is None:
             return
     raise failure(
         ErrorType.TIMEOUT,
@@ -295,7 +295,7 @@ def _tags(described: DescribeSecretResponseTypeDef) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
 
 
-def _claimed(client: SecretsManagerClient, name: str, claim: Claim) -> str | None:
+def _find_claimed(client: SecretsManagerClient, name: str, claim: Claim) -> str | None:
     """Return the ARN of the secret of that name; None where it is gone, goes, or is unclaimed."""
     found = _describe(client, name)
     is_claimed = found is not None and found.get("DeletedDate") is None and claim(_tags(found))

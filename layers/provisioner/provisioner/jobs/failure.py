@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.dynamodb import Write
 from provisioner.errors import FINAL_ERROR, ErrorType, failure
 from provisioner.jobs.definition import LONGEST_RUN_SECONDS
@@ -119,10 +119,10 @@ class FailureRecorder:
             `has_cleanup`, `cleanup`: the name and the input of the clean-up's execution.
 
         Raises:
-            ProvisioningError: as `translated` says, so that what can pass is tried again.
+            ProvisioningError: as `translate_errors` says, so that what can pass is tried again.
         """
         parsed = parse_event(event)
-        with translated(ErrorType.UNKNOWN_ERROR, "record that the job failed"):
+        with translate_errors(ErrorType.UNKNOWN_ERROR, "record that the job failed"):
             return optimistically(lambda _: self._record(parsed), "its failure was recorded")
 
     def _record(self, event: StageEvent) -> dict[str, Any]:

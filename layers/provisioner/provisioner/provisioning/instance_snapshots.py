@@ -56,7 +56,7 @@ def list_instance_snapshots(
     Nothing is asked for of a project that has had no instance.
 
     Raises:
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     if project.last_instance is None:
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, TYPE_CHECKING
 
-from provisioner.drivers.aws_errors import translated
+from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.s3_download import download
 from provisioner.errors import ErrorType
 from provisioner.provisioning.naming import SNAPSHOT_SUFFIX
@@ -109,7 +109,7 @@ class Snapshots:
         """Return a project's snapshots, newest first.
 
         Raises:
-            ProvisioningError: as `translated` says.
+            ProvisioningError: as `translate_errors` says.
         """
         return [self._describe(project_id, found) for found in self._objects(project_id)]
 
@@ -123,7 +123,7 @@ class Snapshots:
 
         Raises:
             SnapshotNotFoundError: there is none, or more than one.
-            ProvisioningError: as `translated` says.
+            ProvisioningError: as `translate_errors` says.
         """
         named = [(each, dump_names(each["Key"])) for each in self._objects(project_id)]
         if not named:
@@ -146,7 +146,7 @@ class Snapshots:
         )
 
     def _objects(self, project_id: str) -> list[ObjectTypeDef]:
-        with translated(ErrorType.DATABASE_CHANGE_FAILED, "list the snapshots"):
+        with translate_errors(ErrorType.DATABASE_CHANGE_FAILED, "list the snapshots"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=f"{project_id}/"
             )
@@ -154,7 +154,7 @@ class Snapshots:
         return sorted(objects, key=lambda each: (each["LastModified"], each["Key"]), reverse=True)
 
     def _describe(self, project_id: str, found: ObjectTypeDef) -> Snapshot:
-        with translated(ErrorType.DATABASE_CHANGE_FAILED, "read the snapshot"):
+        with translate_errors(ErrorType.DATABASE_CHANGE_FAILED, "read the snapshot"):
             metadata = self._client.head_object(Bucket=self._bucket, Key=found["Key"])["Metadata"]
         job_id = found["Key"].removeprefix(f"{project_id}/").removesuffix(SNAPSHOT_SUFFIX)
         return Snapshot(

@@ -127,7 +127,7 @@ class Wanted:
     database: GrantedDatabase
 
 
-def wanted_user(
+def describe_user(
     connection: Connection, admin: AdminConnection, names: TenantNames, connections: int
 ) -> Wanted:
     """Return what the tenant's user is to be on this server.
@@ -201,7 +201,7 @@ def _look(connection: Connection, names: TenantNames) -> User:
     )
 
 
-def own_grants(connection: Connection) -> dict[str, Granted]:
+def read_own_grants(connection: Connection) -> dict[str, Granted]:
     """Return what the session's own user may do, as `User.grants` has it."""
     return grants_in(execute(connection, SQL("SHOW GRANTS")))
 
@@ -227,15 +227,15 @@ def grants_in(rows: list[tuple[object, ...]]) -> dict[str, Granted]:
     return {scope: it for scope, it in grants.items() if it.privileges or it.with_grant_option}
 
 
-def missing_privileges(grants: dict[str, Granted], database: GrantedDatabase) -> list[str]:
+def find_missing_privileges(grants: dict[str, Granted], database: GrantedDatabase) -> list[str]:
     """Return the privileges that the tenant is to have in its database and has not."""
     granted = grants.get(database.pattern)
     return [it for it in PRIVILEGES if granted is None or not granted.holds(it)]
 
 
-def drifted_user(user: User, wanted: Wanted) -> list[Drift]:
+def find_user_drift(user: User, wanted: Wanted) -> list[Drift]:
     """Name what of the tenant's user is not as it must be."""
-    is_missing = bool(missing_privileges(user.grants, wanted.database))
+    is_missing = bool(find_missing_privileges(user.grants, wanted.database))
     return [
         Drift(f"user {wanted.names.app_role}", what)
         for what in (
@@ -259,7 +259,7 @@ def put_user_right(connection: Connection, user: User, wanted: Wanted) -> None:
     excess = _excess(user, wanted)
     if excess:
         execute(connection, _revoke(wanted.names))
-    if excess or missing_privileges(user.grants, wanted.database):
+    if excess or find_missing_privileges(user.grants, wanted.database):
         execute(connection, _grant(wanted))
 
 
@@ -294,7 +294,7 @@ def create_user(connection: Connection, wanted: Wanted, password: str, owner: Ow
     record(connection, Kind.USER, name, owner)
     statement = SQL("CREATE USER {} {}{} WITH {} PASSWORD EXPIRE NEVER").format(
         Account(name),
-        _identified(connection, password),
+        _identify_by(connection, password),
         SQL(" REQUIRE SSL" if wanted.requires_tls else ""),
         _limit(wanted.connections, keyword=False),
     )
@@ -327,7 +327,7 @@ def set_password(connection: Connection, names: TenantNames, password: str) -> N
     """Give the user a password; sessions that are open go on."""
     execute(
         connection,
-        SQL("ALTER USER {} {}").format(Account(names.app_role), _identified(connection, password)),
+        SQL("ALTER USER {} {}").format(Account(names.app_role), _identify_by(connection, password)),
     )
 
 
@@ -342,7 +342,7 @@ def see_that_it_can_be_changed(connection: Connection, names: TenantNames) -> No
     execute(connection, SQL("ALTER USER {} {}").format(Account(names.app_role), _limit(limit)))
 
 
-def _identified(connection: Connection, password: str) -> Composed:
+def _identify_by(connection: Connection, password: str) -> Composed:
     """Return the clause that sets a password.
 
     MariaDB writes it into the general query log as it stands, so it gets what it would make of it.
@@ -380,7 +380,7 @@ def shut_out(admin: AdminConnection, connection: Connection, names: TenantNames)
             SQL(
                 "ALTER USER {} {} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 PASSWORD EXPIRE NEVER"
                 " ACCOUNT UNLOCK"
-            ).format(account, _identified(connection, password)),
+            ).format(account, _identify_by(connection, password)),
             _revoke(names),
         ):
             execute(connection, statement)

@@ -15,7 +15,11 @@ import time
 from collections.abc import Callable
 
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.mysql.accounts import granted_database, missing_privileges, own_grants
+from provisioner.drivers.mysql.accounts import (
+    find_missing_privileges,
+    granted_database,
+    read_own_grants,
+)
 from provisioner.drivers.mysql.errors import ignore, is_in_the_way, is_there_already
 from provisioner.drivers.mysql.ledger import Kind, forget, record
 from provisioner.drivers.mysql.quoting import SQL, Identifier, Literal
@@ -118,7 +122,7 @@ def check_schema(tenant: Connection, names: TenantNames) -> str:
         SCHEMA_CREATION_FAILED: the session is in another schema, or a privilege is missing.
     """
     ((schema,),) = execute(tenant, SQL("SELECT DATABASE()"))
-    missing = missing_privileges(own_grants(tenant), granted_database(tenant, names))
+    missing = find_missing_privileges(read_own_grants(tenant), granted_database(tenant, names))
     if schema != names.schema or missing:
         raise failure(
             ErrorType.SCHEMA_CREATION_FAILED,

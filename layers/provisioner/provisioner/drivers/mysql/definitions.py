@@ -148,7 +148,7 @@ class Definitions:
         text = str(row[1])
         # From the last to the first, so that the places stay.
         for constant in reversed(doubtful_constants(text)):
-            value = Literal(self._constant(name, constant)).rendered(self._connection)
+            value = Literal(self._constant(name, constant)).render(self._connection)
             text = text[: constant.start] + value + text[constant.end :]
         return Definition(f"table {name}", without_database(text, self._database))
 
@@ -247,7 +247,7 @@ class Definitions:
             )
             yield Definition(
                 f"trigger {name}",
-                heading.rendered(self._connection) + trigger_body(str(row[2]), sql_mode),
+                heading.render(self._connection) + trigger_body(str(row[2]), sql_mode),
                 sql_mode=sql_mode,
                 collation=str(row[4]),
             )

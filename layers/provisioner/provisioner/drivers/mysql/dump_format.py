@@ -84,7 +84,7 @@ def binary_literal(value: bytes) -> bytes:
     return b"x'" + value.hex().encode() + b"'"
 
 
-def framed(sql: bytes, what: str) -> bytes:
+def frame(sql: bytes, what: str) -> bytes:
     """Return a statement as it stands in a dump.
 
     Args:
@@ -107,7 +107,7 @@ def one_line(what: str) -> str:
     return shown if len(shown) <= _NAME_LENGTH else f"{shown[:_NAME_LENGTH]}…"
 
 
-def left_out(what: str, sql: str) -> bytes:
+def tell_left_out(what: str, sql: str) -> bytes:
     """Return what tells in a dump of something that it cannot make.
 
     Args:

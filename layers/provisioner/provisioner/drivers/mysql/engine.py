@@ -51,7 +51,7 @@ class _Tenant:
         missing = [Drift(f"database {self.wanted.names.database}", "not there")]
         return [
             *([] if self.has_database else missing),
-            *(accounts.drifted_user(self.user, self.wanted) if self.user else ()),
+            *(accounts.find_user_drift(self.user, self.wanted) if self.user else ()),
         ]
 
 
@@ -73,7 +73,7 @@ class MysqlEngine(DatabaseEngine):
     def ensure_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
     ) -> None:
-        with self._locked(names) as connection:
+        with self._lock(names) as connection:
             # Everything is looked at before anything is made, so that a conflict leaves nothing
             # behind.
             tenant = self._look(connection, names, owner)
@@ -87,15 +87,15 @@ class MysqlEngine(DatabaseEngine):
     @step(ErrorType.REMOVAL_FAILED, "remove the database")
     def remove_database(self, names: TenantNames, owner: Ownership, *, only_this_job: bool) -> bool:
         claim = owner.claim(only_this_job=only_this_job)
-        with self._locked(names) as connection:
-            claimed = self._claimed(connection, names, claim)
+        with self._lock(names) as connection:
+            claimed = self._find_claimed(connection, names, claim)
             self._remove(connection, names, claimed)
             # The records go last: they say whose the rest is, whatever a crash leaves.
             for kind in claimed:
                 self._forget(connection, names, kind)
             return any(
                 _IS_THERE[kind](connection, names)
-                for kind in self._claimed(connection, names, owner.owns)
+                for kind in self._find_claimed(connection, names, owner.owns)
             )
 
     @override
@@ -106,7 +106,7 @@ class MysqlEngine(DatabaseEngine):
 
     @override
     @contextmanager
-    def _locked(self, names: TenantNames) -> Iterator[Connection]:
+    def _lock(self, names: TenantNames) -> Iterator[Connection]:
         with connect_as_platform(self._admin) as connection:
             ledger.lock(connection, names)
             yield connection
@@ -190,7 +190,7 @@ class MysqlEngine(DatabaseEngine):
             raise conflict("database", names.database)
         is_ours = owner.owns_comment(markers.get(Kind.USER))
         user = accounts.find_user(connection, names, is_ours=is_ours)
-        wanted = accounts.wanted_user(connection, self._admin, names, self._connections)
+        wanted = accounts.describe_user(connection, self._admin, names, self._connections)
         return _Tenant(has_database, user, wanted)
 
     def _make_right(self, connection: Connection, tenant: _Tenant, owner: Ownership) -> None:
@@ -202,7 +202,7 @@ class MysqlEngine(DatabaseEngine):
         if tenant.user is not None:
             accounts.put_user_right(connection, tenant.user, tenant.wanted)
 
-    def _claimed(
+    def _find_claimed(
         self, connection: Connection, names: TenantNames, claim: Claim
     ) -> Collection[Kind]:
         """Return of what there are claimed records, whether it is there or not."""

@@ -27,7 +27,7 @@ class Escaper(Protocol):
 class Composable(Protocol):
     """A part of a statement, or all of one."""
 
-    def rendered(self, escaper: Escaper) -> str:
+    def render(self, escaper: Escaper) -> str:
         """Return the text that the server gets."""
 
 
@@ -54,9 +54,9 @@ class SQL:
         between = ("{}".join(self._texts),) * (len(joined) - 1)
         return Composed(("", *between, "") if joined else ("",), joined)
 
-    def rendered(self, escaper: Escaper) -> str:
+    def render(self, escaper: Escaper) -> str:
         """Return the text that the server gets."""
-        return self.format().rendered(escaper)
+        return self.format().render(escaper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ class Composed:
     texts: tuple[str, ...]
     parts: tuple[Composable, ...]
 
-    def rendered(self, escaper: Escaper) -> str:
+    def render(self, escaper: Escaper) -> str:
         """Return the text that the server gets."""
         first, *rest = self.texts
         pairs = zip(self.parts, rest, strict=True)
-        return first + "".join(part.rendered(escaper) + text for part, text in pairs)
+        return first + "".join(part.render(escaper) + text for part, text in pairs)
 
 
 class Identifier:
@@ -87,7 +87,7 @@ class Identifier:
                 raise ValueError("a name is empty or holds a NUL")
         self._names = names
 
-    def rendered(self, _: Escaper) -> str:
+    def render(self, _: Escaper) -> str:
         """Return the text that the server gets; it means the same in every sql_mode."""
         return ".".join("`" + name.replace("`", "``") + "`" for name in self._names)
 
@@ -98,7 +98,7 @@ class Literal:
 
     value: str | bytes | int | None
 
-    def rendered(self, escaper: Escaper) -> str:
+    def render(self, escaper: Escaper) -> str:
         """Return the text that the server gets, by the sql_mode that the session has."""
         return escaper.escape(self.value)
 
@@ -110,11 +110,9 @@ class Account:
     user: str
     host: str = ANY_HOST
 
-    def rendered(self, escaper: Escaper) -> str:
+    def render(self, escaper: Escaper) -> str:
         """Return the text that the server gets."""
-        return (
-            f"{Identifier(self.user).rendered(escaper)}@{Identifier(self.host).rendered(escaper)}"
-        )
+        return f"{Identifier(self.user).render(escaper)}@{Identifier(self.host).render(escaper)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +136,6 @@ class GrantedDatabase:
             raise ValueError("the name of a database that is granted holds a backslash")
         return self.name.replace("_", r"\_").replace("%", r"\%")
 
-    def rendered(self, escaper: Escaper) -> str:
+    def render(self, escaper: Escaper) -> str:
         """Return the text that the server gets."""
-        return f"{Identifier(self.pattern).rendered(escaper)}.*"
+        return f"{Identifier(self.pattern).render(escaper)}.*"

@@ -23,7 +23,7 @@ from provisioner.drivers.mysql.session import (
     connect_as_platform,
     execute,
 )
-from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, named, quoted
+from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote, shorten
 from provisioner.errors import ErrorType
 from provisioner.ownership import Claim, tags_of_comment
 
@@ -54,11 +54,11 @@ def look_at_database(
             if not claim(tags_of_comment(marker)):
                 return Obstacles()
             sessions = [
-                f"session {thread} of user {quoted(str(user))} has a transaction in database "
+                f"session {thread} of user {quote(str(user))} has a transaction in database "
                 f"{names.database} and may not be ended by the platform: type KILL {thread}"
                 for thread, user in _transactions(connection, names)
             ]
-        return Obstacles(passing=named(sessions, "such sessions"))
+        return Obstacles(passing=shorten(sessions, "such sessions"))
 
     return PYMYSQL.run_step(look, ErrorType.REMOVAL_FAILED, "look at the database")
 

@@ -142,7 +142,7 @@ def is_mariadb(connection: Connection) -> bool:
 def execute(connection: Connection, statement: Composable) -> list[Row]:
     """Run one statement and return its rows."""
     with connection.cursor() as cursor:
-        cursor.execute(statement.rendered(connection))
+        cursor.execute(statement.render(connection))
         return list(cursor.fetchall())
 
 

@@ -39,9 +39,9 @@ from provisioner.drivers.mysql.dump_format import (
     FIRST_LINE,
     LAST_LINE,
     binary_literal,
-    framed,
-    left_out,
+    frame,
     one_line,
+    tell_left_out,
     text_literal,
 )
 from provisioner.drivers.mysql.errors import PYMYSQL, number_of
@@ -240,7 +240,7 @@ class MysqlDump:
         self._buffer = bytearray()
         #: What a session that runs the dump has where it has got to.
         self._settings: dict[str, str] = {}
-        self._pieces = self._compressed()
+        self._pieces = self._compress()
         self._timer = threading.Timer(seconds, self._stop_late)
         self._timer.daemon = True
         self._timer.start()
@@ -255,7 +255,7 @@ class MysqlDump:
         except StopIteration:
             pass
         except pymysql.Error as error:
-            self._error = self._translated(error)
+            self._error = self._explain(error)
         except ProvisioningError as error:
             self._error = error
         # Outside the except clause, so that the driver's exception is not the context of this one.
@@ -273,7 +273,7 @@ class MysqlDump:
         for connection in (self._data, self._shown):
             _abandon(connection)
 
-    def _compressed(self) -> Iterator[bytes]:
+    def _compress(self) -> Iterator[bytes]:
         compressor = zlib.compressobj(_LEVEL, wbits=_GZIP)
         for piece in self._sql():
             if self._is_late:
@@ -287,10 +287,10 @@ class MysqlDump:
         yield f"-- of a server of version {self.server_version}\n".encode()
         yield b"-- It is a tenant's own code: run it as its user, in an empty database.\n"
         for setting in _SETTINGS:
-            yield framed(setting.encode(), "settings")
+            yield frame(setting.encode(), "settings")
         character_set, collation = shown.character_set()
-        yield framed(
-            self._rendered(
+        yield frame(
+            self._render(
                 SQL("ALTER DATABASE CHARACTER SET {} COLLATE {}").format(
                     Identifier(character_set), Identifier(collation)
                 )
@@ -324,19 +324,21 @@ class MysqlDump:
             if self._settings.get(name) != value:
                 self._settings[name] = value
                 statement = SQL("SET {} = {}").format(Identifier(name), Literal(value))
-                yield framed(self._rendered(statement), "settings")
+                yield frame(self._render(statement), "settings")
 
     def _make(self, definition: Definition) -> Iterator[bytes]:
         """Write what makes an object."""
         if not definition.is_valid:
-            yield left_out(f"{definition.what} reads something that is not there", definition.sql)
+            yield tell_left_out(
+                f"{definition.what} reads something that is not there", definition.sql
+            )
             return
         yield from self._change_settings(
             _SQL_MODE if definition.sql_mode is None else definition.sql_mode,
             definition.collation or _COLLATION,
             definition.time_zone or _TIME_ZONE,
         )
-        yield framed(definition.sql.encode(), definition.what)
+        yield frame(definition.sql.encode(), definition.what)
 
     def _sequence(self, name: str) -> Iterator[bytes]:
         self._doing = one_line(f"sequence {name}")
@@ -344,17 +346,17 @@ class MysqlDump:
             query = SQL(
                 "SELECT next_not_cached_value, cycle_count, minimum_value, maximum_value FROM {}"
             ).format(Identifier(name))
-            cursor.execute(query.rendered(self._data))
+            cursor.execute(query.render(self._data))
             self._check_kind(name, SEQUENCE)
             definition = self._definitions.sequence(name)
             row = cursor.fetchone() or ()
             next_value, rounds, minimum, maximum = (int(value) for value in row)
             cursor.fetchall()
-        yield framed(definition.sql.encode(), definition.what)
+        yield frame(definition.sql.encode(), definition.what)
         is_over = not minimum <= next_value <= maximum
         value = min(max(next_value, minimum), maximum)
-        yield framed(
-            self._rendered(
+        yield frame(
+            self._render(
                 SQL("DO SETVAL({}, {}, {}, {})").format(
                     Identifier(name), Literal(value), Literal(int(is_over)), Literal(rounds)
                 )
@@ -368,7 +370,7 @@ class MysqlDump:
         history = _history(columns) if kind == VERSIONED_TABLE else ()
         stored = [each for each in columns if not each.expression]
         read = [*stored, *history]
-        into = self._rendered(
+        into = self._render(
             SQL(" INTO {} ({}) VALUES\n").format(
                 Identifier(name), SQL(", ").join(Identifier(column.name) for column in read)
             )
@@ -377,25 +379,25 @@ class MysqlDump:
             rows = SQL("SELECT {} FROM {} FOR SYSTEM_TIME ALL" if history else "SELECT {} FROM {}")
             values = [_format_of(column).select.format(Identifier(column.name)) for column in read]
             query = rows.format(SQL(", ").join(values or [SQL("NULL")]), Identifier(name))
-            cursor.execute(query.rendered(self._data))
+            cursor.execute(query.render(self._data))
             # The transaction has locked the name, whatever is behind it, until its end.
             self._check_kind(name, kind)
             if self._definitions.columns(name) != columns:
                 raise self._has_changed()
             definition = self._definitions.table(name)
-            yield framed(definition.sql.encode(), definition.what)
+            yield frame(definition.sql.encode(), definition.what)
             if history:
-                yield framed(b"SET system_versioning_insert_history = 1", "settings")
+                yield frame(b"SET system_versioning_insert_history = 1", "settings")
             yield from _inserts(cursor, read, into, f"rows of {definition.what}")
             if history:
-                yield framed(b"SET system_versioning_insert_history = 0", "settings")
+                yield frame(b"SET system_versioning_insert_history = 0", "settings")
 
     def _check_kind(self, name: str, kind: str) -> None:
         if self._definitions.kind_of(name) != kind:
             raise self._has_changed()
 
-    def _rendered(self, statement: Composable) -> bytes:
-        return statement.rendered(self._shown).encode()
+    def _render(self, statement: Composable) -> bytes:
+        return statement.render(self._shown).encode()
 
     def _stop_late(self) -> None:
         self._is_late = True
@@ -418,16 +420,16 @@ class MysqlDump:
             f"{self._doing}.",
         )
 
-    def _translated(self, error: pymysql.Error) -> ProvisioningError:
+    def _explain(self, error: pymysql.Error) -> ProvisioningError:
         if self._is_late:
             return self._late()
         if number_of(error) in _CHANGED:
             return self._has_changed()
         if number_of(error) == _LOCK_WAIT:
-            return self._locked()
+            return self._explain_lock()
         return PYMYSQL.translate(error, _FINAL, f"dump {self._doing}")
 
-    def _locked(self) -> ProvisioningError:
+    def _explain_lock(self) -> ProvisioningError:
         sessions: list[str] = []
         with suppress(pymysql.Error):
             sessions = self._definitions.sessions()
@@ -509,7 +511,7 @@ def _inserts(cursor: SSCursor, columns: list[Column], into: bytes, what: str) ->
     length = 0
 
     def statement(verb: bytes, values: list[bytes]) -> bytes:
-        return framed(verb + into + b",\n".join(values), what)
+        return frame(verb + into + b",\n".join(values), what)
 
     while (row := cursor.fetchone()) is not None:
         values = [

@@ -162,7 +162,7 @@ def _exists(entry: Entry, existing: Existing) -> bool:
         if of == "SCHEMA":
             return not existing.schemas.get(name, True)
         if of == "EXTENSION":
-            return not existing.extensions.get(_unquoted(name), True)
+            return not existing.extensions.get(_unquote(name), True)
     return False
 
 
@@ -176,7 +176,7 @@ def ownership_statements(script: str, app_role: str, roles: Mapping[str, str]) -
         for statement, words in _statements(script)
         if words[0] == "ALTER"
         and words[-3:-1] == ["OWNER", "TO"]
-        and _unquoted(words[-1]) == app_role
+        and _unquote(words[-1]) == app_role
     ]
     known = {roles[app_role]}
     for statement, _ in sorted(found, key=lambda each: each[1][1] == "SEQUENCE"):
@@ -249,13 +249,13 @@ def _with_roles(
         written.append(word)
         if depth == 0 and (word in {"TO", "FROM"} or (before, word) == ("FOR", "ROLE")):
             named, after = _role_list(words)
-            wanted = [roles.get(name, name) for name in map(_unquoted, named)]
+            wanted = [roles.get(name, name) for name in map(_unquote, named)]
             if missing := [name for name in wanted if name != _EVERYONE and name not in known]:
                 left_out.append(f"{''.join(statement)}: there is no role {', '.join(missing)}")
             kept = [name for name in dict.fromkeys(wanted) if name not in missing]
             if not kept:
                 return ""
-            written += [" ", ", ".join(map(_quoted, kept)), after]
+            written += [" ", ", ".join(map(_quote, kept)), after]
         if word != " ":
             before = word
     return "".join(written).rstrip()
@@ -276,11 +276,11 @@ def _role_list(words: Iterator[str]) -> tuple[list[str], str]:
     return roles, ""
 
 
-def _quoted(role: str) -> str:
+def _quote(role: str) -> str:
     return role if role == _EVERYONE else sql.Identifier(role).as_string(None)
 
 
-def _unquoted(identifier: str) -> str:
+def _unquote(identifier: str) -> str:
     """Return the name that an identifier of a statement stands for."""
     if identifier.startswith('"'):
         return identifier[1:-1].replace('""', '"')

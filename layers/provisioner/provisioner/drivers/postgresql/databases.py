@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -60,7 +61,7 @@ class Database:
         """Whether its DROP was interrupted, so that nothing but another DROP can be done to it."""
         return self.connection_limit == _INVALID_DATABASE
 
-    def limit_drifted(self, connections: int) -> bool:
+    def has_wrong_limit(self, connections: int) -> bool:
         """Whether it has no limit, or lets in too few for the app role and the platform.
 
         Args:
@@ -82,7 +83,7 @@ class Database:
             for drift, is_right in (
                 (Drift(database, "OWNER"), self.is_the_platforms),
                 (Drift(database, "ALLOW_CONNECTIONS"), self.allows_connections),
-                (Drift(database, "CONNECTION LIMIT"), not self.limit_drifted(connections)),
+                (Drift(database, "CONNECTION LIMIT"), not self.has_wrong_limit(connections)),
                 (Drift(database, "privileges"), self.has_privileges),
                 (
                     Drift(f"role {names.app_role}", f"membership in {names.owner_role}"),
@@ -91,6 +92,27 @@ class Database:
             )
             if not is_right
         ]
+
+
+#: The fields of `Database`.
+_DATABASE: LiteralString = """
+SELECT pg_catalog.pg_get_userbyid(datdba) = current_user, datallowconn, datconnlimit,
+       pg_catalog.shobj_description(oid, 'pg_database'),
+       NOT EXISTS (
+           SELECT FROM pg_catalog.aclexplode(
+               coalesce(datacl, pg_catalog.acldefault('d', datdba))) AS privilege
+           WHERE privilege.grantee = 0)
+       AND ARRAY(
+           SELECT pg_catalog.concat(rolname, ' ', privilege_type)
+           FROM pg_catalog.aclexplode(datacl) AS privilege
+           JOIN pg_catalog.pg_roles ON pg_roles.oid = privilege.grantee) @> %(privileges)s,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_auth_members
+           JOIN pg_catalog.pg_roles AS role ON role.oid = roleid
+           JOIN pg_catalog.pg_roles AS login ON login.oid = member
+           WHERE role.rolname = %(owner_role)s AND login.rolname = %(app_role)s)
+FROM pg_catalog.pg_database WHERE datname = %(database)s
+"""
 
 
 def look_for_database(
@@ -110,24 +132,7 @@ def look_for_database(
         CONFLICT: it is not this project's.
     """
     row = connection.execute(
-        """
-        SELECT pg_catalog.pg_get_userbyid(datdba) = current_user, datallowconn, datconnlimit,
-               pg_catalog.shobj_description(oid, 'pg_database'),
-               NOT EXISTS (
-                   SELECT FROM pg_catalog.aclexplode(
-                       coalesce(datacl, pg_catalog.acldefault('d', datdba))) AS privilege
-                   WHERE privilege.grantee = 0)
-               AND ARRAY(
-                   SELECT pg_catalog.concat(rolname, ' ', privilege_type)
-                   FROM pg_catalog.aclexplode(datacl) AS privilege
-                   JOIN pg_catalog.pg_roles ON pg_roles.oid = privilege.grantee) @> %(privileges)s,
-               EXISTS (
-                   SELECT FROM pg_catalog.pg_auth_members
-                   JOIN pg_catalog.pg_roles AS role ON role.oid = roleid
-                   JOIN pg_catalog.pg_roles AS login ON login.oid = member
-                   WHERE role.rolname = %(owner_role)s AND login.rolname = %(app_role)s)
-        FROM pg_catalog.pg_database WHERE datname = %(database)s
-        """,
+        _DATABASE,
         {
             "privileges": [
                 *(f"{names.app_role} {privilege}" for privilege in _APP_ROLE_PRIVILEGES),
@@ -182,7 +187,7 @@ def ensure_database(
                 " CONNECTION LIMIT {} ALLOW_CONNECTIONS false"
             ).format(name, sql.Literal(connections + _PLATFORM_CONNECTIONS))
         )
-    elif found.limit_drifted(connections):
+    elif found.has_wrong_limit(connections):
         connection.execute(
             sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
                 name, sql.Literal(connections + _PLATFORM_CONNECTIONS)

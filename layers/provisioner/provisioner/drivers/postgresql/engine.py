@@ -25,11 +25,11 @@ from provisioner.drivers.postgresql import databases, schema
 from provisioner.drivers.postgresql.errors import PSYCOPG
 from provisioner.drivers.postgresql.roles import (
     Role,
-    claimed_roles,
     connection_limit,
     create_role,
-    drifted_roles,
     drop_role,
+    find_claimed_roles,
+    find_role_drift,
     join_role,
     leave_role,
     look_for_roles,
@@ -66,7 +66,7 @@ class PostgresqlEngine(DatabaseEngine):
     def ensure_database(
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
     ) -> None:
-        with self._locked(names) as connection:
+        with self._lock(names) as connection:
             # Everything is looked at before anything is made, so that a conflict leaves nothing
             # behind.
             roles = look_for_roles(connection, names, owner)
@@ -89,8 +89,8 @@ class PostgresqlEngine(DatabaseEngine):
     @step(ErrorType.REMOVAL_FAILED, "remove the database")
     def remove_database(self, names: TenantNames, owner: Ownership, *, only_this_job: bool) -> bool:
         claim = owner.claim(only_this_job=only_this_job)
-        with self._locked(names) as connection:
-            roles = claimed_roles(connection, names, claim)
+        with self._lock(names) as connection:
+            roles = find_claimed_roles(connection, names, claim)
             if databases.is_database_claimed(connection, names, claim, roles):
                 databases.drop_database(connection, names)
             for role in roles:
@@ -134,7 +134,7 @@ class PostgresqlEngine(DatabaseEngine):
             finally:
                 # Where the server is gone, so is the reader; see above for what is left.
                 with suppress(psycopg.Error):
-                    for role in claimed_roles(connection, names, claim):
+                    for role in find_claimed_roles(connection, names, claim):
                         leave_role(connection, role)
 
     @step(ErrorType.SNAPSHOT_FAILED, "open the database to read")
@@ -149,7 +149,7 @@ class PostgresqlEngine(DatabaseEngine):
             lock(connection, names.database)
             is_claimed = databases.is_open_and_claimed(connection, names, claim)
             if is_claimed:
-                for role in claimed_roles(connection, names, claim):
+                for role in find_claimed_roles(connection, names, claim):
                     join_role(connection, role)
         except BaseException:
             connection.close()
@@ -158,7 +158,7 @@ class PostgresqlEngine(DatabaseEngine):
 
     @override
     @contextmanager
-    def _locked(self, names: TenantNames) -> Iterator[Connection]:
+    def _lock(self, names: TenantNames) -> Iterator[Connection]:
         with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
             lock(connection, names.database)
             yield connection
@@ -173,7 +173,7 @@ class PostgresqlEngine(DatabaseEngine):
     @override
     def _look_for_drift_of_schema(self, names: TenantNames) -> list[Drift]:
         with connect_as_platform(self._admin, names.database) as connection:
-            return schema.drifted_schema(connection, names)
+            return schema.find_schema_drift(connection, names)
 
     @override
     def _look_for_drift(
@@ -189,7 +189,7 @@ class PostgresqlEngine(DatabaseEngine):
             f"{names.database} OWNER TO {self._admin.user}, and send the job again."
         )
         return {
-            **dict.fromkeys(drifted_roles(names, roles, limit), of_superuser),
+            **dict.fromkeys(find_role_drift(names, roles, limit), of_superuser),
             **dict.fromkeys(database.drift(names, limit), of_owner),
         }
 
@@ -257,7 +257,7 @@ class PostgresqlEngine(DatabaseEngine):
 
 def _has_any(connection: Connection, names: TenantNames, claim: Claim) -> bool:
     """Whether there is a role or the database, and it is claimed."""
-    return bool(claimed_roles(connection, names, claim)) or databases.is_database_claimed(
+    return bool(find_claimed_roles(connection, names, claim)) or databases.is_database_claimed(
         connection, names, claim, []
     )
 

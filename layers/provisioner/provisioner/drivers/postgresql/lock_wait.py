@@ -131,8 +131,8 @@ def find_lock_wait(connection: Connection, application: str, longer_than: float)
     return LockWait(
         seconds,
         relation,
-        (*map(_session, sessions), *_rest(sessions)),
-        (*map(_prepared, prepared), *_rest(prepared)),
+        (*map(_describe_session, sessions), *_rest(sessions)),
+        (*map(_describe_prepared, prepared), *_rest(prepared)),
     )
 
 
@@ -150,7 +150,7 @@ def name_of_relation(connection: Connection, relation: int) -> str:
     return f"relation {relation}" if row is None else ".".join(map(identifier, row))
 
 
-def _session(row: tuple[Any, ...]) -> str:
+def _describe_session(row: tuple[Any, ...]) -> str:
     process_id, role, is_superuser, application, state, since, _ = row
     if role is None:
         # Such as autovacuum: it ends by itself.
@@ -168,7 +168,7 @@ def _session(row: tuple[Any, ...]) -> str:
     )
 
 
-def _prepared(row: tuple[Any, ...]) -> str:
+def _describe_prepared(row: tuple[Any, ...]) -> str:
     gid, owner, since, _ = row
     return (
         f"transaction {literal(gid)}, prepared by role {identifier(owner)} on {since} UTC: "

@@ -16,7 +16,7 @@ def visible(text: str, length: int) -> str:
 
     What moves the cursor, hides or turns text around stands as a code instead.
     """
-    shown = _escaped(text[:length], "", "\\u{:04x}", "\\U{:08x}")
+    shown = _escape(text[:length], "", "\\u{:04x}", "\\U{:08x}")
     return f"{shown}…" if len(text) > length else shown
 
 
@@ -24,7 +24,7 @@ def literal(text: str) -> str:
     """Return a text as a string constant of SQL, all of it visible, for someone to type."""
     if text.isprintable():
         return "'" + text.replace("'", "''") + "'"
-    return "E'" + _escaped(text, "'\\", "\\u{:04x}", "\\U{:08x}") + "'"
+    return "E'" + _escape(text, "'\\", "\\u{:04x}", "\\U{:08x}") + "'"
 
 
 def identifier(quoted: str) -> str:
@@ -35,10 +35,10 @@ def identifier(quoted: str) -> str:
     """
     if quoted.isprintable():
         return quoted
-    return "U&" + _escaped(quoted, "\\", "\\{:04x}", "\\+{:06x}")
+    return "U&" + _escape(quoted, "\\", "\\{:04x}", "\\+{:06x}")
 
 
-def _escaped(text: str, with_backslash: str, short: str, long: str) -> str:
+def _escape(text: str, with_backslash: str, short: str, long: str) -> str:
     """Write codes for what cannot be seen, and a backslash before what has another meaning."""
     return "".join(
         f"\\{character}"

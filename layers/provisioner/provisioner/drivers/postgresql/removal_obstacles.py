@@ -16,7 +16,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, named, quoted
+from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote, shorten
 from provisioner.drivers.postgresql.dump_obstacles import (
     objects_out_of_reach,
     tables_with_policies,
@@ -65,7 +65,7 @@ _SESSIONS = _Kind(
     ORDER BY session.pid LIMIT %(limit)s
     """,
     lambda database, pid, role, program: (
-        f"session {pid} of role {identifier(role)}{f' ({quoted(program)})' if program else ''} in "
+        f"session {pid} of role {identifier(role)}{f' ({quote(program)})' if program else ''} in "
         f"database {database} may not be ended by the platform: type SELECT "
         f"pg_terminate_backend({pid})"
     ),
@@ -229,4 +229,4 @@ def _keeping_a_dump(admin: AdminConnection, names: TenantNames) -> Obstacles:
 def _found(connection: Connection, kind: _Kind, parameters: dict[str, Any]) -> Iterator[str]:
     rows = connection.execute(kind.query, parameters).fetchall()
     database = parameters["database"]
-    yield from named([kind.clause(database, *row) for row in rows], kind.plural)
+    yield from shorten([kind.clause(database, *row) for row in rows], kind.plural)

@@ -80,7 +80,7 @@ def connection_limit(names: TenantNames, roles: Mapping[str, Role], default: int
     return app_role.connection_limit
 
 
-def drifted_roles(names: TenantNames, roles: Mapping[str, Role], limit: int) -> list[Drift]:
+def find_role_drift(names: TenantNames, roles: Mapping[str, Role], limit: int) -> list[Drift]:
     """Name what of the tenant's roles is not as it must be.
 
     Args:
@@ -128,7 +128,7 @@ def _differences(
         yield "CONNECTION LIMIT", sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(limit))
 
 
-def claimed_roles(connection: Connection, names: TenantNames, claim: Claim) -> list[str]:
+def find_claimed_roles(connection: Connection, names: TenantNames, claim: Claim) -> list[str]:
     """Return which of the tenant's roles are claimed, the app role first."""
     roles = _roles(connection, names)
     return [name for name, role in roles.items() if claim(tags_of_comment(role.comment))]

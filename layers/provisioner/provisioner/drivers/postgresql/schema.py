@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -96,7 +97,7 @@ class _Found:
         ]
 
 
-def drifted_schema(connection: Connection, names: TenantNames) -> list[Drift]:
+def find_schema_drift(connection: Connection, names: TenantNames) -> list[Drift]:
     """Name what is not as `ensure_schema` makes it.
 
     Args:
@@ -140,72 +141,76 @@ def ensure_schema(connection: Connection, names: TenantNames, owner: Ownership) 
     return drift
 
 
+#: What is in a database, as the fields of `_Found` from `schema_owner` on.
+_CONTENTS: LiteralString = """
+SELECT (SELECT pg_catalog.pg_get_userbyid(nspowner)
+        FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s),
+       NOT EXISTS (
+           SELECT FROM pg_catalog.pg_namespace
+           WHERE nspname = 'public' AND (
+               SELECT pg_catalog.count(DISTINCT (privilege.grantee, privilege_type)) <> 4
+                      OR pg_catalog.bool_or(privilege.grantee = 0)
+               FROM pg_catalog.aclexplode(nspacl) AS privilege
+               WHERE privilege.grantee IN (0, owner_role.oid, app_role.oid))),
+       ARRAY(
+           SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
+           WHERE nspowner = app_role.oid ORDER BY 1),
+       -- Default privileges and user mappings have no new owner; a temporary table is its
+       -- session's alone.
+       EXISTS (
+           SELECT FROM pg_catalog.pg_shdepend
+           JOIN pg_catalog.pg_database ON pg_database.oid = dbid
+           WHERE datname = pg_catalog.current_database()
+             AND refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+             AND refobjid = app_role.oid AND deptype = 'o'
+             AND classid NOT IN (
+                 'pg_catalog.pg_default_acl'::pg_catalog.regclass,
+                 'pg_catalog.pg_user_mapping'::pg_catalog.regclass)
+             AND NOT EXISTS (
+                 SELECT FROM pg_catalog.pg_class
+                 WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                   AND pg_class.oid = objid AND relpersistence = 't')),
+       (SELECT pg_catalog.count(DISTINCT (privilege.grantee, privilege_type)) = 4
+        FROM pg_catalog.pg_namespace, pg_catalog.aclexplode(nspacl) AS privilege
+        WHERE nspname = %(schema)s
+          AND privilege.grantee IN (owner_role.oid, app_role.oid)),
+       NOT EXISTS (
+           SELECT FROM (VALUES (owner_role.oid, app_role.oid),
+                               (app_role.oid, owner_role.oid)) AS pair (maker, other)
+           CROSS JOIN ROWS FROM (pg_catalog.unnest(%(kinds)s::pg_catalog.text[]),
+                                 pg_catalog.unnest(%(acl_kinds)s::pg_catalog.text[]))
+               AS object (kind, acl_kind)
+           LEFT JOIN pg_catalog.pg_default_acl
+               ON defaclrole = maker AND defaclnamespace = 0
+                  AND defaclobjtype = kind::pg_catalog."char"
+           WHERE defaclacl IS NULL
+              OR kind = 'f' AND EXISTS (
+                  SELECT FROM pg_catalog.aclexplode(defaclacl) AS privilege
+                  WHERE privilege.grantee = 0)
+              OR EXISTS (
+                  SELECT privilege_type FROM pg_catalog.aclexplode(
+                      pg_catalog.acldefault(acl_kind::pg_catalog."char", maker))
+                  WHERE grantee = maker
+                  EXCEPT
+                  SELECT privilege_type FROM pg_catalog.aclexplode(defaclacl)
+                  WHERE grantee = other)),
+       EXISTS (
+           SELECT FROM pg_catalog.pg_db_role_setting
+           JOIN pg_catalog.pg_database ON pg_database.oid = setdatabase
+           WHERE datname = pg_catalog.current_database() AND setrole = app_role.oid
+             AND setconfig @> ARRAY[
+                 pg_catalog.concat('role=', %(owner_role)s::pg_catalog.text),
+                 pg_catalog.concat(
+                     'search_path=', pg_catalog.quote_ident(%(schema)s))])
+FROM pg_catalog.pg_roles AS owner_role, pg_catalog.pg_roles AS app_role
+WHERE owner_role.rolname = %(owner_role)s AND app_role.rolname = %(app_role)s
+"""
+
+
 def _look(connection: Connection, names: TenantNames) -> _Found:
     has_platform_schema, has_version_table = _look_for_platform_schema(connection)
     row = connection.execute(
-        """
-        SELECT (SELECT pg_catalog.pg_get_userbyid(nspowner)
-                FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s),
-               NOT EXISTS (
-                   SELECT FROM pg_catalog.pg_namespace
-                   WHERE nspname = 'public' AND (
-                       SELECT pg_catalog.count(DISTINCT (privilege.grantee, privilege_type)) <> 4
-                              OR pg_catalog.bool_or(privilege.grantee = 0)
-                       FROM pg_catalog.aclexplode(nspacl) AS privilege
-                       WHERE privilege.grantee IN (0, owner_role.oid, app_role.oid))),
-               ARRAY(
-                   SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
-                   WHERE nspowner = app_role.oid ORDER BY 1),
-               -- Default privileges and user mappings have no new owner; a temporary table is its
-               -- session's alone.
-               EXISTS (
-                   SELECT FROM pg_catalog.pg_shdepend
-                   JOIN pg_catalog.pg_database ON pg_database.oid = dbid
-                   WHERE datname = pg_catalog.current_database()
-                     AND refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-                     AND refobjid = app_role.oid AND deptype = 'o'
-                     AND classid NOT IN (
-                         'pg_catalog.pg_default_acl'::pg_catalog.regclass,
-                         'pg_catalog.pg_user_mapping'::pg_catalog.regclass)
-                     AND NOT EXISTS (
-                         SELECT FROM pg_catalog.pg_class
-                         WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                           AND pg_class.oid = objid AND relpersistence = 't')),
-               (SELECT pg_catalog.count(DISTINCT (privilege.grantee, privilege_type)) = 4
-                FROM pg_catalog.pg_namespace, pg_catalog.aclexplode(nspacl) AS privilege
-                WHERE nspname = %(schema)s
-                  AND privilege.grantee IN (owner_role.oid, app_role.oid)),
-               NOT EXISTS (
-                   SELECT FROM (VALUES (owner_role.oid, app_role.oid),
-                                       (app_role.oid, owner_role.oid)) AS pair (maker, other)
-                   CROSS JOIN ROWS FROM (pg_catalog.unnest(%(kinds)s::pg_catalog.text[]),
-                                         pg_catalog.unnest(%(acl_kinds)s::pg_catalog.text[]))
-                       AS object (kind, acl_kind)
-                   LEFT JOIN pg_catalog.pg_default_acl
-                       ON defaclrole = maker AND defaclnamespace = 0
-                          AND defaclobjtype = kind::pg_catalog."char"
-                   WHERE defaclacl IS NULL
-                      OR kind = 'f' AND EXISTS (
-                          SELECT FROM pg_catalog.aclexplode(defaclacl) AS privilege
-                          WHERE privilege.grantee = 0)
-                      OR EXISTS (
-                          SELECT privilege_type FROM pg_catalog.aclexplode(
-                              pg_catalog.acldefault(acl_kind::pg_catalog."char", maker))
-                          WHERE grantee = maker
-                          EXCEPT
-                          SELECT privilege_type FROM pg_catalog.aclexplode(defaclacl)
-                          WHERE grantee = other)),
-               EXISTS (
-                   SELECT FROM pg_catalog.pg_db_role_setting
-                   JOIN pg_catalog.pg_database ON pg_database.oid = setdatabase
-                   WHERE datname = pg_catalog.current_database() AND setrole = app_role.oid
-                     AND setconfig @> ARRAY[
-                         pg_catalog.concat('role=', %(owner_role)s::pg_catalog.text),
-                         pg_catalog.concat(
-                             'search_path=', pg_catalog.quote_ident(%(schema)s))])
-        FROM pg_catalog.pg_roles AS owner_role, pg_catalog.pg_roles AS app_role
-        WHERE owner_role.rolname = %(owner_role)s AND app_role.rolname = %(app_role)s
-        """,
+        _CONTENTS,
         {
             "schema": names.schema,
             "kinds": [kind for _, kind, _ in _DEFAULT_PRIVILEGES],
@@ -227,6 +232,46 @@ def _look(connection: Connection, names: TenantNames) -> _Found:
     return found
 
 
+#: Whether the platform's schema, with all in it, is as the platform makes it; and has the table.
+_PLATFORM_CONTENTS: LiteralString = """
+SELECT pg_catalog.pg_get_userbyid(nspowner) = current_user
+       AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_depend AS content
+           WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+             AND refobjid = pg_namespace.oid
+             AND NOT EXISTS (
+                 SELECT FROM pg_catalog.pg_shdepend AS ownership
+                 JOIN pg_catalog.pg_database ON pg_database.oid = dbid
+                 WHERE datname = pg_catalog.current_database()
+                   AND ownership.classid = content.classid
+                   AND ownership.objid = content.objid
+                   AND ownership.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+                   AND ownership.deptype = 'o' AND ownership.refobjid = nspowner))
+       AND (pg_class.oid IS NULL
+            OR relkind = 'r' AND relpersistence = 'p'
+               AND NOT relhasrules AND NOT relhastriggers AND NOT relrowsecurity
+               AND NOT relhassubclass AND relchecks = 0
+               AND NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_index
+                   WHERE indrelid = pg_class.oid
+                     AND (indexprs IS NOT NULL OR indpred IS NOT NULL))
+               AND %(columns)s = (
+                   SELECT pg_catalog.string_agg(
+                       pg_catalog.concat(
+                           attname, ' ', pg_catalog.format_type(atttypid, atttypmod),
+                           ' DEFAULT ' || pg_catalog.pg_get_expr(adbin, adrelid)),
+                       ', ' ORDER BY attnum)
+                   FROM pg_catalog.pg_attribute
+                   LEFT JOIN pg_catalog.pg_attrdef
+                       ON adrelid = attrelid AND adnum = attnum
+                   WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped)),
+       pg_class.oid IS NOT NULL
+FROM pg_catalog.pg_namespace
+LEFT JOIN pg_catalog.pg_class ON relnamespace = pg_namespace.oid AND relname = %(table)s
+WHERE nspname = %(schema)s
+"""
+
+
 def _look_for_platform_schema(connection: Connection) -> tuple[bool, bool]:
     """Return whether the platform's schema, and in it the version table, are there.
 
@@ -234,43 +279,7 @@ def _look_for_platform_schema(connection: Connection) -> tuple[bool, bool]:
         CONFLICT: the schema, or something in it, is not as the platform makes it.
     """
     row = connection.execute(
-        """
-        SELECT pg_catalog.pg_get_userbyid(nspowner) = current_user
-               AND NOT EXISTS (
-                   SELECT FROM pg_catalog.pg_depend AS content
-                   WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
-                     AND refobjid = pg_namespace.oid
-                     AND NOT EXISTS (
-                         SELECT FROM pg_catalog.pg_shdepend AS ownership
-                         JOIN pg_catalog.pg_database ON pg_database.oid = dbid
-                         WHERE datname = pg_catalog.current_database()
-                           AND ownership.classid = content.classid
-                           AND ownership.objid = content.objid
-                           AND ownership.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-                           AND ownership.deptype = 'o' AND ownership.refobjid = nspowner))
-               AND (pg_class.oid IS NULL
-                    OR relkind = 'r' AND relpersistence = 'p'
-                       AND NOT relhasrules AND NOT relhastriggers AND NOT relrowsecurity
-                       AND NOT relhassubclass AND relchecks = 0
-                       AND NOT EXISTS (
-                           SELECT FROM pg_catalog.pg_index
-                           WHERE indrelid = pg_class.oid
-                             AND (indexprs IS NOT NULL OR indpred IS NOT NULL))
-                       AND %(columns)s = (
-                           SELECT pg_catalog.string_agg(
-                               pg_catalog.concat(
-                                   attname, ' ', pg_catalog.format_type(atttypid, atttypmod),
-                                   ' DEFAULT ' || pg_catalog.pg_get_expr(adbin, adrelid)),
-                               ', ' ORDER BY attnum)
-                           FROM pg_catalog.pg_attribute
-                           LEFT JOIN pg_catalog.pg_attrdef
-                               ON adrelid = attrelid AND adnum = attnum
-                           WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped)),
-               pg_class.oid IS NOT NULL
-        FROM pg_catalog.pg_namespace
-        LEFT JOIN pg_catalog.pg_class ON relnamespace = pg_namespace.oid AND relname = %(table)s
-        WHERE nspname = %(schema)s
-        """,
+        _PLATFORM_CONTENTS,
         {"schema": PLATFORM_SCHEMA, "table": _VERSION_TABLE, "columns": _VERSION_COLUMNS},
     ).fetchone()
     if row is None:
@@ -353,6 +362,23 @@ def _statements(
         )
 
 
+#: Whether the app role has its privileges, and the version table is the platform's own.
+_WORKING: LiteralString = """
+SELECT coalesce(pg_catalog.bool_and(
+           pg_catalog.has_schema_privilege(oid, 'USAGE')
+           AND pg_catalog.has_schema_privilege(oid, 'CREATE')), false)
+       AND pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+       AND pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY'),
+       EXISTS (
+           SELECT FROM pg_catalog.pg_class
+           JOIN pg_catalog.pg_namespace AS platform ON platform.oid = relnamespace
+           JOIN pg_catalog.pg_database ON datname = pg_catalog.current_database()
+           WHERE platform.nspname = %(platform)s AND nspowner = datdba
+             AND relname = %(table)s AND relowner = datdba AND relkind = 'r')
+FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s
+"""
+
+
 def check_schema(connection: Connection, names: TenantNames) -> str:
     """As the app role, see that a customer can work, and say so in one sentence.
 
@@ -373,20 +399,7 @@ def check_schema(connection: Connection, names: TenantNames) -> str:
         sql.SQL("SET {} = {}").format(sql.Identifier(setting), sql.Identifier(schema))
     )
     (has_privileges, has_version_table) = connection.execute(
-        """
-        SELECT coalesce(pg_catalog.bool_and(
-                   pg_catalog.has_schema_privilege(oid, 'USAGE')
-                   AND pg_catalog.has_schema_privilege(oid, 'CREATE')), false)
-               AND pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
-               AND pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY'),
-               EXISTS (
-                   SELECT FROM pg_catalog.pg_class
-                   JOIN pg_catalog.pg_namespace AS platform ON platform.oid = relnamespace
-                   JOIN pg_catalog.pg_database ON datname = pg_catalog.current_database()
-                   WHERE platform.nspname = %(platform)s AND nspowner = datdba
-                     AND relname = %(table)s AND relowner = datdba AND relkind = 'r')
-        FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s
-        """,
+        _WORKING,
         {"schema": names.schema, "platform": PLATFORM_SCHEMA, "table": _VERSION_TABLE},
     ).fetchone() or (False, False)
     version = None

@@ -87,7 +87,7 @@ class PostgresqlDumper:
                 while not is_over.wait(lock_wait / 10):
                     wait = find_lock_wait(session, dump.application, lock_wait)
                     if wait is not None:
-                        dump.stop(self._locked(wait, names))
+                        dump.stop(self._explain_lock(wait, names))
                         return
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -98,7 +98,7 @@ class PostgresqlDumper:
             is_over.set()
             watcher.join()
 
-    def _locked(self, wait: LockWait, names: TenantNames) -> ProvisioningError:
+    def _explain_lock(self, wait: LockWait, names: TenantNames) -> ProvisioningError:
         what = "something in the database"
         if wait.relation is not None:
             with (

@@ -20,10 +20,10 @@ from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.drivers.secrets import (
     Secret,
-    claimed_secret,
     delete_secret,
     ensure_secret,
     ensure_version,
+    find_claimed_secret,
     find_secret,
     remove_secret,
     replace_secret_value,
@@ -67,7 +67,7 @@ def ensure_api_keys(
 
     Raises:
         CONFLICT: a secret of that name is not the project's, or the job holds the project no more.
-        API_KEY_GENERATION_FAILED, and what `translated` raises.
+        API_KEY_GENERATION_FAILED, and what `translate_errors` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     project_id, request = payload.project_id, payload.api_keys
@@ -193,7 +193,7 @@ def ensure_api_keys_rotated(
 
     Raises:
         CONFLICT: a secret of that name is not the project's, or holds another job's keys by now.
-        API_KEY_GENERATION_FAILED: a digest is not found again, and what `translated` raises.
+        API_KEY_GENERATION_FAILED: a digest is not found again, and what `translate_errors` raises.
     """
     payload = validate_payload(RotateApiKeysPayload, job.payload)
     listed = store.list_by_project(payload.project_id)
@@ -357,13 +357,13 @@ def remove_api_keys(
     are not there are as good as removed.
 
     Raises:
-        REMOVAL_FAILED: something is still there; and what `translated` raises.
+        REMOVAL_FAILED: something is still there; and what `translate_errors` raises.
     """
     payload = validate_payload(ProjectReference, job.payload)
     job_id = made_by(job)
     owner = naming.owner(payload.project_id, job_id)
     name = naming.names(payload.project_id).api_keys_secret
-    secret = claimed_secret(
+    secret = find_claimed_secret(
         secrets_manager, name=name, claim=owner.owns, final=ErrorType.REMOVAL_FAILED
     )
     handed_over = [] if secret is None else [digest(text) for text in secret.value["api_keys"]]

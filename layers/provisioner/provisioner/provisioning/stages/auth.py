@@ -30,7 +30,7 @@ def ensure_auth(
 
     Raises:
         CONFLICT: a pool of that name is not the project's.
-        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+        SERVICE_REGISTRATION_FAILED, and what `translate_errors` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     if not payload.services.auth:
@@ -90,7 +90,7 @@ def ensure_auth_repaired(
     Raises:
         PROJECT_NOT_FOUND: the project is gone.
         CONFLICT: the pool is not the project's.
-        SERVICE_REGISTRATION_FAILED: the pool is not there; and what `translated` raises.
+        SERVICE_REGISTRATION_FAILED: the pool is not there; and what `translate_errors` raises.
     """
     project = read_project(job, projects)
     auth = service_of(project, "auth")
@@ -119,7 +119,7 @@ def remove_auth(
 
     Raises:
         REMOVAL_FAILED: it is still there; the message names what stands in the way.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     location = location_of(job, projects)
     client, name = cognito(location.region), naming.names(location.project_id).user_pool

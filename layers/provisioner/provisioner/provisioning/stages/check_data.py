@@ -70,7 +70,7 @@ def ensure_removal_is_possible(
         INSUFFICIENT_PERMISSIONS: something could not be looked at.
         TIMEOUT: what is in the way can pass.
         UNKNOWN_ERROR: CHECKING_SERVICES has not reported.
-        ProvisioningError: as `translate` and `translated` say.
+        ProvisioningError: as `translate` and `translate_errors` say.
     """
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     data, services = _found_by_services(job, jobs)

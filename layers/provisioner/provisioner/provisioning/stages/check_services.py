@@ -44,7 +44,7 @@ def ensure_services_are_looked_at(
         naming: the deployment's names.
 
     Raises:
-        ProvisioningError: a look failed, other than by being denied, as `translated` says.
+        ProvisioningError: a look failed, other than by being denied, as `translate_errors` says.
     """
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     location = location_of(job, projects)
@@ -100,7 +100,7 @@ def ensure_no_data_is_lost(
 
     Raises:
         DATA_NOT_EMPTY: the bucket holds objects, versions of them or delete markers.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     if payload.delete_data:

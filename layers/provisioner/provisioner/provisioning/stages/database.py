@@ -311,7 +311,7 @@ def ensure_password_rotated(
         PROJECT_NOT_FOUND: the project is gone.
         CONFLICT: the secret or the role is not the project's.
         DATABASE_CHANGE_FAILED: the secret or the role is not there; and what `DatabaseEngine` and
-            `translated` raise.
+            `translate_errors` raise.
     """
     project = read_project(job, projects)
     cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
@@ -382,7 +382,7 @@ def remove_database(
         REMOVAL_FAILED: something is still there, and the message names what keeps it, if that is
             known; or nobody knows where the database is, since the project is gone or its cluster
             is described no more.
-        ProvisioningError: as `DatabaseEngine` and `translated` say.
+        ProvisioningError: as `DatabaseEngine` and `translate_errors` say.
     """
     location = location_of(job, projects)
     tenant = naming.names(location.project_id).tenants[location.engine]

@@ -84,7 +84,7 @@ def ensure_instance(
         PROJECT_NOT_FOUND: the project is gone.
         QUOTA_EXCEEDED: the region has as many instances as the operator allows, or AWS does.
         CONFLICT: an instance or a secret of that name is not the project's.
-        DATABASE_CREATION_FAILED: the instance has failed; and what `translated` raises.
+        DATABASE_CREATION_FAILED: the instance has failed; and what `translate_errors` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     owner = naming.owner(payload.project_id, job.job_id)
@@ -250,7 +250,7 @@ def ensure_instance_repaired(
         PROJECT_NOT_FOUND: the project is gone.
         CONFLICT: the instance does not have the project's tags.
         DATABASE_CHANGE_FAILED: the instance or its secret is not there, or it has failed; and what
-            `translated` raises.
+            `translate_errors` raises.
     """
     project = read_project(job, projects)
     instance = project.instance
@@ -299,7 +299,7 @@ def ensure_instance_snapshot(
     Raises:
         DATABASE_CREATION_FAILED: the operator's parameter is wrong; the message names it.
         SNAPSHOT_FAILED: the snapshot has failed, or the instance has vanished, or is in a state in
-            which AWS takes none; and what `translated` raises.
+            which AWS takes none; and what `translate_errors` raises.
     """
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     if not payload.final_snapshot:
@@ -378,7 +378,7 @@ def remove_instance(
 
     Raises:
         PROJECT_NOT_FOUND: nobody knows in which region it is.
-        REMOVAL_FAILED: AWS refuses, for a reason that stays; and what `translated` raises.
+        REMOVAL_FAILED: AWS refuses, for a reason that stays; and what `translate_errors` raises.
     """
     location = location_of(job, projects)
     project, project_id = location.project, location.project_id

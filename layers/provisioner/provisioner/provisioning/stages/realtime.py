@@ -30,7 +30,7 @@ def ensure_realtime(
 
     Raises:
         CONFLICT: an API of that name is not the project's.
-        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+        SERVICE_REGISTRATION_FAILED, and what `translate_errors` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     if not payload.services.realtime:
@@ -78,7 +78,7 @@ def ensure_realtime_repaired(
     Raises:
         PROJECT_NOT_FOUND: the project is gone.
         CONFLICT: the API is not the project's.
-        SERVICE_REGISTRATION_FAILED: the API is not there; and what `translated` raises.
+        SERVICE_REGISTRATION_FAILED: the API is not there; and what `translate_errors` raises.
     """
     project = read_project(job, projects)
     realtime = service_of(project, "realtime")
@@ -105,7 +105,7 @@ def remove_realtime(
     """Remove the Event API; one that is not there is as good as removed.
 
     Raises:
-        REMOVAL_FAILED: it is still there; and what `translated` raises.
+        REMOVAL_FAILED: it is still there; and what `translate_errors` raises.
     """
     location = location_of(job, projects)
     owner = naming.owner(location.project_id, location.job_id)
@@ -134,7 +134,7 @@ def remove_realtime_before_storage(
 
     Raises:
         DATA_NOT_EMPTY: the bucket holds objects, and the payload does not ask for them to go.
-        REMOVAL_FAILED: it is still there; and what `translated` raises.
+        REMOVAL_FAILED: it is still there; and what `translate_errors` raises.
     """
     ensure_no_data_is_lost(job, s3=s3, projects=projects, naming=naming)
     return remove_realtime(

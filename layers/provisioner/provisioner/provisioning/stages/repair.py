@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from provisioner.drivers.drift import Repairs, overlaid
+from provisioner.drivers.drift import Repairs, overlay
 from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.stage_run import JobInput
 from provisioner.jobs.store import JobStore
@@ -66,7 +66,7 @@ def ensure_repair_ended(job: JobInput, *, jobs: JobStore, projects: ProjectStore
     )
     known = now = project.result or {}
     for record in reports:
-        now = overlaid(now, record.output.get("changed_result", {}))
+        now = overlay(now, record.output.get("changed_result", {}))
     return complete(
         result.model_dump(mode="json"),
         projects.release_active_items(

@@ -41,7 +41,7 @@ def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Nami
     Raises:
         CONFLICT: a bucket of that name is not the project's.
         TIMEOUT: S3 does not show yet what was just written.
-        SERVICE_REGISTRATION_FAILED, and what `translated` raises.
+        SERVICE_REGISTRATION_FAILED, and what `translate_errors` raises.
     """
     payload = validate_payload(ProvisionProjectPayload, job.payload)
     if not payload.services.storage:
@@ -78,7 +78,7 @@ def ensure_storage_repaired(
         PROJECT_NOT_FOUND: the project is gone.
         CONFLICT: the bucket is not the project's.
         TIMEOUT: S3 does not show yet what was put right.
-        SERVICE_REGISTRATION_FAILED: the bucket is not there; and what `translated` raises.
+        SERVICE_REGISTRATION_FAILED: the bucket is not there; and what `translate_errors` raises.
     """
     project = read_project(job, projects)
     storage = service_of(project, "storage")
@@ -120,7 +120,7 @@ def remove_storage(
     Raises:
         TIMEOUT: there are objects left.
         REMOVAL_FAILED: the bucket is still there; the message names what stands in the way.
-        ProvisioningError: as `translated` says.
+        ProvisioningError: as `translate_errors` says.
     """
     location = location_of(job, projects)
     client, name = s3(location.region), naming.names(location.project_id).bucket

@@ -60,7 +60,7 @@ def ensure_snapshot(
 
     Raises:
         SNAPSHOT_FAILED: the dump did not end in time, the server is newer than the program that
-            dumps, or refused it; and what `DatabaseDumper` and `translated` raise.
+            dumps, or refused it; and what `DatabaseDumper` and `translate_errors` raise.
     """
     payload = validate_payload(DeprovisionProjectPayload, job.payload)
     if not payload.final_snapshot:
