@@ -222,7 +222,7 @@ def test_a_foreign_api_of_the_name_is_a_conflict_and_stays(
     error = refused(realtime.ensure)
     assert (error.type, error.message) == (
         ErrorType.CONFLICT,
-        "An AppSync API named nm-shop exists and is not this project's; remove or rename it.",
+        "An Event API named nm-shop exists and is not this project's; remove or rename it.",
     )
     assert realtime.core.changes() == []
     assert realtime.apis() == before

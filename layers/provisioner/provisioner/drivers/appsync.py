@@ -89,18 +89,19 @@ def ensure_event_api(
     """
     apis = _apis(client, name, owner.owns)
     api = apis.find_oldest() if may_exist else None
-    is_new = False
     if api is None:
         answer = client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG)
         api = answer["api"]
         made(api["apiId"])
-        is_new = not may_exist and is_sent_once(answer)
-        if not is_new:
-            api = apis.settle(api["apiId"])
-    if is_new:
-        _make_namespace(client, api["apiId"], namespace, owner)
-    else:
-        _put_right(client, api, namespace, owner)
+        if not may_exist and is_sent_once(answer):
+            _make_namespace(client, api["apiId"], namespace, owner)
+            return _event_api(api)
+        api = apis.settle(api["apiId"])
+    _put_right(client, api, namespace, owner)
+    return _event_api(api)
+
+
+def _event_api(api: ApiTypeDef) -> EventApi:
     return EventApi(
         api_id=api["apiId"],
         arn=api["apiArn"],
@@ -141,16 +142,7 @@ def repair_event_api(
         CONFLICT: it is not the project's.
         ProvisioningError: as `translate_errors` says.
     """
-    try:
-        api = client.get_api(apiId=api_id)["api"]
-    except client.exceptions.NotFoundException:
-        raise failure(
-            ErrorType.SERVICE_REGISTRATION_FAILED,
-            f"The Event API {api_id} of the project is not there, and a new one would have another "
-            "address; deprovision the project and provision it again.",
-            "GetApi: NotFoundException",
-        ) from None
-    _apis(client, api["name"], owner.owns).require_marker(api)
+    api = _require_api(client, api_id, owner)
     before = _put_right(client, api, namespace, owner)
     after = _list_drift(api, *_wrong(client, api_id, namespace, owner)) if before else []
     return Repairs(
@@ -196,8 +188,7 @@ def _wrong(
     client: AppSyncClient, api_id: str, namespace: str, owner: Ownership
 ) -> tuple[list[str], list[str]]:
     """Name the settings that are not as they must be, and the namespace if it is missing."""
-    found = client.get_api(apiId=api_id)["api"]
-    _apis(client, found["name"], owner.owns).require_marker(found)
+    found = _require_api(client, api_id, owner)
     wrong = find_drift(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
     return wrong, [] if namespace in _namespaces(client, api_id) else [namespace]
 
@@ -249,7 +240,7 @@ def _apis(client: AppSyncClient, name: str, claim: Claim) -> SameNamed[ApiTypeDe
             yield from (api["apiId"] for api in page["apis"] if api.get("name") == name)
 
     return SameNamed(
-        "AppSync API",
+        "Event API",
         name,
         list_ids=list_ids,
         describe=lambda api_id: client.get_api(apiId=api_id)["api"],
@@ -259,6 +250,10 @@ def _apis(client: AppSyncClient, name: str, claim: Claim) -> SameNamed[ApiTypeDe
         age_of=lambda api: api["created"],
         is_ours=lambda api: claim(_tags(client, api)),
     )
+
+
+def _require_api(client: AppSyncClient, api_id: str, owner: Ownership) -> ApiTypeDef:
+    return _apis(client, "", owner.owns).require(api_id, "have another address")
 
 
 def _tags(client: AppSyncClient, api: ApiTypeDef) -> Mapping[str, str]:

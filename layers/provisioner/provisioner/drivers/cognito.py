@@ -240,16 +240,7 @@ def repair_user_pool(
         CONFLICT: it is not the project's.
         ProvisioningError: as `translate_errors` says.
     """
-    try:
-        pool = client.describe_user_pool(UserPoolId=pool_id)["UserPool"]
-    except client.exceptions.ResourceNotFoundException:
-        raise failure(
-            ErrorType.SERVICE_REGISTRATION_FAILED,
-            f"The user pool {pool_id} of the project is not there, and a new one would be empty; "
-            "deprovision the project and provision it again.",
-            "DescribeUserPool: ResourceNotFoundException",
-        ) from None
-    _pools(client, pool["Name"], owner.owns).require_marker(pool)
+    pool = _require_pool(client, pool_id, owner)
     in_pool = _repair_pool(client, pool)
     app_client, in_client = _ensure_client(client, pool_id, client_name, client_id)
     found = _user_pool(client, pool, app_client)
@@ -316,8 +307,7 @@ def _wrong(
     client: CognitoIdentityProviderClient, pool: UserPool, owner: Ownership
 ) -> tuple[list[str], list[str], list[str]]:
     """Name what is not as it must be: of the pool, of its client, and what stays so."""
-    found_pool = client.describe_user_pool(UserPoolId=pool.pool_id)["UserPool"]
-    _pools(client, found_pool["Name"], owner.owns).require_marker(found_pool)
+    found_pool = _require_pool(client, pool.pool_id, owner)
     found_client = client.describe_user_pool_client(
         UserPoolId=pool.pool_id, ClientId=pool.client_id
     )["UserPoolClient"]
@@ -408,6 +398,12 @@ def _pools(
         age_of=lambda pool: pool["CreationDate"],
         is_ours=lambda pool: claim(pool.get("UserPoolTags", {})),
     )
+
+
+def _require_pool(
+    client: CognitoIdentityProviderClient, pool_id: str, owner: Ownership
+) -> UserPoolTypeTypeDef:
+    return _pools(client, "", owner.owns).require(pool_id, "be empty")
 
 
 def _clients(

@@ -206,11 +206,9 @@ class DatabaseEngine(ABC):
             names: the tenant's names.
             password: the new password.
             owner: whose the role must be.
-            current: returns the password that is to be in force before, None where it is not
-                known; asked for once the tenant is locked. It is set first where the server does
-                not take it: a run that died has left it so.
-            before_commit: called when only the commit is left; what it raises leaves the old
-                password in force.
+            current: returns the password that is to be in force before, None where none is known.
+                Asked for under the lock, and set first where a run that died has not set it.
+            before_commit: called when only the commit is left; what it raises keeps the old one.
 
         Raises CONFLICT when the role is not this project's, and DATABASE_CHANGE_FAILED when there
         is none.

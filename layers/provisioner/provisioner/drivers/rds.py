@@ -244,29 +244,37 @@ def restore_instance(
     """
 
     def make() -> DBInstanceTypeDef:
-        try:
-            restored = client.restore_db_instance_from_db_snapshot(
-                DBSnapshotIdentifier=snapshot,
-                AllocatedStorage=description.storage_gb,
-                **settings_of_new(description, owner),
-            )["DBInstance"]
-        except client.exceptions.DBSnapshotNotFoundFault as error:
-            raise failure(
-                final,
-                f"The snapshot {snapshot} is gone; choose another of those that `provision "
-                "snapshots list` shows.",
-                short_cause(error),
-            ) from None
-        _read_changed(restored, description.identifier)
-        if not owner.owns(tags_of(restored)):
-            # It comes into being with its tags; an emulator may leave them out.
-            client.add_tags_to_resource(
-                ResourceName=restored["DBInstanceArn"], Tags=tag_list(owner)
-            )
-        return restored
+        return _restore(client, description, owner, snapshot, final)
 
     with translate_rds_errors(final, "restore the database instance"):
         return _ensure(client, description, owner, final, make)
+
+
+def _restore(
+    client: RDSClient,
+    description: InstanceDescription,
+    owner: Ownership,
+    snapshot: str,
+    final: ErrorType,
+) -> DBInstanceTypeDef:
+    try:
+        restored = client.restore_db_instance_from_db_snapshot(
+            DBSnapshotIdentifier=snapshot,
+            AllocatedStorage=description.storage_gb,
+            **settings_of_new(description, owner),
+        )["DBInstance"]
+    except client.exceptions.DBSnapshotNotFoundFault as error:
+        raise failure(
+            final,
+            f"The snapshot {snapshot} is gone; choose another of those that `provision snapshots "
+            "list` shows.",
+            short_cause(error),
+        ) from None
+    _read_changed(restored, description.identifier)
+    if not owner.owns(tags_of(restored)):
+        # It comes into being with its tags; an emulator may leave them out.
+        client.add_tags_to_resource(ResourceName=restored["DBInstanceArn"], Tags=tag_list(owner))
+    return restored
 
 
 def find_instance(
@@ -378,7 +386,7 @@ def repair_instance(
         final: also where it is not there, or has failed.
         ProvisioningError: as `translate_errors` says.
     """
-    identifier = description.identifier
+    identifier, name = description.identifier, name_of(description.identifier)
     with translate_rds_errors(final, "repair the database instance"):
         found = _describe(client, identifier)
         if found is None:
@@ -386,14 +394,12 @@ def repair_instance(
         if not owner.owns(tags_of(found)):
             raise failure(
                 ErrorType.CONFLICT,
-                f"The database instance {identifier} does not have the project's tags; give them "
-                "back to it.",
+                f"The {name} does not have the project's tags; give them back to it.",
             )
         instance = _usable(found, final)
         if instance.state is RdsState.STOPPED:
             return start_instance(client, identifier), Repairs(
-                (Drift(name_of(identifier), "was stopped and was started"),),
-                checked=f"database instance {identifier} is starting",
+                (Drift(name, "was stopped and was started"),), checked=f"{name} is starting"
             )
         if not instance.is_ready:
             return instance, Repairs(checked=_say_answered(instance))
@@ -401,16 +407,15 @@ def repair_instance(
         if before:
             found = _describe(client, identifier) or found
         after = find_drift(settings(found), wanted_settings(found, description), untold=False)
-    instance = _instance(found)
-    still = drifts_of(name_of(identifier), after)
-    return instance, Repairs(
-        find_repaired(drifts_of(name_of(identifier), before), still),
+    still = drifts_of(name, after)
+    return _instance(found), Repairs(
+        find_repaired(drifts_of(name, before), still),
         (
             *(as_remaining(drift) for drift in still),
             *differences(found, description),
             *grown_storage(found, description),
         ),
-        _say_answered(instance),
+        _say_answered(_instance(found)),
     )
 
 

@@ -74,7 +74,7 @@ class InstanceSnapshot:
     kept_until: date | None
 
 
-def ensure_snapshot(
+def ensure_snapshot(  # Most of its lines say what it takes and raises.
     client: RDSClient,
     identifier: str,
     *,
@@ -107,24 +107,8 @@ def ensure_snapshot(
     """
     with translate_rds_errors(final, "take a snapshot of the database instance"):
         found = _describe(client, identifier)
-        if found is None:
-            if not _can_be_taken(client, instance, owner, final):
-                return None
-            try:
-                taken = client.create_db_snapshot(
-                    DBSnapshotIdentifier=identifier,
-                    DBInstanceIdentifier=instance,
-                    Tags=[
-                        *tag_list(owner),
-                        {"Key": KEPT_UNTIL_TAG, "Value": kept_until.isoformat()},
-                    ],
-                )
-                return _snapshot(the_one([taken["DBSnapshot"]], _IDENTIFIER, identifier))
-            except client.exceptions.InvalidDBInstanceStateFault:
-                return None  # Its status has changed meanwhile.
-            except client.exceptions.DBSnapshotAlreadyExistsFault:
-                # Another run has just begun it, or someone else has.
-                found = _describe(client, identifier)
+        if found is None and _can_be_taken(client, instance, owner, final):
+            found = _take(client, identifier, instance, owner, kept_until)
         if found is None:
             return None
         if not owner.owns(tags_of(found)) or found["DBInstanceIdentifier"] != instance:
@@ -141,7 +125,24 @@ def ensure_snapshot(
                 f"{instance}; look at the instance's events, then run the job again.",
                 f"snapshot {identifier}: failed",
             )
-        return _snapshot(found)
+    return _snapshot(found)
+
+
+def _take(
+    client: RDSClient, identifier: str, instance: str, owner: Ownership, kept_until: date
+) -> DBSnapshotTypeDef | None:
+    try:
+        taken = client.create_db_snapshot(
+            DBSnapshotIdentifier=identifier,
+            DBInstanceIdentifier=instance,
+            Tags=[*tag_list(owner), {"Key": KEPT_UNTIL_TAG, "Value": kept_until.isoformat()}],
+        )
+    except client.exceptions.InvalidDBInstanceStateFault:
+        return None  # Its status has changed meanwhile.
+    except client.exceptions.DBSnapshotAlreadyExistsFault:
+        # Another run has just begun it, or someone else has.
+        return _describe(client, identifier)
+    return the_one([taken["DBSnapshot"]], _IDENTIFIER, identifier)
 
 
 def find_snapshot(

@@ -107,14 +107,33 @@ class SameNamed[Thing]:
             )
         return f"no {self.kind} named {self.name} is left to remove"
 
-    def require_marker(self, thing: Thing) -> None:
-        """Raise CONFLICT where one that is known by its id does not have the project's marker."""
+    def require(self, identifier: str, loss: str) -> Thing:
+        """Return the one of an id, which is known.
+
+        Args:
+            identifier: the id.
+            loss: what a new one would be, for people.
+
+        Raises:
+            SERVICE_REGISTRATION_FAILED: it is not there.
+            CONFLICT: it does not have the project's marker.
+        """
+        try:
+            thing = self.describe(identifier)
+        except self.missing:
+            raise failure(
+                ErrorType.SERVICE_REGISTRATION_FAILED,
+                f"The {self.kind} {identifier} of the project is not there, and a new one would "
+                f"{loss}; deprovision the project and provision it again.",
+                f"{self.kind} {identifier}: is not there",
+            ) from None
         if not self.is_ours(thing):
             raise failure(
                 ErrorType.CONFLICT,
-                f"The {self.kind} {self.id_of(thing)} does not have the project's tags; give them "
-                "back to it.",
+                f"The {self.kind} {identifier} does not have the project's tags; give them back to "
+                "it.",
             )
+        return thing
 
     def _describe(self, ids: Iterable[str]) -> Iterator[Thing]:
         for identifier in ids:

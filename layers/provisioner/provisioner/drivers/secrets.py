@@ -64,7 +64,6 @@ def ensure_secret(
         ProvisioningError: as `translate_errors` says.
     """
     value = json.dumps(dict(make()))
-    refused: ClientError | None = None
     with translate_errors(final, "write a secret of the project"):
         try:
             created = client.create_secret(
@@ -75,17 +74,16 @@ def ensure_secret(
             )
             _check_answer(created, name)
             return Secret(created["ARN"], json.loads(value), is_new=True)
-        except client.exceptions.ResourceExistsException:
-            pass
-        except client.exceptions.InvalidRequestException as error:
-            refused = error  # It waits for its deletion, or is being deleted.
+        except (
+            client.exceptions.ResourceExistsException,
+            client.exceptions.InvalidRequestException,  # It waits for its deletion, or goes.
+        ) as error:
+            refused = error
     # What has been written before is the one truth.
     found = find_secret(client, name=name, owner=owner, final=final)
-    if found is not None:
-        return found
-    if refused is not None:
+    if found is None:
         raise _being_deleted(name, refused)
-    raise failure(ErrorType.TIMEOUT, "A secret of the project changed while it was written.", name)
+    return found
 
 
 def version_id(name: str, writer: str) -> str:

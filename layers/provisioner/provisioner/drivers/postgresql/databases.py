@@ -173,7 +173,7 @@ def ensure_database(
         connections: those of the app role at once.
         found: what `look_for_database` returned.
     """
-    name = sql.Identifier(names.database)
+    name, limit = sql.Identifier(names.database), connections + _PLATFORM_CONNECTIONS
     if found is not None and found.is_invalid:
         # Nothing but this can be done with it: an ALTER or a login ends the session.
         connection.execute(sql.SQL("DROP DATABASE {}").format(name))
@@ -185,28 +185,19 @@ def ensure_database(
             sql.SQL(
                 "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' STRATEGY WAL_LOG"
                 " CONNECTION LIMIT {} ALLOW_CONNECTIONS false"
-            ).format(name, sql.Literal(connections + _PLATFORM_CONNECTIONS))
+            ).format(name, limit)
         )
     elif found.has_wrong_limit(connections):
-        connection.execute(
-            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
-                name, sql.Literal(connections + _PLATFORM_CONNECTIONS)
-            )
-        )
+        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, limit))
     if found is None or not (found.has_privileges and found.has_membership):
         _grant(connection, names)
     if found is not None and found.allows_connections:
         return
     if found is None or found.comment is None:
         for setting, milliseconds in _TIME_OUTS.items():
-            connection.execute(
-                sql.SQL("ALTER DATABASE {} SET {} = {}").format(
-                    name, sql.Identifier(setting), sql.Literal(milliseconds)
-                )
-            )
-        connection.execute(
-            sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(owner.comment()))
-        )
+            change = sql.SQL("ALTER DATABASE {} SET {} = {}")
+            connection.execute(change.format(name, sql.Identifier(setting), milliseconds))
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, owner.comment()))
     # Opened last: whoever can connect finds a database that is hardened and marked.
     connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
 

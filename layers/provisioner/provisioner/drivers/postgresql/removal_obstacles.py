@@ -23,6 +23,7 @@ from provisioner.drivers.postgresql.dump_obstacles import (
 )
 from provisioner.drivers.postgresql.errors import PSYCOPG
 from provisioner.drivers.postgresql.quoting import identifier, literal
+from provisioner.drivers.postgresql.roles import find_claimed_roles
 from provisioner.drivers.postgresql.session import (
     LOCK_DATABASE,
     Connection,
@@ -187,15 +188,10 @@ def look_at_database(
             # One without a marker is what a crash has left: it is told by its roles.
             if comment is not None and not claim(tags_of_comment(comment)):
                 return Obstacles()
-            roles = connection.execute(
-                "SELECT rolname, pg_catalog.shobj_description(oid, 'pg_authid')"
-                " FROM pg_catalog.pg_roles WHERE rolname = ANY(%s)",
-                ([names.owner_role, names.app_role],),
-            ).fetchall()
             parameters = {
                 "oid": oid,
                 "database": names.database,
-                "roles": [role for role, marker in roles if claim(tags_of_comment(marker))],
+                "roles": find_claimed_roles(connection, names, claim),
                 "limit": MOST_NAMED + 1,
             }
             found = Obstacles(

@@ -315,9 +315,7 @@ def _statements(
 ) -> Iterator[sql.SQL | sql.Composed]:
     """Yield what makes the schema; each may stand on what an earlier transaction left."""
     owner_role, app_role = sql.Identifier(names.owner_role), sql.Identifier(names.app_role)
-    platform, schema = sql.Identifier(PLATFORM_SCHEMA), sql.Identifier(names.schema)
-    version_table = sql.Identifier(PLATFORM_SCHEMA, _VERSION_TABLE)
-    database = sql.Identifier(names.database)
+    schema, database = sql.Identifier(names.schema), sql.Identifier(names.database)
 
     if found.schema_owner is None:
         yield sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(schema, owner_role)
@@ -341,6 +339,20 @@ def _statements(
             yield sql.SQL("ALTER DEFAULT PRIVILEGES GRANT ALL ON {} TO {}").format(kind, other_role)
     yield sql.SQL("RESET ROLE")
 
+    yield from _platform_statements(owner, found, owner_role, app_role)
+    # What the app role makes belongs to the owner role, and so outlives the app role.
+    for setting, value in (("role", owner_role), ("search_path", schema)):
+        yield sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}").format(
+            app_role, database, sql.Identifier(setting), value
+        )
+
+
+def _platform_statements(
+    owner: Ownership, found: _Found, owner_role: sql.Identifier, app_role: sql.Identifier
+) -> Iterator[sql.SQL | sql.Composed]:
+    """Yield what makes the platform's schema, where the tenant's roles may only read."""
+    platform = sql.Identifier(PLATFORM_SCHEMA)
+    version_table = sql.Identifier(PLATFORM_SCHEMA, _VERSION_TABLE)
     if not found.has_platform_schema:
         yield sql.SQL("CREATE SCHEMA {}").format(platform)
     if not found.has_version_table:
@@ -354,12 +366,6 @@ def _statements(
     yield sql.SQL("INSERT INTO {} (version, marker) VALUES ({}, {}) ON CONFLICT DO NOTHING").format(
         version_table, sql.Literal(SCHEMA_VERSION), sql.Literal(owner.comment())
     )
-
-    # What the app role makes belongs to the owner role, and so outlives the app role.
-    for setting, value in (("role", owner_role), ("search_path", schema)):
-        yield sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}").format(
-            app_role, database, sql.Identifier(setting), value
-        )
 
 
 #: Whether the app role has its privileges, and the version table is the platform's own.
@@ -394,9 +400,8 @@ def check_schema(connection: Connection, names: TenantNames) -> str:
         " OPERATOR(pg_catalog.=) pg_catalog.quote_ident(%s)",
         (names.schema,),
     ).fetchone()
-    setting, _, schema = SAFE_SEARCH_PATH.partition("=")
     connection.execute(
-        sql.SQL("SET {} = {}").format(sql.Identifier(setting), sql.Identifier(schema))
+        sql.SQL("SET {} = {}").format(*map(sql.Identifier, SAFE_SEARCH_PATH.split("=")))
     )
     (has_privileges, has_version_table) = connection.execute(
         _WORKING,
@@ -404,18 +409,14 @@ def check_schema(connection: Connection, names: TenantNames) -> str:
     ).fetchone() or (False, False)
     version = None
     if has_version_table:
-        version = connection.execute(
-            sql.SQL("SELECT pg_catalog.max(version) FROM {}").format(
-                sql.Identifier(PLATFORM_SCHEMA, _VERSION_TABLE)
-            )
-        ).fetchone()
+        query = sql.SQL("SELECT pg_catalog.max(version) FROM {}")
+        table = sql.Identifier(PLATFORM_SCHEMA, _VERSION_TABLE)
+        version = connection.execute(query.format(table)).fetchone()
+    is_session_right = session == (names.owner_role, names.schema, True)
     wrong = [
         what
         for what, is_right in (
-            (
-                f"role, schema, and whether the search path is right: {session}",
-                session == (names.owner_role, names.schema, True),
-            ),
+            (f"role, schema, and whether the search path is right: {session}", is_session_right),
             ("privileges are missing", has_privileges),
             (f"the version is {version}", version == (SCHEMA_VERSION,)),
         )
