@@ -8,7 +8,7 @@ import pymysql
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from provisioner.drivers.mysql.quoting import SQL, Account, GrantedDatabase, Identifier, Literal
+from provisioner.drivers.mysql.quoting import SQL, GrantedDatabase, Identifier, Literal, account
 from provisioner.drivers.mysql.session import Connection, connect_as_platform, execute
 from support.hostile import CARRIED
 from support.mysql import PreparedMysql
@@ -108,7 +108,7 @@ def test_parts_are_put_in_their_places_and_nothing_else_is() -> None:
     statement = SQL("GRANT {} ON {} TO {}").format(
         SQL(", ").join([SQL("SELECT"), SQL("DROP")]),
         GrantedDatabase("a_b%", is_literal=False),
-        Account("u`ser"),
+        account("u`ser"),
     )
     assert statement.render(Plain()) == r"GRANT SELECT, DROP ON `a\_b\%`.* TO `u``ser`@`%`"
     # A part that holds braces is no place.

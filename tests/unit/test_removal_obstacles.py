@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from provisioner.drivers import s3 as s3_module
-from provisioner.drivers.bucket_policy import Denial, Wanted, denials
+from provisioner.drivers.bucket_policy import Wanted, find_denials
 from provisioner.drivers.cognito import look_at_pools
 from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
@@ -91,9 +91,9 @@ def test_a_statement_that_may_deny_a_removal_is_seen(
 ) -> None:
     others = [deny("s3:PutObject", Sid="Other"), {**deny(), "Effect": "Allow"}]
     policy = json.dumps({"Statement": [*others, statement]})
-    assert list(denials(policy, [wanted])) == [Denial('"Keep"', wanted.action)]
+    assert list(find_denials(policy, [wanted])) == [('"Keep"', wanted.action)]
     alone = json.dumps({"Statement": {k: v for k, v in statement.items() if k != "Sid"}})
-    assert list(denials(alone, [wanted])) == [Denial("number 1", wanted.action)]
+    assert list(find_denials(alone, [wanted])) == [("number 1", wanted.action)]
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_a_statement_that_may_deny_a_removal_is_seen(
 def test_a_statement_that_denies_no_removal_is_none(
     statement: dict[str, Any], wanted: Wanted
 ) -> None:
-    assert not list(denials(json.dumps({"Statement": [statement]}), [wanted]))
+    assert not list(find_denials(json.dumps({"Statement": [statement]}), [wanted]))
 
 
 def test_a_pattern_that_is_made_to_take_long_takes_no_time() -> None:
     wanted = Wanted("s3:DeleteObject", [f"{ARN}/" + "a" * 1000])
     statement = deny("s3:DeleteObject", f"{ARN}/" + "*a" * 400 + "b")
-    assert not list(denials(json.dumps({"Statement": statement}), [wanted]))
+    assert not list(find_denials(json.dumps({"Statement": statement}), [wanted]))
 
 
 # Buckets.

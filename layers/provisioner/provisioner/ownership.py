@@ -1,7 +1,8 @@
 """The marker that every resource carries: which project it belongs to and which job made it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 MANAGED_BY_TAG = "provisioner:managed-by"
 PROJECT_TAG = "provisioner:project-id"
@@ -33,6 +34,10 @@ class Ownership:
             JOB_TAG: self.job_id,
         }
 
+    def tag_list(self) -> list[Any]:
+        """Return the marker as services take it that keep tags in a list."""
+        return [{"Key": key, "Value": value} for key, value in self.tags().items()]
+
     def owns(self, tags: Mapping[str, str]) -> bool:
         """Whether a resource with these tags belongs to the same deployment and project."""
         return (
@@ -58,6 +63,11 @@ class Ownership:
     def owns_comment(self, comment: str | None) -> bool:
         """Whether a database object of this comment belongs to the same deployment and project."""
         return self.owns(tags_of_comment(comment))
+
+
+def tags_of_list(tags: Iterable[Any]) -> dict[str, str]:
+    """Return the tags of a service that keeps them in a list, as `Ownership.tag_list` does."""
+    return {tag["Key"]: tag["Value"] for tag in tags}
 
 
 def tags_of_comment(comment: str | None) -> dict[str, str]:

@@ -40,17 +40,8 @@ class Wanted:
     others: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Denial:
-    """A statement that denies an action to the platform, or may."""
-
-    #: The statement, by its Sid or its place.
-    statement: str
-    action: str
-
-
-def denials(policy: str, wanted: Sequence[Wanted]) -> Iterator[Denial]:
-    """Yield which statements of a policy may deny which of the actions.
+def find_denials(policy: str, wanted: Sequence[Wanted]) -> Iterator[tuple[str, str]]:
+    """Yield which statements of a policy, by Sid or place, may deny which of the actions.
 
     Args:
         policy: the policy as S3 returns it.
@@ -63,7 +54,7 @@ def denials(policy: str, wanted: Sequence[Wanted]) -> Iterator[Denial]:
         name = quote(statement["Sid"]) if statement.get("Sid") else f"number {number}"
         for one in wanted:
             if _names(statement, "Action", one.action.lower()) and _covers(statement, one):
-                yield Denial(name, one.action)
+                yield name, one.action
 
 
 def _may_be_meant_for_us(statement: dict[str, Any]) -> bool:

@@ -141,10 +141,6 @@ class UserPool:
 type Made = Callable[..., object]
 
 
-def _ignore(_pool_id: str, _client_id: str = "") -> None:
-    """Do nothing with what was made."""
-
-
 @translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "register auth")
 def ensure_user_pool(
     client: CognitoIdentityProviderClient,
@@ -153,7 +149,7 @@ def ensure_user_pool(
     client_name: str,
     owner: Ownership,
     may_exist: bool = True,
-    made: Made = _ignore,
+    made: Made = lambda *_ids: None,
 ) -> UserPool:
     """Return the project's user pool and app client; make what is missing, right what has drifted.
 
@@ -499,7 +495,7 @@ def _ensure_client(
     pool_id: str,
     name: str,
     known: str = "",
-    made: Made = _ignore,
+    made: Made = lambda *_ids: None,
 ) -> tuple[UserPoolClientTypeTypeDef, list[str]]:
     """Return the app client as it was found or made, and what of it was not as it must be.
 

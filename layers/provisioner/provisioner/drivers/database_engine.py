@@ -210,8 +210,7 @@ class DatabaseEngine(ABC):
                 Asked for under the lock, and set first where a run that died has not set it.
             before_commit: called when only the commit is left; what it raises keeps the old one.
 
-        Raises CONFLICT when the role is not this project's, and DATABASE_CHANGE_FAILED when there
-        is none.
+        Raises CONFLICT when the role is not the project's, DATABASE_CHANGE_FAILED if there is none.
         """
         is_told = False
 

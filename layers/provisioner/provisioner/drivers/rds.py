@@ -35,11 +35,10 @@ from provisioner.drivers.rds_description import (
     name_of,
     settings,
     settings_of_new,
-    tag_list,
     wanted_settings,
 )
 from provisioner.errors import ErrorType, ProvisioningError, conflict, failure
-from provisioner.ownership import Claim, Ownership
+from provisioner.ownership import Claim, Ownership, tags_of_list
 
 if TYPE_CHECKING:
     from mypy_boto3_rds.client import RDSClient
@@ -273,7 +272,7 @@ def _restore(
     _read_changed(restored, description.identifier)
     if not owner.owns(tags_of(restored)):
         # It comes into being with its tags; an emulator may leave them out.
-        client.add_tags_to_resource(ResourceName=restored["DBInstanceArn"], Tags=tag_list(owner))
+        client.add_tags_to_resource(ResourceName=restored["DBInstanceArn"], Tags=owner.tag_list())
     return restored
 
 
@@ -376,9 +375,9 @@ def repair_instance(
 ) -> tuple[Instance, Repairs]:
     """Put right what has drifted of the project's instance; start it where it was stopped.
 
-    Its class and storage stay as they are: to change them back would interrupt the customer, or
-    cannot be done. Where the instance that is returned is not ready, RDS is still at work, and what
-    else has drifted is for a later call: the repairs of all calls together are what was done.
+    Its class and storage stay: to change them back would interrupt the customer, or cannot be done.
+    Where the instance that is returned is not ready, RDS is still at work, and what else has
+    drifted is for a later call: the repairs of all calls together are what was done.
 
     Raises:
         CONFLICT: the instance does not have the project's tags.
@@ -404,8 +403,7 @@ def repair_instance(
         if not instance.is_ready:
             return instance, Repairs(checked=_say_answered(instance))
         before = _put_right(client, found, description)
-        if before:
-            found = _describe(client, identifier) or found
+        found = (_describe(client, identifier) if before else None) or found
         after = find_drift(settings(found), wanted_settings(found, description), untold=False)
     still = drifts_of(name, after)
     return _instance(found), Repairs(
@@ -570,7 +568,7 @@ def _read_changed(described: DBInstanceTypeDef, identifier: str) -> Instance:
 
 def tags_of(found: DBInstanceTypeDef | DBSnapshotTypeDef) -> dict[str, str]:
     """Return the tags of an instance or a snapshot."""
-    return {tag["Key"]: tag["Value"] for tag in found.get("TagList", [])}
+    return tags_of_list(found.get("TagList", []))
 
 
 def _instance(found: DBInstanceTypeDef) -> Instance:

@@ -16,7 +16,7 @@ from provisioner.drivers.server_versions import keeps_version
 from provisioner.ownership import Ownership
 
 if TYPE_CHECKING:
-    from mypy_boto3_rds.type_defs import DBInstanceTypeDef, TagTypeDef
+    from mypy_boto3_rds.type_defs import DBInstanceTypeDef
 
 #: An identifier of an instance or a snapshot: letters, digits and single hyphens, first a letter.
 #: RDS keeps it in lower case.
@@ -105,11 +105,6 @@ class InstanceDescription:
                 raise ValueError(f"{name}: RDS takes {bounds.start} to {bounds[-1]}.")
 
 
-def tag_list(owner: Ownership) -> list[TagTypeDef]:
-    """Return the marker as RDS takes it."""
-    return [{"Key": key, "Value": value} for key, value in owner.tags().items()]
-
-
 def settings_of_new(description: InstanceDescription, owner: Ownership) -> dict[str, Any]:
     """Return what is set alike for a new instance and for a restored one."""
     groups = list(description.security_group_ids)
@@ -124,7 +119,7 @@ def settings_of_new(description: InstanceDescription, owner: Ownership) -> dict[
         "BackupRetentionPeriod": description.backup_days,
         "DeletionProtection": description.deletion_protection,
         "CopyTagsToSnapshot": True,
-        "Tags": tag_list(owner),
+        "Tags": owner.tag_list(),
     }
 
 

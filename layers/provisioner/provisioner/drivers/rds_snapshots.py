@@ -21,7 +21,6 @@ from provisioner.drivers.rds import (
     the_one,
     translate_rds_errors,
 )
-from provisioner.drivers.rds_description import tag_list
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import JOB_TAG, Claim, Ownership
 
@@ -135,7 +134,7 @@ def _take(
         taken = client.create_db_snapshot(
             DBSnapshotIdentifier=identifier,
             DBInstanceIdentifier=instance,
-            Tags=[*tag_list(owner), {"Key": KEPT_UNTIL_TAG, "Value": kept_until.isoformat()}],
+            Tags=[*owner.tag_list(), {"Key": KEPT_UNTIL_TAG, "Value": kept_until.isoformat()}],
         )
     except client.exceptions.InvalidDBInstanceStateFault:
         return None  # Its status has changed meanwhile.

@@ -22,14 +22,13 @@ from provisioner.drivers.aws_errors import short_cause, translate_errors
 from provisioner.drivers.drift import Drift, Repairs, as_remaining, find_repaired
 from provisioner.drivers.obstacles import quote
 from provisioner.errors import ErrorType, failure
-from provisioner.ownership import Claim, Ownership
+from provisioner.ownership import Claim, Ownership, tags_of_list
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import (
         CreateBucketConfigurationTypeDef,
         ObjectIdentifierTypeDef,
-        TagTypeDef,
     )
 
 #: The region whose buckets are made without naming a region.
@@ -477,7 +476,7 @@ def _ensure_exists(
     if is_new and not tags:
         # A bucket comes into being with its tags; an emulator may leave them out.
         settling.at_bucket(
-            lambda: client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": _tag_set(owner)})
+            lambda: client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": owner.tag_list()})
         )
         return True
     if not owner.owns(tags):
@@ -502,7 +501,7 @@ def _read_tags(client: S3Client, name: str, settling: Settling) -> dict[str, str
 
 def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: Settling) -> bool:
     """Make the bucket; False where one has come into being meanwhile."""
-    configuration: CreateBucketConfigurationTypeDef = {"Tags": _tag_set(owner)}
+    configuration: CreateBucketConfigurationTypeDef = {"Tags": owner.tag_list()}
     if region != _DEFAULT_REGION:
         configuration["LocationConstraint"] = region  # type: ignore[typeddict-item]  # its stubs list literal names
     try:
@@ -520,10 +519,6 @@ def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: 
     settling.just_written = True
     # An answer that does not say where it is says nothing.
     return bool(made["Location"])
-
-
-def _tag_set(owner: Ownership) -> list[TagTypeDef]:
-    return [{"Key": key, "Value": value} for key, value in owner.tags().items()]
 
 
 def _exists(client: S3Client, name: str, region: str) -> bool:
@@ -612,7 +607,7 @@ def _tags(client: S3Client, name: str) -> dict[str, str]:
         if _code(error) == "NoSuchTagSet":
             return {}
         raise
-    return {tag["Key"]: tag["Value"] for tag in tags}
+    return tags_of_list(tags)
 
 
 def _code(error: ClientError) -> str:

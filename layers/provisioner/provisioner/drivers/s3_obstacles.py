@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import translate, translate_errors
-from provisioner.drivers.bucket_policy import Wanted, denials
+from provisioner.drivers.bucket_policy import Wanted, find_denials
 from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote, shorten
 from provisioner.drivers.s3 import is_claimed
 from provisioner.errors import ErrorType
@@ -157,8 +157,8 @@ class _Look:
                 for action in ("s3:DeleteObject", "s3:DeleteObjectVersion")
             ]
         actions: dict[str, list[str]] = {}
-        for denial in denials(answer["Policy"], wanted):
-            actions.setdefault(denial.statement, []).append(denial.action)
+        for statement, action in find_denials(answer["Policy"], wanted):
+            actions.setdefault(statement, []).append(action)
         self._staying += shorten(
             [
                 f"statement {statement} of the policy of bucket {self._name} denies "

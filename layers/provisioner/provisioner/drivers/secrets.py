@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate_errors
 from provisioner.errors import ErrorType, ProvisioningError, conflict, failure
-from provisioner.ownership import Claim, Ownership
+from provisioner.ownership import Claim, Ownership, tags_of_list
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -70,7 +70,7 @@ def ensure_secret(
                 Name=name,
                 SecretString=value,
                 ClientRequestToken=version_id(name, owner.job_id),
-                Tags=[{"Key": key, "Value": text} for key, text in owner.tags().items()],
+                Tags=owner.tag_list(),
             )
             _check_answer(created, name)
             return Secret(created["ARN"], json.loads(value), is_new=True)
@@ -113,7 +113,7 @@ def find_secret(
         described = _describe(client, name)
         if described is None:
             return None
-        if not owner.owns(_tags(described)):
+        if not owner.owns(tags_of_list(described.get("Tags", []))):
             raise conflict("secret", name)
         try:
             if described.get("DeletedDate") is not None:
@@ -289,15 +289,12 @@ def _describe(client: SecretsManagerClient, name: str) -> DescribeSecretResponse
     return described
 
 
-def _tags(described: DescribeSecretResponseTypeDef) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])}
-
-
 def _find_claimed(client: SecretsManagerClient, name: str, claim: Claim) -> str | None:
     """Return the ARN of the secret of that name; None where it is gone, goes, or is unclaimed."""
     found = _describe(client, name)
-    is_claimed = found is not None and found.get("DeletedDate") is None and claim(_tags(found))
-    return found["ARN"] if found is not None and is_claimed else None
+    if found is None or found.get("DeletedDate") is not None:
+        return None
+    return found["ARN"] if claim(tags_of_list(found.get("Tags", []))) else None
 
 
 def _being_deleted(name: str, error: ClientError) -> ProvisioningError:

@@ -32,11 +32,11 @@ from provisioner.drivers.mysql.ledger import Kind, forget, record
 from provisioner.drivers.mysql.quoting import (
     ANY_HOST,
     SQL,
-    Account,
     Composable,
     Composed,
     GrantedDatabase,
     Literal,
+    account,
 )
 from provisioner.drivers.mysql.session import (
     TLS_MODES,
@@ -187,8 +187,8 @@ def _hosts(connection: Connection, names: TenantNames) -> set[str]:
 
 
 def _look(connection: Connection, names: TenantNames) -> User:
-    account = Account(names.app_role)
-    ((made, *_),) = execute(connection, SQL("SHOW CREATE USER {}").format(account))
+    login = account(names.app_role)
+    ((made, *_),) = execute(connection, SQL("SHOW CREATE USER {}").format(login))
     clauses = _QUOTED.sub("''", _text(made)).upper()
     limit = re.search(r"\bMAX_USER_CONNECTIONS (\d+)", clauses)
     requires = re.search(r"\bREQUIRE (\w+)", clauses)
@@ -197,7 +197,7 @@ def _look(connection: Connection, names: TenantNames) -> User:
         requires_tls=requires is not None and requires[1] != "NONE",
         is_locked=re.search(r"\bACCOUNT LOCK\b", clauses) is not None,
         expires="PASSWORD EXPIRE NEVER" not in clauses,
-        grants=grants_in(execute(connection, SQL("SHOW GRANTS FOR {}").format(account))),
+        grants=grants_in(execute(connection, SQL("SHOW GRANTS FOR {}").format(login))),
     )
 
 
@@ -253,9 +253,9 @@ def put_user_right(connection: Connection, user: User, wanted: Wanted) -> None:
     who may make users can do, and what the user needs is granted anew: with what is too much goes
     what an operator has granted on single tables.
     """
-    account = Account(wanted.names.app_role)
+    login = account(wanted.names.app_role)
     for _, clause in _alterations(user, wanted):
-        execute(connection, SQL("ALTER USER {} {}").format(account, clause))
+        execute(connection, SQL("ALTER USER {} {}").format(login, clause))
     excess = _excess(user, wanted)
     if excess:
         execute(connection, _revoke(wanted.names))
@@ -293,7 +293,7 @@ def create_user(connection: Connection, wanted: Wanted, password: str, owner: Ow
     name = wanted.names.app_role
     record(connection, Kind.USER, name, owner)
     statement = SQL("CREATE USER {} {}{} WITH {} PASSWORD EXPIRE NEVER").format(
-        Account(name),
+        account(name),
         _identify_by(connection, password),
         SQL(" REQUIRE SSL" if wanted.requires_tls else ""),
         _limit(wanted.connections, keyword=False),
@@ -310,12 +310,12 @@ def create_user(connection: Connection, wanted: Wanted, password: str, owner: Ow
 
 def _grant(wanted: Wanted) -> Composed:
     return SQL("GRANT {} ON {} TO {}").format(
-        SQL(", ").join(map(SQL, PRIVILEGES)), wanted.database, Account(wanted.names.app_role)
+        SQL(", ").join(map(SQL, PRIVILEGES)), wanted.database, account(wanted.names.app_role)
     )
 
 
 def _revoke(names: TenantNames) -> Composed:
-    return SQL("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {}").format(Account(names.app_role))
+    return SQL("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {}").format(account(names.app_role))
 
 
 def _limit(connections: int, *, keyword: bool = True) -> Composed:
@@ -327,7 +327,7 @@ def set_password(connection: Connection, names: TenantNames, password: str) -> N
     """Give the user a password; sessions that are open go on."""
     execute(
         connection,
-        SQL("ALTER USER {} {}").format(Account(names.app_role), _identify_by(connection, password)),
+        SQL("ALTER USER {} {}").format(account(names.app_role), _identify_by(connection, password)),
     )
 
 
@@ -339,7 +339,7 @@ def see_that_it_can_be_changed(connection: Connection, names: TenantNames) -> No
             not write now.
     """
     limit = _look(connection, names).connection_limit
-    execute(connection, SQL("ALTER USER {} {}").format(Account(names.app_role), _limit(limit)))
+    execute(connection, SQL("ALTER USER {} {}").format(account(names.app_role), _limit(limit)))
 
 
 def _identify_by(connection: Connection, password: str) -> Composed:
@@ -373,14 +373,14 @@ def shut_out(admin: AdminConnection, connection: Connection, names: TenantNames)
     Raises:
         TIMEOUT: a session of the user sets another password each time.
     """
-    account = Account(names.app_role)
+    login = account(names.app_role)
     for _ in range(_SHUT_OUT_TRIES):
         password = secrets.token_hex(20)
         for statement in (
             SQL(
                 "ALTER USER {} {} REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 PASSWORD EXPIRE NEVER"
                 " ACCOUNT UNLOCK"
-            ).format(account, _identify_by(connection, password)),
+            ).format(login, _identify_by(connection, password)),
             _revoke(names),
         ):
             execute(connection, statement)
@@ -408,7 +408,7 @@ def _end_sessions(admin: AdminConnection, names: TenantNames, password: str) -> 
 
 def drop_user(connection: Connection, names: TenantNames) -> None:
     """Remove the user, with all that is granted to it."""
-    execute(connection, SQL("DROP USER IF EXISTS {}").format(Account(names.app_role)))
+    execute(connection, SQL("DROP USER IF EXISTS {}").format(account(names.app_role)))
 
 
 def _text(value: object) -> str:

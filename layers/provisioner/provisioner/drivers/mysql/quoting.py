@@ -103,16 +103,9 @@ class Literal:
         return escaper.escape(self.value)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A user at the hosts that it may come from."""
-
-    user: str
-    host: str = ANY_HOST
-
-    def render(self, escaper: Escaper) -> str:
-        """Return the text that the server gets."""
-        return f"{Identifier(self.user).render(escaper)}@{Identifier(self.host).render(escaper)}"
+def account(user: str, host: str = ANY_HOST) -> Composed:
+    """Return a user at the hosts that it may come from."""
+    return SQL("{}@{}").format(Identifier(user), Identifier(host))
 
 
 @dataclass(frozen=True, slots=True)

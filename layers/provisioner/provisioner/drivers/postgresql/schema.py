@@ -400,9 +400,8 @@ def check_schema(connection: Connection, names: TenantNames) -> str:
         " OPERATOR(pg_catalog.=) pg_catalog.quote_ident(%s)",
         (names.schema,),
     ).fetchone()
-    connection.execute(
-        sql.SQL("SET {} = {}").format(*map(sql.Identifier, SAFE_SEARCH_PATH.split("=")))
-    )
+    setting, schema = map(sql.Identifier, SAFE_SEARCH_PATH.split("="))
+    connection.execute(sql.SQL("SET {} = {}").format(setting, schema))
     (has_privileges, has_version_table) = connection.execute(
         _WORKING,
         {"schema": names.schema, "platform": PLATFORM_SCHEMA, "table": _VERSION_TABLE},
