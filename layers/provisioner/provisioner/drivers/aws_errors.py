@@ -439,12 +439,17 @@ def translate_errors(final: ErrorType, doing: str) -> Iterator[None]:
 def translate(error: Exception, final: ErrorType, doing: str) -> ProvisioningError:
     """Turn an exception of botocore into an error of the table."""
     if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
+        code = code_of(error)
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         message = str(error.response.get("Error", {}).get("Message", ""))
         cause = f"{error.operation_name}: {code}: {message}"[:_CAUSE_LENGTH]
         return _of_type(_client_error_type(code, status, final), doing, cause)
     return _of_type(_transport_error_type(error, final), doing, type(error).__name__)
+
+
+def code_of(error: ClientError) -> str:
+    """Return the code of an error that AWS has answered; empty where there is none."""
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def is_sent_once(answer: Mapping[str, Any]) -> bool:
@@ -458,8 +463,7 @@ def is_sent_once(answer: Mapping[str, Any]) -> bool:
 def short_cause(error: BaseException) -> str:
     """Name an exception, and what AWS called it; its text, which may hold anything, is left out."""
     if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        return f"{error.operation_name}: {code}"
+        return f"{error.operation_name}: {code_of(error)}"
     return type(error).__name__
 
 

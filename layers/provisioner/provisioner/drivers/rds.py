@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from provisioner.drivers.aws_errors import short_cause, translate, translate_errors
+from provisioner.drivers.aws_errors import code_of, short_cause, translate, translate_errors
 from provisioner.drivers.drift import (
     Drift,
     Repairs,
@@ -429,7 +429,7 @@ def translate_rds_errors(final: ErrorType, doing: str) -> Iterator[None]:
         try:
             yield
         except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
+            code = code_of(error)
             if code in _QUOTAS:
                 used_up, quota = _QUOTAS[code]
                 raise failure(
@@ -512,7 +512,7 @@ def _ensure(
 
 def _explain(error: ClientError, description: InstanceDescription, final: ErrorType) -> Exception:
     """Say what is to be corrected where RDS refuses to make an instance; else return the error."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    code = code_of(error)
     if code in _OF_SUBNETS:
         wrong = (
             f"RDS makes no instance in the subnet group {description.subnet_group}; correct it, or "

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from provisioner.drivers.aws_errors import short_cause, translate_errors
+from provisioner.drivers.aws_errors import code_of, short_cause, translate_errors
 from provisioner.drivers.drift import Drift, Repairs, as_remaining, find_repaired
 from provisioner.drivers.obstacles import quote
-from provisioner.errors import ErrorType, failure
+from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_list
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Settling:
             try:
                 return act()
             except ClientError as error:
-                if _code(error) not in _UNSETTLED:
+                if code_of(error) not in _UNSETTLED:
                     raise
                 cause = short_cause(error)
             if not self.just_written or not self.wait():
@@ -332,7 +332,7 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
     except client.exceptions.NoSuchBucket:
         pass  # Another run has just deleted it.
     except ClientError as error:
-        if _code(error) != "BucketNotEmpty":
+        if code_of(error) != "BucketNotEmpty":
             raise
         raise failure(
             ErrorType.REMOVAL_FAILED,
@@ -381,7 +381,7 @@ def _find_drift(
         try:
             found = settling.at_bucket(partial(setting.read, client, bucket))
         except ClientError as error:
-            if _code(error) != setting.unset:
+            if code_of(error) != setting.unset:
                 raise
             found = {}
         wanted = setting.wanted(arn, found)
@@ -480,7 +480,7 @@ def _ensure_exists(
         )
         return True
     if not owner.owns(tags):
-        raise _conflict(name)
+        raise conflict("bucket", name)
     settling.seen.add(_TAGS)
     return is_new and owner.made(tags)
 
@@ -495,7 +495,7 @@ def _read_tags(client: S3Client, name: str, settling: Settling) -> dict[str, str
         return settling.at_bucket(partial(_tags, client, name))
     except ClientError as error:
         if not settling.just_written and _is_of_another(client, name, error):
-            raise _conflict(name, of="another account") from None
+            raise _taken(name, "another account") from None
         raise
 
 
@@ -508,7 +508,7 @@ def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: 
         made = client.create_bucket(Bucket=name, CreateBucketConfiguration=configuration)
     except client.exceptions.BucketAlreadyExists:
         if not _exists(client, name, region):
-            raise _conflict(name, of="another account") from None
+            raise _taken(name, "another account") from None
         return False
     except client.exceptions.BucketAlreadyOwnedByYou:
         while not _exists(client, name, region):
@@ -529,9 +529,9 @@ def _exists(client: S3Client, name: str, region: str) -> bool:
     """
     holder, found_in = _look(client, name)
     if holder is _Holder.ANOTHER:
-        raise _conflict(name, of="another account")
+        raise _taken(name, "another account")
     if holder is _Holder.US and found_in not in ("", region):
-        raise _conflict(name, of=f"region {found_in}")
+        raise _taken(name, f"region {found_in}")
     return holder is _Holder.US
 
 
@@ -549,7 +549,7 @@ def is_claimed(client: S3Client, *, name: str, claim: Claim) -> bool:
     try:
         return claim(_tags(client, name))
     except ClientError as error:
-        if _code(error) == "NoSuchBucket":
+        if code_of(error) == "NoSuchBucket":
             if _look(client, name)[0] is _Holder.US:
                 raise _unsettled(short_cause(error)) from None
             return False  # Another run has just deleted it.
@@ -581,7 +581,7 @@ def _look(client: S3Client, name: str) -> tuple[_Holder, str]:
         status = _status(error)
         if status == HTTPStatus.NOT_FOUND:
             return _Holder.NOBODY, ""
-        if status not in _UNSAID and _code(error) != _BAD_REQUEST:
+        if status not in _UNSAID and code_of(error) != _BAD_REQUEST:
             raise
         listed = _own_buckets(client, name)
         if name not in listed:
@@ -604,14 +604,10 @@ def _tags(client: S3Client, name: str) -> dict[str, str]:
     try:
         tags = client.get_bucket_tagging(Bucket=name)["TagSet"]
     except ClientError as error:
-        if _code(error) == "NoSuchTagSet":
+        if code_of(error) == "NoSuchTagSet":
             return {}
         raise
     return tags_of_list(tags)
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _status(error: ClientError) -> int:
@@ -624,17 +620,9 @@ def _unsettled(cause: str) -> Exception:
     )
 
 
-def _conflict(name: str, of: str = "") -> Exception:
-    """Say that the name is taken.
-
-    Args:
-        name: the bucket's name.
-        of: where the bucket is that has it, unless it is in the account and the region.
-    """
-    if of:
-        message = (
-            f"The bucket name {name} is taken by a bucket of {of}; free it, or use another project."
-        )
-    else:
-        message = f"A bucket named {name} exists and is not this project's; remove or rename it."
-    return failure(ErrorType.CONFLICT, message)
+def _taken(name: str, of: str) -> Exception:
+    """Say that the name is taken by a bucket of another account or region."""
+    return failure(
+        ErrorType.CONFLICT,
+        f"The bucket name {name} is taken by a bucket of {of}; free it, or use another project.",
+    )

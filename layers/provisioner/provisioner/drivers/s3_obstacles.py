@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from provisioner.drivers.aws_errors import translate, translate_errors
+from provisioner.drivers.aws_errors import code_of, translate, translate_errors
 from provisioner.drivers.bucket_policy import Wanted, find_denials
 from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote, shorten
 from provisioner.drivers.s3 import is_claimed
@@ -126,7 +126,7 @@ class _Look:
         try:
             return act()
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in unset:
+            if code_of(error) in unset:
                 return {}
             met = translate(error, ErrorType.REMOVAL_FAILED, "look into storage").type
             if met is ErrorType.INSUFFICIENT_PERMISSIONS:

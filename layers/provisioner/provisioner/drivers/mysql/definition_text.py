@@ -45,14 +45,6 @@ _DEFINER = re.compile(rf"DEFINER={_NAME}(?:@{_NAME})? ")
 _BEFORE_TABLES = frozenset({"FROM", "JOIN", "STRAIGHT_JOIN", "(", ","})
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
 def without_definer(definition: str) -> str:
     """Return a definition, as a SHOW CREATE statement gives it, without its definer."""
     return _DEFINER.sub("", definition, count=1)
@@ -70,9 +62,9 @@ def without_database(definition: str, database: str) -> str:
     begin = 0
     tokens = list(_tokens(definition))
     for token, following in pairwise(tokens):
-        if token.text == prefix and following.text == ".":
-            kept.append(definition[begin : token.start])
-            begin = following.end
+        if token[0] == prefix and following[0] == ".":
+            kept.append(definition[begin : token.start()])
+            begin = following.end()
     return "".join([*kept, definition[begin:]])
 
 
@@ -87,14 +79,14 @@ def trigger_body(definition: str, sql_mode: str) -> str:
         ValueError: it is no definition of a trigger.
     """
     tokens = list(_tokens(definition, sql_mode))
-    words = [token.text.upper() for token in tokens]
+    words = [token[0].upper() for token in tokens]
     for at in range(len(words) - 2):
         if words[at : at + 3] == ["FOR", "EACH", "ROW"]:
             body = at + 3
             # The order among several triggers; they are made one after the other.
             if words[body : body + 1] in (["FOLLOWS"], ["PRECEDES"]):
                 body += 2
-            return definition[tokens[body].start :] if body < len(tokens) else ""
+            return definition[tokens[body].start() :] if body < len(tokens) else ""
     raise ValueError("a trigger is defined without FOR EACH ROW")
 
 
@@ -105,12 +97,12 @@ def names_read(view: str) -> set[str]:
         view: its definition as the server writes it, without the database.
     """
     tokens = list(_tokens(view))
-    texts = ["", *(token.text for token in tokens), ""]
+    texts = ["", *(token[0] for token in tokens), ""]
     return {
-        token.text[1:-1].replace("``", "`")
+        token[0][1:-1].replace("``", "`")
         for before, token, following in zip(texts, tokens, texts[2:], strict=False)
         # A name before a dot is that of what a column is of.
-        if token.kind == "quoted" and before.upper() in _BEFORE_TABLES and following != "."
+        if token.lastgroup == "quoted" and before.upper() in _BEFORE_TABLES and following != "."
     }
 
 
@@ -137,26 +129,23 @@ def doubtful_constants(table: str) -> list[Constant]:
     found = []
     column, kind, member, before = "", "", 0, ""
     for token in _tokens(table):
-        if token.kind == "quoted" and table[: token.start].endswith("\n  "):
-            column = token.text[1:-1].replace("``", "`")
-        elif before in {"ENUM", "SET"} and token.text == "(":
+        if token.lastgroup == "quoted" and table[: token.start()].endswith("\n  "):
+            column = token[0][1:-1].replace("``", "`")
+        elif before in {"ENUM", "SET"} and token[0] == "(":
             kind, member = before, 0
-        elif token.text == ")":
+        elif token[0] == ")":
             kind = ""
-        elif token.text == ",":
+        elif token[0] == ",":
             member += 1
-        elif token.kind == "string" and "?" in token.text and (kind or before == "DEFAULT"):
+        elif token.lastgroup == "string" and "?" in token[0] and (kind or before == "DEFAULT"):
             # A member's number is its place, from 1, or its bit.
             value = {"ENUM": member + 1, "SET": 1 << member}.get(kind)
-            found.append(Constant(column, value, token.start, token.end))
-        before = token.text.upper()
+            found.append(Constant(column, value, token.start(), token.end()))
+        before = token[0].upper()
     return found
 
 
-def _tokens(text: str, sql_mode: str = "") -> Iterator[_Token]:
-    """Yield what has a meaning: no blanks and no comments."""
+def _tokens(text: str, sql_mode: str = "") -> Iterator[re.Match[str]]:
+    """Return what has a meaning: no blanks and no comments; each is of the group of its kind."""
     tokens = _TOKENS_WITHOUT_ESCAPES if "NO_BACKSLASH_ESCAPES" in sql_mode else _TOKENS
-    for found in tokens.finditer(text):
-        kind = found.lastgroup or ""
-        if kind != "space":
-            yield _Token(kind, found.group(), found.start(), found.end())
+    return (token for token in tokens.finditer(text) if token.lastgroup != "space")

@@ -191,9 +191,12 @@ def _connect(
                 auth_plugin_map=_REFUSED_WAYS,
                 program_name="project-provisioner",
             )
-        except (RuntimeError, ValueError, IndexError, struct.error) as error:
-            problem = _handshake_problem(error)
-        raise problem
+        except RuntimeError:
+            # The driver needs a package for it otherwise.
+            text = "the server's way to log in needs TLS: its sslmode must be require or more"
+        except (ValueError, IndexError, struct.error):
+            text = "what answers is no MySQL server"
+        raise pymysql.OperationalError(CR.CR_SERVER_HANDSHAKE_ERR, text)
 
     if admin.sslmode == "disable":
         return connect(None)
@@ -205,19 +208,6 @@ def _connect(
             raise
     # The server has no TLS, which this mode accepts.
     return connect(None)
-
-
-def _handshake_problem(error: Exception) -> pymysql.OperationalError:
-    """Say what the driver means by an exception that is none of its own.
-
-    It raises RuntimeError where it needs a package for a login without TLS, and the others where
-    the answer is none of MySQL's.
-    """
-    needs_tls = (
-        "the server's way to log in needs TLS: the cluster's sslmode must be require or more"
-    )
-    text = needs_tls if isinstance(error, RuntimeError) else "what answers is no MySQL server"
-    return pymysql.OperationalError(CR.CR_SERVER_HANDSHAKE_ERR, text)
 
 
 @lru_cache(maxsize=4)

@@ -181,7 +181,8 @@ class MysqlDumper:
                 connect_as_platform(self._admin, idle_seconds=idle_seconds)
             )
             lock(shown, names)
-            if not _is_claimed(shown, names, claim):
+            marker = find_markers(shown, names).get(Kind.DATABASE)
+            if not claim(tags_of_comment(marker)) or not has_database(shown, names):
                 return None
             data = sessions.enter_context(
                 connect_as_platform(self._admin, idle_seconds=idle_seconds)
@@ -190,12 +191,6 @@ class MysqlDumper:
             # From now on they are the dump's to close.
             sessions.pop_all()
             return dump
-
-
-def _is_claimed(connection: Connection, names: TenantNames, claim: Claim) -> bool:
-    """Whether there is a database of the names, and it is whose the claim says."""
-    marker = find_markers(connection, names).get(Kind.DATABASE)
-    return claim(tags_of_comment(marker)) and has_database(connection, names)
 
 
 class MysqlDump:

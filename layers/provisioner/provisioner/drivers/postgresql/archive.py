@@ -11,7 +11,7 @@ source, pg_backup_archiver.c, PrintTOCSummary; dumputils.c, buildACLCommands.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -60,26 +60,19 @@ class Entry:
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """An archive's list."""
+def read_list(text: str) -> tuple[int, list[Entry]]:
+    """Read what `pg_restore --list` prints.
 
-    #: The major version of the server that it was made of.
-    server_version: int
-    entries: tuple[Entry, ...]
-
-
-def read_list(text: str) -> Archive:
-    """Read what `pg_restore --list` prints."""
+    Returns:
+        The major version of the server that the archive was made of, and the entries.
+    """
     version = re.search(r"^;\s+Dumped from database version: (\d+)", text, re.MULTILINE)
-    return Archive(
-        server_version=int(version[1]) if version else 0,
-        entries=tuple(
-            Entry(line, found["text"], found["owner"])
-            for line in text.splitlines()
-            if (found := _ENTRY.fullmatch(line))
-        ),
-    )
+    entries = [
+        Entry(line, found["text"], found["owner"])
+        for line in text.splitlines()
+        if (found := _ENTRY.fullmatch(line))
+    ]
+    return int(version[1]) if version else 0, entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +97,20 @@ class Selection:
     left_out: list[str] = field(default_factory=list)
 
 
-def select(archive: Archive, source: TenantNames, existing: Existing) -> Selection:
+def select(entries: Sequence[Entry], source: TenantNames, existing: Existing) -> Selection:
     """Choose what is restored.
 
     Left out is what the platform has made itself, and what the target has already. What only a
     superuser could have made is left out too, and told.
 
     Args:
-        archive: the archive's list.
+        entries: the archive's.
         source: the names that the tenant had.
         existing: what the target has.
     """
     selection = Selection()
-    made = {entry.text for entry in archive.entries}
-    for entry in archive.entries:
+    made = {entry.text for entry in entries}
+    for entry in entries:
         is_tenants = entry.owner in {"", source.owner_role, source.app_role}
         if _is_platforms(entry, is_tenants=is_tenants) or _exists(entry, existing):
             continue

@@ -245,10 +245,10 @@ class PostgresqlRestorer:
             ProvisioningError: as `translate` says.
         """
         dump = _Archive(archive)
-        contents = read_list(dump.contents())
+        source_version, entries = read_list(dump.contents())
         target = self._look()
-        _refuse_older(target.server_version, contents.server_version)
-        selection = select(contents, source, target.existing)
+        _refuse_older(target.server_version, source_version)
+        selection = select(entries, source, target.existing)
         # They may be one there.
         roles = {source.owner_role: target.owner_role, source.app_role: target.app_role}
         left_out = selection.left_out
