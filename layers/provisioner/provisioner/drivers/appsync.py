@@ -95,19 +95,19 @@ def ensure_event_api(
         made(api["apiId"])
         if not may_exist and is_sent_once(answer):
             _make_namespace(client, api["apiId"], namespace, owner)
-            return _event_api(api)
+            return _event_api(api, is_only=True)
         api = apis.settle(api["apiId"])
     _put_right(client, api, namespace, owner)
     return _event_api(api)
 
 
-def _event_api(api: ApiTypeDef) -> EventApi:
+def _event_api(api: ApiTypeDef, *, is_only: bool = False) -> EventApi:
     return EventApi(
         api_id=api["apiId"],
         arn=api["apiArn"],
         http_endpoint=f"https://{api['dns']['HTTP']}/event",
         realtime_endpoint=f"wss://{api['dns']['REALTIME']}/event/realtime",
-        is_only=is_new,
+        is_only=is_only,
     )
 
 
