@@ -142,7 +142,7 @@ class UnitMeter:
     def _index_units(
         self, key: _Key, index: Mapping[str, Any], before: Item | None, after: Item | None
     ) -> int:
-        old, new = (self._projected(key, index, state) for state in (before, after))
+        old, new = (self._project(key, index, state) for state in (before, after))
         if old == new:
             return 0
         names = [part["AttributeName"] for part in index["KeySchema"]]
@@ -150,7 +150,7 @@ class UnitMeter:
             return _write_units(old) + _write_units(new)
         return _write_units(old, new)
 
-    def _projected(self, key: _Key, index: Mapping[str, Any], item: Item | None) -> Item | None:
+    def _project(self, key: _Key, index: Mapping[str, Any], item: Item | None) -> Item | None:
         names = {part["AttributeName"] for part in index["KeySchema"]}
         if item is None or not names <= item.keys():
             return None

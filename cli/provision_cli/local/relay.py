@@ -31,7 +31,7 @@ async def serve(address: str, network: str, ports: Sequence[int]) -> None:
     """Hand on until the process is ended."""
     allowed = ipaddress.ip_network(network)
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer, port = writer.get_extra_info("peername")[0], writer.get_extra_info("sockname")[1]
         with contextlib.suppress(OSError):
             if ipaddress.ip_address(peer) in allowed:
@@ -44,7 +44,7 @@ async def serve(address: str, network: str, ports: Sequence[int]) -> None:
                     back.close()
         writer.close()
 
-    servers = [await asyncio.start_server(connected, address, port) for port in ports]
+    servers = [await asyncio.start_server(connect, address, port) for port in ports]
     async with asyncio.TaskGroup() as serving:
         for server in servers:
             serving.create_task(server.serve_forever())

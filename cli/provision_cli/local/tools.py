@@ -29,8 +29,8 @@ _SHOWN_LINES = 8
 
 
 def sam(root: Path) -> list[str]:
-    """Return the command of the SAM CLI; raises what `_installed` raises."""
-    return [str(_installed(root, sam_package(root)) / "sam")]
+    """Return the command of the SAM CLI; raises what `_install` raises."""
+    return [str(_install(root, sam_package(root)) / "sam")]
 
 
 def sam_package(root: Path) -> str:
@@ -39,9 +39,9 @@ def sam_package(root: Path) -> str:
 
 
 def asgi_server(root: Path) -> list[str]:
-    """Return the command of the server that the local AWS runs in; raises as `_installed` does."""
+    """Return the command of the server that the local AWS runs in; raises as `_install` does."""
     package = f"ministack[full]=={_version(root, 'MINISTACK_VERSION')}"
-    return [str(_installed(root, package) / "hypercorn")]
+    return [str(_install(root, package) / "hypercorn")]
 
 
 def uv(root: Path) -> Path:
@@ -60,7 +60,7 @@ def uv(root: Path) -> Path:
 
 
 @cache
-def _installed(root: Path, package: str) -> Path:
+def _install(root: Path, package: str) -> Path:
     """Return the folder of a package's programs, after installing it where it is missing.
 
     Raises:
