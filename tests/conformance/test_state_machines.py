@@ -22,7 +22,9 @@ from provisioner.jobs.retries import (
     FOREIGN_ERRORS,
     POLL_SECONDS,
     SERVICE_RETRY,
+    SLOT_RETRY,
     STAGE_RETRY,
+    THROTTLE_RETRY,
     WAITING_ERROR,
     RetryPolicy,
     waiting_retry,
@@ -246,8 +248,9 @@ def test_every_step_is_repeated_as_often_as_the_table_of_retries_says(
 
 @each_task
 def test_a_task_is_repeated_for_the_errors_of_the_table_of_retries(task: dict[str, Any]) -> None:
-    of_service, of_stage = (tuple(retrier["ErrorEquals"]) for retrier in task["Retry"][:2])
-    assert (of_service, of_stage) == (SERVICE_RETRY.error_names, STAGE_RETRY.error_names)
+    names = [tuple(retrier["ErrorEquals"]) for retrier in task["Retry"][:3]]
+    policies = (SERVICE_RETRY, THROTTLE_RETRY, STAGE_RETRY)
+    assert names == [policy.error_names for policy in policies]
 
 
 @each_type
@@ -290,8 +293,9 @@ def test_no_stage_runs_longer_than_the_code_allows_for(definition: Definition) -
         assert found[stage] == longest <= LONGEST_RUN_SECONDS, f"{definition.name}: {stage}"
 
 
-#: What an execution may have beyond that: whole hours, and the start of a clean-up.
-TWO_HOURS = 7200
+#: What an execution may have beyond that: whole hours, the start of a clean-up, and the polls by
+#: which the retriers of waits outlast them.
+FOUR_HOURS = 14_400
 
 #: All that can be repeated, at its longest.
 ALL_REPEATED = [
@@ -317,20 +321,27 @@ def seconds_by_step(document: dict[str, Any], answers: Answers) -> dict[str, flo
     return seconds
 
 
+def waits_of(policy: RetryPolicy) -> float:
+    return sum(policy.longest_delay(n) or 0 for n in range(1, policy.attempts_in_all))
+
+
 @each_type
 def test_a_job_has_the_time_that_every_repetition_takes(definition: Definition) -> None:
     document = MACHINES[definition.name]
     errors = {str(name): list(ALL_REPEATED) for name in (*definition.stages, RECORD_FAILURE)}
     errors[definition.last] += ["CONFLICT"]
     answers = Answers(errors=errors, outputs=asking_for_all(definition))
-    seconds = seconds_by_step(document, answers)
+    # What is throttled does not run meanwhile.
+    throttled = waits_of(THROTTLE_RETRY)
+    seconds = {name: of + throttled for name, of in seconds_by_step(document, answers).items()}
     longest = seconds[RECORD_FAILURE]
     for step in definition.steps:
         branches = step.branches if isinstance(step, Parallel) else ((step,),)
         longest += max(sum(seconds[stage] for stage in branch) for branch in branches)
+    longest += waits_of(SLOT_RETRY)
     # What ends a job, well or badly, may wait, too; and stages may that wait for something.
     longest += 2 * LONGEST_RUN_SECONDS + sum(stage.waits_seconds for stage in definition.stages)
-    assert 0 <= document["TimeoutSeconds"] - longest < TWO_HOURS
+    assert 0 <= document["TimeoutSeconds"] - longest < FOUR_HOURS
 
 
 # --- The clean-up ---------------------------------------------------------------------------------

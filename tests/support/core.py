@@ -38,6 +38,7 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.records import NewJob
+from provisioner.jobs.stage_start import StageStart
 from provisioner.jobs.stage_store import Completed, StageStore
 from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
@@ -111,7 +112,7 @@ class Jobs(JobStore):
         """Let a run of a stage start; return what it holds, or None where it may not begin."""
         seconds = timedelta(seconds=longest_run(JOB_TYPES, job.job_type, stage))
         run = StageRun(job.job_id, job.attempt, str(stage), retry_count)
-        return StageStore(self).start(run, lease or seconds, begins_job=True)
+        return StageStart(self, run, lease or seconds, begins_job=True).write()
 
     def held(self, job_id: str, stage: str) -> StageRecord:
         """Return a stage as its last run holds it."""

@@ -51,6 +51,7 @@ _HELPERS = "drivers.dynamodb"
 #: Which table a store has under which name.
 TABLES = {
     ("JobReader", "_table"): "JobsTable",
+    ("JobStore", "_table"): "JobsTable",
     ("UnitOfWork", "_table"): "JobsTable",
     ("ApiKeyStore", "_table"): "ApiKeysTable",
     ("ProjectReader", "_projects"): "ProjectsTable",

@@ -740,6 +740,7 @@ def test_a_clean_up_goes_on_once_its_polls_have_lasted_long_enough(core: Core) -
     fail(core)
 
     most = waiting_retry(INITIALIZING.waits_seconds).max_attempts
+    assert waits_for(core, INITIALIZING) == AT_WORK
     assert waits_for(core, INITIALIZING, retry_count=most - 1) == AT_WORK
     assert call(core, CLEANUP, INITIALIZING, retry_count=most)["ok"] is True
 

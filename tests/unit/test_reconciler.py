@@ -18,11 +18,20 @@ from provisioner.jobs.execution import Execution, ExecutionStatus, job_id_of, jo
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
+from provisioner.jobs.slots import SLOTS
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime.observability import metrics
-from support.core import STATE_MACHINE_ARN_PREFIX, Core, LogLines, aws_error, new_job, times
+from support.core import (
+    STATE_MACHINE_ARN_PREFIX,
+    Core,
+    LogLines,
+    aws_error,
+    new_job,
+    times,
+)
+from support.core import meanwhile as at_call
 from support.reconciler import (
     NETWORK_ERROR,
     QUEUED_LIMIT,
@@ -855,7 +864,9 @@ def test_what_a_job_holds_that_is_stored_no_more_is_given_back(
     assert core.projects.quotas.used("owner#ada") == used
     assert counted() == {"Repairs": [1.0], "SweepsCompleted": [1.0]}
     (line,) = (line for line in logged() if line["job_id"] == "job-1")
-    assert line["repair"] == "It is stored no more and still held shop: that was given back."
+    assert (
+        line["repair"] == "It is stored no more and still held shop, slot 3: that was given back."
+    )
     with unchanged(core):
         handle(core, SWEEP)
 
@@ -865,7 +876,7 @@ def test_a_project_that_another_job_takes_meanwhile_is_not_given_back(core: Core
     expire(core)
     meanwhile(core, lambda: set_project(core, locked_by="job-2"))
 
-    assert handle(core, SWEEP)["repaired"] == 0
+    assert handle(core, SWEEP)["repaired"] == 1
     assert core.projects.lock_holders() == ["job-2"]
     assert core.projects.quotas.used("owner#ada") == 1
 
@@ -1147,3 +1158,35 @@ def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Cor
 def test_a_job_that_is_refused_is_not_unfinished(core: Core) -> None:
     core.jobs.create_failed(new_job(), CONFLICT)
     assert core.jobs.list_unfinished() == []
+
+
+# --- Slots ----------------------------------------------------------------------------------------
+
+
+def complete(core: Core) -> None:
+    also = core.projects.activate_items("shop", "job-1", {}, {})
+    core.jobs.complete("job-1", "INITIALIZING", output={}, check="x", result={}, also=also)
+
+
+def test_a_slot_that_a_job_kept_beyond_its_end_is_released(core: Core) -> None:
+    running(core)
+    complete(core)
+    key = {"job_id": SLOTS, "record": "SLOT#0007"}
+    item = dynamodb.to_item({**key, "holder": "job-1"})
+    core.client("dynamodb").put_item(TableName="JobsTable", Item=item)
+
+    assert handle(core, SWEEP)["repaired"] == 1
+
+    assert core.jobs.slots().holders == {}
+    assert len(history(core, "REPAIRED")) == 1
+    with unchanged(core):
+        handle(core, SWEEP)
+
+
+def test_a_slot_that_its_job_releases_during_the_sweep_is_nobody_s_repair(core: Core) -> None:
+    running(core)
+    assert list(core.jobs.slots().holders.values()) == ["job-1"]
+    core.answers["dynamodb.Query"] = at_call(lambda: complete(core), before=2)
+
+    assert handle(core, SWEEP)["repaired"] == 0
+    assert core.jobs.slots().holders == {}

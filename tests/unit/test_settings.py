@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "RESOURCE_NAMESPACE": "stack-1",
     "DEFAULT_PROJECT_QUOTA": "10",
     "JOB_RETENTION_DAYS": "120",
+    "MAXIMUM_RUNNING_JOBS": "7",
     "QUEUED_MINUTES": "20",
     "SNAPSHOTS_BUCKET": "snapshots",
     "PGSSLROOTCERT": "/opt/certificates/root.pem",
@@ -49,7 +50,7 @@ CLASSES: list[type[Settings]] = [
     PlatformSettings,
 ]
 #: The variables that may be left out.
-OPTIONAL = {"JOB_RETENTION_DAYS", "QUEUED_MINUTES", "PGSSLROOTCERT"}
+OPTIONAL = {"JOB_RETENTION_DAYS", "MAXIMUM_RUNNING_JOBS", "QUEUED_MINUTES", "PGSSLROOTCERT"}
 
 MISSING = [
     (settings, name)
@@ -95,6 +96,7 @@ def test_all_that_is_missing_is_named_at_once() -> None:
         ("DEFAULT_PROJECT_QUOTA", "-1"),
         ("DEFAULT_PROJECT_QUOTA", "many"),
         ("JOB_RETENTION_DAYS", "90"),
+        ("MAXIMUM_RUNNING_JOBS", "0"),
     ],
 )
 def test_a_variable_that_is_wrong_is_named_and_its_value_is_not(name: str, value: str) -> None:

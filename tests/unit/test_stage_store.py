@@ -292,8 +292,8 @@ def _failing(_job: Any) -> StageOutcome:
     raise failure(ErrorType.NETWORK_ERROR, "No answer.")
 
 
-#: The transactions of such a job: its creation, two for each run, one more of the second attempt.
-WRITES = 1 + 2 * (len(STAGES) + 1) + 1
+#: The transactions of such a job: its creation, two for each run, of which one stage has two.
+WRITES = 1 + 2 * (len(STAGES) + 1)
 
 
 def test_a_job_s_whole_way_is_so_many_writes(core: Core) -> None:

@@ -284,9 +284,13 @@ def test_what_passes_is_repeated(moto: Moto) -> None:
 def test_a_task_is_written_as_the_language_has_it() -> None:
     states = machine(stage("STORING_THE_FILES", ends_job_if="has_none"), B)["States"]
     task = states["StoringTheFiles"]
-    service, of_stage = (retrier.pop("ErrorEquals") for retrier in task["Retry"])
-    assert service[0] == "Lambda.ServiceException"
-    assert of_stage[0] == "NETWORK_ERROR"
+    names = [retrier.pop("ErrorEquals") for retrier in task["Retry"]]
+    assert [of_one[0] for of_one in names] == [
+        "Lambda.ServiceException",
+        "Lambda.TooManyRequestsException",
+        "NETWORK_ERROR",
+        "SlotWaiting",
+    ]
     for retrier in task["Retry"]:
         del retrier["Comment"]
     assert task == {
@@ -318,10 +322,24 @@ def test_a_task_is_written_as_the_language_has_it() -> None:
                 "JitterStrategy": "FULL",
             },
             {
+                "IntervalSeconds": 2,
+                "BackoffRate": 2,
+                "MaxAttempts": 30,
+                "MaxDelaySeconds": 300,
+                "JitterStrategy": "FULL",
+            },
+            {
                 "IntervalSeconds": 300,
                 "BackoffRate": 2,
                 "MaxAttempts": 2,
                 "MaxDelaySeconds": 900,
+                "JitterStrategy": "FULL",
+            },
+            {
+                "IntervalSeconds": 2,
+                "BackoffRate": 2,
+                "MaxAttempts": 1600,
+                "MaxDelaySeconds": 60,
                 "JitterStrategy": "FULL",
             },
         ],
@@ -364,7 +382,7 @@ def test_an_execution_has_the_time_for_what_its_stages_wait_for() -> None:
         ((Parallel("A", ((B,), (C,))), A), r"two states are called A;"),
         ((Parallel("Both", ((A,),)), Parallel("Both", ((B,),)), C), r"two states are called Both;"),
         ((stage("A", state="A" * (MAX_STATE_NAME - 5)), B), r"A+Failed is longer than 80"),
-        ((stage("A", waits_seconds=7 * 86_400), B), r"30,\d{3} events, and AWS keeps 25,000"),
+        ((stage("A", waits_seconds=7 * 86_400), B), r"\d\d,\d{3} events, and AWS keeps 25,000"),
         (tuple(stage(f"S{number}") for number in range(500)), r"bytes, more than the 1,000,000"),
     ],
 )

@@ -38,6 +38,7 @@ from provisioner.jobs.retries import (
     POLL_SECONDS,
     SERVICE_RETRY,
     STAGE_RETRY,
+    THROTTLE_RETRY,
     WAITING_ERROR,
     waiting_retry,
 )
@@ -225,9 +226,9 @@ def test_what_a_stage_waits_for_is_stored_once(world: World, logged: LogLines) -
         world.wait(retry_count=retry_count)
         assert metrics.metric_set == {}
 
-    # A first start is refused, and brings along what is stored; then each begins, and has ended.
-    assert world.core.calls_of("dynamodb.GetItem") == []
-    assert world.core.changes() == ["dynamodb.TransactWriteItems"] * 24
+    # Each reads the stage, begins, and has ended.
+    assert len(world.core.calls_of("dynamodb.GetItem")) == 8
+    assert world.core.changes() == ["dynamodb.TransactWriteItems"] * 16
     assert world.stage() == replace(stored, retry_count=8)
     assert len(world.ran) == 9
     (entry,) = world.history("WAITING")
@@ -313,11 +314,12 @@ def test_a_retrier_lasts_for_as_long_as_a_stage_may_wait() -> None:
         policy = waiting_retry(seconds)
         assert policy.longest_delay(1) == policy.longest_delay(policy.max_attempts) == POLL_SECONDS
         # However often the others have repeated the Task, its polls last as long.
-        polls = policy.max_attempts - SERVICE_RETRY.max_attempts - STAGE_RETRY.max_attempts
+        others = (SERVICE_RETRY, THROTTLE_RETRY, STAGE_RETRY)
+        polls = policy.max_attempts - sum(other.max_attempts for other in others)
         assert seconds <= polls * POLL_SECONDS < seconds + POLL_SECONDS
     # Three events of the execution's history each, of 25,000. Source: AWS Step Functions Developer
     # Guide, "Quotas".
-    assert 3 * waiting_retry(3600).max_attempts < 250
+    assert 3 * waiting_retry(3600).max_attempts < 350
 
 
 @pytest.mark.parametrize("name", [WAITING_ERROR, FINAL_ERROR])
@@ -629,6 +631,7 @@ def test_the_end_of_a_job_goes_on_once_its_polls_have_lasted_long_enough(
     """So it does where each wait is shortened, and the clock would not let it."""
     superseded(world)
     most = waiting_retry(LONGEST_RUN_SECONDS).max_attempts
+    assert isinstance(world.ends(end), StageWaiting)
     assert isinstance(world.ends(end, most - 1), StageWaiting)
     assert not isinstance(world.ends(end, most), StageWaiting)
     assert world.job().status.is_terminal

@@ -8,5 +8,8 @@ from provisioner.runtime.settings import JobSettings
 def job_store(settings: JobSettings) -> JobStore:
     """Bind the store of jobs to a deployment."""
     return JobStore(
-        aws.client("dynamodb"), settings.jobs_table, retention_days=settings.job_retention_days
+        aws.client("dynamodb"),
+        settings.jobs_table,
+        retention_days=settings.job_retention_days,
+        maximum_running_jobs=settings.maximum_running_jobs,
     )

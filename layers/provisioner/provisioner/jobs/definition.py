@@ -191,7 +191,8 @@ class JobDefinition[Payload: BaseModel]:
     #: The stages in order, with what runs beside what. The last is a stage: it completes the job.
     steps: tuple[Stage | Parallel, ...]
     on_failure: FailureHandling = field(default_factory=FailureHandling)
-    #: Whose share of the queue a job takes: the MessageGroupId of its message (SQS fair queues).
+    #: Whose share of the queue, and of the slots, a job takes: the MessageGroupId of its message
+    #: (SQS fair queues). Jobs without one have a share of the slots together.
     message_group: Callable[[Payload], str | None] = no_group
     #: A payload to try it with.
     example: Mapping[str, Any]

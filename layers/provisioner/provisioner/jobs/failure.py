@@ -29,7 +29,7 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import of_job_type
-from provisioner.jobs.retries import FOREIGN_ERRORS, WAITING_ERROR
+from provisioner.jobs.retries import FOREIGN_ERRORS, SLOT_ERROR, WAITING_ERROR
 from provisioner.jobs.stage_run import (
     RECORD_FAILURE,
     StageEvent,
@@ -326,7 +326,7 @@ def _stage_error(record: StageRecord, error: Mapping[str, Any], now: datetime) -
     if name == FINAL_ERROR and record.status is StageStatus.FAILED and record.error is not None:
         return record.error
     # It could not store that it waited too long, or is polled no more.
-    if name in {FINAL_ERROR, WAITING_ERROR} and record.status is StageStatus.WAITING:
+    if name in {FINAL_ERROR, WAITING_ERROR, SLOT_ERROR} and record.status is StageStatus.WAITING:
         return waited_out(record, now)
     if name in ErrorType:
         last = record.error

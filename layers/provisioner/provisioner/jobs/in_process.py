@@ -17,8 +17,8 @@ from provisioner.errors import ProvisioningError, is_retried
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, Stage
 from provisioner.jobs.execution import job_input
 from provisioner.jobs.models import Job
-from provisioner.jobs.retries import STAGE_RETRY, waiting_retry
-from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting, Step
+from provisioner.jobs.retries import SLOT_RETRY, STAGE_RETRY, waiting_retry
+from provisioner.jobs.stage_run import RECORD_FAILURE, SlotWaiting, StageWaiting, Step
 
 
 class InProcessRun:
@@ -104,10 +104,16 @@ class InProcessRun:
         """Run a step as often as a Task of the state machine does; raise its last error."""
         polls = waiting_retry(stage.waits_seconds if isinstance(stage, Stage) else 0)
         given = job_input(job, job.attempt)
-        waits = failures = 0
+        waits = failures = slot_polls = 0
         for retry_count in itertools.count():
             try:
                 return step({"job": given, "stage": str(stage), "retry_count": retry_count, **more})
+            except SlotWaiting:
+                slot_polls += 1
+                longest = SLOT_RETRY.longest_delay(slot_polls)
+                if longest is None:
+                    raise
+                self._sleep_at_most(longest)
             except StageWaiting:
                 waits += 1
                 if waits > polls.max_attempts:
@@ -118,5 +124,8 @@ class InProcessRun:
                 longest = STAGE_RETRY.longest_delay(failures)
                 if not is_retried(error) or longest is None:
                     raise
-                self._sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
+                self._sleep_at_most(longest)
         raise AssertionError  # the count has no end
+
+    def _sleep_at_most(self, seconds: float) -> None:
+        self._sleep(random.uniform(0, seconds))  # noqa: S311  # jitter is no secret  # nosec B311

@@ -17,10 +17,15 @@ def waited_in_vain(waiting_for: str, seconds: float) -> str:
     return f"The stage waited for {max(0, round(seconds))} seconds in vain: {waiting_for}"
 
 
+def cancelled_while_waiting(waiting_for: str) -> str:
+    """Say that what a stage waited for is wanted no more."""
+    return f"The job was cancelled while the stage waited: {waiting_for}"
+
+
 class JobStatus(StrEnum):
     """Where a job as a whole stands."""
 
-    #: Stored; its message is on the way and no stage has started.
+    #: Stored; its message is on the way, or it waits for a slot, and no stage has started.
     QUEUED = "QUEUED"
     #: Its first stage has started.
     RUNNING = "RUNNING"
@@ -127,6 +132,9 @@ class StageRecord:
     superseded_until: datetime | None = None
     #: Attempts that the stage has in all.
     max_attempts: int = STAGE_RETRY.attempts_in_all
+    #: How often the state machine had repeated the stage when its first attempt began: the job had
+    #: waited for a slot, or AWS Lambda had not run it. These are neither attempts nor polls.
+    retries_before: int = 0
     #: When the last attempt started.
     started_at: datetime | None = None
     #: When the stage reached a terminal status.
@@ -245,6 +253,9 @@ class Job:
     error: StoredError | None = None
     #: Errors of the other stages that failed, in stage order.
     other_errors: tuple[StoredError, ...] = ()
+    #: Its slot among those of the jobs that run at once; None where it has none. A clean-up has
+    #: that of the job which has failed.
+    slot: int | None = None
     #: The job that has failed, where this one is its clean-up: it removes what that one has made.
     parent_id: str = ""
     #: The clean-up of the last attempt that had one.

@@ -28,6 +28,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    cancelled_while_waiting,
 )
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
@@ -146,13 +147,16 @@ class Reconciler:
             return {"reconciled": 0, "repaired": 0}
         return {"reconciled": 1, "repaired": int(self._reconcile_and_report(job_id, ended))}
 
-    def reconcile(self, job_id: str, ended: Execution | None = None) -> Reconciled:
+    def reconcile(
+        self, job_id: str, ended: Execution | None = None, *, slot: int | None = None
+    ) -> Reconciled:
         """Compare a job with its execution, and do what is left to be done for it.
 
         Args:
             job_id: the job.
             ended: an execution of which an event says that it has ended: Step Functions' own answer
                 may be older.
+            slot: the slot that named the job a moment ago, if one did.
 
         Raises:
             JobNotFoundError: there is no such job.
@@ -167,18 +171,20 @@ class Reconciler:
                 return _NOTHING
             of_job_type(self._definitions, job)
             if job.status.is_terminal:
-                return self._reconcile_ended(job)
+                return self._reconcile_ended(job, slot)
             return self._reconcile_open(job, ended)
 
         return optimistically(change, "it was reconciled")
 
     def _sweep(self) -> dict[str, Any]:
         """Reconcile every job that is unfinished, or holds what only one may hold."""
-        job_ids = list(dict.fromkeys([*self._store.list_unfinished(), *self._holders()]))
+        slots = {job_id: slot for slot, job_id in self._store.slots().holders.items()}
+        unfinished = self._store.list_unfinished()
+        job_ids = list(dict.fromkeys([*unfinished, *self._holders(), *slots]))
         repaired = unreconciled = 0
         for job_id in job_ids:
             try:
-                repaired += self._reconcile_and_report(job_id, None)
+                repaired += self._reconcile_and_report(job_id, None, slots.get(job_id))
             # The others are reconciled all the same, and this one again by the next sweep.
             except Exception as error:  # noqa: BLE001  # each is logged, and an alarm misses the sweep
                 logger.warning("job not reconciled", cause=_cause(error))
@@ -188,16 +194,20 @@ class Reconciler:
             metrics.add_metric("SweepsCompleted", MetricUnit.Count, 1)
         return {"reconciled": len(job_ids), "repaired": repaired}
 
-    def _reconcile_and_report(self, job_id: str, ended: Execution | None) -> bool:
+    def _reconcile_and_report(
+        self, job_id: str, ended: Execution | None, slot: int | None = None
+    ) -> bool:
         logger.append_keys(job_id=job_id)
         try:
-            reconciled = self.reconcile(job_id, ended)
+            reconciled = self.reconcile(job_id, ended, slot=slot)
         except UnknownJobTypeError as error:
             # Only its definition says how it ends: no repetition helps, and no alarm.
             logger.warning("job of an unknown job type", cause=str(error))
             return False
         except JobNotFoundError:
-            released = self._release_abandoned(job_id)
+            released = list(self._release_abandoned(job_id))
+            if slot is not None and self._store.release_abandoned_slot(slot, job_id):
+                released.append(f"slot {slot}")
             if not released:
                 logger.warning("no such job is stored")
                 return False
@@ -261,7 +271,9 @@ class Reconciler:
 
     def _reconcile_unstarted(self, job: Job) -> Reconciled:
         """Send a message again that nothing has come of for long, and then fail its job."""
-        since = max(job.updated_at, job.held_until or job.updated_at)
+        # What waits for a slot, in a process that has no execution, is polled.
+        waits = (wait.until for wait in job.waits)
+        since = max(job.updated_at, job.held_until or job.updated_at, *waits)
         if self._store.now() - since < self._queued_limit:
             return _NOTHING
         if job.resent_at is None:
@@ -277,12 +289,15 @@ class Reconciler:
 
     # Jobs that have ended.
 
-    def _reconcile_ended(self, job: Job) -> Reconciled:
+    def _reconcile_ended(self, job: Job, slot: int | None) -> Reconciled:
         held = of_job_type(self._policies, job).release(job)
-        if not held:
+        if slot is not None and self._store.slots().holders.get(slot) != job.job_id:
+            # It has ended since, and released it.
+            slot = None
+        if not held and slot is None:
             return _NOTHING
         repair = "It still held what it should have given back."
-        self._store.repair(job, repair, also=held)
+        self._store.repair(job, repair, slot=slot, also=held)
         return Reconciled(repair)
 
     def _find(self, arn: str, ended: Execution | None) -> Execution | None:
@@ -351,7 +366,7 @@ def _open_stages(job: Job, now: datetime) -> list[StoredError]:
         elif job.cancel_requested_at is None:
             errors.append(waited_out(record, now))
         else:
-            message = f"The job was cancelled while the stage waited: {record.waiting_for}"
+            message = cancelled_while_waiting(record.waiting_for)
             errors.append(
                 StoredError(ErrorType.JOB_CANCELLED, record.stage, record.attempt, message, "")
             )

@@ -75,8 +75,9 @@ class NewJob:
     job_type: str
     payload: Mapping[str, Any]
     stages: Sequence[str]
-    #: The job that has failed, where this one is its clean-up.
+    #: The job that has failed, where this one is its clean-up, and the slot that it gets from it.
     parent_id: str = ""
+    slot: int | None = None
 
     @property
     def project_id(self) -> str:

@@ -64,7 +64,6 @@ SERVICE_RETRY = RetryPolicy(
         "Lambda.ServiceException",
         "Lambda.AWSLambdaException",
         "Lambda.SdkClientException",
-        "Lambda.TooManyRequestsException",
         "Lambda.ClientExecutionTimeoutException",
         "Lambda.ResourceNotReadyException",
         "Lambda.ResourceConflictException",
@@ -77,6 +76,15 @@ SERVICE_RETRY = RetryPolicy(
     backoff_rate=2,
     max_attempts=10,
     max_delay_seconds=60,
+)
+
+#: Lambda's own limits of concurrency and rate: the waits last an hour on average.
+THROTTLE_RETRY = RetryPolicy(
+    error_names=("Lambda.TooManyRequestsException",),
+    interval_seconds=2,
+    backoff_rate=2,
+    max_attempts=30,
+    max_delay_seconds=300,
 )
 
 #: The retryable error types of a stage.
@@ -101,8 +109,23 @@ START_RETRY = RetryPolicy(
     max_delay_seconds=60,
 )
 
-#: The name of the error that a step raises which waits for something; it is no error of the job.
+#: The names of the errors that a step raises which waits: for something, and for a slot of the jobs
+#: that run at once. They are no errors of the job.
 WAITING_ERROR = "StageWaiting"
+SLOT_ERROR = "SlotWaiting"
+
+#: Polls of a job that waits for a slot. They last for half a minute on average, and all of them for
+#: longer than a job waits; that is ended by the clock.
+SLOT_RETRY = RetryPolicy(
+    error_names=(SLOT_ERROR,),
+    interval_seconds=2,
+    backoff_rate=2,
+    max_attempts=1600,
+    max_delay_seconds=60,
+)
+
+#: For how long a job waits for a slot at the most, in seconds.
+SLOT_WAIT_SECONDS = 12 * 3600
 
 #: Seconds between two polls of a step that waits.
 POLL_SECONDS = 60
@@ -112,9 +135,9 @@ def waiting_retry(waits_seconds: int) -> RetryPolicy:
     """Return the retrier of a step that may be WAITING for so many seconds in all.
 
     Without jitter, so that it lasts: the wait ends by the clock before the retrier does, and a Task
-    that was repeated so often has waited for so long, however often the other two retriers have
-    repeated it. Each counts its own repetitions. A Task that waits for 900 seconds in all is
-    repeated up to 27 times, every 60 seconds.
+    that was repeated so often has waited for so long, however often the other retriers of a stage
+    have repeated it. Each counts its own repetitions. A Task that waits for 900 seconds in all is
+    repeated up to 57 times, every 60 seconds.
 
     Args:
         waits_seconds: a stage's `waits_seconds`; of what ends a job, which waits until nothing can
@@ -126,6 +149,7 @@ def waiting_retry(waits_seconds: int) -> RetryPolicy:
         backoff_rate=1,
         max_attempts=math.ceil(waits_seconds / POLL_SECONDS)
         + SERVICE_RETRY.max_attempts
+        + THROTTLE_RETRY.max_attempts
         + STAGE_RETRY.max_attempts,
         max_delay_seconds=POLL_SECONDS,
     )

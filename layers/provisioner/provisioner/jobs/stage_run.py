@@ -22,6 +22,7 @@ from provisioner.errors import (
 )
 from provisioner.jobs.definition import (
     LONGEST_RUN_SECONDS,
+    JobDefinition,
     JobDefinitions,
     Stage,
     longest_run,
@@ -35,8 +36,9 @@ from provisioner.jobs.models import (
     waited_in_vain,
 )
 from provisioner.jobs.outcome import Completion, StageOutcome, Waiting
-from provisioner.jobs.registry import first_kind_of_problem
+from provisioner.jobs.registry import first_kind_of_problem, validate_payload
 from provisioner.jobs.retries import waiting_retry
+from provisioner.jobs.stage_start import StageStart
 from provisioner.jobs.stage_store import Completed, LeaseOpenError, StageStore
 from provisioner.runtime.observability import logger, measure_by, metrics
 
@@ -106,9 +108,14 @@ class StageEvent(BaseModel):
     #: Only for the step that records a failed job: how each branch ended.
     branches: list[dict[str, Any]] = []
 
-    def has_polled_for(self, waits_seconds: int) -> bool:
-        """Whether the Task has been repeated as often as a step is that waits for so long."""
-        return self.retry_count >= waiting_retry(waits_seconds).max_attempts
+    def has_polled_for(self, waits_seconds: int, since: int = 0) -> bool:
+        """Whether the Task has been repeated as often as a step is that waits for so long.
+
+        Args:
+            waits_seconds: for how long.
+            since: how often it had been repeated when the wait could begin.
+        """
+        return self.retry_count - since >= waiting_retry(waits_seconds).max_attempts
 
 
 def parse_event(event: Mapping[str, Any]) -> StageEvent:
@@ -125,6 +132,10 @@ class StageWaiting(Exception):  # noqa: N818  # the state machines know it by th
 
     It is no error of the job.
     """
+
+
+class SlotWaiting(StageWaiting):
+    """A job waits for a slot. The retrier `SLOT_RETRY` repeats its first stage."""
 
 
 #: A stage: takes the job, makes sure that its thing exists, and says what answered.
@@ -156,6 +167,7 @@ class StageRunner:
             definitions: the job types.
             is_process: whether it runs whole jobs, one stage after the other, in someone's process.
         """
+        self._store = store
         self._progress = StageStore(store)
         self._stages = stages
         self._definitions = definitions
@@ -206,6 +218,8 @@ class StageRunner:
                 return _too_late(event)
             if started.status.is_terminal:
                 return started
+            if started.attempt == 0:
+                return self._wait_for_slot(started)
             held = started
             given = self._input(event, held)
             record = self._run(event, held, given)
@@ -223,12 +237,22 @@ class StageRunner:
     def _start(self, event: StageEvent) -> StageRecord | None:
         definition = self._definitions.get(event.job.job_type)
         seconds = longest_run(self._definitions, event.job.job_type, event.stage)
-        return self._progress.start(
+        begins_job = definition is not None and event.stage in definition.first
+        return StageStart(
+            self._store,
             StageRun(event.job.job_id, event.job.attempt, event.stage, event.retry_count),
             PROCESS_LEASE if self._is_process else timedelta(seconds=seconds),
-            begins_job=definition is not None and event.stage in definition.first,
+            begins_job=begins_job,
+            share=_share(definition, event.job.payload) if begins_job else "",
             is_alone=self._is_process,
-        )
+        ).write()
+
+    def _wait_for_slot(self, waiting: StageRecord) -> SlotWaiting:
+        since = waiting.waiting_since or self._store.now()
+        milliseconds = (self._store.now() - since).total_seconds() * 1000
+        metrics.add_metric("SlotWait", MetricUnit.Milliseconds, milliseconds)
+        logger.info("job waits for a slot", waits_until=str(waiting.waits_until))
+        return SlotWaiting(waiting.waiting_for)
 
     def _run(
         self, event: StageEvent, held: StageRecord, given: JobInput
@@ -304,7 +328,8 @@ class StageRunner:
             after=names[place + 1 :],
             # Repeated so often, it has waited for longer than any function runs. The clock says so
             # before, but for where each wait is shortened, as on the local stack.
-            asks_leases=not self._is_process and not event.has_polled_for(LONGEST_RUN_SECONDS),
+            asks_leases=not self._is_process
+            and not event.has_polled_for(LONGEST_RUN_SECONDS, held.retries_before),
         )
         try:
             # What the job skips with its end is closed with the others after it.
@@ -407,12 +432,25 @@ class StageRunner:
                 "outputs": event.outputs,
                 "is_first": record.is_start_stored
                 and (record.attempt, event.job.attempt) == (1, 1),
-                "is_last_poll": stage is not None and event.has_polled_for(stage.waits_seconds),
+                "is_last_poll": stage is not None
+                and event.has_polled_for(stage.waits_seconds, record.retries_before),
             }
         )
 
     def _measure_wait(self, held: StageRecord | None) -> None:
         measure_wait(None if held is None else held.waiting_since, self._progress.now())
+
+
+def _share(definition: JobDefinition[Any] | None, payload: Mapping[str, Any]) -> str:
+    """Return whose share of the slots a job takes; jobs that name none share one."""
+    if definition is None:
+        return ""
+    try:
+        valid = validate_payload(definition.payload_model, payload)
+    except ProvisioningError:
+        # The stage itself says so.
+        return ""
+    return definition.message_group(valid) or ""
 
 
 def measure_wait(since: datetime | None, now: datetime) -> None:

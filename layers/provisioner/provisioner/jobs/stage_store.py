@@ -1,7 +1,7 @@
-"""What the runs of stages write: that one starts, and its word, with which it has ended.
+"""What the runs of stages say: the word with which each has ended.
 
-A start and a word are one transaction each, and nothing is read: what a run has written it holds,
-and where something has changed under it, the refused write brings that along.
+A word is one transaction, and nothing is read: what a run has written it holds, and where something
+has changed under it, the refused write brings that along.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.errors import ErrorType, failure
 from provisioner.jobs.lease import Lease, lease_of
 from provisioner.jobs.models import (
     CANCELLED,
@@ -19,22 +18,20 @@ from provisioner.jobs.models import (
     JobStatus,
     StageClosed,
     StageRecord,
-    StageRun,
     StageStatus,
     StoredError,
 )
 from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.records import JOB, STAGE, to_stage
 from provisioner.jobs.retries import STAGE_RETRY
+from provisioner.jobs.slots import preferred_slot, release_slot
+from provisioner.jobs.stage_start import NO_WAIT, refuse_closed
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.transitions import STAGE_TRANSITIONS, job_sources
 from provisioner.jobs.unit_of_work import NotAfter, RefusedError, UnitOfWork, optimistically
 
 #: The check of a stage that the one before it does not ask for.
 NOT_ASKED_FOR = "the job does not ask for it"
-
-#: What a stage says no more that does not wait any more. Until when it may wait in all is kept.
-_NO_WAIT: dict[str, Any] = {"waiting_for": "", "waiting_since": None}
 
 #: Makes of a stage as it is what a run has to say, and adds what is written beside it.
 type _Word = Callable[[UnitOfWork, StageRecord], StageRecord]
@@ -86,51 +83,6 @@ class StageStore:
         """Return the time of the store's clock."""
         return self._store.now()
 
-    def start(
-        self, run: StageRun, lease: timedelta, *, begins_job: bool, is_alone: bool = False
-    ) -> StageRecord | None:
-        """Record that a run starts, and the job with it if it is the first.
-
-        A poll, and the same start once more, count no attempt and stand in no history.
-
-        Args:
-            run: the run.
-            lease: for how long it may be at work.
-            begins_job: whether the stage is among the first of its job.
-            is_alone: whether the runs of a stage follow one another, in one process.
-
-        Returns:
-            the stage: as the run holds it, or as it has ended; None where a later run has begun.
-
-        Raises:
-            INVALID_PAYLOAD: this attempt of the job has ended, or the job is not stored.
-            JOB_CANCELLED: the job is being cancelled.
-        """
-
-        def change(refused: RefusedError | None) -> StageRecord | None:
-            before = StageRecord(run.stage, job_attempt=run.job_attempt)
-            if refused is not None:
-                before = _found(refused, run) or before
-            if before.status.is_terminal:
-                return before
-            if not _takes(before, run):
-                return None
-            work = self._store.work()
-            after = _started(before, run, work.at, lease, is_alone=is_alone)
-            # Before its first stage: as it is written, the stream mostly delivers it. Who refuses
-            # only this has begun already.
-            is_begun = refused is not None and refused.found(run.job_id, JOB) is not None
-            if begins_job and before.attempt == 0 and not is_begun:
-                _begin_job(work, run)
-            work.change_stage(run.job_id, before, after)
-            if after.attempt > before.attempt:
-                said = {"attempt": after.attempt, "job_attempt": run.job_attempt}
-                work.tell(run.job_id, run.stage, StageStatus.RUNNING, **said)
-            work.write()
-            return replace(after, is_start_stored=after.attempt > before.attempt)
-
-        return optimistically(change, "a stage of it was started")
-
     def fail(self, job_id: str, held: StageRecord, error: StoredError, *, retryable: bool) -> Said:
         """Record that an attempt failed: RETRYING if its error is retryable, else FAILED.
 
@@ -152,7 +104,7 @@ class StageStore:
             delay = STAGE_RETRY.longest_delay(counted) if is_left else None
             after = replace(
                 before,
-                **_NO_WAIT,
+                **NO_WAIT,
                 status=StageStatus.RETRYING if is_waited_out else StageStatus.FAILED,
                 failures=failures,
                 error=said,
@@ -184,7 +136,7 @@ class StageStore:
         """
 
         def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
-            _refuse_closed(before)
+            refuse_closed(before)
             if before.waiting_for != waiting_for:
                 work.tell(
                     job_id,
@@ -235,14 +187,21 @@ class StageStore:
             CONFLICT: what is written beside it was refused.
         """
         also = list(completed.completion.also)
+        # Mostly it is this one; else the refused write says which.
+        slot: int | None = preferred_slot(job_id, self._store.maximum_running_jobs)
 
         def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
-            _refuse_closed(before)
-            self._complete(work, job_id, before.job_attempt, completed)
+            refuse_closed(before)
+            self._complete(work, job_id, before.job_attempt, slot, completed)
             work.also(also)
             return _ended(work, job_id, before, outcome)
 
         def blocked(refused: RefusedError) -> Exception | None:
+            nonlocal slot
+            job = refused.found(job_id, JOB)
+            if job and job.get("slot") != slot:
+                slot = job.get("slot")
+                return None
             found = (
                 refused.found(job_id, f"{STAGE}{stage}")
                 for stage in (*completed.before, *completed.after)
@@ -264,7 +223,9 @@ class StageStore:
 
         return self._say(job_id, held, word, blocked)
 
-    def _complete(self, work: UnitOfWork, job_id: str, attempt: int, completed: Completed) -> None:
+    def _complete(
+        self, work: UnitOfWork, job_id: str, attempt: int, slot: int | None, completed: Completed
+    ) -> None:
         """Add the end of the job, and the conditions that nothing of it is at work any more."""
         leases = ("lease_until", "superseded_until") if completed.asks_leases else ()
         over = dict.fromkeys(leases, NotAfter(work.at))
@@ -276,7 +237,9 @@ class StageStore:
         values = self._store.end_values(work.at, JobStatus.COMPLETED)
         # What was left has become part of what the job has made.
         values |= {"result": dict(completed.completion.result), "cleanup_job_id": None}
-        work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED))
+        work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED), slot=slot)
+        if slot is not None:
+            release_slot(work, slot, job_id)
         work.tell(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
 
     def _say(
@@ -286,7 +249,15 @@ class StageStore:
         word: _Word,
         blocked: Callable[[RefusedError], Exception | None] = lambda refused: refused.error,
     ) -> Said:
-        """Write the word of a run, which ends its lease."""
+        """Write the word of a run, which ends its lease.
+
+        Args:
+            job_id: the job.
+            held: the stage, as the run holds it.
+            word: makes what it says.
+            blocked: the error of a write that something else has refused than the stage; None where
+                it is made anew.
+        """
 
         def change(refused: RefusedError | None) -> Said:
             before = held
@@ -313,74 +284,6 @@ class StageStore:
         return optimistically(change, "a stage of it said how it ended")
 
 
-def _found(refused: RefusedError, run: StageRun) -> StageRecord | None:
-    """Return the stage that has refused a start, unless none ever starts of it any more."""
-    item = refused.found(run.job_id, f"{STAGE}{run.stage}")
-    if item is None:
-        return None
-    if not item:
-        raise failure(
-            ErrorType.INVALID_PAYLOAD,
-            "job_id: no such job is stored; send the job through the queue.",
-        )
-    record = to_stage(item)
-    if record.job_attempt != run.job_attempt:
-        raise _job_has_ended()
-    if not record.status.is_terminal:
-        _refuse_closed(record)
-    return record
-
-
-def _refuse_closed(record: StageRecord) -> None:
-    if record.closed is StageClosed.JOB_CANCELLED:
-        raise failure(ErrorType.JOB_CANCELLED, CANCELLED)
-    if record.closed is StageClosed.ENDED:
-        raise _job_has_ended()
-
-
-def _job_has_ended() -> ProvisioningError:
-    return failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
-
-
-def _takes(before: StageRecord, run: StageRun) -> bool:
-    """Whether a run may follow what is known of its stage: no later one has begun, or failed."""
-    if before.status is StageStatus.RETRYING:
-        return run.retry_count > before.retry_count
-    return before.attempt == 0 or run.retry_count >= before.retry_count
-
-
-def _started(
-    before: StageRecord, run: StageRun, at: datetime, lease: timedelta, *, is_alone: bool
-) -> StageRecord:
-    """Return a stage of which a run begins: its next attempt, a poll, or the last run once more."""
-    # Only time ends the lease of a run that never said its word.
-    superseded = before.superseded_until if is_alone else lease_of(before)
-    begun = replace(
-        before,
-        retry_count=run.retry_count,
-        lease_until=at + lease,
-        superseded_until=superseded,
-    )
-    is_again = before.attempt > 0 and before.retry_count == run.retry_count
-    if is_again or before.status is StageStatus.WAITING:
-        return begun
-    return replace(
-        begun,
-        status=StageStatus.RUNNING,
-        started_at=at,
-        attempt=before.attempt + 1,
-        max_attempts=max(STAGE_RETRY.attempts_in_all, before.attempt + 1),
-        next_attempt_before=None,
-    )
-
-
-def _begin_job(work: UnitOfWork, run: StageRun) -> None:
-    values = {"status": JobStatus.RUNNING, "started_at": work.at}
-    sources = job_sources(JobStatus.RUNNING)
-    work.change_job(run.job_id, run.job_attempt, values, sources)
-    work.tell(run.job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=run.job_attempt)
-
-
 def _ended(
     work: UnitOfWork, job_id: str, before: StageRecord, outcome: StageOutcome
 ) -> StageRecord:
@@ -388,7 +291,7 @@ def _ended(
     work.tell(job_id, before.stage, status, note=outcome.check, job_attempt=before.job_attempt)
     return replace(
         before,
-        **_NO_WAIT,
+        **NO_WAIT,
         status=status,
         finished_at=work.at,
         output=dict(outcome.output),

@@ -24,8 +24,11 @@ from provisioner.jobs.definition import (
 )
 from provisioner.jobs.retries import (
     SERVICE_RETRY,
+    SLOT_ERROR,
+    SLOT_RETRY,
     STAGE_RETRY,
     START_RETRY,
+    THROTTLE_RETRY,
     WAITING_ERROR,
     RetryPolicy,
     waiting_retry,
@@ -48,12 +51,20 @@ _EVENTS_OF_A_STATE = 5
 #: What it holds of a further attempt: scheduled, started, ended.
 _EVENTS_OF_AN_ATTEMPT = 3
 
+#: Errors after which no time of the function has gone by that the wait does not hold.
+_TAKE_NO_TIME = {WAITING_ERROR, SLOT_ERROR, *THROTTLE_RETRY.error_names}
+
 _LAMBDA = "arn:aws:states:::lambda:invoke"
 _START_EXECUTION = "arn:aws:states:::states:startExecution"
 
 _SERVICE_COMMENT = (
     "The Lambda service itself failed or throttles, or makes the network interfaces of an idle "
     "function anew: that passes within minutes."
+)
+_THROTTLE_COMMENT = "Lambda's limits of concurrency or rate are reached: waited out for an hour."
+_SLOT_COMMENT = (
+    "So many jobs run as may at once, or it is others' turn: it is polled within a minute, and the "
+    "wait ends by the clock before this does."
 )
 _STAGE_COMMENT = (
     "The retryable error types, and the names under which a function arrives that ran out of time "
@@ -90,7 +101,7 @@ def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[s
     for number, step in enumerate(definition.steps):
         following = names[number + 1]
         if isinstance(step, Parallel):
-            states += _parallel(step, before, following)
+            states += _parallel(step, definition.first, before, following)
             continue
         optional = definition.optional_after(step)
         question = _question(step, optional)
@@ -101,6 +112,7 @@ def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[s
             before,
             question or following,
             keeps_output=is_handed_on or bool(question),
+            begins_job=step in definition.first,
             # What ends the job waits, besides, until nothing of it is at work.
             waits_seconds=LONGEST_RUN_SECONDS if step is definition.last else 0,
         )
@@ -131,6 +143,7 @@ def _stage(
     following: str,
     *,
     keeps_output: bool,
+    begins_job: bool,
     waits_seconds: int = 0,
 ) -> State:
     """Return the Task of a stage.
@@ -140,14 +153,19 @@ def _stage(
         before: the stages whose outputs it is handed, as `JobInput.outputs` says.
         following: the state that follows; the end of its branch, whose result it is, without it.
         keeps_output: whether its output is kept for what follows.
+        begins_job: whether it is among the first, which wait for a slot.
         waits_seconds: for how long it may wait beside what its definition says.
     """
     outputs = {f"{earlier}.$": f"$.{earlier}.output" for earlier in before}
+    longest = stage.waits_seconds + waits_seconds
     return _task(
         stage,
         stage.meaning,
         stage.function,
-        waits_seconds=stage.waits_seconds + waits_seconds,
+        waits=[
+            *([_retrier(SLOT_RETRY, _SLOT_COMMENT)] if begins_job else ()),
+            *([_retrier(waiting_retry(longest), _WAITING_COMMENT)] if longest else ()),
+        ],
         payload={"outputs": outputs} if outputs else {},
         result=_result(
             ("ok", "stage", "status", *(["output"] if keeps_output else [])),
@@ -174,7 +192,7 @@ def _task(
     comment: str,
     function: Function,
     *,
-    waits_seconds: int,
+    waits: Sequence[Mapping[str, Any]],
     payload: Mapping[str, Any],
     result: Mapping[str, Any],
     handler: str,
@@ -186,15 +204,12 @@ def _task(
         name: what the function knows the stage or step by.
         comment: what the state is for.
         function: the function.
-        waits_seconds: how long it can be put off, beside its attempts, by a retrier of its own.
+        waits: the retriers of what it can wait for, beside those of its attempts.
         payload: what it is handed beside the job.
         result: what is kept of the answer.
         handler: the state that follows an error.
         end: what follows.
     """
-    retries = [_retrier(SERVICE_RETRY, _SERVICE_COMMENT), _retrier(STAGE_RETRY, _STAGE_COMMENT)]
-    if waits_seconds:
-        retries.append(_retrier(waiting_retry(waits_seconds), _WAITING_COMMENT))
     return {
         "Type": "Task",
         "Comment": comment,
@@ -210,7 +225,12 @@ def _task(
             },
         },
         **result,
-        "Retry": retries,
+        "Retry": [
+            _retrier(SERVICE_RETRY, _SERVICE_COMMENT),
+            _retrier(THROTTLE_RETRY, _THROTTLE_COMMENT),
+            _retrier(STAGE_RETRY, _STAGE_COMMENT),
+            *waits,
+        ],
         "Catch": [_catch("error", handler)],
         **end,
     }
@@ -283,13 +303,15 @@ def _says(stage: Stage, field: str, following: str) -> dict[str, Any]:
     }
 
 
-def _parallel(parallel: Parallel, before: Sequence[Stage], following: str) -> States:
+def _parallel(
+    parallel: Parallel, first: Sequence[Stage], before: Sequence[Stage], following: str
+) -> States:
     choice = f"Has{parallel.state}Succeeded"
     settled = {
         "Type": "Parallel",
         "Comment": "What does not depend on one another. Every branch settles before anything "
         "decides, for a sibling's Lambda keeps running when a branch fails.",
-        "Branches": [_branch(stages, before) for stages in parallel.branches],
+        "Branches": [_branch(stages, first, before) for stages in parallel.branches],
         "ResultSelector": {"branches.$": "$", "ok.$": "$[*].ok"},
         "ResultPath": "$.settled",
         "Next": choice,
@@ -311,14 +333,20 @@ def _parallel(parallel: Parallel, before: Sequence[Stage], following: str) -> St
     return [(parallel.state, settled), (choice, decides)]
 
 
-def _branch(stages: Sequence[Stage], before: Sequence[Stage]) -> dict[str, Any]:
+def _branch(
+    stages: Sequence[Stage], first: Sequence[Stage], before: Sequence[Stage]
+) -> dict[str, Any]:
     names = [*(stage.state for stage in stages[1:]), ""]
     states: States = []
     for number, (stage, following) in enumerate(zip(stages, names, strict=True)):
-        earlier = [*before, *stages[:number]]
-        states.append(
-            (stage.state, _stage(stage, earlier, following, keeps_output=bool(following)))
+        task = _stage(
+            stage,
+            [*before, *stages[:number]],
+            following,
+            keeps_output=bool(following),
+            begins_job=stage in first,
         )
+        states.append((stage.state, task))
     for stage in stages:
         passed_on = {
             "Type": "Pass",
@@ -350,7 +378,7 @@ def _ending(lifecycle: Function, *, has_cleanup: bool) -> States:
         "Stores the errors, closes the stages that never said how they ended, and releases what "
         + ("the job holds, or hands it over to a clean-up." if has_cleanup else "the job holds."),
         lifecycle,
-        waits_seconds=LONGEST_RUN_SECONDS,
+        waits=[_retrier(waiting_retry(LONGEST_RUN_SECONDS), _WAITING_COMMENT)],
         payload={"branches.$": "$.settled.branches"},
         result=_result(
             ("error_type", "message", *(["has_cleanup", "cleanup"] if has_cleanup else [])),
@@ -428,11 +456,6 @@ def _document(name: str, comment: str, states: States) -> dict[str, Any]:
             "shorter `state`.",
         )
     seconds, events = _longest(dict(states))
-    require(
-        events <= MAX_EVENTS,
-        f"{where}: an execution may need {events:,} events, and AWS keeps {MAX_EVENTS:,}; let its "
-        "stages wait for less, or give it fewer.",
-    )
     document = {
         "Comment": comment,
         "QueryLanguage": "JSONPath",
@@ -446,6 +469,11 @@ def _document(name: str, comment: str, states: States) -> dict[str, Any]:
         size <= MAX_DOCUMENT_BYTES,
         f"{where}: {size:,} bytes, more than the {MAX_DOCUMENT_BYTES:,} that AWS takes; give the "
         "job type fewer stages.",
+    )
+    require(
+        events <= MAX_EVENTS,
+        f"{where}: an execution may need {events:,} events, and AWS keeps {MAX_EVENTS:,}; let its "
+        "stages wait for less, or give it fewer.",
     )
     return document
 
@@ -474,7 +502,7 @@ def _longest(states: Mapping[str, State]) -> tuple[float, int]:
             bound = retrier.get("MaxDelaySeconds", first)
             seconds += sum(min(bound, first * retrier["BackoffRate"] ** n) for n in range(most))
             events += most * _EVENTS_OF_AN_ATTEMPT
-            # What polls take is a part of the wait.
-            attempts += 0 if WAITING_ERROR in retrier["ErrorEquals"] else most
+            # What polls take is a part of the wait, and what is throttled does not run.
+            attempts += 0 if _TAKE_NO_TIME.intersection(retrier["ErrorEquals"]) else most
         seconds += attempts * state.get("TimeoutSeconds", 0)
     return seconds, events

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import Write
 from provisioner.jobs.job_reader import UNFINISHED, JobReader, utc_now
 from provisioner.jobs.lease import lease_of
@@ -27,6 +28,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    cancelled_while_waiting,
 )
 from provisioner.jobs.records import (
     DISPATCH,
@@ -38,6 +40,7 @@ from provisioner.jobs.records import (
     stored,
     to_job,
 )
+from provisioner.jobs.slots import SLOTS, SlotUse, hand_over_slot, release_slot, slot_use
 from provisioner.jobs.transitions import RETRY_SOURCES, job_sources
 from provisioner.jobs.unit_of_work import RefusedError, UnitOfWork
 
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 #: this much longer: more than an execution can last. DynamoDB removes what has expired in no order;
 #: what is left when the job is gone has then expired as well, and counts as absent, so that a new
 #: job of the same id does not take for its own what expired before it began.
-_JOB_MARGIN = timedelta(days=2)
+_JOB_MARGIN = timedelta(days=4)
 
 #: What says that the end of a job waits.
 _END_WAITS = ("waiting_for", "waiting_since", "waits_until")
@@ -91,6 +94,7 @@ class JobStore(JobReader):
         table: str,
         *,
         retention_days: int = 91,
+        maximum_running_jobs: int = 100,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Bind the store to a table.
@@ -99,14 +103,27 @@ class JobStore(JobReader):
             client: DynamoDB.
             table: the jobs table.
             retention_days: days that a finished job is kept, at least.
+            maximum_running_jobs: the slots of jobs that run at once.
             clock: where the time comes from.
         """
         super().__init__(client, table, clock=clock)
         self._retention = timedelta(days=retention_days)
+        self.maximum_running_jobs = maximum_running_jobs
 
     def work(self) -> UnitOfWork:
         """Begin writes that belong together."""
         return UnitOfWork(self._client, self._table, self.now(), self._retention)
+
+    def slots(self) -> SlotUse:
+        """Read who has the slots of the jobs that run at once, and who waits, by one Query."""
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="job_id = :slots",
+            ExpressionAttributeValues=dynamodb.to_item({":slots": SLOTS}),
+            ConsistentRead=True,
+        )
+        items = (dynamodb.from_answer(i, {"job_id": SLOTS}) for p in pages for i in p["Items"])
+        return slot_use(items, self.maximum_running_jobs, self.now())
 
     # How a job begins.
 
@@ -153,6 +170,7 @@ class JobStore(JobReader):
             "payload_digest": payload_digest(new.payload),
             "project_id": new.project_id,
             "parent_id": new.parent_id,
+            "slot": new.slot,
             "stages": list(map(str, new.stages)),
             "created_at": work.at,
             "updated_at": work.at,
@@ -238,7 +256,13 @@ class JobStore(JobReader):
         Raises:
             RefusedError: it has begun, or has ended.
         """
-        end = BadEnd([error], {}, JobStatus.CANCELLED)
+        close = {
+            wait.stage: replace(
+                error, stage=wait.stage, message=cancelled_while_waiting(wait.waiting_for)
+            )
+            for wait in job.waits
+        }
+        end = BadEnd([error], close, JobStatus.CANCELLED)
         self._end(job, end, (JobStatus.QUEUED,))
 
     def _end(self, job: Job, end: BadEnd, sources: Sequence[JobStatus]) -> None:
@@ -252,7 +276,8 @@ class JobStore(JobReader):
         if end.cleanup is not None:
             values["cleanup_job_id"] = end.cleanup.job_id
         not_cancelled = {} if end.status is JobStatus.CANCELLED else {"cancel_requested_at": None}
-        work.change_job(job.job_id, job.attempt, values, sources, **not_cancelled)
+        must = {"slot": job.slot, **not_cancelled}
+        work.change_job(job.job_id, job.attempt, values, sources, **must)
         said = {"attempt": job.attempt, "remaining": tuple(end.remaining)}
         work.tell_error(job.job_id, JOB_SUBJECT, end.status, error, **said)
         for record in job.stages:
@@ -261,7 +286,11 @@ class JobStore(JobReader):
         if end.repair:
             work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=end.repair)
         if end.cleanup is not None:
-            self._add_queued(work, end.cleanup)
+            self._add_queued(work, replace(end.cleanup, slot=job.slot))
+        if job.slot is not None and end.cleanup is None:
+            release_slot(work, job.slot, job.job_id)
+        elif job.slot is not None and end.cleanup is not None:
+            hand_over_slot(work, job.slot, job.job_id, end.cleanup.job_id)
         work.also(end.also)
         work.write()
 
@@ -272,6 +301,7 @@ class JobStore(JobReader):
             "finished_at": at,
             "expires_at": self._job_expires(at),
             UNFINISHED: None,
+            "slot": None,
             **dict.fromkeys(_END_WAITS),
         }
 
@@ -321,18 +351,43 @@ class JobStore(JobReader):
 
     # Repairs, and the dispatch of a message, whose job may not be stored.
 
-    def repair(self, job: Job, note: str, *, also: Sequence[Write] = ()) -> None:
+    def repair(
+        self,
+        job: Job,
+        note: str,
+        *,
+        slot: int | None = None,
+        also: Sequence[Write] = (),
+    ) -> None:
         """Write a repair into the history of a job that is still as it was read.
 
+        Args:
+            job: the job.
+            note: what had gone wrong.
+            slot: the slot that it still has though it has ended, if any, which is released.
+            also: further writes of the same transaction.
+
         Raises:
-            RefusedError: it has changed, or a condition of `also` failed.
+            RefusedError: it has changed, or its slot, or a condition of `also` failed.
         """
         work = self.work()
         must = {"attempt": job.attempt, "status": job.status, "updated_at": job.updated_at}
         work.check(job.job_id, JOB, must)
         work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
+        if slot is not None:
+            release_slot(work, slot, job.job_id)
         work.also(also)
         work.write()
+
+    def release_abandoned_slot(self, slot: int, job_id: str) -> bool:
+        """Release the slot of a job that is stored no more; return whether it still had it."""
+        work = self.work()
+        release_slot(work, slot, job_id)
+        try:
+            work.write()
+        except RefusedError:
+            return False
+        return True
 
     def record_resend(self, job: Job, note: str) -> None:
         """Record that the message of a job that has not begun was sent again.

@@ -19,12 +19,14 @@ RETRY_SOURCES: tuple[JobStatus, ...] = (JobStatus.FAILED, JobStatus.CANCELLED)
 
 #: From each status of a stage, the statuses that may follow within one attempt of its job. RUNNING
 #: follows RUNNING when an attempt died without a word and the next one starts. WAITING follows
-#: itself with each poll.
+#: itself with each poll; before the first attempt, it is for a slot.
 STAGE_TRANSITIONS: dict[StageStatus, frozenset[StageStatus]] = {
-    StageStatus.PENDING: frozenset({StageStatus.RUNNING, StageStatus.FAILED, StageStatus.SKIPPED}),
+    StageStatus.PENDING: frozenset(
+        {StageStatus.RUNNING, StageStatus.WAITING, StageStatus.FAILED, StageStatus.SKIPPED}
+    ),
     StageStatus.RUNNING: frozenset(set(StageStatus) - {StageStatus.PENDING}),
     StageStatus.RETRYING: frozenset({StageStatus.RUNNING, StageStatus.FAILED}),
-    StageStatus.WAITING: frozenset(set(StageStatus) - {StageStatus.PENDING, StageStatus.RUNNING}),
+    StageStatus.WAITING: frozenset(set(StageStatus) - {StageStatus.PENDING}),
     StageStatus.SUCCEEDED: frozenset(),
     StageStatus.SKIPPED: frozenset(),
     StageStatus.FAILED: frozenset(),

@@ -55,6 +55,10 @@ class RefusedError(ConditionFailedError):
         self.error = error
         self._found = [(writes[position].key, item) for position, item in error.items.items()]
 
+    def is_of(self, job_id: str) -> bool:
+        """Whether an item under this id has refused."""
+        return any(key.get("job_id") == job_id for key, _ in self._found)
+
     def found(self, job_id: str, record: str) -> Mapping[str, Any] | None:
         """Return an item that refused, empty where there is none; None where it has not refused."""
         wanted = _key(job_id, record)

@@ -33,6 +33,7 @@ _OUTPUTS = {
     "RESOURCE_NAMESPACE": "ResourceNamespace",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
     "JOB_RETENTION_DAYS": "JobRetentionDays",
+    "MAXIMUM_RUNNING_JOBS": "MaximumRunningJobs",
     "STATE_MACHINE_ARN_PREFIX": "StateMachineArnPrefix",
     "SNAPSHOTS_BUCKET": "SnapshotsBucketName",
 }

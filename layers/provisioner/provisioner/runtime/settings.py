@@ -55,6 +55,8 @@ class JobSettings(Settings):
     #: Days that a finished job is kept. Step Functions keeps the name of an execution, and so that
     #: of a job, for 90. Source: AWS Step Functions API Reference, StartExecution.
     job_retention_days: Annotated[int, Field(ge=91, le=3650)] = 91
+    #: The slots of jobs that run at once.
+    maximum_running_jobs: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 class DispatcherSettings(JobSettings):

@@ -296,8 +296,8 @@ RESOURCES = Parallel(
 )
 
 
-def _organization(payload: ProvisionProjectPayload) -> str | None:
-    return payload.organization_id
+def _organization_or_owner(payload: ProvisionProjectPayload) -> str | None:
+    return payload.organization_id or payload.owner_id
 
 
 JOB_TYPE = JobDefinition(
@@ -316,6 +316,6 @@ JOB_TYPE = JobDefinition(
         cleanup_job_type="clean_up_project",
         request_cleanup="provisioner.provisioning.stages.provision:request_cleanup",
     ),
-    message_group=_organization,
+    message_group=_organization_or_owner,
     example={"project_id": "shop", "region": "eu-central-1"},
 )
