@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -308,21 +309,24 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
 
 
 @contextmanager
-def _without_s3(running: RunningStack) -> Iterator[None]:
-    """Let the functions that register services find nobody where S3 is."""
-    functions, name = running.client("lambda"), running.outputs["ServicesFunctionName"]
+def _variables(running: RunningStack, output: str, **changed: str) -> Iterator[None]:
+    """Let a function, by the output that names it, have other variables in its environment."""
+    functions, name = running.client("lambda"), running.outputs[output]
     found = functions.get_function_configuration(FunctionName=name)
-    variables = found["Environment"]["Variables"]
+    own = found["Environment"]["Variables"]
     functions.update_function_configuration(
-        FunctionName=name,
-        Environment={"Variables": variables | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}},
+        FunctionName=name, Environment={"Variables": own | changed}
     )
     try:
         yield
     finally:
-        functions.update_function_configuration(
-            FunctionName=name, Environment={"Variables": variables}
-        )
+        functions.update_function_configuration(FunctionName=name, Environment={"Variables": own})
+
+
+def _without_s3(running: RunningStack) -> AbstractContextManager[None]:
+    """Let the functions that register services find nobody where S3 is."""
+    nobody = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}
+    return _variables(running, "ServicesFunctionName", **nobody)
 
 
 def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
@@ -372,3 +376,45 @@ def test_down_leaves_nothing_running(
     assert _processes_of(directory) == {}
     assert not of_instance.has_data()
     assert stack.down() is False
+
+
+# --- Slots ----------------------------------------------------------------------------------------
+
+#: A hundred jobs with five slots were run by hand.
+JOBS, SLOTS = 10, 2
+
+
+def _enqueue(running: RunningStack, number: int) -> str:
+    project_id, owner_id = f"burst-{number}", f"owner-{number % 12}"
+    api.create_project(project_id, owner_id=owner_id)
+    payload = {"project_id": project_id, "region": running.region, "services": NO_SERVICES}
+    return api.enqueue_job("provision_project", payload | {"owner_id": owner_id}).job_id
+
+
+def _most_at_once(jobs: list[api.Job]) -> int:
+    """Return how many jobs ran at once at the most."""
+    changes = []
+    for job in jobs:
+        assert job.started_at is not None
+        assert job.finished_at is not None
+        # One that ends makes room for one that begins at the same time.
+        changes += [(job.started_at, 1), (job.finished_at, -1)]
+    return max(itertools.accumulate(change for _, change in sorted(changes)))
+
+
+def test_a_burst_of_jobs_waits_for_its_slots(running: RunningStack) -> None:
+    maximum = {"MAXIMUM_RUNNING_JOBS": str(SLOTS)}
+    few = _variables(running, "LifecycleFunctionName", **maximum)
+    with few, slow_retries(running, 15):
+        job_ids = [_enqueue(running, number) for number in range(JOBS)]
+
+        def waiting() -> list[api.Job]:
+            return [job for job in api.list_jobs() if job.job_id in job_ids and job.waits]
+
+        shown = eventually(waiting, within=60)
+        jobs = [finished(job_id) for job_id in job_ids]
+
+    assert {job.status for job in shown} == {api.JobStatus.QUEUED}
+    assert {wait.stage for job in shown for wait in job.waits} == {"INITIALIZING"}
+    assert {job.status for job in jobs} == {api.JobStatus.COMPLETED}
+    assert _most_at_once(jobs) == SLOTS

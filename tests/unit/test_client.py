@@ -377,6 +377,7 @@ OUTPUTS = {
     "ResourceNamespace": "stack-123456789012",
     "DefaultProjectQuota": "7",
     "JobRetentionDays": "200",
+    "MaximumRunningJobs": "7",
     "StateMachineArnPrefix": STATE_MACHINE_ARN_PREFIX,
     "SnapshotsBucketName": "snapshots",
 }
@@ -438,6 +439,7 @@ def test_a_process_is_connected_to_a_stack(process: Core) -> None:
 
     assert (settings.jobs_table, settings.default_project_quota) == ("JobsTable", 7)
     assert settings.job_retention_days == 200
+    assert settings.maximum_running_jobs == 7
     job = api.enqueue_job("provision_project", PAYLOAD)
     assert process.jobs.get_head(job.job_id) is not None
 

@@ -377,6 +377,7 @@ def people(core: Core, connected: object, monkeypatch: pytest.MonkeyPatch) -> Co
         "ResourceNamespace": "test",
         "DefaultProjectQuota": "7",
         "JobRetentionDays": "91",
+        "MaximumRunningJobs": "7",
         "StateMachineArnPrefix": "arn:",
         "SnapshotsBucketName": "snapshots",
     }

@@ -12,7 +12,7 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.jobs.retries import SERVICE_RETRY
+from provisioner.jobs.retries import SERVICE_RETRY, THROTTLE_RETRY
 from provisioner.jobs.stage_run import RECORD_FAILURE
 from provisioner.provisioning.job_types import provision_project
 from support.workflow import SHARED_STAGES, Fault, FunctionEnded, Point, Workflow
@@ -90,7 +90,8 @@ def test_attempts_whose_answers_got_lost_take_no_other_away(workflow: Workflow) 
 @pytest.mark.parametrize(
     ("code", "asked_in_all"),
     [
-        ("TooManyRequestsException", 1 + SERVICE_RETRY.max_attempts),
+        ("ServiceException", 1 + SERVICE_RETRY.max_attempts),
+        ("TooManyRequestsException", 1 + THROTTLE_RETRY.max_attempts),
         ("ResourceNotFoundException", 1),
         ("AccessDeniedException", 1),
     ],

@@ -15,6 +15,7 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from provisioner.drivers.aws_errors import AWS_ERRORS
+from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.definition import JobDefinitions
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
@@ -23,6 +24,8 @@ from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.lease import open_lease
 from provisioner.jobs.models import (
     CANCELLED,
+    JOB_SUBJECT,
+    REPAIRED,
     Job,
     JobStatus,
     StageRecord,
@@ -31,7 +34,9 @@ from provisioner.jobs.models import (
     cancelled_while_waiting,
 )
 from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.records import JOB
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
+from provisioner.jobs.slots import release_slot
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.unit_of_work import RefusedError, optimistically
 from provisioner.runtime.observability import logger, metrics
@@ -206,7 +211,7 @@ class Reconciler:
             return False
         except JobNotFoundError:
             released = list(self._release_abandoned(job_id))
-            if slot is not None and self._store.release_abandoned_slot(slot, job_id):
+            if slot is not None and _release_abandoned_slot(self._store, slot, job_id):
                 released.append(f"slot {slot}")
             if not released:
                 logger.warning("no such job is stored")
@@ -279,7 +284,7 @@ class Reconciler:
         if job.resent_at is None:
             self._queue.send(job, message_group=None)
             repair = "It had not begun for long: its message was sent again."
-            self._store.record_resend(job, repair)
+            record_resend(self._store, job, repair)
             return Reconciled(repair)
         repair = "It had not begun, though its message was sent again."
         error = StoredError(
@@ -297,7 +302,7 @@ class Reconciler:
         if not held and slot is None:
             return _NOTHING
         repair = "It still held what it should have given back."
-        self._store.repair(job, repair, slot=slot, also=held)
+        record_repair(self._store, job, repair, slot, held)
         return Reconciled(repair)
 
     def _find(self, arn: str, ended: Execution | None) -> Execution | None:
@@ -314,6 +319,56 @@ class Reconciler:
             # What is polled says nothing of that.
             self._store.wait_to_end(job, lease.waiting_for, lease.until)
         return lease is not None
+
+
+def record_repair(
+    store: JobStore, job: Job, note: str, slot: int | None = None, also: Sequence[Write] = ()
+) -> None:
+    """Write a repair into the history of a job that is still as it was read.
+
+    Args:
+        store: the jobs.
+        job: the job.
+        note: what had gone wrong.
+        slot: the slot that it still has though it has ended, if any, which is released.
+        also: further writes of the same transaction.
+
+    Raises:
+        RefusedError: it has changed, or its slot, or a condition of `also` failed.
+    """
+    work = store.work()
+    must = {"attempt": job.attempt, "status": job.status, "updated_at": job.updated_at}
+    work.check(job.job_id, JOB, must)
+    work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
+    if slot is not None:
+        release_slot(work, slot, job.job_id)
+    work.also(also)
+    work.write()
+
+
+def _release_abandoned_slot(store: JobStore, slot: int, job_id: str) -> bool:
+    """Release the slot of a job that is stored no more; return whether it still had it."""
+    work = store.work()
+    release_slot(work, slot, job_id)
+    try:
+        work.write()
+    except RefusedError:
+        return False
+    return True
+
+
+def record_resend(store: JobStore, job: Job, note: str) -> None:
+    """Record that the message of a job that has not begun was sent again.
+
+    Raises:
+        RefusedError: it has begun, has ended, or was sent again before.
+    """
+    work = store.work()
+    work.change_job(
+        job.job_id, job.attempt, {"resent_at": work.at}, (JobStatus.QUEUED,), resent_at=None
+    )
+    work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
+    work.write()
 
 
 def _cause(error: Exception) -> str:

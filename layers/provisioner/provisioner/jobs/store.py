@@ -349,58 +349,7 @@ class JobStore(JobReader):
             return False
         return True
 
-    # Repairs, and the dispatch of a message, whose job may not be stored.
-
-    def repair(
-        self,
-        job: Job,
-        note: str,
-        *,
-        slot: int | None = None,
-        also: Sequence[Write] = (),
-    ) -> None:
-        """Write a repair into the history of a job that is still as it was read.
-
-        Args:
-            job: the job.
-            note: what had gone wrong.
-            slot: the slot that it still has though it has ended, if any, which is released.
-            also: further writes of the same transaction.
-
-        Raises:
-            RefusedError: it has changed, or its slot, or a condition of `also` failed.
-        """
-        work = self.work()
-        must = {"attempt": job.attempt, "status": job.status, "updated_at": job.updated_at}
-        work.check(job.job_id, JOB, must)
-        work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
-        if slot is not None:
-            release_slot(work, slot, job.job_id)
-        work.also(also)
-        work.write()
-
-    def release_abandoned_slot(self, slot: int, job_id: str) -> bool:
-        """Release the slot of a job that is stored no more; return whether it still had it."""
-        work = self.work()
-        release_slot(work, slot, job_id)
-        try:
-            work.write()
-        except RefusedError:
-            return False
-        return True
-
-    def record_resend(self, job: Job, note: str) -> None:
-        """Record that the message of a job that has not begun was sent again.
-
-        Raises:
-            RefusedError: it has begun, has ended, or was sent again before.
-        """
-        work = self.work()
-        work.change_job(
-            job.job_id, job.attempt, {"resent_at": work.at}, (JobStatus.QUEUED,), resent_at=None
-        )
-        work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
-        work.write()
+    # The dispatch of a message, whose job may not be stored.
 
     def note_dispatch_failure(self, job_id: str, error: StoredError) -> None:
         """Keep why the last dispatch of a job's message failed, for when none is left.
