@@ -47,8 +47,8 @@ from support.simulation import Fault, Kind, Resource, Simulation, simulation
 from support.stored_jobs import StoredJob, StoredJobs, StoredStage
 from support.workflow import NO_SERVICES, REGION, FunctionEnded
 
-#: Examples of each of the two machines, which make 500 together; two processes share the work.
-EXAMPLES = 250
+#: Examples of each of the two machines; two processes share the work.
+EXAMPLES = 160
 
 #: What is done in each example, at most, before everything is let run out.
 STEPS = 8

@@ -381,7 +381,7 @@ def test_down_leaves_nothing_running(
 # --- Slots ----------------------------------------------------------------------------------------
 
 #: A hundred jobs with five slots were run by hand.
-JOBS, SLOTS = 10, 2
+JOBS, SLOTS = 7, 2
 
 
 def _enqueue(running: RunningStack, number: int) -> str:
@@ -405,7 +405,7 @@ def _most_at_once(jobs: list[api.Job]) -> int:
 def test_a_burst_of_jobs_waits_for_its_slots(running: RunningStack) -> None:
     maximum = {"MAXIMUM_RUNNING_JOBS": str(SLOTS)}
     few = _variables(running, "LifecycleFunctionName", **maximum)
-    with few, slow_retries(running, 15):
+    with few, slow_retries(running, 3):
         job_ids = [_enqueue(running, number) for number in range(JOBS)]
 
         def waiting() -> list[api.Job]:

@@ -349,7 +349,8 @@ def test_a_server_that_is_killed_in_the_middle_is_told(mysql_server: PreparedMys
         assert server is not None
         interrupted = _Interrupted(dump, server.kill)
         error = _refused(ErrorType.NETWORK_ERROR, lambda: _restore(interrupted, target))
-        assert error.message == (
+        # It refuses connections, or is still losing them.
+        assert error.message.replace("2013", "2003") == (
             "The database server did not take the snapshot, and then not the removal of what was "
             f"restored of it (error 2003): empty the database {target.names.database}, and restore "
             "again."

@@ -344,6 +344,22 @@ def test_a_slot_that_another_takes_between_the_look_and_the_write_is_waited_for(
     assert one.jobs.get("job-2").status is JobStatus.QUEUED
 
 
+def test_a_job_begins_by_its_time_too_after_the_one_that_had_its_slot(one: Deployment) -> None:
+    def end_later() -> None:
+        one.core.clock.advance(1)
+        one.end("job-1")
+
+    event = one.event("job-2", FIRST, 1)
+    one.core.clock.advance(60)
+    one.core.answers[QUERY] = meanwhile(end_later)
+    assert one.runner(event)["status"] == "SUCCEEDED"
+
+    before, after = one.jobs.get("job-1").finished_at, one.jobs.get("job-2").started_at
+    assert before is not None
+    assert after is not None
+    assert before <= after
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_same_start_twice_takes_one_slot(core: Core, number: int) -> None:
     deployment = Deployment(core, 2)

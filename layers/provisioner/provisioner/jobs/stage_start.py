@@ -77,13 +77,19 @@ class StageStart:
             return before
         if not _takes(before, run):
             return None
+        is_first = self.begins_job and before.attempt == 0
+        job = self._job(before, refused) if is_first else None
+        slot = None if job is None else job.slot
+        begins_job = is_first and (job is None or job.status is JobStatus.QUEUED)
+        takes_slot = begins_job and slot is None
+        if takes_slot:
+            slot = self._find_slot(refused)
+            if slot is None:
+                return self._wait(before)
+        # Made after the look, so that by its time, too, the job begins after the one before it.
         work = self.store.work()
-        if self.begins_job and before.attempt == 0:
-            job = self._job(before, refused)
-            if job is None or job.status is JobStatus.QUEUED:
-                has_slot = self._begin_job(work, job, refused)
-                if not has_slot:
-                    return self._wait(work, before)
+        if begins_job and slot is not None:
+            self._begin_job(work, slot, takes_slot=takes_slot)
         after = self._started(before, work.at)
         work.change_stage(run.job_id, before, after)
         if after.attempt > before.attempt:
@@ -125,40 +131,39 @@ class StageStart:
         waits = before.status is StageStatus.WAITING
         return self.store.get_head(self.run.job_id) if waits else None
 
-    def _begin_job(self, work: UnitOfWork, job: Job | None, refused: RefusedError | None) -> bool:
-        """Add that the job begins and takes a slot; return False where there is none for it."""
+    def _find_slot(self, refused: RefusedError | None) -> int | None:
+        """Return a slot that the job may take; None where it has to wait for one."""
+        is_taken = refused is not None and refused.is_of(SLOTS)
+        self._is_late |= is_taken and self._use is not None
+        if self._is_late:
+            # It is polled again in seconds.
+            return None
+        if self._use is None and (is_taken or self.run.retry_count):
+            self._use = self.store.slots()
+        if self._use is None:
+            return preferred_slot(self.run.job_id, self.store.maximum_running_jobs)
+        return self._use.free_for(self.run.job_id, self.share)
+
+    def _begin_job(self, work: UnitOfWork, slot: int, *, takes_slot: bool) -> None:
+        """Add that the job begins; unless it has its slot from its parent, it takes it."""
         run = self.run
-        slot = inherited = None if job is None else job.slot
-        if inherited is None:
-            is_taken = refused is not None and refused.is_of(SLOTS)
-            self._is_late |= is_taken and self._use is not None
-            if self._is_late:
-                # It is polled again in seconds.
-                return False
-            if self._use is None and (is_taken or run.retry_count):
-                self._use = self.store.slots()
-            slot = (
-                preferred_slot(run.job_id, self.store.maximum_running_jobs)
-                if self._use is None
-                else self._use.free_for(run.job_id, self.share)
-            )
-            if slot is None:
-                return False
+        if takes_slot:
             take_slot(work, slot, run.job_id, self.share, self._use)
         values = {"status": JobStatus.RUNNING, "started_at": work.at, "slot": slot}
         sources = job_sources(JobStatus.RUNNING)
+        had = None if takes_slot else slot
         # As it is written before its first stage, the stream mostly delivers it so.
-        work.change_job(run.job_id, run.job_attempt, values, sources, slot=inherited)
+        work.change_job(run.job_id, run.job_attempt, values, sources, slot=had)
         work.tell(run.job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=run.job_attempt)
-        return True
 
-    def _wait(self, work: UnitOfWork, before: StageRecord) -> StageRecord:
+    def _wait(self, before: StageRecord) -> StageRecord:
         """Record that the stage waits for a slot, and stand in the line of its share.
 
         Raises:
             TIMEOUT: it has waited for too long.
         """
         run = self.run
+        work = self.store.work()
         after = before
         if before.status is StageStatus.PENDING:
             maximum = self.store.maximum_running_jobs
