@@ -11,17 +11,16 @@ import itertools
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aws_lambda_powertools.metrics import MetricUnit
-from botocore.exceptions import ClientError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from provisioner.drivers import dynamodb
-from provisioner.drivers.aws_errors import short_cause
+from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
     JOB_SUBJECT,
@@ -45,6 +44,9 @@ SOURCE = "project-provisioner"
 
 #: Makes an event's id of the history entry that it tells of: the same entry gives the same id.
 _ID_NAMESPACE = uuid.UUID("a2f8b1f0-5a3e-4d0c-9a55-0a6a4f6f3c11")
+
+#: Entries of one call. Source: Amazon EventBridge API Reference, PutEvents.
+_MAX_ENTRIES = 10
 
 #: An event that the bus did not take is sent again after up to 0.2, 0.4 and 0.8 seconds; what it
 #: does not take then, the stream delivers again.
@@ -234,6 +236,25 @@ class _Change:
         return place_in_transaction(subject, status)
 
 
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """An event that waits to be published."""
+
+    #: The position of its change in the batch.
+    position: int
+    job_id: str
+    entry: PutEventsRequestEntryTypeDef
+
+
+class EventsNotPublishedError(Exception):
+    """The bus did not take an event."""
+
+    def __init__(self, codes: Iterable[str], position: int) -> None:
+        """Keep the bus's reasons, and the position of the first change that it did not take."""
+        super().__init__(", ".join(sorted(codes)))
+        self.position = position
+
+
 class EventPublisher:
     """Publishes what a batch of the jobs table's stream says, in order for each job."""
 
@@ -270,34 +291,31 @@ class EventPublisher:
             that is left. Source: AWS Lambda Developer Guide, "Configuring partial batch response
             with DynamoDB and Lambda".
         """
-        changes = _in_order(event["Records"])
+        changes = _arranged([_change(record) for record in event["Records"]])
+        outgoing, readable = self._read(changes)
+        published = self._publish(outgoing, readable)
+        left = changes[published:]
+        metrics.add_metric("EventsNotPublished", MetricUnit.Count, len(left))
+        if not left:
+            return {"batchItemFailures": []}
+        first = min(left, key=lambda change: int(change.sequence_number))
+        return {"batchItemFailures": [{"itemIdentifier": first.sequence_number}]}
+
+    def _read(self, changes: Sequence[_Change]) -> tuple[list[_Outgoing], int]:
+        """Return the events of the changes that can be read, and how many of them can."""
         # Read after the batch was handed over: what a job says is at least as new as its changes.
         jobs: dict[str, Job | None] = {}
-        failures: list[dict[str, str]] = []
-        published = 0
+        outgoing: list[_Outgoing] = []
         for position, change in enumerate(changes):
             try:
-                published += self._publish(change, jobs)
+                if change.job_id not in jobs:
+                    jobs[change.job_id] = self._store.get_head(change.job_id)
+                entries = list(self._entries(change, jobs[change.job_id]))
             except Exception as error:  # noqa: BLE001  # whatever it is, the stream goes on from here
-                logger.warning(
-                    "events not published", job_id=change.job_id, cause=short_cause(error)
-                )
-                remaining = changes[position:]
-                first = min(remaining, key=lambda one: int(one.sequence_number))
-                failures = [{"itemIdentifier": first.sequence_number}]
-                metrics.add_metric("EventsNotPublished", MetricUnit.Count, len(remaining))
-                break
-        metrics.add_metric("EventsPublished", MetricUnit.Count, published)
-        return {"batchItemFailures": failures}
-
-    def _publish(self, change: _Change, jobs: dict[str, Job | None]) -> int:
-        """Publish the events of a change; return how many it has."""
-        if change.job_id not in jobs:
-            jobs[change.job_id] = self._store.get_head(change.job_id)
-        entries = list(self._entries(change, jobs[change.job_id]))
-        for entry in entries:
-            self._put(entry)
-        return len(entries)
+                _report(change.job_id, error)
+                return outgoing, position
+            outgoing += [_Outgoing(position, change.job_id, entry) for entry in entries]
+        return outgoing, len(changes)
 
     def _entries(self, change: _Change, job: Job | None) -> Iterator[PutEventsRequestEntryTypeDef]:
         entry = to_history(dynamodb.from_item(change.image))
@@ -319,38 +337,74 @@ class EventPublisher:
                 "Detail": detail(changed, job, entry, event_id).model_dump_json(exclude_none=True),
             }
 
-    def _put(self, entry: PutEventsRequestEntryTypeDef) -> None:
-        """Publish an event, alone in its call: the bus may take one event and not another.
+    def _publish(self, outgoing: Sequence[_Outgoing], readable: int) -> int:
+        """Publish events; return how many of the readable changes are published."""
+        for group in _groups(outgoing):
+            try:
+                self._put(group)
+            except EventsNotPublishedError as error:
+                _report(group[0].job_id, error)
+                return error.position
+            except AWS_ERRORS as error:
+                _report(group[0].job_id, error)
+                return group[0].position
+            metrics.add_metric("EventsPublished", MetricUnit.Count, len(group))
+        return readable
+
+    def _put(self, group: Sequence[_Outgoing]) -> None:
+        """Publish events of different jobs.
 
         Raises:
-            ClientError: the bus does not take it, however often it is asked.
+            EventsNotPublishedError: the bus took not all of them, however often it was asked.
         """
+        left = list(group)
         for attempt in itertools.count(1):
-            # An event that failed has an ErrorCode in its entry: the call itself has succeeded.
-            (result,) = self._client.put_events(Entries=[entry])["Entries"]
-            if "ErrorCode" not in result:
+            # Events that failed have an ErrorCode in their entries: the call itself has succeeded.
+            results = self._client.put_events(Entries=[one.entry for one in left])["Entries"]
+            left = [one for one, result in zip(left, results, strict=True) if "ErrorCode" in result]
+            if not left:
                 return
-            if attempt == _ATTEMPTS or result["ErrorCode"] not in _PASSING:
-                raise ClientError(
-                    {"Error": {"Code": result["ErrorCode"], "Message": "event not taken"}},
-                    "PutEvents",
-                )
+            codes = {result["ErrorCode"] for result in results if "ErrorCode" in result}
+            if attempt == _ATTEMPTS or not codes <= _PASSING:
+                raise EventsNotPublishedError(codes, left[0].position)
             longest = _FIRST_SECONDS * 2**attempt
             time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
 
 
-def _in_order(records: Sequence[Mapping[str, Any]]) -> list[_Change]:
-    """Read the records of a batch, with those of one transaction in order that stand together."""
-    changes = [
-        _Change(
-            sequence_number=record["dynamodb"]["SequenceNumber"],
-            image=record["dynamodb"]["NewImage"],
-            **dynamodb.from_item(record["dynamodb"]["Keys"]),
-        )
-        for record in records
-    ]
+def _change(record: Mapping[str, Any]) -> _Change:
+    change = record["dynamodb"]
+    return _Change(
+        sequence_number=change["SequenceNumber"],
+        job_id=change["Keys"]["job_id"]["S"],
+        record=change["Keys"]["record"]["S"],
+        image=change["NewImage"],
+    )
+
+
+def _arranged(changes: Iterable[_Change]) -> list[_Change]:
+    """Put the changes of one transaction in order, as far as they stand together."""
     return [
         change
         for _, together in itertools.groupby(changes, key=lambda change: (change.job_id, change.at))
         for change in sorted(together, key=lambda change: change.place)
     ]
+
+
+def _groups(outgoing: Iterable[_Outgoing]) -> Iterator[list[_Outgoing]]:
+    """Cut events into calls of which each has at most one of a job.
+
+    The bus may take one event of a call and not another: of one job, the later one might get ahead.
+    """
+    group: list[_Outgoing] = []
+    for one in outgoing:
+        if len(group) == _MAX_ENTRIES or one.job_id in {other.job_id for other in group}:
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
+
+
+def _report(job_id: str, error: Exception) -> None:
+    cause = str(error) if isinstance(error, EventsNotPublishedError) else short_cause(error)
+    logger.warning("events not published", job_id=job_id, cause=cause)
