@@ -235,11 +235,13 @@ def test_a_job_that_waited_begins_with_its_first_attempt(one: Deployment) -> Non
     ]
 
 
-def test_a_job_that_has_waited_for_too_long_fails_with_timeout(one: Deployment) -> None:
+@pytest.mark.parametrize("name", ["StageEnded", SLOT_ERROR])
+def test_a_job_that_has_waited_for_too_long_fails_with_timeout(one: Deployment, name: str) -> None:
+    """By the clock; should the retrier end first, the step that records the failure says so."""
     raised = one.poll("job-2", after=SLOT_WAIT_SECONDS)
 
     assert type(raised).__name__ == "StageEnded"
-    branch = {"ok": False, "stage": "FIRST", "error": {"Error": "StageEnded", "Cause": ""}}
+    branch = {"ok": False, "stage": "FIRST", "error": {"Error": name, "Cause": ""}}
     event = one.event("job-2", RECORD_FAILURE) | {"branches": [branch]}
     FailureRecorder(one.jobs, {one.definition.name: FailurePolicy()})(event)
     job = one.jobs.get("job-2")
@@ -380,12 +382,14 @@ def test_fewer_slots_than_are_taken_let_nobody_in(core: Core) -> None:
     deployment.create("job-1", "job-2", "job-3", "job-4")
     for name in ("job-1", "job-2", "job-3"):
         deployment.run(name)
+    first, second, _ = (job_id for _, job_id in sorted(deployment.holders().items()))
     deployment.jobs.maximum_running_jobs = 2
 
     assert isinstance(deployment.run("job-4"), SlotWaiting)
-    deployment.end("job-1")
+    # Slot 0 is free, but two others have theirs.
+    deployment.end(first)
     assert isinstance(deployment.poll("job-4"), SlotWaiting)
-    deployment.end("job-2")
+    deployment.end(second)
     assert deployment.poll("job-4") == "SUCCEEDED"
 
 
@@ -492,6 +496,14 @@ def test_a_job_keeps_its_place_and_takes_nobody_else_s(
         assert sum(of == share for of, _ in line) == 5
     else:
         assert line.get((share, place), job_id) == job_id
+
+
+def test_jobs_of_a_share_that_look_at_once_want_the_same_slot_while_others_wait() -> None:
+    """So they are counted one after the other."""
+    names = [f"job-{number}" for number in range(20)]
+    wait = SlotUse(9, {}, {}, {("b", 0): "other"})
+    assert len({wait.free_for(name, "a") for name in names}) == 1
+    assert len({SlotUse(9, {}, {}, {}).free_for(name, "a") for name in names}) > 1
 
 
 def test_more_shares_than_slots_are_not_all_read(core: Core) -> None:
