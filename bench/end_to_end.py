@@ -14,7 +14,7 @@ import uuid
 from provision_cli.local.stack import LocalStack, LocalStackSettings
 from provisioner import api
 from provisioner.composition.in_process import all_stages
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.runtime import aws

@@ -17,7 +17,8 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from provisioner import api
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.stage_run import JobInput, StageWaiting
+from provisioner.jobs.stage import JobInput
+from provisioner.jobs.stage_run import StageWaiting
 from provisioner.provisioning.job_types import (
     clean_up_project,
     deprovision_project,

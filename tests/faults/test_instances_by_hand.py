@@ -11,7 +11,7 @@ import pytest
 from moto.rds.models import rds_backends
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.job_types import (
     deprovision_project,
     provision_project,

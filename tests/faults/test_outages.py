@@ -22,7 +22,7 @@ from provisioner.drivers.database_engine import AdminConnection
 from provisioner.drivers.mysql.snapshot import MysqlDump
 from provisioner.drivers.postgresql.snapshot import PgDump
 from provisioner.errors import ErrorType
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import DATABASE

@@ -10,7 +10,7 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import JobDefinition, Parallel
 from provisioner.jobs.models import StageStatus
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from support.changes import check_changed, new_change, plainly_provisioned

@@ -36,8 +36,8 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.records import NewJob
+from provisioner.jobs.stage import Completion, StageOutcome
 from provisioner.jobs.stage_start import StageStart
 from provisioner.jobs.stage_store import Completed, StageStore
 from provisioner.jobs.store import BadEnd, JobStore

@@ -54,8 +54,8 @@ from provisioner.composition import (
 )
 from provisioner.drivers import dynamodb
 from provisioner.jobs import job_reader
-from provisioner.jobs.outcome import Waiting
 from provisioner.jobs.records import canonical_json
+from provisioner.jobs.stage import Waiting
 from provisioner.jobs.state_machine import state_machine
 from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
 from provisioner.provisioning.engine import Engine

@@ -53,10 +53,10 @@ from provisioner.jobs.execution import (
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.job_reader import utc_now
-from provisioner.jobs.outcome import Completion, StageOutcome, Waiting
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS
-from provisioner.jobs.stage_run import RECORD_FAILURE, JobInput, StageFunction, StageRunner, Step
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
+from provisioner.jobs.stage_run import RECORD_FAILURE, StageFunction, StageRunner, Step
 from provisioner.jobs.state_machine import state_machine
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine

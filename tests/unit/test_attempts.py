@@ -14,11 +14,11 @@ from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import cleanup_job_id
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.queue import JobId
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import UnknownJobTypeError
-from provisioner.jobs.stage_run import JobInput, StageRunner
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage_run import StageRunner
 from provisioner.jobs.stage_store import Completed, StageStore
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES

@@ -21,8 +21,8 @@ from provisioner.jobs.models import (
     JobStatus,
     StageStatus,
 )
-from provisioner.jobs.outcome import Completion, StageOutcome
-from provisioner.jobs.stage_run import JobInput, StageRunner
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage_run import StageRunner
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.runtime import aws

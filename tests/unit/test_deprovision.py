@@ -16,9 +16,9 @@ from provisioner.drivers import s3 as s3_module
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.records import NewJob
-from provisioner.jobs.stage_run import JobInput, StageRunner
+from provisioner.jobs.stage import JobInput, StageOutcome
+from provisioner.jobs.stage_run import StageRunner
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import (

@@ -8,7 +8,7 @@ import pytest
 from provisioner.api_keys.key_format import digest
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.api_keys import ensure_api_keys
 from support.core import Core, meanwhile, new_job

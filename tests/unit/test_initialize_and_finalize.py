@@ -9,8 +9,8 @@ import pytest
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import JobStatus, StageStatus
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.stage_run import JobInput, JobStages, StageRunner
+from provisioner.jobs.stage import JobInput, StageOutcome
+from provisioner.jobs.stage_run import JobStages, StageRunner
 from provisioner.provisioning.instances import wanted_instance
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectResult

@@ -12,8 +12,8 @@ from provisioner.jobs.definition import JobDefinition, Parallel, Stage
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus
-from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.records import NewJob
+from provisioner.jobs.stage import StageOutcome
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageRunner
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.payload import ProjectReference

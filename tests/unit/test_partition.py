@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.storage import ensure_storage
 from support.core import ACCOUNT, Core, valid_payload

@@ -19,7 +19,7 @@ from provisioner.drivers import appsync, cognito, dynamodb, s3
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.ownership import Claim
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming

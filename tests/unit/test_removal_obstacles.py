@@ -17,7 +17,7 @@ from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.drivers.s3_obstacles import LOCKS_LOOKED_AT, BucketLook, look_at_bucket
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.removal import refusal, remove_or_explain
 from psycopg import sql
 from support.core import REGION, Core, aws_error

@@ -14,8 +14,7 @@ from botocore.exceptions import EndpointConnectionError
 from moto.rds.models import rds_backends
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.outcome import StageOutcome, Waiting
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome, Waiting
 from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.instance import ensure_instance, remove_instance

@@ -15,10 +15,10 @@ from provisioner.jobs.definition import JobDefinition, Parallel, Stage
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
-from provisioner.jobs.outcome import StageOutcome
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import SLOT_ERROR, SLOT_RETRY, SLOT_WAIT_SECONDS
 from provisioner.jobs.slots import SLOTS, SlotUse, preferred_slot
+from provisioner.jobs.stage import StageOutcome
 from provisioner.jobs.stage_run import RECORD_FAILURE, SlotWaiting, StageRunner
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.functions import LIFECYCLE

@@ -12,8 +12,8 @@ from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 from provisioner.drivers import dynamodb
 from provisioner.errors import FINAL_ERROR, ErrorType, ProvisioningError, failure
 from provisioner.jobs.models import JobStatus, StageRecord, StageStatus, StoredError
-from provisioner.jobs.outcome import Completion, StageOutcome
-from provisioner.jobs.stage_run import JobInput, StageFunction, StageRunner
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage_run import StageFunction, StageRunner
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime.observability import metrics

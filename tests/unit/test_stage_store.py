@@ -18,9 +18,9 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.registry import REGISTRY
+from provisioner.jobs.stage import Completion, StageOutcome
 from provisioner.jobs.stage_run import StageRunner, StageWaiting
 from provisioner.jobs.stage_store import Completed, LeaseOpenError, StageStore
 from provisioner.jobs.store import BadEnd

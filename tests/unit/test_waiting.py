@@ -30,7 +30,6 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.outcome import Completion, StageOutcome, Waiting
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.records import NewJob
@@ -42,6 +41,7 @@ from provisioner.jobs.retries import (
     WAITING_ERROR,
     waiting_retry,
 )
+from provisioner.jobs.stage import Completion, StageOutcome, Waiting
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageRunner, StageWaiting
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.functions import LIFECYCLE

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.client import BaseClient
 from provisioner import api
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.jobs.stage_store import StageStore
 from provisioner.provisioning.job_types import deprovision_project, provision_project
 from provisioner.provisioning.naming import Naming

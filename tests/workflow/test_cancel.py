@@ -14,7 +14,7 @@ from provisioner import api
 from provisioner.composition.reconciler import reconciler
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import JobStatus, StageStatus
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming

@@ -15,7 +15,7 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import execution_name
 from provisioner.jobs.retries import POLL_SECONDS
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project

@@ -22,7 +22,7 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import POLL_SECONDS
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
 from provisioner.provisioning.job_types.deprovision_project import REMOVING, SnapshotResult

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import provision_project

@@ -21,7 +21,7 @@ from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.composition.in_process import all_stages
 from provisioner.drivers import dynamodb, secrets
 from provisioner.errors import ErrorType
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.stages import database

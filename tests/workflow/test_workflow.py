@@ -18,7 +18,7 @@ from provisioner.errors import ERROR_RULES, RETRYABLE, ErrorType, failure
 from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS, STAGE_RETRY
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws

@@ -33,9 +33,7 @@ from typing import Annotated
 from pydantic import Field
 
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.projects import ProjectStore
@@ -64,7 +62,7 @@ def ensure_looked_at(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
     Raises:
         PROJECT_NOT_FOUND: there is no such project.
     """
-    payload = validate_payload(${class_name}Payload, job.payload)
+    payload = job.payload_as(${class_name}Payload)
     project = read_project(job, projects)
     return StageOutcome(
         output={"status": str(project.status), "reason": payload.reason},

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate
 from provisioner.errors import (
@@ -35,9 +35,9 @@ from provisioner.jobs.models import (
     StoredError,
     waited_in_vain,
 )
-from provisioner.jobs.outcome import Completion, StageOutcome, Waiting
 from provisioner.jobs.registry import first_kind_of_problem, validate_payload
 from provisioner.jobs.retries import waiting_retry
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
 from provisioner.jobs.stage_start import StageStart
 from provisioner.jobs.stage_store import Completed, LeaseOpenError, StageStore
 from provisioner.runtime.observability import logger, measure_by, metrics
@@ -48,50 +48,6 @@ if TYPE_CHECKING:
 
 #: The step of every state machine that records a failed job; it is no stage.
 RECORD_FAILURE = "FAILED"
-
-
-#: What a run does whose stage another has ended, or begun anew; by the output of that, if any.
-type Superseded = Callable[[Mapping[str, Any]], object]
-
-
-class JobInput(BaseModel):
-    """The job, as the execution carries it untouched, and what a stage of it is handed besides."""
-
-    model_config = ConfigDict(frozen=True)
-
-    job_id: str
-    job_type: str
-    payload: dict[str, Any]
-    #: The job's attempt, from 1.
-    attempt: int = 1
-    #: The outputs of the stages before in its line, by name; those that run only sometimes, and
-    #: those of other branches, are not among them.
-    outputs: dict[str, dict[str, Any]] = {}
-    #: Whether this run has stored the first start of the stage in this job: only from then on can
-    #: anything exist that the job makes in it.
-    is_first: bool = False
-    #: Whether the stage has been polled as often as its time to wait allows. The clock ends that
-    #: before, but for where each wait is shortened, as on the local stack.
-    is_last_poll: bool = False
-    _if_superseded: list[Superseded] = PrivateAttr(default_factory=list)
-
-    def if_superseded(self, act: Superseded) -> None:
-        """Let something be done at the end of this run if it is not this run that ends the stage.
-
-        Args:
-            act: gets the output of the run that has ended the stage well, or {} where none has yet.
-        """
-        self._if_superseded.append(act)
-
-    def be_superseded(self, by: StageRecord) -> None:
-        """Do what is to be done where another run has ended the stage, or begun it anew."""
-        stored = by.output if by.status is StageStatus.SUCCEEDED else {}
-        for act in self._if_superseded:
-            try:
-                act(stored)
-            except (ProvisioningError, *AWS_ERRORS) as error:
-                # Nobody waits for this run any more.
-                logger.warning("superseded run has not settled", cause=str(error))
 
 
 class StageEvent(BaseModel):

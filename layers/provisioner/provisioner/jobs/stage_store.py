@@ -21,10 +21,10 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.outcome import Completion, StageOutcome
 from provisioner.jobs.records import JOB, STAGE, to_stage
 from provisioner.jobs.retries import STAGE_RETRY
 from provisioner.jobs.slots import preferred_slot, release_slot
+from provisioner.jobs.stage import Completion, StageOutcome
 from provisioner.jobs.stage_start import NO_WAIT, refuse_closed
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.transitions import STAGE_TRANSITIONS, job_sources

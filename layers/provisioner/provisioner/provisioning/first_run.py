@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from provisioner.jobs.models import StageRecord, StageStatus
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.job_types.provision_project import (
     INITIALIZING,
     REGISTERING_AUTH,

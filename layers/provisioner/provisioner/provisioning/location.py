@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.payload import ProjectReference
 from provisioner.provisioning.projects import Project, ProjectReader
@@ -38,7 +37,7 @@ def location_of(job: JobInput, projects: ProjectReader) -> Location:
         PROJECT_NOT_FOUND: there is no such project, and the payload does not say either.
         REMOVAL_FAILED: no job has ever held it, so that nothing is known to be anywhere.
     """
-    project_id, job_id = validate_payload(ProjectReference, job.payload).project_id, made_by(job)
+    project_id, job_id = job.payload_as(ProjectReference).project_id, made_by(job)
     project = projects.get(project_id)
     region, engine = (
         known or job.payload.get(name)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput
 
 #: Obstacles that one message names; of the rest it says how many there are.
 _MOST_NAMED = 20

@@ -30,9 +30,7 @@ from provisioner.drivers.secrets import (
     version_id,
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.first_run import may_exist
 from provisioner.provisioning.job_types.provision_project import (
     ApiKeysRequest,
@@ -69,7 +67,7 @@ def ensure_api_keys(
         CONFLICT: a secret of that name is not the project's, or the job holds the project no more.
         API_KEY_GENERATION_FAILED, and what `translate_errors` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     project_id, request = payload.project_id, payload.api_keys
 
     made: list[dict[str, Any]] = []
@@ -195,7 +193,7 @@ def ensure_api_keys_rotated(
         CONFLICT: a secret of that name is not the project's, or holds another job's keys by now.
         API_KEY_GENERATION_FAILED: a digest is not found again, and what `translate_errors` raises.
     """
-    payload = validate_payload(RotateApiKeysPayload, job.payload)
+    payload = job.payload_as(RotateApiKeysPayload)
     listed = store.list_by_project(payload.project_id)
     keys = [key for key in listed if key.job_id == job.job_id]
     secret = _ensure_secret(
@@ -319,7 +317,7 @@ def ensure_api_key_revoked(job: JobInput, *, store: ApiKeyStore) -> StageOutcome
         INVALID_PAYLOAD: the project has no key of that id, or no more.
         API_KEY_GENERATION_FAILED: the key is not found as revoked.
     """
-    payload = validate_payload(RevokeApiKeyPayload, job.payload)
+    payload = job.payload_as(RevokeApiKeyPayload)
     key = store.find(payload.key_id)
     if key is not None and key.project_id == payload.project_id:
         store.revoke(key.digest)
@@ -359,7 +357,7 @@ def remove_api_keys(
     Raises:
         REMOVAL_FAILED: something is still there; and what `translate_errors` raises.
     """
-    payload = validate_payload(ProjectReference, job.payload)
+    payload = job.payload_as(ProjectReference)
     job_id = made_by(job)
     owner = naming.owner(payload.project_id, job_id)
     name = naming.names(payload.project_id).api_keys_secret

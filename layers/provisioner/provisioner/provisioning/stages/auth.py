@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from provisioner.drivers import cognito as driver
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.ownership import Ownership
 from provisioner.provisioning.first_run import IS_ONLY, known_id, may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
@@ -32,7 +30,7 @@ def ensure_auth(
         CONFLICT: a pool of that name is not the project's.
         SERVICE_REGISTRATION_FAILED, and what `translate_errors` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     if not payload.services.auth:
         return StageOutcome(skipped=True, check="the payload does without auth")
     client, names = cognito(payload.region), naming.names(payload.project_id)

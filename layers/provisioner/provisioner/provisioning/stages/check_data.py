@@ -9,9 +9,7 @@ from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.models import StageStatus
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.ownership import Claim
 from provisioner.provisioning.clusters import ClusterCatalogue
@@ -72,7 +70,7 @@ def ensure_removal_is_possible(
         UNKNOWN_ERROR: CHECKING_SERVICES has not reported.
         ProvisioningError: as `translate` and `translate_errors` say.
     """
-    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    payload = job.payload_as(DeprovisionProjectPayload)
     data, services = _found_by_services(job, jobs)
 
     location = location_of(job, projects)

@@ -10,9 +10,7 @@ from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.s3 import holds_objects
 from provisioner.drivers.s3_obstacles import BucketLook, look_at_bucket
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.first_run import known_id
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
 from provisioner.provisioning.location import location_of
@@ -46,7 +44,7 @@ def ensure_services_are_looked_at(
     Raises:
         ProvisioningError: a look failed, other than by being denied, as `translate_errors` says.
     """
-    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    payload = job.payload_as(DeprovisionProjectPayload)
     location = location_of(job, projects)
     names = naming.names(payload.project_id)
     claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
@@ -102,7 +100,7 @@ def ensure_no_data_is_lost(
         DATA_NOT_EMPTY: the bucket holds objects, versions of them or delete markers.
         ProvisioningError: as `translate_errors` says.
     """
-    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    payload = job.payload_as(DeprovisionProjectPayload)
     if payload.delete_data:
         return
     location = location_of(job, projects)

@@ -9,9 +9,7 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.lease import open_lease
 from provisioner.jobs.models import Job
-from provisioner.jobs.outcome import Completion, StageOutcome, Waiting
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import KNOWN_IDS, known_ids
@@ -35,7 +33,7 @@ def ensure_cleanup_begun(
         PROJECT_BUSY: another job has the project's lock, and takes up what was left.
         INVALID_PAYLOAD: the payload is wrong, or another job has made use of what was left.
     """
-    payload = validate_payload(CleanUpProjectPayload, job.payload)
+    payload = job.payload_as(CleanUpProjectPayload)
     project = projects.get(payload.project_id)
     if project is not None and project.locked_by != job.job_id:
         if project.locked_by is not None:
@@ -77,7 +75,7 @@ def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) 
     Raises:
         UNKNOWN_ERROR: a stage has not reported its check.
     """
-    payload = validate_payload(CleanUpProjectPayload, job.payload)
+    payload = job.payload_as(CleanUpProjectPayload)
     read_ended_stages(job, jobs)
     return StageOutcome(
         check="every stage has reported that nothing is left",

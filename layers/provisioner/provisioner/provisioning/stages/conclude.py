@@ -8,9 +8,7 @@ from typing import Any
 from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import StageRecord, StageStatus
-from provisioner.jobs.outcome import Completion, StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.payload import ProjectReference
 
@@ -44,7 +42,7 @@ def merge_outputs(job: JobInput, jobs: JobStore) -> dict[str, Any]:
     Raises:
         UNKNOWN_ERROR: one of them has not reported its check.
     """
-    result = {"project_id": validate_payload(ProjectReference, job.payload).project_id}
+    result = {"project_id": job.payload_as(ProjectReference).project_id}
     for record in read_ended_stages(job, jobs):
         result |= record.output
     return result

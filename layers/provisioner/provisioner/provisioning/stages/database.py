@@ -24,9 +24,7 @@ from provisioner.drivers.secrets import (
     version_id,
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
 from provisioner.provisioning.database_access import AdminLogins, Engines, admin_connection, ways_in
@@ -69,7 +67,7 @@ def ensure_database(
         CONFLICT: a database, role or secret of that name is not the project's.
         DATABASE_CREATION_FAILED, and what `DatabaseEngine` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     tenant = naming.names(payload.project_id).tenants[payload.database.engine]
     owner = naming.owner(payload.project_id, job.job_id)
     cluster = ensure_placed(
@@ -151,7 +149,7 @@ def ensure_schema(
         CONFLICT: a schema of that name is not the project's.
         SCHEMA_CREATION_FAILED, and what `DatabaseEngine` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     tenant = naming.names(payload.project_id).tenants[payload.database.engine]
     cluster = _placed_before(job, payload, catalogue) or ensure_placed(
         payload, projects=projects, catalogue=catalogue

@@ -9,9 +9,7 @@ from typing import Any
 from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job, StageRecord, StageStatus
-from provisioner.jobs.outcome import Completion, StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import KNOWN_IDS
@@ -43,7 +41,7 @@ def ensure_removal_begun(
         PROJECT_BUSY: another job holds the project.
         PROJECT_PROTECTED: it is protected against being deprovisioned.
     """
-    validate_payload(DeprovisionProjectPayload, job.payload)
+    job.payload_as(DeprovisionProjectPayload)
     project = read_project(job, projects)
     if project.status is ProjectStatus.DEPROVISIONED:
         return _end_at_once(project, datetime.fromisoformat(project.deprovisioned_at or ""))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.payload import ProjectReference
 from provisioner.provisioning.projects import Project, ProjectReader
 
@@ -28,7 +26,7 @@ def read_project(job: JobInput, projects: ProjectReader) -> Project:
         INVALID_PAYLOAD: it names none.
         PROJECT_NOT_FOUND: there is no such project.
     """
-    project_id = validate_payload(ProjectReference, job.payload).project_id
+    project_id = job.payload_as(ProjectReference).project_id
     project = projects.get(project_id)
     if project is None:
         raise failure(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from provisioner.drivers.server_versions import keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.outcome import Completion, StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.first_run import IS_ALONE
@@ -45,7 +43,7 @@ def ensure_initialized(
         QUOTA_EXCEEDED: the owner or organization has as many projects as it may have.
         DATABASE_CREATION_FAILED: an operator's description of what may serve is wrong.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     project = read_project(job, projects)
     _refuse_other_owner(payload, project)
     if project.status is ProjectStatus.ACTIVE and project.result is not None:

@@ -17,9 +17,7 @@ from provisioner.drivers.rds_description import InstanceDescription
 from provisioner.drivers.rds_snapshots import InstanceSnapshot, ensure_snapshot, find_snapshot
 from provisioner.drivers.secrets import ensure_secret, read_secret, remove_secret
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.outcome import StageOutcome, Waiting
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome, Waiting
 from provisioner.jobs.store import JobStore
 from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import SNAPSHOT_DAYS, ClusterCatalogue
@@ -86,7 +84,7 @@ def ensure_instance(
         CONFLICT: an instance or a secret of that name is not the project's.
         DATABASE_CREATION_FAILED: the instance has failed; and what `translate_errors` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     owner = naming.owner(payload.project_id, job.job_id)
     client = rds(payload.region)
     instance = read_project(job, projects).instance
@@ -301,7 +299,7 @@ def ensure_instance_snapshot(
         SNAPSHOT_FAILED: the snapshot has failed, or the instance has vanished, or is in a state in
             which AWS takes none; and what `translate_errors` raises.
     """
-    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    payload = job.payload_as(DeprovisionProjectPayload)
     if not payload.final_snapshot:
         return StageOutcome(skipped=True, check="the payload does without a snapshot")
     location = location_of(job, projects)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.projects import (
     Project,

@@ -11,9 +11,7 @@ from typing import Any
 from provisioner.drivers.dynamodb import Write
 from provisioner.jobs.failure import CleanupRequest
 from provisioner.jobs.models import Job, StageStatus
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import IS_ALONE, known_ids
@@ -36,7 +34,7 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
     Raises:
         UNKNOWN_ERROR: a stage has not reported its check.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     ended = read_ended_stages(job, jobs)
     outputs = {record.stage: record.output for record in ended}
     result = _result(payload, outputs, jobs).model_dump(mode="json", exclude_none=True)

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from provisioner.drivers import appsync as driver
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.first_run import IS_ONLY, known_id, may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.location import location_of
@@ -32,7 +30,7 @@ def ensure_realtime(
         CONFLICT: an API of that name is not the project's.
         SERVICE_REGISTRATION_FAILED, and what `translate_errors` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     if not payload.services.realtime:
         return StageOutcome(skipped=True, check="the payload does without realtime")
     client, names = appsync(payload.region), naming.names(payload.project_id)

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from provisioner.drivers.drift import Repairs, overlay
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types.repair_project import RepairProjectResult
 from provisioner.provisioning.projects import Project, ProjectStore

@@ -15,9 +15,7 @@ from provisioner.drivers.s3 import (
     repair_bucket,
 )
 from provisioner.drivers.s3_obstacles import look_at_bucket
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
@@ -43,7 +41,7 @@ def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Nami
         TIMEOUT: S3 does not show yet what was just written.
         SERVICE_REGISTRATION_FAILED, and what `translate_errors` raises.
     """
-    payload = validate_payload(ProvisionProjectPayload, job.payload)
+    payload = job.payload_as(ProvisionProjectPayload)
     if not payload.services.storage:
         return StageOutcome(skipped=True, check="the payload does without storage")
     client = s3(payload.region)

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from provisioner.drivers.database_engine import AdminConnection, DatabaseDumper
 from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType
-from provisioner.jobs.outcome import StageOutcome
-from provisioner.jobs.registry import validate_payload
-from provisioner.jobs.stage_run import JobInput
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import admin_connection
 from provisioner.provisioning.engine import Engine
@@ -62,7 +60,7 @@ def ensure_snapshot(
         SNAPSHOT_FAILED: the dump did not end in time, the server is newer than the program that
             dumps, or refused it; and what `DatabaseDumper` and `translate_errors` raise.
     """
-    payload = validate_payload(DeprovisionProjectPayload, job.payload)
+    payload = job.payload_as(DeprovisionProjectPayload)
     if not payload.final_snapshot:
         return StageOutcome(skipped=True, check="the payload does without a snapshot")
     location = location_of(job, projects)
