@@ -187,10 +187,6 @@ def mysql_tenant_snapshot(server: PreparedMysql, names: TenantNames) -> dict[str
                ORDER BY 1""",
             (names.database, names.app_role),
         ),
-        "versions": (
-            "SELECT version FROM provisioner.schema_version WHERE database_name = %s",
-            (names.database,),
-        ),
     }
     with server.connect() as connection, connection.cursor() as cursor:
         if _is_prepared(cursor):
@@ -212,15 +208,12 @@ def remove_mysql_tenant(server: PreparedMysql, names: TenantNames) -> None:
         cursor.execute(f"DROP DATABASE IF EXISTS `{name}`")
         if _is_prepared(cursor):
             cursor.execute("DELETE FROM provisioner.resource WHERE name IN %s", ((name, user),))
-            cursor.execute(
-                "DELETE FROM provisioner.schema_version WHERE database_name = %s", (name,)
-            )
 
 
 def _is_prepared(cursor: Cursor) -> bool:
     """Whether the server has had a tenant: the first one makes the platform's records."""
     cursor.execute(
         "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-        (ledger.SCHEMA, "schema_version"),
+        (ledger.SCHEMA, "lock_key"),
     )
     return cursor.fetchone() is not None

@@ -260,8 +260,6 @@ class OnMysql:
             f"REVOKE INSERT, CREATE ON `{pattern}`.* FROM {user}",
             f"GRANT SELECT ON `other_{pattern}`.* TO {user}",
             f"DROP DATABASE IF EXISTS `{names.database}`",
-            "DELETE FROM provisioner.schema_version"  # nosec B608  # a name of the test's
-            f" WHERE database_name = '{names.database}'",
         )
         return {
             (f"database {names.database}", "not there"),
@@ -269,7 +267,6 @@ class OnMysql:
             (f"user {names.app_role}", "REQUIRE SSL"),
             (f"user {names.app_role}", f"privileges on {names.database}"),
             (f"user {names.app_role}", f"privileges on other_{pattern}.*"),
-            (f"schema {names.schema}", "version"),
         }
 
     def _as_superuser(self, *statements: str) -> None:

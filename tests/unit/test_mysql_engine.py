@@ -49,21 +49,9 @@ def test_a_server_of_one_project_is_prepared(mysql_tenant: MysqlTenant) -> None:
     for _ in range(2):
         mysql_tenant.engine.prepare_server()
     tables = mysql_tenant.as_superuser("SHOW TABLES FROM provisioner")
-    assert tables == (("lock_key",), ("resource",), ("schema_version",))
+    assert tables == (("lock_key",), ("resource",))
     weak = replace(mysql_tenant, admin=replace(mysql_tenant.admin, password="unknown"))
     refused(ErrorType.INSUFFICIENT_PERMISSIONS, weak.engine.prepare_server)
-
-
-def test_the_version_is_recorded_where_it_is_another(mysql_tenant: MysqlTenant) -> None:
-    mysql_tenant.ensure()
-    before = mysql_tenant.snapshot()
-    assert before["versions"] == [(1,)]
-    mysql_tenant.as_superuser(
-        "UPDATE provisioner.schema_version SET version = 2 WHERE database_name = %s",
-        (mysql_tenant.names.database,),
-    )
-    mysql_tenant.ensure_schema()
-    assert mysql_tenant.snapshot() == before
 
 
 def test_the_version_of_the_server_is_told(mysql_tenant: MysqlTenant) -> None:

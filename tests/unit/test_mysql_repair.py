@@ -93,17 +93,6 @@ def test_all_drifts_at_once_are_put_right_by_a_new_run_too(mysql_tenant: MysqlTe
     mysql_tenant.check()
 
 
-def test_the_version_is_put_right(mysql_tenant: MysqlTenant) -> None:
-    mysql_tenant.ensure()
-    before = mysql_tenant.snapshot()
-    as_superuser(
-        mysql_tenant, "DELETE FROM provisioner.schema_version WHERE database_name = '{database}'"
-    )
-    _, schema = repair(mysql_tenant)
-    assert schema.repaired == (Drift(f"schema {mysql_tenant.names.schema}", "version"),)
-    assert mysql_tenant.snapshot() == before
-
-
 def test_what_was_put_right_before_a_crash_is_not_told_of_twice(
     mysql_tenant: MysqlTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

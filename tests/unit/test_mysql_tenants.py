@@ -106,7 +106,7 @@ def test_a_tenant_may(
         "REVOKE ALL ON {other}.* FROM {other_user}",
         # The platform's, and the server's.
         "SELECT marker FROM provisioner.resource",
-        "INSERT INTO provisioner.schema_version (database_name, version) VALUES ('{mine}', 2)",
+        "INSERT INTO provisioner.lock_key (id, value) VALUES (2, 'x')",
         "DELETE FROM provisioner.resource",
         "SELECT value FROM provisioner.lock_key",
         "CREATE TABLE provisioner.t (a INT)",
@@ -294,7 +294,6 @@ def _planted(tenant: MysqlTenant) -> None:
            BEGIN INSERT INTO caught VALUES (USER()); RETURN 1; END""",
         "CREATE TABLE resource (kind VARCHAR(16), name VARCHAR(64), marker TEXT)",
         "CREATE TABLE lock_key (id INT, value TEXT)",
-        "CREATE SQL SECURITY INVOKER VIEW schema_version AS SELECT catch() AS version",
         "CREATE SQL SECURITY INVOKER VIEW user AS SELECT catch() AS Host, 'x' AS User",
         "CREATE SQL SECURITY INVOKER VIEW SCHEMATA AS SELECT catch() AS SCHEMA_NAME",
         f"CREATE TRIGGER planted BEFORE DELETE ON {name}.resource FOR EACH ROW SET @x = catch()",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -149,42 +149,23 @@ class DatabaseEngine(ABC):
         Raises CONFLICT when the database or a role is not this project's, and
         DATABASE_CHANGE_FAILED when one is not there.
         """
-        #: Of every try: what one has put right, the next does not find.
-        before: list[Drift] = []
-
-        def repair() -> Repairs:
-            with self._lock(names) as session:
-                wrong = self._look_for_drift(session, names, owner)
-                before.extend(drift for drift in wrong if drift not in before)
-                if wrong:
-                    self._put_right(session, names, owner)
-                    wrong = self._look_for_drift(session, names, owner)
-                checked, login = self._try_login(names, password())
-            remaining = (Remaining(it.resource, it.what, why) for it, why in wrong.items())
-            return Repairs(find_repaired(before, wrong), (*remaining, *login), checked)
-
-        return self.library.run_step(
-            repair, ErrorType.DATABASE_CHANGE_FAILED, "repair the database"
+        return self._repair(
+            names,
+            "repair the database",
+            lambda session: self._repair_database(session, names, owner),
+            lambda: self._try_login(names, password()),
         )
 
     def repair_schema(self, names: TenantNames, owner: Ownership) -> Repairs:
         """Put right what has drifted of the schema; what `ensure_schema` makes anew, this does."""
-        before: list[Drift] = []
-
-        def repair() -> Repairs:
-            final = ErrorType.DATABASE_CHANGE_FAILED
-            with self._lock(names) as session:
-                found = self._ensure_schema(session, names, owner, final)
-                before.extend(drift for drift in found if drift not in before)
-                after = self._look_for_drift_of_schema(names) if found else []
-            why = "The platform's role may not change it; a superuser must, or the owner."
-            return Repairs(
-                find_repaired(before, after),
-                tuple(Remaining(drift.resource, drift.what, why) for drift in after),
-                f"schema {names.schema} was looked at, with all that belongs to it",
-            )
-
-        return self.library.run_step(repair, ErrorType.DATABASE_CHANGE_FAILED, "repair the schema")
+        final = ErrorType.DATABASE_CHANGE_FAILED
+        checked = f"schema {names.schema} was looked at, with all that belongs to it"
+        return self._repair(
+            names,
+            "repair the schema",
+            lambda session: self._ensure_schema(session, names, owner, final),
+            lambda: (checked, []),
+        )
 
     @step(ErrorType.DATABASE_CREATION_FAILED, "log in to the database")
     def check_database(self, names: TenantNames, password: str) -> Login:
@@ -320,37 +301,62 @@ class DatabaseEngine(ABC):
     def _lock(self, names: TenantNames) -> AbstractContextManager[Any]:
         """Give a session of the platform that holds the tenant's lock until it ends."""
 
+    def _repair(
+        self,
+        names: TenantNames,
+        doing: str,
+        put_right: Callable[[Any], Mapping[Drift, str]],
+        check: Callable[[], tuple[str, list[Remaining]]],
+    ) -> Repairs:
+        """Put right what has drifted, and see what of it is still so.
+
+        Args:
+            names: the tenant's.
+            doing: as of `step`.
+            put_right: takes a session that holds the lock; returns what `_ensure_schema` does.
+            check: says in one sentence what answered then, and what is wrong with that.
+        """
+        #: Of every try: what one has put right, the next does not find.
+        before: dict[Drift, str] = {}
+
+        def repair() -> Repairs:
+            with self._lock(names) as session:
+                wrong = put_right(session)
+                before.update(wrong)
+                if wrong:
+                    wrong = put_right(session)
+                checked, unanswered = check()
+            remaining = (Remaining(it.resource, it.what, why) for it, why in wrong.items())
+            return Repairs(find_repaired(before, wrong), (*remaining, *unanswered), checked)
+
+        return self.library.run_step(repair, ErrorType.DATABASE_CHANGE_FAILED, doing)
+
     @abstractmethod
     def _ensure_schema(
         self, session: Any, names: TenantNames, owner: Ownership, missing: ErrorType
-    ) -> Sequence[Drift]:
-        """Make the schema as it must be; return what was not so before.
+    ) -> Mapping[Drift, str]:
+        """Make the schema as it must be.
 
         Args:
             session: holds the lock.
             names: the tenant's.
             owner: whose it must be.
             missing: the error type where the tenant's login is not there.
+
+        Returns:
+            What was not so before; each with what to do where it is still so afterwards.
         """
 
     @abstractmethod
-    def _look_for_drift_of_schema(self, names: TenantNames) -> Sequence[Drift]:
-        """Return what is not as `_ensure_schema` makes it."""
-
-    @abstractmethod
-    def _look_for_drift(
+    def _repair_database(
         self, session: Any, names: TenantNames, owner: Ownership
     ) -> Mapping[Drift, str]:
-        """Return what is not as it must be; each with what to do where it cannot be put right.
+        """Put right what can be of the roles and the database; return as `_ensure_schema` does.
 
         Raises:
             DATABASE_CHANGE_FAILED: something that a repair does not make is not there.
             CONFLICT: something is not this project's.
         """
-
-    @abstractmethod
-    def _put_right(self, session: Any, names: TenantNames, owner: Ownership) -> None:
-        """Put right what can be of what `_look_for_drift` finds."""
 
     @abstractmethod
     def _require_login(self, session: Any, names: TenantNames, owner: Ownership) -> None:

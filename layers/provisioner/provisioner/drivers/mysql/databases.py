@@ -1,8 +1,7 @@
 """The database of a tenant, which is its schema too.
 
 The tenant may drop its own database, and even make it again: its privileges outlive the database.
-So one that is gone is made again, whoever has dropped it. The version of the schema stands in the
-platform's records, where no tenant can write it, nor read.
+So one that is gone is made again, whoever has dropped it.
 
 Sources: MySQL 8.0 Reference Manual, "CREATE DATABASE Statement", "DROP DATABASE Statement",
 "Metadata Locking", "CREATE TEMPORARY
@@ -29,9 +28,6 @@ from provisioner.ownership import Ownership
 
 #: Seconds that one try to drop a database waits for its sessions, before they are ended again.
 _DROP_SECONDS = 2
-
-#: The version of the schema that `ensure_schema` makes.
-SCHEMA_VERSION = 1
 
 #: A temporary table is its session's alone, and goes with it: a run that dies leaves none, and one
 #: of the customer's of this name is only hidden from the session meanwhile.

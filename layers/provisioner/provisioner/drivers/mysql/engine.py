@@ -114,33 +114,19 @@ class MysqlEngine(DatabaseEngine):
     @override
     def _ensure_schema(
         self, session: Connection, names: TenantNames, owner: Ownership, missing: ErrorType
-    ) -> list[Drift]:
-        # The database and the user's privileges are the schema; its version is recorded.
+    ) -> dict[Drift, str]:
+        # The database and the user's privileges are the schema.
         tenant = self._look(session, names, owner)
         _require_user(tenant, missing)
-        drift = tenant.drift
         self._make_right(session, tenant, owner)
-        if ledger.find_version(session, names) != databases.SCHEMA_VERSION:
-            drift.append(Drift(f"schema {names.schema}", "version"))
-            ledger.record_version(session, names, databases.SCHEMA_VERSION)
-        return drift
-
-    @override
-    def _look_for_drift_of_schema(self, names: TenantNames) -> list[Drift]:
-        return []  # The server refuses what it does not change.
-
-    @override
-    def _look_for_drift(
-        self, session: Connection, names: TenantNames, owner: Ownership
-    ) -> dict[Drift, str]:
-        tenant = self._look(session, names, owner)
-        _require_user(tenant, ErrorType.DATABASE_CHANGE_FAILED)
         why = "The server took the change and does not tell of it; look at the user there."
         return dict.fromkeys(tenant.drift, why)
 
     @override
-    def _put_right(self, session: Connection, names: TenantNames, owner: Ownership) -> None:
-        self._make_right(session, self._look(session, names, owner), owner)
+    def _repair_database(
+        self, session: Connection, names: TenantNames, owner: Ownership
+    ) -> dict[Drift, str]:
+        return self._ensure_schema(session, names, owner, ErrorType.DATABASE_CHANGE_FAILED)
 
     @override
     def _require_login(self, session: Connection, names: TenantNames, owner: Ownership) -> None:
@@ -238,8 +224,6 @@ class MysqlEngine(DatabaseEngine):
                 f"The {kind} of the project is still there.",
                 f"{kind} {name}: was dropped and is still listed",
             )
-        if kind is Kind.DATABASE:
-            ledger.forget_version(connection, names)
         ledger.forget(connection, kind, name)
 
 

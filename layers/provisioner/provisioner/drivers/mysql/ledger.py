@@ -1,4 +1,4 @@
-"""The platform's own records on a server: whose a database or user is, and what it has been given.
+"""The platform's own records on a server: whose a database or user is.
 
 A comment on a schema is the tenant's to change, and users have no comment that MySQL and MariaDB
 share. So whose something is stands in a schema of the platform's, in which no tenant has any
@@ -28,7 +28,6 @@ from provisioner.ownership import Ownership
 SCHEMA = "provisioner"
 
 _RESOURCES = Identifier(SCHEMA, "resource")
-_VERSIONS = Identifier(SCHEMA, "schema_version")
 _LOCK_KEY = Identifier(SCHEMA, "lock_key")
 
 _MAKE = (
@@ -39,12 +38,6 @@ _MAKE = (
         " PRIMARY KEY (kind, name)"
         ") ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     ).format(_RESOURCES),
-    SQL(
-        "CREATE TABLE IF NOT EXISTS {} ("
-        "database_name VARCHAR(64) NOT NULL PRIMARY KEY, version INT NOT NULL,"
-        " applied_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"
-        ") ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-    ).format(_VERSIONS),
     SQL(
         "CREATE TABLE IF NOT EXISTS {} ("
         "id TINYINT NOT NULL PRIMARY KEY, value CHAR(64) NOT NULL"
@@ -125,35 +118,6 @@ def forget(connection: Connection, kind: Kind, name: str) -> None:
         SQL("DELETE FROM {} WHERE kind = {} AND name = {}").format(
             _RESOURCES, Literal(kind.value), Literal(name)
         ),
-    )
-
-
-def find_version(connection: Connection, names: TenantNames) -> int | None:
-    """Return the version that the tenant's schema has; None where it has never been given one."""
-    rows = execute(
-        connection,
-        SQL("SELECT version FROM {} WHERE database_name = {}").format(
-            _VERSIONS, Literal(names.database)
-        ),
-    )
-    return int(rows[0][0]) if rows else None
-
-
-def record_version(connection: Connection, names: TenantNames, version: int) -> None:
-    """Record the version that the tenant's schema has."""
-    execute(
-        connection,
-        SQL("REPLACE INTO {} (database_name, version) VALUES ({}, {})").format(
-            _VERSIONS, Literal(names.database), Literal(version)
-        ),
-    )
-
-
-def forget_version(connection: Connection, names: TenantNames) -> None:
-    """Take away the version of a schema that is gone."""
-    execute(
-        connection,
-        SQL("DELETE FROM {} WHERE database_name = {}").format(_VERSIONS, Literal(names.database)),
     )
 
 

@@ -166,20 +166,20 @@ class PostgresqlEngine(DatabaseEngine):
     @override
     def _ensure_schema(
         self, session: Connection, names: TenantNames, owner: Ownership, missing: ErrorType
-    ) -> list[Drift]:
+    ) -> dict[Drift, str]:
         with connect_as_platform(self._admin, names.database) as connection:
-            return schema.ensure_schema(connection, names, owner)
+            drift = schema.ensure_schema(connection, names, owner)
+        why = "The platform's role may not change it; a superuser must, or the owner."
+        return dict.fromkeys(drift, why)
 
     @override
-    def _look_for_drift_of_schema(self, names: TenantNames) -> list[Drift]:
-        with connect_as_platform(self._admin, names.database) as connection:
-            return schema.find_schema_drift(connection, names)
-
-    @override
-    def _look_for_drift(
+    def _repair_database(
         self, session: Connection, names: TenantNames, owner: Ownership
     ) -> dict[Drift, str]:
         roles, database, limit = self._look(session, names, owner)
+        put_roles_right(session, names, roles, limit)
+        if database.is_the_platforms:
+            databases.ensure_database(session, names, owner, limit, database)
         of_superuser = (
             "Only a superuser may change this role: take SUPERUSER, REPLICATION and BYPASSRLS "
             "from it, and send the job again."
@@ -192,13 +192,6 @@ class PostgresqlEngine(DatabaseEngine):
             **dict.fromkeys(find_role_drift(names, roles, limit), of_superuser),
             **dict.fromkeys(database.drift(names, limit), of_owner),
         }
-
-    @override
-    def _put_right(self, session: Connection, names: TenantNames, owner: Ownership) -> None:
-        roles, database, limit = self._look(session, names, owner)
-        put_roles_right(session, names, roles, limit)
-        if database.is_the_platforms:
-            databases.ensure_database(session, names, owner, limit, database)
 
     @override
     def _require_login(self, session: Connection, names: TenantNames, owner: Ownership) -> None:

@@ -97,19 +97,6 @@ class _Found:
         ]
 
 
-def find_schema_drift(connection: Connection, names: TenantNames) -> list[Drift]:
-    """Name what is not as `ensure_schema` makes it.
-
-    Args:
-        connection: as `ensure_schema` takes it.
-        names: the tenant's.
-
-    Raises:
-        CONFLICT: as `ensure_schema` does.
-    """
-    return _look(connection, names).drift(names)
-
-
 def ensure_schema(connection: Connection, names: TenantNames, owner: Ownership) -> list[Drift]:
     """Make the schema, its grants and default privileges and the schema-version table.
 
