@@ -386,16 +386,8 @@ def _clients(definition: _Definition) -> Iterator[str]:
     for part in ast.walk(_node(definition) or ast.Module()):
         match part:
             case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="aws"), attr="client"),
+                func=ast.Attribute(value=ast.Name(id="aws"), attr="client" | "client_of_region"),
                 args=[ast.Constant(value=str(service)), *_],
-            ):
-                yield service
-            case ast.Call(
-                func=ast.Name(id="partial"),
-                args=[
-                    ast.Attribute(value=ast.Name(id="aws"), attr="client"),
-                    ast.Constant(value=str(service)),
-                ],
             ):
                 yield service
 

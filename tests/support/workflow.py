@@ -37,8 +37,8 @@ from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_funct
 )
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provisioner import api
-from provisioner.composition.failure import failure_policies
 from provisioner.composition.in_process import all_stages
+from provisioner.composition.stage_code import failure_policies
 from provisioner.drivers.appsync import ensure_event_api
 from provisioner.drivers.cognito import ensure_user_pool
 from provisioner.drivers.database_engine import TenantNames

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from provisioner.composition.deployment import StoreResources
+from provisioner.composition.deployment import WRITER
 from provisioner.jobs.definition import (
     DefinitionError,
     Function,
@@ -16,6 +16,7 @@ from provisioner.jobs.definition import (
     description,
 )
 from provisioner.jobs.state_machine import state_machine, text
+from provisioner.jobs.store import JobStore
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
 
@@ -70,29 +71,29 @@ def _check_code(definition: JobDefinition[Any]) -> None:
             f"{policy.cleanup_job_type}; define it."
         )
     for code in filter(None, codes):
-        _load(f"job type {definition.name}: on_failure", code, StoreResources, {})
+        _load(f"job type {definition.name}: on_failure", code, WRITER, {})
     for stage in definition.stages:
         where = f"job type {definition.name}: stage {stage}"
         _load(where, stage.code, _resources(where, stage.function), stage.arguments)
 
 
-def _resources(where: str, function: Function) -> type[Any]:
-    """Return what the code of a function's stages may take."""
+def _resources(where: str, function: Function) -> Mapping[str, Any]:
+    """Return what the code of a function's stages may take, by name; the jobs, too."""
     try:
-        found: type[Any] = pkgutil.resolve_name(
-            f"provisioner.composition.{function.name}:Resources"
-        )
+        found = pkgutil.resolve_name(f"provisioner.composition.{function.name}:RESOURCES")
     except (ImportError, AttributeError) as error:
         raise DefinitionError(
             f"{where}: function {function.name}: its composition cannot be loaded: "
             f"{description(error)}."
         ) from error
-    return found
+    return {"jobs": JobStore, **found}
 
 
-def _load(where: str, code: str, resources: type[Any], arguments: Mapping[str, Any]) -> None:
+def _load(
+    where: str, code: str, resources: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> None:
     try:
-        bind(code, resources.__annotations__, **arguments)
+        bind(code, resources, **arguments)
     except DefinitionError as error:
         raise DefinitionError(f"{where}: {error}") from None
 

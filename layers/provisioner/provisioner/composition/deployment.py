@@ -1,25 +1,15 @@
 """The projects and the names of a deployment; apart from its clusters, which few functions know."""
 
-from typing import TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader, ProjectStore
 from provisioner.runtime import aws
-from provisioner.runtime.settings import NamingSettings, ProjectReaderSettings, ProjectSettings
+from provisioner.runtime.settings import ProjectReaderSettings, ProjectSettings
 
-
-class ReaderResources(TypedDict):
-    """What every function has whose stages read projects, by the names of their parameters."""
-
-    projects: ProjectReader
-    naming: Naming
-
-
-class StoreResources(TypedDict):
-    """What every function has whose code writes projects too, likewise."""
-
-    projects: ProjectStore
-    naming: Naming
+#: What code may take, by the names of its parameters: each is made from a function's settings.
+type Makers[Settings] = Mapping[str, Callable[[Settings], Any]]
 
 
 def project_reader(settings: ProjectReaderSettings) -> ProjectReader:
@@ -32,6 +22,13 @@ def project_store(settings: ProjectSettings) -> ProjectStore:
     return ProjectStore(aws.client("dynamodb"), settings.projects_table, settings.quotas_table)
 
 
-def naming(settings: NamingSettings) -> Naming:
+def naming(settings: ProjectReaderSettings) -> Naming:
     """Return the names and markers of a deployment's resources."""
     return Naming(settings.resource_prefix, settings.resource_namespace)
+
+
+#: What the stages of every function that only reads projects may take.
+READER: Makers[ProjectReaderSettings] = {"projects": project_reader, "naming": naming}
+
+#: What those may take of every function that writes projects too, and what follows a failure.
+WRITER: Makers[ProjectSettings] = {"projects": project_store, "naming": naming}

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from provisioner.composition import api_keys, database, instances, lifecycle, services, snapshot
-from provisioner.composition.failure import failure_policies
 from provisioner.composition.job_store import job_store
+from provisioner.composition.stage_code import failure_policies, make_all, stages_of
 from provisioner.errors import failure
 from provisioner.jobs.definition import JobDefinition
 from provisioner.jobs.failure import FailureRecorder
@@ -19,6 +19,7 @@ from provisioner.jobs.models import Job
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.stage_run import JobStages, StageFunction, StageRunner, Step
 from provisioner.jobs.store import JobStore
+from provisioner.provisioning.functions import FUNCTIONS
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import metrics
 from provisioner.runtime.platform import PlatformSettings, current_settings
@@ -63,15 +64,11 @@ def run_job[Payload: BaseModel](definition: JobDefinition[Payload], payload: Pay
 def all_stages(settings: PlatformSettings, jobs: JobStore) -> JobStages:
     """Bind the stages of every function, as one process runs them."""
     merged: dict[str, dict[str, StageFunction]] = {}
-    for stages in (
-        lifecycle.stages(settings, jobs),
-        database.stages(settings, jobs),
-        instances.stages(settings, jobs),
-        services.stages(settings),
-        api_keys.stages(settings),
-        snapshot.stages(settings, lambda: SNAPSHOT_SECONDS),
-    ):
-        for job_type, of_type in stages.items():
+    of_a_process = {"jobs": jobs, "time_left": lambda: SNAPSHOT_SECONDS}
+    for part in (lifecycle, database, instances, services, api_keys, snapshot):
+        function = FUNCTIONS[part.__name__.rpartition(".")[2]]
+        resources = {**make_all(part.RESOURCES, settings), **of_a_process}
+        for job_type, of_type in stages_of(function, resources).items():
             merged.setdefault(job_type, {}).update(of_type)
     return merged
 

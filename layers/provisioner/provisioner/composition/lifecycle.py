@@ -1,45 +1,25 @@
 """The lifecycle function's parts: how jobs begin and end, and the step that records a failure."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
-from provisioner.composition.cluster_catalogue import cluster_catalogue
-from provisioner.composition.deployment import StoreResources, naming, project_store
-from provisioner.composition.failure import failure_policies
+from provisioner.composition.clusters import cluster_catalogue
+from provisioner.composition.deployment import WRITER, Makers
 from provisioner.composition.job_store import job_store
-from provisioner.composition.stage_code import run_stages, stages_of
+from provisioner.composition.stage_code import failure_policies, run_stages
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.job_reader import utc_now
-from provisioner.jobs.stage_run import RECORD_FAILURE, JobStages, Step
-from provisioner.jobs.store import JobStore
-from provisioner.provisioning.clusters import ClusterCatalogue
+from provisioner.jobs.stage_run import RECORD_FAILURE, Step
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.runtime.settings import LifecycleSettings
 
-
-class Resources(StoreResources):
-    """What the stages of the function may take, by the names of their parameters."""
-
-    jobs: JobStore
-    catalogue: ClusterCatalogue
-    default_project_quota: int
-    clock: Callable[[], datetime]
-
-
-def stages(settings: LifecycleSettings, jobs: JobStore) -> JobStages:
-    """Bind the stages to their clients."""
-    resources: Resources = {
-        "jobs": jobs,
-        "projects": project_store(settings),
-        "catalogue": cluster_catalogue(settings),
-        "naming": naming(settings),
-        "default_project_quota": settings.default_project_quota,
-        "clock": utc_now,
-    }
-    return stages_of(LIFECYCLE, resources)
+#: What the stages of the function may take, by the names of their parameters.
+RESOURCES: Makers[LifecycleSettings] = {
+    **WRITER,
+    "catalogue": cluster_catalogue,
+    "default_project_quota": lambda settings: settings.default_project_quota,
+    "clock": lambda _settings: utc_now,
+}
 
 
 def build() -> Step:
@@ -49,9 +29,8 @@ def build() -> Step:
         SettingsError: an environment variable is missing or wrong.
     """
     settings = LifecycleSettings.from_environment()
-    jobs = job_store(settings)
-    run_stage = run_stages(jobs, stages(settings, jobs))
-    record_failure = FailureRecorder(jobs, failure_policies(settings))
+    run_stage = run_stages(LIFECYCLE, RESOURCES, settings)
+    record_failure = FailureRecorder(job_store(settings), failure_policies(settings))
 
     def run(event: Mapping[str, Any]) -> dict[str, Any]:
         step = record_failure if event["stage"] == RECORD_FAILURE else run_stage

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from provisioner.composition.deployment import project_store
-from provisioner.composition.failure import failure_policies
 from provisioner.composition.job_store import job_store
+from provisioner.composition.stage_code import failure_policies
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler

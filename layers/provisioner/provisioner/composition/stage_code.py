@@ -7,14 +7,36 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from provisioner.composition.deployment import WRITER, Makers
+from provisioner.composition.job_store import job_store
 from provisioner.jobs.definition import FailureHandling, Function, Resources, bind
 from provisioner.jobs.failure import FailurePolicy
 from provisioner.jobs.stage_run import JobStages, StageRunner
-from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types import JOB_TYPES
+from provisioner.runtime.settings import JobSettings, ProjectSettings
 
 #: AWS Lambda's function of an event: the event and the context to the result.
 type ContextStep = Callable[[Mapping[str, Any], LambdaContext], dict[str, Any]]
+
+
+def run_stages[Settings: JobSettings](
+    function: Function, makers: Makers[Settings], settings: Settings
+) -> StageRunner:
+    """Return what runs the stages of a function.
+
+    Args:
+        function: the function.
+        makers: make what its stages may take besides the jobs.
+        settings: the function's.
+    """
+    jobs = job_store(settings)
+    stages = stages_of(function, {"jobs": jobs, **make_all(makers, settings)})
+    return StageRunner(jobs, stages, definitions=JOB_TYPES)
+
+
+def make_all[Settings](makers: Makers[Settings], settings: Settings) -> Resources:
+    """Make what code may take, each once."""
+    return {name: make(settings) for name, make in makers.items()}
 
 
 def stages_of(function: Function, resources: Resources) -> JobStages:
@@ -37,9 +59,9 @@ def stages_of(function: Function, resources: Resources) -> JobStages:
     }
 
 
-def run_stages(jobs: JobStore, stages: JobStages) -> StageRunner:
-    """Return what runs the stages of a function."""
-    return StageRunner(jobs, stages, definitions=JOB_TYPES)
+def failure_policies(settings: ProjectSettings) -> dict[str, FailurePolicy]:
+    """Say what each job type of a deployment does when a job of it fails."""
+    return failure_policies_of(make_all(WRITER, settings))
 
 
 def failure_policies_of(resources: Resources) -> dict[str, FailurePolicy]:

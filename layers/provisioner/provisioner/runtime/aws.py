@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import boto3
@@ -112,6 +114,16 @@ def client(service: str, region: str | None = None) -> Any:
     """
     _provider().client(service, region)
     return _Client(service, region)
+
+
+def client_of_region(service: str) -> Callable[[str], Any]:
+    """Return what gives the client of a service in a region; that of our own is made at once.
+
+    Raises:
+        AwsSettingsError: a setting of the AWS SDK is missing or wrong.
+    """
+    client(service, session().region_name)
+    return partial(client, service)
 
 
 def reset() -> None:

@@ -70,9 +70,12 @@ class DispatcherSettings(JobSettings):
 
 
 class ProjectReaderSettings(JobSettings):
-    """What reads projects."""
+    """What reads projects, and names and marks their resources."""
 
     projects_table: str
+    resource_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")]
+    #: The deployment, as it stands in the marker of every resource.
+    resource_namespace: str
 
 
 class ProjectSettings(ProjectReaderSettings):
@@ -88,19 +91,7 @@ class ClusterSettings(Settings):
     cluster_parameter_prefix: str
 
 
-class NamingSettings(Settings):
-    """What names and marks resources."""
-
-    resource_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")]
-    #: The deployment, as it stands in the marker of every resource.
-    resource_namespace: str
-
-
-class FailureSettings(ProjectSettings, NamingSettings):
-    """What ends a job badly."""
-
-
-class LifecycleSettings(FailureSettings, ClusterSettings):
+class LifecycleSettings(ProjectSettings, ClusterSettings):
     """The lifecycle function's."""
 
     #: Projects that an owner or organization may have, where its own limit is not set.
@@ -114,31 +105,31 @@ class ServerSettings(Settings):
     pgsslrootcert: str | None = None
 
 
-class DatabaseSettings(ProjectSettings, NamingSettings, ClusterSettings, ServerSettings):
+class DatabaseSettings(ProjectSettings, ClusterSettings, ServerSettings):
     """The database function's."""
 
 
-class InstancesSettings(ProjectSettings, NamingSettings, ClusterSettings):
+class InstancesSettings(ProjectSettings, ClusterSettings):
     """The instances function's."""
 
 
-class ServicesSettings(ProjectReaderSettings, NamingSettings):
+class ServicesSettings(ProjectReaderSettings):
     """The services function's."""
 
 
-class SnapshotSettings(ProjectReaderSettings, NamingSettings, ClusterSettings, ServerSettings):
+class SnapshotSettings(ProjectReaderSettings, ClusterSettings, ServerSettings):
     """The snapshot function's."""
 
     snapshots_bucket: str
 
 
-class ApiKeysSettings(ProjectReaderSettings, NamingSettings):
+class ApiKeysSettings(ProjectReaderSettings):
     """The API-keys function's."""
 
     api_keys_table: str
 
 
-class ReconcilerSettings(FailureSettings):
+class ReconcilerSettings(ProjectSettings):
     """The reconciler's."""
 
     #: The ARN of a state machine is this followed by its name.
