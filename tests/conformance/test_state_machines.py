@@ -161,7 +161,7 @@ def told_by(definition: Definition, *failing: Stage) -> tuple[list[Stage], list[
             called += branch if ended is None else branch[: branch.index(ended) + 1]
             last = branch[-1]
             told.append(
-                {"ok": True, "stage": str(last), "status": "SUCCEEDED"}
+                {"ok": True, "stage": str(last), "status": "SUCCEEDED", "output": {}}
                 if ended is None
                 else failed(ended)
             )

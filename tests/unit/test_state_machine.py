@@ -264,16 +264,6 @@ def test_one_decision_tells_whether_the_job_has_ended_and_whether_a_stage_runs(
     assert len(done.execution.entered) == transitions
 
 
-def test_the_decision_after_a_stage_is_called_by_what_it_asks() -> None:
-    def decides(*steps: Stage | Parallel) -> list[str]:
-        return [n for n, s in machine(*steps)["States"].items() if s["Type"] == "Choice"]
-
-    assert decides(ENDING, B) == ["IsNothingToDoAfterG"]
-    assert decides(A, OPTIONAL, B) == ["IsWantedAfterA"]
-    assert decides(ENDING, OPTIONAL, B) == ["IsNothingToDoOrWantedAfterG"]
-    assert decides(A, OPTIONAL, B, OPTIONAL_TOO, C) == ["IsWantedAfterA", "IsWantedAfterB"]
-
-
 def test_what_passes_is_repeated(moto: Moto) -> None:
     errors = {"A": ["Lambda.ServiceException"] * 10 + ["NETWORK_ERROR", "Sandbox.Timedout"]}
     done = agree(moto, machine(A), errors=errors)
@@ -350,7 +340,7 @@ def test_a_task_is_written_as_the_language_has_it() -> None:
                 "Next": "StoringTheFilesFailed",
             }
         ],
-        "Next": "IsHasNoneAfterStoringTheFiles",
+        "Next": "AfterStoringTheFiles",
     }
 
 
@@ -410,16 +400,21 @@ def test_a_clean_up_is_started_where_the_end_of_the_job_says_so(*, is_wanted: bo
 
 def test_a_job_without_a_clean_up_asks_for_none() -> None:
     states = machine(A)["States"]
-    assert not {"IsCleanupWanted", "StartCleanup"} & states.keys()
+    assert not {"AfterRecordFailure", "StartCleanup"} & states.keys()
     assert states["RecordFailure"]["Next"] == "Failed"
 
 
 @pytest.mark.parametrize(
-    ("steps", "answers"), [((A, OPTIONAL, B), {"yes", "no"}), ((ENDING, OPTIONAL, B), None)]
+    ("steps", "asked"),
+    [
+        ((A, OPTIONAL, B), {"wanted"}),
+        ((ENDING, OPTIONAL, B), {"nothing to do", "wanted"}),
+        ((Parallel("Both", ((A,), (B,))), C), {"ok"}),
+    ],
 )
 def test_a_flowchart_says_what_a_choice_asks(
-    steps: tuple[Stage, ...], answers: set[str] | None
+    steps: tuple[Stage | Parallel, ...], asked: set[str]
 ) -> None:
     chart = flowchart(machine(*steps))
     labels = set(re.findall(r"-->\|([^|]+)\|", chart)) - {"error"}
-    assert labels == (answers or {"nothing to do", "wanted", "neither"})
+    assert labels == {*asked, "else"}

@@ -549,7 +549,7 @@ def test_a_job_for_a_deprovisioned_project_completes_at_once(workflow: Workflow)
         for event in workflow.history(second)
         if event["type"].endswith("StateEntered")
     ]
-    assert entered == ["Initialize", "IsAlreadyDeprovisionedAfterInitialize", "Completed"]
+    assert entered == ["Initialize", "AfterInitialize", "Completed"]
     assert first.result is not None
     assert second.result == first.result | {"removed": []}
 

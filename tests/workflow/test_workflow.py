@@ -367,7 +367,7 @@ def test_a_job_for_a_provisioned_project_completes_at_once_with_its_result(
     assert second.result == first.result
     assert entered(workflow.history(second)) == [
         "Initialize",
-        "IsAlreadyProvisionedOrDedicatedAfterInitialize",
+        "AfterInitialize",
         "Completed",
     ]
     assert workflow.snapshot(first) == workflow.reference()

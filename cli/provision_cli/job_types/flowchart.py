@@ -62,20 +62,21 @@ def _detail(state: dict[str, Any]) -> str:
     return f"<br/>{parameters['Payload']['stage']} in {function}"
 
 
-def _edges(state: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the states that may follow a state, each with what leads there."""
-    found = [(state["Next"], "")] if "Next" in state else []
-    rules = state.get("Choices", ())
-    if len(rules) == 1:
-        found += [(rules[0]["Next"], "yes"), (state["Default"], "no")]
-    elif rules:
-        found += [(rule["Next"], _question(rule)) for rule in rules]
-        found.append((state["Default"], "neither"))
-    caught = [catch["Next"] for catch in state.get("Catch", ())]
-    return found + [(target, "error") for target in caught if target != state.get("Next")]
+def _edges(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the states that may follow a state, each with what leads there."""
+    if "Next" in state:
+        yield state["Next"], ""
+    for rule in state.get("Choices", ()):
+        yield rule["Next"], _question(rule)
+    if "Default" in state:
+        yield state["Default"], "else"
+    for catch in state.get("Catch", ()):
+        if catch["Next"] != state.get("Next"):
+            yield catch["Next"], "error"
 
 
 def _question(rule: dict[str, Any]) -> str:
     """Return what a rule of a Choice asks for, in words."""
-    field = str(rule["And"][0]["Variable"]).rpartition(".")[2]
+    first = rule.get("And", [rule])[0]
+    field = re.sub(r"\[[0-9]+\]$", "", first["Variable"].rpartition(".")[2])
     return field.removeprefix("is_").replace("_", " ")

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from string import Template
 
+from provisioner.jobs.definition import pascal_case
 from provisioner.provisioning.job_types import JOB_TYPES
 
-from provision_cli.job_types.template import pascal_case
 from provision_cli.sentences import CommandError
 
 _MODULES = Path("layers", "provisioner", "provisioner", "provisioning", "job_types")

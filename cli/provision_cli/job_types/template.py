@@ -11,7 +11,7 @@ from string import Template
 from textwrap import fill, indent
 from typing import Any
 
-from provisioner.jobs.definition import JobDefinition, JobDefinitions
+from provisioner.jobs.definition import JobDefinition, JobDefinitions, pascal_case
 from provisioner.provisioning.functions import FUNCTIONS, LIFECYCLE
 
 #: Of a description in the template.
@@ -132,11 +132,6 @@ _FAILED = (
 
 class TemplateError(ValueError):
     """The template lacks a line `begin` or `end`; the message names it."""
-
-
-def pascal_case(name: str) -> str:
-    """Return a name of lower-case words as logical ids have it."""
-    return "".join(word.capitalize() for word in name.split("_"))
 
 
 def generate(template: str, definitions: JobDefinitions) -> str:

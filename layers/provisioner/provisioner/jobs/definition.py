@@ -101,7 +101,7 @@ class Stage(str):  # noqa: SLOT000  # its fields are a dataclass's
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: The error type of causes of its own that stay.
     own_error: ErrorType = ErrorType.UNKNOWN_ERROR
-    #: The name of its state in the Step Functions console; by default its own in camel case.
+    #: The name of its state in the Step Functions console; by default its own in PascalCase.
     state: str = ""
     #: The field of its output that says, where it is true, that the job has ended with it.
     ends_job_if: str = ""
@@ -121,7 +121,7 @@ class Stage(str):  # noqa: SLOT000  # its fields are a dataclass's
         Raises:
             DefinitionError: a field cannot be what it is given.
         """
-        self.state = self.state or camel_case(self.name)
+        self.state = self.state or pascal_case(self.name)
         for name, (pattern, sentence) in _STAGE_TEXTS.items():
             text = getattr(self, name)
             require(pattern.fullmatch(text), f"stage {self}: {name}: {sentence}.")
@@ -142,7 +142,7 @@ class Stage(str):  # noqa: SLOT000  # its fields are a dataclass's
         return ((self,),)
 
 
-def camel_case(name: str) -> str:
+def pascal_case(name: str) -> str:
     """Write words that underscores join without them, each with a capital."""
     return "".join(part.capitalize() for part in name.split("_"))
 

@@ -25,6 +25,8 @@ FOREIGN_ERRORS: dict[str, ErrorType] = {
 class RetryPolicy:
     """One retrier: exponential backoff, with full jitter unless it says otherwise."""
 
+    #: What a state machine says of it.
+    comment: str
     #: The error names that it repeats.
     error_names: tuple[str, ...]
     #: Upper bound of the first wait, in seconds.
@@ -60,6 +62,8 @@ class RetryPolicy:
 #: Functions Developer Guide, "Handle transient Lambda service exceptions"; AWS Lambda Developer
 #: Guide, "Lambda function states"; AWS Lambda API Reference, Invoke.
 SERVICE_RETRY = RetryPolicy(
+    comment="The Lambda service itself failed or throttles, or makes the network interfaces of an "
+    "idle function anew: that passes within minutes.",
     error_names=(
         "Lambda.ServiceException",
         "Lambda.AWSLambdaException",
@@ -80,6 +84,7 @@ SERVICE_RETRY = RetryPolicy(
 
 #: Lambda's own limits of concurrency and rate: the waits last an hour on average.
 THROTTLE_RETRY = RetryPolicy(
+    comment="Lambda's limits of concurrency or rate are reached: waited out for an hour.",
     error_names=("Lambda.TooManyRequestsException",),
     interval_seconds=2,
     backoff_rate=2,
@@ -89,6 +94,8 @@ THROTTLE_RETRY = RetryPolicy(
 
 #: The retryable error types of a stage.
 STAGE_RETRY = RetryPolicy(
+    comment="The retryable error types, and the names under which a function arrives that ran out "
+    "of time or died: three attempts in all.",
     error_names=(*RETRYABLE, *FOREIGN_ERRORS),
     interval_seconds=300,
     backoff_rate=2,
@@ -98,6 +105,7 @@ STAGE_RETRY = RetryPolicy(
 
 #: Passing errors of Step Functions itself, where a state machine starts another's execution.
 START_RETRY = RetryPolicy(
+    comment="Step Functions itself failed or throttles: that passes within seconds.",
     error_names=(
         "StepFunctions.SdkClientException",
         "StepFunctions.AWSStepFunctionsException",
@@ -117,6 +125,8 @@ SLOT_ERROR = "SlotWaiting"
 #: Polls of a job that waits for a slot. They last for half a minute on average, and all of them for
 #: longer than a job waits; that is ended by the clock.
 SLOT_RETRY = RetryPolicy(
+    comment="So many jobs run as may at once, or it is others' turn: it is polled within a minute, "
+    "and the wait ends by the clock before this does.",
     error_names=(SLOT_ERROR,),
     interval_seconds=2,
     backoff_rate=2,
@@ -144,6 +154,8 @@ def waiting_retry(waits_seconds: int) -> RetryPolicy:
             be at work, `LONGEST_RUN_SECONDS`, and of a last stage that waits itself, both.
     """
     return RetryPolicy(
+        comment="It waits, for what the job's item names, and is asked again each minute; the wait "
+        "ends by the clock before this does.",
         error_names=(WAITING_ERROR,),
         interval_seconds=POLL_SECONDS,
         backoff_rate=1,

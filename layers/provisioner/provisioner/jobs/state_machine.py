@@ -19,7 +19,7 @@ from provisioner.jobs.definition import (
     JobDefinition,
     Parallel,
     Stage,
-    camel_case,
+    pascal_case,
     require,
 )
 from provisioner.jobs.retries import (
@@ -54,34 +54,43 @@ _EVENTS_OF_AN_ATTEMPT = 3
 #: Errors after which no time of the function has gone by that the wait does not hold.
 _TAKE_NO_TIME = {WAITING_ERROR, SLOT_ERROR, *THROTTLE_RETRY.error_names}
 
-_LAMBDA = "arn:aws:states:::lambda:invoke"
-_START_EXECUTION = "arn:aws:states:::states:startExecution"
-
-_SERVICE_COMMENT = (
-    "The Lambda service itself failed or throttles, or makes the network interfaces of an idle "
-    "function anew: that passes within minutes."
-)
-_THROTTLE_COMMENT = "Lambda's limits of concurrency or rate are reached: waited out for an hour."
-_SLOT_COMMENT = (
-    "So many jobs run as may at once, or it is others' turn: it is polled within a minute, and the "
-    "wait ends by the clock before this does."
-)
-_STAGE_COMMENT = (
-    "The retryable error types, and the names under which a function arrives that ran out of time "
-    "or died: three attempts in all."
-)
-_WAITING_COMMENT = (
-    "It waits, for what the job's item names, and is asked again each minute; the wait ends by the "
-    "clock before this does."
-)
-_START_COMMENT = "Step Functions itself failed or throttles: that passes within seconds."
-
 _COMPLETED, _RECORD_FAILURE, _FAILED = "Completed", "RecordFailure", "Failed"
+
+#: What is kept of a stage's answer.
+_ANSWER = {
+    "ok.$": "$.Payload.ok",
+    "stage.$": "$.Payload.stage",
+    "status.$": "$.Payload.status",
+    "output.$": "$.Payload.output",
+}
 
 type State = dict[str, Any]
 
 #: States by name, in the order in which they are read best.
 type States = list[tuple[str, State]]
+
+#: What the execution of a job that failed ends in.
+_ENDS: States = [
+    (
+        _FAILED,
+        {
+            "Type": "Fail",
+            "Comment": "Ends with the job's own error.",
+            "ErrorPath": "$.failure.error_type",
+            "CausePath": "$.failure.message",
+        },
+    ),
+    (
+        "FailureNotRecorded",
+        {
+            "Type": "Fail",
+            "Comment": "The job's item could not be written; the history holds both errors.",
+            "Error": "UNKNOWN_ERROR",
+            "Cause": "The failure of the job could not be recorded; see the Catch of RecordFailure "
+            "in this history.",
+        },
+    ),
+]
 
 
 def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
@@ -101,35 +110,23 @@ def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[s
     for number, step in enumerate(definition.steps):
         following = names[number + 1]
         if isinstance(step, Parallel):
-            states += _parallel(step, definition.first, before, following)
+            states += _parallel(definition, step, before, following)
             continue
         optional = definition.optional_after(step)
-        question = _question(step, optional)
-        after = following if optional is None else names[number + 2]
-        is_handed_on = not step.runs_if and step is not definition.last
-        task = _stage(
-            step,
-            before,
-            question or following,
-            keeps_output=is_handed_on or bool(question),
-            begins_job=step in definition.first,
-            # What ends the job waits, besides, until nothing of it is at work.
-            waits_seconds=LONGEST_RUN_SECONDS if step is definition.last else 0,
+        rules = _rules(step, optional)
+        choice = f"After{step.state}"
+        states.append(
+            (step.state, _stage(definition, step, before, choice if rules else following))
         )
-        states.append((step.state, task))
-        if question:
-            states.append((question, _decision(step, optional, after)))
-        if is_handed_on:
+        if rules:
+            otherwise = following if optional is None else names[number + 2]
+            comment = "How the job goes on: each rule asks for one field of the stage's output."
+            states.append((choice, _choice(comment, rules, otherwise)))
+        if not step.runs_if:
             before.append(step)
         failures.append((f"{step.state}Failed", _failure_alone(step)))
     states.append((_COMPLETED, {"Type": "Succeed", "Comment": "The job's item holds the result."}))
-    has_cleanup = bool(definition.on_failure.request_cleanup)
-    comment = (
-        f"{definition.meaning} The input stays under $.job; every Task is one stage of the job and "
-        "can be run twice."
-    )
-    states += [*failures, *_ending(lifecycle, has_cleanup=has_cleanup)]
-    return _document(definition.name, comment, states)
+    return _document(definition, [*states, *failures, *_ending(definition, lifecycle)])
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -138,67 +135,42 @@ def text(document: Mapping[str, Any]) -> str:
 
 
 def _stage(
-    stage: Stage,
-    before: Sequence[Stage],
-    following: str,
-    *,
-    keeps_output: bool,
-    begins_job: bool,
-    waits_seconds: int = 0,
+    definition: JobDefinition[Any], stage: Stage, before: Sequence[Stage], following: str
 ) -> State:
     """Return the Task of a stage.
 
     Args:
+        definition: the job type.
         stage: the stage.
         before: the stages whose outputs it is handed, as `JobInput.outputs` says.
         following: the state that follows; the end of its branch, whose result it is, without it.
-        keeps_output: whether its output is kept for what follows.
-        begins_job: whether it is among the first, which wait for a slot.
-        waits_seconds: for how long it may wait beside what its definition says.
     """
     outputs = {f"{earlier}.$": f"$.{earlier}.output" for earlier in before}
-    longest = stage.waits_seconds + waits_seconds
-    return _task(
-        stage,
-        stage.meaning,
-        stage.function,
-        waits=[
-            *([_retrier(SLOT_RETRY, _SLOT_COMMENT)] if begins_job else ()),
-            *([_retrier(waiting_retry(longest), _WAITING_COMMENT)] if longest else ()),
-        ],
-        payload={"outputs": outputs} if outputs else {},
-        result=_result(
-            ("ok", "stage", "status", *(["output"] if keeps_output else [])),
-            stage if following else "",
+    longest = stage.waits_seconds
+    if stage is definition.last:
+        # What ends the job waits, besides, until nothing of it is at work.
+        longest += LONGEST_RUN_SECONDS
+    waits = [SLOT_RETRY] if stage in definition.first else []
+    if longest:
+        waits.append(waiting_retry(longest))
+    return {
+        **_task(
+            stage, stage.meaning, stage.function, waits, {"outputs": outputs} if before else {}
         ),
-        handler=f"{stage.state}Failed",
-        end={"Next": following} if following else {"End": True},
-    )
-
-
-def _result(selected: Iterable[str], name: str) -> dict[str, Any]:
-    """Return what a Task keeps of an answer: under a name, or, without one, in place of its input.
-
-    Args:
-        selected: the fields of the answer.
-        name: where they are kept.
-    """
-    selector = {"ResultSelector": {f"{field}.$": f"$.Payload.{field}" for field in selected}}
-    return selector | ({"ResultPath": f"$.{name}"} if name else {})
+        "Catch": [_catch("error", f"{stage.state}Failed")],
+        "ResultSelector": _ANSWER,
+        **({"ResultPath": f"$.{stage}", "Next": following} if following else {"End": True}),
+    }
 
 
 def _task(
     name: str,
     comment: str,
     function: Function,
-    *,
-    waits: Sequence[Mapping[str, Any]],
+    waits: Sequence[RetryPolicy],
     payload: Mapping[str, Any],
-    result: Mapping[str, Any],
-    handler: str,
-    end: Mapping[str, Any],
 ) -> State:
-    """Return the Task that calls a function for a stage, or for the step that is none.
+    """Return what the Tasks of a stage, and of the step that is none, have in common.
 
     Args:
         name: what the function knows the stage or step by.
@@ -206,17 +178,14 @@ def _task(
         function: the function.
         waits: the retriers of what it can wait for, beside those of its attempts.
         payload: what it is handed beside the job.
-        result: what is kept of the answer.
-        handler: the state that follows an error.
-        end: what follows.
     """
     return {
         "Type": "Task",
         "Comment": comment,
-        "Resource": _LAMBDA,
+        "Resource": "arn:aws:states:::lambda:invoke",
         "TimeoutSeconds": function.seconds + TASK_MARGIN_SECONDS,
         "Parameters": {
-            "FunctionName": f"${{{camel_case(function.name)}FunctionArn}}",
+            "FunctionName": f"${{{pascal_case(function.name)}FunctionArn}}",
             "Payload": {
                 "job.$": "$.job",
                 "stage": str(name),
@@ -224,21 +193,15 @@ def _task(
                 **payload,
             },
         },
-        **result,
         "Retry": [
-            _retrier(SERVICE_RETRY, _SERVICE_COMMENT),
-            _retrier(THROTTLE_RETRY, _THROTTLE_COMMENT),
-            _retrier(STAGE_RETRY, _STAGE_COMMENT),
-            *waits,
+            _retrier(policy) for policy in (SERVICE_RETRY, THROTTLE_RETRY, STAGE_RETRY, *waits)
         ],
-        "Catch": [_catch("error", handler)],
-        **end,
     }
 
 
-def _retrier(policy: RetryPolicy, comment: str) -> dict[str, Any]:
+def _retrier(policy: RetryPolicy) -> dict[str, Any]:
     retrier = {
-        "Comment": comment,
+        "Comment": policy.comment,
         "ErrorEquals": list(policy.error_names),
         "IntervalSeconds": policy.interval_seconds,
         "BackoffRate": policy.backoff_rate,
@@ -254,108 +217,70 @@ def _catch(path: str, handler: str) -> dict[str, Any]:
     return {"ErrorEquals": ["States.ALL"], "ResultPath": f"$.{path}", "Next": handler}
 
 
-def _question(stage: Stage, optional: Stage | None) -> str:
-    """Name the Choice after a stage by what it asks the stage's output; "" where it asks nothing.
+def _choice(comment: str, rules: Sequence[Mapping[str, Any]], otherwise: str) -> State:
+    return {"Type": "Choice", "Comment": comment, "Choices": rules, "Default": otherwise}
+
+
+def _rules(stage: Stage, optional: Stage | None) -> list[dict[str, Any]]:
+    """Return what the Choice after a stage asks of its output; nothing where there is none.
 
     Args:
         stage: the stage.
         optional: the stage after it that runs only where the output says so, if any.
     """
-    fields = [stage.ends_job_if, "" if optional is None else optional.runs_if]
-    asked = "Or".join(camel_case(field.removeprefix("is_")) for field in filter(None, fields))
-    return f"Is{asked}After{stage.state}" if asked else ""
-
-
-def _decision(stage: Stage, optional: Stage | None, otherwise: str) -> State:
-    """Return the Choice after a stage whose output says how the job goes on.
-
-    Args:
-        stage: the stage.
-        optional: the stage after it that runs only where the output says so, if any.
-        otherwise: the state that follows where the output says nothing.
-    """
-    comments, rules = [], []
-    if stage.ends_job_if:
-        comments.append(
-            "Where the stage says so, the job has completed with it and nothing is left to do."
-        )
-        rules.append(_says(stage, stage.ends_job_if, _COMPLETED))
+    asked = [(stage.ends_job_if, _COMPLETED)] if stage.ends_job_if else []
     if optional is not None:
-        comments.append(f"{optional} runs where the stage asks for it, and is SKIPPED elsewhere.")
-        rules.append(_says(stage, optional.runs_if, optional.state))
-    return {
-        "Type": "Choice",
-        "Comment": " ".join(comments),
-        "Choices": rules,
-        "Default": otherwise,
-    }
-
-
-def _says(stage: Stage, field: str, following: str) -> dict[str, Any]:
-    """Return the rule that a field of a stage's output is true."""
-    variable = f"$.{stage}.output.{field}"
-    return {
-        "And": [
-            {"Variable": variable, "IsPresent": True},
-            {"Variable": variable, "BooleanEquals": True},
-        ],
-        "Next": following,
-    }
+        asked.append((optional.runs_if, optional.state))
+    return [
+        {
+            "And": [
+                {"Variable": f"$.{stage}.output.{field}", "IsPresent": True},
+                {"Variable": f"$.{stage}.output.{field}", "BooleanEquals": True},
+            ],
+            "Next": following,
+        }
+        for field, following in asked
+    ]
 
 
 def _parallel(
-    parallel: Parallel, first: Sequence[Stage], before: Sequence[Stage], following: str
+    definition: JobDefinition[Any], parallel: Parallel, before: Sequence[Stage], following: str
 ) -> States:
-    choice = f"Has{parallel.state}Succeeded"
+    choice = f"After{parallel.state}"
     settled = {
         "Type": "Parallel",
         "Comment": "What does not depend on one another. Every branch settles before anything "
         "decides, for a sibling's Lambda keeps running when a branch fails.",
-        "Branches": [_branch(stages, first, before) for stages in parallel.branches],
+        "Branches": [_branch(definition, stages, before) for stages in parallel.branches],
         "ResultSelector": {"branches.$": "$", "ok.$": "$[*].ok"},
         "ResultPath": "$.settled",
         "Next": choice,
     }
-    decides = {
-        "Type": "Choice",
-        "Comment": "All well, or at least one branch passed an error on.",
-        "Choices": [
-            {
-                "And": [
-                    {"Variable": f"$.settled.ok[{number}]", "BooleanEquals": True}
-                    for number in range(len(parallel.branches))
-                ],
-                "Next": following,
-            }
+    all_well = {
+        "And": [
+            {"Variable": f"$.settled.ok[{number}]", "BooleanEquals": True}
+            for number in range(len(parallel.branches))
         ],
-        "Default": _RECORD_FAILURE,
+        "Next": following,
     }
-    return [(parallel.state, settled), (choice, decides)]
+    comment = "All well, or at least one branch passed an error on."
+    return [(parallel.state, settled), (choice, _choice(comment, [all_well], _RECORD_FAILURE))]
 
 
 def _branch(
-    stages: Sequence[Stage], first: Sequence[Stage], before: Sequence[Stage]
+    definition: JobDefinition[Any], stages: Sequence[Stage], before: Sequence[Stage]
 ) -> dict[str, Any]:
-    names = [*(stage.state for stage in stages[1:]), ""]
-    states: States = []
-    for number, (stage, following) in enumerate(zip(stages, names, strict=True)):
-        task = _stage(
-            stage,
-            [*before, *stages[:number]],
-            following,
-            keeps_output=bool(following),
-            begins_job=stage in first,
-        )
-        states.append((stage.state, task))
-    for stage in stages:
-        passed_on = {
+    tasks, failures = {}, {}
+    for number, stage in enumerate(stages):
+        following = "".join(later.state for later in stages[number + 1 : number + 2])
+        tasks[stage.state] = _stage(definition, stage, [*before, *stages[:number]], following)
+        failures[f"{stage.state}Failed"] = {
             "Type": "Pass",
             "Comment": "Passes the error on as data: a branch never fails the Parallel state.",
             "Parameters": _failure(stage),
             "End": True,
         }
-        states.append((f"{stage.state}Failed", passed_on))
-    return {"StartAt": stages[0].state, "States": dict(states)}
+    return {"StartAt": stages[0].state, "States": tasks | failures}
 
 
 def _failure(stage: Stage) -> dict[str, Any]:
@@ -371,80 +296,66 @@ def _failure_alone(stage: Stage) -> State:
     }
 
 
-def _ending(lifecycle: Function, *, has_cleanup: bool) -> States:
+def _ending(definition: JobDefinition[Any], lifecycle: Function) -> States:
     """Return how a job that failed ends."""
+    cleanup = _cleanup(lifecycle) if definition.on_failure.request_cleanup else []
     record = _task(
         RECORD_FAILURE,
         "Stores the errors, closes the stages that never said how they ended, and releases what "
-        + ("the job holds, or hands it over to a clean-up." if has_cleanup else "the job holds."),
+        "the job holds, or hands it over to a clean-up.",
         lifecycle,
-        waits=[_retrier(waiting_retry(LONGEST_RUN_SECONDS), _WAITING_COMMENT)],
-        payload={"branches.$": "$.settled.branches"},
-        result=_result(
-            ("error_type", "message", *(["has_cleanup", "cleanup"] if has_cleanup else [])),
-            "failure",
-        ),
-        handler="FailureNotRecorded",
-        end={"Next": "IsCleanupWanted" if has_cleanup else _FAILED},
+        [waiting_retry(LONGEST_RUN_SECONDS)],
+        {"branches.$": "$.settled.branches"},
     )
-    failed = {
-        "Type": "Fail",
-        "Comment": "Ends with the job's own error.",
-        "ErrorPath": "$.failure.error_type",
-        "CausePath": "$.failure.message",
+    record |= {
+        "Catch": [_catch("error", "FailureNotRecorded")],
+        "ResultSelector": {
+            "error_type.$": "$.Payload.error_type",
+            "message.$": "$.Payload.message",
+            "has_cleanup.$": "$.Payload.has_cleanup",
+            "cleanup.$": "$.Payload.cleanup",
+        },
+        "ResultPath": "$.failure",
+        "Next": next((name for name, _ in cleanup), _FAILED),
     }
-    not_recorded = {
-        "Type": "Fail",
-        "Comment": "The job's item could not be written; the history holds both errors.",
-        "Error": "UNKNOWN_ERROR",
-        "Cause": "The failure of the job could not be recorded; see the Catch of RecordFailure in "
-        "this history.",
-    }
-    return [
-        (_RECORD_FAILURE, record),
-        *(_start_of_cleanup(lifecycle.seconds + TASK_MARGIN_SECONDS) if has_cleanup else ()),
-        (_FAILED, failed),
-        ("FailureNotRecorded", not_recorded),
-    ]
+    return [(_RECORD_FAILURE, record), *cleanup, *_ENDS]
 
 
-def _start_of_cleanup(seconds: int) -> States:
-    wanted = {
-        "Type": "Choice",
-        "Comment": "Whether what the job made is removed or stays for a later job.",
-        "Choices": [
-            {"Variable": "$.failure.has_cleanup", "BooleanEquals": True, "Next": "StartCleanup"}
-        ],
-        "Default": _FAILED,
-    }
+def _cleanup(lifecycle: Function) -> States:
+    """Return how the clean-up of a job is started, where one is to follow."""
+    wanted = {"Variable": "$.failure.has_cleanup", "BooleanEquals": True, "Next": "StartCleanup"}
+    comment = "Whether what the job made is removed or stays for a later job."
     start = {
         "Type": "Task",
         "Comment": "Starts the clean-up, a job of its own, and does not wait for it.",
-        "Resource": _START_EXECUTION,
-        "TimeoutSeconds": seconds,
+        "Resource": "arn:aws:states:::states:startExecution",
+        "TimeoutSeconds": lifecycle.seconds + TASK_MARGIN_SECONDS,
         "Parameters": {
             "StateMachineArn": "${CleanupStateMachineArn}",
             "Name.$": "$.failure.cleanup.name",
             "Input.$": "$.failure.cleanup.input",
         },
-        "ResultSelector": {"execution_arn.$": "$.ExecutionArn"},
-        "ResultPath": "$.cleanup",
-        "Retry": [_retrier(START_RETRY, _START_COMMENT)],
+        "Retry": [_retrier(START_RETRY)],
         # What does not start is found and started later.
         "Catch": [_catch("cleanup", _FAILED)],
+        "ResultSelector": {"execution_arn.$": "$.ExecutionArn"},
+        "ResultPath": "$.cleanup",
         "Next": _FAILED,
     }
-    return [("IsCleanupWanted", wanted), ("StartCleanup", start)]
+    return [
+        (f"After{_RECORD_FAILURE}", _choice(comment, [wanted], _FAILED)),
+        ("StartCleanup", start),
+    ]
 
 
-def _document(name: str, comment: str, states: States) -> dict[str, Any]:
+def _document(definition: JobDefinition[Any], states: States) -> dict[str, Any]:
     """Put a state machine together.
 
     Raises:
         DefinitionError: two states of it have one name, a name is too long, the history of an
             execution cannot hold what may happen, or it is larger than AWS takes.
     """
-    where = f"state machine {name}"
+    where = f"state machine {definition.name}"
     for found, times in Counter(_names(states)).items():
         require(
             times == 1,
@@ -457,7 +368,8 @@ def _document(name: str, comment: str, states: States) -> dict[str, Any]:
         )
     seconds, events = _longest(dict(states))
     document = {
-        "Comment": comment,
+        "Comment": f"{definition.meaning} The input stays under $.job; every Task is one stage of "
+        "the job and can be run twice.",
         "QueryLanguage": "JSONPath",
         # What every step takes with every retry, in whole hours.
         "TimeoutSeconds": math.ceil(seconds / 3600) * 3600,
