@@ -18,9 +18,9 @@ import subprocess
 from pathlib import Path
 
 import pymysql
+import trustme
 from pymysql.cursors import Cursor
 
-from provision_cli.local import certificates
 from provision_cli.local.database_servers import DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import LOOPBACK
@@ -83,7 +83,12 @@ class MariadbServer(DatabaseServer):
     @property
     def ca_file(self) -> Path:
         """The certificate of the authority that has signed the server's, once it has started."""
-        return self._home / certificates.AUTHORITY_FILE
+        return self._home / "ca.pem"
+
+    @property
+    def _certificate_file(self) -> Path:
+        """The server's certificate, with its key."""
+        return self._home / "server.pem"
 
     @property
     def _pid_file(self) -> Path:
@@ -106,8 +111,8 @@ class MariadbServer(DatabaseServer):
             # No client is known by a name that a server of names gives.
             "--skip-name-resolve",
             f"--ssl-ca={self.ca_file}",
-            f"--ssl-cert={self._home / certificates.CERTIFICATE_FILE}",
-            f"--ssl-key={self._home / certificates.KEY_FILE}",
+            f"--ssl-cert={self._certificate_file}",
+            f"--ssl-key={self._certificate_file}",
             # What was committed outlives the process, not the machine.
             "--innodb-flush-log-at-trx-commit=2",
             "--debug-no-sync",
@@ -141,7 +146,11 @@ class MariadbServer(DatabaseServer):
         super()._make_folders(password)
         self._home.chmod(0o700)
         self._temporary.mkdir(exist_ok=True)
-        certificates.make(self._home, LOOPBACK)
+        # The authority's key is not kept.
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.ca_file)
+        certificate = authority.issue_cert(LOOPBACK, "localhost")
+        certificate.private_key_and_cert_chain_pem.write_to_path(self._certificate_file)
 
     def _make_data(self, folder: Path, password: str) -> subprocess.CompletedProcess[str]:
         folder.mkdir(mode=0o700)
