@@ -299,6 +299,17 @@ def _cleanup(job: api.Job) -> str:
     return _cleanup(cleanup)
 
 
+def show_restored(console: Console, restored: api.RestoredSnapshot) -> None:
+    """Print what has been restored where, and what is left out."""
+    line(
+        console,
+        f"snapshot {restored.snapshot.key} is restored into database {restored.database} "
+        f"on {restored.host}:{restored.port}.",
+    )
+    for left_out in restored.left_out:
+        line(console, f"left out: {left_out}")
+
+
 def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
     """Return what `provision jobs` shows of each job; a clean-up stands below the failed job."""
     return [

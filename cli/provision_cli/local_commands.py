@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +14,15 @@ import typer
 from rich.console import Console
 
 from provision_cli import display
-from provision_cli.demo import program as demonstration
-from provision_cli.local import environment, sam_local
+from provision_cli.job_types.derived import find_stale_files
+from provision_cli.local import environment, processes, sam_local
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 from provision_cli.sentences import CommandError
 
 app = typer.Typer()
+
+#: How many files a sentence names.
+_NAMED_FILES = 6
 
 
 def _stack() -> LocalStack:
@@ -37,8 +41,39 @@ def up(
     ] = False,
 ) -> None:
     """Start the local stack, or what was killed of it, and deploy the template to it."""
-    demonstration.bring_up(Console(), for_containers=containers)
+    bring_up(Console(), for_containers=containers)
     _show_status()
+
+
+def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
+    """Start the local stack, saying what is done and how long it takes.
+
+    Raises:
+        CommandError: a file does not follow from the job types' definitions; nothing is started.
+        DefinitionError, TemplateError: nothing follows from them; likewise.
+    """
+    began = time.monotonic()
+    settings = LocalStackSettings.from_environment(for_containers=for_containers)
+    _refuse_stale_files(settings.root)
+
+    def report(step: str) -> None:
+        display.line(console, f"{time.monotonic() - began:6.1f} s  {step}", style="dim")
+
+    with processes.end_by_signals():
+        running = LocalStack(settings).up(report)
+    report("The local stack is up")
+    return running
+
+
+def _refuse_stale_files(root: Path) -> None:
+    """Let no stack run state machines of other stages than its functions have."""
+    stale = [str(path) for path in find_stale_files(root)]
+    if stale:
+        more = f" and {len(stale) - _NAMED_FILES} more" if len(stale) > _NAMED_FILES else ""
+        raise CommandError(
+            f"{', '.join(stale[:_NAMED_FILES])}{more}: not as the job types' definitions have it; "
+            "run `make state-machines` first."
+        )
 
 
 @app.command()

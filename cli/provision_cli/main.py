@@ -18,7 +18,7 @@ from provisioner.runtime.observability import logger
 from rich.console import Console
 
 from provision_cli import display, local_commands, snapshots
-from provision_cli.demo import program as demonstration
+from provision_cli.demo import Demonstration
 from provision_cli.ids import choose_id, find_job_id, is_whole
 from provision_cli.job_commands import add_job_commands, enqueue_change
 from provision_cli.job_types.new import write_job_type
@@ -68,7 +68,8 @@ def _main(
 @app.command()
 def demo() -> None:
     """Provision, fail, remove and restore projects on the local stack, and show what happens."""
-    demonstration.run(Console())
+    console = Console()
+    Demonstration(console, local_commands.bring_up(console)).run()
 
 
 @project_app.command("create")

@@ -69,7 +69,7 @@ def restore_snapshot(  # noqa: PLR0917 - Typer passes them by name
             raise CommandError(
                 "--size, --storage-gb: go with a snapshot of Amazon RDS; leave them out."
             )
-        show_restored(Console(), api.restore_snapshot(project_id, snapshot, into=into))
+        display.show_restored(Console(), api.restore_snapshot(project_id, snapshot, into=into))
         return
     if into is not None:
         raise CommandError(
@@ -78,14 +78,3 @@ def restore_snapshot(  # noqa: PLR0917 - Typer passes them by name
         )
     job = api.restore_instance(project_id, found.identifier, size=size, storage_gb=storage_gb)
     display.show_enqueued(job)
-
-
-def show_restored(console: Console, restored: api.RestoredSnapshot) -> None:
-    """Print what has been restored where, and what is left out."""
-    display.line(
-        console,
-        f"snapshot {restored.snapshot.key} is restored into database {restored.database} "
-        f"on {restored.host}:{restored.port}.",
-    )
-    for left_out in restored.left_out:
-        display.line(console, f"left out: {left_out}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -27,7 +26,6 @@ _PROGRAM_FOLDER = Path(__file__).resolve().parents[2]
 _SERVER_VARIABLES = ("POSTGRESQL_BIN", "POSTGRESQL_DATA", "MYSQL_BIN", "MYSQL_DATA")
 
 _START_SECONDS = 120.0
-_POLL_SECONDS = 0.1
 
 
 def endpoint_url(port: int) -> str:
@@ -97,19 +95,17 @@ def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProc
 
 
 def _wait_until_it_answers(process: StartedProcess, port: int, log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while not answers(port):
-        if not process.is_running():
-            raise LocalStackError(
-                f"the local AWS ended at its start; its output is in {log}:\n"
-                f"{processes.last_lines(log)}"
-            )
-        if time.monotonic() > deadline:
-            raise LocalStackError(
-                f"the local AWS does not answer on port {port} after {_START_SECONDS:.0f} seconds; "
-                f"its output is in {log}."
-            )
-        time.sleep(_POLL_SECONDS)
+    processes.wait_until(lambda: answers(port) or not process.is_running(), _START_SECONDS)
+    if not process.is_running():
+        raise LocalStackError(
+            f"the local AWS ended at its start; its output is in {log}:\n"
+            f"{processes.last_lines(log)}"
+        )
+    if not answers(port):
+        raise LocalStackError(
+            f"the local AWS does not answer on port {port} after {_START_SECONDS:.0f} seconds; "
+            f"its output is in {log}."
+        )
 
 
 def answers(port: int) -> bool:

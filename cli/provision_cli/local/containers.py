@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ DESKTOP_HOST = "host.docker.internal"
 _ENGINE_SECONDS = 10.0
 
 _START_SECONDS = 20.0
-_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +96,17 @@ def start_relay(network: ContainerNetwork, ports: Sequence[int], directory: Path
         log=log,
         directory=directory,
     )
-    deadline = time.monotonic() + _START_SECONDS
-    while not all(_is_listened_on(network.host, port) for port in ports):
-        if not relay.is_running() or time.monotonic() > deadline:
-            relay.stop()
-            raise LocalStackError(
-                f"containers: ports {' and '.join(map(str, ports))} of {network.host} cannot be "
-                f"listened on; stop what uses them. The log is {log}:\n{processes.last_lines(log)}"
-            )
-        time.sleep(_POLL_SECONDS)
+
+    def is_listened_on() -> bool:
+        return all(_is_listened_on(network.host, port) for port in ports)
+
+    processes.wait_until(lambda: is_listened_on() or not relay.is_running(), _START_SECONDS)
+    if not is_listened_on():
+        relay.stop()
+        raise LocalStackError(
+            f"containers: ports {' and '.join(map(str, ports))} of {network.host} cannot be "
+            f"listened on; stop what uses them. The log is {log}:\n{processes.last_lines(log)}"
+        )
     return relay
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -11,7 +10,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -24,9 +22,7 @@ from provision_cli.local import processes
 from provision_cli.local.environment import MARK_VARIABLE
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import LOOPBACK, listen_error
-
-#: Of what is waited for, seconds between two looks.
-POLL_SECONDS = 0.1
+from provision_cli.local.processes import wait_until
 
 #: How long the port of a server that was killed may still be in use. The system takes a process's
 #: memory, and with it its command line, before it closes its sockets.
@@ -136,18 +132,25 @@ class DatabaseServer(ABC):
         if self.is_running():
             return
         program = self._program()
-        check_port(self.name, self.port, was_killed=self.process_id() is not None)
+        self._check_port()
         if not self.has_data():
             self._initialize()
-        deadline = time.monotonic() + _START_SECONDS
         # What is left of a server that was killed ends by itself.
-        while not self._serve(program, deadline):
-            if not self._is_kept_from_it() or time.monotonic() > deadline:
-                raise LocalStackError(
-                    f"{self.name} did not start on port {self.port}; its log, {self.log}, ends "
-                    f"with: {last_line(self.log.read_text(errors='replace'))}"
-                )
-            time.sleep(POLL_SECONDS)
+        wait_until(lambda: self._serve(program) or not self._is_kept_from_it(), _START_SECONDS)
+        if not self.is_running():
+            raise LocalStackError(
+                f"{self.name} did not start on port {self.port}; its log, {self.log}, ends with: "
+                f"{last_line(self.log.read_text(errors='replace'))}"
+            )
+
+    def _check_port(self) -> None:
+        if self.process_id() is not None:
+            wait_until(lambda: listen_error(self.port) is None, _CLOSING_SECONDS)
+        if error := listen_error(self.port):
+            raise LocalStackError(
+                f"{self.name}: port {self.port} of {LOOPBACK} cannot be listened on "
+                f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
+            ) from error
 
     def _initialize(self) -> None:
         password = os.urandom(32).hex()
@@ -177,7 +180,7 @@ class DatabaseServer(ABC):
             for path in paths:
                 os.chown(path, account["user"], account["group"], follow_symlinks=False)
 
-    def _serve(self, program: Sequence[str], deadline: float) -> bool:
+    def _serve(self, program: Sequence[str]) -> bool:
         """Start the server's process, and return whether it answers."""
         _reap(self.process_id())
         process = processes.start(
@@ -187,13 +190,16 @@ class DatabaseServer(ABC):
             directory=Path("/"),
             account=self._account(),
         )
-        while process.is_running() and time.monotonic() < deadline:
-            with contextlib.suppress(self.error), self.connect():
-                # The port may be another server's, which has taken it meanwhile.
-                if self.is_running():
-                    return True
-            time.sleep(POLL_SECONDS / 5)
+        wait_until(lambda: self._answers() or not process.is_running(), _START_SECONDS)
+        if self._answers():
+            return True
         process.stop()
+        return False
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(self.error), self.connect():
+            # The port may be another server's, which has taken it meanwhile.
+            return self.is_running()
         return False
 
     def _is_kept_from_it(self) -> bool:
@@ -224,14 +230,10 @@ class DatabaseServer(ABC):
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(process_id, self.kill_signal)
-        deadline = time.monotonic() + _STOP_SECONDS
-        while self.is_running():
-            if time.monotonic() > deadline:
-                raise LocalStackError(
-                    f"{self.name} did not stop; see its log, {self.log}, and end process "
-                    f"{process_id}."
-                )
-            time.sleep(POLL_SECONDS / 5)
+        if not wait_until(lambda: not self.is_running(), _STOP_SECONDS):
+            raise LocalStackError(
+                f"{self.name} did not stop; see its log, {self.log}, and end process {process_id}."
+            )
         _reap(process_id)
 
     def copy_data(self, target: Path) -> None:
@@ -321,28 +323,6 @@ def is_own_folder(path: Path) -> bool:
         found = path.lstat()
         return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
     return False
-
-
-def check_port(what: str, port: int, *, was_killed: bool) -> None:
-    """See that a port is free.
-
-    Args:
-        what: the server that is to listen on it.
-        port: on 127.0.0.1.
-        was_killed: whether a server before this one was killed: its port is waited for.
-
-    Raises:
-        LocalStackError: the port cannot be listened on; the message says who has to do what.
-    """
-    deadline = time.monotonic() + (_CLOSING_SECONDS if was_killed else 0.0)
-    while (error := listen_error(port)) is not None:
-        if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-            continue
-        raise LocalStackError(
-            f"{what}: port {port} of {LOOPBACK} cannot be listened on "
-            f"({os.strerror(error.errno or 0)}); stop what uses it, or choose another."
-        ) from error
 
 
 def last_line(text: str) -> str:

@@ -169,14 +169,7 @@ class PostgresqlServer(DatabaseServer):
         password = secrets.token_hex(32)
         with self.connect() as connection:
             connection.execute(_CLUSTER_SQL.read_bytes())
-            verifier = connection.pgconn.encrypt_password(
-                password.encode(), PLATFORM_ROLE.encode(), b"scram-sha-256"
-            )
-            connection.execute(
-                sql.SQL("ALTER ROLE {} PASSWORD {}").format(
-                    sql.Identifier(PLATFORM_ROLE), sql.Literal(verifier.decode())
-                )
-            )
+            connection.pgconn.change_password(PLATFORM_ROLE.encode(), password.encode())
         return password
 
     def make_master_user(self, name: str, password: str) -> None:
@@ -185,9 +178,6 @@ class PostgresqlServer(DatabaseServer):
         It is no superuser. Source: Amazon RDS User Guide, "Understanding the rds_superuser role".
         """
         with self.connect() as connection:
-            verifier = connection.pgconn.encrypt_password(
-                password.encode(), name.encode(), b"scram-sha-256"
-            ).decode()
             role = sql.Identifier(name)
             if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).rowcount == 0:
                 connection.execute(_RDS_SUPERUSER)
@@ -201,9 +191,7 @@ class PostgresqlServer(DatabaseServer):
                             sql.Identifier(database), role
                         )
                     )
-            connection.execute(
-                sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(verifier))
-            )
+            connection.pgconn.change_password(name.encode(), password.encode())
 
 
 def _programs() -> Path:

@@ -100,14 +100,20 @@ def _end(listing: Callable[[], list[psutil.Process]]) -> bool:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(sent)
         ended = ended or bool(found)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while listing() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-        for process in found:
-            # What this process has started itself is only gone once it has been asked for.
-            with contextlib.suppress(psutil.TimeoutExpired):
-                process.wait(timeout=0)
+        wait_until(lambda: not listing(), _GRACE_SECONDS)
+        # What this process has started itself is only gone once it has been asked for.
+        psutil.wait_procs(found, timeout=0)
     return ended
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    """Look at a condition until it holds; returns whether it did, within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
 @contextmanager
