@@ -114,8 +114,11 @@ class Demonstration:
             f"Looked up at the services: what {self._project_id} has, and {project_id} has left"
         )
         there, left = self._look_up(self._project_id), self._look_up(project_id)
-        rows = [[kind, str(there[kind] or "none"), str(left[kind] or "none")] for kind in there]
-        display.show_table(self._console, ["", self._project_id, project_id], rows)
+        rows = [
+            {"": kind, self._project_id: str(count), project_id: str(left[kind] or "none")}
+            for kind, count in there.items()
+        ]
+        display.show_table(self._console, rows)
         _expect_nothing(project_id, left)
 
     def _show_failure(self, job: api.Job) -> None:

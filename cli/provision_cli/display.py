@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,18 +13,14 @@ from typing import Any
 from provisioner import api
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from provision_cli.sentences import CommandError
+from provision_cli.sentences import CommandError, describe
 
 _POLL_SECONDS = 0.25
 
 #: Between two columns, in characters.
-_GAP = 1
-
-#: Headings of columns whose cells are sentences, which may go on in the next line.
-_PROSE = {"reason", "note"}
+_GAP = 2
 
 _STATUS_STYLES = {
     "SUCCEEDED": "green",
@@ -63,33 +59,27 @@ def moment(when: datetime) -> str:
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def show_table(
-    console: Console,
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    nothing: str = "",
-) -> None:
-    """Print rows; without a terminal as columns of plain text.
+def show_table(console: Console, rows: Sequence[Mapping[str, str]], *, nothing: str = "") -> None:
+    """Print rows as columns, each below its heading.
 
     No word is broken, an id least of all: what does not fit a terminal goes over its edge.
 
     Args:
         console: where.
-        headings: of the columns.
-        rows: a cell for each column.
+        rows: a cell for each heading.
         nothing: the sentence that is printed instead where there are no rows.
     """
-    if nothing and not rows:
+    if not rows:
         line(console, nothing)
         return
-    if console.is_terminal:
-        console.print(_table(console, headings, rows), crop=False, overflow="ignore", no_wrap=True)
-        return
-    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
-    for row in (headings, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        line(console, "  ".join(cells).rstrip())
+    columns = {heading: [heading, *(row[heading] for row in rows)] for heading in rows[0]}
+    widths = [max(map(len, column)) for column in columns.values()]
+    for number, cells in enumerate(zip(*columns.values(), strict=True)):
+        text = Text(style="" if number else "bold")
+        for cell, width in zip(cells, widths, strict=True):
+            text.append(cell.ljust(width + _GAP), _STATUS_STYLES.get(cell))
+        text.rstrip()
+        console.print(text, soft_wrap=True)
 
 
 def watch(console: Console, job_id: str, *, appears_within: float = 0.0) -> api.Job:
@@ -161,10 +151,10 @@ def _say_new(
 
 def _lines(job: api.Job, *, with_pending: bool = False) -> list[Text]:
     """Return what there is to say of a job: a line for each stage, or for each that has begun."""
-    records = _shown_stages(job)
-    width = max((len(record.stage) for record in records), default=0)
-    lines = [Text(note) for note in _notes(job)]
-    for record in records:
+    end_waits = [wait for wait in job.waits if not wait.stage]
+    width = max((len(record.stage) for record in job.stages), default=0)
+    lines = [Text(note) for note in _notes(job, end_waits)]
+    for record in job.stages:
         if with_pending or record.status is not api.StageStatus.PENDING:
             words = (
                 record.stage.ljust(width),
@@ -172,21 +162,22 @@ def _lines(job: api.Job, *, with_pending: bool = False) -> list[Text]:
                 _attempt(record).ljust(14),
                 # A stage that runs shows when it started, one that ended how long it took.
                 _clock(record.started_at),
-                _took(record) if record.finished_at else "",
-                _describe_stage(record),
+                _duration(record.started_at, record.finished_at),
+                # No stage is polled while the end waits.
+                _describe_stage(replace(record, waiting_for="") if end_waits else record),
             )
             style = _STATUS_STYLES.get(record.status, "")
             lines.append(Text("  ".join(words).rstrip(), style))
     return lines
 
 
-def _notes(job: api.Job) -> list[str]:
+def _notes(job: api.Job, waits: Sequence[api.Wait]) -> list[str]:
     """Return the sentences about a job as a whole: what keeps it from its beginning or its end."""
-    return [
-        note
-        for note in (describe_dispatch_error(job), describe_cancel(job), _describe_end_wait(job))
-        if note
-    ]
+    notes = [describe_dispatch_error(job), describe_cancel(job)]
+    for wait in waits:
+        what = wait.stage or "The end of the job"
+        notes.append(f"{what} waits {_describe_wait(wait.since, wait.until, wait.waiting_for)}")
+    return [note for note in notes if note]
 
 
 def describe_cancel(job: api.Job) -> str:
@@ -199,27 +190,6 @@ def describe_cancel(job: api.Job) -> str:
     )
 
 
-def _waits_now(job: api.Job) -> list[api.Wait]:
-    """Return what a job waits for: its end alone where that waits, for no stage is polled then."""
-    return [wait for wait in job.waits if not wait.stage] or list(job.waits)
-
-
-def _describe_end_wait(job: api.Job) -> str:
-    """Say what the end of a job waits for; nothing where it does not wait."""
-    for wait in _waits_now(job):
-        if not wait.stage:
-            waits = _describe_wait(wait.since, wait.until, wait.waiting_for)
-            return f"The end of the job waits {waits}"
-    return ""
-
-
-def _shown_stages(job: api.Job) -> list[api.StageRecord]:
-    """Return a job's stages; what one waits for that is polled no more is left out."""
-    if not _describe_end_wait(job):
-        return list(job.stages)
-    return [replace(record, waiting_for="") for record in job.stages]
-
-
 def _describe_wait(since: datetime | None, until: datetime | None, waiting_for: str) -> str:
     return f"since {_clock(since)}, until {_clock(until)} at the latest: {waiting_for}"
 
@@ -228,14 +198,7 @@ def describe_dispatch_error(job: api.Job) -> str:
     """Say why a job that is QUEUED has not begun; nothing where nobody has said so."""
     if job.dispatch_error is None:
         return ""
-    return (
-        f"It has not begun: {_describe_error(job.dispatch_error)} Its message is delivered again."
-    )
-
-
-def _describe_error(error: api.StoredError) -> str:
-    cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
-    return f"{error.type}: {error.message}{cause}"
+    return f"It has not begun: {describe(job.dispatch_error)} Its message is delivered again."
 
 
 def show_enqueued(job: api.Job) -> None:
@@ -274,8 +237,7 @@ def _describe_bad_end(job: api.Job, error: api.StoredError) -> str:
     if job.status is api.JobStatus.CANCELLED:
         return f"is {job.status}.{others}"
     where = f" in {error.stage}, attempt {error.attempt}" if error.stage else ""
-    cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
-    return f"{job.status}{where}: {error.type}: {error.message}{others}{cause}"
+    return f"{job.status}{where}: {describe(error)}{others}"
 
 
 def _cleanup(job: api.Job) -> str:
@@ -293,7 +255,7 @@ def _cleanup(job: api.Job) -> str:
         return " What it made has been removed."
     if cleanup.error is not None and not cleanup.remaining:
         return (
-            f" Its clean-up failed: {_describe_error(cleanup.error)} "
+            f" Its clean-up failed: {describe(cleanup.error)} "
             f"`provision cleanup {job.job_id}` runs it again."
         )
     return _cleanup(cleanup)
@@ -310,18 +272,18 @@ def show_restored(console: Console, restored: api.RestoredSnapshot) -> None:
         line(console, f"left out: {left_out}")
 
 
-def job_rows(jobs: Sequence[api.Job]) -> list[list[str]]:
+def job_rows(jobs: Sequence[api.Job]) -> list[dict[str, str]]:
     """Return what `provision jobs` shows of each job; a clean-up stands below the failed job."""
     return [
-        [
-            job.job_id,
-            f"{_BELOW}{job.job_type}" if job.parent_id else job.job_type,
-            job.project_id,
-            job.status,
-            moment(job.created_at),
-            _duration(job.created_at, job.finished_at) if job.finished_at else "",
-            next((str(e.type) for e in (job.error, job.dispatch_error) if e is not None), ""),
-        ]
+        {
+            "job": job.job_id,
+            "type": f"{_BELOW}{job.job_type}" if job.parent_id else job.job_type,
+            "project": job.project_id,
+            "status": job.status,
+            "created (UTC)": moment(job.created_at),
+            "took": _duration(job.created_at, job.finished_at),
+            "error": next((e.type for e in (job.error, job.dispatch_error) if e is not None), ""),
+        }
         for job in _below_parents(jobs)
     ]
 
@@ -347,21 +309,12 @@ def _below_parents(jobs: Sequence[api.Job]) -> list[api.Job]:
 
 def job_notes(jobs: Sequence[api.Job]) -> list[str]:
     """Return what `provision jobs` says below its table: what keeps which job from going on."""
-    return [
-        f"job {job.job_id}: {note}"
-        for job in jobs
-        for note in (
-            describe_dispatch_error(job),
-            describe_cancel(job),
-            *map(_wait, _waits_now(job)),
-        )
-        if note
-    ]
-
-
-def _wait(wait: api.Wait) -> str:
-    waits = _describe_wait(wait.since, wait.until, wait.waiting_for)
-    return f"{wait.stage or 'its end'} waits {waits}"
+    notes = []
+    for job in jobs:
+        # No stage is polled while the end waits.
+        waits = [wait for wait in job.waits if not wait.stage] or job.waits
+        notes += [f"job {job.job_id}: {note}" for note in _notes(job, waits)]
+    return notes
 
 
 #: The last attempt that failed does not end its stage: that is closed once its failure is recorded.
@@ -373,102 +326,87 @@ def _was_the_last(change: api.HistoryEntry | api.StageRecord) -> bool:
     return change.status == api.StageStatus.RETRYING and change.next_attempt_before is None
 
 
-def history_rows(history: Sequence[api.HistoryEntry]) -> list[list[str]]:
+def history_rows(history: Sequence[api.HistoryEntry]) -> list[dict[str, str]]:
     """Return what `provision history` shows of each entry."""
     return [
-        [
-            moment(entry.at),
-            entry.subject,
-            entry.status,
-            str(entry.attempt or ""),
-            entry.error_type or "",
-            f"{entry.note} {_NONE_LEFT}" if _was_the_last(entry) else entry.note,
-        ]
+        {
+            "at (UTC)": moment(entry.at),
+            "of": entry.subject,
+            "status": entry.status,
+            "attempt": str(entry.attempt or ""),
+            "error": entry.error_type or "",
+            "note": f"{entry.note} {_NONE_LEFT}" if _was_the_last(entry) else entry.note,
+        }
         for entry in history
     ]
 
 
-def dead_letter_rows(letters: Sequence[api.DeadLetter]) -> list[list[str]]:
+def dead_letter_rows(letters: Sequence[api.DeadLetter]) -> list[dict[str, str]]:
     """Return what `provision dlq list` shows of each dead letter."""
     return [
-        [
-            letter.message_id,
-            letter.job_id,
-            moment(letter.at),
-            letter.error_type,
-            letter.reason or "nobody could say why",
-        ]
+        {
+            "message": letter.message_id,
+            "job": letter.job_id,
+            "since (UTC)": moment(letter.at),
+            "error": letter.error_type,
+            "reason": letter.reason or "nobody could say why",
+        }
         for letter in letters
     ]
 
 
 def snapshot_rows(
     snapshots: Sequence[api.Snapshot | api.InstanceSnapshot],
-) -> list[list[str]]:
+) -> list[dict[str, str]]:
     """Return what `provision snapshots list` shows of each snapshot."""
     return [
-        [
-            snapshot.key,
-            "dump",
-            moment(snapshot.taken_at),
-            f"{snapshot.size_bytes:,} bytes",
-            snapshot.server_version,
-            "",
-            snapshot.job_id,
-        ]
+        {
+            "snapshot": snapshot.key,
+            "kind": "dump",
+            "taken (UTC)": moment(snapshot.taken_at),
+            "size": f"{snapshot.size_bytes:,} bytes",
+            "server": snapshot.server_version,
+            "kept until": "",
+            "job": snapshot.job_id,
+        }
         if isinstance(snapshot, api.Snapshot)
-        else [
-            snapshot.identifier,
-            f"RDS, {snapshot.region}",
-            snapshot.status if snapshot.taken_at is None else moment(snapshot.taken_at),
-            f"{snapshot.storage_gb:,} GiB",
-            snapshot.server_version,
-            "" if snapshot.kept_until is None else snapshot.kept_until.isoformat(),
-            snapshot.job_id,
-        ]
+        else {
+            "snapshot": snapshot.identifier,
+            "kind": f"RDS, {snapshot.region}",
+            "taken (UTC)": moment(snapshot.taken_at) if snapshot.taken_at else snapshot.status,
+            "size": f"{snapshot.storage_gb:,} GiB",
+            "server": snapshot.server_version,
+            "kept until": snapshot.kept_until.isoformat() if snapshot.kept_until else "",
+            "job": snapshot.job_id,
+        }
         for snapshot in snapshots
     ]
 
 
-def api_key_rows(keys: Sequence[api.ApiKey]) -> list[list[str]]:
+def api_key_rows(keys: Sequence[api.ApiKey]) -> list[dict[str, str]]:
     """Return what `provision keys list` shows of each key."""
     now = datetime.now(UTC)
     return [
-        [
-            key.key_id,
-            key.key_prefix,
-            key.status
-            if key.status is not api.ApiKeyStatus.ACTIVE or key.verifies_at(now)
-            else "EXPIRED",
-            moment(datetime.fromisoformat(key.created_at)),
-            "" if not ended else moment(datetime.fromisoformat(ended)),
-        ]
+        {
+            "key": key.key_id,
+            "begins with": key.key_prefix,
+            "status": "EXPIRED"
+            if key.status is api.ApiKeyStatus.ACTIVE and not key.verifies_at(now)
+            else key.status,
+            "created (UTC)": moment(datetime.fromisoformat(key.created_at)),
+            "ends (UTC)": "" if not ended else moment(datetime.fromisoformat(ended)),
+        }
         for key in keys
         for ended in [key.revoked_at or key.expires_at]
     ]
 
 
-def _table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table as wide as the terminal, or wider, where a word would be broken."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    narrowest = 0
-    for heading, *cells in zip(headings, *rows, strict=True):
-        is_prose = heading in _PROSE
-        words = [word for cell in cells for word in (cell.split() if is_prose else [cell])]
-        width = max(len(word) for word in [heading, *words])
-        table.add_column(heading, min_width=width, no_wrap=not is_prose)
-        narrowest += width + _GAP
-    table.width = max(console.width, narrowest) if narrowest > console.width else None
-    for row in rows:
-        table.add_row(*(Text(cell, _STATUS_STYLES.get(cell, "")) for cell in row))
-    return table
-
-
 def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
     """Return all the lines about a job, and about its clean-up, with what they come to."""
     lines = _lines(job, with_pending=True)
+    took = _duration(job.created_at, job.finished_at or datetime.now(UTC))
     summary = Text(
-        f"{job.status}  {job.percent_done} %  {_duration(job.created_at, job.finished_at)}",
+        f"{job.status}  {job.percent_done} %  {took}",
         _STATUS_STYLES.get(job.status, ""),
     )
     if cleanup is not None:
@@ -480,10 +418,6 @@ def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
 
 def _attempt(record: api.StageRecord) -> str:
     return f"attempt {record.attempt} of {record.max_attempts}" if record.attempt else ""
-
-
-def _took(record: api.StageRecord) -> str:
-    return "" if record.started_at is None else _duration(record.started_at, record.finished_at)
 
 
 def _describe_stage(record: api.StageRecord) -> str:
@@ -507,7 +441,8 @@ def _clock(when: datetime | None) -> str:
     return "" if when is None else f"{when.astimezone(UTC):%H:%M:%S} UTC"
 
 
-def _duration(start: datetime, end: datetime | None) -> str:
+def _duration(start: datetime | None, end: datetime | None) -> str:
+    if start is None or end is None:
+        return ""
     # A job that is refused ends when it begins, and either clock may have been read first.
-    seconds = ((end or datetime.now(UTC)) - start).total_seconds()
-    return f"{max(seconds, 0):.2f} s"
+    return f"{max((end - start).total_seconds(), 0):.2f} s"

@@ -1,5 +1,6 @@
 """The way into the program: what is imported takes a second, in which Ctrl-C may come too."""
 
+import logging
 import sys
 
 #: What a shell reports of a program that Ctrl-C ended: 128 and the number of SIGINT.
@@ -9,7 +10,9 @@ _INTERRUPTED = 130
 def run() -> None:
     """Run the program as a process."""
     try:
-        from provision_cli.main import run_program  # noqa: PLC0415  # see above
+        from provisioner.runtime.observability import logger  # noqa: PLC0415  # see above
+
+        from provision_cli.main import main  # noqa: PLC0415  # see above
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except ValueError as error:
@@ -18,4 +21,6 @@ def run() -> None:
         if not isinstance(error, DefinitionError):
             raise
         sys.exit(f"provision: {error}")
-    run_program()
+    # What a job logs that runs in this process is for operators of functions, and not the answer.
+    logger.setLevel(logging.CRITICAL)
+    sys.exit(main(sys.argv[1:]))

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
-from annotated_types import Ge, Le
 from provisioner import api
 from provisioner.jobs.definition import DefinitionError, JobDefinition, JobDefinitions
-from pydantic.fields import FieldInfo
 
-from provision_cli import display
-from provision_cli.targets import Target
+from provision_cli import display, targets
 
 _ARGUMENT = "project_id"
 
-#: What a word of a command line can be read as.
-_TYPES = (bool, int, float, str)
+#: What a word of a command line can be read as, by the names of JSON Schema.
+_TYPES: dict[str | None, type] = {"boolean": bool, "integer": int, "number": float, "string": str}
 
 
 def add_job_commands(app: typer.Typer, definitions: JobDefinitions) -> None:
@@ -58,64 +54,50 @@ def _group(app: typer.Typer, name: str) -> typer.Typer:
     return made
 
 
-def enqueue_change(context: typer.Context, job_type: str, payload: Mapping[str, Any]) -> None:
-    """Enqueue a job and print its id; a payload that is wrong is refused before anything else."""
-    api.get_job_handler(job_type).parse(payload)
-    Target.of(context).connect()
-    job = api.enqueue_job(job_type, payload)
-    display.show_enqueued(job)
-
-
 def _command(definition: JobDefinition[Any]) -> Callable[..., None]:
     """Make the function of a command, with a signature that Typer reads as one written by hand."""
 
     def enqueue(context: typer.Context, **given: Any) -> None:
         # What is left out is the payload model's to fill in.
         payload = {name: value for name, value in given.items() if value is not None}
-        enqueue_change(context, definition.name, payload)
+        # A payload that is wrong is refused before anything else.
+        api.get_job_handler(definition.name).parse(payload)
+        targets.connect(context)
+        display.show_enqueued(api.enqueue_job(definition.name, payload))
 
+    schema = definition.payload_model.model_json_schema()
     parameters = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     parameters += [
-        _parameter(definition, name, field)
-        for name, field in definition.payload_model.model_fields.items()
+        _parameter(definition, name, field, is_required=name in schema.get("required", ()))
+        for name, field in schema["properties"].items()
     ]
     enqueue.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # as inspect reads it
     enqueue.__annotations__ = {p.name: p.annotation for p in parameters}
     return enqueue
 
 
-def _parameter(definition: JobDefinition[Any], name: str, field: FieldInfo) -> Parameter:
+def _parameter(
+    definition: JobDefinition[Any], name: str, field: Mapping[str, Any], *, is_required: bool
+) -> Parameter:
+    """Make the argument or option of a field, as JSON Schema describes it."""
     if name == _ARGUMENT:
         return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=str)
-    described = field.description or ""
-    bounds = {
-        word: getattr(bound, attribute)
-        for bound in field.metadata
-        for kind, word, attribute in ((Ge, "min", "ge"), (Le, "max", "le"))
-        if isinstance(bound, kind)
-    }
-    option = typer.Option(
-        help=described, show_default=field.default is not None and field.default != "", **bounds
-    )
-    return Parameter(
-        name,
-        Parameter.KEYWORD_ONLY,
-        default=Parameter.empty if field.is_required() else field.default,
-        annotation=Annotated[_type_of(definition, name, field), option],
-    )
-
-
-def _type_of(definition: JobDefinition[Any], name: str, field: FieldInfo) -> Any:
-    """Return what an option's word is read as; None is what it is where it is left out."""
-    kinds = [field.annotation]
-    if get_origin(field.annotation) in {Union, UnionType}:
-        kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
-    kind = kinds[0]
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if len(kinds) > 1 or not isinstance(kind, type) or not issubclass(kind, _TYPES):
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    kind = _TYPES.get(kinds[0].get("type"))
+    if len(kinds) > 1 or kind is None:
         raise DefinitionError(
             f"job type {definition.name}: command: its payload's field {name} is no option, which "
             "is a text, a number or a flag; leave out the command."
         )
-    return kind if field.is_required() or field.default is not None else kind | None
+    default = Parameter.empty if is_required else field.get("default")
+    option = typer.Option(
+        help=field.get("description", ""),
+        show_default=default not in {None, ""},
+        min=kinds[0].get("minimum"),
+        max=kinds[0].get("maximum"),
+    )
+    # Of an option that may be left out, None is what it is then.
+    read_as: Any = kind | None if default is None else kind
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[read_as, option]
+    )

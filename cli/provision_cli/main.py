@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,17 +13,16 @@ from typing import Annotated, Any
 import typer
 from provisioner import api
 from provisioner.provisioning.job_types import JOB_TYPES
-from provisioner.runtime.observability import logger
+from pydantic_core import from_json
 from rich.console import Console
 
-from provision_cli import display, local_commands, snapshots
+from provision_cli import display, local_commands, targets
 from provision_cli.demo import Demonstration
-from provision_cli.ids import choose_id, find_job_id, is_whole
-from provision_cli.job_commands import add_job_commands, enqueue_change
+from provision_cli.job_commands import add_job_commands
 from provision_cli.job_types.new import write_job_type
 from provision_cli.local.stack import PROJECT_ROOT
 from provision_cli.sentences import CommandError, sentence
-from provision_cli.targets import Target
+from provision_cli.targets import Connected, choose_id, find_job_id, is_whole
 
 app = typer.Typer(
     name="provision",
@@ -40,7 +38,8 @@ app.add_typer(project_app, name="project")
 app.add_typer(keys_app, name="keys")
 dlq_app = typer.Typer(help="Look at dead letters, and send them on their way again.")
 app.add_typer(dlq_app, name="dlq")
-app.add_typer(snapshots.app, name="snapshots")
+snapshots_app = typer.Typer(help="List and restore the final snapshots of databases.")
+app.add_typer(snapshots_app, name="snapshots")
 new_app = typer.Typer(help="Write what extends this project.")
 app.add_typer(new_app, name="new")
 
@@ -55,14 +54,13 @@ JobId = Annotated[str, typer.Argument(help="Its id, or a beginning that no other
 
 @app.callback()
 def _main(
-    context: typer.Context,
     stack: Annotated[
         str | None,
         typer.Option(help="A deployed CloudFormation stack; the local stack when left out."),
     ] = None,
     region: Annotated[str | None, typer.Option(help="The region of --stack.")] = None,
 ) -> None:
-    context.obj = Target(stack, region)
+    """Take the options that say which deployment a command is about; see `targets.connect`."""
 
 
 @app.command()
@@ -72,9 +70,8 @@ def demo() -> None:
     Demonstration(console, local_commands.bring_up(console)).run()
 
 
-@project_app.command("create")
+@project_app.command("create", cls=Connected)
 def create_project(
-    context: typer.Context,
     project_id: str,
     owner: Annotated[str | None, typer.Option(help="Whose quota it counts against.")] = None,
     organization: Annotated[
@@ -82,15 +79,13 @@ def create_project(
     ] = None,
 ) -> None:
     """Create a project, to be provisioned by a job."""
-    Target.of(context).connect()
     project = api.create_project(project_id, owner_id=owner, organization_id=organization)
     display.line(Console(), f"project {project.project_id} is {project.status}.")
 
 
-@project_app.command("show")
-def show_project(context: typer.Context, project_id: str) -> None:
+@project_app.command("show", cls=Connected)
+def show_project(project_id: str) -> None:
     """Show a project, its latest job and its result."""
-    Target.of(context).connect()
     project = api.get_project(project_id)
     jobs = api.list_jobs(project_id)
     display.show_json(
@@ -112,15 +107,13 @@ def show_project(context: typer.Context, project_id: str) -> None:
     )
 
 
-@project_app.command("protect")
+@project_app.command("protect", cls=Connected)
 def protect_project(
-    context: typer.Context,
     project_id: str,
     *,
     off: Annotated[bool, typer.Option("--off", help="End its protection.")] = False,
 ) -> None:
     """Protect a project against being deprovisioned."""
-    Target.of(context).connect()
     project = api.protect_project(project_id, enabled=not off)
     protected = "protected" if project.deletion_protection else "not protected"
     display.line(
@@ -154,18 +147,17 @@ def enqueue(  # noqa: PLR0917 - Typer passes them by name
             raise CommandError("--region: goes with --project; a payload names its own region.")
         body = _read_payload(payload)
         api.get_job_handler(job_type).parse(body)
-        Target.of(context).connect()
+        targets.connect(context)
     else:
-        deployed_in = Target.of(context).connect()
+        deployed_in = targets.connect(context)
         body = {"project_id": project, "region": region or deployed_in}
     job = api.enqueue_job(job_type, body, idempotency_key=idempotency_key, delay_seconds=delay)
     display.show_enqueued(job)
 
 
-@app.command()
-def watch(context: typer.Context, job_id: JobId) -> None:
+@app.command(cls=Connected)
+def watch(job_id: JobId) -> None:
     """Show a job's stages, and those of its clean-up, until it ends; fails when the job does."""
-    Target.of(context).connect()
     console = Console()
     # The job of a message that was sent a moment ago is stored by the dispatcher.
     appears_within = _APPEARS_SECONDS if is_whole(job_id) else 0.0
@@ -173,10 +165,9 @@ def watch(context: typer.Context, job_id: JobId) -> None:
     display.show_outcome(console, job)
 
 
-@app.command()
-def cancel(context: typer.Context, job_id: JobId) -> None:
+@app.command(cls=Connected)
+def cancel(job_id: JobId) -> None:
     """Cancel a job and remove what it made; a stage that runs ends first."""
-    Target.of(context).connect()
     job = api.cancel_job(find_job_id(job_id))
     display.line(Console(), f"job {job.job_id} is {job.status}.")
     if not job.status.is_terminal:
@@ -187,10 +178,9 @@ def cancel(context: typer.Context, job_id: JobId) -> None:
         )
 
 
-@app.command()
-def retry(context: typer.Context, job_id: JobId) -> None:
+@app.command(cls=Connected)
+def retry(job_id: JobId) -> None:
     """Run a job that has failed, or was cancelled, again: its next attempt."""
-    Target.of(context).connect()
     job = api.retry_job(find_job_id(job_id))
     if job.status is api.JobStatus.RUNNING:
         display.line(Console(), f"job {job.job_id}: attempt {job.attempt} is under way.")
@@ -198,10 +188,9 @@ def retry(context: typer.Context, job_id: JobId) -> None:
         display.line(Console(), f"job {job.job_id} is {job.status}, attempt {job.attempt}.")
 
 
-@app.command()
-def cleanup(context: typer.Context, job_id: JobId) -> None:
+@app.command(cls=Connected)
+def cleanup(job_id: JobId) -> None:
     """Remove again what a failed job has left, where its clean-up could not."""
-    Target.of(context).connect()
     job = api.retry_cleanup(find_job_id(job_id))
     display.line(
         Console(), f"job {job.job_id}: attempt {job.attempt} of the clean-up is under way."
@@ -209,29 +198,24 @@ def cleanup(context: typer.Context, job_id: JobId) -> None:
     display.line(Console(stderr=True), f"`provision watch {job.job_id}` follows it.")
 
 
-@app.command()
+@app.command(cls=Connected)
 def jobs(
-    context: typer.Context,
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
 ) -> None:
     """List jobs, newest first."""
-    Target.of(context).connect()
     found = api.list_jobs(project)
     console = Console()
-    headings = ["job", "type", "project", "status", "created (UTC)", "took", "error"]
-    display.show_table(console, headings, display.job_rows(found), nothing="There are no jobs.")
+    display.show_table(console, display.job_rows(found), nothing="There are no jobs.")
     for note in display.job_notes(found):
         display.line(console, note)
 
 
-@app.command()
-def history(context: typer.Context, job_id: JobId) -> None:
+@app.command(cls=Connected)
+def history(job_id: JobId) -> None:
     """List what has happened to a job, oldest first."""
-    Target.of(context).connect()
     job = api.get_job(find_job_id(job_id))
-    headings = ["at (UTC)", "of", "status", "attempt", "error", "note"]
     console = Console()
-    display.show_table(console, headings, display.history_rows(job.history))
+    display.show_table(console, display.history_rows(job.history))
     if job.dispatch_error is not None:
         display.line(console, display.describe_dispatch_error(job))
 
@@ -252,10 +236,9 @@ echo '{{"project_id": "shop"}}' | provision enqueue --job-type {name} --payload 
     )
 
 
-@keys_app.command("claim")
-def claim_keys(context: typer.Context, project_id: str) -> None:
+@keys_app.command("claim", cls=Connected)
+def claim_keys(project_id: str) -> None:
     """Print a project's API keys, then delete the secret that held them: they are shown once."""
-    Target.of(context).connect()
 
     def hand_over(keys: Sequence[str]) -> None:
         for key in keys:
@@ -264,19 +247,16 @@ def claim_keys(context: typer.Context, project_id: str) -> None:
     api.claim_api_keys(project_id, hand_over)
 
 
-@dlq_app.command("list")
-def list_dead_letters(context: typer.Context) -> None:
+@dlq_app.command("list", cls=Connected)
+def list_dead_letters() -> None:
     """List the messages that wait for people, oldest first; they stay where they are."""
-    Target.of(context).connect()
     rows = display.dead_letter_rows(api.list_dead_letters())
-    headings = ["message", "job", "since (UTC)", "error", "reason"]
-    display.show_table(Console(), headings, rows, nothing=_NO_LETTERS)
+    display.show_table(Console(), rows, nothing=_NO_LETTERS)
 
 
-@dlq_app.command("show")
-def show_dead_letter(context: typer.Context, message_id: str) -> None:
+@dlq_app.command("show", cls=Connected)
+def show_dead_letter(message_id: str) -> None:
     """Show a dead letter, as it came and why it is here."""
-    Target.of(context).connect()
     letters = {letter.message_id: letter for letter in api.list_dead_letters()}
     found = choose_id(message_id, letters, "message")
     if found is None:
@@ -284,9 +264,8 @@ def show_dead_letter(context: typer.Context, message_id: str) -> None:
     display.show_json(Console(), asdict(letters[found]))
 
 
-@dlq_app.command("redrive")
+@dlq_app.command("redrive", cls=Connected)
 def redrive_dead_letters(
-    context: typer.Context,
     *,
     job: Annotated[
         str | None, typer.Option(help="Only the letters of this job: its id, or a beginning.")
@@ -299,7 +278,6 @@ def redrive_dead_letters(
     """Send dead letters back with their jobs' ids; fails when one stays where it is."""
     if (job is not None) == every:
         raise CommandError("--job or --all: give one of the two.")
-    Target.of(context).connect()
     console = Console()
 
     def tell(one: api.Redriven) -> None:
@@ -318,44 +296,79 @@ def redrive_dead_letters(
         raise CommandError(f"{left} of {len(redriven)} dead letters stay where they are{hint}.")
 
 
-@keys_app.command("revoke")
-def revoke_key(context: typer.Context, key_id: str) -> None:
+@keys_app.command("revoke", cls=Connected)
+def revoke_key(key_id: str) -> None:
     """Let an API key stop verifying at once."""
-    Target.of(context).connect()
     revoked = api.revoke_api_key(key_id)
     display.line(Console(), f"{key_id} of project {revoked.project_id} is revoked.")
 
 
-@keys_app.command("list")
-def list_keys(context: typer.Context, project_id: str) -> None:
+@keys_app.command("list", cls=Connected)
+def list_keys(project_id: str) -> None:
     """List what is stored of a project's API keys, oldest first."""
-    Target.of(context).connect()
     rows = display.api_key_rows(api.list_api_keys(project_id))
-    headings = ["key", "begins with", "status", "created (UTC)", "ends (UTC)"]
-    display.show_table(Console(), headings, rows, nothing="There are no API keys.")
+    display.show_table(Console(), rows, nothing="There are no API keys.")
 
 
-@app.command()
-def deprovision(
-    context: typer.Context,
+@snapshots_app.command("list", cls=Connected)
+def list_snapshots(project_id: str) -> None:
+    """List a project's snapshots, newest first: dumps, and those that Amazon RDS has."""
+    rows = display.snapshot_rows(api.list_snapshots(project_id))
+    nothing = f"There are no snapshots of project {project_id}."
+    display.show_table(Console(), rows, nothing=nothing)
+
+
+# Longer than 45 lines by its options, each of which has its help beside it.
+@snapshots_app.command("restore", cls=Connected)
+def restore_snapshot(
     project_id: str,
-    *,
-    confirm: Annotated[str, typer.Option(help="The project id again.")],
-    delete_data: Annotated[
-        bool, typer.Option("--delete-data", help="Delete the objects in its bucket too.")
-    ] = False,
-    no_final_snapshot: Annotated[
-        bool, typer.Option("--no-final-snapshot", help="Keep no snapshot of its database.")
-    ] = False,
+    snapshot: Annotated[
+        str | None,
+        typer.Option(help="Its name or job, or a beginning of it; the newest when left out."),
+    ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a dump: the connection URL of an empty database, the password best in "
+            "PGPASSWORD, of MySQL in MYSQL_PWD; the project's own when left out."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a snapshot of Amazon RDS: the instance class; the last one when left out."
+        ),
+    ] = None,
+    storage_gb: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a snapshot of Amazon RDS: gibibytes; as before, or more, when left out."
+        ),
+    ] = None,
 ) -> None:
-    """Enqueue a job that removes all that a project has; prints its id."""
-    payload = {
-        "project_id": project_id,
-        "confirm": confirm,
-        "delete_data": delete_data,
-        "final_snapshot": not no_final_snapshot,
-    }
-    enqueue_change(context, "deprovision_project", payload)
+    """Restore a dump into an empty database, all or nothing; of a snapshot of RDS, enqueue a job.
+
+    The job provisions the project, which is not ACTIVE, with an instance made of the snapshot.
+    """
+    # As Ctrl-C: what psql runs is cancelled, and nothing is left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Into another database goes the newest dump, whatever else is newer.
+    is_a_dump = into is not None and snapshot is None
+    found = None if is_a_dump else api.find_snapshot(project_id, snapshot)
+    if not isinstance(found, api.InstanceSnapshot):
+        if size is not None or storage_gb is not None:
+            raise CommandError(
+                "--size, --storage-gb: go with a snapshot of Amazon RDS; leave them out."
+            )
+        display.show_restored(Console(), api.restore_snapshot(project_id, snapshot, into=into))
+        return
+    if into is not None:
+        raise CommandError(
+            f"--into: the snapshot {found.identifier} is one of Amazon RDS, which becomes an "
+            "instance of the project's own; leave --into out, once the project is deprovisioned."
+        )
+    job = api.restore_instance(project_id, found.identifier, size=size, storage_gb=storage_gb)
+    display.show_enqueued(job)
 
 
 # After the commands above, so that no job type replaces one of them.
@@ -364,23 +377,12 @@ add_job_commands(app, JOB_TYPES)
 
 def _read_payload(source: str) -> dict[str, Any]:
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise CommandError(f"--payload: {source} cannot be read: {reason}.") from None
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CommandError(
-            f"--payload: is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."
-        ) from None
-    except RecursionError:
-        raise CommandError("--payload: is nested too deeply; flatten it.") from None
-    except ValueError:
-        # Python reads no number that is longer than sys.int_info.default_max_str_digits.
-        raise CommandError(
-            "--payload: holds a number of more than 4,300 digits; write it as text."
-        ) from None
+        text = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        value = from_json(text)
+    except OSError as error:
+        raise CommandError(f"--payload: {source} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise CommandError(f"--payload: cannot be read as JSON: {error}.") from None
     if not isinstance(value, dict):
         raise CommandError("--payload: must be a JSON object with project_id and region.")
     return value
@@ -411,10 +413,3 @@ def main(arguments: Sequence[str]) -> int:
 
 def _complain(text: str) -> None:
     display.line(Console(stderr=True), f"provision: {text}")
-
-
-def run_program() -> None:
-    """Run the program as a process."""
-    # What a job logs that runs in this process is for operators of functions, and not the answer.
-    logger.setLevel(logging.CRITICAL)
-    sys.exit(main(sys.argv[1:]))

@@ -61,8 +61,7 @@ _AWS_SENTENCES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 def sentence(error: Exception) -> str:
     """Say what is wrong; never with a traceback, never with a secret."""
     if isinstance(error, api.ProvisioningError):
-        cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
-        return f"{error.type}: {error.message}{cause}"
+        return describe(error)
     if isinstance(error, _SELF_EXPLAINING):
         return str(error)
     if isinstance(error, aws.ClientError):
@@ -78,6 +77,12 @@ def sentence(error: Exception) -> str:
     return (
         f"unexpected {type(error).__name__}; set PROVISION_TRACEBACK=1 to see where, and report it."
     )
+
+
+def describe(error: api.ProvisioningError | api.StoredError) -> str:
+    """Say what has failed, with its type and its technical cause."""
+    cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
+    return f"{error.type}: {error.message}{cause}"
 
 
 def _without_login(text: str) -> str:

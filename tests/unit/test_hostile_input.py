@@ -283,7 +283,7 @@ def test_the_program_refuses_it_in_one_sentence(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("provision_cli.targets.Target.connect", lambda _target: None)
+    monkeypatch.setattr("provision_cli.targets.connect", lambda _context: None)
     for name, text in hostile.TEXTS.items():
         # No operating system hands these two over.
         if name in {"NUL", "half a pair"}:

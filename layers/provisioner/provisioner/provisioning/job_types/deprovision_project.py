@@ -27,12 +27,18 @@ class DeprovisionProjectPayload(Payload):
     """What a deprovision_project job is asked to do."""
 
     project_id: ProjectId
-    #: The project id again, so that nobody removes a project by a slip.
-    confirm: Annotated[str, Field(strict=True)]
-    #: Whether the objects in the project's bucket are deleted; if not, the bucket must be empty.
-    delete_data: Annotated[bool, Field(strict=True)] = False
-    #: Whether a dump of the database is kept.
-    final_snapshot: Annotated[bool, Field(strict=True)] = True
+    #: So that nobody removes a project by a slip.
+    confirm: Annotated[str, Field(strict=True, description="The project id again.")]
+    delete_data: Annotated[
+        bool,
+        Field(
+            strict=True,
+            description="Delete the objects in its bucket; if not, the bucket must be empty.",
+        ),
+    ] = False
+    final_snapshot: Annotated[
+        bool, Field(strict=True, description="Keep a snapshot of its database.")
+    ] = True
 
     @field_validator("confirm")
     @classmethod
@@ -191,4 +197,5 @@ JOB_TYPE = JobDefinition(
         release="provisioner.provisioning.stages.deprovision:release_after_failed_removal"
     ),
     example={"project_id": "shop", "confirm": "shop"},
+    command=("deprovision",),
 )
