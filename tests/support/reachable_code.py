@@ -173,6 +173,8 @@ def _class_of(module: _Module, annotation: ast.expr | None) -> _Class | None:
             return _class_of(module, ast.parse(text, mode="eval").body)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return _class_of(module, left) or _class_of(module, right)
+        case ast.Subscript(value=generic):
+            return _class_of(module, generic)
         case ast.Name(id=name):
             found = _resolve(module, name)
             if found is not None and found[1] in found[0].classes:

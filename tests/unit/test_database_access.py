@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from provisioner.drivers.database_engine import AdminConnection
+from provisioner.errors import ErrorType
 from provisioner.provisioning.clusters import Cluster
-from provisioner.provisioning.database_access import AdminLogins, ways_in
+from provisioner.provisioning.database_access import Servers
 from provisioner.provisioning.engine import Engine, connection_string, login_secret
 from provisioner.provisioning.minute_cache import MinuteCache
 from provisioner.provisioning.naming import Naming
@@ -48,38 +48,42 @@ def test_a_login_is_kept_for_a_minute_and_read_anew_where_it_is_refused(core: Co
     seconds = [0.0]
     arn = admin_secret(core, "before")  # kingfisher:ignore
     of_cluster = cluster(Engine.POSTGRESQL, admin_secret_arn=arn)
-    logins = AdminLogins(core.client("secretsmanager"), MinuteCache(lambda: seconds[0]))
+    servers = Servers[AdminConnection](
+        core.client("secretsmanager"),
+        {Engine.POSTGRESQL: lambda admin: admin},
+        MinuteCache(lambda: seconds[0]),
+    )
 
-    first = logins.connection(of_cluster)
+    def login() -> AdminConnection:
+        return servers.ways_in(of_cluster, ErrorType.DATABASE_CREATION_FAILED, may_be_kept=True)[0]
+
+    first = login()
     assert (first.password, first.renew) == ("before", None)
     admin_secret(core, "after")  # kingfisher:ignore
     seconds[0] = 59
-    kept = logins.connection(of_cluster)
+    kept = login()
     assert kept.password == "before"
     assert kept.renew is not None
     renewed = kept.renew()
     assert (renewed.password, renewed.renew) == ("after", None)
-    assert logins.connection(of_cluster).password == "after"
+    assert login().password == "after"
     admin_secret(core, "last")  # kingfisher:ignore
     seconds[0] = 59 + 60
-    assert logins.connection(of_cluster).password == "last"
+    assert login().password == "last"
     assert len(core.calls_of("secrets-manager.GetSecretValue")) == 3
 
 
-def test_the_customers_way_renews_no_login_of_the_platform() -> None:
-    connected: list[AdminConnection] = []
-    admin = AdminConnection("server", 5432, "provisioner", "correct-horse")
-
-    def connect(of: AdminConnection) -> Any:
-        connected.append(of)
-
-    way = {"host": "pooler", "port": 6432}
-    ways_in(
-        {Engine.POSTGRESQL: connect},
-        cluster(Engine.POSTGRESQL, customers=way),
-        replace(admin, renew=lambda: admin),
+def test_the_customers_way_renews_no_login_of_the_platform(core: Core) -> None:
+    arn = admin_secret(core, "correct-horse")  # kingfisher:ignore
+    customers = {"host": "pooler", "port": 6432}
+    of_cluster = cluster(Engine.POSTGRESQL, admin_secret_arn=arn, customers=customers)
+    servers = Servers[AdminConnection](
+        core.client("secretsmanager"), {Engine.POSTGRESQL: lambda admin: admin}
     )
-    assert [of.renew is None for of in connected] == [False, True]
+    final = ErrorType.DATABASE_CREATION_FAILED
+    servers.ways_in(of_cluster, final, may_be_kept=True)
+    ways = servers.ways_in(of_cluster, final, may_be_kept=True)
+    assert [of.renew is None for of in ways] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -90,22 +94,19 @@ def test_the_customers_way_renews_no_login_of_the_platform() -> None:
     ],
 )
 def test_the_platform_goes_to_the_server_and_logins_are_tried_both_ways(
-    customers: dict[str, Any] | None, logins: list[tuple[str, int]]
+    core: Core, customers: dict[str, Any] | None, logins: list[tuple[str, int]]
 ) -> None:
-    gone: list[tuple[str, int]] = []
-
-    def connect(admin: AdminConnection) -> Any:
-        gone.append((admin.host, admin.port))
-        return gone[-1]
-
-    admin = AdminConnection("server", 5432, "provisioner", "correct-horse")
-
-    ways = ways_in(
-        {Engine.POSTGRESQL: connect}, cluster(Engine.POSTGRESQL, customers=customers), admin
+    arn = admin_secret(core, "correct-horse")  # kingfisher:ignore
+    of_cluster = cluster(Engine.POSTGRESQL, admin_secret_arn=arn, customers=customers)
+    servers = Servers[AdminConnection](
+        core.client("secretsmanager"), {Engine.POSTGRESQL: lambda admin: admin}
     )
 
-    assert gone == logins
-    assert len(ways) == len(logins)
+    ways = servers.ways_in(of_cluster, ErrorType.DATABASE_CHANGE_FAILED)
+
+    assert [(of.host, of.port) for of in ways] == logins
+    first = servers.connect(of_cluster, ErrorType.DATABASE_CHANGE_FAILED)
+    assert (first.host, first.port) == logins[0]
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from provisioner.jobs.definition import (
     longest_run,
 )
 from provisioner.provisioning import job_types
+from provisioner.provisioning.contract import ProjectReference
 from provisioner.provisioning.functions import FUNCTIONS
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
-from provisioner.provisioning.payload import ProjectReference
 
 FUNCTION = Function("archive", seconds=20)
 CODE = f"{__name__}:archive"

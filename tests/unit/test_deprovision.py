@@ -13,12 +13,12 @@ from provisioner.api_keys.key_format import digest, generate_api_key, key_id, ke
 from provisioner.api_keys.store import ApiKey
 from provisioner.drivers import dynamodb
 from provisioner.drivers import s3 as s3_module
-from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.stage_run import StageRunner
+from provisioner.provisioning.database_access import Servers
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import (
@@ -611,7 +611,6 @@ def bucket(active: Core) -> Any:
 def check_data(
     core: Core,
     s3: Any,
-    look: Callable[[], Obstacles] = Obstacles,
     **fields: Any,
 ) -> StageOutcome:
     """Run CHECKING_SERVICES and CHECKING_DATA of a new job."""
@@ -640,8 +639,7 @@ def check_data(
         jobs=core.jobs,
         projects=core.projects,
         catalogue=core.catalogue,
-        secrets_manager=core.client("secretsmanager"),
-        looks={Engine.POSTGRESQL: lambda *_, **__: look()},
+        servers=Servers(core.client("secretsmanager"), {}),
         naming=NAMING,
     )
 

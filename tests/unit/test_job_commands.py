@@ -13,8 +13,8 @@ from provision_cli.job_commands import add_job_commands
 from provision_cli.main import main
 from provisioner import api
 from provisioner.jobs.definition import DefinitionError, JobDefinition
+from provisioner.provisioning.contract import Payload, ProjectId
 from provisioner.provisioning.job_types import rotate_api_keys
-from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.runtime.platform import PlatformSettings
 from pydantic import Field
 from support.core import REGION, Core, make_stack

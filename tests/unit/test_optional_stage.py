@@ -15,8 +15,8 @@ from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.stage import StageOutcome
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageRunner
+from provisioner.provisioning.contract import ProjectReference
 from provisioner.provisioning.functions import LIFECYCLE
-from provisioner.provisioning.payload import ProjectReference
 from support.core import Core
 
 #: Stands in for the job type whose name the deployment of the tests knows.

@@ -17,10 +17,10 @@ from moto.s3.models import s3_backends
 from provisioner.api_keys.key_format import digest
 from provisioner.drivers import appsync, cognito, dynamodb, s3
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
-from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.stage import JobInput
 from provisioner.ownership import Claim
+from provisioner.provisioning.database_access import Servers
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.api_keys import ensure_api_keys, remove_api_keys
@@ -755,8 +755,7 @@ def remove_tenant(core: Core) -> None:
         projects=core.projects,
         catalogue=core.catalogue,
         secrets_manager=core.client("secretsmanager"),
-        engines={Engine.POSTGRESQL: PostgresqlEngine},
-        looks={Engine.POSTGRESQL: look_at_database},
+        servers=Servers(core.client("secretsmanager"), {Engine.POSTGRESQL: PostgresqlEngine}),
         naming=NAMING,
         only_this_job=True,
     )

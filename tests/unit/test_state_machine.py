@@ -27,7 +27,7 @@ from provisioner.jobs.definition import (
 )
 from provisioner.jobs.stage_run import RECORD_FAILURE
 from provisioner.jobs.state_machine import MAX_STATE_NAME, state_machine, text
-from provisioner.provisioning.payload import ProjectReference
+from provisioner.provisioning.contract import ProjectReference
 from support.asl import Invoke, StateError
 from support.machine_runs import JOB, Answers, Run, asking_for_all, run, unasked
 from support.project import all_states

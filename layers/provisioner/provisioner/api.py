@@ -67,6 +67,12 @@ from provisioner.jobs.registry import (
     validate_payload,
     validate_required_handlers,
 )
+from provisioner.provisioning.contract import (
+    InstanceSnapshotReference,
+    NewProject,
+    ProjectReference,
+    SnapshotReference,
+)
 from provisioner.provisioning.instance_snapshots import (
     InstanceSnapshot,
     build_restore_payload,
@@ -77,12 +83,6 @@ from provisioner.provisioning.job_types.provision_project import ProvisionProjec
 from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyResult
 from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysResult
 from provisioner.provisioning.job_types.rotate_database_password import RotateDatabasePasswordResult
-from provisioner.provisioning.payload import (
-    InstanceSnapshotReference,
-    NewProject,
-    ProjectReference,
-    SnapshotReference,
-)
 from provisioner.provisioning.projects import (
     Project,
     ProjectExistsError,

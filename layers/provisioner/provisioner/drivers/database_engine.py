@@ -11,6 +11,7 @@ from typing import IO, Any, ClassVar, Concatenate, Protocol
 
 from provisioner.drivers.database_errors import ClientLibrary
 from provisioner.drivers.drift import Drift, Remaining, Repairs, find_repaired
+from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -85,7 +86,6 @@ class DatabaseEngine(ABC):
 
     All raise `provisioner.errors.ProvisioningError`, and no other exception for a cause that the
     server, the network or the input has. No exception, nor its chain, holds a password.
-
     What is alike in all technologies is here. A session is what the technology's library connects.
     """
 
@@ -97,12 +97,10 @@ class DatabaseEngine(ABC):
         """Bind the engine to a server; nothing is connected yet.
 
         Args:
-            admin: the platform's login, or that of an instance's master user, on an address that
-                leads to the server itself: a pooler or a proxy would share out the session that
-                the lock is in.
-            connections: those of a new tenant's login at once. They are set when it is made and not
-                again, so that an operator can change them for one tenant; only a limit that was
-                taken away is set again.
+            admin: the platform's login, or that of an instance's master user, at the server itself:
+                a pooler or a proxy would share out the session that the lock is in.
+            connections: those of a new tenant's login at once. Later only a limit that was taken
+                away is set again, so that an operator can change it for one tenant.
         """
         self._admin = admin
         self._connections = connections
@@ -244,6 +242,10 @@ class DatabaseEngine(ABC):
         Raises REMOVAL_FAILED when something that is to go is still there, or a role owns something
         in another database.
         """
+
+    @abstractmethod
+    def find_obstacles(self, names: TenantNames, claim: Claim, *, with_dump: bool) -> Obstacles:
+        """Say what keeps a tenant's database, if claimed, from going, or from being dumped."""
 
     @abstractmethod
     def check_schema(self, names: TenantNames, password: str) -> str:

@@ -25,12 +25,14 @@ from provisioner.drivers.mysql.accounts import User, Wanted
 from provisioner.drivers.mysql.errors import PYMYSQL
 from provisioner.drivers.mysql.ledger import Kind
 from provisioner.drivers.mysql.quoting import SQL
+from provisioner.drivers.mysql.removal_obstacles import look_at_database
 from provisioner.drivers.mysql.session import (
     Connection,
     connect_as_platform,
     connect_as_tenant,
     execute,
 )
+from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_comment
 
@@ -97,6 +99,10 @@ class MysqlEngine(DatabaseEngine):
                 _IS_THERE[kind](connection, names)
                 for kind in self._find_claimed(connection, names, owner.owns)
             )
+
+    @override
+    def find_obstacles(self, names: TenantNames, claim: Claim, *, with_dump: bool) -> Obstacles:
+        return look_at_database(self._admin, names, claim, with_dump=with_dump)
 
     @override
     @step(ErrorType.SCHEMA_CREATION_FAILED, "read the schema")

@@ -21,8 +21,10 @@ from psycopg import sql
 
 from provisioner.drivers.database_engine import DatabaseEngine, TenantNames, step
 from provisioner.drivers.drift import Drift
+from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.postgresql import databases, schema
 from provisioner.drivers.postgresql.errors import PSYCOPG
+from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.drivers.postgresql.roles import (
     Role,
     connection_limit,
@@ -102,6 +104,10 @@ class PostgresqlEngine(DatabaseEngine):
                     f"database {names.database}: was dropped and is still listed",
                 )
             return _has_any(connection, names, owner.owns)
+
+    @override
+    def find_obstacles(self, names: TenantNames, claim: Claim, *, with_dump: bool) -> Obstacles:
+        return look_at_database(self._admin, names, claim, with_dump=with_dump)
 
     @override
     @step(ErrorType.SCHEMA_CREATION_FAILED, "read the schema")

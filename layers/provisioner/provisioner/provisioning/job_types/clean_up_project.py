@@ -8,14 +8,13 @@ from pydantic import Field
 
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.jobs.queue import JobId
+from provisioner.provisioning.contract import Payload, ProjectId, Region, Result
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
     LEASE_SECONDS,
     LIFECYCLE,
 )
-from provisioner.provisioning.payload import Payload, ProjectId, Region
 from provisioner.provisioning.removal_stages import removal_stage
-from provisioner.provisioning.result import Result
 
 
 class CleanUpProjectPayload(Payload):

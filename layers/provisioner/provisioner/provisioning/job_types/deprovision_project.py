@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
+from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
     DATABASE,
@@ -18,9 +19,7 @@ from provisioner.provisioning.functions import (
     SERVICES,
     SNAPSHOT,
 )
-from provisioner.provisioning.payload import Payload, ProjectId
 from provisioner.provisioning.removal_stages import removal_stage
-from provisioner.provisioning.result import Result
 
 
 class DeprovisionProjectPayload(Payload):

@@ -12,6 +12,18 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.jobs.registry import TOO_DEEP, find_obstacle
+from provisioner.provisioning.contract import (
+    DEFAULT_API_KEY_PREFIX,
+    ApiKeyPrefix,
+    ApiKeyResult,
+    InstanceSize,
+    PartyId,
+    Payload,
+    ProjectId,
+    Region,
+    Result,
+    StorageGb,
+)
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
     API_KEYS,
@@ -21,17 +33,6 @@ from provisioner.provisioning.functions import (
     LIFECYCLE,
     SERVICES,
 )
-from provisioner.provisioning.payload import (
-    DEFAULT_API_KEY_PREFIX,
-    ApiKeyPrefix,
-    InstanceSize,
-    PartyId,
-    Payload,
-    ProjectId,
-    Region,
-    StorageGb,
-)
-from provisioner.provisioning.result import ApiKeyResult, Result
 
 #: Bytes of metadata, as JSON in UTF-8.
 MAX_METADATA_BYTES = 16 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
+from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.functions import (
     DATABASE,
     INSTANCE_SECONDS,
@@ -11,8 +12,6 @@ from provisioner.provisioning.functions import (
     LIFECYCLE,
     SERVICES,
 )
-from provisioner.provisioning.payload import Payload, ProjectId
-from provisioner.provisioning.result import Result
 
 
 class RepairProjectPayload(Payload):

@@ -9,9 +9,8 @@ from pydantic import Field
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import JobDefinition, Stage
+from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.functions import API_KEYS, LIFECYCLE
-from provisioner.provisioning.payload import Payload, ProjectId
-from provisioner.provisioning.result import Result
 
 
 class RevokeApiKeyPayload(Payload):

@@ -9,9 +9,8 @@ from pydantic import Field
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
+from provisioner.provisioning.contract import ApiKeyPrefix, ApiKeyResult, Payload, ProjectId, Result
 from provisioner.provisioning.functions import API_KEYS, LIFECYCLE
-from provisioner.provisioning.payload import ApiKeyPrefix, Payload, ProjectId
-from provisioner.provisioning.result import ApiKeyResult, Result
 
 
 class RotateApiKeysPayload(Payload):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
+from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.functions import DATABASE, LIFECYCLE
-from provisioner.provisioning.payload import Payload, ProjectId
-from provisioner.provisioning.result import Result
 
 
 class RotateDatabasePasswordPayload(Payload):

@@ -31,6 +31,7 @@ from provisioner.drivers.secrets import (
 )
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.stage import JobInput, StageOutcome
+from provisioner.provisioning.contract import DEFAULT_API_KEY_PREFIX, ProjectReference
 from provisioner.provisioning.first_run import may_exist
 from provisioner.provisioning.job_types.provision_project import (
     ApiKeysRequest,
@@ -38,10 +39,9 @@ from provisioner.provisioning.job_types.provision_project import (
 )
 from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyPayload
 from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysPayload
-from provisioner.provisioning.location import made_by
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.payload import DEFAULT_API_KEY_PREFIX, ProjectReference
 from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.stages.find_project import made_by
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient

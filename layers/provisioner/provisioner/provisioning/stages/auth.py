@@ -10,11 +10,10 @@ from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.ownership import Ownership
 from provisioner.provisioning.first_run import IS_ONLY, known_id, may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
-from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming, ResourceNames
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import remove_or_explain
-from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report, service_of, skip
 
 if TYPE_CHECKING:
@@ -119,9 +118,9 @@ def remove_auth(
         REMOVAL_FAILED: it is still there; the message names what stands in the way.
         ProvisioningError: as `translate_errors` says.
     """
-    location = location_of(job, projects)
-    client, name = cognito(location.region), naming.names(location.project_id).user_pool
-    claim = naming.owner(location.project_id, location.job_id).claim(only_this_job=only_this_job)
+    location = locate(job, projects, naming)
+    client, name = cognito(location.region), location.names.user_pool
+    claim = location.owner.claim(only_this_job=only_this_job)
     known = known_id(job, "auth")
     return StageOutcome(
         check=remove_or_explain(

@@ -13,9 +13,9 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.first_run import known_id
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
-from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.stages.find_project import locate
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
@@ -34,20 +34,11 @@ def ensure_services_are_looked_at(
 
     That stage refuses, so that what it finds itself is named in the same message.
 
-    Args:
-        job: the job.
-        s3: gives the client of a region.
-        cognito: likewise.
-        projects: says where the project is.
-        naming: the deployment's names.
-
     Raises:
         ProvisioningError: a look failed, other than by being denied, as `translate_errors` says.
     """
-    payload = job.payload_as(DeprovisionProjectPayload)
-    location = location_of(job, projects)
-    names = naming.names(payload.project_id)
-    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
+    location = locate(job, projects, naming)
+    names, claim = location.names, location.owner.owns
     bucket = _unless_denied(
         lambda: look_at_bucket(s3(location.region), name=names.bucket, claim=claim),
         lambda unseen: BucketLook(obstacles=unseen),
@@ -55,33 +46,26 @@ def ensure_services_are_looked_at(
     )
     pools = _unless_denied(
         lambda: look_at_pools(
-            cognito(location.region),
-            name=names.user_pool,
-            claim=claim,
-            known=known_id(job, "auth"),
+            cognito(location.region), name=names.user_pool, claim=claim, known=known_id(job, "auth")
         ),
         lambda unseen: unseen,
         f"user pool {names.user_pool}",
     )
     found = bucket.obstacles + pools
-    is_data = bucket.holds_objects and not payload.delete_data
+    is_data = bucket.holds_objects and not job.payload_as(DeprovisionProjectPayload).delete_data
     number = len(found.staying) + len(found.unseen) + is_data
+    checks = [
+        f"bucket {names.bucket} and user pool {names.user_pool} were looked at",
+        f"obstacles found: {number}" if number else "no obstacle found",
+        bucket.beyond,
+    ]
     return StageOutcome(
         output={
             "data": _not_empty(names.bucket) if is_data else "",
             "staying": list(found.staying),
             "unseen": list(found.unseen),
         },
-        check="; ".join(
-            filter(
-                None,
-                [
-                    f"bucket {names.bucket} and user pool {names.user_pool} were looked at",
-                    f"obstacles found: {number}" if number else "no obstacle found",
-                    bucket.beyond,
-                ],
-            )
-        ),
+        check="; ".join(filter(None, checks)),
     )
 
 
@@ -90,23 +74,15 @@ def ensure_no_data_is_lost(
 ) -> None:
     """Refuse to go on where the bucket holds anything, unless the payload asks to delete it.
 
-    Args:
-        job: the job.
-        s3: gives the client of a region.
-        projects: says where the project is.
-        naming: the deployment's names.
-
     Raises:
         DATA_NOT_EMPTY: the bucket holds objects, versions of them or delete markers.
         ProvisioningError: as `translate_errors` says.
     """
-    payload = job.payload_as(DeprovisionProjectPayload)
-    if payload.delete_data:
+    if job.payload_as(DeprovisionProjectPayload).delete_data:
         return
-    location = location_of(job, projects)
-    bucket = naming.names(payload.project_id).bucket
-    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
-    if holds_objects(s3(location.region), name=bucket, claim=claim):
+    location = locate(job, projects, naming)
+    bucket = location.names.bucket
+    if holds_objects(s3(location.region), name=bucket, claim=location.owner.owns):
         raise failure(ErrorType.DATA_NOT_EMPTY, _not_empty(bucket))
 
 

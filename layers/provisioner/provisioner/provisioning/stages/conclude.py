@@ -10,7 +10,7 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import StageRecord, StageStatus
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
-from provisioner.provisioning.payload import ProjectReference
+from provisioner.provisioning.contract import ProjectReference
 
 
 def ensure_concluded(job: JobInput, *, jobs: JobStore) -> StageOutcome:

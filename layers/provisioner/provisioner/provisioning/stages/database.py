@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.database_engine import DatabaseEngine, TenantNames
 from provisioner.drivers.drift import Drift, Remaining
 from provisioner.drivers.secrets import (
     Secret,
@@ -27,24 +27,24 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.ownership import Ownership
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue
-from provisioner.provisioning.database_access import AdminLogins, Engines, admin_connection, ways_in
+from provisioner.provisioning.database_access import Servers
 from provisioner.provisioning.engine import connection_string, login_secret, new_password
 from provisioner.provisioning.first_run import may_exist
 from provisioner.provisioning.job_types.provision_project import (
     CREATING_DATABASE,
     ProvisionProjectPayload,
 )
-from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import cluster_of, ensure_placed, known_cluster_of
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.removal import remove_or_explain
-from provisioner.provisioning.stages.check_data import DatabaseLooks
-from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
+
+_CREATION, _CHANGE = ErrorType.DATABASE_CREATION_FAILED, ErrorType.DATABASE_CHANGE_FAILED
 
 
 def ensure_database(
@@ -53,8 +53,7 @@ def ensure_database(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    logins: AdminLogins,
-    engines: Engines,
+    servers: Servers[DatabaseEngine],
     naming: Naming,
 ) -> StageOutcome:
     """Place the project on a cluster, write its secret, and make the database agree with it.
@@ -80,15 +79,8 @@ def ensure_database(
     secret = _ensure_login(
         secrets_manager, naming.names(payload.project_id).database_secret, tenant, cluster, owner
     )
-
-    def password() -> str:
-        final = ErrorType.DATABASE_CREATION_FAILED
-        value = secret.value
-        if not secret.is_new:
-            value = read_secret(secrets_manager, secret.arn, final=final)
-        return str(value["password"])
-
-    ways = ways_in(engines, cluster, logins.connection(cluster))
+    password = partial(_read_password, secrets_manager, secret)
+    ways = servers.ways_in(cluster, _CREATION, may_be_kept=True)
     if cluster.is_dedicated:
         ways[0].prepare_server()
     ways[0].ensure_database(tenant, password, owner)
@@ -98,15 +90,22 @@ def ensure_database(
             "cluster_id": cluster.cluster_id,
             "engine": str(cluster.engine),
             "version": seen[0].server_version,
-            "host": cluster.endpoint.host,
-            "port": cluster.endpoint.port,
             "database_name": tenant.database,
             "schema_name": tenant.schema,
-            "connection_string": connection_string(cluster, tenant),
             "secret_arn": secret.arn,
+            **_address(cluster, tenant),
         },
         check=seen[-1].check,
     )
+
+
+def _address(cluster: Cluster, tenant: TenantNames) -> dict[str, Any]:
+    """Return where customers reach a tenant's database."""
+    return {
+        "host": cluster.endpoint.host,
+        "port": cluster.endpoint.port,
+        "connection_string": connection_string(cluster, tenant),
+    }
 
 
 def _ensure_login(
@@ -122,15 +121,21 @@ def _ensure_login(
         name=name,
         owner=owner,
         make=lambda: login(new_password()),
-        final=ErrorType.DATABASE_CREATION_FAILED,
+        final=_CREATION,
     )
     right = login(str(secret.value["password"]))
     if secret.value != right:
         # The cluster's description has changed since the secret was written.
-        replace_secret_value(
-            secrets_manager, secret, right, final=ErrorType.DATABASE_CREATION_FAILED
-        )
+        replace_secret_value(secrets_manager, secret, right, final=_CREATION)
     return secret
+
+
+def _read_password(secrets_manager: SecretsManagerClient, secret: Secret) -> str:
+    """Return the password of a login as it is now."""
+    value = secret.value
+    if not secret.is_new:
+        value = read_secret(secrets_manager, secret.arn, final=_CREATION)
+    return str(value["password"])
 
 
 def ensure_schema(
@@ -139,8 +144,7 @@ def ensure_schema(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    logins: AdminLogins,
-    engines: Engines,
+    servers: Servers[DatabaseEngine],
     naming: Naming,
 ) -> StageOutcome:
     """Make the schema in the database that CREATING_DATABASE has made.
@@ -159,7 +163,7 @@ def ensure_schema(
         naming.names(payload.project_id).database_secret,
         final=ErrorType.SCHEMA_CREATION_FAILED,
     )
-    ways = ways_in(engines, cluster, logins.connection(cluster))
+    ways = servers.ways_in(cluster, _CREATION, may_be_kept=True)
     ways[0].ensure_schema(tenant, naming.owner(payload.project_id, job.job_id))
     checks = [way.check_schema(tenant, str(login["password"])) for way in ways]
     return StageOutcome(output={"schema_name": tenant.schema}, check=checks[-1])
@@ -181,7 +185,7 @@ def ensure_database_repaired(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    engines: Engines,
+    servers: Servers[DatabaseEngine],
     naming: Naming,
 ) -> StageOutcome:
     """Put right what has drifted of the database; its password and its secret stay as they are.
@@ -193,51 +197,41 @@ def ensure_database_repaired(
             `DatabaseEngine` raises.
     """
     project = read_project(job, projects)
-    cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
-    tenant = naming.names(project.project_id).tenants[cluster.engine]
-    secret_name = naming.names(project.project_id).database_secret
+    cluster = known_cluster_of(project, catalogue, _CHANGE)
+    names = naming.names(project.project_id)
+    tenant = names.tenants[cluster.engine]
     login: dict[str, Any] = {}
 
     def password() -> str:
-        login.update(_read_login(secrets_manager, secret_name))
+        login.update(_read_login(secrets_manager, names.database_secret))
         return str(login["password"])
 
-    ways = ways_in(
-        engines,
-        cluster,
-        admin_connection(secrets_manager, cluster, ErrorType.DATABASE_CHANGE_FAILED),
-    )
-    repairs = ways[0].repair_database(
+    repairs = servers.connect(cluster, _CHANGE).repair_database(
         tenant, password, naming.owner(project.project_id, job.job_id)
     )
-    right = login_secret(cluster, tenant, str(login["password"]))
-    stale = sorted(name for name in right if login.get(name) != right[name])
     shown = (project.result or {}).get("database", {})
-    now = {
-        "host": cluster.endpoint.host,
-        "port": cluster.endpoint.port,
-        "connection_string": connection_string(cluster, tenant),
-    }
-    moved = sorted(name for name, value in now.items() if shown.get(name) != value)
+    now = _address(cluster, tenant)
+    moved = [
+        Drift("result of the project", f"database.{name}")
+        for name in sorted(now)
+        if shown.get(name) != now[name]
+    ]
+    right = login_secret(cluster, tenant, str(login["password"]))
+    stale = [
+        Remaining(
+            f"secret {names.database_secret}",
+            name,
+            "The cluster is described otherwise by now, and a repair writes no secret; "
+            "rotate the database password, which does.",
+        )
+        for name in sorted(right)
+        if login.get(name) != right[name]
+    ]
     return report(
         replace(
             repairs,
-            repaired=(
-                *repairs.repaired,
-                *(Drift("result of the project", f"database.{name}") for name in moved),
-            ),
-            remaining=(
-                *repairs.remaining,
-                *(
-                    Remaining(
-                        f"secret {secret_name}",
-                        name,
-                        "The cluster is described otherwise by now, and a repair writes no secret; "
-                        "rotate the database password, which does.",
-                    )
-                    for name in stale
-                ),
-            ),
+            repaired=(*repairs.repaired, *moved),
+            remaining=(*repairs.remaining, *stale),
         ),
         {"database": now} if moved else None,
     )
@@ -245,12 +239,12 @@ def ensure_database_repaired(
 
 def _read_login(secrets_manager: SecretsManagerClient, name: str) -> dict[str, Any]:
     try:
-        return read_secret(secrets_manager, name, final=ErrorType.DATABASE_CHANGE_FAILED)
+        return read_secret(secrets_manager, name, final=_CHANGE)
     except ProvisioningError as error:
-        if error.type is not ErrorType.DATABASE_CHANGE_FAILED:
+        if error.type is not _CHANGE:
             raise
         raise failure(
-            ErrorType.DATABASE_CHANGE_FAILED,
+            _CHANGE,
             f"The secret {name} with the database login of the project is not there; restore it in "
             "Secrets Manager, and send the job again.",
             error.cause,
@@ -262,8 +256,7 @@ def ensure_schema_repaired(
     *,
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
-    secrets_manager: SecretsManagerClient,
-    engines: Engines,
+    servers: Servers[DatabaseEngine],
     naming: Naming,
 ) -> StageOutcome:
     """Put right what has drifted of the schema, in the database that REPAIRING_DATABASE found.
@@ -274,12 +267,9 @@ def ensure_schema_repaired(
         DATABASE_CHANGE_FAILED, and what `DatabaseEngine` raises.
     """
     project = read_project(job, projects)
-    cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
-    database = engines[cluster.engine](
-        admin_connection(secrets_manager, cluster, ErrorType.DATABASE_CHANGE_FAILED)
-    )
+    cluster = known_cluster_of(project, catalogue, _CHANGE)
     return report(
-        database.repair_schema(
+        servers.connect(cluster, _CHANGE).repair_schema(
             naming.names(project.project_id).tenants[cluster.engine],
             naming.owner(project.project_id, job.job_id),
         )
@@ -292,7 +282,7 @@ def ensure_password_rotated(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    engines: Engines,
+    servers: Servers[DatabaseEngine],
     naming: Naming,
 ) -> StageOutcome:
     """Keep the new login as a version that nobody reads, then let secret and database change.
@@ -312,44 +302,27 @@ def ensure_password_rotated(
             `translate_errors` raise.
     """
     project = read_project(job, projects)
-    cluster = known_cluster_of(project, catalogue, ErrorType.DATABASE_CHANGE_FAILED)
-    tenant = naming.names(project.project_id).tenants[cluster.engine]
-    secret_name = naming.names(project.project_id).database_secret
-    owner = naming.owner(project.project_id, job.job_id)
-    secret = find_secret(
-        secrets_manager, name=secret_name, owner=owner, final=ErrorType.DATABASE_CHANGE_FAILED
-    )
-    if secret is None:
-        raise failure(
-            ErrorType.DATABASE_CHANGE_FAILED,
-            "The secret with the database login of the project is not there.",
-            f"secret {secret_name}: no such secret",
-        )
-    version = version_id(secret_name, f"{job.job_id}/{job.attempt}")
+    cluster = known_cluster_of(project, catalogue, _CHANGE)
+    names, owner = naming.names(project.project_id), naming.owner(project.project_id, job.job_id)
+    tenant = names.tenants[cluster.engine]
+    secret = _require_secret(secrets_manager, names.database_secret, owner)
+    version = version_id(names.database_secret, f"{job.job_id}/{job.attempt}")
     login = ensure_version(
         secrets_manager,
         secret,
         version=version,
         stage="AWSPENDING",
         make=lambda: login_secret(cluster, tenant, new_password()),
-        final=ErrorType.DATABASE_CHANGE_FAILED,
+        final=_CHANGE,
     )
     password = str(login["password"])
-    ways = ways_in(
-        engines,
-        cluster,
-        admin_connection(secrets_manager, cluster, ErrorType.DATABASE_CHANGE_FAILED),
-    )
+    ways = servers.ways_in(cluster, _CHANGE)
     ways[0].change_password(
         tenant,
         password,
         owner,
-        current=lambda: read_secret(
-            secrets_manager, secret.arn, final=ErrorType.DATABASE_CHANGE_FAILED
-        ).get("password"),
-        before_commit=lambda: make_current(
-            secrets_manager, secret, version=version, final=ErrorType.DATABASE_CHANGE_FAILED
-        ),
+        current=lambda: read_secret(secrets_manager, secret.arn, final=_CHANGE).get("password"),
+        before_commit=lambda: make_current(secrets_manager, secret, version=version, final=_CHANGE),
     )
     checks = [way.check_password(tenant, password) for way in ways]
     return StageOutcome(
@@ -358,14 +331,24 @@ def ensure_password_rotated(
     )
 
 
+def _require_secret(secrets_manager: SecretsManagerClient, name: str, owner: Ownership) -> Secret:
+    secret = find_secret(secrets_manager, name=name, owner=owner, final=_CHANGE)
+    if secret is None:
+        raise failure(
+            _CHANGE,
+            "The secret with the database login of the project is not there.",
+            f"secret {name}: no such secret",
+        )
+    return secret
+
+
 def remove_database(
     job: JobInput,
     *,
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
-    engines: Engines,
-    looks: DatabaseLooks,
+    servers: Servers[DatabaseEngine],
     naming: Naming,
     only_this_job: bool,
 ) -> StageOutcome:
@@ -382,10 +365,9 @@ def remove_database(
             is described no more.
         ProvisioningError: as `DatabaseEngine` and `translate_errors` say.
     """
-    location = location_of(job, projects)
-    tenant = naming.names(location.project_id).tenants[location.engine]
-    owner = naming.owner(location.project_id, location.job_id)
-    claim = owner.claim(only_this_job=only_this_job)
+    location = locate(job, projects, naming)
+    tenant = location.names.tenants[location.engine]
+    claim = location.owner.claim(only_this_job=only_this_job)
     if location.project is None:
         raise failure(
             ErrorType.REMOVAL_FAILED,
@@ -395,22 +377,20 @@ def remove_database(
     cluster = cluster_of(location.project, catalogue, ErrorType.REMOVAL_FAILED)
     # What is in an instance that goes too needs no server that answers.
     goes_with_instance = instance is not None and (
-        not only_this_job or instance.job_id == location.job_id
+        not only_this_job or instance.job_id == location.owner.job_id
     )
     is_needed = False
     if cluster is not None and not goes_with_instance:
-        admin = admin_connection(secrets_manager, cluster, ErrorType.REMOVAL_FAILED)
+        server = servers.connect(cluster, ErrorType.REMOVAL_FAILED)
         is_needed = remove_or_explain(
             job,
-            lambda: engines[cluster.engine](admin).remove_database(
-                tenant, owner, only_this_job=only_this_job
-            ),
-            lambda: looks[cluster.engine](admin, tenant, claim, with_dump=False),
+            lambda: server.remove_database(tenant, location.owner, only_this_job=only_this_job),
+            lambda: server.find_obstacles(tenant, claim, with_dump=False),
             is_cleanup=only_this_job,
         )
     remove_secret(
         secrets_manager,
-        name=naming.names(location.project_id).database_secret,
+        name=location.names.database_secret,
         claim=claim,
         final=ErrorType.REMOVAL_FAILED,
     )

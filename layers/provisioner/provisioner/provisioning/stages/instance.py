@@ -29,7 +29,6 @@ from provisioner.provisioning.job_types.deprovision_project import (
     InstanceSnapshotResult,
 )
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
-from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming, instance_snapshot_name
 from provisioner.provisioning.projects import (
     Project,
@@ -39,7 +38,7 @@ from provisioner.provisioning.projects import (
     ProjectStore,
 )
 from provisioner.provisioning.quotas import QuotaReachedError
-from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report, skip
 
 if TYPE_CHECKING:
@@ -299,16 +298,15 @@ def ensure_instance_snapshot(
         SNAPSHOT_FAILED: the snapshot has failed, or the instance has vanished, or is in a state in
             which AWS takes none; and what `translate_errors` raises.
     """
-    payload = job.payload_as(DeprovisionProjectPayload)
-    if not payload.final_snapshot:
+    if not job.payload_as(DeprovisionProjectPayload).final_snapshot:
         return StageOutcome(skipped=True, check="the payload does without a snapshot")
-    location = location_of(job, projects)
+    location = locate(job, projects, naming)
     instance = None if location.project is None else location.project.instance
     if instance is None:
         return StageOutcome(skipped=True, check="the project has no instance of its own")
-    names = naming.names(payload.project_id)
+    names, owner = location.names, location.owner
     identifier = instance_snapshot_name(names, job.job_id)
-    client, owner = rds(location.region), naming.owner(payload.project_id, job.job_id)
+    client = rds(location.region)
     if _may_have_no_instance(location.project):
         begun = find_snapshot(client, identifier, claim=owner.owns, final=ErrorType.SNAPSHOT_FAILED)
         if begun is None and _has_no_instance(client, names.instance, owner):
@@ -378,14 +376,13 @@ def remove_instance(
         PROJECT_NOT_FOUND: nobody knows in which region it is.
         REMOVAL_FAILED: AWS refuses, for a reason that stays; and what `translate_errors` raises.
     """
-    location = location_of(job, projects)
+    location = locate(job, projects, naming)
     project, project_id = location.project, location.project_id
     instance = None if project is None else project.instance
     is_asked_for = bool(job.payload.get("is_dedicated"))
     if instance is None and (project is not None or not is_asked_for):
         return StageOutcome(skipped=True, check="the project has no instance of its own")
-    names = naming.names(project_id)
-    owner = naming.owner(project_id, location.job_id)
+    names, owner = location.names, location.owner
     claim = owner.claim(only_this_job=only_this_job)
     client = rds(location.region)
     left = driver.remove_instance(

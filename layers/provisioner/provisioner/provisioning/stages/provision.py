@@ -13,6 +13,7 @@ from provisioner.jobs.failure import CleanupRequest
 from provisioner.jobs.models import Job, StageStatus
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
+from provisioner.provisioning.contract import ApiKeyResult
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import IS_ALONE, known_ids
 from provisioner.provisioning.job_types import clean_up_project, provision_project
@@ -24,7 +25,6 @@ from provisioner.provisioning.job_types.provision_project import (
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.result import ApiKeyResult
 from provisioner.provisioning.stages.conclude import complete, read_ended_stages
 
 

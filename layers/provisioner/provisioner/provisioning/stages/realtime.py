@@ -9,11 +9,10 @@ from provisioner.drivers import appsync as driver
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.first_run import IS_ONLY, known_id, may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
-from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.check_services import ensure_no_data_is_lost
-from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report, service_of, skip
 
 if TYPE_CHECKING:
@@ -105,13 +104,12 @@ def remove_realtime(
     Raises:
         REMOVAL_FAILED: it is still there; and what `translate_errors` raises.
     """
-    location = location_of(job, projects)
-    owner = naming.owner(location.project_id, location.job_id)
+    location = locate(job, projects, naming)
     return StageOutcome(
         check=driver.remove_event_api(
             appsync(location.region),
-            name=naming.names(location.project_id).event_api,
-            claim=owner.claim(only_this_job=only_this_job),
+            name=location.names.event_api,
+            claim=location.owner.claim(only_this_job=only_this_job),
             known=known_id(job, "realtime"),
         )
     )

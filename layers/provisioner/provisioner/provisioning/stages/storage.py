@@ -17,11 +17,10 @@ from provisioner.drivers.s3 import (
 from provisioner.drivers.s3_obstacles import look_at_bucket
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
-from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import remove_or_explain
-from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report, service_of, skip
 
 if TYPE_CHECKING:
@@ -120,9 +119,9 @@ def remove_storage(
         REMOVAL_FAILED: the bucket is still there; the message names what stands in the way.
         ProvisioningError: as `translate_errors` says.
     """
-    location = location_of(job, projects)
-    client, name = s3(location.region), naming.names(location.project_id).bucket
-    claim = naming.owner(location.project_id, location.job_id).claim(only_this_job=only_this_job)
+    location = locate(job, projects, naming)
+    client, name = s3(location.region), location.names.bucket
+    claim = location.owner.claim(only_this_job=only_this_job)
 
     def remove() -> str:
         if job.payload.get("delete_data") is True and not only_this_job:

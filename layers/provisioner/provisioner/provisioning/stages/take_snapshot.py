@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.database_engine import AdminConnection, DatabaseDumper
+from provisioner.drivers.database_engine import DatabaseDumper
 from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
-from provisioner.provisioning.database_access import admin_connection
-from provisioner.provisioning.engine import Engine
+from provisioner.provisioning.database_access import Servers
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
     SnapshotResult,
 )
-from provisioner.provisioning.location import location_of
 from provisioner.provisioning.naming import Naming, snapshot_key
 from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import ProjectReader
+from provisioner.provisioning.stages.find_project import locate
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_secretsmanager.client import SecretsManagerClient
-
-#: Makes the dumper of a cluster from the platform's login on it, for each technology.
-type Dumpers = Mapping[Engine, Callable[[AdminConnection], DatabaseDumper]]
 
 
 def ensure_snapshot(
@@ -34,8 +29,7 @@ def ensure_snapshot(
     *,
     projects: ProjectReader,
     catalogue: ClusterCatalogue,
-    secrets_manager: SecretsManagerClient,
-    dumpers: Dumpers,
+    dumpers: Servers[DatabaseDumper],
     s3: S3Client,
     bucket: str,
     naming: Naming,
@@ -49,8 +43,7 @@ def ensure_snapshot(
         job: the job.
         projects: says where the project is.
         catalogue: the clusters.
-        secrets_manager: holds the platform's login on the cluster.
-        dumpers: make the dumper of a cluster.
+        dumpers: dump databases on them.
         s3: S3 in the bucket's region.
         bucket: the bucket of snapshots.
         naming: the deployment's names.
@@ -60,10 +53,9 @@ def ensure_snapshot(
         SNAPSHOT_FAILED: the dump did not end in time, the server is newer than the program that
             dumps, or refused it; and what `DatabaseDumper` and `translate_errors` raise.
     """
-    payload = job.payload_as(DeprovisionProjectPayload)
-    if not payload.final_snapshot:
+    if not job.payload_as(DeprovisionProjectPayload).final_snapshot:
         return StageOutcome(skipped=True, check="the payload does without a snapshot")
-    location = location_of(job, projects)
+    location = locate(job, projects, naming)
     if location.project is not None and location.project.instance is not None:
         return StageOutcome(
             output={"is_dedicated": True},
@@ -73,12 +65,10 @@ def ensure_snapshot(
     cluster = cluster_of(location.project, catalogue, ErrorType.SNAPSHOT_FAILED)
     if cluster is None:
         return StageOutcome(skipped=True, check="the project has no database")
-    tenant = naming.names(payload.project_id).tenants[cluster.engine]
-    claim = naming.owner(payload.project_id, job.job_id).claim(only_this_job=False)
-    key = snapshot_key(payload.project_id, job.job_id)
-    admin = admin_connection(secrets_manager, cluster, ErrorType.SNAPSHOT_FAILED)
-    source = dumpers[cluster.engine](admin)
-    with source.dump(tenant, claim, time_left()) as dump:
+    tenant = location.names.tenants[cluster.engine]
+    key = snapshot_key(location.project_id, job.job_id)
+    dumper = dumpers.connect(cluster, ErrorType.SNAPSHOT_FAILED)
+    with dumper.dump(tenant, location.owner.owns, time_left()) as dump:
         if dump is None:
             return StageOutcome(skipped=True, check="the project has no database")
         upload(

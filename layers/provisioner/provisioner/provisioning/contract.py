@@ -1,7 +1,11 @@
-"""What the payloads of the job types have in common: their fields with their bounds."""
+"""What the payloads and results of the job types have in common.
+
+Results hold no secret: secrets are named by their ARNs.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -87,3 +91,18 @@ class InstanceSnapshotReference(Payload):
     size: InstanceSize | None = None
     #: The larger of the operator's word and the snapshot's without it.
     storage_gb: StorageGb | None = None
+
+
+class Result(BaseModel):
+    """Says what a job has ended with."""
+
+    # Most functions load it and none of them validates by it: it is built when it is first used.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class ApiKeyResult(Result):
+    """What may be shown of one API key."""
+
+    key_id: str
+    key_prefix: str
+    created_at: datetime
