@@ -48,7 +48,7 @@ from support.stored_jobs import StoredJob, StoredJobs, StoredStage
 from support.workflow import NO_SERVICES, REGION, FunctionEnded
 
 #: Examples of each of the two machines; two processes share the work.
-EXAMPLES = 160
+EXAMPLES = 250
 
 #: What is done in each example, at most, before everything is let run out.
 STEPS = 8

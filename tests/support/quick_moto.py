@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import cache
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from moto.core import models as core_models
 from moto.core import responses, serialize
 from moto.dynamodb import comparisons
 from moto.dynamodb import models as dynamodb_models
-from moto.dynamodb.models.dynamo_type import DynamoType
+from moto.dynamodb.models.dynamo_type import DynamoType, Item, LimitedSizeDict
 from moto.dynamodb.models.table import Table
 from moto.dynamodb.parsing import ast_nodes, expressions, validators
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
@@ -41,6 +41,8 @@ _nodes: Any = ast_nodes
 _validators: Any = validators
 _expressions: Any = expressions
 _json: Any = serialize.BaseJSONSerializer
+_item: Any = Item
+_table: Any = Table
 _pickers: tuple[Any, ...] = (serialize.AttributePicker, serialize.XFormedAttributePicker)
 
 _client_for = cache(_lambda_calls.boto_client_for)
@@ -253,10 +255,13 @@ _write_all_or_none = _dynamodb.DynamoDBBackend.transact_write_items
 
 #: The items of the transaction that is being written; moto takes one request at a time.
 _transaction: list[Any] = []
+#: The tables of it, by name, as they were before it.
+_kept: dict[str, Any] = {}
 
 
 def _transact_write_items(backend: Any, transact_items: list[Any]) -> None:
     _transaction[:] = transact_items
+    _kept.clear()
     _write_all_or_none(backend, transact_items)
 
 
@@ -264,22 +269,60 @@ def _deepcopy(value: Any) -> Any:
     """Keep of a table what the transaction may change, instead of a copy of every item."""
     if not isinstance(value, Table) or value.stream_shard is not None:
         return copy.deepcopy(value)
-    kept = copy.copy(value)
-    kept.items = defaultdict(dict)
-    for hash_key, found in value.items.items():
-        kept.items[hash_key] = dict(found) if isinstance(found, dict) else found
+    # It is asked for once for each item of the transaction, all before the first is written.
+    if value.name not in _kept:
+        _kept[value.name] = _as_before(value)
+    return _kept[value.name]
+
+
+def _as_before(table: Table) -> Any:
+    kept: Any = copy.copy(table)
+    kept.items = table.items.copy()
+    copied: set[Any] = set()
     for write in (of for item in _transaction for of in item.values()):
-        key = write.get("Key")
-        if key is None or write["TableName"] != value.name:
-            continue  # what is put is a new item
-        hash_key = DynamoType(key[value.hash_key_attr])
-        if hash_key not in kept.items:
+        if write["TableName"] != table.name:
             continue
-        if value.range_key_attr is None:
-            kept.items[hash_key] = copy.deepcopy(kept.items[hash_key])
-        elif (range_key := DynamoType(key[value.range_key_attr])) in kept.items[hash_key]:
-            kept.items[hash_key][range_key] = copy.deepcopy(kept.items[hash_key][range_key])
+        key = write.get("Key") or write["Item"]
+        hash_key = DynamoType(key[table.hash_key_attr])
+        found = kept.items.get(hash_key)
+        if found is None:
+            continue
+        if table.range_key_attr is None:
+            kept.items[hash_key] = copy.deepcopy(found)
+            continue
+        if hash_key not in copied:
+            copied.add(hash_key)
+            found = kept.items[hash_key] = dict(found)
+        range_key = DynamoType(key[table.range_key_attr])
+        if range_key in found:
+            found[range_key] = copy.deepcopy(found[range_key])
     return kept
+
+
+_all_items = Table.all_items
+
+
+def _all_items_by_texts(table: Any) -> list[Any]:
+    """Sort by texts, which most keys are, instead of by what they are wrapped in."""
+    types = {attr["AttributeName"]: attr["AttributeType"] for attr in table.attr}
+    range_key = table.range_key_attr
+    if types[table.hash_key_attr] != "S" or types.get(range_key, "S") != "S":
+        return _all_items(table)
+    if range_key is None:
+        return sorted(table.items.values(), key=lambda item: item.hash_key.value)
+    items = [item for found in table.items.values() for item in found.values()]
+    return sorted(items, key=lambda item: (item.hash_key.value, item.range_key.value))
+
+
+def _init_item(item: Any, hash_key: Any, range_key: Any, attrs: dict[str, Any]) -> None:
+    """Ask once whether an item is too large, instead of at each of its attributes."""
+    item.hash_key, item.range_key = hash_key, range_key
+    item.attrs = LimitedSizeDict()
+    for name, value in attrs.items():
+        dict.__setitem__(item.attrs, name, DynamoType(value))
+    if item.attrs:
+        last = next(reversed(item.attrs))
+        item.attrs[last] = dict.pop(item.attrs, last)
 
 
 # What the parsers return holds no state: an execution keeps its own in its environment.
@@ -309,3 +352,5 @@ for _picker in _pickers:
     _picker.get_possible_keys = _remembered(_picker.get_possible_keys)
 _dynamodb.DynamoDBBackend.transact_write_items = _transact_write_items
 _dynamodb.copy = SimpleNamespace(deepcopy=_deepcopy)
+_table.all_items = _all_items_by_texts
+_item.__init__ = _init_item
