@@ -79,8 +79,9 @@ def test_execution_event_is_what_the_reconciler_s_rule_passes_on() -> None:
     assert [event["detail-type"]] == pattern["detail-type"]
     detail = event["detail"]
     assert detail["status"] in pattern["detail"]["status"]
-    assert job_id_of(detail["input"]) == detail["name"]
-    payload = json.loads(detail["input"])["job"]["payload"]
+    job = json.loads(detail["input"])["job"]
+    assert job_id_of(detail["executionArn"]) == job["job_id"]
+    payload = job["payload"]
     assert provision_project_handler.parse(payload).model_dump(mode="json") == payload
 
 

@@ -19,7 +19,7 @@ from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import BadEnd, JobStore
-from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
+from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.clean_up import remaining
 from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup
@@ -66,7 +66,6 @@ def reconciler(core: Core, store: JobStore | None = None) -> Reconciler:
         holders=core.projects.lock_holders,
         release_abandoned=core.projects.release_abandoned,
         queued_limit=QUEUED_LIMIT,
-        definitions=JOB_TYPES,
     )
 
 

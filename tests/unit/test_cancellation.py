@@ -37,6 +37,7 @@ from support.reconciler import (
     executions,
     head,
     history,
+    policies,
     reconciler,
     running,
     sent,
@@ -316,7 +317,7 @@ def test_a_cancel_that_crosses_the_record_of_a_failure_goes_before_it(core: Core
         core.jobs.request_cancel(head(core))
 
     core.answers["dynamodb.TransactWriteItems"] = cancelled_meanwhile
-    failures = FailureRecorder(core.jobs, reconciler(core)._policies)
+    failures = FailureRecorder(core.jobs, policies(core))
     branch = {"ok": False, "stage": provision_project.INITIALIZING, "error": {"Error": "CONFLICT"}}
     job = head(core)
 

@@ -13,7 +13,7 @@ from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.reconciler import record_repair, record_resend
+from provisioner.jobs.reconciler import record_repair
 from provisioner.jobs.records import NewJob, canonical_json
 from provisioner.jobs.slots import SLOTS
 from provisioner.jobs.store import BadEnd, JobStore
@@ -547,7 +547,8 @@ def test_contention_is_waited_out_at_a_repair_a_resend_and_a_retry(core: Core) -
     with contention(core) as made:
         record_repair(core.jobs, core.jobs.get("job-1"), "It was put right.")
         core.clock.advance()
-        record_resend(core.jobs, core.jobs.get("job-1"), "It was sent again.")
+        values = {"resent_at": core.clock.at}
+        record_repair(core.jobs, core.jobs.get("job-1"), "It was sent again.", values=values)
         core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], {}))
         core.jobs.retry(core.jobs.get("job-1"))
         assert made() == 4

@@ -188,7 +188,6 @@ class World:
             holders=list,
             release_abandoned=lambda _job_id: [],
             queued_limit=timedelta(minutes=15),
-            definitions=DEFINITIONS,
         ).reconcile("job-1")
         return self.job()
 

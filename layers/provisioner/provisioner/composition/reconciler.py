@@ -10,7 +10,6 @@ from provisioner.composition.stage_code import failure_policies
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler
-from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ReconcilerSettings
 
@@ -26,7 +25,6 @@ def reconciler(settings: ReconcilerSettings) -> Reconciler:
         holders=projects.lock_holders,
         release_abandoned=projects.release_abandoned,
         queued_limit=timedelta(minutes=settings.queued_minutes),
-        definitions=JOB_TYPES,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Bytes of a state machine's input. Source: AWS Step Functions Developer Guide, "Quotas".
 MAX_INPUT_BYTES = 262_144
+
+#: How the name of an execution of a later attempt ends.
+LATER_ATTEMPT = re.compile(r"-attempt-[0-9]+\Z")
 
 
 def execution_name(job_id: str, attempt: int) -> str:
@@ -53,19 +56,9 @@ def execution_input(new: NewJob, attempt: int = 1) -> str:
     return text
 
 
-def job_id_of(input_text: str) -> str | None:
-    """Read the job's id out of the input of an execution; None where it is of no job.
-
-    The execution's name would not do: it says more than the id, and each state machine its own.
-    """
-    try:
-        value = json.loads(input_text)
-    except ValueError:
-        return None
-    match value:
-        case {"job": {"job_id": str(job_id)}}:
-            return job_id
-    return None
+def job_id_of(arn: str) -> str:
+    """Return the id of the job that an execution is of, by its name; see `execution_name`."""
+    return LATER_ATTEMPT.sub("", arn.rpartition(":")[2])
 
 
 class ExecutionStatus(StrEnum):
@@ -91,8 +84,6 @@ class Execution:
     status: ExecutionStatus
     error: str = ""
     cause: str = ""
-    #: Its input, as JSON.
-    input: str = ""
 
 
 class Executions:
@@ -129,7 +120,6 @@ class Executions:
             status=ExecutionStatus(described["status"]),
             error=described.get("error", ""),
             cause=described.get("cause", ""),
-            input=described.get("input", ""),
         )
 
     def stop(self, arn: str, cause: str) -> None:

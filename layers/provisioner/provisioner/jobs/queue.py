@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from provisioner.errors import ProvisioningError
-from provisioner.jobs.execution import job_input
+from provisioner.jobs.execution import LATER_ATTEMPT, job_input
 from provisioner.jobs.models import Job
 from provisioner.jobs.records import canonical_json
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
 
-_LATER_ATTEMPT = re.compile(r"-attempt-[0-9]+\Z")
-
 
 def _names_no_attempt(job_id: str) -> str:
     """Refuse an id that the execution of another job's later attempt may be named by."""
-    if _LATER_ATTEMPT.search(job_id):
+    if LATER_ATTEMPT.search(job_id):
         raise ValueError(
             "must not end in -attempt- and a number, which names the execution of a later attempt"
         )

@@ -17,7 +17,6 @@ from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from provisioner.drivers.aws_errors import AWS_ERRORS
 from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.definition import JobDefinitions
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, metric_of, waited_out
 from provisioner.jobs.job_reader import JobNotFoundError
@@ -34,7 +33,6 @@ from provisioner.jobs.models import (
     cancelled_while_waiting,
 )
 from provisioner.jobs.queue import JobQueue
-from provisioner.jobs.records import JOB
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.slots import release_slot
 from provisioner.jobs.store import JobStore
@@ -71,53 +69,29 @@ class Reconciled:
 
     #: What had gone wrong and was put right, as the job's history has it; empty where nothing had.
     repair: str = ""
-    #: The metric that counts the end of the job, where that was written.
-    metric: str = ""
-    #: The error that the job was ended with.
-    error: StoredError | None = None
+    #: The job as it has ended, where it was ended.
+    ended: Job | None = None
 
 
 _NOTHING = Reconciled()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciler:
     """Reconciles jobs. Doing it twice, or beside whoever it stands in for, is as good as once."""
 
-    def __init__(
-        self,
-        *,
-        store: JobStore,
-        queue: JobQueue,
-        executions: Executions,
-        policies: Mapping[str, FailurePolicy],
-        holders: Callable[[], Sequence[str]],
-        release_abandoned: Callable[[str], Sequence[str]],
-        queued_limit: timedelta,
-        definitions: JobDefinitions,
-    ) -> None:
-        """Bind the reconciler.
-
-        Args:
-            store: the jobs.
-            queue: where a message is sent again.
-            executions: the executions of the jobs.
-            policies: what follows a failure, by job type.
-            holders: returns the ids of the jobs that hold something that only one job may hold.
-            release_abandoned: gives back what a job still holds that is stored no more; returns
-                the names of it.
-            queued_limit: how long a job may be QUEUED before its message is sent again, and then
-                before it has failed.
-            definitions: the job types.
-        """
-        self._store = store
-        self._queue = queue
-        self._executions = executions
-        self._policies = policies
-        self._failures = FailureRecorder(store, policies)
-        self._holders = holders
-        self._release_abandoned = release_abandoned
-        self._queued_limit = queued_limit
-        self._definitions = definitions
+    store: JobStore
+    #: Where a message is sent again.
+    queue: JobQueue
+    executions: Executions
+    #: What follows a failure, by job type.
+    policies: Mapping[str, FailurePolicy]
+    #: Returns the ids of the jobs that hold something that only one job may hold.
+    holders: Callable[[], Sequence[str]]
+    #: Gives back what a job still holds that is stored no more; returns the names of it.
+    release_abandoned: Callable[[str], Sequence[str]]
+    #: How long a job may be QUEUED before its message is sent again, and then before it has failed.
+    queued_limit: timedelta
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Reconcile the job that an event of EventBridge is about, or, on schedule, all that are.
@@ -129,28 +103,19 @@ class Reconciler:
             Exception: whatever may pass by waiting, where the event is about one job; AWS Lambda
                 then hands it over again.
         """
-        ended: Execution | None = None
-        job_id: str | None = None
         match event:
             case {"detail-type": "Scheduled Event"}:
                 return self._sweep()
-            case {"source": "aws.states", "detail": {"executionArn": arn, "status": status}}:
-                detail = event["detail"]
-                ended = Execution(
-                    arn,
-                    ExecutionStatus(status),
-                    detail.get("error") or "",
-                    detail.get("cause") or "",
-                )
-                # Left out of the event where it is long.
-                known = None if detail.get("input") else self._executions.find(arn)
-                job_id = job_id_of(detail.get("input") or (known.input if known else ""))
-            case {"detail": {"job_id": str(of_job)}}:
-                job_id = of_job
-        if job_id is None:
-            logger.warning("event is about no job")
-            return {"reconciled": 0, "repaired": 0}
-        return {"reconciled": 1, "repaired": int(self._reconcile_and_report(job_id, ended))}
+            case {"source": "aws.states", "detail": {"executionArn": str(arn), "status": status}}:
+                said = {name: event["detail"].get(name) or "" for name in ("error", "cause")}
+                ended = Execution(arn, ExecutionStatus(status), **said)
+                is_repaired = self._reconcile_and_report(job_id_of(arn), ended)
+            case {"detail": {"job_id": str(job_id)}}:
+                is_repaired = self._reconcile_and_report(job_id)
+            case _:
+                logger.warning("event is about no job")
+                return {"reconciled": 0, "repaired": 0}
+        return {"reconciled": 1, "repaired": int(is_repaired)}
 
     def reconcile(
         self, job_id: str, ended: Execution | None = None, *, slot: int | None = None
@@ -170,26 +135,25 @@ class Reconciler:
         """
 
         def change(_: RefusedError | None) -> Reconciled:
-            job = self._store.get(job_id)
+            job = self.store.get(job_id)
             if not job.stages:
                 # Refused as it came: it never held anything.
                 return _NOTHING
-            of_job_type(self._definitions, job)
+            policy = of_job_type(self.policies, job)
             if job.status.is_terminal:
-                return self._reconcile_ended(job, slot)
+                return self._release(job, policy.release(job), slot)
             return self._reconcile_open(job, ended)
 
         return optimistically(change, "it was reconciled")
 
     def _sweep(self) -> dict[str, Any]:
         """Reconcile every job that is unfinished, or holds what only one may hold."""
-        slots = {job_id: slot for slot, job_id in self._store.slots().holders.items()}
-        unfinished = self._store.list_unfinished()
-        job_ids = list(dict.fromkeys([*unfinished, *self._holders(), *slots]))
+        slots = {job_id: slot for slot, job_id in self.store.slots().holders.items()}
+        job_ids = list(dict.fromkeys([*self.store.list_unfinished(), *self.holders(), *slots]))
         repaired = unreconciled = 0
         for job_id in job_ids:
             try:
-                repaired += self._reconcile_and_report(job_id, None, slots.get(job_id))
+                repaired += self._reconcile_and_report(job_id, slot=slots.get(job_id))
             # The others are reconciled all the same, and this one again by the next sweep.
             except Exception as error:  # noqa: BLE001  # each is logged, and an alarm misses the sweep
                 logger.warning("job not reconciled", cause=_cause(error))
@@ -200,8 +164,9 @@ class Reconciler:
         return {"reconciled": len(job_ids), "repaired": repaired}
 
     def _reconcile_and_report(
-        self, job_id: str, ended: Execution | None, slot: int | None = None
+        self, job_id: str, ended: Execution | None = None, slot: int | None = None
     ) -> bool:
+        """Reconcile a job; return whether anything was put right."""
         logger.append_keys(job_id=job_id)
         try:
             reconciled = self.reconcile(job_id, ended, slot=slot)
@@ -210,8 +175,8 @@ class Reconciler:
             logger.warning("job of an unknown job type", cause=str(error))
             return False
         except JobNotFoundError:
-            released = list(self._release_abandoned(job_id))
-            if slot is not None and _release_abandoned_slot(self._store, slot, job_id):
+            released = list(self.release_abandoned(job_id))
+            if slot is not None and _release_abandoned_slot(self.store, slot, job_id):
                 released.append(f"slot {slot}")
             if not released:
                 logger.warning("no such job is stored")
@@ -220,17 +185,8 @@ class Reconciler:
             reconciled = Reconciled(
                 f"It is stored no more and still held {', '.join(released)}: that was given back."
             )
-        if reconciled.error is not None:
-            with single_metric(name=reconciled.metric, unit=MetricUnit.Count, value=1) as metric:
-                metric.add_dimension("error_type", reconciled.error.type)
-            logger.error(
-                "job ended by the reconciler",
-                error_type=reconciled.error.type,
-                error_message=reconciled.error.message,
-                cause=reconciled.error.cause,
-            )
-        if reconciled.metric:
-            metrics.add_metric(reconciled.metric, MetricUnit.Count, 1)
+        if reconciled.ended is not None and reconciled.ended.error is not None:
+            _report(reconciled.ended, reconciled.ended.error)
         if reconciled.repair:
             metrics.add_metric("Repairs", MetricUnit.Count, 1)
             logger.warning("job repaired", repair=reconciled.repair)
@@ -239,90 +195,93 @@ class Reconciler:
     # Jobs that have not ended.
 
     def _reconcile_open(self, job: Job, ended: Execution | None) -> Reconciled:
-        arn = self._executions.arn(job)
-        execution = self._find(arn, ended)
+        arn = self.executions.arn(job)
+        is_ended = ended is not None and ended.arn == arn
+        execution = ended if is_ended else self.executions.find(arn)
         if execution is None and job.status is JobStatus.QUEUED:
             return self._reconcile_unstarted(job)
+        now = self.store.now()
         if execution is None:
             # What waits says nothing meanwhile.
             words = [*(entry.at for entry in job.history), *(wait.until for wait in job.waits)]
-            last_word = max(words, default=job.updated_at)
-            is_over = self._store.now() - last_word > _PROCESS_IS_GONE_AFTER
+            is_over = now - max(words, default=job.updated_at) > _PROCESS_IS_GONE_AFTER
         else:
             is_over = execution.status is not ExecutionStatus.RUNNING
         was_cancelled = job.cancel_requested_at is not None
-        if not is_over and not (was_cancelled and any(map(_is_open, job.stages))):
+        only_waits = was_cancelled and bool(_open_stages(job))
+        if not (is_over or only_waits) or self._keeps_from_ending(job, now):
             return _NOTHING
-        if self._keeps_from_ending(job):
-            return _NOTHING
-        now = self._store.now()
-        if is_over and not was_cancelled:
-            how = "gone" if execution is None else execution.status
-            repair = f"Nobody had told of its end: its execution was {how}."
-            return self._end(job, _errors(job, execution, now), repair)
-        # Ended first: should this process stop here, the execution finds that after its wait.
-        reconciled = self._end(job, [*_failed_stages(job), *_open_stages(job, now)])
-        self._executions.stop(arn, CANCELLED)
-        return reconciled
+        errors = _stage_errors(job, now)
+        if was_cancelled:
+            # Ended first: should this process stop here, the execution finds that after its wait.
+            reconciled = self._end(job, errors)
+            self.executions.stop(arn, CANCELLED)
+            return reconciled
+        how = "gone" if execution is None else execution.status
+        repair = f"Nobody had told of its end: its execution was {how}."
+        return self._end(job, [*_reason(job, execution), *errors], repair)
+
+    def _keeps_from_ending(self, job: Job, now: datetime) -> bool:
+        """Whether a run of a stage may be at work that nobody is to meet.
+
+        Where a clean-up follows, that one has the project, and waits itself for the runs that
+        others followed.
+        """
+        is_cleaned_up = FailureRecorder(self.store, self.policies).is_cleaned_up(job)
+        lease = open_lease(job, now, last_runs_only=is_cleaned_up)
+        if lease is not None and StageStatus.WAITING in {record.status for record in job.stages}:
+            # What is polled says nothing of that.
+            self.store.wait_to_end(job, lease.waiting_for, lease.until)
+        return lease is not None
 
     def _end(self, job: Job, errors: Sequence[StoredError], repair: str = "") -> Reconciled:
         """End a job that nobody is at any more, and start its clean-up."""
-        self._failures.end(job, errors, repair=repair)
-        ended = self._store.get(job.job_id)
+        FailureRecorder(self.store, self.policies).end(job, errors, repair=repair)
+        ended = self.store.get(job.job_id)
         if ended.cleanup_job_id not in {"", job.cleanup_job_id}:
             # Nobody else starts it: what was to start it has ended.
-            self._queue.send(self._store.get(ended.cleanup_job_id), message_group=None)
-        return Reconciled(repair, metric_of(ended), ended.error)
+            self.queue.send(self.store.get(ended.cleanup_job_id), message_group=None)
+        return Reconciled(repair, ended)
 
     def _reconcile_unstarted(self, job: Job) -> Reconciled:
         """Send a message again that nothing has come of for long, and then fail its job."""
         # What waits for a slot, in a process that has no execution, is polled.
         waits = (wait.until for wait in job.waits)
         since = max(job.updated_at, job.held_until or job.updated_at, *waits)
-        if self._store.now() - since < self._queued_limit:
+        if self.store.now() - since < self.queued_limit:
             return _NOTHING
-        if job.resent_at is None:
-            self._queue.send(job, message_group=None)
-            repair = "It had not begun for long: its message was sent again."
-            record_resend(self._store, job, repair)
-            return Reconciled(repair)
-        repair = "It had not begun, though its message was sent again."
-        error = StoredError(
-            ErrorType.TIMEOUT, "", 0, "The job did not begin in the time that it had.", ""
-        )
-        return self._end(job, [error], repair)
+        if job.resent_at is not None:
+            error = StoredError(
+                ErrorType.TIMEOUT, "", 0, "The job did not begin in the time that it had.", ""
+            )
+            return self._end(job, [error], "It had not begun, though its message was sent again.")
+        self.queue.send(job, message_group=None)
+        repair = "It had not begun for long: its message was sent again."
+        record_repair(self.store, job, repair, values={"resent_at": self.store.now()})
+        return Reconciled(repair)
 
     # Jobs that have ended.
 
-    def _reconcile_ended(self, job: Job, slot: int | None) -> Reconciled:
-        held = of_job_type(self._policies, job).release(job)
-        if slot is not None and self._store.slots().holders.get(slot) != job.job_id:
+    def _release(self, job: Job, held: Sequence[Write], slot: int | None) -> Reconciled:
+        """Give back what a job holds beyond its end."""
+        if slot is not None and self.store.slots().holders.get(slot) != job.job_id:
             # It has ended since, and released it.
             slot = None
         if not held and slot is None:
             return _NOTHING
         repair = "It still held what it should have given back."
-        record_repair(self._store, job, repair, slot, held)
+        record_repair(self.store, job, repair, slot=slot, also=held)
         return Reconciled(repair)
-
-    def _find(self, arn: str, ended: Execution | None) -> Execution | None:
-        return ended if ended is not None and ended.arn == arn else self._executions.find(arn)
-
-    def _keeps_from_ending(self, job: Job) -> bool:
-        """Whether a run of a stage may be at work that nobody is to meet.
-
-        Where a clean-up follows, that one has the project, and waits itself for the runs that
-        others followed.
-        """
-        lease = open_lease(job, self._store.now(), last_runs_only=self._failures.is_cleaned_up(job))
-        if lease is not None and any(map(_waits, job.stages)):
-            # What is polled says nothing of that.
-            self._store.wait_to_end(job, lease.waiting_for, lease.until)
-        return lease is not None
 
 
 def record_repair(
-    store: JobStore, job: Job, note: str, slot: int | None = None, also: Sequence[Write] = ()
+    store: JobStore,
+    job: Job,
+    note: str,
+    *,
+    values: Mapping[str, Any] | None = None,
+    slot: int | None = None,
+    also: Sequence[Write] = (),
 ) -> None:
     """Write a repair into the history of a job that is still as it was read.
 
@@ -330,6 +289,7 @@ def record_repair(
         store: the jobs.
         job: the job.
         note: what had gone wrong.
+        values: what changes of the job.
         slot: the slot that it still has though it has ended, if any, which is released.
         also: further writes of the same transaction.
 
@@ -337,8 +297,8 @@ def record_repair(
         RefusedError: it has changed, or its slot, or a condition of `also` failed.
     """
     work = store.work()
-    must = {"attempt": job.attempt, "status": job.status, "updated_at": job.updated_at}
-    work.check(job.job_id, JOB, must)
+    must = {"updated_at": job.updated_at, "resent_at": job.resent_at}
+    work.change_job(job.job_id, job.attempt, values or {}, (job.status,), **must)
     work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
     if slot is not None:
         release_slot(work, slot, job.job_id)
@@ -357,18 +317,18 @@ def _release_abandoned_slot(store: JobStore, slot: int, job_id: str) -> bool:
     return True
 
 
-def record_resend(store: JobStore, job: Job, note: str) -> None:
-    """Record that the message of a job that has not begun was sent again.
-
-    Raises:
-        RefusedError: it has begun, has ended, or was sent again before.
-    """
-    work = store.work()
-    work.change_job(
-        job.job_id, job.attempt, {"resent_at": work.at}, (JobStatus.QUEUED,), resent_at=None
+def _report(job: Job, error: StoredError) -> None:
+    """Count and log the end of a job: by its error, and over all."""
+    name = metric_of(job)
+    with single_metric(name=name, unit=MetricUnit.Count, value=1) as metric:
+        metric.add_dimension("error_type", error.type)
+    metrics.add_metric(name, MetricUnit.Count, 1)
+    logger.error(
+        "job ended by the reconciler",
+        error_type=error.type,
+        error_message=error.message,
+        cause=error.cause,
     )
-    work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
-    work.write()
 
 
 def _cause(error: Exception) -> str:
@@ -379,57 +339,42 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__} at {where.filename}:{where.lineno}"
 
 
-def _waits(record: StageRecord) -> bool:
-    return record.status is StageStatus.WAITING
+def _has_failed(record: StageRecord) -> bool:
+    """Whether a stage has no attempt left."""
+    is_given_up = record.status is StageStatus.RETRYING and record.next_attempt_before is None
+    return record.status is StageStatus.FAILED or is_given_up
 
 
-def _is_open(record: StageRecord) -> bool:
-    """Whether a stage waits, for its next attempt or another thing, or has died without a word."""
-    return record.status in {StageStatus.RUNNING, StageStatus.WAITING} or (
-        record.status is StageStatus.RETRYING and record.next_attempt_before is not None
-    )
+def _open_stages(job: Job) -> list[StageRecord]:
+    """Return the stages that wait, for the next attempt or another thing, or died silently."""
+    return [record for record in job.running_stages if not _has_failed(record)]
 
 
-def _errors(job: Job, execution: Execution | None, now: datetime) -> list[StoredError]:
-    """Return the errors of a job whose execution has ended without telling, the reason first."""
-    failed, opened = _failed_stages(job), _open_stages(job, now)
+def _reason(job: Job, execution: Execution | None) -> list[StoredError]:
+    """Return why a job has ended whose execution did not tell; nothing where its stages do."""
     status = None if execution is None else execution.status
-    if status is ExecutionStatus.FAILED and failed:
+    if status is ExecutionStatus.FAILED and any(map(_has_failed, job.stages)):
         # It ended because of them, and could not say so.
-        return [*failed, *opened]
+        return []
     error_type, message = _ENDS[status]
     said = () if execution is None else (execution.status, execution.error, execution.cause)
     cause = ": ".join(filter(None, said))
-    return [StoredError(error_type, "", 0, message, cause[:_CAUSE_LENGTH]), *failed, *opened]
+    return [StoredError(error_type, "", 0, message, cause[:_CAUSE_LENGTH])]
 
 
-def _failed_stages(job: Job) -> list[StoredError]:
-    """Return the errors of the stages that have no attempt left."""
-    return [
-        _stage_error(record)
-        for record in job.stages
-        if record.status in {StageStatus.FAILED, StageStatus.RETRYING} and not _is_open(record)
-    ]
+def _stage_errors(job: Job, now: datetime) -> list[StoredError]:
+    """Return the errors of the stages that have no attempt left, and of those that are open."""
+    failed = filter(_has_failed, job.stages)
+    return [_stage_error(job, record, now) for record in (*failed, *_open_stages(job))]
 
 
-def _open_stages(job: Job, now: datetime) -> list[StoredError]:
-    """Return the errors of the stages that wait, or have died."""
-    errors = []
-    for record in filter(_is_open, job.stages):
-        if record.status is not StageStatus.WAITING:
-            errors.append(_stage_error(record))
-        elif job.cancel_requested_at is None:
-            errors.append(waited_out(record, now))
-        else:
-            message = cancelled_while_waiting(record.waiting_for)
-            errors.append(
-                StoredError(ErrorType.JOB_CANCELLED, record.stage, record.attempt, message, "")
-            )
-    return errors
-
-
-def _stage_error(record: StageRecord) -> StoredError:
-    """Return what the last attempt said, or say that it said nothing."""
+def _stage_error(job: Job, record: StageRecord, now: datetime) -> StoredError:
+    """Return what the last attempt said, or what is to be said of one that said nothing."""
+    if record.status is StageStatus.WAITING and job.cancel_requested_at is None:
+        return waited_out(record, now)
+    if record.status is StageStatus.WAITING:
+        message = cancelled_while_waiting(record.waiting_for)
+        return StoredError(ErrorType.JOB_CANCELLED, record.stage, record.attempt, message, "")
     if record.error is not None and record.error.attempt == record.attempt:
         return record.error
     return StoredError(ErrorType.UNKNOWN_ERROR, record.stage, record.attempt, _STAGE_SILENT, "")
