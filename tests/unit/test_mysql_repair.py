@@ -112,6 +112,13 @@ def test_what_was_put_right_before_a_crash_is_not_told_of_twice(
     assert mysql_tenant.snapshot() == before
 
 
+def test_a_grant_of_all_privileges_holds_each_of_them(mysql_tenant: MysqlTenant) -> None:
+    mysql_tenant.ensure()
+    as_superuser(mysql_tenant, "GRANT ALL ON `{pattern}`.* TO {user}")
+    assert repair(mysql_tenant)[0].repaired == ()
+    mysql_tenant.check()
+
+
 def test_what_an_operator_grants_of_single_tables_is_left(mysql_tenant: MysqlTenant) -> None:
     mysql_tenant.ensure()
     as_superuser(mysql_tenant, "GRANT SELECT (Host) ON mysql.db TO {user}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,7 +34,6 @@ from provisioner.drivers.mysql.quoting import (
     ANY_HOST,
     SQL,
     Composable,
-    Composed,
     GrantedDatabase,
     Literal,
     account,
@@ -70,36 +70,19 @@ PRIVILEGES = (
     "UPDATE",
 )
 
-_ALL = "ALL PRIVILEGES"
+#: Among the privileges of a user, though a grant tells of it elsewhere: it may give them to others.
+_GRANT_OPTION = "GRANT OPTION"
 
 #: A session that is open may set the user's password until it is ended.
 _SHUT_OUT_TRIES = 5
 
-#: Says that there is no privilege at all.
-_NONE = "USAGE"
-
 #: Privileges on all databases, or on those that a pattern matches. Others, on a single table, have
 #: more after the dot; a role that is granted has no ON.
 _GRANT = re.compile(r"GRANT (?P<privileges>[A-Z ,_]+) ON (?P<scope>\*|`(?:[^`]|``)*`)\.\* TO ")
-_GRANT_OPTION = re.compile(r" WITH .*\bGRANT OPTION\b")
-
-_EVERYTHING = "*"
+_WITH_GRANT_OPTION = re.compile(r" WITH .*\bGRANT OPTION\b")
 
 #: A string, or a quoted name, in what SHOW CREATE USER gives.
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.|'')*'|`(?:[^`]|``)*`")
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """Privileges on all databases or on those that one pattern matches."""
-
-    privileges: frozenset[str]
-    #: Whether it may give them to others.
-    with_grant_option: bool
-
-    def holds(self, privilege: str) -> bool:
-        """Whether a privilege is among them."""
-        return privilege in self.privileges or _ALL in self.privileges
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +95,8 @@ class User:
     is_locked: bool
     #: Whether the password loses its force with time.
     expires: bool
-    #: By what they are on: `*`, or the pattern of a database's name.
-    grants: dict[str, Granted]
+    #: Privileges by what they are on: `*`, or the pattern of a database's name.
+    grants: dict[str, set[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,36 +184,30 @@ def _look(connection: Connection, names: TenantNames) -> User:
     )
 
 
-def read_own_grants(connection: Connection) -> dict[str, Granted]:
-    """Return what the session's own user may do, as `User.grants` has it."""
-    return grants_in(execute(connection, SQL("SHOW GRANTS")))
+def grants_in(rows: list[tuple[object, ...]]) -> dict[str, set[str]]:
+    """Read rows of SHOW GRANTS, as `User.grants`; of what is on all databases there can be several.
 
-
-def grants_in(rows: list[tuple[object, ...]]) -> dict[str, Granted]:
-    """Read rows of SHOW GRANTS; of what is on all databases there can be several."""
-    grants: dict[str, Granted] = {}
+    Not of information_schema: to answer that, the server goes through the users of all tenants.
+    """
+    grants: defaultdict[str, set[str]] = defaultdict(set)
     for text in (_text(row[0]) for row in rows):
         match = _GRANT.match(text)
         if match is None:
             continue
-        privileges = frozenset(re.split(", ?", match["privileges"])) - {_NONE}
-        scope = match["scope"]
-        if scope != _EVERYTHING:
-            scope = scope[1:-1].replace("``", "`")
-        before = grants.get(scope, Granted(frozenset(), with_grant_option=False))
-        grants[scope] = Granted(
-            privileges | before.privileges,
-            # After the account's name, which quotes hold.
-            with_grant_option=before.with_grant_option
-            or _GRANT_OPTION.search(_QUOTED.sub("''", text)) is not None,
-        )
-    return {scope: it for scope, it in grants.items() if it.privileges or it.with_grant_option}
+        scope = re.sub("^`|`$", "", match["scope"]).replace("``", "`")
+        # USAGE says that there is no privilege at all.
+        grants[scope].update(set(re.split(", ?", match["privileges"])) - {"USAGE"})
+        if "ALL PRIVILEGES" in grants[scope]:
+            grants[scope].update(PRIVILEGES)
+        # After the account's name, which quotes hold.
+        if _WITH_GRANT_OPTION.search(_QUOTED.sub("''", text)):
+            grants[scope].add(_GRANT_OPTION)
+    return {scope: privileges for scope, privileges in grants.items() if privileges}
 
 
-def find_missing_privileges(grants: dict[str, Granted], database: GrantedDatabase) -> list[str]:
+def find_missing_privileges(grants: dict[str, set[str]], database: GrantedDatabase) -> list[str]:
     """Return the privileges that the tenant is to have in its database and has not."""
-    granted = grants.get(database.pattern)
-    return [it for it in PRIVILEGES if granted is None or not granted.holds(it)]
+    return [it for it in PRIVILEGES if it not in grants.get(database.pattern, ())]
 
 
 def find_user_drift(user: User, wanted: Wanted) -> list[Drift]:
@@ -277,9 +254,8 @@ def _alterations(user: User, wanted: Wanted) -> Iterator[tuple[str, Composable]]
 
 def _excess(user: User, wanted: Wanted) -> list[str]:
     """Name what the user may do and must not."""
-    own = user.grants.get(wanted.database.pattern)
     return [
-        *(["GRANT OPTION"] if own is not None and own.with_grant_option else []),
+        *user.grants.get(wanted.database.pattern, set()).intersection({_GRANT_OPTION}),
         *(f"privileges on {it}.*" for it in user.grants if it != wanted.database.pattern),
     ]
 
@@ -292,35 +268,34 @@ def create_user(connection: Connection, wanted: Wanted, password: str, owner: Ow
     """
     name = wanted.names.app_role
     record(connection, Kind.USER, name, owner)
-    statement = SQL("CREATE USER {} {}{} WITH {} PASSWORD EXPIRE NEVER").format(
-        account(name),
-        _identify_by(connection, password),
-        SQL(" REQUIRE SSL" if wanted.requires_tls else ""),
-        _limit(wanted.connections, keyword=False),
-    )
-    is_made = False
     with ignore(is_there_already):
-        execute(connection, statement)
-        is_made = True
-    if not is_made:
-        forget(connection, Kind.USER, name)
-        raise conflict("user", name)
-    execute(connection, _grant(wanted))
+        execute(
+            connection,
+            SQL("CREATE USER {} {}{} {} PASSWORD EXPIRE NEVER").format(
+                account(name),
+                _identify_by(connection, password),
+                SQL(" REQUIRE SSL" if wanted.requires_tls else ""),
+                _limit(wanted.connections),
+            ),
+        )
+        execute(connection, _grant(wanted))
+        return
+    forget(connection, Kind.USER, name)
+    raise conflict("user", name)
 
 
-def _grant(wanted: Wanted) -> Composed:
+def _grant(wanted: Wanted) -> SQL:
     return SQL("GRANT {} ON {} TO {}").format(
         SQL(", ").join(map(SQL, PRIVILEGES)), wanted.database, account(wanted.names.app_role)
     )
 
 
-def _revoke(names: TenantNames) -> Composed:
+def _revoke(names: TenantNames) -> SQL:
     return SQL("REVOKE ALL PRIVILEGES, GRANT OPTION FROM {}").format(account(names.app_role))
 
 
-def _limit(connections: int, *, keyword: bool = True) -> Composed:
-    text = SQL("WITH MAX_USER_CONNECTIONS {}" if keyword else "MAX_USER_CONNECTIONS {}")
-    return text.format(Literal(connections))
+def _limit(connections: int) -> SQL:
+    return SQL("WITH MAX_USER_CONNECTIONS {}").format(Literal(connections))
 
 
 def set_password(connection: Connection, names: TenantNames, password: str) -> None:
@@ -342,7 +317,7 @@ def see_that_it_can_be_changed(connection: Connection, names: TenantNames) -> No
     execute(connection, SQL("ALTER USER {} {}").format(account(names.app_role), _limit(limit)))
 
 
-def _identify_by(connection: Connection, password: str) -> Composed:
+def _identify_by(connection: Connection, password: str) -> SQL:
     """Return the clause that sets a password.
 
     MariaDB writes it into the general query log as it stands, so it gets what it would make of it.

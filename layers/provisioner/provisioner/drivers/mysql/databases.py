@@ -17,7 +17,7 @@ from provisioner.drivers.database_engine import TenantNames
 from provisioner.drivers.mysql.accounts import (
     find_missing_privileges,
     granted_database,
-    read_own_grants,
+    grants_in,
 )
 from provisioner.drivers.mysql.errors import ignore, is_in_the_way, is_there_already
 from provisioner.drivers.mysql.ledger import Kind, forget, record
@@ -118,7 +118,8 @@ def check_schema(tenant: Connection, names: TenantNames) -> str:
         SCHEMA_CREATION_FAILED: the session is in another schema, or a privilege is missing.
     """
     ((schema,),) = execute(tenant, SQL("SELECT DATABASE()"))
-    missing = find_missing_privileges(read_own_grants(tenant), granted_database(tenant, names))
+    grants = grants_in(execute(tenant, SQL("SHOW GRANTS")))
+    missing = find_missing_privileges(grants, granted_database(tenant, names))
     if schema != names.schema or missing:
         raise failure(
             ErrorType.SCHEMA_CREATION_FAILED,

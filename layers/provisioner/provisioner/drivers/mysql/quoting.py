@@ -31,44 +31,30 @@ class Composable(Protocol):
         """Return the text that the server gets."""
 
 
+@dataclass(frozen=True, slots=True)
 class SQL:
-    """Text of the code; `{}` in it stands for a part that `format` puts in."""
+    """Text of the code, with a part for each `{}` in it."""
 
-    def __init__(self, text: LiteralString) -> None:
-        """Take text that stands in the code; the type checker takes no other."""
-        self._texts: list[str] = text.split("{}")
+    #: Stands in the code: the type checker takes no other.
+    text: LiteralString
+    parts: tuple[Composable, ...] = ()
 
-    def format(self, *parts: Composable) -> Composed:
-        """Put parts in, in their order.
+    def format(self, *parts: Composable) -> SQL:
+        """Put parts in, in their order."""
+        return SQL(self.text, parts)
 
-        Raises:
-            ValueError: there are more or fewer of them than places.
-        """
-        if len(parts) != len(self._texts) - 1:
-            raise ValueError(f"the statement has {len(self._texts) - 1} places, not {len(parts)}")
-        return Composed(tuple(self._texts), parts)
-
-    def join(self, parts: Iterable[Composable]) -> Composed:
+    def join(self, parts: Iterable[Composable]) -> SQL:
         """Put this text between parts."""
         joined = tuple(parts)
-        between = ("{}".join(self._texts),) * (len(joined) - 1)
-        return Composed(("", *between, "") if joined else ("",), joined)
+        return SQL(self.text.join("{}" for _ in joined), joined)
 
     def render(self, escaper: Escaper) -> str:
-        """Return the text that the server gets."""
-        return self.format().render(escaper)
+        """Return the text that the server gets.
 
-
-@dataclass(frozen=True, slots=True)
-class Composed:
-    """Text with parts between."""
-
-    texts: tuple[str, ...]
-    parts: tuple[Composable, ...]
-
-    def render(self, escaper: Escaper) -> str:
-        """Return the text that the server gets."""
-        first, *rest = self.texts
+        Raises:
+            ValueError: there are more or fewer parts than places for them.
+        """
+        first, *rest = self.text.split("{}")
         pairs = zip(self.parts, rest, strict=True)
         return first + "".join(part.render(escaper) + text for part, text in pairs)
 
@@ -103,7 +89,7 @@ class Literal:
         return escaper.escape(self.value)
 
 
-def account(user: str, host: str = ANY_HOST) -> Composed:
+def account(user: str, host: str = ANY_HOST) -> SQL:
     """Return a user at the hosts that it may come from."""
     return SQL("{}@{}").format(Identifier(user), Identifier(host))
 
