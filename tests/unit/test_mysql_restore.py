@@ -290,6 +290,7 @@ def test_a_dump_that_the_server_refuses_leaves_nothing(
 ) -> None:
     source, target = make(), make()
     fill(source)
+    target.as_tenant("ALTER DATABASE CHARACTER SET latin1 COLLATE latin1_german2_ci")
     before = _contents(target)
     statements = [each.sql for each in read_statements(io.BytesIO(_dumped(source))) if each.sql]
     dump = _archive(*statements, b"SET sql_mode = ''", b"CREATE TABLE t (id int)", last)
@@ -352,12 +353,12 @@ def test_a_server_that_is_killed_in_the_middle_is_told(mysql_server: PreparedMys
         # It refuses connections, or is still losing them.
         assert error.message.replace("2013", "2003") == (
             "The database server did not take the snapshot, and then not the removal of what was "
-            f"restored of it (error 2003): empty the database {target.names.database}, and restore "
-            "again."
+            f"restored of it (error 2003): make the database {target.names.database} anew, and "
+            "restore again."
         )
         server.start()
         error = _refused(ErrorType.DATABASE_CHANGE_FAILED, lambda: _restore(dump, target))
-        assert "is not empty: it holds procedure p, table t; empty it" in error.message
+        assert "is not empty: it holds table t, procedure p; empty it" in error.message
         target.as_tenant("DROP TABLE t", "DROP PROCEDURE p")
         _restore(dump, target)
         assert _objects(target) == {"BASE TABLE t", "rows of t", "PROCEDURE p"}

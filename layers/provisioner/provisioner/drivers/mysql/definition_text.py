@@ -38,8 +38,8 @@ _TOKENS_WITHOUT_ESCAPES = re.compile(
 #: By the SQL mode of what is defined.
 _NAME = r"""(?:`(?:[^`]|``)*`|"(?:[^"]|"")*")"""
 
-#: A definer is a user and a host, or a role of MariaDB's.
-_DEFINER = re.compile(rf"DEFINER={_NAME}(?:@{_NAME})? ")
+#: A definer is a user and a host, or a role of MariaDB's. Of a view an algorithm may stand before.
+_DEFINER = re.compile(rf"\ACREATE (ALGORITHM=\w+ )?DEFINER={_NAME}(?:@{_NAME})? ")
 
 #: After these, and a left parenthesis or a comma, a view's text names what it reads.
 _BEFORE_TABLES = frozenset({"FROM", "JOIN", "STRAIGHT_JOIN", "(", ","})
@@ -47,7 +47,7 @@ _BEFORE_TABLES = frozenset({"FROM", "JOIN", "STRAIGHT_JOIN", "(", ","})
 
 def without_definer(definition: str) -> str:
     """Return a definition, as a SHOW CREATE statement gives it, without its definer."""
-    return _DEFINER.sub("", definition, count=1)
+    return _DEFINER.sub(r"CREATE \1", definition)
 
 
 def without_database(definition: str, database: str) -> str:

@@ -10,8 +10,10 @@ documentation, "SHOW", "Information Schema Tables".
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
+
+from pymysql.cursors import DictCursor
 
 from provisioner.drivers.mysql.definition_text import (
     Constant,
@@ -36,7 +38,24 @@ VIEW = "VIEW"
 _WITHOUT_ROWS = frozenset({"MRG_MYISAM", "FEDERATED"})
 
 #: Kinds of routines, in the order in which they can be made. All but the first two are MariaDB's.
-_ROUTINE_KINDS = ("FUNCTION", "PROCEDURE", "PACKAGE", "PACKAGE BODY")
+ROUTINES = ("FUNCTION", "PROCEDURE", "PACKAGE", "PACKAGE BODY")
+
+EVENT = "EVENT"
+
+#: Kinds and names of what is in the session's database, but for triggers, which are their tables'.
+OBJECTS = SQL("""
+    SELECT table_type, table_name FROM information_schema.tables
+    WHERE table_schema = DATABASE()
+    UNION ALL
+    SELECT routine_type, routine_name FROM information_schema.routines
+    WHERE routine_schema = DATABASE()
+    UNION ALL
+    SELECT 'EVENT', event_name FROM information_schema.events WHERE event_schema = DATABASE()
+    ORDER BY 1, 2
+""")
+
+#: What has the definition in a row of SHOW CREATE; of all other kinds it is `Create` and the kind.
+_DEFINITION_COLUMNS = {"SEQUENCE": "Create Table", "TRIGGER": "SQL Original Statement"}
 
 #: Of a view that cannot be used: something that it reads is not there. Source: MySQL Server Error
 #: Message Reference, ER_VIEW_INVALID.
@@ -142,15 +161,44 @@ class Definitions:
         )
         return str(rows[0][0]) if rows else None
 
+    def definition(self, kind: str, name: str) -> Definition:
+        """Return what makes an object, as the server shows it, without its definer.
+
+        Args:
+            kind: a word of `_WORDS`.
+            name: the object's.
+
+        Raises:
+            INSUFFICIENT_PERMISSIONS: the server does not show the text of a routine.
+        """
+        what = f"{kind.lower()} {name}"
+        statement = SQL("SHOW CREATE {} {}").format(_WORDS[kind], Identifier(name))
+        (row,) = execute(self._connection, statement, DictCursor)
+        text = row[_DEFINITION_COLUMNS.get(kind, f"Create {kind.title()}")]
+        if text is None:
+            raise failure(
+                ErrorType.INSUFFICIENT_PERMISSIONS,
+                f"The database server does not show us the text of {what}, so it cannot be dumped.",
+                "SHOW CREATE gave NULL: the admin needs SELECT on mysql.proc (MariaDB), or SELECT"
+                " on *.* or SHOW_ROUTINE (MySQL)",
+            )
+        return Definition(
+            what,
+            without_definer(text),
+            row.get("sql_mode"),
+            row.get("collation_connection"),
+            row.get("time_zone"),
+        )
+
     def table(self, name: str) -> Definition:
         """Return what makes a table."""
-        (row,) = self._rows(SQL("SHOW CREATE TABLE {}").format(Identifier(name)))
-        text = str(row[1])
+        shown = self.definition("TABLE", name)
+        text = shown.sql
         # From the last to the first, so that the places stay.
         for constant in reversed(doubtful_constants(text)):
             value = Literal(self._constant(name, constant)).render(self._connection)
             text = text[: constant.start] + value + text[constant.end :]
-        return Definition(f"table {name}", without_database(text, self._database))
+        return replace(shown, sql=without_database(text, self._database))
 
     def _constant(self, table: str, constant: Constant) -> str:
         """Return a string of a table's definition whole: as the value of such a column."""
@@ -171,58 +219,25 @@ class Definitions:
             self._rows(SQL("DROP TEMPORARY TABLE {}").format(copy))
         return str(value)
 
-    def sequence(self, name: str) -> Definition:
-        """Return what makes a sequence of MariaDB's."""
-        (row,) = self._rows(SQL("SHOW CREATE SEQUENCE {}").format(Identifier(name)))
-        return Definition(f"sequence {name}", str(row[1]))
-
-    def routines(self) -> Iterator[Definition]:
-        """Yield what makes functions, procedures and packages.
-
-        Raises:
-            INSUFFICIENT_PERMISSIONS: the server does not show the text of one.
-        """
-        rows = self._rows(
-            SQL(
-                "SELECT routine_type, routine_name FROM information_schema.routines"
-                " WHERE routine_schema = {} ORDER BY routine_name"
-            ).format(Literal(self._database))
-        )
-        for kind in _ROUTINE_KINDS:
+    def objects(self, *kinds: str) -> Iterator[Definition]:
+        """Yield what makes all objects of some kinds, of one kind after the other."""
+        rows = self._rows(OBJECTS)
+        for kind in kinds:
             for name in (str(row[1]) for row in rows if row[0] == kind):
-                statement = SQL("SHOW CREATE {} {}").format(_WORDS[kind], Identifier(name))
-                (row,) = self._rows(statement)
-                what = f"{kind.lower()} {name}"
-                if row[2] is None:
-                    raise failure(
-                        ErrorType.INSUFFICIENT_PERMISSIONS,
-                        f"The database server does not show us the text of {what}, so it cannot be "
-                        "dumped.",
-                        "SHOW CREATE gave NULL: the admin needs SELECT on mysql.proc (MariaDB), or"
-                        " SELECT on *.* or SHOW_ROUTINE (MySQL)",
-                    )
-                yield Definition(
-                    what, without_definer(str(row[2])), sql_mode=str(row[1]), collation=str(row[4])
-                )
+                yield self.definition(kind, name)
 
     def views(self) -> list[Definition]:
         """Return what makes views, those that others read before them."""
         made: dict[str, Definition] = {}
         for name in (table.name for table in self.tables() if table.kind == VIEW):
-            ((_, text, _, collation),) = self._rows(
-                SQL("SHOW CREATE VIEW {}").format(Identifier(name))
-            )
+            shown = self.definition("VIEW", name)
             warnings = self._rows(SQL("SHOW WARNINGS"))
-            made[name] = Definition(
-                f"view {name}",
-                without_database(without_definer(str(text)), self._database),
-                collation=str(collation),
+            made[name] = replace(
+                shown,
+                sql=without_database(shown.sql, self._database),
                 is_valid=_VIEW_IS_INVALID not in {warning[1] for warning in warnings},
             )
-        reads = {
-            name: (names_read(definition.sql) & made.keys()) - {name}
-            for name, definition in made.items()
-        }
+        reads = {name: names_read(made[name].sql) & made.keys() - {name} for name in made}
         try:
             order = list(TopologicalSorter(reads).static_order())
         except CycleError:
@@ -240,35 +255,12 @@ class Definitions:
             ).format(Literal(self._database))
         )
         for name, timing, event, table in (map(str, row) for row in rows):
-            (row,) = self._rows(SQL("SHOW CREATE TRIGGER {}").format(Identifier(name)))
-            sql_mode = str(row[1])
+            shown = self.definition("TRIGGER", name)
             heading = SQL("CREATE TRIGGER {} {} {} ON {} FOR EACH ROW ").format(
                 Identifier(name), _WORDS[timing], _WORDS[event], Identifier(table)
             )
-            yield Definition(
-                f"trigger {name}",
-                heading.render(self._connection) + trigger_body(str(row[2]), sql_mode),
-                sql_mode=sql_mode,
-                collation=str(row[4]),
-            )
-
-    def events(self) -> Iterator[Definition]:
-        """Yield what makes scheduled events."""
-        rows = self._rows(
-            SQL(
-                "SELECT event_name FROM information_schema.events"
-                " WHERE event_schema = {} ORDER BY event_name"
-            ).format(Literal(self._database))
-        )
-        for name in (str(row[0]) for row in rows):
-            (row,) = self._rows(SQL("SHOW CREATE EVENT {}").format(Identifier(name)))
-            yield Definition(
-                f"event {name}",
-                without_definer(str(row[3])),
-                sql_mode=str(row[1]),
-                collation=str(row[5]),
-                time_zone=str(row[2]),
-            )
+            body = trigger_body(shown.sql, shown.sql_mode or "")
+            yield replace(shown, sql=heading.render(self._connection) + body)
 
     def sessions(self) -> list[str]:
         """Describe the other sessions in the database, the longest at work first."""
@@ -289,7 +281,8 @@ class Definitions:
 _WORDS = {
     word: SQL(word)
     for word in (
-        *("FUNCTION", "PROCEDURE", "PACKAGE", "PACKAGE BODY"),
+        *("TABLE", SEQUENCE, VIEW, "TRIGGER", EVENT),
+        *ROUTINES,
         *("BEFORE", "AFTER", "INSERT", "UPDATE", "DELETE"),
     )
 }

@@ -23,13 +23,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pymysql
 
 from provisioner.drivers.database_engine import AdminConnection, Restored, TenantNames, step
+from provisioner.drivers.mysql.definitions import OBJECTS, VERSIONED_TABLE
 from provisioner.drivers.mysql.dump_format import (
     DumpError,
     Statement,
     one_line,
     read_statements,
 )
-from provisioner.drivers.mysql.errors import PYMYSQL, ignore, is_not_there, number_of
+from provisioner.drivers.mysql.errors import PYMYSQL, number_of
 from provisioner.drivers.mysql.quoting import SQL, Identifier
 from provisioner.drivers.mysql.session import Connection, connect_as_tenant, execute
 from provisioner.errors import ErrorType, ProvisioningError, failure
@@ -54,29 +55,16 @@ _NAMED_OBJECTS = 3
 #: Bytes of a packet besides the statement.
 _PACKET_OVERHEAD = 1024
 
-_CONTENTS = SQL("""
-    SELECT CASE table_type WHEN 'VIEW' THEN 'view' WHEN 'SEQUENCE' THEN 'sequence' ELSE 'table' END,
-        table_name
-    FROM information_schema.tables WHERE table_schema = DATABASE()
-    UNION ALL
-    SELECT LOWER(routine_type), routine_name FROM information_schema.routines
-    WHERE routine_schema = DATABASE()
-    UNION ALL
-    SELECT 'event', event_name FROM information_schema.events WHERE event_schema = DATABASE()
-    ORDER BY 1, 2
+#: What the login may do to all databases; to some, or single tables in them; and as whom else.
+_RIGHTS_ON_SERVER = SQL("""
+    SELECT privilege_type FROM information_schema.user_privileges
+    WHERE privilege_type <> 'USAGE' ORDER BY 1
 """)
-
-_WITHOUT = {
-    "BASE TABLE": SQL("DROP TABLE {}"),
-    "SYSTEM VERSIONED": SQL("DROP TABLE {}"),
-    "SEQUENCE": SQL("DROP SEQUENCE {}"),
-    "VIEW": SQL("DROP VIEW {}"),
-    "FUNCTION": SQL("DROP FUNCTION {}"),
-    "PROCEDURE": SQL("DROP PROCEDURE {}"),
-    # With its body.
-    "PACKAGE": SQL("DROP PACKAGE {}"),
-    "EVENT": SQL("DROP EVENT {}"),
-}
+_RIGHTS_ON_DATABASES = SQL("""
+    SELECT table_schema FROM information_schema.schema_privileges
+    UNION SELECT table_schema FROM information_schema.table_privileges ORDER BY 1
+""")
+_ROLES = SQL("SELECT role_name FROM information_schema.applicable_roles ORDER BY 1")
 
 
 class MysqlRestorer:
@@ -159,15 +147,18 @@ class MysqlRestorer:
         return connection
 
     def _undo(self, character_set: tuple[str, ...]) -> str | None:
-        """Remove what there is; return a sentence for people where that cannot be done."""
+        """Make the database anew; return a sentence for people where that cannot be done."""
+        name = Identifier(self._database)
+        make = SQL("CREATE DATABASE {} CHARACTER SET {} COLLATE {}")
         try:
             with closing(self._connect()) as connection:
-                _empty(connection, character_set)
+                execute(connection, SQL("DROP DATABASE {}").format(name))
+                execute(connection, make.format(name, *map(Identifier, character_set)))
         except pymysql.Error as error:
             return (
                 f"The database server did not take the snapshot, and then not the removal of what "
-                f"was restored of it (error {number_of(error)}): empty the database "
-                f"{one_line(self._database)}, and restore again."
+                f"was restored of it (error {number_of(error)}): make the database "
+                f"{one_line(self._database)} anew, and restore again."
             )
         return None
 
@@ -231,54 +222,37 @@ def _refuse_rights(connection: Connection, database: str) -> None:
     def ask(query: SQL) -> list[str]:
         return [str(value) for (value,) in execute(connection, query)]
 
-    more = ask(
-        SQL("""
-            SELECT privilege_type FROM information_schema.user_privileges
-            WHERE privilege_type <> 'USAGE' ORDER BY 1
-        """)
-    )
-    schemas = ask(
-        SQL("""
-            SELECT table_schema FROM information_schema.schema_privileges
-            UNION SELECT table_schema FROM information_schema.table_privileges ORDER BY 1
-        """)
-    )
-    # In the name of a database that is granted, _ and % are wildcards.
-    foreign = [
-        each
-        for each in schemas
-        if database not in {each, each.replace(r"\_", "_").replace(r"\%", "%")}
+    rights = [
+        *(f"has {it} on all of the server" for it in ask(_RIGHTS_ON_SERVER)),
+        # In the name of a database that is granted, _ and % are wildcards.
+        *(
+            f"has rights on {it} too"
+            for it in ask(_RIGHTS_ON_DATABASES)
+            if database not in {it, it.replace(r"\_", "_").replace(r"\%", "%")}
+        ),
+        *(f"may become {it}" for it in ask(_ROLES)),
     ]
-    roles: list[str] = []
-    # MySQL before version 8 has none.
-    with ignore(is_not_there):
-        roles = ask(SQL("SELECT role_name FROM information_schema.applicable_roles ORDER BY 1"))
-    if more:
-        right = f"has {', '.join(more[:_NAMED_OBJECTS])} on all of the server"
-    elif foreign:
-        right = f"has rights on {one_line(foreign[0])} too"
-    elif roles:
-        right = f"may become {one_line(roles[0])}"
-    else:
-        return
-    (user,) = ask(SQL("SELECT CURRENT_USER()"))
-    raise failure(
-        _FINAL,
-        f"The user {one_line(user)} {right}; a snapshot is a tenant's own code, so log in as "
-        "a user with rights on this database alone.",
-    )
+    if rights:
+        (user,) = ask(SQL("SELECT CURRENT_USER()"))
+        raise failure(
+            _FINAL,
+            f"The user {one_line(user)} {one_line(rights[0])}; a snapshot is a tenant's own code, "
+            "so log in as a user with rights on this database alone.",
+        )
 
 
 def _refuse_contents(connection: Connection, database: str) -> None:
-    rows = execute(connection, _CONTENTS)
+    rows = execute(connection, OBJECTS)
     if not rows:
         return
-    named = ", ".join(one_line(f"{kind} {name}") for kind, name in rows[:_NAMED_OBJECTS])
+    kinds = {"BASE TABLE": "table", VERSIONED_TABLE: "table"}
+    found = [one_line(f"{kinds.get(kind, kind.lower())} {name}") for kind, name in rows]
     more = len(rows) - _NAMED_OBJECTS
     raise failure(
         _FINAL,
-        f"The database {one_line(database)} is not empty: it holds {named}"
-        f"{f' and {more} more' if more > 0 else ''}; empty it, or restore into another.",
+        f"The database {one_line(database)} is not empty: it holds "
+        f"{', '.join(found[:_NAMED_OBJECTS])}{f' and {more} more' if more > 0 else ''}; empty it, "
+        "or restore into another.",
     )
 
 
@@ -319,35 +293,6 @@ def _run_statement(connection: Connection, statement: Statement) -> None:
                 "The database would change a value of the snapshot, so nothing of it is restored.",
                 f"at {statement.what}: warning {number}: {one_line(str(text))}",
             )
-
-
-def _empty(connection: Connection, character_set: tuple[str, ...]) -> None:
-    """Remove all that a database holds; nothing of it runs."""
-    execute(connection, SQL("SET foreign_key_checks = 0"))
-    for listing in (
-        SQL("""
-            SELECT 'EVENT', event_name FROM information_schema.events
-            WHERE event_schema = DATABASE()
-        """),
-        # A column's default may be the next value of a sequence.
-        SQL("""
-            SELECT table_type, table_name FROM information_schema.tables
-            WHERE table_schema = DATABASE() ORDER BY table_type = 'SEQUENCE'
-        """),
-        SQL("""
-            SELECT routine_type, routine_name FROM information_schema.routines
-            WHERE routine_schema = DATABASE() AND routine_type <> 'PACKAGE BODY'
-        """),
-    ):
-        for kind, name in execute(connection, listing):
-            if kind == "PACKAGE":
-                # MariaDB knows the word in this mode only, before version 11.4.
-                execute(connection, SQL("SET SESSION sql_mode = 'ORACLE'"))
-            execute(connection, _WITHOUT[str(kind)].format(Identifier(str(name))))
-    execute(
-        connection,
-        SQL("ALTER DATABASE CHARACTER SET {} COLLATE {}").format(*map(Identifier, character_set)),
-    )
 
 
 _SENTENCES = {

@@ -139,9 +139,11 @@ def is_mariadb(connection: Connection) -> bool:
     return "mariadb" in connection.get_server_info().lower()  # type: ignore[no-untyped-call]
 
 
-def execute(connection: Connection, statement: Composable) -> list[Row]:
-    """Run one statement and return its rows."""
-    with connection.cursor() as cursor:
+def execute(
+    connection: Connection, statement: Composable, cursor_class: type[Cursor] = Cursor
+) -> list[Any]:
+    """Run one statement and return its rows: tuples, or what the class of the cursor makes."""
+    with connection.cursor(cursor_class) as cursor:
         cursor.execute(statement.render(connection))
         return list(cursor.fetchall())
 

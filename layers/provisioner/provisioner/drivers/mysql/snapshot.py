@@ -28,6 +28,8 @@ from pymysql.cursors import SSCursor
 from provisioner.drivers.database_engine import AdminConnection, TenantNames, step
 from provisioner.drivers.mysql.databases import has_database
 from provisioner.drivers.mysql.definitions import (
+    EVENT,
+    ROUTINES,
     SEQUENCE,
     VERSIONED_TABLE,
     VIEW,
@@ -246,13 +248,14 @@ class MysqlDump:
             raise self._error
         try:
             while size < 0 or len(self._buffer) < size:
-                self._buffer += next(self._pieces)
-        except StopIteration:
-            pass
-        except pymysql.Error as error:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
+                self._buffer += piece
+        except (pymysql.Error, ProvisioningError) as error:
+            # Or the driver would read all rows that are left.
+            _abandon(self._data)
             self._error = self._explain(error)
-        except ProvisioningError as error:
-            self._error = error
         # Outside the except clause, so that the driver's exception is not the context of this one.
         if self._error is not None:
             raise self._error
@@ -307,7 +310,12 @@ class MysqlDump:
                 yield from self._make(shown.table(table.name))
         # Triggers come last of those that a row could wake, and events of those that a clock could.
         self._doing = "views and routines"
-        for definitions in (shown.routines(), shown.views(), shown.triggers(), shown.events()):
+        for definitions in (
+            shown.objects(*ROUTINES),
+            shown.views(),
+            shown.triggers(),
+            shown.objects(EVENT),
+        ):
             for definition in definitions:
                 yield from self._make(definition)
         yield LAST_LINE
@@ -337,16 +345,14 @@ class MysqlDump:
 
     def _sequence(self, name: str) -> Iterator[bytes]:
         self._doing = one_line(f"sequence {name}")
-        with _reading(self._data) as cursor:
-            query = SQL(
-                "SELECT next_not_cached_value, cycle_count, minimum_value, maximum_value FROM {}"
-            ).format(Identifier(name))
-            cursor.execute(query.render(self._data))
-            self._check_kind(name, SEQUENCE)
-            definition = self._definitions.sequence(name)
-            row = cursor.fetchone() or ()
-            next_value, rounds, minimum, maximum = (int(value) for value in row)
-            cursor.fetchall()
+        cursor = SSCursor(self._data)
+        query = SQL(
+            "SELECT next_not_cached_value, cycle_count, minimum_value, maximum_value FROM {}"
+        ).format(Identifier(name))
+        cursor.execute(query.render(self._data))
+        self._check_kind(name, SEQUENCE)
+        definition = self._definitions.definition(SEQUENCE, name)
+        ((next_value, rounds, minimum, maximum),) = (map(int, row) for row in cursor.fetchall())
         yield frame(definition.sql.encode(), definition.what)
         is_over = not minimum <= next_value <= maximum
         value = min(max(next_value, minimum), maximum)
@@ -370,22 +376,22 @@ class MysqlDump:
                 Identifier(name), SQL(", ").join(Identifier(column.name) for column in read)
             )
         )
-        with _reading(self._data) as cursor:
-            rows = SQL("SELECT {} FROM {} FOR SYSTEM_TIME ALL" if history else "SELECT {} FROM {}")
-            values = [_format_of(column).select.format(Identifier(column.name)) for column in read]
-            query = rows.format(SQL(", ").join(values or [SQL("NULL")]), Identifier(name))
-            cursor.execute(query.render(self._data))
-            # The transaction has locked the name, whatever is behind it, until its end.
-            self._check_kind(name, kind)
-            if self._definitions.columns(name) != columns:
-                raise self._has_changed()
-            definition = self._definitions.table(name)
-            yield frame(definition.sql.encode(), definition.what)
-            if history:
-                yield frame(b"SET system_versioning_insert_history = 1", "settings")
-            yield from _inserts(cursor, read, into, f"rows of {definition.what}")
-            if history:
-                yield frame(b"SET system_versioning_insert_history = 0", "settings")
+        cursor = SSCursor(self._data)
+        rows = SQL("SELECT {} FROM {} FOR SYSTEM_TIME ALL" if history else "SELECT {} FROM {}")
+        values = [_format_of(column).select.format(Identifier(column.name)) for column in read]
+        query = rows.format(SQL(", ").join(values or [SQL("NULL")]), Identifier(name))
+        cursor.execute(query.render(self._data))
+        # The transaction has locked the name, whatever is behind it, until its end.
+        self._check_kind(name, kind)
+        if self._definitions.columns(name) != columns:
+            raise self._has_changed()
+        definition = self._definitions.table(name)
+        yield frame(definition.sql.encode(), definition.what)
+        if history:
+            yield frame(b"SET system_versioning_insert_history = 1", "settings")
+        yield from _inserts(cursor, read, into, f"rows of {definition.what}")
+        if history:
+            yield frame(b"SET system_versioning_insert_history = 0", "settings")
 
     def _check_kind(self, name: str, kind: str) -> None:
         if self._definitions.kind_of(name) != kind:
@@ -415,7 +421,9 @@ class MysqlDump:
             f"{self._doing}.",
         )
 
-    def _explain(self, error: pymysql.Error) -> ProvisioningError:
+    def _explain(self, error: pymysql.Error | ProvisioningError) -> ProvisioningError:
+        if isinstance(error, ProvisioningError):
+            return error
         if self._is_late:
             return self._late()
         if number_of(error) in _CHANGED:
@@ -452,18 +460,6 @@ def _use(connection: Connection, database: str, lock_wait: int) -> None:
             " net_write_timeout = 600"
         ).format(Literal(lock_wait), no_limit),
     )
-
-
-@contextmanager
-def _reading(connection: Connection) -> Iterator[SSCursor]:
-    """Yield a cursor that fetches row after row; where it is left early, the session is over."""
-    cursor = SSCursor(connection)
-    try:
-        yield cursor
-    except BaseException:
-        _abandon(connection)
-        raise
-    cursor.close()
 
 
 def _abandon(connection: Connection) -> None:
