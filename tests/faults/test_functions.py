@@ -10,18 +10,16 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 from provisioner.errors import ErrorType
-from provisioner.jobs.dispatch import Dispatcher
+from provisioner.jobs.dispatch import Dispatcher, MessageReceiver, UndeliveredReceiver
 from provisioner.jobs.events import EventPublisher
 from provisioner.jobs.execution import ExecutionStatus
 from provisioner.jobs.models import JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import JobRegistry
-from provisioner.jobs.undelivered import record_undelivered
 from provisioner.runtime.observability import metrics
 from support.calls import (
     Act,
@@ -114,7 +112,7 @@ class Dispatching(Function):
         super().__init__(core)
         registry = JobRegistry()
         registry.register("provision_project", provision_project_handler)
-        self._dispatcher = Dispatcher(
+        self._dispatcher: MessageReceiver = Dispatcher(
             registry=registry,
             store=core.jobs,
             dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
@@ -157,16 +155,11 @@ class GivingUp(Dispatching):
         super().__init__(core)
         registry = JobRegistry()
         registry.register("provision_project", provision_project_handler)
-        self.record_undelivered = partial(
-            record_undelivered,
+        self._dispatcher = UndeliveredReceiver(
             registry=registry,
             store=core.jobs,
             dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
         )
-
-    def deliver(self) -> bool:
-        self.record_undelivered(self.record)
-        return True
 
 
 class Publishing(Function):

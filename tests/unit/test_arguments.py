@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from provisioner import api
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import MAX_DELAY_SECONDS
-from provisioner.jobs.messages import accept, is_rejected_job
+from provisioner.jobs.messages import accept, is_own_job
 from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.registry import REGISTRY, JobRegistry
 from provisioner.runtime.platform import PlatformSettings
@@ -252,10 +252,10 @@ def test_a_message_with_another_kind_of_value_is_of_another_job(core: Core) -> N
     job, _ = accept(REGISTRY, core.jobs, message(1), "job-1")
 
     written_out = message(1).model_copy(update={"payload": job.payload})
-    assert is_rejected_job(job, written_out)
+    assert is_own_job(REGISTRY, job, written_out)
     for other in (True, "1", None):
         changed = job.payload | {"metadata": {"number": other}}
-        assert not is_rejected_job(job, written_out.model_copy(update={"payload": changed}))
+        assert not is_own_job(REGISTRY, job, written_out.model_copy(update={"payload": changed}))
 
 
 @pytest.mark.usefixtures("connected")

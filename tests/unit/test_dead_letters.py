@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,13 +16,13 @@ from provisioner.composition import dead_letters as composition
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs import dead_letters
 from provisioner.jobs.client import JobClient
+from provisioner.jobs.dispatch import UndeliveredReceiver
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobQueue
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import BadEnd
-from provisioner.jobs.undelivered import record_undelivered
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from support.core import REGION, Core, LogLines, aws_error, times
@@ -49,12 +48,11 @@ def raw(body: str, message_id: str = "message-1", group: str | None = None) -> R
 @pytest.fixture
 def record_it(core: Core) -> Callable[[Record], None]:
     """Return what takes a message that was never dispatched."""
-    return partial(
-        record_undelivered,
+    return UndeliveredReceiver(
         registry=REGISTRY,
         store=core.jobs,
         dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-    )
+    ).record
 
 
 type RecordIt = Callable[[Record], None]

@@ -471,6 +471,17 @@ def test_what_can_pass_is_delivered_again_for_that_message_alone(
     assert core.messages(core.dead_letter_url) == []
 
 
+def test_an_answer_to_another_question_rejects_no_message(core: Core, deliver: Deliver) -> None:
+    other = {"Item": {"job_id": {"S": "another"}, "record": {"S": "JOB"}}}
+    core.answers["dynamodb.GetItem"] = lambda _call: (200, other)
+
+    assert deliver(good(message_id="message-1", job_id="job-1")) == ["message-1"]
+
+    core.answers.clear()
+    assert core.messages(core.dead_letter_url) == []
+    assert core.jobs.get_head("job-1") is None
+
+
 def test_a_dead_letter_that_cannot_be_sent_is_not_lost(core: Core, deliver: Deliver) -> None:
     core.answers["sqs.SendMessage"] = times(1, aws_error("ServiceUnavailable", 503))
     poison = record({"job_type": "provision_project", "payload": {}}, "poison")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
-from provisioner.jobs.messages import job_id_of, names_another_job
+from provisioner.jobs.messages import is_own_job, job_id_of, parse_message
+from provisioner.jobs.models import Job
 from provisioner.jobs.records import canonical_json
-from provisioner.jobs.registry import UnknownJobTypeError
+from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
@@ -130,7 +130,7 @@ class DeadLetters:
     def _send(self, letter: DeadLetter, *, again: bool) -> tuple[bool, str]:
         """Send a letter back; return whether it is, and what was done, or why nothing was."""
         job = self._jobs.store.get_head(letter.job_id)
-        if job is not None and names_another_job(self._jobs.registry, job, letter.body):
+        if job is not None and _names_another_job(self._jobs.registry, job, letter.body):
             return False, "the message names another job's id; send it without job_id."
         if job is None or not job.status.is_terminal:
             body = _with_job_id(letter.body, letter.job_id)
@@ -209,15 +209,22 @@ def _letter(message: MessageTypeDef) -> DeadLetter:
     )
 
 
+def _names_another_job(registry: JobRegistry, job: Job, body: str) -> bool:
+    """Whether a message names the id of this job, which is stored, and the job is not its own."""
+    try:
+        message = parse_message(body)
+    except ProvisioningError:
+        return False
+    return message.job_id is not None and not is_own_job(registry, job, message)
+
+
 def _with_job_id(body: str, job_id: str) -> str:
     """Let a message name its job, which was its own id before; what cannot is left as it is."""
     try:
-        message: Any = json.loads(body)
-        if not isinstance(message, dict) or message.get("job_id") is not None:
+        message = parse_message(body)
+        if message.job_id is not None:
             return body
-        named = canonical_json(message | {"job_id": job_id})
-        named.encode()
-    except (ValueError, RecursionError):
-        # What Python reads and JSON cannot hold is here too: NaN, half a surrogate pair.
+        return canonical_json(message.model_dump(exclude_unset=True) | {"job_id": job_id})
+    except ValueError:
+        # It is no message, or holds what Python reads and JSON cannot hold, such as NaN.
         return body
-    return named

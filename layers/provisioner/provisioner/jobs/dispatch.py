@@ -1,21 +1,19 @@
-"""From a message to an execution: look up the handler, store the job, start its state machine."""
+"""From a message to an execution: look up the handler, store the job, start its state machine.
+
+A message that can never work, and one that was never dispatched, goes to the dead letters instead,
+and its job says why.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.utilities.batch import (
-    AsyncBatchProcessor,
-    EventType,
-    async_process_partial_response,
-)
 from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
@@ -23,14 +21,15 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import execution_name
 from provisioner.jobs.messages import (
     accept,
-    fail_rejected_job,
-    is_rejected_job,
+    is_own_job,
     job_id_of,
+    keep_payload,
     parse_message,
     to_stored_error,
 )
-from provisioner.jobs.models import Job
+from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.queue import DeadLetterQueue, JobMessage
+from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
@@ -56,65 +55,141 @@ _NOT_STARTED = {
 }
 
 _NOT_DISPATCHED = "The job could not be started."
+_GIVEN_UP = "The job could not be started: every attempt to do so failed."
+_NO_CAUSE = "the dispatcher ended without a word, or could not keep one"
 
-#: Records that are dispatched at once: a batch holds at most this many.
+#: Records that are handled at once: a batch holds at most this many.
 _CONCURRENT_RECORDS = 10
 
+#: Errors that no further delivery helps.
+_STAYING = frozenset({ErrorType.INVALID_PAYLOAD, ErrorType.JOB_TYPE_NOT_DEPLOYED})
 
-class Dispatcher:
-    """Dispatches the messages of a batch. Doing it twice is as good as once."""
 
-    def __init__(
-        self,
-        *,
-        registry: JobRegistry,
-        store: JobStore,
-        dead_letters: DeadLetterQueue,
-        state_machines: SFNClient,
-        state_machine_arn_prefix: str,
-    ) -> None:
-        """Bind the dispatcher.
+#: Starts the attempt of a job, or ends it: given the job, its message and the input of its
+#: execution, it returns why the message is to be rejected, if it is.
+type Take = Callable[[Job, JobMessage, str], ProvisioningError | None]
 
-        Args:
-            registry: the handlers.
-            store: the jobs.
-            dead_letters: where messages go that can never work.
-            state_machines: Step Functions.
-            state_machine_arn_prefix: what the job type is appended to, to name its state machine.
+
+def receive_batch(
+    event: Mapping[str, Any], receive: Callable[[Mapping[str, Any]], None]
+) -> Mapping[str, Any]:
+    """Receive the messages of a batch, all at once, since each waits for the network.
+
+    Args:
+        event: the event of Amazon SQS, as AWS Lambda hands it over.
+        receive: receives one record; it says itself why it could not.
+
+    Returns:
+        AWS Lambda's partial batch response: the queue delivers again what it names. Source: AWS
+        Lambda Developer Guide, "Handling errors for an SQS event source in Lambda".
+    """
+    failed = []
+    with ThreadPoolExecutor(max_workers=_CONCURRENT_RECORDS) as threads:
+        # In a copy of the context each, so that a record's logging keys are its own.
+        received = {
+            str(record["messageId"]): threads.submit(copy_context().run, receive, record)
+            for record in event["Records"]
+        }
+        for message_id, future in received.items():
+            try:
+                future.result()
+            except Exception:  # noqa: BLE001  # it was logged where it was raised
+                failed.append({"itemIdentifier": message_id})
+    return {"batchItemFailures": failed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageReceiver:
+    """Receives messages. Doing it twice is as good as once."""
+
+    #: Counts the messages that are put with the dead letters.
+    metric: ClassVar[str]
+    #: Whether a message is put there whose job has ended: it may not have been put there before.
+    rejects_again: ClassVar[bool] = False
+
+    registry: JobRegistry
+    store: JobStore
+    #: Where messages go that people have to look at.
+    dead_letters: DeadLetterQueue
+
+    def _receive(self, record: Mapping[str, Any], job_id: str, take: Take) -> None:
+        """Store the job of a message, unless it is, and take it; reject what can never work.
+
+        Raises:
+            Exception: whatever may pass by waiting; the queue then delivers the message again.
         """
-        self._registry = registry
-        self._store = store
-        self._dead_letters = dead_letters
-        self._state_machines = state_machines
-        self._arn_prefix = state_machine_arn_prefix
-        self._threads = ThreadPoolExecutor(max_workers=_CONCURRENT_RECORDS)
-
-    def __call__(self, event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
-        """Dispatch a batch, its records at once, since each waits for the network.
-
-        Args:
-            event: the event of Amazon SQS, as AWS Lambda hands it over.
-            context: AWS Lambda's.
-
-        Returns:
-            AWS Lambda's partial batch response: the queue delivers again what it names.
-        """
-        return async_process_partial_response(
-            event=dict(event),
-            record_handler=self._dispatch_beside_others,
-            processor=AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False),
-            context=context,
-        )
-
-    async def _dispatch_beside_others(self, record: Mapping[str, Any]) -> None:
-        # In a copy of the context, so that the record's logging keys are its own.
-        dispatch = partial(copy_context().run, self._dispatch_or_tell, record)
-        await asyncio.get_running_loop().run_in_executor(self._threads, dispatch)
-
-    def _dispatch_or_tell(self, record: Mapping[str, Any]) -> None:
-        """Dispatch a message; keep, as well as it goes, why it could not be dispatched."""
+        logger.thread_safe_append_keys(job_id=job_id, message_id=str(record["messageId"]))
+        message = None
         try:
-            self._dispatch(record)
+            message = parse_message(str(record["body"]))
+            project_id = str(message.payload.get("project_id", ""))[:100]
+            logger.thread_safe_append_keys(project_id=project_id)
+            job, input_text = accept(self.registry, self.store, message, job_id)
+            reason = take(job, message, input_text)
+        except ProvisioningError as error:
+            if error.type not in _STAYING:
+                raise
+            reason = error
+        if reason is not None:
+            self._reject(record, message, job_id, reason)
+
+    def _reject(
+        self,
+        record: Mapping[str, Any],
+        message: JobMessage | None,
+        job_id: str,
+        error: ProvisioningError,
+    ) -> None:
+        """Put a message with the dead letters, and let its job, if it has one, say why."""
+        job = None if message is None else self.store.get_head(job_id)
+        is_own = message is not None and job is not None and is_own_job(self.registry, job, message)
+        if is_own and job is not None and job.status.is_terminal and not self.rejects_again:
+            logger.info("job has ended before", status=job.status)
+            return
+        # First, so that a crash between the two writes loses neither.
+        group = record.get("attributes", {}).get("MessageGroupId")
+        body = str(record["body"])
+        self.dead_letters.send(body, job_id=job_id, reason=error, message_group=group)
+        metrics.add_metric(self.metric, MetricUnit.Count, 1)
+        logger.warning(
+            "message rejected",
+            error_type=error.type,
+            error_message=error.message,
+            cause=error.cause,
+        )
+        if message is None:
+            return
+        stored = to_stored_error(error)
+        if job is None and message.attempt == 1:
+            kept = NewJob(job_id, message.job_type, keep_payload(message), ())
+            self.store.create_failed(kept, stored)
+        elif job is not None and is_own and job.attempt == message.attempt:
+            self.store.fail_queued(job, stored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dispatcher(MessageReceiver):
+    """Starts the execution of a message's job."""
+
+    metric = "MessagesRejected"
+
+    state_machines: SFNClient
+    #: What the job type is appended to, to name its state machine.
+    state_machine_arn_prefix: str
+
+    def __call__(self, event: Mapping[str, Any], _context: Any) -> Mapping[str, Any]:
+        """Dispatch a batch; see `receive_batch`."""
+        return receive_batch(event, self.dispatch)
+
+    def dispatch(self, record: Mapping[str, Any]) -> None:
+        """Dispatch a message; keep, as well as it goes, why it could not be dispatched.
+
+        Raises:
+            Exception: whatever may pass by waiting; the queue then delivers the message again.
+        """
+        job_id = job_id_of(str(record["body"]), str(record["messageId"]))
+        try:
+            self._receive(record, job_id, self._start)
         except Exception as error:
             known = (
                 error
@@ -122,60 +197,26 @@ class Dispatcher:
                 else failure(ErrorType.UNKNOWN_ERROR, _NOT_DISPATCHED, short_cause(error))
             )
             logger.warning("message not dispatched", cause=known.cause)
-            job_id = job_id_of(str(record["body"]), str(record["messageId"]))
-            with contextlib.suppress(*AWS_ERRORS):
-                self._store.note_dispatch_failure(job_id, to_stored_error(known))
+            with suppress(*AWS_ERRORS):
+                self.store.note_dispatch_failure(job_id, to_stored_error(known))
             raise
 
-    def _dispatch(self, record: Mapping[str, Any]) -> None:
-        """Start the execution of a message's job, or put the message with the dead letters.
-
-        Raises:
-            Exception: whatever may pass by waiting; the queue then delivers the message again.
-        """
-        body = str(record["body"])
-        job_id = str(record["messageId"])
-        logger.thread_safe_append_keys(job_id=job_id, message_id=job_id)
-        try:
-            message = parse_message(body)
-        except ProvisioningError as error:
-            self._reject(body, job_id, error)
-            return
-        job_id = message.job_id or job_id
-        logger.thread_safe_append_keys(
-            job_id=job_id, project_id=str(message.payload.get("project_id", ""))[:100]
-        )
-        try:
-            job, input_text = accept(self._registry, self._store, message, job_id)
-        except ProvisioningError as error:
-            self._reject_job(body, message, job_id, error)
-            return
-        if job.status.is_terminal or message.attempt < job.attempt:
-            logger.info("job has ended before", status=job.status, attempt=job.attempt)
-            return
-        try:
-            self._start(job, message.attempt, input_text)
-        except ProvisioningError as error:
-            if error.type is not ErrorType.JOB_TYPE_NOT_DEPLOYED:
-                raise
-            # No delivery helps before somebody deploys it: the job says so at once. The message
-            # goes first, so that a crash between the two writes loses neither.
-            self._reject(body, job_id, error)
-            self._store.fail_queued(job, to_stored_error(error))
-
-    def _start(self, job: Job, attempt: int, input_text: str) -> None:
+    def _start(self, job: Job, message: JobMessage, input_text: str) -> None:
         """Start the execution of a job, unless it was started before.
 
         Raises:
-            JOB_TYPE_NOT_DEPLOYED: there is no state machine of the job type.
+            JOB_TYPE_NOT_DEPLOYED: there is no state machine of the job type: no delivery helps
+                before somebody deploys it.
             INSUFFICIENT_PERMISSIONS: there is none, or it may not be started.
         """
-        arn = f"{self._arn_prefix}{job.job_type}"
+        if job.status.is_terminal or message.attempt < job.attempt:
+            logger.info("job has ended before", status=job.status, attempt=job.attempt)
+            return
+        arn = f"{self.state_machine_arn_prefix}{job.job_type}"
+        name = execution_name(job.job_id, message.attempt)
         try:
-            self._state_machines.start_execution(
-                stateMachineArn=arn, name=execution_name(job.job_id, attempt), input=input_text
-            )
-        except self._state_machines.exceptions.ExecutionAlreadyExists:
+            self.state_machines.start_execution(stateMachineArn=arn, name=name, input=input_text)
+        except self.state_machines.exceptions.ExecutionAlreadyExists:
             logger.info("job was started before")
             return
         except ClientError as error:
@@ -189,19 +230,53 @@ class Dispatcher:
         metrics.add_metric("JobsStarted", MetricUnit.Count, 1)
         logger.info("job started", job_type=job.job_type)
 
-    def _reject_job(
-        self, body: str, message: JobMessage, job_id: str, error: ProvisioningError
-    ) -> None:
-        """Reject the message of a job that can never work, and let its job say so."""
-        existing = self._store.get_head(job_id)
-        if existing and existing.status.is_terminal and is_rejected_job(existing, message):
-            logger.info("job has ended before", status=existing.status)
-            return
-        # First, so that a crash between the two writes loses neither.
-        self._reject(body, job_id, error)
-        fail_rejected_job(self._store, message, job_id, error)
 
-    def _reject(self, body: str, job_id: str, error: ProvisioningError) -> None:
-        self._dead_letters.send(body, job_id=job_id, reason=error)
-        metrics.add_metric("MessagesRejected", MetricUnit.Count, 1)
-        logger.warning("message rejected", error_type=error.type, error_message=error.message)
+class UndeliveredReceiver(MessageReceiver):
+    """Ends the job of a message that was never dispatched, and then rejects the message.
+
+    A crash between the two, or before the message is deleted, repeats both: the job stays as it
+    is, and the message may be there twice, which redriven starts its job once.
+    """
+
+    metric = "MessagesUndelivered"
+    rejects_again = True
+
+    def __call__(self, event: Mapping[str, Any], _context: Any) -> Mapping[str, Any]:
+        """End the jobs of a batch; see `receive_batch`."""
+        return receive_batch(event, self.record)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """End the job of a message, and reject the message.
+
+        Raises:
+            Exception: whatever may pass by waiting; the message is then delivered again.
+        """
+        try:
+            self._receive(
+                record, job_id_of(str(record["body"]), str(record["messageId"])), self._end
+            )
+        except Exception as error:
+            logger.warning("undelivered message not recorded", cause=short_cause(error))
+            raise
+
+    def _end(self, job: Job, message: JobMessage, _input_text: str) -> ProvisioningError | None:
+        """Write the job FAILED; return why, unless the message has nothing left to do."""
+        if job.attempt != message.attempt:
+            return None
+        reason = _reason(self.store.dispatch_failure(job.job_id))
+        if job.status is JobStatus.QUEUED:
+            self.store.fail_queued(job, to_stored_error(reason))
+            job = self.store.get_head(job.job_id) or job
+            if job.status is JobStatus.FAILED:
+                metrics.add_metric("JobsFailed", MetricUnit.Count, 1)
+        # What has begun, was cancelled, or is at a later attempt, misses no message.
+        is_missing = job.status is JobStatus.FAILED and job.started_at is None
+        return reason if is_missing and job.attempt == message.attempt else None
+
+
+def _reason(last: StoredError | None) -> ProvisioningError:
+    """Say why a message was never dispatched, by what its last dispatch met."""
+    if last is None or last.type is ErrorType.UNKNOWN_ERROR:
+        cause = "" if last is None else last.cause
+        return failure(ErrorType.UNKNOWN_ERROR, _GIVEN_UP, cause or _NO_CAUSE)
+    return failure(last.type, last.message, last.cause)

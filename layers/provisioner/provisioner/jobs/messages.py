@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -141,66 +142,36 @@ def _new_job(registry: JobRegistry, message: JobMessage, job_id: str) -> NewJob:
     return NewJob(job_id, message.job_type, payload, handler.stages)
 
 
-def is_rejected_job(job: Job, message: JobMessage) -> bool:
-    """Whether a stored job is that of a message which can never work.
-
-    Its payload is the message's, or what is kept of it when it is rejected.
-    """
-    return _is_job_of(job, message, message.payload, _keep_payload(message))
-
-
-def fail_rejected_job(
-    store: JobStore, message: JobMessage, job_id: str, error: ProvisioningError
-) -> None:
-    """Write the job FAILED of a message that can never work; one that is not its own stays."""
-    existing = store.get_head(job_id)
-    if existing is not None and is_rejected_job(existing, message):
-        if existing.attempt == message.attempt:
-            store.fail_queued(existing, to_stored_error(error))
-    elif existing is None and message.attempt == 1:
-        new = NewJob(job_id, message.job_type, _keep_payload(message), ())
-        store.create_failed(new, to_stored_error(error))
-
-
 def to_stored_error(error: ProvisioningError) -> StoredError:
     """Return an error of no stage as the job keeps it."""
     return StoredError(error.type, "", 0, error.message, error.cause)
 
 
-def names_another_job(registry: JobRegistry, job: Job, body: str) -> bool:
-    """Whether a message names the id of this job, which is stored, and the job is not its own."""
-    try:
-        message = parse_message(body)
-    except ProvisioningError:
-        return False
-    if message.job_id is None or is_rejected_job(job, message):
-        return False
-    try:
-        # As a person writes a payload, what its model adds is not in it.
-        new = _new_job(registry, message, job.job_id)
-    except ProvisioningError:
-        return True
-    return not _is_job_of(job, message, new.payload)
+def is_own_job(registry: JobRegistry, job: Job, message: JobMessage) -> bool:
+    """Whether a stored job is that of a message, which may be one that can never work.
+
+    Its payload is the message's, as it came or as its model fills it in, or what is kept of it when
+    the message is rejected.
+    """
+    payloads = [message.payload, keep_payload(message)]
+    with suppress(ProvisioningError):
+        payloads.append(dict(_new_job(registry, message, job.job_id).payload))
+    return any(_is_job_of(job, message, payload) for payload in payloads)
 
 
-def _is_job_of(job: Job, message: JobMessage, *payloads: Mapping[str, Any]) -> bool:
-    """Whether a stored job has a message's type, and one of these payloads, and its attempt."""
-    return (
-        job.job_type == message.job_type
-        and message.attempt <= job.attempt
-        and any(_has_payload(job, payload) for payload in payloads)
+def _is_job_of(job: Job, message: JobMessage, payload: Mapping[str, Any]) -> bool:
+    """Whether a stored job has a message's type, and this payload, and its attempt."""
+    try:
+        digest = payload_digest(payload)
+    except ValueError:
+        # What came by the queue may hold what JSON cannot, such as NaN.
+        return False
+    return (job.job_type, job.payload_digest) == (message.job_type, digest) and (
+        message.attempt <= job.attempt
     )
 
 
-def _has_payload(job: Job, payload: Mapping[str, Any]) -> bool:
-    # What came by the queue may hold what JSON cannot, such as NaN.
-    try:
-        return job.payload_digest == payload_digest(payload)
-    except ValueError:
-        return False
-
-
-def _keep_payload(message: JobMessage) -> dict[str, Any]:
+def keep_payload(message: JobMessage) -> dict[str, Any]:
     """Return what is kept of the payload of a message that is rejected: its project's id."""
     project_id = message.payload.get("project_id")
     match project_id:
