@@ -64,7 +64,6 @@ _CONCURRENT_RECORDS = 10
 #: Errors that no further delivery helps.
 _STAYING = frozenset({ErrorType.INVALID_PAYLOAD, ErrorType.JOB_TYPE_NOT_DEPLOYED})
 
-
 #: Starts the attempt of a job, or ends it: given the job, its message and the input of its
 #: execution, it returns why the message is to be rejected, if it is.
 type Take = Callable[[Job, JobMessage, str], ProvisioningError | None]
@@ -251,10 +250,9 @@ class UndeliveredReceiver(MessageReceiver):
         Raises:
             Exception: whatever may pass by waiting; the message is then delivered again.
         """
+        job_id = job_id_of(str(record["body"]), str(record["messageId"]))
         try:
-            self._receive(
-                record, job_id_of(str(record["body"]), str(record["messageId"])), self._end
-            )
+            self._receive(record, job_id, self._end)
         except Exception as error:
             logger.warning("undelivered message not recorded", cause=short_cause(error))
             raise
