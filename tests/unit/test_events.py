@@ -17,7 +17,7 @@ from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.store import BadEnd
 from provisioner.runtime.observability import metrics
-from support.core import Core, LogLines, aws_error, new_cleanup, new_job, times
+from support.core import Core, LogLines, aws_error, new_cleanup, new_job
 
 STAGE = "CREATING_DATABASE"
 REMOVING = "REMOVING_DATABASE"
@@ -467,16 +467,6 @@ def test_no_call_holds_two_events_of_one_job(core: Core, told: Told) -> None:
     assert len(calls) < 12 * 5
 
 
-def test_what_the_bus_did_not_take_is_sent_again_alone(core: Core, told: Told) -> None:
-    for number in range(3):
-        core.jobs.create(new_job(f"job-{number}"))
-    core.answers["eventbridge.PutEvents"] = times(1, answering(None, "ThrottlingException", None))
-
-    assert told() == []
-
-    assert [detail["job_id"] for detail in told.details()] == ["job-0", "job-1", "job-2", "job-1"]
-
-
 def test_what_the_bus_does_not_take_is_left_to_the_stream(
     core: Core, told: Told, logged: LogLines
 ) -> None:
@@ -488,21 +478,12 @@ def test_what_the_bus_does_not_take_is_left_to_the_stream(
 
     assert told() == ["100"]
 
-    # The first of job-1 is tried four times, and nothing of it after that.
-    assert sorted(detail["job_id"] for detail in told.details()) == ["job-0", *["job-1"] * 4]
+    # The first of job-1 is tried once, and nothing of it after that.
+    assert sorted(detail["job_id"] for detail in told.details()) == ["job-0", "job-1"]
     assert set(told.types()) == {"job.queued"}
     (line,) = logged()
     assert (line["message"], line["cause"]) == ("events not published", "InternalFailure")
     assert metrics.metric_set["EventsNotPublished"]["Value"] == [3]
-
-
-def test_an_error_that_stays_is_not_tried_again_at_once(core: Core, told: Told) -> None:
-    core.jobs.create(new_job())
-    core.answers["eventbridge.PutEvents"] = answering("MalformedDetail")
-
-    assert told() == ["99"]
-
-    assert len(told.entries()) == 1
 
 
 @pytest.mark.parametrize("operation", ["eventbridge.PutEvents", "dynamodb.GetItem"])

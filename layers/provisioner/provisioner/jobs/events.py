@@ -8,12 +8,11 @@ none is lost.
 from __future__ import annotations
 
 import itertools
-import random
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -47,15 +46,6 @@ _ID_NAMESPACE = uuid.UUID("a2f8b1f0-5a3e-4d0c-9a55-0a6a4f6f3c11")
 
 #: Entries of one call. Source: Amazon EventBridge API Reference, PutEvents.
 _MAX_ENTRIES = 10
-
-#: An event that the bus did not take is sent again after up to 0.2, 0.4 and 0.8 seconds; what it
-#: does not take then, the stream delivers again.
-_ATTEMPTS = 4
-_FIRST_SECONDS = 0.1
-
-#: Why the bus did not take an event, where it may take it later. Source: Amazon EventBridge API
-#: Reference, PutEventsResultEntry.
-_PASSING = frozenset({"InternalFailure", "InternalException", "ThrottlingException"})
 
 
 class EventType(StrEnum):
@@ -220,20 +210,13 @@ class _Change:
     #: Where the record stands in its stream; the numbers of a stream only grow.
     sequence_number: str
     job_id: str
-    #: The entry's sort key: `HISTORY#<time>#<subject>#<status>#<attempt>`.
+    #: The entry's sort key.
     record: str
+    #: When it happened.
+    at: str
+    #: Where it belongs among the changes of one transaction: the stream does not keep that.
+    place: int
     image: Mapping[str, Any]
-
-    @property
-    def at(self) -> str:
-        """When it happened."""
-        return self.record.split("#", 3)[1]
-
-    @property
-    def place(self) -> int:
-        """Where it belongs among the changes of one transaction: the stream does not keep that."""
-        subject, status = self.record.split("#", 4)[2:4]
-        return place_in_transaction(subject, status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,39 +229,17 @@ class _Outgoing:
     entry: PutEventsRequestEntryTypeDef
 
 
-class EventsNotPublishedError(Exception):
-    """The bus did not take an event."""
-
-    def __init__(self, codes: Iterable[str], position: int) -> None:
-        """Keep the bus's reasons, and the position of the first change that it did not take."""
-        super().__init__(", ".join(sorted(codes)))
-        self.position = position
-
-
+@dataclass(frozen=True, slots=True)
 class EventPublisher:
     """Publishes what a batch of the jobs table's stream says, in order for each job."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        client: EventBridgeClient,
-        bus_name: str,
-        *,
-        completions: Mapping[str, str],
-    ) -> None:
-        """Bind the publisher.
-
-        Args:
-            store: the jobs.
-            client: EventBridge.
-            bus_name: the bus.
-            completions: the detail type of the further event that a completed job of a type is
-                published as, by job type.
-        """
-        self._store = store
-        self._client = client
-        self._bus_name = bus_name
-        self._completions = completions
+    store: JobStore
+    client: EventBridgeClient
+    bus_name: str
+    _: KW_ONLY
+    #: The detail type of the further event that a completed job of a type is published as, by job
+    #: type.
+    completions: Mapping[str, str]
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Publish a batch up to the first change that cannot be published.
@@ -291,28 +252,22 @@ class EventPublisher:
             that is left. Source: AWS Lambda Developer Guide, "Configuring partial batch response
             with DynamoDB and Lambda".
         """
-        changes = _arranged([_change(record) for record in event["Records"]])
-        outgoing, readable = self._read(changes)
-        published = self._publish(outgoing, readable)
-        left = changes[published:]
+        changes = _arranged(map(_change, event["Records"]))
+        left = changes[self._publish(*self._read(changes)) :]
         metrics.add_metric("EventsNotPublished", MetricUnit.Count, len(left))
-        if not left:
-            return {"batchItemFailures": []}
-        first = min(left, key=lambda change: int(change.sequence_number))
-        return {"batchItemFailures": [{"itemIdentifier": first.sequence_number}]}
+        numbers = sorted((change.sequence_number for change in left), key=int)
+        return {"batchItemFailures": [{"itemIdentifier": number} for number in numbers[:1]]}
 
     def _read(self, changes: Sequence[_Change]) -> tuple[list[_Outgoing], int]:
         """Return the events of the changes that can be read, and how many of them can."""
         # Read after the batch was handed over: what a job says is at least as new as its changes.
-        jobs: dict[str, Job | None] = {}
+        find_job = cache(self.store.get_head)
         outgoing: list[_Outgoing] = []
         for position, change in enumerate(changes):
             try:
-                if change.job_id not in jobs:
-                    jobs[change.job_id] = self._store.get_head(change.job_id)
-                entries = list(self._entries(change, jobs[change.job_id]))
+                entries = list(self._entries(change, find_job(change.job_id)))
             except Exception as error:  # noqa: BLE001  # whatever it is, the stream goes on from here
-                _report(change.job_id, error)
+                _report(change.job_id, short_cause(error))
                 return outgoing, position
             outgoing += [_Outgoing(position, change.job_id, entry) for entry in entries]
         return outgoing, len(changes)
@@ -323,62 +278,43 @@ class EventPublisher:
         if changed is None or job is None:
             return
         types = [str(changed)]
-        if changed is EventType.COMPLETED and job.job_type in self._completions:
-            types.append(self._completions[job.job_type])
+        if changed is EventType.COMPLETED and job.job_type in self.completions:
+            types.append(self.completions[job.job_type])
         for detail_type in types:
-            event_id = str(
-                uuid.uuid5(_ID_NAMESPACE, f"{change.job_id}/{change.record}/{detail_type}")
-            )
+            name = f"{change.job_id}/{change.record}/{detail_type}"
+            told = detail(changed, job, entry, str(uuid.uuid5(_ID_NAMESPACE, name)))
             yield {
-                "EventBusName": self._bus_name,
+                "EventBusName": self.bus_name,
                 "Source": SOURCE,
                 "DetailType": detail_type,
                 "Time": entry.at,
-                "Detail": detail(changed, job, entry, event_id).model_dump_json(exclude_none=True),
+                "Detail": told.model_dump_json(exclude_none=True),
             }
 
     def _publish(self, outgoing: Sequence[_Outgoing], readable: int) -> int:
         """Publish events; return how many of the readable changes are published."""
         for group in _groups(outgoing):
             try:
-                self._put(group)
-            except EventsNotPublishedError as error:
-                _report(group[0].job_id, error)
-                return error.position
+                answer = self.client.put_events(Entries=[one.entry for one in group])
             except AWS_ERRORS as error:
-                _report(group[0].job_id, error)
+                _report(group[0].job_id, short_cause(error))
                 return group[0].position
+            # Events that failed have an ErrorCode in their entries: the call itself has succeeded.
+            for one, result in zip(group, answer["Entries"], strict=True):
+                if "ErrorCode" in result:
+                    _report(one.job_id, result["ErrorCode"])
+                    return one.position
             metrics.add_metric("EventsPublished", MetricUnit.Count, len(group))
         return readable
-
-    def _put(self, group: Sequence[_Outgoing]) -> None:
-        """Publish events of different jobs.
-
-        Raises:
-            EventsNotPublishedError: the bus took not all of them, however often it was asked.
-        """
-        left = list(group)
-        for attempt in itertools.count(1):
-            # Events that failed have an ErrorCode in their entries: the call itself has succeeded.
-            results = self._client.put_events(Entries=[one.entry for one in left])["Entries"]
-            left = [one for one, result in zip(left, results, strict=True) if "ErrorCode" in result]
-            if not left:
-                return
-            codes = {result["ErrorCode"] for result in results if "ErrorCode" in result}
-            if attempt == _ATTEMPTS or not codes <= _PASSING:
-                raise EventsNotPublishedError(codes, left[0].position)
-            longest = _FIRST_SECONDS * 2**attempt
-            time.sleep(random.uniform(0, longest))  # noqa: S311  # jitter is no secret  # nosec B311
 
 
 def _change(record: Mapping[str, Any]) -> _Change:
     change = record["dynamodb"]
-    return _Change(
-        sequence_number=change["SequenceNumber"],
-        job_id=change["Keys"]["job_id"]["S"],
-        record=change["Keys"]["record"]["S"],
-        image=change["NewImage"],
-    )
+    job_id, key = (change["Keys"][name]["S"] for name in ("job_id", "record"))
+    # `HISTORY#<time>#<subject>#<status>#<attempt>`.
+    _, at, subject, status, _ = key.split("#")
+    place = place_in_transaction(subject, status)
+    return _Change(change["SequenceNumber"], job_id, key, at, place, change["NewImage"])
 
 
 def _arranged(changes: Iterable[_Change]) -> list[_Change]:
@@ -405,6 +341,5 @@ def _groups(outgoing: Iterable[_Outgoing]) -> Iterator[list[_Outgoing]]:
         yield group
 
 
-def _report(job_id: str, error: Exception) -> None:
-    cause = str(error) if isinstance(error, EventsNotPublishedError) else short_cause(error)
+def _report(job_id: str, cause: str) -> None:
     logger.warning("events not published", job_id=job_id, cause=cause)
