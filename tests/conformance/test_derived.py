@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from provision_cli.job_types.derived import derive_files, find_left_behind, write
+from provision_cli.job_types.derived import derive_files, find_stale_files, write
 from provision_cli.job_types.template import TemplateError, generate
 from provisioner.provisioning.job_types import JOB_TYPES
 from support.project import PACKAGE, ROOT, TEMPLATE
@@ -20,7 +20,7 @@ def test_what_is_derived_is_committed(path: str) -> None:
 
 
 def test_nothing_is_left_of_job_types_that_are_gone() -> None:
-    left = find_left_behind(ROOT, [ROOT / path for path in DERIVED])
+    left = [path for path, text in find_stale_files(ROOT).items() if text is None]
     assert left == [], "run `make state-machines`"
 
 

@@ -19,12 +19,11 @@ def main() -> int:
         # A definition that cannot be loaded, or run, is refused when it is imported.
         from provision_cli.job_types.derived import write  # noqa: PLC0415
 
-        done = write(_ROOT)
+        for line in write(_ROOT):
+            typer.echo(line)
     except (DefinitionError, TemplateError) as error:
         typer.echo(error, err=True)
         return 1
-    for line in done:
-        typer.echo(line)
     return 0
 
 

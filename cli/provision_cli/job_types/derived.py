@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from provision_cli.job_types.events import events
 from provision_cli.job_types.flowchart import flowchart
 from provision_cli.job_types.page import page
 from provision_cli.job_types.template import generate, replace_part
-
-_TEMPLATE = "template.yaml"
 
 _README = "README.md"
 
@@ -48,7 +46,7 @@ def derive_files(root: Path) -> dict[Path, str]:
     """
     for definition in JOB_TYPES.values():
         _check_code(definition)
-    template, readme = root / _TEMPLATE, root / _README
+    template, readme = root / "template.yaml", root / _README
     machines = {name: state_machine(each, LIFECYCLE) for name, each in JOB_TYPES.items()}
     return {
         template: generate(template.read_text(encoding="utf-8"), JOB_TYPES),
@@ -98,33 +96,27 @@ def _load(
         raise DefinitionError(f"{where}: {error}") from None
 
 
-def find_left_behind(root: Path, derived: Iterable[Path]) -> list[Path]:
-    """Return the files of job types that are gone: derived once, and no more.
+def find_stale_files(root: Path) -> dict[Path, str | None]:
+    """Find the files that are not as the definitions have them, or are of none any more.
 
     Args:
         root: the project's folder.
-        derived: what is derived, as `derive_files` names it.
-    """
-    there = {path for pattern in _DERIVED_ALONE for path in root.glob(pattern)}
-    return sorted(there - set(derived))
 
-
-def find_stale_files(root: Path) -> list[Path]:
-    """Return the files that are not as the definitions have them, or are of none any more.
-
-    Args:
-        root: the project's folder, to which the paths are relative.
+    Returns:
+        What each is to hold, by its path below the folder; None for one that is to go.
 
     Raises:
         DefinitionError, TemplateError: as of `derive_files`.
     """
     files = derive_files(root)
-    stale = [path for path, content in files.items() if _differs(path, content)]
-    return [path.relative_to(root) for path in (*stale, *find_left_behind(root, files))]
-
-
-def _differs(path: Path, content: str) -> bool:
-    return not path.exists() or path.read_text(encoding="utf-8") != content
+    there = {path for pattern in _DERIVED_ALONE for path in root.glob(pattern)}
+    differing = {
+        path.relative_to(root): wanted
+        for path, wanted in files.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != wanted
+    }
+    gone = sorted(path.relative_to(root) for path in there - files.keys())
+    return {**differing, **dict.fromkeys(gone)}
 
 
 def write(root: Path) -> list[str]:
@@ -140,15 +132,14 @@ def write(root: Path) -> list[str]:
         DefinitionError, TemplateError: as of `derive_files`; nothing is written.
     """
     done: list[str] = []
-    files = derive_files(root)
-    for path, content in files.items():
-        if _differs(path, content):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
-            done.append(f"wrote {path.relative_to(root)}")
-    for path in find_left_behind(root, files):
-        path.unlink()
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()
-        done.append(f"removed {path.relative_to(root)}")
+    for path, wanted in find_stale_files(root).items():
+        folder = (root / path).parent
+        if wanted is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(wanted, encoding="utf-8")
+        else:
+            (root / path).unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        done.append(f"{'wrote' if wanted is not None else 'removed'} {path}")
     return done

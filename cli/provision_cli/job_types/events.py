@@ -14,6 +14,10 @@ from provisioner.errors import ProvisioningError
 from provisioner.jobs.definition import DefinitionError, JobDefinition, JobDefinitions, Stage
 from provisioner.jobs.registry import validate_payload
 
+#: How the ids begin that stand in them. A local stack stores such a project: none that people
+#: think of is to be called the same.
+_BEGINNING = "sample"
+
 
 def events(definitions: JobDefinitions) -> dict[PurePosixPath, str]:
     """Return the text of every stage's event by its path below the project's folder.
@@ -22,33 +26,28 @@ def events(definitions: JobDefinitions) -> dict[PurePosixPath, str]:
         DefinitionError: a job type's example is not a valid payload of it.
     """
     return {
-        PurePosixPath("events", s.function.name, d.name, f"{s.lower()}.json"): (
+        PurePosixPath("events", stage.function.name, name, f"{stage.lower()}.json"): (
             json.dumps(event, indent=2, ensure_ascii=False) + "\n"
         )
-        for d in definitions.values()
-        for s, event in _events_of(d)
+        for name, definition in definitions.items()
+        for stage, event in _events_of(definition)
     }
 
 
 def _events_of(definition: JobDefinition[Any]) -> Iterator[tuple[Stage, dict[str, Any]]]:
-    job = _job(definition, "sample")
-    first = definition.steps[0]
-    heads = {first} if isinstance(first, Stage) else {branch[0] for branch in first.branches}
+    job = _job(definition)
     for stage in definition.stages:
         # A stage whose event tells of none before it looks for itself what it needs of them.
-        outputs: dict[str, Any] = {} if stage in heads else {"outputs": {}}
+        outputs: dict[str, Any] = {} if stage in definition.first else {"outputs": {}}
         yield stage, {"job": job, "stage": str(stage), "retry_count": 0, **outputs}
 
 
-def _job(definition: JobDefinition[Any], beginning: str) -> dict[str, Any]:
-    """Make a job of the type's example, with an id and a project of this beginning.
-
-    A local stack stores such a project: none that people think of is to be called the same.
-    """
+def _job(definition: JobDefinition[Any]) -> dict[str, Any]:
+    """Make a job of the type's example."""
     project_id = definition.example.get("project_id")
     payload = {
         # Some payloads name the project twice, so that nobody removes one by a slip.
-        name: f"{beginning}-{value}" if value is not None and value == project_id else value
+        name: f"{_BEGINNING}-{value}" if value is not None and value == project_id else value
         for name, value in definition.example.items()
     }
     try:
@@ -56,7 +55,7 @@ def _job(definition: JobDefinition[Any], beginning: str) -> dict[str, Any]:
     except ProvisioningError as error:
         raise DefinitionError(f"job type {definition.name}: example: {error.message}") from None
     return {
-        "job_id": f"{beginning}-{definition.name.replace('_', '-')}",
+        "job_id": f"{_BEGINNING}-{definition.name.replace('_', '-')}",
         "job_type": definition.name,
         "payload": parsed.model_dump(mode="json"),
         "attempt": 1,

@@ -53,13 +53,12 @@ def _lines(states: States) -> Iterator[str]:
 
 def _detail(state: dict[str, Any]) -> str:
     """Return a Task's stage and function, or the state machine that it starts."""
-    if state["Type"] != "Task":
-        return ""
-    parameters = state["Parameters"]
-    if "FunctionName" not in parameters:
-        return "<br/>starts the clean-up"
-    function = re.sub(r"^\$\{|FunctionArn\}$", "", parameters["FunctionName"])
-    return f"<br/>{parameters['Payload']['stage']} in {function}"
+    match state:
+        case {"Parameters": {"FunctionName": name, "Payload": {"stage": stage}}}:
+            return f"<br/>{stage} in {name.removeprefix('${').removesuffix('FunctionArn}')}"
+        case {"Type": "Task"}:
+            return "<br/>starts the clean-up"
+    return ""
 
 
 def _edges(state: dict[str, Any]) -> Iterator[tuple[str, str]]:

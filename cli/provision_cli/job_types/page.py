@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from string import ascii_lowercase
 from typing import Any
 
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, Parallel, Stage
@@ -54,12 +55,9 @@ def _section(definition: JobDefinition[Any]) -> str:
 
 def _rows(definition: JobDefinition[Any]) -> Iterator[str]:
     for number, step in enumerate(definition.steps, 1):
-        if isinstance(step, Parallel):
-            for letter, branch in enumerate(step.branches):
-                for stage in branch:
-                    yield _row(stage, f"{number}{chr(ord('a') + letter)}")
-        else:
-            yield _row(step, str(number))
+        for letter, branch in zip(ascii_lowercase, step.branches, strict=False):
+            beside = letter if isinstance(step, Parallel) else ""
+            yield from (_row(stage, f"{number}{beside}") for stage in branch)
 
 
 def _row(stage: Stage, number: str) -> str:
