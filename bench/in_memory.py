@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import support.quick_moto  # noqa: F401  # else moto's copies of tables would be what is measured
+from provision_cli.local.database_servers import PLATFORM_ROLE
 from provision_cli.local.ports import LOOPBACK, choose_port
-from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+from provision_cli.local.postgresql_server import PostgresqlServer
 from provisioner.drivers.database_engine import AdminConnection
 from provisioner.runtime.observability import logger
 from support.postgresql import PreparedCluster

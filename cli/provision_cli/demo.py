@@ -309,10 +309,10 @@ class Demonstration:
 
     def _list_databases_and_roles(self) -> tuple[list[str], list[str]]:
         """Return the names of all databases, and of all roles, of the cluster."""
-        login = self._login(self._running.admin_secret_name)
+        login = self._login(self._running.admin_secret_name("postgresql"))
         with psycopg.connect(
             host=LOOPBACK,
-            port=self._running.postgresql_port,
+            port=self._running.ports["postgresql"],
             dbname="postgres",
             user=login["username"],
             password=login["password"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import time
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from provision_cli import display
 from provision_cli.job_types.derived import find_stale_files
-from provision_cli.local import environment, processes, sam_local
+from provision_cli.local import containers, environment, processes
 from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 from provision_cli.sentences import CommandError
 
@@ -108,18 +107,9 @@ def _show_status() -> bool:
 
 
 @app.command("env")
-def show_environment(
-    *,
-    sam: Annotated[
-        bool, typer.Option("--sam", help="As the file of variables that SAM's --env-vars takes.")
-    ] = False,
-) -> None:
+def show_environment() -> None:
     """Print what leads a shell's programs to the local stack: `eval "$(provision env)"`."""
-    running = _stack().running()
-    if sam:
-        typer.echo(json.dumps(sam_local.variables(running), indent=2))
-        return
-    for line in _exports(running):
+    for line in _exports(_stack().running()):
         typer.echo(line)
 
 
@@ -143,5 +133,5 @@ def store_job(
 
     The stages are run by whoever invokes the functions, one after another.
     """
-    job_id = sam_local.store_job(_stack().running(), event)
+    job_id = containers.store_job(_stack().running(), event)
     display.line(Console(), f"job {job_id} is stored.")

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
-from provision_cli.local.sam_local import VARIABLES_FILE
+from provision_cli.local.containers import VARIABLES_FILE
 from provision_cli.local.stack import _DIRECTORY, REGION
 from provisioner.jobs.execution import MAX_INPUT_BYTES, ExecutionStatus
 from provisioner.jobs.failure import metric_of

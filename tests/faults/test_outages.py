@@ -14,8 +14,9 @@ import psycopg
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError, EndpointConnectionError
+from provision_cli.local.database_servers import PLATFORM_ROLE
 from provision_cli.local.ports import choose_port
-from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+from provision_cli.local.postgresql_server import PostgresqlServer
 from provisioner import api
 from provisioner.composition.reconciler import reconciler
 from provisioner.drivers.database_engine import AdminConnection

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provision_cli.local.sam_local import store_job
+from provision_cli.local.containers import store_job
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.models import JobStatus, StageStatus

@@ -97,16 +97,15 @@ def test_a_desk_with_settings_for_other_things_brings_the_stack_up(
 
     assert process.returncode == 0, said
     running = stack.running()
-    assert f"http://127.0.0.1:{running.aws_port}" in said
+    assert f"http://127.0.0.1:{running.ports['aws']}" in said
     connect(running, monkeypatch)
     assert provisioned(running, "at-a-desk").status is api.JobStatus.COMPLETED
     # Each program of the stack, and each function, is without them.
     for process_id in _processes_of(directory):
         environment = Path(f"/proc/{process_id}/environ").read_text(errors="replace").split("\0")
         assert not {f"{name}={value}" for name, value in DESK.items()} & set(environment)
-    before = (running.aws_port, running.postgresql_port)
     assert stack.down()
-    assert tuple(json.loads((directory / "ports.json").read_text()).values()) == before
+    assert json.loads((directory / "ports.json").read_text()) == running.ports
 
 
 @pytest.mark.parametrize(
@@ -141,8 +140,14 @@ def test_an_up_that_is_ended_leaves_nothing(
     assert not stack.down()
 
 
+def _postgresql(stack: LocalStack, running: RunningStack) -> PostgresqlServer:
+    server = stack._servers(running.ports)["postgresql"]
+    assert isinstance(server, PostgresqlServer)
+    return server
+
+
 def _superuser(stack: LocalStack, running: RunningStack) -> psycopg.Connection[tuple[Any, ...]]:
-    return stack._postgresql(running.postgresql_port).connect()
+    return _postgresql(stack, running).connect()
 
 
 @contextmanager
@@ -230,7 +235,7 @@ def _processes_of(directory: Path) -> dict[int, str]:
 def test_a_job_completes_once_a_killed_postgresql_is_up_again(
     stack: LocalStack, running: RunningStack
 ) -> None:
-    server = stack._postgresql(running.postgresql_port)
+    server = _postgresql(stack, running)
     of_instance = _server_of_instance(stack, "goes-on")
     # Half a second, as usual here, would be over before the server is up again.
     with slow_retries(running, 6), _job_at_its_database(stack, running, "goes-on") as job:
@@ -287,7 +292,7 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
         "Starting the local AWS",
         "Starting PostgreSQL",
         # Of a machine that has one.
-        *(["Starting MariaDB"] if again.mysql_port else []),
+        *(["Starting MariaDB"] if "mysql" in again.ports else []),
         "Deploying the template",
     ]
     assert not of_instance.is_running()

@@ -173,8 +173,8 @@ class Life:
     def limit_lifted(self, result: api.ProvisionProjectResult) -> Mapping[str, str]:
         """Lift the limit of the tenant's connections."""
         shared = {
-            Engine.POSTGRESQL: self.stack.admin_secret_name,
-            Engine.MYSQL: self.stack.mysql_admin_secret_name,
+            Engine.POSTGRESQL: self.stack.admin_secret_name("postgresql"),
+            Engine.MYSQL: self.stack.admin_secret_name("mysql"),
         }[self.engine]
         login = secret(self.stack, self.names.instance_secret if self.is_dedicated else shared)
         role = self.names.tenants[self.engine].app_role

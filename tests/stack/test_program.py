@@ -335,10 +335,10 @@ def test_the_status_says_what_runs_where(
     shown = program("status")
     for name, place in (
         ("AWS", running.endpoint_url),
-        ("PostgreSQL", f"127.0.0.1:{running.postgresql_port}"),
+        ("PostgreSQL", f"127.0.0.1:{running.ports['postgresql']}"),
         (
             "MariaDB",
-            f"127.0.0.1:{running.mysql_port}" if running.mysql_port else "not installed",
+            f"127.0.0.1:{running.ports['mysql']}" if "mysql" in running.ports else "not installed",
         ),
         ("stack", running.stack_name),
         ("logs", str(running.directory)),

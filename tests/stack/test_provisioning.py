@@ -61,10 +61,10 @@ def _names_of(stack: RunningStack, project_id: str) -> dict[str, list[str]]:
 
 
 def _admin(stack: RunningStack) -> str:
-    login = secret(stack, stack.admin_secret_name)
+    login = secret(stack, stack.admin_secret_name("postgresql"))
     return psycopg.conninfo.make_conninfo(
         host="127.0.0.1",
-        port=stack.postgresql_port,
+        port=stack.ports["postgresql"],
         user=login["username"],
         password=login["password"],
         dbname="postgres",

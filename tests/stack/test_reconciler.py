@@ -65,7 +65,7 @@ def waiting(deployment: RunningStack, describe_cluster: Callable[[int], None]) -
             )
 
         eventually(waits_for_its_database_alone, within=120)
-    describe_cluster(deployment.postgresql_port)
+    describe_cluster(deployment.ports["postgresql"])
     return job
 
 

@@ -14,7 +14,7 @@ from support.stack_jobs import provisioned, result_of, secret
 def _secrets_of(stack: RunningStack, project_id: str) -> list[str]:
     result = result_of(provisioned(stack, project_id))
     login = secret(stack, result.database.secret_arn)
-    admin = secret(stack, stack.admin_secret_name)
+    admin = secret(stack, stack.admin_secret_name("postgresql"))
     keys = secret(stack, result.api_keys_secret_arn)["api_keys"]
     return [login["password"], login["connection_string"], admin["password"], *keys]
 

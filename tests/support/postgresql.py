@@ -22,13 +22,9 @@ import psycopg
 import pytest
 from provision_cli.local import mariadb_server
 from provision_cli.local.build import lock
+from provision_cli.local.database_servers import PLATFORM_ROLE
 from provision_cli.local.ports import choose_port
-from provision_cli.local.postgresql_server import (
-    DATA_VARIABLE,
-    PLATFORM_ROLE,
-    SUPERUSER,
-    PostgresqlServer,
-)
+from provision_cli.local.postgresql_server import DATA_VARIABLE, SUPERUSER, PostgresqlServer
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from psycopg import sql
 

@@ -23,7 +23,8 @@ from moto.rds.models import rds_backends
 from moto.s3.models import s3_backends
 from moto.secretsmanager.models import secretsmanager_backends
 from provision_cli.local import mariadb_server
-from provision_cli.local.postgresql_server import PLATFORM_ROLE, SUPERUSER
+from provision_cli.local.database_servers import PLATFORM_ROLE
+from provision_cli.local.postgresql_server import SUPERUSER
 from provision_cli.local.stack import RunningStack
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
@@ -272,12 +273,14 @@ def _on_clusters(stack: RunningStack) -> Iterator[Resource]:
         return {"host": "127.0.0.1", "user": found["username"], "password": found["password"]}
 
     with psycopg.connect(
-        **login(stack.admin_secret_name), port=stack.postgresql_port, dbname="postgres"
+        **login(stack.admin_secret_name("postgresql")),
+        port=stack.ports["postgresql"],
+        dbname="postgres",
     ) as connection:
         yield from in_postgresql(connection)
-    if stack.mysql_port:
+    if "mysql" in stack.ports:
         with pymysql.connect(
-            **login(stack.mysql_admin_secret_name), port=stack.mysql_port, ssl_disabled=True
+            **login(stack.admin_secret_name("mysql")), port=stack.ports["mysql"], ssl_disabled=True
         ) as mysql:
             yield from in_mysql(mysql)
 

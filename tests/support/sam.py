@@ -17,8 +17,8 @@ import boto3
 import yaml  # type: ignore[import-untyped]  # as in support.project
 from botocore.config import Config
 from provision_cli.local import environment, processes
+from provision_cli.local.containers import VARIABLES_FILE
 from provision_cli.local.ports import choose_port
-from provision_cli.local.sam_local import VARIABLES_FILE
 from provision_cli.local.stack import RunningStack
 from support.project import ROOT, makefile_variable, template
 from support.stack_jobs import eventually

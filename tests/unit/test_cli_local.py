@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from provision_cli.local import (
     containers,
     environment,
     processes,
-    sam_local,
     tools,
 )
 from provision_cli.local.containers import ContainerNetwork
@@ -30,7 +28,7 @@ from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.processes import StartedProcess
-from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack, _State
+from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
 from support.desk import DESK
 from support.project import ROOT
 from support.running import runs
@@ -39,6 +37,13 @@ from support.running import runs
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 _ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the bridge is Linux's")
+
+
+def running_stack(relay: StartedProcess | None = None) -> RunningStack:
+    """Return a stack of which nothing runs."""
+    aws = StartedProcess(os.getpid(), "it")
+    ports = {"aws": 4711, "postgresql": 1}
+    return RunningStack(directory=Path(), aws=aws, ports=ports, relay=relay)
 
 
 def _started(tmp_path: Path, script: str) -> StartedProcess:
@@ -104,9 +109,9 @@ def test_children_of_another_process_with_the_same_id_are_left_alone(tmp_path: P
 
 
 def test_what_runs_survives_being_written_down() -> None:
-    state = _State(StartedProcess(7, "it"), 1, 2, relay=StartedProcess(8, "it"))
+    stack = running_stack(relay=StartedProcess(8, "it"))
 
-    assert _State.from_json(json.loads(json.dumps(asdict(state)))) == state
+    assert RunningStack.model_validate_json(stack.model_dump_json()) == stack
 
 
 def test_a_program_that_fails_is_named_with_its_last_lines(tmp_path: Path) -> None:
@@ -207,10 +212,9 @@ def test_the_stack_runs_from_a_checkout_only(tmp_path: Path) -> None:
 
 def test_a_stack_does_not_go_on_without_the_data_of_its_postgresql(tmp_path: Path) -> None:
     stack = LocalStack(LocalStackSettings(directory=tmp_path / "stack"))
-    aws = StartedProcess(os.getpid(), "it")
     steps: list[str] = []
 
-    assert not stack._go_on(_State(aws=aws, aws_port=1, postgresql_port=1), steps.append)
+    assert not stack._go_on(running_stack(), steps.append)
     assert steps == []
 
 
@@ -264,7 +268,7 @@ def test_packages_are_kept_in_the_stack_where_the_home_directory_takes_none(
 @pytest.mark.usefixtures("desk")
 @pytest.mark.parametrize("service", ["s3", "sqs", "dynamodb", "sts"])
 def test_a_client_of_the_stack_reads_nothing_of_the_desk(service: str) -> None:
-    running = RunningStack(Path(), aws_port=4711, postgresql_port=1, outputs={})
+    running = running_stack()
 
     client = running.client(service)
 
@@ -282,7 +286,7 @@ def test_a_process_that_enters_the_stack_leaves_the_desk_behind(tmp_path: Path) 
         "from urllib.request import getproxies, proxy_bypass\n"
         "from provision_cli.local.stack import RunningStack\n"
         "os.environ.update(json.loads(sys.argv[1]))\n"
-        "RunningStack(Path(), aws_port=4711, postgresql_port=1, outputs={}).enter()\n"
+        "RunningStack.model_validate_json(sys.argv[2]).enter()\n"
         "client = boto3.Session().client('s3')\n"
         "print(client.meta.endpoint_url, client.meta.region_name)\n"
         "print(bool(proxy_bypass('127.0.0.1')), sorted(set(getproxies()) - {'no'}))\n"
@@ -298,7 +302,7 @@ def test_a_process_that_enters_the_stack_leaves_the_desk_behind(tmp_path: Path) 
     desk = {**DESK, "AWS_CONFIG_FILE": str(config), "no_proxy": "example.com"}
 
     said = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(desk)],
+        [sys.executable, "-c", script, json.dumps(desk), running_stack().model_dump_json()],
         capture_output=True,
         text=True,
         check=True,
@@ -429,23 +433,16 @@ def test_without_docker_there_is_no_network_of_containers(
     assert containers.find_network() == ContainerNetwork(containers.DESKTOP_HOST)
 
 
-def test_variables_for_containers_are_refused_where_nobody_lets_them_in() -> None:
-    running = RunningStack(Path(), aws_port=1, postgresql_port=1, outputs={})
-
-    with pytest.raises(LocalStackError, match="provision up --containers"):
-        sam_local.variables(running)
-
-
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"job": {"job_id": "x"}}'])
 def test_what_is_no_event_of_a_stage_is_named(tmp_path: Path, text: str) -> None:
     event = tmp_path / "event.json"
     event.write_text(text)
-    running = RunningStack(Path(), aws_port=1, postgresql_port=1, outputs={})
+    running = running_stack()
 
     with pytest.raises(LocalStackError, match=r"event\.json: is not the event of a stage"):
-        sam_local.store_job(running, event)
+        containers.store_job(running, event)
     with pytest.raises(LocalStackError, match=r"missing\.json: cannot be read: No such file"):
-        sam_local.store_job(running, tmp_path / "missing.json")
+        containers.store_job(running, tmp_path / "missing.json")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="started by root it is never in the project")

@@ -37,7 +37,7 @@ class Instance:
         self.folder = directory / "instances" / resource
 
     def operate(self, operation: str, **more: str) -> None:
-        operate(self.directory, operation, self.asked | more)
+        operate(self.directory, operation, {"instance": self.asked, **more})
 
     def start(self) -> None:
         self.operate("start", user=USER, password=PASSWORD)
@@ -158,7 +158,7 @@ def test_a_snapshot_holds_the_data_as_they_were(instance: Instance) -> None:
     # With the logins of then.
     assert things(restored) == [(7,)]
     instance.run("SELECT 1")
-    instance.operate("forget", snapshot="before")
+    operate(instance.directory, "forget", {"snapshot": "before"})
     with pytest.raises(LocalStackError, match="snapshot before: its data are not there"):
         restored.operate("start", snapshot="before")
 
@@ -186,14 +186,14 @@ def test_the_master_user_of_postgresql_may_do_what_the_platform_asks_and_is_no_s
 
 @pytest.mark.parametrize("name", ["../elsewhere", "", "a/b", "."])
 def test_no_name_leads_out_of_the_folders(tmp_path: Path, name: str) -> None:
+    instance = {"resource": "db-FIRST", "identifier": "first", "engine": "postgres", "port": 1}
     for operation, asked in (
-        ("remove", {"resource": name}),
+        ("remove", {"instance": instance | {"resource": name}}),
         ("forget", {"snapshot": name}),
-        ("copy", {"resource": "db-FIRST", "snapshot": name}),
+        ("copy", {"instance": instance, "snapshot": name}),
     ):
-        given = {"identifier": "first", "engine": "postgres", "port": 1, **asked}
         with pytest.raises(LocalStackError, match="a name that is none"):
-            operate(tmp_path, operation, given)
+            operate(tmp_path, operation, asked)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import psycopg
 import pytest
 from provision_cli.local import database_servers, postgresql_server
+from provision_cli.local.database_servers import PLATFORM_ROLE
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import choose_port
-from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+from provision_cli.local.postgresql_server import PostgresqlServer
 from support.running import runs
 from support.stack_jobs import eventually
 

@@ -45,8 +45,6 @@ def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProc
     Raises:
         LocalStackError: it ended, or did not answer in time.
     """
-    scratch = directory / "aws"
-    scratch.mkdir(parents=True, exist_ok=True)
     log = directory / "aws.log"
     command = [
         *tools.asgi_server(root),
@@ -55,36 +53,8 @@ def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProc
         # It serves by itself: nothing that serves can outlive it, or be replaced without its state.
         *("--workers", "0"),
     ]
-    process = processes.start(
-        command,
-        environment={
-            **environment.for_programs(
-                directory,
-                GATEWAY_PORT=str(port),
-                # The functions inherit these: they find each other, and nothing outside.
-                AWS_ENDPOINT_URL=endpoint_url(port),
-                AWS_EC2_METADATA_DISABLED="true",
-                AWS_CONFIG_FILE=str(scratch / "no-config"),
-                AWS_SHARED_CREDENTIALS_FILE=str(scratch / "no-credentials"),
-                MINISTACK_REGION=region,
-                MINISTACK_ACCOUNT_ID=ACCOUNT,
-                PROVISION_INSTANCE_DIRECTORY=str(directory),
-                PROVISION_INSTANCE_PYTHON=sys.executable,
-                PYTHONPATH=str(_PROGRAM_FOLDER),
-                SFN_WAIT_SCALE=_WAIT_SCALE,
-                STATE_DIR=str(scratch / "state"),
-                TMPDIR=str(scratch),
-                # It would start a container for each database or function where it finds an engine.
-                DOCKER_HOST="unix:///nowhere/docker.sock",
-                # Listeners of services that nothing here uses.
-                IOT_MTLS_ENABLED="0",
-                SFTP_ENABLED="0",
-            ),
-            **{name: os.environ[name] for name in _SERVER_VARIABLES if name in os.environ},
-        },
-        log=log,
-        directory=directory,
-    )
+    made = _environment(directory, port, region)
+    process = processes.start(command, environment=made, log=log, directory=directory)
     try:
         _wait_until_it_answers(process, port, log)
     except BaseException:
@@ -92,6 +62,36 @@ def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProc
         process.stop()
         raise
     return process
+
+
+def _environment(directory: Path, port: int, region: str) -> dict[str, str]:
+    scratch = directory / "aws"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return {
+        **environment.for_programs(
+            directory,
+            GATEWAY_PORT=str(port),
+            # The functions inherit these: they find each other, and nothing outside.
+            AWS_ENDPOINT_URL=endpoint_url(port),
+            AWS_EC2_METADATA_DISABLED="true",
+            AWS_CONFIG_FILE=str(scratch / "no-config"),
+            AWS_SHARED_CREDENTIALS_FILE=str(scratch / "no-credentials"),
+            MINISTACK_REGION=region,
+            MINISTACK_ACCOUNT_ID=ACCOUNT,
+            PROVISION_INSTANCE_DIRECTORY=str(directory),
+            PROVISION_INSTANCE_PYTHON=sys.executable,
+            PYTHONPATH=str(_PROGRAM_FOLDER),
+            SFN_WAIT_SCALE=_WAIT_SCALE,
+            STATE_DIR=str(scratch / "state"),
+            TMPDIR=str(scratch),
+            # It would start a container for each database or function where it finds an engine.
+            DOCKER_HOST="unix:///nowhere/docker.sock",
+            # Listeners of services that nothing here uses.
+            IOT_MTLS_ENABLED="0",
+            SFTP_ENABLED="0",
+        ),
+        **{name: os.environ[name] for name in _SERVER_VARIABLES if name in os.environ},
+    }
 
 
 def _wait_until_it_answers(process: StartedProcess, port: int, log: Path) -> None:

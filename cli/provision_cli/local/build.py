@@ -124,14 +124,20 @@ def _build(root: Path, target: Path, log: Path, directory: Path) -> None:
         if tools.WITHOUT_NETWORK not in log.read_text(encoding="utf-8", errors="replace"):
             raise
         run(made)
-    layers = sorted(unfinished.glob("*/python"))
-    functions = sorted(file.parent for file in unfinished.glob("*/handler.py"))
+    _fit(unfinished, target)
+    unfinished.rename(target)
+
+
+def _fit(built: Path, target: Path) -> None:
+    """Change what SAM has built, which will be in another folder, so that it runs here."""
+    layers = sorted(built.glob("*/python"))
+    functions = sorted(file.parent for file in built.glob("*/handler.py"))
     if not layers or not functions:
-        raise LocalStackError(f"sam build: made no layers or no functions in {unfinished}.")
+        raise LocalStackError(f"sam build: made no layers or no functions in {built}.")
     # A custom runtime gets no layers here: the functions find them in this folder, and what is
     # uploaded in their place, only to be stored, is a note.
     for layer in layers:
-        layer.rename(unfinished / f"{layer.parent.name}.contents")
+        layer.rename(built / f"{layer.parent.name}.contents")
         (layer.parent / "README").write_text(
             "The functions find this layer on this machine.\n", encoding="utf-8"
         )
@@ -143,14 +149,13 @@ def _build(root: Path, target: Path, log: Path, directory: Path) -> None:
         )
         bootstrap.write_bytes(os.fsencode(script))
         bootstrap.chmod(0o755)
-    template = unfinished / "template.yaml"
+    template = built / "template.yaml"
     text = template.read_text(encoding="utf-8")
     for pattern, local in _CHANGES:
         text, count = re.subn(pattern, local, text)
         if count == 0:
             raise LocalStackError(f"template.yaml: {pattern} is not found in what SAM built.")
     template.write_text(text, encoding="utf-8")
-    unfinished.rename(target)
 
 
 def _layer_platform() -> dict[str, str]:

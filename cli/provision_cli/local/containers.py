@@ -1,20 +1,33 @@
-"""How containers on this machine reach the local stack, where somebody asks for that."""
+"""How containers on this machine reach the local stack, and what `sam local` needs beside it.
+
+SAM hands a function in a container the variables that the template declares. Their values are the
+deployed functions' own, except for the two that say where something is.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner import api
+from provisioner.jobs.job_reader import utc_now
+from provisioner.jobs.records import NewJob
+from provisioner.jobs.store import JobStore
+from provisioner.provisioning.projects import ProjectStore
 
 from provision_cli.local import environment, processes
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.processes import StartedProcess
+
+if TYPE_CHECKING:
+    from provision_cli.local.stack import RunningStack
 
 #: By this name a container of Docker Desktop reaches the loopback address of the machine.
 DESKTOP_HOST = "host.docker.internal"
@@ -23,6 +36,20 @@ DESKTOP_HOST = "host.docker.internal"
 _ENGINE_SECONDS = 10.0
 
 _START_SECONDS = 20.0
+
+#: Below the stack's folder, where samconfig.toml looks for it. SAM says of it only that it does
+#: not exist: its name says what writes it.
+VARIABLES_FILE = Path("sam") / "variables-from-make-up.json"
+
+#: What the event in the README is about, below the project.
+_FIRST_EVENT = Path("events", "lifecycle", "provision_project", "initializing.json")
+
+#: Ends the name of the output that names a function.
+_FUNCTION_OUTPUT = "FunctionName"
+
+#: Seconds that nobody is to look after a job that only waits for `sam local invoke`: the reconciler
+#: would send its message.
+_HELD_SECONDS = 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +68,17 @@ def find_network() -> ContainerNetwork | None:
     None where no Docker engine answers. The engine is the one that the SAM CLI uses, too: the
     desk's settings name it.
     """
-    docker = shutil.which("docker")
-    if docker is None:
-        return None
+    command = ["docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"]
     try:
         asked = subprocess.run(  # noqa: S603 - the engine's own program  # nosec B603
-            [docker, "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"],
+            command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            check=False,
+            check=True,
             timeout=_ENGINE_SECONDS,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if asked.returncode != 0:
+    except (OSError, subprocess.SubprocessError):
         return None
     for config in json.loads(asked.stdout) or ():
         subnet = ipaddress.ip_network(config["Subnet"])
@@ -113,3 +136,65 @@ def start_relay(network: ContainerNetwork, ports: Sequence[int], directory: Path
 def _is_listened_on(address: str, port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((address, port)) == 0
+
+
+def prepare_sam(stack: RunningStack, root: Path) -> None:
+    """Write every function's variables, and store the job of the first event.
+
+    The cluster is described once more, by an address that a container reaches.
+    """
+    prefix = stack.outputs["ClusterParameterPrefix"]
+    for_containers, below = f"{prefix}-for-containers", f"{stack.region}/postgresql/local-1"
+    ssm = stack.client("ssm")
+    cluster = json.loads(ssm.get_parameter(Name=f"{prefix}/{below}")["Parameter"]["Value"])
+    ssm.put_parameter(
+        Name=f"{for_containers}/{below}",
+        Type="String",
+        Value=json.dumps({**cluster, "host": stack.container_host}),
+        Overwrite=True,
+    )
+    changed = {
+        "AWS_ENDPOINT_URL": f"http://{stack.container_host}:{stack.ports['aws']}",
+        "CLUSTER_PARAMETER_PREFIX": for_containers,
+    }
+    variables = {}
+    for output, name in stack.outputs.items():
+        if output.endswith(_FUNCTION_OUTPUT):
+            function = stack.client("lambda").get_function_configuration(FunctionName=name)
+            own = function["Environment"]["Variables"]
+            # By the function's name in the template.
+            variables[output.removesuffix("Name")] = {**own, **changed}
+    file = stack.directory / VARIABLES_FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(variables, indent=2) + "\n", encoding="utf-8")
+    store_job(stack, root / _FIRST_EVENT)
+
+
+def store_job(stack: RunningStack, event: Path) -> str:
+    """Store the project and the job that an event is about, where they are not; returns its id.
+
+    It does what the dispatcher does for a message, but nothing is sent and no execution started:
+    the stages are run by whoever invokes the functions. The job waits for that, one year.
+
+    Raises:
+        LocalStackError: the file cannot be read, or no stage's event is in it.
+    """
+    try:
+        job = json.loads(event.read_text(encoding="utf-8"))["job"]
+        job_id, job_type, payload = job["job_id"], job["job_type"], job["payload"]
+        project_id = payload["project_id"]
+    except OSError as error:
+        raise LocalStackError(f"{event}: cannot be read: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError):
+        raise LocalStackError(
+            f"{event}: is not the event of a stage; name one of events/ that has a job in it."
+        ) from None
+    dynamodb, outputs = stack.client("dynamodb"), stack.outputs
+    projects = ProjectStore(dynamodb, outputs["ProjectsTableName"], outputs["QuotasTableName"])
+    if projects.get(project_id) is None:
+        projects.create(project_id, owner_id=None, organization_id=None, created_at=utc_now())
+    jobs = JobStore(
+        dynamodb, outputs["JobsTableName"], retention_days=int(outputs["JobRetentionDays"])
+    )
+    new = NewJob(job_id, job_type, payload, api.get_job_handler(job_type).stages)
+    return jobs.create(new, delay_seconds=_HELD_SECONDS).job_id

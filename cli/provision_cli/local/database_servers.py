@@ -24,6 +24,9 @@ from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import LOOPBACK, listen_error
 from provision_cli.local.processes import wait_until
 
+#: The platform's own account: docs/cluster.sql makes it, and docs/cluster-mysql.sql.
+PLATFORM_ROLE = "provisioner"
+
 #: How long the port of a server that was killed may still be in use. The system takes a process's
 #: memory, and with it its command line, before it closes its sockets.
 _CLOSING_SECONDS = 5.0
@@ -90,6 +93,13 @@ class DatabaseServer(ABC):
         """Make an account with what RDS's master user may do; one that is there gets the password.
 
         It is no superuser.
+        """
+
+    @abstractmethod
+    def prepare_cluster(self) -> str:
+        """Make the platform's account, as the deployment guide says; return its new password.
+
+        A second time it only changes the password.
         """
 
     @property

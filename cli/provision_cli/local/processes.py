@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -170,7 +169,7 @@ def _popen(
     environment: Mapping[str, str],
     log: Path,
     directory: Path,
-    account: Mapping[str, Any] = MappingProxyType({}),
+    account: Mapping[str, Any] | None = None,
 ) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(  # noqa: S603 - the commands are our own  # nosec B603
@@ -181,7 +180,7 @@ def _popen(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **account,
+            **(account or {}),
         )
 
 

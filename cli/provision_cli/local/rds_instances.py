@@ -53,7 +53,7 @@ type Answer = tuple[int, dict[str, str], bytes]
 type Handler = Callable[[Parameters], Answer]
 
 #: Runs an operation on the server of an instance, and says whether it went well.
-type Operate = Callable[[str, Mapping[str, str | int]], bool]
+type Operate = Callable[[str, Mapping[str, Any]], bool]
 
 
 class InstancesWithServers:
@@ -273,7 +273,7 @@ class InstancesWithServers:
         def work() -> None:
             if before is not None:
                 before.join()
-            is_well = self._operate(operation, instance[_SERVER] | more)
+            is_well = self._operate(operation, {"instance": instance[_SERVER], **more})
             time.sleep(max(0.0, earliest - time.monotonic()))
             then(is_well)
 

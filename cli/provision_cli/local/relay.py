@@ -37,17 +37,13 @@ async def serve(address: str, network: str, ports: Sequence[int]) -> None:
             if ipaddress.ip_address(peer) in allowed:
                 there, back = await asyncio.open_connection(_LOOPBACK, port)
                 try:
-                    async with asyncio.TaskGroup() as both:
-                        both.create_task(_hand_on(reader, back))
-                        both.create_task(_hand_on(there, writer))
+                    await asyncio.gather(_hand_on(reader, back), _hand_on(there, writer))
                 finally:
                     back.close()
         writer.close()
 
     servers = [await asyncio.start_server(connect, address, port) for port in ports]
-    async with asyncio.TaskGroup() as serving:
-        for server in servers:
-            serving.create_task(server.serve_forever())
+    await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.session import Session
+from pydantic import BaseModel
 
 from provision_cli.local import (
     aws_server,
@@ -24,15 +24,14 @@ from provision_cli.local import (
     environment,
     mariadb_server,
     processes,
-    sam_local,
     tools,
 )
-from provision_cli.local.database_servers import DatabaseServer
+from provision_cli.local.database_servers import PLATFORM_ROLE, DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.instance_servers import InstanceServers
 from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.ports import LOOPBACK, choose_port
-from provision_cli.local.postgresql_server import PLATFORM_ROLE, PostgresqlServer
+from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.processes import StartedProcess
 
 #: The project: this package is installed from it, in place.
@@ -52,6 +51,12 @@ _ARTIFACTS_BUCKET = "provisioner-local-artifacts"
 
 #: The local AWS takes any credentials.
 _ANYONE = "test"
+
+#: The servers of the shared clusters, by their engines.
+_SERVERS: Mapping[str, type[DatabaseServer]] = {
+    "postgresql": PostgresqlServer,
+    "mysql": MariadbServer,
+}
 
 #: Ports that are taken where they are free.
 _USUAL_PORTS = {"aws": 4566, "postgresql": 54320}
@@ -111,37 +116,34 @@ def _client(service: str, endpoint_url: str, region: str) -> Any:
     return make(service, endpoint_url=endpoint_url, config=_CLIENT_CONFIG)
 
 
-@dataclass(frozen=True, slots=True)
-class RunningStack:
-    """A local stack that runs and is deployed."""
+class RunningStack(BaseModel):
+    """A local stack that runs, as its state file keeps it."""
 
     #: Holds its logs.
     directory: Path
-    aws_port: int
-    postgresql_port: int
+    #: The process of the local AWS.
+    aws: StartedProcess
+    #: Where the local AWS listens, and the server of each engine that this machine has.
+    ports: dict[str, int]
+    #: Names the build that is deployed; empty while none is.
+    deployed: str = ""
     #: The outputs of the deployed stack.
-    outputs: dict[str, str]
+    outputs: dict[str, str] = {}
+    #: Lets containers in; None where Docker leads them here, or nobody has asked for them.
+    relay: StartedProcess | None = None
     #: What containers call this machine; empty where nobody has asked for them.
     container_host: str = ""
-    #: 0 where this machine has no MariaDB.
-    mysql_port: int = 0
     stack_name: str = STACK_NAME
     region: str = REGION
 
     @property
     def endpoint_url(self) -> str:
         """The address of every AWS service."""
-        return aws_server.endpoint_url(self.aws_port)
+        return aws_server.endpoint_url(self.ports["aws"])
 
-    @property
-    def admin_secret_name(self) -> str:
-        """The secret with the platform's own login on the database cluster."""
-        return f"{self.outputs['ResourcePrefix']}/clusters/local"
-
-    @property
-    def mysql_admin_secret_name(self) -> str:
-        """The secret with the platform's own login on the cluster of MySQL."""
-        return f"{self.admin_secret_name}-mysql"
+    def admin_secret_name(self, engine: str) -> str:
+        """Return the secret with the platform's own login on an engine's cluster."""
+        return f"{self.outputs['ResourcePrefix']}/clusters/local-{engine}"
 
     def environment(self) -> dict[str, str]:
         """Return the variables that lead an AWS SDK, or the AWS CLI, here and nowhere else."""
@@ -187,35 +189,6 @@ class LocalStackSettings:
         return cls(directory, for_containers=for_containers)
 
 
-@dataclass(slots=True)
-class _State:
-    """What the state file keeps."""
-
-    aws: StartedProcess
-    aws_port: int
-    postgresql_port: int
-    #: 0 where this machine has no MariaDB.
-    mysql_port: int = 0
-    #: Names the build that is deployed; empty while none is.
-    deployed: str = ""
-    outputs: dict[str, str] = field(default_factory=dict)
-    #: Lets containers in; None where Docker leads them here, or nobody has asked for them.
-    relay: StartedProcess | None = None
-    container_host: str = ""
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the state file keeps."""
-        relay = value["relay"]
-        return cls(
-            **{
-                **value,
-                "aws": StartedProcess(**value["aws"]),
-                "relay": relay and StartedProcess(**relay),
-            }
-        )
-
-
 class LocalStack:
     """One local stack, in its own folder."""
 
@@ -257,7 +230,7 @@ class LocalStack:
                     self._stop()
                 raise
 
-    def _complete(self, state: _State, report: Report) -> RunningStack:
+    def _complete(self, state: RunningStack, report: Report) -> RunningStack:
         """Deploy what has changed, and let containers in where they are asked for."""
         root = self._settings.root
         digest = build.digest_sources(root)
@@ -272,7 +245,7 @@ class LocalStack:
             self._save(state)
         if self._settings.for_containers or state.container_host:
             self._let_containers_in(state, report)
-        return self._describe(state)
+        return state
 
     def down(self) -> bool:
         """Stop everything and forget it; returns whether anything was running."""
@@ -292,57 +265,58 @@ class LocalStack:
         if (
             state is None
             or not state.deployed
-            or not all(server.is_running() for server in self._servers(state).values())
+            or not all(server.is_running() for server in self._servers(state.ports).values())
         ):
             raise LocalStackNotRunningError(
                 "the local stack is not running; start it with `provision up`, or name a deployed "
                 "stack with --stack NAME --region REGION."
             )
-        return self._describe(state)
+        return state
 
     def status(self) -> dict[str, str]:
         """Return where each part of the stack answers; nothing where it does not."""
         state = self._state()
         if state is None:
             return dict.fromkeys(("AWS", "PostgreSQL", "containers", "stack"), "")
-        servers = self._servers(state).items()
+        servers = self._servers(state.ports).values()
         is_relayed = state.relay is None or state.relay.is_running()
         return {
-            "AWS": aws_server.endpoint_url(state.aws_port),
-            **{n: f"{LOOPBACK}:{one.port}" if one.is_running() else "" for n, one in servers},
-            **({} if state.mysql_port else {"MariaDB": "not installed"}),
+            "AWS": state.endpoint_url,
+            "PostgreSQL": "",
+            "MariaDB": "not installed",
+            **{one.name: f"{LOOPBACK}:{one.port}" if one.is_running() else "" for one in servers},
             "containers": state.container_host if is_relayed else "",
             "stack": STACK_NAME if state.deployed else "",
         }
 
-    def _state(self) -> _State | None:
+    def _state(self) -> RunningStack | None:
         """Read the state file; None where the local AWS that it names does not run any more."""
         state = self._saved_state()
         return state if state is not None and state.aws.is_running() else None
 
-    def _saved_state(self) -> _State | None:
+    def _saved_state(self) -> RunningStack | None:
         # What another version has written is as good as none: what runs is found without it.
-        with contextlib.suppress(TypeError, KeyError):
-            return _State.from_json(_read(self._state_file))
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return RunningStack.model_validate_json(self._state_file.read_bytes())
         return None
 
-    def _go_on(self, state: _State, report: Report) -> bool:
+    def _go_on(self, state: RunningStack, report: Report) -> bool:
         """See that the servers run on the data that they had; False where those are gone."""
-        servers = self._servers(state)
-        if not all(server.has_data() for server in servers.values()):
+        servers = self._servers(state.ports).values()
+        if not all(server.has_data() for server in servers):
             return False
-        for name, server in servers.items():
+        for server in servers:
             if not server.is_running():
-                report(f"Starting {name} again")
+                report(f"Starting {server.name} again")
                 server.start()
         for identifier in self._instances.start_again():
             report(f"Starting the server of the instance {identifier} again")
         return True
 
-    def _save(self, state: _State) -> None:
-        _write(self._state_file, asdict(state))
+    def _save(self, state: RunningStack) -> None:
+        _write(self._state_file, state.model_dump_json(indent=2))
 
-    def _start(self, report: Report) -> _State:
+    def _start(self, report: Report) -> RunningStack:
         """Start both servers, empty: the local AWS keeps nothing, so neither does its database.
 
         What is left of the stack before is ended first, functions that were at work among it: they
@@ -353,25 +327,28 @@ class LocalStack:
             report(f"The instances {', '.join(gone)} are gone; removing their servers")
         self._stop()
         usual = _USUAL_PORTS if self._settings.has_usual_ports else {}
-        before = _read(self._ports_file)
-        ports = {name: choose_port(before.get(name), usual.get(name)) for name in _USUAL_PORTS}
-        _write(self._ports_file, ports)
+        before = self._ports_before()
+        names = [*_USUAL_PORTS, *(["mysql"] if mariadb_server.find_program() else [])]
+        ports = {name: choose_port(before.get(name), usual.get(name)) for name in names}
+        _write(self._ports_file, json.dumps(ports))
         report("Starting the local AWS")
         aws = aws_server.start(self._settings.root, self.directory, ports["aws"], region=REGION)
-        state = _State(aws, ports["aws"], ports["postgresql"], mysql_port=_port_of_mysql())
+        state = RunningStack(directory=self.directory, aws=aws, ports=ports)
         self._save(state)
-        for name, server in self._servers(state).items():
-            report(f"Starting {name}")
+        for server in self._servers(ports).values():
+            report(f"Starting {server.name}")
             server.start()
         return state
 
+    def _ports_before(self) -> dict[str, int]:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return dict(json.loads(self._ports_file.read_bytes()))
+        return {}
+
     def _stop(self) -> bool:
         state = self._saved_state()
-        # Without its state they are found by their folders.
-        servers = (
-            self._postgresql(0 if state is None else state.postgresql_port),
-            self._mysql(0 if state is None else state.mysql_port),
-        )
+        # Each is found by its folder.
+        servers = self._servers(dict.fromkeys(_SERVERS, 0)).values()
         running = any(server.is_running() for server in servers)
         if state is not None:
             running = state.aws.stop() or running
@@ -381,11 +358,11 @@ class LocalStack:
         # The relay, and what nobody had the time to write down.
         running = processes.stop_marked(self.directory) or running
         self._state_file.unlink(missing_ok=True)
-        for name in ("aws", "postgresql", "mysql", "sam"):
+        for name in ("aws", *_SERVERS, "sam"):
             shutil.rmtree(self.directory / name, ignore_errors=True)
         return running
 
-    def _let_containers_in(self, state: _State, report: Report) -> None:
+    def _let_containers_in(self, state: RunningStack, report: Report) -> None:
         """Let containers reach both servers, and write what `sam local` tells functions in them."""
         network = containers.find_network()
         if network is None:
@@ -397,40 +374,24 @@ class LocalStack:
                 state.relay.stop()
                 state.relay = None
             report(f"Letting containers in, by {network.host}")
-            ports = tuple(filter(None, (state.aws_port, state.postgresql_port, state.mysql_port)))
             if network.subnet:
+                ports = list(state.ports.values())
                 state.relay = containers.start_relay(network, ports, self.directory)
             state.container_host = network.host
             self._save(state)
-        sam_local.prepare(self._describe(state), self._settings.root)
+        containers.prepare_sam(state, self._settings.root)
 
-    def _describe(self, state: _State) -> RunningStack:
-        return RunningStack(
-            directory=self.directory,
-            aws_port=state.aws_port,
-            postgresql_port=state.postgresql_port,
-            outputs=state.outputs,
-            container_host=state.container_host,
-            mysql_port=state.mysql_port,
-        )
+    def _servers(self, ports: Mapping[str, int]) -> dict[str, DatabaseServer]:
+        """Return the servers of the shared clusters that have a port, by their engines."""
+        return {
+            engine: server(self.directory / engine, ports[engine], stack=self.directory)
+            for engine, server in _SERVERS.items()
+            if engine in ports
+        }
 
-    def _servers(self, state: _State) -> dict[str, DatabaseServer]:
-        """Return the servers of the shared clusters by what people call them."""
-        servers: dict[str, DatabaseServer] = {"PostgreSQL": self._postgresql(state.postgresql_port)}
-        if state.mysql_port:
-            servers["MariaDB"] = self._mysql(state.mysql_port)
-        return servers
-
-    def _mysql(self, port: int) -> MariadbServer:
-        return MariadbServer(self.directory / "mysql", port, stack=self.directory)
-
-    def _postgresql(self, port: int) -> PostgresqlServer:
-        return PostgresqlServer(self.directory / "postgresql", port, stack=self.directory)
-
-    def _deploy(self, state: _State, built: Path) -> None:
-        running = self._describe(state)
+    def _deploy(self, state: RunningStack, built: Path) -> None:
         # SAM would deploy a stack of its own, only for a bucket.
-        buckets = running.client("s3")
+        buckets = state.client("s3")
         with contextlib.suppress(buckets.exceptions.BucketAlreadyOwnedByYou):
             buckets.create_bucket(
                 Bucket=_ARTIFACTS_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
@@ -453,7 +414,7 @@ class LocalStack:
             ],
             environment={
                 **environment.for_programs(self.directory),
-                **running.environment(),
+                **state.environment(),
                 "SAM_CLI_POLL_DELAY": "0.3",
                 "SAM_CLI_TELEMETRY": "0",
             },
@@ -461,67 +422,45 @@ class LocalStack:
             directory=self.directory,
             what="sam deploy",
         )
-        stacks = running.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
+        stacks = state.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"]
         state.outputs = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
-        self._describe_servers(self._describe(state), state)
+        self._describe_servers(state)
 
-    def _describe_servers(self, running: RunningStack, state: _State) -> None:
+    def _describe_servers(self, running: RunningStack) -> None:
         """Do what an operator does once for each cluster and engine.
 
         Keep a cluster's login, describe where it is, and say which instances a project may have.
         """
-        postgresql = self._postgresql(state.postgresql_port)
-        servers: dict[str, tuple[DatabaseServer, str]] = {
-            "postgresql": (postgresql, postgresql.prepare_cluster())
-        }
-        # Without a program of it no instance of MySQL would ever be available.
-        if state.mysql_port:
-            mysql, password = self._mysql(state.mysql_port), secrets.token_hex(20)
-            mysql.make_master_user(PLATFORM_ROLE, password)
-            servers["mysql"] = (mysql, password)
-        for engine, (server, password) in servers.items():
+        for engine, server in self._servers(running.ports).items():
             version = server.version()
             cluster = {
                 "host": LOOPBACK,
                 "port": server.port,
                 "version": version,
-                "admin_secret_arn": _keep_login(running, engine, password),
+                "admin_secret_arn": _keep_login(running, engine, server.prepare_cluster()),
                 "max_tenants": _MAX_TENANTS,
                 # PostgreSQL has no certificate here, and node's `pg` asks for one at `prefer`.
                 "sslmode": "disable",
             }
-            self._put_parameter(running, f"{engine}/local-1", cluster)
+            _put_parameter(running, f"{engine}/local-1", cluster)
+            # Without a program of it no instance of MySQL would ever be available.
             instances = {**_INSTANCES, "versions": [version]}
-            self._put_parameter(running, f"dedicated/{engine}", instances)
-
-    def _put_parameter(self, running: RunningStack, name: str, value: Mapping[str, Any]) -> None:
-        running.client("ssm").put_parameter(
-            Name=f"{running.outputs['ClusterParameterPrefix']}/{REGION}/{name}",
-            Type="String",
-            Value=json.dumps(value),
-            Overwrite=True,
-        )
+            _put_parameter(running, f"dedicated/{engine}", instances)
 
 
-def _port_of_mysql() -> int:
-    """Return a free port for MariaDB; 0 where this machine has none.
-
-    Raises:
-        LocalStackError: somebody has named a folder that holds none.
-    """
-    try:
-        mariadb_server.required_program()
-    except LocalStackError:
-        if mariadb_server.PROGRAMS_VARIABLE in os.environ:
-            raise
-        return 0
-    return choose_port()
+def _put_parameter(running: RunningStack, name: str, value: Mapping[str, Any]) -> None:
+    running.client("ssm").put_parameter(
+        Name=f"{running.outputs['ClusterParameterPrefix']}/{REGION}/{name}",
+        Type="String",
+        Value=json.dumps(value),
+        Overwrite=True,
+    )
 
 
 def _keep_login(running: RunningStack, engine: str, password: str) -> str:
     """Keep the platform's login on a cluster; returns the ARN of the secret."""
     manager = running.client("secretsmanager")
-    name = running.admin_secret_name if engine == "postgresql" else running.mysql_admin_secret_name
+    name = running.admin_secret_name(engine)
     login = json.dumps({"username": PLATFORM_ROLE, "password": password})
     try:
         return str(manager.create_secret(Name=name, SecretString=login)["ARN"])
@@ -529,15 +468,8 @@ def _keep_login(running: RunningStack, engine: str, password: str) -> str:
         return str(manager.put_secret_value(SecretId=name, SecretString=login)["ARN"])
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Read what `_write` has written; nothing where it has not, or not to its end."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    return {}
-
-
-def _write(file: Path, value: Mapping[str, Any]) -> None:
+def _write(file: Path, text: str) -> None:
     """Write a file at once: whoever reads it finds all of it, or what it was before."""
     unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(file)
