@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -47,11 +46,7 @@ def line(console: Console, text: str = "", style: str | None = None) -> None:
 
 def show_json(console: Console, value: Any) -> None:
     """Print JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    if console.is_terminal:
-        console.print_json(text)
-    else:
-        line(console, text)
+    console.print_json(data=value, default=str)
 
 
 def moment(when: datetime) -> str:
@@ -173,14 +168,14 @@ def _lines(job: api.Job, *, with_pending: bool = False) -> list[Text]:
 
 def _notes(job: api.Job, waits: Sequence[api.Wait]) -> list[str]:
     """Return the sentences about a job as a whole: what keeps it from its beginning or its end."""
-    notes = [describe_dispatch_error(job), describe_cancel(job)]
+    notes = [_describe_dispatch_error(job), _describe_cancel(job)]
     for wait in waits:
         what = wait.stage or "The end of the job"
         notes.append(f"{what} waits {_describe_wait(wait.since, wait.until, wait.waiting_for)}")
     return [note for note in notes if note]
 
 
-def describe_cancel(job: api.Job) -> str:
+def _describe_cancel(job: api.Job) -> str:
     """Say that someone has asked for a job to be cancelled that has not ended; else nothing."""
     if job.cancel_requested_at is None or job.status.is_terminal:
         return ""
@@ -194,7 +189,7 @@ def _describe_wait(since: datetime | None, until: datetime | None, waiting_for: 
     return f"since {_clock(since)}, until {_clock(until)} at the latest: {waiting_for}"
 
 
-def describe_dispatch_error(job: api.Job) -> str:
+def _describe_dispatch_error(job: api.Job) -> str:
     """Say why a job that is QUEUED has not begun; nothing where nobody has said so."""
     if job.dispatch_error is None:
         return ""
@@ -294,17 +289,12 @@ _BELOW = "  "
 
 def _below_parents(jobs: Sequence[api.Job]) -> list[api.Job]:
     """Put each clean-up directly below the failed job, where that is there too."""
-    listed = {job.job_id for job in jobs}
-    cleanups: dict[str, list[api.Job]] = {}
-    for job in jobs:
-        if job.parent_id in listed:
-            cleanups.setdefault(job.parent_id, []).append(job)
-    return [
-        shown
-        for job in jobs
-        if job.parent_id not in listed
-        for shown in (job, *cleanups.get(job.job_id, ()))
-    ]
+    places = {job.job_id: place for place, job in enumerate(jobs)}
+
+    def place(job: api.Job) -> tuple[int, bool]:
+        return places.get(job.parent_id, places[job.job_id]), job.parent_id in places
+
+    return sorted(jobs, key=place)
 
 
 def job_notes(jobs: Sequence[api.Job]) -> list[str]:

@@ -46,11 +46,12 @@ def add_job_commands(app: typer.Typer, definitions: JobDefinitions) -> None:
 
 def _group(app: typer.Typer, name: str) -> typer.Typer:
     """Return the group of commands of a name; it is made where there is none."""
-    for info in app.registered_groups:
-        if info.name == name and info.typer_instance is not None:
-            return info.typer_instance
-    made = typer.Typer(help=f"Enqueue jobs about a project's {name}.")
-    app.add_typer(made, name=name)
+    for registered in app.registered_groups:
+        group = registered.typer_instance
+        if group is not None and group.info.name == name:
+            return group
+    made = typer.Typer(name=name, help=f"Enqueue jobs about a project's {name}.")
+    app.add_typer(made)
     return made
 
 

@@ -31,17 +31,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(local_commands.app)
-project_app = typer.Typer(help="Create and show projects.")
-keys_app = typer.Typer(help="Hand over, rotate, revoke and list API keys.")
-app.add_typer(project_app, name="project")
-app.add_typer(keys_app, name="keys")
-dlq_app = typer.Typer(help="Look at dead letters, and send them on their way again.")
-app.add_typer(dlq_app, name="dlq")
-snapshots_app = typer.Typer(help="List and restore the final snapshots of databases.")
-app.add_typer(snapshots_app, name="snapshots")
-new_app = typer.Typer(help="Write what extends this project.")
-app.add_typer(new_app, name="new")
+project_app = typer.Typer(name="project", help="Create and show projects.")
+keys_app = typer.Typer(name="keys", help="Hand over, rotate, revoke and list API keys.")
+dlq_app = typer.Typer(name="dlq", help="Look at dead letters, and send them on their way again.")
+snapshots_app = typer.Typer(
+    name="snapshots", help="List and restore the final snapshots of databases."
+)
+new_app = typer.Typer(name="new", help="Write what extends this project.")
+for group in (local_commands.app, project_app, keys_app, dlq_app, snapshots_app, new_app):
+    app.add_typer(group)
 
 #: Seconds in which the dispatcher, started anew, has stored the job of a message.
 _APPEARS_SECONDS = 15.0
@@ -216,8 +214,8 @@ def history(job_id: JobId) -> None:
     job = api.get_job(find_job_id(job_id))
     console = Console()
     display.show_table(console, display.history_rows(job.history))
-    if job.dispatch_error is not None:
-        display.line(console, display.describe_dispatch_error(job))
+    for note in display.job_notes([job]):
+        display.line(console, note)
 
 
 @new_app.command("job-type")

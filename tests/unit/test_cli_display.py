@@ -118,12 +118,11 @@ def test_a_queued_job_says_why_it_has_not_begun() -> None:
         "StartExecution: AccessDeniedException. Its message is delivered again."
     )
 
-    assert display.describe_dispatch_error(queued) == sentence
     assert sentence in shown(300, lambda console: console.print(display._stages(queued, None)))
     (row,) = display.job_rows([queued])
     assert (row["status"], row["error"]) == ("QUEUED", "INSUFFICIENT_PERMISSIONS")
     assert display.job_notes([job(), queued]) == [f"job {queued.job_id}: {sentence}"]
-    assert display.describe_dispatch_error(replace(queued, dispatch_error=None)) == ""
+    assert display.job_notes([replace(queued, dispatch_error=None)]) == []
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -96,15 +96,10 @@ def _environment(directory: Path, port: int, region: str) -> dict[str, str]:
 
 def _wait_until_it_answers(process: StartedProcess, port: int, log: Path) -> None:
     processes.wait_until(lambda: answers(port) or not process.is_running(), _START_SECONDS)
-    if not process.is_running():
+    if not (process.is_running() and answers(port)):
         raise LocalStackError(
-            f"the local AWS ended at its start; its output is in {log}:\n"
+            f"the local AWS does not answer on port {port}, or has ended; its output is in {log}:\n"
             f"{processes.last_lines(log)}"
-        )
-    if not answers(port):
-        raise LocalStackError(
-            f"the local AWS does not answer on port {port} after {_START_SECONDS:.0f} seconds; "
-            f"its output is in {log}."
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from provisioner.provisioning.projects import ProjectStore
 
 from provision_cli.local import environment, processes
 from provision_cli.local.errors import LocalStackError
+from provision_cli.local.ports import is_listened_on, listen_error
 from provision_cli.local.processes import StartedProcess
 
 if TYPE_CHECKING:
@@ -83,19 +83,10 @@ def find_network() -> ContainerNetwork | None:
     for config in json.loads(asked.stdout) or ():
         subnet = ipaddress.ip_network(config["Subnet"])
         address = str(config.get("Gateway") or next(subnet.hosts()))
-        if subnet.version == 4 and _is_of_this_machine(address):  # noqa: PLR2004 - IPv4
+        if subnet.version == 4 and listen_error(0, address) is None:  # noqa: PLR2004 - IPv4
             return ContainerNetwork(address, str(subnet))
     # An engine in a machine of its own, such as Docker Desktop's.
     return ContainerNetwork(DESKTOP_HOST)
-
-
-def _is_of_this_machine(address: str) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True
 
 
 def start_relay(network: ContainerNetwork, ports: Sequence[int], directory: Path) -> StartedProcess:
@@ -120,22 +111,17 @@ def start_relay(network: ContainerNetwork, ports: Sequence[int], directory: Path
         directory=directory,
     )
 
-    def is_listened_on() -> bool:
-        return all(_is_listened_on(network.host, port) for port in ports)
+    def is_ready() -> bool:
+        return all(is_listened_on(port, network.host) for port in ports)
 
-    processes.wait_until(lambda: is_listened_on() or not relay.is_running(), _START_SECONDS)
-    if not is_listened_on():
+    processes.wait_until(lambda: is_ready() or not relay.is_running(), _START_SECONDS)
+    if not is_ready():
         relay.stop()
         raise LocalStackError(
             f"containers: ports {' and '.join(map(str, ports))} of {network.host} cannot be "
             f"listened on; stop what uses them. The log is {log}:\n{processes.last_lines(log)}"
         )
     return relay
-
-
-def _is_listened_on(address: str, port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((address, port)) == 0
 
 
 def prepare_sam(stack: RunningStack, root: Path) -> None:

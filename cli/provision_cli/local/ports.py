@@ -24,18 +24,21 @@ def choose_port(*preferred: int | None) -> int:
 
 def _is_free(port: int) -> bool:
     # Some systems let a second one listen on one address where the first listens on all of them.
+    return not is_listened_on(port) and listen_error(port) is None
+
+
+def is_listened_on(port: int, address: str = LOOPBACK) -> bool:
+    """Whether a server listens on a port."""
     with socket.socket() as probe:
-        if probe.connect_ex((LOOPBACK, port)) == 0:
-            return False
-    return listen_error(port) is None
+        return probe.connect_ex((address, port)) == 0
 
 
-def listen_error(port: int) -> OSError | None:
+def listen_error(port: int, address: str = LOOPBACK) -> OSError | None:
     """Return what keeps a server from listening on a port; None where nothing does."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
         except OSError as error:
             return error
     return None

@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,15 +118,12 @@ def wait_until(condition: Callable[[], object], seconds: float) -> bool:
 def end_by_signals() -> Iterator[None]:
     """Let signals that end this process raise, so that it can stop what it has started.
 
-    A second one does not keep it from that. In a thread that gets no signals nothing changes.
+    A second one does not keep it from that. Only a main thread may ask for it.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
         SystemExit: another signal, with the shell's code for it.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def end(number: int, _: object) -> None:
         for one in before:

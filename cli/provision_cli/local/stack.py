@@ -462,10 +462,9 @@ def _keep_login(running: RunningStack, engine: str, password: str) -> str:
     manager = running.client("secretsmanager")
     name = running.admin_secret_name(engine)
     login = json.dumps({"username": PLATFORM_ROLE, "password": password})
-    try:
-        return str(manager.create_secret(Name=name, SecretString=login)["ARN"])
-    except manager.exceptions.ResourceExistsException:
-        return str(manager.put_secret_value(SecretId=name, SecretString=login)["ARN"])
+    with contextlib.suppress(manager.exceptions.ResourceExistsException):
+        manager.create_secret(Name=name)
+    return str(manager.put_secret_value(SecretId=name, SecretString=login)["ARN"])
 
 
 def _write(file: Path, text: str) -> None:
