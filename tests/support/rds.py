@@ -80,7 +80,7 @@ class Database:
 
     def restore(self, snapshot: str = SNAPSHOT, owner: Ownership = OWNER, **other: Any) -> Instance:
         description = dataclasses.replace(self.description, **other)
-        return rds.restore_instance(self.client, description, owner, snapshot=snapshot, final=FINAL)
+        return rds.ensure_instance(self.client, description, owner, snapshot=snapshot, final=FINAL)
 
     def find(self, owner: Ownership = OWNER) -> Instance | None:
         return rds.find_instance(self.client, NAME, claim=owner.owns, final=FINAL)
@@ -92,9 +92,8 @@ class Database:
         return rds.repair_instance(self.client, self.description, owner, final=FINAL)
 
     def change_password(self, password: str = PASSWORD) -> None:
-        rds.change_master_password(
-            self.client, NAME, password=password, claim=OWNER.owns, final=FINAL
-        )
+        description = dataclasses.replace(self.description, password=password)
+        rds.change_master_password(self.client, description, claim=OWNER.owns, final=FINAL)
 
     def make(self, tags: dict[str, str], **other: Any) -> None:
         """Make an instance as someone else does."""

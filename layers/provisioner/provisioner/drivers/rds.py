@@ -10,7 +10,7 @@ instance".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,7 +29,6 @@ from provisioner.drivers.drift import (
 )
 from provisioner.drivers.rds_description import (
     InstanceDescription,
-    check_password,
     differences,
     grown_storage,
     name_of,
@@ -180,73 +179,88 @@ class Instance:
 
 
 def ensure_instance(
-    client: RDSClient, description: InstanceDescription, owner: Ownership, *, final: ErrorType
+    client: RDSClient,
+    description: InstanceDescription,
+    owner: Ownership,
+    *,
+    snapshot: str | None = None,
+    final: ErrorType,
 ) -> Instance:
     """Return the project's instance; make it where it is missing, and put right what has drifted.
 
     One that was stopped is started. One that is being deleted is returned as DELETING; a later call
     makes it anew.
 
+    One that is made of a snapshot has its master user with the password of that time:
+    `change_master_password` gives it another. Its engine, encryption and version are the snapshot's
+    too. What is there already is taken for what a run before has restored.
+
     Args:
         client: RDS in the instance's region.
-        description: what the instance is to be.
+        description: what the instance is to be; the storage must be the snapshot's at least.
         owner: the marker of what the job makes.
+        snapshot: what it is made of, whose it is has been looked at; None for one that is empty.
         final: the error type of causes that stay.
 
     Raises:
         CONFLICT: an instance of that identifier is not the project's.
         QUOTA_EXCEEDED: a quota of the account, or the instance's storage, is used up.
         NETWORK_ERROR: also where AWS has no capacity for the size now.
-        final: also where the project's instance is another than described, or has failed.
+        final: also where the project's instance is another than described, or has failed, or the
+            snapshot is gone.
         ProvisioningError: as `translate_errors` says.
     """
+    verb = "create" if snapshot is None else "restore"
+    with translate_rds_errors(final, f"{verb} the database instance"):
+        found = _describe(client, description.identifier)
+        if found is None:
+            made = _make(client, description, owner, snapshot, final)
+            if made is not None:
+                return made
+            # Another run has just made it, or someone else has.
+            found = _describe(client, description.identifier)
+        if found is None:
+            raise failure(
+                ErrorType.TIMEOUT,
+                "The database instance of the project changed while it was created.",
+                f"instance {description.identifier}: is there and is not",
+            )
+        return _make_right(client, found, description, owner, final)
 
-    def make() -> DBInstanceTypeDef:
-        return client.create_db_instance(
-            Engine=description.engine,
-            EngineVersion=description.version,
-            AllocatedStorage=description.storage_gb,
-            MasterUsername=description.user,
-            MasterUserPassword=description.password,
-            StorageEncrypted=True,
-            **settings_of_new(description, owner),
-        )["DBInstance"]
 
-    with translate_rds_errors(final, "create the database instance"):
-        return _ensure(client, description, owner, final, make)
-
-
-def restore_instance(
+def _make(
     client: RDSClient,
     description: InstanceDescription,
     owner: Ownership,
-    *,
-    snapshot: str,
+    snapshot: str | None,
     final: ErrorType,
-) -> Instance:
-    """Return the project's instance; make it of a snapshot where it is missing.
+) -> Instance | None:
+    """Make an instance; None where there is one by now."""
+    try:
+        made = (
+            _create(client, description, owner)
+            if snapshot is None
+            else _restore(client, description, owner, snapshot, final)
+        )
+    except client.exceptions.DBInstanceAlreadyExistsFault:
+        return None
+    except ClientError as error:
+        raise _explain(error, description, final) from None
+    return _read_changed(made, description.identifier)
 
-    It has the snapshot's master user with the password of that time: `change_master_password` gives
-    it another. Its engine, encryption and version are the snapshot's too. What is there already is
-    taken for what a run before has restored.
 
-    Args:
-        client: RDS in the instance's region.
-        description: what the instance is to be; the storage must be the snapshot's at least.
-        owner: the marker of what the job makes.
-        snapshot: the snapshot's identifier; whose it is has been looked at.
-        final: the error type of causes that stay.
-
-    Raises:
-        final: also where the snapshot is gone.
-        CONFLICT, QUOTA_EXCEEDED, NETWORK_ERROR, and what else: as of `ensure_instance`.
-    """
-
-    def make() -> DBInstanceTypeDef:
-        return _restore(client, description, owner, snapshot, final)
-
-    with translate_rds_errors(final, "restore the database instance"):
-        return _ensure(client, description, owner, final, make)
+def _create(
+    client: RDSClient, description: InstanceDescription, owner: Ownership
+) -> DBInstanceTypeDef:
+    return client.create_db_instance(
+        Engine=description.engine,
+        EngineVersion=description.version,
+        AllocatedStorage=description.storage_gb,
+        MasterUsername=description.user,
+        MasterUserPassword=description.password,
+        StorageEncrypted=True,
+        **settings_of_new(description, owner),
+    )["DBInstance"]
 
 
 def _restore(
@@ -274,6 +288,36 @@ def _restore(
         # It comes into being with its tags; an emulator may leave them out.
         client.add_tags_to_resource(ResourceName=restored["DBInstanceArn"], Tags=owner.tag_list())
     return restored
+
+
+def _make_right(
+    client: RDSClient,
+    found: DBInstanceTypeDef,
+    description: InstanceDescription,
+    owner: Ownership,
+    final: ErrorType,
+) -> Instance:
+    """Start what was stopped, put right what has drifted, and refuse what is not as described."""
+    identifier = description.identifier
+    if not owner.owns(tags_of(found)):
+        raise conflict("database instance", identifier)
+    instance = _usable(found, final)
+    if instance.state is RdsState.DELETING:
+        return instance
+    difference = next(differences(found, description), None)
+    if difference is not None:
+        raise failure(
+            final,
+            f"The database instance {identifier} of the project is another than asked for. "
+            f"{difference.why}",
+            f"instance {identifier}: {difference.what}",
+        )
+    if instance.state is RdsState.STOPPED:
+        return start_instance(client, identifier)
+    # In no other status it can be modified, and a project can be made all the same.
+    if instance.status == "available" and _put_right(client, found, description):
+        return _instance(_describe(client, identifier) or found)
+    return instance
 
 
 def find_instance(
@@ -334,17 +378,16 @@ def _unprotect(client: RDSClient, identifier: str) -> bool:
 
 
 def change_master_password(
-    client: RDSClient, identifier: str, *, password: str, claim: Claim, final: ErrorType
+    client: RDSClient, description: InstanceDescription, *, claim: Claim, final: ErrorType
 ) -> bool:
-    """Ask for a password for the instance's master user; RDS sets it within some minutes.
+    """Ask for the password for the instance's master user; RDS sets it within some minutes.
 
     Until it has, `is_password_pending` says so of the instance. Source: Amazon RDS API Reference,
     ModifyDBInstance, MasterUserPassword.
 
     Args:
         client: RDS in the instance's region.
-        identifier: the instance.
-        password: 8 to 41 characters, as of `InstanceDescription`.
+        description: the instance, with the password.
         claim: says whether it may be changed.
         final: the error type of causes that stay.
 
@@ -352,17 +395,16 @@ def change_master_password(
         Whether RDS takes the request in the instance's status; if not, a later call asks again.
 
     Raises:
-        ValueError: RDS takes no such password.
         final: also where there is no such instance that is claimed.
         ProvisioningError: as `translate_errors` says.
     """
-    check_password(password)
+    identifier = description.identifier
     with translate_rds_errors(final, "change the password of the database instance"):
         if _find(client, identifier, claim) is None:
             raise _missing(identifier, final)
         try:
             modified = client.modify_db_instance(
-                DBInstanceIdentifier=identifier, MasterUserPassword=password
+                DBInstanceIdentifier=identifier, MasterUserPassword=description.password
             )["DBInstance"]
         except client.exceptions.InvalidDBInstanceStateFault:
             return False
@@ -464,50 +506,6 @@ def start_instance(client: RDSClient, identifier: str) -> Instance:
         if found is None:
             raise
         return _instance(found)
-
-
-def _ensure(
-    client: RDSClient,
-    description: InstanceDescription,
-    owner: Ownership,
-    final: ErrorType,
-    make: Callable[[], DBInstanceTypeDef],
-) -> Instance:
-    identifier = description.identifier
-    found = _describe(client, identifier)
-    if found is None:
-        try:
-            return _read_changed(make(), identifier)
-        except client.exceptions.DBInstanceAlreadyExistsFault:
-            # Another run has just made it, or someone else has.
-            found = _describe(client, identifier)
-        except ClientError as error:
-            raise _explain(error, description, final) from None
-        if found is None:
-            raise failure(
-                ErrorType.TIMEOUT,
-                "The database instance of the project changed while it was created.",
-                f"instance {identifier}: is there and is not",
-            )
-    if not owner.owns(tags_of(found)):
-        raise conflict("database instance", identifier)
-    instance = _usable(found, final)
-    if instance.state is RdsState.DELETING:
-        return instance
-    difference = next(differences(found, description), None)
-    if difference is not None:
-        raise failure(
-            final,
-            f"The database instance {identifier} of the project is another than asked for. "
-            f"{difference.why}",
-            f"instance {identifier}: {difference.what}",
-        )
-    if instance.state is RdsState.STOPPED:
-        return start_instance(client, identifier)
-    # In no other status it can be modified, and a project can be made all the same.
-    if instance.status == "available" and _put_right(client, found, description):
-        return _instance(_describe(client, identifier) or found)
-    return instance
 
 
 def _explain(error: ClientError, description: InstanceDescription, final: ErrorType) -> Exception:

@@ -45,18 +45,6 @@ _FIRST_SETTINGS: dict[str, Any] = {
 }
 
 
-def check_password(password: str) -> None:
-    """Refuse a master password that RDS refuses of some engine.
-
-    Raises:
-        ValueError: it is one; the message does not tell it.
-    """
-    if not _MASTER_PASSWORD.fullmatch(password):
-        raise ValueError(
-            "password: RDS takes 8 to 41 printable characters of ASCII, no space, none of / \" ' @."
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class InstanceDescription:
     """What an instance is to be; the password is left out of its text form.
@@ -99,7 +87,12 @@ class InstanceDescription:
                 f"identifier: RDS takes at most {_IDENTIFIER_LENGTH} lower-case letters, digits "
                 "and single hyphens, first a letter and last no hyphen."
             )
-        check_password(self.password)
+        if not _MASTER_PASSWORD.fullmatch(self.password):
+            # The message does not tell it.
+            raise ValueError(
+                "password: RDS takes 8 to 41 printable characters of ASCII, no space, none of "
+                "/ \" ' @."
+            )
         for name, bounds in _BOUNDS.items():
             if getattr(self, name) not in bounds:
                 raise ValueError(f"{name}: RDS takes {bounds.start} to {bounds[-1]}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from provisioner.drivers import rds as driver
@@ -31,14 +32,13 @@ from provisioner.provisioning.job_types.deprovision_project import (
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming, instance_snapshot_name
 from provisioner.provisioning.projects import (
-    Project,
     ProjectBusyError,
     ProjectReader,
     ProjectStatus,
     ProjectStore,
 )
 from provisioner.provisioning.quotas import QuotaReachedError
-from provisioner.provisioning.stages.find_project import locate, read_project
+from provisioner.provisioning.stages.find_project import Location, locate, read_project
 from provisioner.provisioning.stages.repair import report, skip
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ MASTER_USER = "provisioner"
 
 #: MySQL takes 41. Source: Amazon RDS API Reference, CreateDBInstance, MasterUserPassword.
 _PASSWORD_LENGTH = 40
+
+_CREATION = ErrorType.DATABASE_CREATION_FAILED
 
 #: Where the servers of a technology listen.
 _PORTS = {Engine.POSTGRESQL: 5432, Engine.MYSQL: 3306}
@@ -71,10 +73,6 @@ def ensure_instance(
     master user: whatever a crash leaves, the next run goes on with both. That the server lets one
     log in, CREATING_DATABASE finds out, which can reach it.
 
-    An instance that is made of a snapshot comes with the password that its master user had then. It
-    is given the secret's once it serves, and the stage waits until AWS has set it. To ask for that
-    twice does no harm; the project's item keeps of which instance it was asked, so that it is once.
-
     Raises:
         INVALID_PAYLOAD: the operator does not allow the instance any more, or the project has no
             such snapshot, or the snapshot does not fit what is asked for.
@@ -86,65 +84,57 @@ def ensure_instance(
     payload = job.payload_as(ProvisionProjectPayload)
     owner = naming.owner(payload.project_id, job.job_id)
     client = rds(payload.region)
-    instance = read_project(job, projects).instance
-    if instance is None:
-        snapshot = _find_snapshot(client, payload, owner)
-        if snapshot is not None and snapshot.state is RdsState.PENDING:
-            return Waiting(f"the snapshot {snapshot.identifier} is {snapshot.status}")
-        instance = _settle(
-            job, payload, snapshot, projects=projects, catalogue=catalogue, naming=naming
-        )
+    instance = read_project(job, projects).instance or _settle(
+        job, payload, client, projects=projects, catalogue=catalogue, naming=naming
+    )
+    if isinstance(instance, Waiting):
+        return instance
     login = ensure_secret(
         secrets_manager,
         name=instance.admin_secret,
         owner=owner,
         make=lambda: {"username": MASTER_USER, "password": new_password(_PASSWORD_LENGTH)},
-        final=ErrorType.DATABASE_CREATION_FAILED,
+        final=_CREATION,
     )
-    password = str(login.value["password"])
-    wanted = description(instance, password)
-    if instance.snapshot is None:
-        made = driver.ensure_instance(
-            client, wanted, owner, final=ErrorType.DATABASE_CREATION_FAILED
-        )
-    else:
-        made = driver.restore_instance(
-            client,
-            wanted,
-            owner,
-            snapshot=instance.snapshot,
-            final=ErrorType.DATABASE_CREATION_FAILED,
-        )
+    wanted = description(instance, str(login.value["password"]))
+    made = driver.ensure_instance(
+        client, wanted, owner, snapshot=instance.snapshot, final=_CREATION
+    )
     if not made.is_ready or made.host is None or made.port is None:
         return Waiting(f"the database instance {instance.identifier} is {made.status}")
-    if instance.snapshot is not None and instance.password_asked_of != made.resource_id:
-        if not driver.change_master_password(
-            client,
-            instance.identifier,
-            password=password,
-            claim=owner.owns,
-            final=ErrorType.DATABASE_CREATION_FAILED,
-        ):
-            return Waiting(f"the database instance {instance.identifier} is {made.status}")
-        # One that vanishes and is made of the snapshot again is another, and is asked anew.
-        instance = replace(instance, password_asked_of=made.resource_id)
-        projects.places.keep_instance(payload.project_id, instance)
-        # AWS may not tell yet that it has the password still to set: the next look does.
-        return Waiting(f"the database instance {instance.identifier} gets its password")
-    if made.is_password_pending:
-        return Waiting(f"the database instance {instance.identifier} gets its password")
-    projects.places.keep_instance(
-        payload.project_id,
-        replace(instance, host=made.host, port=made.port, version=made.version),
-    )
+    keep = partial(projects.places.keep_instance, payload.project_id)
+    ask = partial(driver.change_master_password, client, wanted, claim=owner.owns, final=_CREATION)
+    waiting = _wait_for_password(instance, made, ask=ask, keep=keep)
+    if waiting is not None:
+        return waiting
+    keep(replace(instance, host=made.host, port=made.port, version=made.version))
     return StageOutcome(
-        output={
-            "identifier": made.identifier,
-            "size": made.size,
-            "storage_gb": made.storage_gb,
-        },
+        output={"identifier": made.identifier, "size": made.size, "storage_gb": made.storage_gb},
         check=f"database instance {made.identifier} is {made.status}, at {made.host}:{made.port}",
     )
+
+
+def _wait_for_password(
+    instance: DedicatedInstance,
+    made: driver.Instance,
+    *,
+    ask: Callable[[], bool],
+    keep: Callable[[DedicatedInstance], None],
+) -> Waiting | None:
+    """Ask AWS to give the master user the secret's password, where a snapshot has brought another.
+
+    To ask for that twice does no harm; the project's item keeps of which instance it was asked, so
+    that it is once.
+    """
+    waiting = Waiting(f"the database instance {instance.identifier} gets its password")
+    if instance.snapshot is None or instance.password_asked_of == made.resource_id:
+        return waiting if made.is_password_pending else None
+    if not ask():
+        return Waiting(f"the database instance {instance.identifier} is {made.status}")
+    # One that vanishes and is made of the snapshot again is another, and is asked anew.
+    keep(replace(instance, password_asked_of=made.resource_id))
+    # AWS may not tell yet that it has the password still to set: the next look does.
+    return waiting
 
 
 def description(instance: DedicatedInstance, password: str) -> InstanceDescription:
@@ -172,9 +162,7 @@ def _find_snapshot(
     identifier = payload.database.snapshot
     if identifier is None:
         return None
-    snapshot = find_snapshot(
-        client, identifier, claim=owner.owns, final=ErrorType.DATABASE_CREATION_FAILED
-    )
+    snapshot = find_snapshot(client, identifier, claim=owner.owns, final=_CREATION)
     if snapshot is None:
         raise failure(
             ErrorType.INVALID_PAYLOAD,
@@ -193,21 +181,19 @@ def _find_snapshot(
 def _settle(
     job: JobInput,
     payload: ProvisionProjectPayload,
-    snapshot: InstanceSnapshot | None,
+    client: RDSClient,
     *,
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     naming: Naming,
-) -> DedicatedInstance:
+) -> DedicatedInstance | Waiting:
     """Settle what the instance is to be, and count it; return what another run has settled."""
+    snapshot = _find_snapshot(client, payload, naming.owner(payload.project_id, job.job_id))
+    if snapshot is not None and snapshot.state is RdsState.PENDING:
+        return Waiting(f"the snapshot {snapshot.identifier} is {snapshot.status}")
     allowance = catalogue.allowance(payload.region, payload.database.engine)
-    wanted = wanted_instance(
-        payload,
-        allowance,
-        naming.names(payload.project_id),
-        job_id=job.job_id,
-        snapshot=snapshot,
-    )
+    names = naming.names(payload.project_id)
+    wanted = wanted_instance(payload, allowance, names, job_id=job.job_id, snapshot=snapshot)
     maximum = 0 if allowance is None else allowance.maximum
     try:
         projects.places.place(
@@ -287,11 +273,10 @@ def ensure_instance_snapshot(
 ) -> StageOutcome | Waiting:
     """Have AWS take a snapshot of the instance, and wait until it can be restored.
 
-    A dump of an instance can take longer than a function runs; its snapshot takes as long as it
-    takes. Run again, the stage finds the snapshot that it has begun. There is none of an instance
-    that AWS never made, or that an earlier job has removed or begun to: that one has seen to it.
-
-    How long it is kept is what the operator says now, and not when the instance was made.
+    A dump of an instance can take longer than a function runs. Run again, the stage finds the
+    snapshot that it has begun. There is none of an instance that AWS never made, or that an earlier
+    job has removed or begun to: that one has seen to it. How long it is kept is what the operator
+    says now, and not when the instance was made.
 
     Raises:
         DATABASE_CREATION_FAILED: the operator's parameter is wrong; the message names it.
@@ -304,24 +289,21 @@ def ensure_instance_snapshot(
     instance = None if location.project is None else location.project.instance
     if instance is None:
         return StageOutcome(skipped=True, check="the project has no instance of its own")
-    names, owner = location.names, location.owner
-    identifier = instance_snapshot_name(names, job.job_id)
-    client = rds(location.region)
-    if _may_have_no_instance(location.project):
-        begun = find_snapshot(client, identifier, claim=owner.owns, final=ErrorType.SNAPSHOT_FAILED)
-        if begun is None and _has_no_instance(client, names.instance, owner):
-            check = f"the database instance {names.instance} is gone, or goes, or was never made"
-            return StageOutcome(skipped=True, check=check)
+    name, client = location.names.instance, rds(location.region)
+    identifier = instance_snapshot_name(location.names, job.job_id)
+    if _has_no_instance(client, location, identifier):
+        check = f"the database instance {name} is gone, or goes, or was never made"
+        return StageOutcome(skipped=True, check=check)
     snapshot = ensure_snapshot(
         client,
         identifier,
-        instance=names.instance,
-        owner=owner,
+        instance=name,
+        owner=location.owner,
         kept_until=jobs.now().date() + timedelta(days=_days(instance, catalogue)),
         final=ErrorType.SNAPSHOT_FAILED,
     )
     if snapshot is None:
-        return Waiting(f"the database instance {names.instance} takes no snapshot yet")
+        return Waiting(f"the database instance {name} takes no snapshot yet")
     if snapshot.state is not RdsState.READY:
         return Waiting(f"the snapshot {identifier} is {snapshot.status}")
     result = InstanceSnapshotResult(
@@ -345,15 +327,22 @@ def _days(instance: DedicatedInstance, catalogue: ClusterCatalogue) -> int:
     return SNAPSHOT_DAYS if allowance is None else allowance.snapshot_days
 
 
-def _may_have_no_instance(project: Project | None) -> bool:
-    """Whether a job has begun to remove the instance, or none has seen it serve."""
-    if project is None or project.instance is None or project.instance.host is None:
-        return True
-    return project.status_before is ProjectStatus.DEPROVISIONING
+def _has_no_instance(client: RDSClient, location: Location, identifier: str) -> bool:
+    """Whether there is nothing to take a snapshot of, and no run before has begun to.
 
-
-def _has_no_instance(client: RDSClient, identifier: str, owner: Ownership) -> bool:
-    found = find_instance(client, identifier, claim=owner.owns, final=ErrorType.SNAPSHOT_FAILED)
+    Of an instance that a job has seen serve, and that none has begun to remove, nothing is asked.
+    """
+    project, claim, final = location.project, location.owner.owns, ErrorType.SNAPSHOT_FAILED
+    if (
+        project is not None
+        and project.status_before is not ProjectStatus.DEPROVISIONING
+        and project.instance is not None
+        and project.instance.host is not None
+    ):
+        return False
+    if find_snapshot(client, identifier, claim=claim, final=final) is not None:
+        return False
+    found = find_instance(client, location.names.instance, claim=claim, final=final)
     return found is None or found.state is RdsState.DELETING
 
 
