@@ -177,7 +177,7 @@ def auth(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[Auth]:
 def test_a_project_gets_a_pool_and_an_app_client(auth: Auth) -> None:
     pool = auth.ensure()
     (made,) = auth.pools().values()
-    assert (pool.pool_id, pool.arn) == (made["Id"], made["Arn"])
+    assert pool.pool_id == made["Id"]
     assert pool.endpoint == f"https://cognito-idp.{REGION}.amazonaws.com/{pool.pool_id}"
     assert made["UserPoolTags"] == OWNER.tags()
     assert made["UsernameAttributes"] == made["AutoVerifiedAttributes"] == ["email"]
@@ -208,7 +208,7 @@ def test_a_second_run_only_looks(auth: Auth, owner: Ownership) -> None:
     assert auth.pools() == before
 
 
-def ensure_first(auth: Auth, made: list[tuple[str, ...]] | None = None) -> UserPool:
+def ensure_first(auth: Auth, made: list[Any] | None = None) -> UserPool:
     """Ensure as the first run of a project's first job does: nothing can be there."""
     return cognito.ensure_user_pool(
         auth.client,
@@ -216,14 +216,15 @@ def ensure_first(auth: Auth, made: list[tuple[str, ...]] | None = None) -> UserP
         client_name="nm-shop-app",
         owner=OWNER,
         may_exist=False,
-        made=lambda *ids: None if made is None else made.append(ids),
+        made=[].append if made is None else made.append,
+        made_client=[].append if made is None else made.append,
     )
 
 
 def test_where_none_can_be_there_a_pool_is_made_without_a_look_at_the_others(auth: Auth) -> None:
     auth.make_pool({}, name="of-another")
     auth.core.calls.clear()
-    made: list[tuple[str, ...]] = []
+    made: list[Any] = []
     pool = ensure_first(auth, made)
     auth.check(pool)
     assert [name for name, _ in auth.core.calls] == [
@@ -232,7 +233,7 @@ def test_where_none_can_be_there_a_pool_is_made_without_a_look_at_the_others(aut
         f"{IDP}.DescribeUserPool",
         f"{IDP}.DescribeUserPoolClient",
     ]
-    assert made == [(pool.pool_id,), (pool.pool_id, pool.client_id)]
+    assert len(made) == 2
     again = auth.ensure()
     assert again == pool
     assert (pool.is_only, again.is_only) == (True, False)
@@ -257,21 +258,20 @@ def test_what_a_repeated_request_may_have_made_twice_is_there_once(
     assert list(auth.clients(pool.pool_id)) == [pool.client_id]
 
 
-def keep_one(auth: Auth, made: str, kept: str) -> None:
-    cognito.keep_one_pool(auth.client, name="nm-shop", owner=OWNER, made=made, kept=kept)
-
-
 @pytest.mark.parametrize("is_kept_known", [True, False])
 @pytest.mark.parametrize("is_ours_kept", [True, False])
 def test_of_two_runs_pools_the_one_that_is_the_project_s_stays(
     auth: Auth, *, is_kept_known: bool, is_ours_kept: bool
 ) -> None:
-    ours, theirs = auth.make_pool(OWNER.tags()), auth.make_pool(OWNER.tags())
+    made: list[Any] = []
+    ours = ensure_first(auth, made).pool_id
+    theirs = auth.make_pool(OWNER.tags())
     set_age(ours, 2025 if is_ours_kept else 2027)
     set_age(theirs, 2026)
     kept = ours if is_ours_kept else theirs
+    keep_one, _ = made
     for _ in range(2):
-        keep_one(auth, ours, kept if is_kept_known else "")
+        keep_one(kept if is_kept_known else "")
     assert set(auth.pools()) == ({ours, theirs} if is_ours_kept else {theirs})
 
 
@@ -280,20 +280,16 @@ def test_of_two_runs_pools_the_one_that_is_the_project_s_stays(
 def test_of_two_runs_clients_the_one_that_is_the_project_s_stays(
     auth: Auth, *, is_kept_known: bool, is_ours_kept: bool
 ) -> None:
-    pool_id = auth.make_pool(OWNER.tags())
-    ours, theirs = auth.make_client(pool_id), auth.make_client(pool_id)
-    set_age(pool_id, 2025 if is_ours_kept else 2027, ours)
-    set_age(pool_id, 2026, theirs)
+    made: list[Any] = []
+    pool = ensure_first(auth, made)
+    ours, theirs = pool.client_id, auth.make_client(pool.pool_id)
+    set_age(pool.pool_id, 2025 if is_ours_kept else 2027, ours)
+    set_age(pool.pool_id, 2026, theirs)
     kept = ours if is_ours_kept else theirs
+    _, keep_one = made
     for _ in range(2):
-        cognito.keep_one_client(
-            auth.client,
-            pool_id=pool_id,
-            name="nm-shop-app",
-            made=ours,
-            kept=kept if is_kept_known else "",
-        )
-    assert set(auth.clients(pool_id)) == ({ours, theirs} if is_ours_kept else {theirs})
+        keep_one(kept if is_kept_known else "")
+    assert set(auth.clients(pool.pool_id)) == ({ours, theirs} if is_ours_kept else {theirs})
 
 
 def test_a_pool_that_is_told_of_without_the_marker_is_a_conflict(auth: Auth) -> None:

@@ -8,11 +8,11 @@ Source: AWS AppSync API Reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.aws_errors import is_sent_once, translate_errors
+from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.drift import (
     MADE_AGAIN,
     Drift,
@@ -23,7 +23,7 @@ from provisioner.drivers.drift import (
     find_drift,
     find_repaired,
 )
-from provisioner.drivers.same_named import SameNamed
+from provisioner.drivers.same_named import Made, SameNamed, ignore
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -49,15 +49,10 @@ class EventApi:
     """An Event API."""
 
     api_id: str
-    arn: str
     http_endpoint: str
     realtime_endpoint: str
     #: Whether it was made in this call, by one request, where none could be there.
     is_only: bool = field(default=False, compare=False)
-
-
-#: Is called with the id of an API that was made, as soon as it is known.
-type Made = Callable[[str], object]
 
 
 @translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "register realtime")
@@ -68,7 +63,7 @@ def ensure_event_api(
     namespace: str,
     owner: Ownership,
     may_exist: bool = True,
-    made: Made = lambda _api_id: None,
+    made: Made = ignore,
 ) -> EventApi:
     """Return the project's Event API with its channel namespace.
 
@@ -79,48 +74,28 @@ def ensure_event_api(
         name: the API's name.
         namespace: the namespace's name.
         owner: the marker of what the job makes.
-        may_exist: whether the API can be there already. If not, it is made without a look at the
-            list of all APIs; who says so sees to it that no other run makes one that stays.
-        made: is called with the id of an API that was made.
+        may_exist: as of `SameNamed.ensure`.
+        made: likewise.
 
     Raises:
         CONFLICT: an API of that name is not the project's.
         ProvisioningError: as `translate_errors` says.
     """
-    apis = _apis(client, name, owner.owns)
-    api = apis.find_oldest() if may_exist else None
-    if api is None:
-        answer = client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG)
-        api = answer["api"]
-        made(api["apiId"])
-        if not may_exist and is_sent_once(answer):
-            _make_namespace(client, api["apiId"], namespace, owner)
-            return _event_api(api, is_only=True)
-        api = apis.settle(api["apiId"])
-    _put_right(client, api, namespace, owner)
-    return _event_api(api)
-
-
-def _event_api(api: ApiTypeDef, *, is_only: bool = False) -> EventApi:
+    api, is_only = _apis(client, name, owner.owns).ensure(
+        lambda: client.create_api(name=name, tags=owner.tags(), eventConfig=_EVENT_CONFIG),
+        may_exist=may_exist,
+        made=made,
+    )
+    if is_only:
+        _make_namespace(client, api["apiId"], namespace, owner)
+    else:
+        _put_right(client, api, namespace, owner)
     return EventApi(
         api_id=api["apiId"],
-        arn=api["apiArn"],
         http_endpoint=f"https://{api['dns']['HTTP']}/event",
         realtime_endpoint=f"wss://{api['dns']['REALTIME']}/event/realtime",
         is_only=is_only,
     )
-
-
-@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one Event API")
-def keep_one_api(
-    client: AppSyncClient, *, name: str, owner: Ownership, made: str, kept: str
-) -> None:
-    """Delete an API that this run has made, as `SameNamed.keep_one` says.
-
-    Raises:
-        ProvisioningError: as `translate_errors` says.
-    """
-    _apis(client, name, owner.owns).keep_one(made=made, kept=kept)
 
 
 @translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "repair realtime")
@@ -242,8 +217,9 @@ def _apis(client: AppSyncClient, name: str, claim: Claim) -> SameNamed[ApiTypeDe
     return SameNamed(
         "Event API",
         name,
+        "api",
         list_ids=list_ids,
-        describe=lambda api_id: client.get_api(apiId=api_id)["api"],
+        get=lambda api_id: client.get_api(apiId=api_id),
         delete=lambda api_id: client.delete_api(apiId=api_id),
         missing=client.exceptions.NotFoundException,
         id_of=lambda api: api["apiId"],

@@ -9,12 +9,12 @@ and app client configuration".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from provisioner.drivers.aws_errors import AWS_ERRORS, is_sent_once, short_cause, translate_errors
+from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause, translate_errors
 from provisioner.drivers.drift import (
     MADE_AGAIN,
     Drift,
@@ -28,7 +28,7 @@ from provisioner.drivers.drift import (
 )
 from provisioner.drivers.obstacles import Obstacles, quote, shorten
 from provisioner.drivers.partition import dns_suffix
-from provisioner.drivers.same_named import SameNamed
+from provisioner.drivers.same_named import Made, SameNamed, ignore
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
@@ -128,17 +128,11 @@ class UserPool:
     """A user pool with its app client."""
 
     pool_id: str
-    arn: str
     client_id: str
     #: The issuer of its tokens (OpenID Connect Discovery 1.0, section 3).
     endpoint: str
     #: Whether it was made in this call, by one request, where none could be there.
     is_only: bool = field(default=False, compare=False)
-
-
-#: Is called with the id of a pool that was made as soon as it is known, and with the ids of a pool
-#: and of the app client that was made in it.
-type Made = Callable[..., object]
 
 
 @translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "register auth")
@@ -149,7 +143,8 @@ def ensure_user_pool(
     client_name: str,
     owner: Ownership,
     may_exist: bool = True,
-    made: Made = lambda *_ids: None,
+    made: Made = ignore,
+    made_client: Made = ignore,
 ) -> UserPool:
     """Return the project's user pool and app client; make what is missing, right what has drifted.
 
@@ -158,57 +153,33 @@ def ensure_user_pool(
         name: the pool's name.
         client_name: the app client's name.
         owner: the marker of what the job makes.
-        may_exist: whether the pool can be there already. If not, it is made without a look at the
-            list of all pools; who says so sees to it that no other run makes one that stays.
-        made: is called with what was made.
+        may_exist: as of `SameNamed.ensure`, of the pool.
+        made: likewise.
+        made_client: likewise, of the app client.
 
     Raises:
         CONFLICT: a pool of that name is not the project's.
         ProvisioningError: as `translate_errors` says.
     """
-    pools = _pools(client, name, owner.owns)
-    pool = pools.find_oldest() if may_exist else None
-    if pool is None:
-        answer = client.create_user_pool(
+    pool, is_only = _pools(client, name, owner.owns).ensure(
+        lambda: client.create_user_pool(
             PoolName=name,
             UserPoolTags=owner.tags(),
             **_LASTING_POOL_SETTINGS,
             **_FIRST_POOL_SETTINGS,
             **_pool_settings({}),
+        ),
+        may_exist=may_exist,
+        made=made,
+    )
+    if is_only:
+        app_client, _ = _find_or_make_client(
+            client, pool["Id"], client_name, made_client, may_exist=False
         )
-        pool = answer["UserPool"]
-        made(pool["Id"])
-        if not may_exist and is_sent_once(answer):
-            app_client = _make_client(client, pool["Id"], client_name, made, is_alone=True)
-            return replace(_user_pool(client, pool, app_client), is_only=True)
-        pool = pools.settle(pool["Id"])
-    _repair_pool(client, pool)
-    app_client, _ = _ensure_client(client, pool["Id"], client_name, made=made)
-    return _user_pool(client, pool, app_client)
-
-
-@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one user pool")
-def keep_one_pool(
-    client: CognitoIdentityProviderClient, *, name: str, owner: Ownership, made: str, kept: str
-) -> None:
-    """Delete a pool that this run has made, as `SameNamed.keep_one` says.
-
-    Raises:
-        ProvisioningError: as `translate_errors` says.
-    """
-    _pools(client, name, owner.owns).keep_one(made=made, kept=kept)
-
-
-@translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "keep one app client")
-def keep_one_client(
-    client: CognitoIdentityProviderClient, *, pool_id: str, name: str, made: str, kept: str
-) -> None:
-    """Delete an app client that this run has made, as `SameNamed.keep_one` says.
-
-    Raises:
-        ProvisioningError: as `translate_errors` says.
-    """
-    _clients(client, pool_id, name).keep_one(made=made, kept=kept)
+    else:
+        _repair_pool(client, pool)
+        app_client, _ = _ensure_client(client, pool["Id"], client_name, made=made_client)
+    return replace(_user_pool(client, pool, app_client), is_only=is_only)
 
 
 @translate_errors(ErrorType.SERVICE_REGISTRATION_FAILED, "repair auth")
@@ -273,7 +244,6 @@ def _user_pool(
     pool_id = pool["Id"]
     return UserPool(
         pool_id=pool_id,
-        arn=pool["Arn"],
         client_id=app_client["ClientId"],
         endpoint=f"https://cognito-idp.{pool_id.partition('_')[0]}.{dns_suffix(client)}/{pool_id}",
     )
@@ -386,8 +356,9 @@ def _pools(
     return SameNamed(
         "user pool",
         name,
+        "UserPool",
         list_ids=list_ids,
-        describe=lambda pool_id: client.describe_user_pool(UserPoolId=pool_id)["UserPool"],
+        get=lambda pool_id: client.describe_user_pool(UserPoolId=pool_id),
         delete=lambda pool_id: client.delete_user_pool(UserPoolId=pool_id),
         missing=client.exceptions.ResourceNotFoundException,
         id_of=lambda pool: pool["Id"],
@@ -421,10 +392,11 @@ def _clients(
     return SameNamed(
         "app client",
         name,
+        "UserPoolClient",
         list_ids=list_ids,
-        describe=lambda client_id: client.describe_user_pool_client(
+        get=lambda client_id: client.describe_user_pool_client(
             UserPoolId=pool_id, ClientId=client_id
-        )["UserPoolClient"],
+        ),
         delete=lambda client_id: client.delete_user_pool_client(
             UserPoolId=pool_id, ClientId=client_id
         ),
@@ -495,7 +467,7 @@ def _ensure_client(
     pool_id: str,
     name: str,
     known: str = "",
-    made: Made = lambda *_ids: None,
+    made: Made = ignore,
 ) -> tuple[UserPoolClientTypeTypeDef, list[str]]:
     """Return the app client as it was found or made, and what of it was not as it must be.
 
@@ -504,16 +476,14 @@ def _ensure_client(
         pool_id: the pool, which is ours.
         name: the client's name.
         known: the client's id, where one has been made before.
-        made: is called with one that was made.
+        made: as of `SameNamed.ensure`.
     """
-    clients = _clients(client, pool_id, name)
     found = None
     if known:
-        with suppress(clients.missing):
-            found = clients.describe(known)
-    found = found or clients.find_oldest()
+        with suppress(client.exceptions.ResourceNotFoundException):
+            found = _clients(client, pool_id, name).describe(known)
     if found is None:
-        found = _make_client(client, pool_id, name, made, is_alone=False)
+        found, _ = _find_or_make_client(client, pool_id, name, made, may_exist=True)
     wanted = _client_settings(found)
     wrong = find_drift(found, wanted, untold=True)
     if wrong:
@@ -523,23 +493,13 @@ def _ensure_client(
     return found, wrong if found["ClientId"] == known else [MADE_AGAIN]
 
 
-def _make_client(
-    client: CognitoIdentityProviderClient, pool_id: str, name: str, made: Made, *, is_alone: bool
-) -> UserPoolClientTypeTypeDef:
-    """Make an app client; return the oldest of that name.
-
-    Args:
-        client: Cognito in the pool's region.
-        pool_id: the pool, which is ours.
-        name: the client's name.
-        made: is called with it.
-        is_alone: whether the pool was just made, so that nobody has made one in it before.
-    """
-    answer = client.create_user_pool_client(
-        UserPoolId=pool_id, ClientName=name, GenerateSecret=False, **_CLIENT_SETTINGS
+def _find_or_make_client(
+    client: CognitoIdentityProviderClient, pool_id: str, name: str, made: Made, *, may_exist: bool
+) -> tuple[UserPoolClientTypeTypeDef, bool]:
+    return _clients(client, pool_id, name).ensure(
+        lambda: client.create_user_pool_client(
+            UserPoolId=pool_id, ClientName=name, GenerateSecret=False, **_CLIENT_SETTINGS
+        ),
+        may_exist=may_exist,
+        made=made,
     )
-    ours = answer["UserPoolClient"]
-    made(pool_id, ours["ClientId"])
-    if is_alone and is_sent_once(answer):
-        return ours
-    return _clients(client, pool_id, name).settle(ours["ClientId"])

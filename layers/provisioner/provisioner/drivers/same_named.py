@@ -6,12 +6,22 @@ made one each: every run keeps the oldest and removes only its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from provisioner.drivers.aws_errors import is_sent_once
 from provisioner.errors import ErrorType, conflict, failure
+
+#: Is called as soon as a thing was made, with what deletes it again unless it is the one of the id
+#: that it is given; see `SameNamed.keep_one`.
+type Made = Callable[[Callable[[str], None]], object]
+
+
+def ignore(_keep_one: Callable[[str], None]) -> None:
+    """Let what was made be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +31,12 @@ class SameNamed[Thing]:
     #: What one is, for people: `user pool`.
     kind: str
     name: str
+    #: What the service's answers have one under: `UserPool`.
+    field: str
     #: Returns the ids of those that the service lists.
     list_ids: Callable[[], Iterator[str]]
-    #: Return and delete the one of an id; both raise `missing` where there is none.
-    describe: Callable[[str], Thing]
+    #: Ask for and delete the one of an id; both raise `missing` where there is none.
+    get: Callable[[str], Mapping[str, Any]]
     delete: Callable[[str], object]
     missing: type[Exception]
     id_of: Callable[[Thing], str]
@@ -32,6 +44,42 @@ class SameNamed[Thing]:
     age_of: Callable[[Thing], Any]
     #: Says whether one is ours.
     is_ours: Callable[[Thing], bool]
+
+    def ensure(
+        self,
+        make: Callable[[], Mapping[str, Any]],
+        *,
+        may_exist: bool,
+        made: Made,
+    ) -> tuple[Thing, bool]:
+        """Return the oldest that is ours; make one where there is none.
+
+        Args:
+            make: makes one, and returns the service's answer.
+            may_exist: whether one can be there already. If not, one is made without a look at the
+                list; who says so sees to it that no other run makes one that stays.
+            made: as of `Made`.
+
+        Returns:
+            The thing, and whether it was made here, by one request, where none could be there.
+
+        Raises:
+            CONFLICT: there are some, and none is ours.
+        """
+        found = self.find_oldest() if may_exist else None
+        if found is not None:
+            return found, False
+        answer = make()
+        thing: Thing = answer[self.field]
+        made(partial(self.keep_one, self.id_of(thing)))
+        if not may_exist and is_sent_once(answer):
+            return thing, True
+        return self.settle(self.id_of(thing)), False
+
+    def describe(self, identifier: str) -> Thing:
+        """Return the one of an id; raises `missing` where there is none."""
+        thing: Thing = self.get(identifier)[self.field]
+        return thing
 
     def find(self, known: str | None = None) -> list[Thing]:
         """Return those that are ours.
@@ -71,7 +119,7 @@ class SameNamed[Thing]:
             self.delete(made)
         return oldest
 
-    def keep_one(self, *, made: str, kept: str) -> None:
+    def keep_one(self, made: str, kept: str) -> None:
         """Delete what this run has made, unless it is the one that is kept.
 
         Args:

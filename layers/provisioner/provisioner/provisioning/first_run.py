@@ -7,6 +7,7 @@ grow with the number of projects. Where nothing, or one known id, can be there, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from provisioner.jobs.models import StageRecord, StageStatus
 from provisioner.jobs.stage import JobInput
@@ -15,6 +16,9 @@ from provisioner.provisioning.job_types.provision_project import (
     REGISTERING_AUTH,
     REGISTERING_REALTIME,
 )
+
+if TYPE_CHECKING:
+    from provisioner.drivers.same_named import Made
 
 #: The field of INITIALIZING's output that says whether no other job has made anything of the
 #: project.
@@ -35,6 +39,16 @@ def may_exist(job: JobInput) -> bool:
     """Whether an earlier run of the stage, or another job, may have made something already."""
     is_alone = job.outputs.get(INITIALIZING, {}).get(IS_ALONE) is True
     return not (job.is_first and is_alone)
+
+
+def keep_one(job: JobInput, field: str) -> Made:
+    """Return what lets a superseded run delete what it made, unless the stage has ended with it.
+
+    Args:
+        job: the job.
+        field: where the stage's output has the id of the one that is kept.
+    """
+    return lambda keep: job.if_superseded(lambda output: keep(output.get(field, "")))
 
 
 def known_ids(stages: Iterable[StageRecord]) -> dict[str, str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from provisioner.drivers import cognito as driver
 from provisioner.jobs.stage import JobInput, StageOutcome
-from provisioner.ownership import Ownership
-from provisioner.provisioning.first_run import IS_ONLY, known_id, may_exist
+from provisioner.provisioning.first_run import IS_ONLY, keep_one, known_id, may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
-from provisioner.provisioning.naming import Naming, ResourceNames
+from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.find_project import locate, read_project
@@ -40,7 +39,8 @@ def ensure_auth(
         client_name=names.user_pool_client,
         owner=owner,
         may_exist=may_exist(job),
-        made=lambda *ids: job.if_superseded(_keep_one(client, names, owner, *ids)),
+        made=keep_one(job, "tenant_id"),
+        made_client=keep_one(job, "client_id"),
     )
     check = driver.check_user_pool(client, pool, owner)
     return StageOutcome(
@@ -53,26 +53,6 @@ def ensure_auth(
         },
         check=check,
     )
-
-
-def _keep_one(
-    client: CognitoIdentityProviderClient,
-    names: ResourceNames,
-    owner: Ownership,
-    pool_id: str,
-    client_id: str = "",
-) -> Callable[[Mapping[str, Any]], None]:
-    """Return what removes a pool, or an app client in it, if the stage has ended with another."""
-
-    def keep(output: Mapping[str, Any]) -> None:
-        if client_id:
-            kept, name = output.get("client_id", ""), names.user_pool_client
-            driver.keep_one_client(client, pool_id=pool_id, name=name, made=client_id, kept=kept)
-        else:
-            kept = output.get("tenant_id", "")
-            driver.keep_one_pool(client, name=names.user_pool, owner=owner, made=pool_id, kept=kept)
-
-    return keep
 
 
 def ensure_auth_repaired(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.drivers import appsync as driver
 from provisioner.jobs.stage import JobInput, StageOutcome
-from provisioner.provisioning.first_run import IS_ONLY, known_id, may_exist
+from provisioner.provisioning.first_run import IS_ONLY, keep_one, known_id, may_exist
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectPayload
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
@@ -34,21 +34,13 @@ def ensure_realtime(
         return StageOutcome(skipped=True, check="the payload does without realtime")
     client, names = appsync(payload.region), naming.names(payload.project_id)
     name, owner = names.event_api, naming.owner(payload.project_id, job.job_id)
-
-    def keep_one_later(made: str) -> None:
-        job.if_superseded(
-            lambda output: driver.keep_one_api(
-                client, name=name, owner=owner, made=made, kept=output.get("tenant_id", "")
-            )
-        )
-
     api = driver.ensure_event_api(
         client,
         name=name,
         namespace=names.channel_namespace,
         owner=owner,
         may_exist=may_exist(job),
-        made=keep_one_later,
+        made=keep_one(job, "tenant_id"),
     )
     check = driver.check_event_api(client, api, names.channel_namespace, owner)
     return StageOutcome(
