@@ -5,8 +5,9 @@ GENERATING_API_KEYS, ROTATING_API_KEYS, REVOKING_API_KEY, REMOVING_API_KEYS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from provisioner.api_keys.key_format import (
@@ -46,6 +47,8 @@ from provisioner.provisioning.stages.find_project import made_by
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
+_FINAL = ErrorType.API_KEY_GENERATION_FAILED
+
 
 def ensure_api_keys(
     job: JobInput,
@@ -70,54 +73,50 @@ def ensure_api_keys(
     payload = job.payload_as(ProvisionProjectPayload)
     project_id, request = payload.project_id, payload.api_keys
 
-    made: list[dict[str, Any]] = []
-
     def make() -> dict[str, Any]:
-        value = {
-            "project_id": project_id,
-            "created_at": clock().isoformat(timespec="microseconds"),
-            "api_keys": [generate_api_key(request.prefix) for _ in range(request.count)],
-        }
-        made.append(value)
-        return value
+        return _make_set(job, project_id, request.prefix, request.count, clock())
 
     secret = ensure_secret(
         secrets_manager,
         name=naming.names(project_id).api_keys_secret,
         owner=naming.owner(project_id, job.job_id),
         make=make,
-        final=ErrorType.API_KEY_GENERATION_FAILED,
+        final=_FINAL,
     )
     value = secret.value
     if not _answers(value["api_keys"], request):
         value = make()
-        replace_secret_value(
-            secrets_manager, secret, value, final=ErrorType.API_KEY_GENERATION_FAILED
-        )
+        replace_secret_value(secrets_manager, secret, value, final=_FINAL)
     keys = [
         new_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]
     ]
+    held = projects.lock_held_item(project_id, job.job_id)
+    may_have_keys = may_exist(job) or not secret.is_new
     try:
-        store.make_only(
-            project_id,
-            keys,
-            projects.lock_held_item(project_id, job.job_id),
-            may_have_keys=may_exist(job) or not secret.is_new,
-        )
+        store.make_only(project_id, keys, held, may_have_keys=may_have_keys)
     except ConditionFailedError:
-        if value in made and not store.get_all([key.digest for key in keys]):
+        if not store.get_all([key.digest for key in keys]):
             _take_back(secrets_manager, secret, value)
         raise failure(
             ErrorType.CONFLICT,
             "The project is no longer locked by this job, so its API keys were not stored.",
         ) from None
     return StageOutcome(
-        output={
-            "api_keys": describe_keys(keys),
-            "secret_arn": secret.arn,
-        },
+        output={"api_keys": describe_keys(keys), "secret_arn": secret.arn},
         check=f"each of the {len(keys)} API keys is stored by its digest",
     )
+
+
+def _make_set(
+    job: JobInput, project_id: str, prefix: str, count: int, now: datetime
+) -> dict[str, Any]:
+    """Make keys, and return them as the secret holds them."""
+    return {
+        "project_id": project_id,
+        "job_id": job.job_id,
+        "created_at": now.isoformat(timespec="microseconds"),
+        "api_keys": [generate_api_key(prefix) for _ in range(count)],
+    }
 
 
 def _answers(api_keys: list[str], request: ApiKeysRequest) -> bool:
@@ -140,12 +139,11 @@ def new_key(plaintext: str, created_at: str, project_id: str, job_id: str) -> Ap
 
 
 def _take_back(client: SecretsManagerClient, secret: Secret, value: dict[str, Any]) -> None:
-    """Leave the secret as it was before this run wrote a value that nobody is to have."""
-    final = ErrorType.API_KEY_GENERATION_FAILED
-    if secret.value == value:
-        delete_secret(client, secret, final=final)
-    else:
-        replace_secret_value(client, secret, secret.value, final=final)
+    """Leave the secret as it was before this run, if it wrote a value that nobody is to have."""
+    if secret.is_new:
+        delete_secret(client, secret, final=_FINAL)
+    elif value is not secret.value:
+        replace_secret_value(client, secret, secret.value, final=_FINAL)
 
 
 def describe_keys(keys: list[ApiKey]) -> list[dict[str, str]]:
@@ -163,13 +161,13 @@ def find_again(keys: list[ApiKey], store: ApiKeyStore) -> list[ApiKey]:
         API_KEY_GENERATION_FAILED: one is not found by its digest.
     """
     found = store.get_all([key.digest for key in keys])
-    missing = [key.key_id for key in keys if key.digest not in found]
-    if missing:
-        raise failure(
-            ErrorType.API_KEY_GENERATION_FAILED,
-            "An API key was not found again after it was stored.",
-            f"{missing[0]}: no item of its digest",
-        )
+    for key in keys:
+        if key.digest not in found:
+            raise failure(
+                _FINAL,
+                "An API key was not found again after it was stored.",
+                f"{key.key_id}: no item of its digest",
+            )
     return [found[key.digest] for key in keys]
 
 
@@ -195,21 +193,14 @@ def ensure_api_keys_rotated(
     """
     payload = job.payload_as(RotateApiKeysPayload)
     listed = store.list_by_project(payload.project_id)
-    keys = [key for key in listed if key.job_id == job.job_id]
     secret = _ensure_secret(
         job, payload, listed, secrets_manager=secrets_manager, naming=naming, now=clock()
     )
-    replaced: list[str] = []
-    if secret is not None:
-        replaced = secret.value["replaces"]
-        made_at = clock().isoformat(timespec="microseconds")
-        made = [
-            new_key(text, made_at, payload.project_id, job.job_id)
-            for text in secret.value["api_keys"]
-        ]
-        # Whole, so that what the table shows of a set is the set.
-        store.put_set(made)
-        keys = find_again(made, store)
+    if secret is None:
+        keys, replaced, of_secret = [key for key in listed if key.job_id == job.job_id], [], {}
+    else:
+        keys = _store_set(job, payload.project_id, secret.value["api_keys"], store, clock())
+        replaced, of_secret = secret.value["replaces"], {"api_keys_secret_arn": secret.arn}
     since = max(key.created_at for key in keys)
     expire_at = datetime.fromisoformat(since) + timedelta(hours=payload.overlap_hours)
     current = {key.digest for key in keys}
@@ -222,10 +213,20 @@ def ensure_api_keys_rotated(
         output={
             "api_keys": describe_keys(keys),
             "old_keys_expire_at": expire_at.isoformat(timespec="microseconds"),
-        }
-        | ({} if secret is None else {"api_keys_secret_arn": secret.arn}),
+            **of_secret,
+        },
         check=f"each of the {len(keys)} API keys was found by its digest",
     )
+
+
+def _store_set(
+    job: JobInput, project_id: str, plaintexts: Sequence[str], store: ApiKeyStore, now: datetime
+) -> list[ApiKey]:
+    """Store a set of keys whole, so that what the table shows of a set is the set."""
+    made_at = now.isoformat(timespec="microseconds")
+    made = [new_key(text, made_at, project_id, job.job_id) for text in plaintexts]
+    store.put_set(made)
+    return find_again(made, store)
 
 
 def _ensure_secret(
@@ -243,37 +244,23 @@ def _ensure_secret(
         CONFLICT: another job has replaced that set, or replaces it now.
     """
     name = naming.names(payload.project_id).api_keys_secret
-
-    def make(replaced: list[str]) -> dict[str, Any]:
-        prefix = payload.prefix or _newest_prefix(listed, now)
-        return {
-            "project_id": payload.project_id,
-            "job_id": job.job_id,
-            "created_at": now.isoformat(timespec="microseconds"),
-            "api_keys": [generate_api_key(prefix) for _ in range(payload.count)],
-            "replaces": [digest(text) for text in replaced],
-        }
-
     owner = naming.owner(payload.project_id, job.job_id)
     own = [key for key in listed if key.job_id == job.job_id]
     if own:
-        kept = find_secret(
-            secrets_manager, name=name, owner=owner, final=ErrorType.API_KEY_GENERATION_FAILED
-        )
+        kept = find_secret(secrets_manager, name=name, owner=owner, final=_FINAL)
         if kept is None or kept.value.get("job_id") != job.job_id:
             if any(key.expires_at is not None for key in own):
                 raise _conflict()
             return None
 
-    def ensure() -> Secret:
-        return ensure_secret(
-            secrets_manager,
-            name=name,
-            owner=owner,
-            make=lambda: make([]),
-            final=ErrorType.API_KEY_GENERATION_FAILED,
-        )
+    def make(replaced: Sequence[str] = ()) -> dict[str, Any]:
+        prefix = payload.prefix or _newest_prefix(listed, now)
+        made = _make_set(job, payload.project_id, prefix, payload.count, now)
+        return made | {"replaces": [digest(text) for text in replaced]}
 
+    ensure = partial(
+        ensure_secret, secrets_manager, name=name, owner=owner, make=make, final=_FINAL
+    )
     secret = ensure()
     if secret.value.get("job_id") == job.job_id:
         return secret
@@ -284,7 +271,7 @@ def _ensure_secret(
         version=version_id(name, f"{job.job_id}/{job.attempt}"),
         stage="AWSCURRENT",
         make=lambda: make(secret.value["api_keys"]),
-        final=ErrorType.API_KEY_GENERATION_FAILED,
+        final=_FINAL,
     )
     replaced = ensure()
     if replaced.value.get("job_id") != job.job_id:
@@ -330,7 +317,7 @@ def ensure_api_key_revoked(job: JobInput, *, store: ApiKeyStore) -> StageOutcome
         )
     if key.status is not ApiKeyStatus.REVOKED:
         raise failure(
-            ErrorType.API_KEY_GENERATION_FAILED,
+            _FINAL,
             "The API key was not found as revoked after it had been.",
             f"{payload.key_id}: {key.status}",
         )
