@@ -18,10 +18,9 @@ from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.rds_snapshots import KEPT_UNTIL_TAG
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import JOB_TAG, PROJECT_TAG
-from provisioner.provisioning.instance_snapshots import list_instance_snapshots
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.snapshots import Snapshots
+from provisioner.provisioning.snapshots import Snapshots, list_instance_snapshots
 from provisioner.runtime.platform import PlatformSettings
 from support.core import REGION, Answer, Core, aws_error, make_stack
 from support.drivers import OWNER, tag_list

@@ -58,11 +58,13 @@ def test_a_snapshot_is_taken_with_the_marker(database: Database) -> None:
     assert database.list_snapshots() == [snapshot]
     assert snapshot == InstanceSnapshot(
         identifier=SNAPSHOT,
+        region=REGION,
+        project_id=OWNER.project_id,
         instance=NAME,
         status="available",
         state=RdsState.READY,
         engine="postgres",
-        version="16",
+        server_version="16",
         storage_gb=20,
         taken_at=snapshot.taken_at,
         job_id=OWNER.job_id,

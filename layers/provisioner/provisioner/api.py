@@ -34,6 +34,7 @@ from provisioner.composition.deployment import project_store
 from provisioner.composition.job_handlers import register_job_types
 from provisioner.composition.job_store import job_store
 from provisioner.composition.reconciler import reconciler
+from provisioner.drivers.rds_snapshots import InstanceSnapshot
 from provisioner.drivers.secrets import Secret, delete_secret, find_secret
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs import client
@@ -73,11 +74,6 @@ from provisioner.provisioning.contract import (
     ProjectReference,
     SnapshotReference,
 )
-from provisioner.provisioning.instance_snapshots import (
-    InstanceSnapshot,
-    build_restore_payload,
-    list_instance_snapshots,
-)
 from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectResult
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectResult
 from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyResult
@@ -94,8 +90,10 @@ from provisioner.provisioning.snapshots import (
     Snapshot,
     SnapshotNotFoundError,
     Snapshots,
+    build_restore_payload,
     choose,
     dump_names,
+    list_instance_snapshots,
 )
 from provisioner.runtime import aws
 from provisioner.runtime.answers import NotAwsError

@@ -22,7 +22,7 @@ from provisioner.drivers.rds import (
     translate_rds_errors,
 )
 from provisioner.errors import ErrorType, failure
-from provisioner.ownership import JOB_TAG, Claim, Ownership
+from provisioner.ownership import JOB_TAG, PROJECT_TAG, Claim, Ownership
 
 if TYPE_CHECKING:
     from mypy_boto3_rds.client import RDSClient
@@ -52,23 +52,28 @@ _PAGE_SIZE = 100
 
 @dataclass(frozen=True, slots=True)
 class InstanceSnapshot:
-    """What RDS says of a snapshot."""
+    """One snapshot of Amazon RDS, as RDS tells of it."""
 
+    #: Its name in RDS.
     identifier: str
+    region: str
+    #: Whose it is, and the job that took it; empty where no tag says.
+    project_id: str
+    job_id: str
     #: The instance that it was taken of.
     instance: str
     #: RDS's word, such as `creating`.
     status: str
     #: What the status means: PENDING, READY, DELETING or FAILED.
     state: RdsState
+    #: RDS's word, such as `postgres`.
     engine: str
-    version: str
-    #: The storage of the instance, which one that is restored needs at least.
+    #: The version of the server that it was taken of, such as 18.1.
+    server_version: str
+    #: Gibibytes of the instance, which one that is made of it needs at least.
     storage_gb: int
     #: When RDS took it; None until it has.
     taken_at: datetime | None
-    #: The job that took it; empty where no tag says.
-    job_id: str
     #: The last day on which it is kept; None where no tag says, and then it stays.
     kept_until: date | None
 
@@ -124,7 +129,7 @@ def ensure_snapshot(  # Most of its lines say what it takes and raises.
                 f"{instance}; look at the instance's events, then run the job again.",
                 f"snapshot {identifier}: failed",
             )
-    return _snapshot(found)
+    return _snapshot(client, found)
 
 
 def _take(
@@ -170,7 +175,7 @@ def list_snapshots(client: RDSClient, *, claim: Claim, final: ErrorType) -> list
             SnapshotType=_TYPE, PaginationConfig={"PageSize": _PAGE_SIZE}
         )
         found = [
-            _snapshot(snapshot)
+            _snapshot(client, snapshot)
             for page in pages
             for snapshot in page["DBSnapshots"]
             if claim(tags_of(snapshot))
@@ -239,7 +244,7 @@ def _can_be_taken(client: RDSClient, identifier: str, owner: Ownership, final: E
 
 def _find(client: RDSClient, identifier: str, claim: Claim) -> InstanceSnapshot | None:
     found = _describe(client, identifier)
-    return _snapshot(found) if found is not None and claim(tags_of(found)) else None
+    return _snapshot(client, found) if found is not None and claim(tags_of(found)) else None
 
 
 def _describe(client: RDSClient, identifier: str) -> DBSnapshotTypeDef | None:
@@ -250,17 +255,19 @@ def _describe(client: RDSClient, identifier: str) -> DBSnapshotTypeDef | None:
     return the_one(answer["DBSnapshots"], _IDENTIFIER, identifier)
 
 
-def _snapshot(found: DBSnapshotTypeDef) -> InstanceSnapshot:
-    status = found["Status"]
+def _snapshot(client: RDSClient, found: DBSnapshotTypeDef) -> InstanceSnapshot:
+    status, tags = found["Status"], tags_of(found)
     return InstanceSnapshot(
         identifier=found["DBSnapshotIdentifier"],
+        region=client.meta.region_name,
+        project_id=tags.get(PROJECT_TAG, ""),
+        job_id=tags.get(JOB_TAG, ""),
         instance=found["DBInstanceIdentifier"],
         status=status,
         state=_STATES.get(status, RdsState.PENDING),
         engine=found["Engine"],
-        version=found["EngineVersion"],
+        server_version=found["EngineVersion"],
         storage_gb=found["AllocatedStorage"],
         taken_at=found.get("SnapshotCreateTime"),
-        job_id=tags_of(found).get(JOB_TAG, ""),
-        kept_until=kept_until_of(tags_of(found)),
+        kept_until=kept_until_of(tags),
     )

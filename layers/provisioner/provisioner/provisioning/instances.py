@@ -154,7 +154,7 @@ def _version_of(
     One whose major version is allowed is: the minor version is that of the data, and RDS puts newer
     ones in by itself.
     """
-    name, engine, version = snapshot.identifier, snapshot.engine, snapshot.version
+    name, engine, version = snapshot.identifier, snapshot.engine, snapshot.server_version
     if engine != RDS_ENGINES[database.engine]:
         _refuse(
             f"database.snapshot: {name} is of {engine}, and database.engine asks for "

@@ -1,25 +1,39 @@
-"""The final snapshots of a project's databases: what there is, and which one is meant."""
+"""The final snapshots of a project's databases: what there is, and which one is meant.
+
+They are dumps in the bucket of snapshots, or, of instances of its own, snapshots of Amazon RDS.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
+from provisioner.drivers import rds_snapshots as driver
 from provisioner.drivers.aws_errors import translate_errors
+from provisioner.drivers.rds import RdsState
+from provisioner.drivers.rds_snapshots import InstanceSnapshot
 from provisioner.drivers.s3_download import download
-from provisioner.errors import ErrorType
-from provisioner.provisioning.naming import SNAPSHOT_SUFFIX
+from provisioner.errors import ErrorType, failure
+from provisioner.provisioning.instances import RDS_ENGINES
+from provisioner.provisioning.naming import SNAPSHOT_SUFFIX, Naming
+from provisioner.provisioning.projects import Project, ProjectStatus
 
 if TYPE_CHECKING:
+    from mypy_boto3_rds.client import RDSClient
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef
+
+_FINAL = ErrorType.DATABASE_CHANGE_FAILED
+
+#: The technologies by what Amazon RDS calls them.
+_ENGINES = {name: engine for engine, name in RDS_ENGINES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One snapshot: an archive in pg_dump's custom format, or SQL of MySQL's in gzip's."""
+    """One dump: an archive in pg_dump's custom format, or SQL of MySQL's in gzip's."""
 
     project_id: str
     #: The object's name in the bucket of snapshots.
@@ -142,11 +156,11 @@ class Snapshots:
             target,
             bucket=self._bucket,
             key=snapshot.key,
-            final=ErrorType.DATABASE_CHANGE_FAILED,
+            final=_FINAL,
         )
 
     def _objects(self, project_id: str) -> list[ObjectTypeDef]:
-        with translate_errors(ErrorType.DATABASE_CHANGE_FAILED, "list the snapshots"):
+        with translate_errors(_FINAL, "list the snapshots"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=f"{project_id}/"
             )
@@ -154,7 +168,7 @@ class Snapshots:
         return sorted(objects, key=lambda each: (each["LastModified"], each["Key"]), reverse=True)
 
     def _describe(self, project_id: str, found: ObjectTypeDef) -> Snapshot:
-        with translate_errors(ErrorType.DATABASE_CHANGE_FAILED, "read the snapshot"):
+        with translate_errors(_FINAL, "read the snapshot"):
             metadata = self._client.head_object(Bucket=self._bucket, Key=found["Key"])["Metadata"]
         job_id = found["Key"].removeprefix(f"{project_id}/").removesuffix(SNAPSHOT_SUFFIX)
         return Snapshot(
@@ -166,3 +180,62 @@ class Snapshots:
             engine=metadata.get("engine", ""),
             server_version=metadata.get("server-version", ""),
         )
+
+
+def list_instance_snapshots(
+    project: Project, *, rds: Callable[[str], RDSClient], naming: Naming
+) -> list[InstanceSnapshot]:
+    """Return a project's snapshots, newest first, of the region where its last instance was.
+
+    Nothing is asked for of a project that has had no instance.
+
+    Raises:
+        ProvisioningError: as `translate_errors` says.
+    """
+    if project.last_instance is None:
+        return []
+    owner = naming.owner(project.project_id, job_id="")
+    listed = driver.list_snapshots(
+        rds(project.last_instance["region"]), claim=owner.owns, final=_FINAL
+    )
+    return [found for found in listed if found.state is not RdsState.DELETING]
+
+
+def build_restore_payload(
+    project: Project, snapshot: InstanceSnapshot, *, size: str | None, storage_gb: int | None
+) -> dict[str, Any]:
+    """Return the payload of a provision_project job that makes an instance of a snapshot.
+
+    Args:
+        project: the project.
+        snapshot: a snapshot of it.
+        size: the instance class; that of the project's last instance when left out.
+        storage_gb: gibibytes; what the job takes when left out.
+
+    Raises:
+        DATABASE_CHANGE_FAILED: the project is provisioned, or the platform has not the snapshot's
+            technology.
+    """
+    if project.status is ProjectStatus.ACTIVE:
+        raise failure(
+            _FINAL,
+            f"project_id: {project.project_id} is ACTIVE, and the snapshot {snapshot.identifier} "
+            "becomes an instance of its own; deprovision the project first.",
+        )
+    engine = _ENGINES.get(snapshot.engine)
+    if engine is None:
+        raise failure(
+            _FINAL,
+            f"The snapshot {snapshot.identifier} is of a technology that projects cannot have.",
+        )
+    database = {
+        "engine": str(engine),
+        "size": size or (project.last_instance or {}).get("size"),
+        "storage_gb": storage_gb,
+        "snapshot": snapshot.identifier,
+    }
+    return {
+        "project_id": project.project_id,
+        "region": snapshot.region,
+        "database": {name: value for name, value in database.items() if value is not None},
+    }

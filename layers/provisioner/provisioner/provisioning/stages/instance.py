@@ -312,7 +312,7 @@ def ensure_instance_snapshot(
         engine=instance.engine,
         size=instance.size,
         storage_gb=snapshot.storage_gb,
-        server_version=snapshot.version,
+        server_version=snapshot.server_version,
         kept_until=snapshot.kept_until,
     )
     return StageOutcome(
