@@ -94,6 +94,25 @@ def the_error(core: Core) -> StoredError:
 
 
 @pytest.mark.usefixtures("running")
+def test_a_failed_job_is_counted_over_all_and_by_its_error(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics.provider, "namespace", "ProjectProvisioner")
+    monkeypatch.setattr(metrics.provider, "service", "project-provisioner")
+    record_failure(core, ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours."))
+
+    emitted: dict[str, Any] = dict(metrics.provider.serialize_metric_set())
+
+    (directive,) = emitted["_aws"]["CloudWatchMetrics"]
+    # The alarm knows the first alone.
+    assert [set(names) for names in directive["Dimensions"]] == [
+        {"service"},
+        {"service", "error_type"},
+    ]
+    assert emitted["JobsFailed"] == [1.0]
+
+
+@pytest.mark.usefixtures("running")
 def test_the_first_error_in_stage_order_is_the_job_s_and_the_others_are_listed(core: Core) -> None:
     answer = record_failure(
         core,

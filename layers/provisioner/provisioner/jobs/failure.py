@@ -267,8 +267,8 @@ def metric_of(job: Job) -> str:
 
 
 def _report(job: Job, error: StoredError) -> None:
-    """Count and log the end of a job."""
-    metrics.add_dimension("error_type", error.type)
+    """Count and log the end of a job: over all, for the alarms, and by its error."""
+    measure_by(error_type=error.type)
     metrics.add_metric(metric_of(job), MetricUnit.Count, 1)
     logger.error(
         "job cancelled" if job.status is JobStatus.CANCELLED else "job failed",
