@@ -188,17 +188,15 @@ class JobClient:
             UnknownJobTypeError: its job type has no handler any more.
         """
         job = self.store.get(job_id)
-        cleanup = job if job.parent_id else None
-        if job.cleanup_job_id:
-            cleanup = self.store.get(job.cleanup_job_id)
-        if cleanup is None:
+        cleanup = self.store.get(job.cleanup_job_id) if job.cleanup_job_id else job
+        if not cleanup.parent_id:
             raise JobStateError(f"job {job_id}: is {job.status} and has no clean-up.")
         if cleanup.status is JobStatus.COMPLETED:
             raise JobStateError(f"job {job_id}: its clean-up has left nothing.")
-        is_under_way = cleanup.status is JobStatus.RUNNING or (
-            cleanup.status is JobStatus.QUEUED and cleanup.attempt == 1
-        )
-        return cleanup if is_under_way else self.retry(cleanup.job_id)
+        # What was to be sent may not be, where a retry has made it QUEUED.
+        is_retried = cleanup.status is JobStatus.QUEUED and cleanup.attempt > 1
+        is_to_be_sent = cleanup.status.is_terminal or is_retried
+        return self.retry(cleanup.job_id) if is_to_be_sent else cleanup
 
     def _message_group(self, job: Job) -> str | None:
         handler = self.registry.get(job.job_type)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from provisioner.arguments import check_text, shown
 from provisioner.errors import ErrorType, failure
@@ -49,36 +48,22 @@ def of_job_type[Value](values: Mapping[str, Value], job: Job) -> Value:
         ) from None
 
 
-def first_problem(error: ValidationError, whole: str) -> str:
+def first_problem(error: ValidationError, whole: str, *, may_be_secret: bool = False) -> str:
     """Name the first field that is wrong and say what is; no value is repeated.
 
     Args:
         error: what the model raised.
         whole: what to name where the problem is no field's.
+        may_be_secret: say only the kind of the error, such as `missing`, by pydantic's word: a
+            sentence, such as one of a validator, may repeat the value. Source: pydantic's
+            documentation, "Validation Errors".
     """
-    field, problem = _first(error, whole)
-    return f"{field}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}"
-
-
-def first_kind_of_problem(error: ValidationError, whole: str) -> str:
-    """Name the first field that is wrong and, by pydantic's word, the kind of its error.
-
-    Where a value may be secret, this is safe whatever the model is: the sentence of an error, such
-    as one of a validator, may repeat the value; its kind, such as `missing`, cannot. Source:
-    pydantic's documentation, "Validation Errors".
-
-    Args:
-        error: what the model raised.
-        whole: what to name where the problem is no field's.
-    """
-    field, problem = _first(error, whole)
-    return f"{field} ({problem['type']})"
-
-
-def _first(error: ValidationError, whole: str) -> tuple[str, ErrorDetails]:
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     # An unknown field's name is the sender's own text.
-    return shown(".".join(map(str, problem["loc"]))) or whole, problem
+    field = shown(".".join(map(str, problem["loc"]))) or whole
+    if may_be_secret:
+        return f"{field} ({problem['type']})"
+    return f"{field}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}"
 
 
 def find_obstacle(value: object) -> str | None:
@@ -154,9 +139,9 @@ class JobHandler[Payload: BaseModel, Result]:
         Raises:
             ProvisioningError: the error that the job ended with.
         """
-        if isinstance(payload, self.payload_model):
-            return self.run(payload)
-        return self.run(validate_payload(self.payload_model, payload))
+        if not isinstance(payload, self.payload_model):
+            payload = validate_payload(self.payload_model, payload)
+        return self.run(payload)
 
 
 class JobRegistry:

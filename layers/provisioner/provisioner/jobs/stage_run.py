@@ -35,7 +35,7 @@ from provisioner.jobs.models import (
     StoredError,
     waited_in_vain,
 )
-from provisioner.jobs.registry import first_kind_of_problem, validate_payload
+from provisioner.jobs.registry import first_problem, validate_payload
 from provisioner.jobs.retries import waiting_retry
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
 from provisioner.jobs.stage_start import StageStart
@@ -317,8 +317,8 @@ class StageRunner:
             raise final_failure(
                 self._own_error(event),
                 f"The result is not what its result model {model.__name__} says; the first field "
-                f"that is wrong is {first_kind_of_problem(error, 'result')}; correct the stage's "
-                "code, or the model, deploy it, and run the job again.",
+                f"that is wrong is {first_problem(error, 'result', may_be_secret=True)}; correct "
+                "the stage's code, or the model, deploy it, and run the job again.",
             ) from None
 
     def _own_error(self, event: StageEvent) -> ErrorType:
