@@ -69,9 +69,9 @@ lint-style: $(VENV)/.installed
 lint-secrets: $(VENV)/.installed
 	$(BIN)/kingfisher scan --config kingfisher.yaml --no-update-check --redact --quiet .
 
-# One process more than CI has cores: some tests wait for containers and servers, and compute nothing.
+# More processes than CI has cores: many tests wait for containers and servers, and compute nothing.
 test: lint ## run the linters and every test
-	$(BIN)/pytest --numprocesses 3 --dist worksteal
+	$(BIN)/pytest --numprocesses 5 --dist worksteal
 
 test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on PostgreSQL 15 to 17 as well, and bring these
 	@versions="$$(.ci/postgresql-versions)" && for programs in $$versions; do \

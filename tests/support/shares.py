@@ -13,20 +13,29 @@ from itertools import cycle
 
 import pytest
 
-#: The folders whose tests take seconds each, or minutes.
-SLOW = ("machine", "sam", "stack")
+#: How the ids begin of tests that take seconds each, or minutes. Those with one beginning share a
+#: server, or are one test.
+SLOW = (
+    "tests/machine/test_machine.py::test_whatever_happens_the_invariants_hold[a]",
+    "tests/machine/test_machine.py::test_whatever_happens_the_invariants_hold[b]",
+    "tests/stack/test_own_stack.py",
+    "tests/stack/",
+    "tests/sam/",
+)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the slow tests of one folder begin the part of one worker."""
+    """Let the slow tests with one beginning begin the part of one worker."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers == 1:
         return
-    folders = [item.path.parent.name for item in items]
-    slow = [[i for i, f in zip(items, folders, strict=True) if f == folder] for folder in SLOW]
-    others = [i for i, f in zip(items, folders, strict=True) if f not in SLOW]
-    items[:] = in_shares(slow, others, workers)
+    slow: dict[str, list[pytest.Item]] = {beginning: [] for beginning in SLOW}
+    others: list[pytest.Item] = []
+    for item in items:
+        of = next((slow[start] for start in SLOW if item.nodeid.startswith(start)), others)
+        of.append(item)
+    items[:] = in_shares(list(slow.values()), others, workers)
 
 
 def in_shares[Test](

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.shares import in_shares
+from support.shares import SLOW, in_shares
 
 
 @given(
@@ -23,7 +26,7 @@ def test_no_test_is_lost_or_doubled(slow: list[int], others: int, workers: int) 
         assert [test for test in order if test in tests] == tests
 
 
-def test_each_worker_begins_with_the_slow_tests_of_a_folder() -> None:
+def test_each_worker_begins_with_the_slow_tests_with_one_beginning() -> None:
     slow = [["m1", "m2"], ["s1", "s2", "s3"], ["t1"]]
 
     order = in_shares(slow, [f"u{n}" for n in range(9)], 3)
@@ -34,3 +37,12 @@ def test_each_worker_begins_with_the_slow_tests_of_a_folder() -> None:
         ["s1", "s2", "s3", "u3", "u4"],
         ["t1", "u5", "u6", "u7", "u8"],
     ]
+
+
+@pytest.mark.parametrize("beginning", SLOW)
+def test_what_is_named_slow_is_there(beginning: str) -> None:
+    path, _, test = beginning.partition("::")
+
+    found = Path(__file__).parents[2] / path
+    assert found.exists()
+    assert not test or f"def {test.partition('[')[0]}(" in found.read_text(encoding="utf-8")
