@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 from provisioner.errors import ErrorType
-from provisioner.jobs.dispatch import Dispatcher, UndeliveredReceiver
+from provisioner.jobs.dispatch import Dispatcher, MessageReceiver, UndeliveredReceiver
 from provisioner.jobs.events import EventPublisher
 from provisioner.jobs.execution import ExecutionStatus
 from provisioner.jobs.models import JobStatus, StoredError
@@ -112,7 +112,7 @@ class Dispatching(Function):
         super().__init__(core)
         registry = JobRegistry()
         registry.register("provision_project", provision_project_handler)
-        self._dispatcher: Dispatcher | UndeliveredReceiver = Dispatcher(
+        self._dispatcher: MessageReceiver = Dispatcher(
             registry=registry,
             store=core.jobs,
             dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),

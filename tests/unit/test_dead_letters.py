@@ -52,7 +52,7 @@ def record_it(core: Core) -> Callable[[Record], None]:
         registry=REGISTRY,
         store=core.jobs,
         dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-    ).record
+    ).receive
 
 
 type RecordIt = Callable[[Record], None]

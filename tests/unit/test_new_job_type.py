@@ -60,6 +60,21 @@ def test_a_module_that_is_there_is_never_written_over(tmp_path: Path) -> None:
     assert module.read_text() == "# mine\n"
 
 
+def test_what_is_written_passes_the_linter(tmp_path: Path) -> None:
+    (tmp_path / JOB_TYPES.relative_to(ROOT)).mkdir(parents=True)
+    write_job_type(tmp_path, "archive_project")
+
+    (module,) = tmp_path.rglob("*.py")
+    # As if it stood where it is written: what is the project's own follows from that.
+    place = ROOT / module.relative_to(tmp_path)
+    for command in (["check"], ["format", "--check"]):
+        linter = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(place), "-"]
+        run = subprocess.run(
+            linter, input=module.read_text(), check=False, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stdout
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

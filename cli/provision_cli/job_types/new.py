@@ -34,8 +34,8 @@ from pydantic import Field
 
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
 from provisioner.jobs.stage import JobInput, StageOutcome
-from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.contract import Payload, ProjectId, Result
+from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.find_project import read_project
 

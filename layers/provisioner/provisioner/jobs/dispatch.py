@@ -6,14 +6,19 @@ and its job says why.
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.batch import (
+    AsyncBatchProcessor,
+    EventType,
+    async_process_partial_response,
+)
 from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
@@ -58,48 +63,18 @@ _NOT_DISPATCHED = "The job could not be started."
 _GIVEN_UP = "The job could not be started: every attempt to do so failed."
 _NO_CAUSE = "the dispatcher ended without a word, or could not keep one"
 
-#: Records that are handled at once: a batch holds at most this many.
-_CONCURRENT_RECORDS = 10
-
 #: Errors that no further delivery helps.
 _STAYING = frozenset({ErrorType.INVALID_PAYLOAD, ErrorType.JOB_TYPE_NOT_DEPLOYED})
+
 
 #: Starts the attempt of a job, or ends it: given the job, its message and the input of its
 #: execution, it returns why the message is to be rejected, if it is.
 type Take = Callable[[Job, JobMessage, str], ProvisioningError | None]
 
 
-def receive_batch(
-    event: Mapping[str, Any], receive: Callable[[Mapping[str, Any]], None]
-) -> Mapping[str, Any]:
-    """Receive the messages of a batch, all at once, since each waits for the network.
-
-    Args:
-        event: the event of Amazon SQS, as AWS Lambda hands it over.
-        receive: receives one record; it says itself why it could not.
-
-    Returns:
-        AWS Lambda's partial batch response: the queue delivers again what it names. Source: AWS
-        Lambda Developer Guide, "Handling errors for an SQS event source in Lambda".
-    """
-    failed = []
-    with ThreadPoolExecutor(max_workers=_CONCURRENT_RECORDS) as threads:
-        # In a copy of the context each, so that a record's logging keys are its own.
-        received = {
-            str(record["messageId"]): threads.submit(copy_context().run, receive, record)
-            for record in event["Records"]
-        }
-        for message_id, future in received.items():
-            try:
-                future.result()
-            except Exception:  # noqa: BLE001  # it was logged where it was raised
-                failed.append({"itemIdentifier": message_id})
-    return {"batchItemFailures": failed}
-
-
 @dataclass(frozen=True, kw_only=True)
-class MessageReceiver:
-    """Receives messages. Doing it twice is as good as once."""
+class MessageReceiver(ABC):
+    """Receives the messages of a queue. To receive one twice is as good as once."""
 
     #: Counts the messages that are put with the dead letters.
     metric: ClassVar[str]
@@ -111,7 +86,38 @@ class MessageReceiver:
     #: Where messages go that people have to look at.
     dead_letters: DeadLetterQueue
 
-    def _receive(self, record: Mapping[str, Any], job_id: str, take: Take) -> None:
+    def __call__(self, event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
+        """Receive a batch, its messages at once, since each waits for the network.
+
+        Args:
+            event: the event of Amazon SQS, as AWS Lambda hands it over.
+            context: AWS Lambda's.
+
+        Returns:
+            AWS Lambda's partial batch response: the queue delivers again what it names. Source: AWS
+            Lambda Developer Guide, "Handling errors for an SQS event source in Lambda".
+        """
+        return async_process_partial_response(
+            event=dict(event),
+            record_handler=self._receive_in_thread,
+            processor=AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False),
+            context=context,
+        )
+
+    async def _receive_in_thread(self, record: Mapping[str, Any]) -> None:
+        # In a copy of the context, so that the record's logging keys are its own.
+        await asyncio.to_thread(self.receive, record)
+
+    @abstractmethod
+    def receive(self, record: Mapping[str, Any]) -> None:
+        """Receive a message.
+
+        Raises:
+            Exception: whatever may pass by waiting, once it is logged; the queue then delivers the
+                message again.
+        """
+
+    def _take(self, record: Mapping[str, Any], job_id: str, take: Take) -> None:
         """Store the job of a message, unless it is, and take it; reject what can never work.
 
         Raises:
@@ -176,19 +182,11 @@ class Dispatcher(MessageReceiver):
     #: What the job type is appended to, to name its state machine.
     state_machine_arn_prefix: str
 
-    def __call__(self, event: Mapping[str, Any], _context: Any) -> Mapping[str, Any]:
-        """Dispatch a batch; see `receive_batch`."""
-        return receive_batch(event, self.dispatch)
-
-    def dispatch(self, record: Mapping[str, Any]) -> None:
-        """Dispatch a message; keep, as well as it goes, why it could not be dispatched.
-
-        Raises:
-            Exception: whatever may pass by waiting; the queue then delivers the message again.
-        """
+    def receive(self, record: Mapping[str, Any]) -> None:
+        """Dispatch a message; keep, as well as it goes, why it could not be dispatched."""
         job_id = job_id_of(str(record["body"]), str(record["messageId"]))
         try:
-            self._receive(record, job_id, self._start)
+            self._take(record, job_id, self._start)
         except Exception as error:
             known = (
                 error
@@ -240,19 +238,11 @@ class UndeliveredReceiver(MessageReceiver):
     metric = "MessagesUndelivered"
     rejects_again = True
 
-    def __call__(self, event: Mapping[str, Any], _context: Any) -> Mapping[str, Any]:
-        """End the jobs of a batch; see `receive_batch`."""
-        return receive_batch(event, self.record)
-
-    def record(self, record: Mapping[str, Any]) -> None:
-        """End the job of a message, and reject the message.
-
-        Raises:
-            Exception: whatever may pass by waiting; the message is then delivered again.
-        """
+    def receive(self, record: Mapping[str, Any]) -> None:
+        """End the job of a message, and reject the message."""
         job_id = job_id_of(str(record["body"]), str(record["messageId"]))
         try:
-            self._receive(record, job_id, self._end)
+            self._take(record, job_id, self._end)
         except Exception as error:
             logger.warning("undelivered message not recorded", cause=short_cause(error))
             raise
