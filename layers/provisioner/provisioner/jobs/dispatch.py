@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -63,6 +66,9 @@ _NOT_DISPATCHED = "The job could not be started."
 _GIVEN_UP = "The job could not be started: every attempt to do so failed."
 _NO_CAUSE = "the dispatcher ended without a word, or could not keep one"
 
+#: One for each record of a batch, of which the template's event source mappings send ten at most.
+_THREADS = ThreadPoolExecutor(max_workers=10)
+
 #: Errors that no further delivery helps.
 _STAYING = frozenset({ErrorType.INVALID_PAYLOAD, ErrorType.JOB_TYPE_NOT_DEPLOYED})
 
@@ -106,7 +112,8 @@ class MessageReceiver(ABC):
 
     async def _receive_in_thread(self, record: Mapping[str, Any]) -> None:
         # In a copy of the context, so that the record's logging keys are its own.
-        await asyncio.to_thread(self.receive, record)
+        receive = partial(copy_context().run, self.receive, record)
+        await asyncio.get_running_loop().run_in_executor(_THREADS, receive)
 
     @abstractmethod
     def receive(self, record: Mapping[str, Any]) -> None:
