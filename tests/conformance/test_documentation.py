@@ -21,7 +21,7 @@ from provisioner.composition.events import COMPLETIONS
 from provisioner.drivers.rds import _STATES, RdsState
 from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
-from provisioner.jobs.queue import JobMessage
+from provisioner.jobs.messages import JobMessage
 from provisioner.jobs.retries import FOREIGN_ERRORS
 from provisioner.jobs.transitions import JOB_TRANSITIONS, STAGE_TRANSITIONS
 from provisioner.provisioning.clusters import InstanceAllowance

@@ -17,8 +17,8 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.dispatch import Dispatcher, MessageReceiver, UndeliveredReceiver
 from provisioner.jobs.events import EventPublisher
 from provisioner.jobs.execution import ExecutionStatus
+from provisioner.jobs.messages import DeadLetterQueue
 from provisioner.jobs.models import JobStatus, StoredError
-from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import JobRegistry
 from provisioner.runtime.observability import metrics
 from support.calls import (

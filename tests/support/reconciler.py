@@ -13,8 +13,8 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.client import JobClient
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, execution_input
 from provisioner.jobs.failure import FailurePolicy
+from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import Job, StoredError
-from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY

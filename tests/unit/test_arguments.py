@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from provisioner import api
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import MAX_DELAY_SECONDS
-from provisioner.jobs.messages import accept, is_own_job
-from provisioner.jobs.queue import JobMessage
+from provisioner.jobs.messages import JobMessage, accept, is_own_job
 from provisioner.jobs.registry import REGISTRY, JobRegistry
 from provisioner.runtime.platform import PlatformSettings
 from support.core import REGION, Core

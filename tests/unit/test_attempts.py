@@ -13,8 +13,8 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import cleanup_job_id
 from provisioner.jobs.job_reader import JobNotFoundError
+from provisioner.jobs.messages import JobId
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.queue import JobId
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import UnknownJobTypeError
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome

@@ -21,13 +21,13 @@ from provisioner.jobs.failure import (
     cleanup_job_id,
 )
 from provisioner.jobs.lease import open_lease
+from provisioner.jobs.messages import JobMessage
 from provisioner.jobs.models import (
     Job,
     JobStatus,
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import waiting_retry
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageRunner, StageWaiting

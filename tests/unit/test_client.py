@@ -25,8 +25,8 @@ from provisioner.jobs.client import (
 )
 from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_input
 from provisioner.jobs.job_reader import JobNotFoundError
+from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import Job, JobStatus
-from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
 from provisioner.provisioning.naming import Naming

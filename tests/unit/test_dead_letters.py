@@ -18,8 +18,8 @@ from provisioner.jobs import dead_letters
 from provisioner.jobs.client import JobClient
 from provisioner.jobs.dispatch import UndeliveredReceiver
 from provisioner.jobs.job_reader import JobNotFoundError
+from provisioner.jobs.messages import DeadLetterQueue, JobQueue
 from provisioner.jobs.models import Job, JobStatus, StoredError
-from provisioner.jobs.queue import DeadLetterQueue, JobQueue
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.store import BadEnd

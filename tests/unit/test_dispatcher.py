@@ -14,8 +14,8 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.client import JobClient
 from provisioner.jobs.dispatch import Dispatcher
 from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_name
+from provisioner.jobs.messages import DeadLetterQueue, JobId, JobQueue
 from provisioner.jobs.models import Job, JobStatus, StoredError
-from provisioner.jobs.queue import DeadLetterQueue, JobId, JobQueue
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
 from provisioner.jobs.store import BadEnd

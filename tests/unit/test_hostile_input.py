@@ -18,8 +18,8 @@ from provisioner.composition.job_handlers import register_job_types
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.dispatch import Dispatcher
+from provisioner.jobs.messages import DeadLetterQueue
 from provisioner.jobs.models import JobStatus
-from provisioner.jobs.queue import DeadLetterQueue
 from provisioner.jobs.registry import REGISTRY
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming

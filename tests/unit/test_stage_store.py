@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.lease import Lease, open_lease
-from provisioner.jobs.messages import accept
+from provisioner.jobs.messages import JobMessage, accept
 from provisioner.jobs.models import (
     Job,
     JobStatus,
@@ -18,7 +18,6 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.queue import JobMessage
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.stage import Completion, StageOutcome
 from provisioner.jobs.stage_run import StageRunner, StageWaiting

@@ -22,6 +22,7 @@ from provisioner.jobs.definition import (
 from provisioner.jobs.failure import CleanupRequest, FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.lease import open_lease
+from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     HistoryEntry,
     Job,
@@ -30,7 +31,6 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import (

@@ -46,6 +46,7 @@ from provisioner.jobs.client import (
 )
 from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.job_reader import JobNotFoundError, utc_now
+from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     HistoryEntry,
     Job,
@@ -55,7 +56,6 @@ from provisioner.jobs.models import (
     StoredError,
     Wait,
 )
-from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import (
     REGISTRY,
     DuplicateJobHandlerError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from provisioner.composition.job_handlers import register_job_types
 from provisioner.composition.job_store import job_store
 from provisioner.jobs.dispatch import Dispatcher
-from provisioner.jobs.queue import DeadLetterQueue
+from provisioner.jobs.messages import DeadLetterQueue
 from provisioner.jobs.registry import REGISTRY
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DispatcherSettings

@@ -8,7 +8,7 @@ from provisioner.composition.deployment import project_store
 from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import failure_policies
 from provisioner.jobs.execution import Executions
-from provisioner.jobs.queue import JobQueue
+from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ReconcilerSettings

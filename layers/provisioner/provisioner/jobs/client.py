@@ -16,8 +16,8 @@ from provisioner.arguments import (
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType
 from provisioner.jobs.execution import execution_input
+from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import CANCELLED, Job, JobStatus, StoredError
-from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.records import NewJob, payload_digest
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore

@@ -134,7 +134,7 @@ class DeadLetters:
             return False, "the message names another job's id; send it without job_id."
         if job is None or not job.status.is_terminal:
             body = _with_job_id(letter.body, letter.job_id)
-            self._jobs.queue.send_back(body, message_group=letter.message_group)
+            self._jobs.queue.send_text(body, letter.message_group)
             return True, "is sent again."
         if not again:
             return False, f"is {job.status}; it runs again only where that is asked for."

@@ -28,6 +28,8 @@ from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import execution_name
 from provisioner.jobs.messages import (
+    DeadLetterQueue,
+    JobMessage,
     accept,
     is_own_job,
     job_id_of,
@@ -36,7 +38,6 @@ from provisioner.jobs.messages import (
     to_stored_error,
 )
 from provisioner.jobs.models import Job, JobStatus, StoredError
-from provisioner.jobs.queue import DeadLetterQueue, JobMessage
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore

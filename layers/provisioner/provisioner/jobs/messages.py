@@ -1,21 +1,23 @@
-"""What the job of a message is, and how it ends where the message can never work."""
+"""Messages: plain JSON that any language, or the SQS console, can send; each is of one job."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.execution import execution_input
+from provisioner.jobs.execution import LATER_ATTEMPT, execution_input, job_input
 from provisioner.jobs.models import Job, StoredError
-from provisioner.jobs.queue import JobMessage
-from provisioner.jobs.records import NewJob, payload_digest
+from provisioner.jobs.records import NewJob, canonical_json, payload_digest
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
 from provisioner.jobs.store import JobStore
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.client import SQSClient
 
 #: What services put around a job, by the fields that tell: what it is, and how to send the job
 #: plain. The first whose fields are all there; nothing is ever unwrapped.
@@ -54,6 +56,95 @@ _WRAPPERS: dict[tuple[str, ...], str] = {
 
 #: Characters of a project's id.
 _ID_LENGTH = 64
+
+
+def _names_no_attempt(job_id: str) -> str:
+    """Refuse an id that the execution of another job's later attempt may be named by."""
+    if LATER_ATTEMPT.search(job_id):
+        raise ValueError(
+            "must not end in -attempt- and a number, which names the execution of a later attempt"
+        )
+    return job_id
+
+
+#: A job id is an execution's name too, of at most 80 characters with what says the attempt or the
+#: run of a clean-up. Source: AWS Step Functions API Reference, StartExecution.
+JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$"), AfterValidator(_names_no_attempt)]
+
+#: Characters of a reason that a message attribute carries.
+_REASON_LENGTH = 1000
+
+
+class JobMessage(BaseModel):
+    """The body of a message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_type: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
+    payload: dict[str, Any]
+    #: Left out of a message that people write: the message's id is the job's id then.
+    job_id: JobId | None = None
+    #: The job's attempt; a message that people write begins a job, and so leaves it out.
+    attempt: Annotated[int, Field(ge=1, le=9999, strict=True)] = 1
+
+
+class _Queue:
+    """A queue of Amazon SQS."""
+
+    def __init__(self, client: SQSClient, url: str) -> None:
+        """Bind to a queue by its URL."""
+        self._client = client
+        self._url = url
+
+    def send_text(self, body: str, message_group: str | None, **more: Any) -> None:
+        """Send a message as it is; what SendMessage takes besides is given by its name."""
+        if message_group is not None:
+            more["MessageGroupId"] = message_group
+        self._client.send_message(QueueUrl=self._url, MessageBody=body, **more)
+
+
+class JobQueue(_Queue):
+    """Sends jobs."""
+
+    def send(self, job: Job, *, message_group: str | None, delay_seconds: int = 0) -> None:
+        """Send a job's attempt.
+
+        Args:
+            job: the job, with its payload.
+            message_group: whose share of the queue the message takes (SQS fair queues), if any.
+            delay_seconds: 0 to 900, the longest that SQS holds a message back.
+        """
+        body = canonical_json(job_input(job, job.attempt))
+        self.send_text(body, message_group, DelaySeconds=delay_seconds)
+
+
+class DeadLetterQueue(_Queue):
+    """Takes the messages that can never work, with the reason beside them."""
+
+    def send(
+        self,
+        body: str,
+        *,
+        job_id: str,
+        reason: ProvisioningError,
+        message_group: str | None = None,
+    ) -> None:
+        """Send a message as it came; the attributes say why it is here."""
+        attributes = {
+            "job_id": job_id,
+            "error_type": str(reason.type),
+            "reason": reason.message[:_REASON_LENGTH],
+            "cause": reason.cause[:_REASON_LENGTH],
+        }
+        self.send_text(
+            body,
+            message_group,
+            MessageAttributes={
+                name: {"DataType": "String", "StringValue": value}
+                for name, value in attributes.items()
+                if value
+            },
+        )
 
 
 def parse_message(body: str) -> JobMessage:

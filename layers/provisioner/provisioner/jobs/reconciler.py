@@ -21,6 +21,7 @@ from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, j
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, metric_of, waited_out
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.lease import open_lease
+from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     CANCELLED,
     JOB_SUBJECT,
@@ -32,7 +33,6 @@ from provisioner.jobs.models import (
     StoredError,
     cancelled_while_waiting,
 )
-from provisioner.jobs.queue import JobQueue
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.slots import release_slot
 from provisioner.jobs.store import JobStore

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
-from provisioner.jobs.queue import JobId
+from provisioner.jobs.messages import JobId
 from provisioner.provisioning.contract import Payload, ProjectId, Region, Result
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
