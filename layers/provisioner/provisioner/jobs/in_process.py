@@ -6,19 +6,19 @@ after the other, each settles, and only then is it decided how the job ends.
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from provisioner.errors import ProvisioningError, is_retried
+from provisioner.errors import ProvisioningError
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, Stage
 from provisioner.jobs.execution import job_input
 from provisioner.jobs.models import Job
-from provisioner.jobs.retries import SLOT_RETRY, STAGE_RETRY, waiting_retry
-from provisioner.jobs.stage_run import RECORD_FAILURE, SlotWaiting, StageWaiting, Step
+from provisioner.jobs.retries import SLOT_RETRY, STAGE_RETRY, RetryPolicy, waiting_retry
+from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting, Step
 
 
 class InProcessRun:
@@ -103,29 +103,21 @@ class InProcessRun:
     def _repeat(self, step: Step, job: Job, stage: str, **more: Any) -> dict[str, Any]:
         """Run a step as often as a Task of the state machine does; raise its last error."""
         polls = waiting_retry(stage.waits_seconds if isinstance(stage, Stage) else 0)
-        given = job_input(job, job.attempt)
-        waits = failures = slot_polls = 0
-        for retry_count in itertools.count():
+        policies = (STAGE_RETRY, SLOT_RETRY, polls)
+        given = {"job": job_input(job, job.attempt), "stage": str(stage), **more}
+        repeated: Counter[RetryPolicy] = Counter()
+        while True:
             try:
-                return step({"job": given, "stage": str(stage), "retry_count": retry_count, **more})
-            except SlotWaiting:
-                slot_polls += 1
-                longest = SLOT_RETRY.longest_delay(slot_polls)
+                return step({**given, "retry_count": repeated.total()})
+            except (ProvisioningError, StageWaiting) as error:
+                # As a retrier, by the error's name.
+                name = type(error).__name__
+                policy = next((each for each in policies if name in each.error_names), None)
+                if policy is None:
+                    raise
+                repeated[policy] += 1
+                longest = policy.longest_delay(repeated[policy])
                 if longest is None:
                     raise
-                self._sleep_at_most(longest)
-            except StageWaiting:
-                waits += 1
-                if waits > polls.max_attempts:
-                    raise
-                self._sleep(polls.interval_seconds)
-            except ProvisioningError as error:
-                failures += 1
-                longest = STAGE_RETRY.longest_delay(failures)
-                if not is_retried(error) or longest is None:
-                    raise
-                self._sleep_at_most(longest)
-        raise AssertionError  # the count has no end
-
-    def _sleep_at_most(self, seconds: float) -> None:
-        self._sleep(random.uniform(0, seconds))  # noqa: S311  # jitter is no secret  # nosec B311
+                jitter = random.random() if policy.is_jittered else 1  # noqa: S311  # no secret  # nosec B311
+                self._sleep(jitter * longest)

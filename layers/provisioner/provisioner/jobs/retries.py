@@ -43,6 +43,11 @@ class RetryPolicy:
         """The first attempt and its repetitions."""
         return 1 + self.max_attempts
 
+    @property
+    def is_jittered(self) -> bool:
+        """Whether each wait is drawn between zero and its bound; else it is that bound."""
+        return self.backoff_rate != 1
+
     def longest_delay(self, attempt: int) -> float | None:
         """Return the longest wait, in seconds, after a failed attempt; None if none is left.
 

@@ -207,10 +207,10 @@ def _retrier(policy: RetryPolicy) -> dict[str, Any]:
         "BackoffRate": policy.backoff_rate,
         "MaxAttempts": policy.max_attempts,
     }
-    if policy.backoff_rate == 1:
-        # AWS refuses a longest delay that the first is not below.
-        return retrier | {"JitterStrategy": "NONE"}
-    return retrier | {"MaxDelaySeconds": policy.max_delay_seconds, "JitterStrategy": "FULL"}
+    if policy.is_jittered:
+        return retrier | {"MaxDelaySeconds": policy.max_delay_seconds, "JitterStrategy": "FULL"}
+    # AWS refuses a longest delay that the first is not below.
+    return retrier | {"JitterStrategy": "NONE"}
 
 
 def _catch(path: str, handler: str) -> dict[str, Any]:
