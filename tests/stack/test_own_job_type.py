@@ -57,12 +57,12 @@ EDITS = {
 """,
         ),
         ('    state="Look",\n', '    state="Look",\n    waits_seconds=3600,\n'),
-        ("project_lock:ensure_acquired", "find_project:ensure_found"),
-        ("project_lock:ensure_released", "conclude:ensure_concluded"),
+        ("lifecycle:ensure_acquired", "find_project:ensure_found"),
+        ("lifecycle:ensure_released", "lifecycle:ensure_concluded"),
         ("import FailureHandling, JobDefinition, Stage", "import JobDefinition, Stage"),
         (
             """    on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.project_lock:release_after_failure"
+        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
     ),
 """,
             "",

@@ -332,7 +332,7 @@ def test_a_region_in_which_another_job_has_begun_too_is_not_given_back(
         begin(core, job_id)
         if job_id == "other":
             # It keeps what it has made.
-            release(core.projects.release_items("shop", job_id))
+            release(core.projects.build_release_as_failed("shop", job_id))
             continue
         fail(core)
         if was_first:
@@ -350,7 +350,9 @@ def test_a_retry_gives_back_the_region_that_its_first_attempt_began_in(core: Cor
     core.new_project()
     core.new_job()
     begin(core, "job-1")
-    dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
+    dynamodb.transact(
+        core.client("dynamodb"), core.projects.build_release_as_failed("shop", "job-1")
+    )
     begin(core, "job-1")
     fail(core)
 
@@ -939,7 +941,7 @@ def test_what_another_job_may_use_is_not_removed(core: Core) -> None:
     )
     assert core.scan("ProjectsTable") == before
 
-    items = core.projects.activate_items("shop", "job-2", {"made": "x"}, {})
+    items = core.projects.build_activation("shop", "job-2", {"made": "x"}, {})
     dynamodb.transact(core.client("dynamodb"), items)
     before = core.scan("ProjectsTable")
     taken = begin_again(core)

@@ -337,7 +337,7 @@ def test_keys_are_handed_over_once_and_only_by_a_project_that_is_active(
     with pytest.raises(api.ApiKeysNotClaimableError, match="once it is ACTIVE"):
         api.claim_api_keys("shop", handed.append)
     core.projects.lock(project, "job-1", quota=None, default_limit=1)
-    items = core.projects.activate_items("shop", "job-1", {"made": "x"}, {})
+    items = core.projects.build_activation("shop", "job-1", {"made": "x"}, {})
     dynamodb.transact(core.client("dynamodb"), items)
     keys = [generate_api_key("nm"), generate_api_key("nm")]
     for text in keys:

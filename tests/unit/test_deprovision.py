@@ -99,7 +99,7 @@ def active(core: Core) -> Core:
     """Return a deployment with a project that is ACTIVE."""
     core.new_project(owner_id="ada")
     lock(core)
-    write(core, core.projects.activate_items("shop", "job-1", {"made": "x"}, {}))
+    write(core, core.projects.build_activation("shop", "job-1", {"made": "x"}, {}))
     return core
 
 
@@ -276,7 +276,7 @@ def test_a_project_of_which_a_clean_up_has_left_nothing_is_deprovisioned_at_once
 ) -> None:
     core.new_project(owner_id="ada")
     lock(core)
-    write(core, core.projects.release_items("shop", "job-1", removed_all_of="job-1"))
+    write(core, core.projects.build_release_as_failed("shop", "job-1", removed_all_of="job-1"))
 
     outcome = begin(core, job())
 
@@ -402,7 +402,7 @@ def test_a_job_that_may_have_removed_something_leaves_the_rest_to_the_next(
 def test_a_project_that_failed_before_is_failed_again(core: Core) -> None:
     core.new_project(owner_id="ada")
     lock(core)
-    write(core, core.projects.release_items("shop", "job-1"))
+    write(core, core.projects.build_release_as_failed("shop", "job-1"))
     begin(core, job())
 
     give_up(core, "CHECKING_DATA")
@@ -551,7 +551,7 @@ def test_what_is_left_in_a_region_is_not_forgotten_for_another(core: Core) -> No
     core.describe_clusters({"cluster_id": "west"}, region="eu-west-1")
     core.new_project(owner_id="ada")
     lock(core)
-    write(core, core.projects.release_items("shop", "job-1"))
+    write(core, core.projects.build_release_as_failed("shop", "job-1"))
 
     error = refused(ErrorType.INVALID_PAYLOAD, lambda: provision(core, region="eu-west-1"))
 

@@ -451,7 +451,7 @@ def end_cleanup(core: Core) -> str:
     """Let the clean-up of the job fail without having begun, and return its id."""
     cleanup = core.jobs.get(core.jobs.get("job-1").cleanup_job_id)
     error = StoredError(ErrorType.TIMEOUT, "", 0, "Too long.", "")
-    release = core.projects.release_items("shop", cleanup.job_id)
+    release = core.projects.build_release_as_failed("shop", cleanup.job_id)
     core.jobs.fail(cleanup, BadEnd([error], {}, also=release))
     core.clock.advance()
     return cleanup.job_id
@@ -512,7 +512,9 @@ def test_a_lock_that_is_lost_meanwhile_is_looked_at_again(core: Core) -> None:
 
     def release(_call: Any) -> None:
         core.answers.clear()
-        dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
+        dynamodb.transact(
+            core.client("dynamodb"), core.projects.build_release_as_failed("shop", "job-1")
+        )
 
     core.answers["dynamodb.TransactWriteItems"] = release
 

@@ -295,7 +295,7 @@ def test_a_snapshot_is_no_reason_to_leave_what_a_project_has(core: Core) -> None
     place_instance(core, begun)
     result = provisioned_result()
     dynamodb.transact(
-        core.client("dynamodb"), core.projects.activate_items("shop", "job-1", result, {})
+        core.client("dynamodb"), core.projects.build_activation("shop", "job-1", result, {})
     )
 
     error = refused(core, job("job-2", database={"size": "db.t4g.micro", "snapshot": "another"}))
@@ -315,7 +315,9 @@ def test_a_snapshot_is_no_reason_to_leave_what_a_project_has(core: Core) -> None
 
 def fail(core: Core) -> None:
     """Let go of the project, with what the job has made of it kept."""
-    dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
+    dynamodb.transact(
+        core.client("dynamodb"), core.projects.build_release_as_failed("shop", "job-1")
+    )
 
 
 def place_instance(core: Core, of: JobInput) -> None:
@@ -416,7 +418,7 @@ RESULT = {"project_id": "shop", "made": "before"}
 def test_a_project_that_is_provisioned_already_ends_the_job_with_its_result(core: Core) -> None:
     core.new_project()
     initialize(core, job())
-    items = core.projects.activate_items("shop", "job-1", RESULT, {})
+    items = core.projects.build_activation("shop", "job-1", RESULT, {})
     dynamodb.transact(core.client("dynamodb"), items)
     before = core.scan("ProjectsTable"), core.scan("QuotasTable")
 
@@ -565,7 +567,9 @@ def test_no_job_completes_before_every_stage_has_reported_its_check(
 
 def test_a_job_that_lost_its_project_does_not_end_well(core: Core) -> None:
     run_to_finalizing(core)
-    dynamodb.transact(core.client("dynamodb"), core.projects.release_items("shop", "job-1"))
+    dynamodb.transact(
+        core.client("dynamodb"), core.projects.build_release_as_failed("shop", "job-1")
+    )
 
     with pytest.raises(ProvisioningError) as raised:
         finalize(core)

@@ -180,7 +180,7 @@ def test_a_stage_whose_code_its_function_cannot_run_is_refused_before_anything_i
 def test_code_that_handles_a_failure_and_is_not_there_is_refused(
     monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    nowhere = {field: "provisioner.provisioning.stages.project_lock:ensure_held_by_nobody"}
+    nowhere = {field: "provisioner.provisioning.stages.lifecycle:ensure_held_by_nobody"}
     if field == "request_cleanup":
         nowhere["cleanup_job_type"] = "clean_up_project"
     changed = replace(rotate_api_keys.JOB_TYPE, on_failure=FailureHandling(**nowhere))

@@ -60,7 +60,7 @@ def keys(core: Core, connected: PlatformSettings) -> dict[str, str]:
         project = core.new_project(project_id)
         job = core.new_job(f"job-{project_id}", project_id)
         core.projects.lock(project, job.job_id, quota=None, default_limit=1)
-        items = core.projects.activate_items(project_id, job.job_id, {"made": "x"}, {})
+        items = core.projects.build_activation(project_id, job.job_id, {"made": "x"}, {})
         dynamodb.transact(core.client("dynamodb"), items)
         text = generate_api_key("nm")
         core.api_keys.put_set([new_key(text, "2026-01-31T10:00:00", project_id, job.job_id)])

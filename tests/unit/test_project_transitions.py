@@ -104,40 +104,42 @@ def _write(core: Core, *writes: dynamodb.Write) -> None:
 
 
 def _activate(core: Core, _project: Project, job_id: str) -> None:
-    _write(core, *core.projects.activate_items("shop", job_id, {"made": job_id}, {}))
+    _write(core, *core.projects.build_activation("shop", job_id, {"made": job_id}, {}))
 
 
 def _release(core: Core, _project: Project, job_id: str) -> None:
-    _write(core, *core.projects.release_items("shop", job_id, removed_all_of=job_id))
+    _write(core, *core.projects.build_release_as_failed("shop", job_id, removed_all_of=job_id))
 
 
 def _release_active(core: Core, _project: Project, job_id: str) -> None:
-    _write(core, *core.projects.release_active_items("shop", job_id, {"made": "new"}))
+    _write(core, *core.projects.build_release("shop", job_id, {"made": "new"}))
 
 
 def _hand_over(core: Core, _project: Project, job_id: str) -> None:
-    _write(core, *core.projects.hand_over_items("shop", job_id, f"cleanup-of-{job_id}"))
+    _write(core, *core.projects.build_hand_over("shop", job_id, f"cleanup-of-{job_id}"))
 
 
 def _end_removal(core: Core, project: Project, job_id: str) -> None:
-    _write(core, *core.projects.end_removal_items(project, job_id, core.clock.at, {"key": "x"}))
+    _write(core, *core.projects.build_end_of_removal(project, job_id, core.clock.at, {"key": "x"}))
 
 
 def _retire(core: Core, project: Project, _job_id: str) -> None:
-    _write(core, *core.projects.retire_items(project, core.clock.at))
+    _write(core, *core.projects.build_retirement(project, core.clock.at))
 
 
 def _stop_removal(core: Core, _project: Project, job_id: str) -> None:
     _write(
         core,
-        *core.projects.release_removal_items("shop", job_id, has_removed=False, snapshot=None),
+        *core.projects.build_release_from_removal("shop", job_id, has_removed=False, snapshot=None),
     )
 
 
 def _fail_removal(core: Core, _project: Project, job_id: str) -> None:
     _write(
         core,
-        *core.projects.release_removal_items("shop", job_id, has_removed=True, snapshot={"k": 1}),
+        *core.projects.build_release_from_removal(
+            "shop", job_id, has_removed=True, snapshot={"k": 1}
+        ),
     )
 
 
@@ -212,7 +214,7 @@ def test_contention_is_waited_out_at_every_write_of_a_project_and_its_keys(core:
         core.projects.places.unplace("shop", "first", quota, "job")
         core.projects.places.place("shop", INSTANCE.identifier, quota, 5, instance=INSTANCE)
         core.projects.places.keep_instance("shop", replace(INSTANCE, host="db", port=1))
-        is_locked = core.projects.lock_held_item("shop", "job")
+        is_locked = core.projects.build_lock_check("shop", "job")
         core.api_keys.make_only("shop", keys[:2], is_locked)
         _hand_over(core, project, "job")
         _release(core, project, "cleanup-of-job")

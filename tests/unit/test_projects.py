@@ -42,7 +42,7 @@ def lock(core: Core, project_id: str = "shop", job_id: str = "job-1", limit: int
 
 def release(core: Core, project_id: str = "shop", job_id: str = "job-1") -> None:
     """Give back what a failed job holds."""
-    items = core.projects.release_items(project_id, job_id)
+    items = core.projects.build_release_as_failed(project_id, job_id)
     if items:
         dynamodb.transact(core.client("dynamodb"), items)
 
@@ -220,7 +220,7 @@ def test_what_is_released_by_two_at_once_is_given_back_once(core: Core) -> None:
     core.new_project("other")
     lock(core, "other", job_id="job-2")
     lock(core)
-    items = core.projects.release_items("shop", "job-1")
+    items = core.projects.build_release_as_failed("shop", "job-1")
     release(core)
 
     with pytest.raises(ConditionFailedError):
@@ -249,9 +249,11 @@ def test_a_project_becomes_active_only_by_the_job_that_holds_it(core: Core) -> N
     client = core.client("dynamodb")
 
     with pytest.raises(ConditionFailedError):
-        dynamodb.transact(client, core.projects.activate_items("shop", "job-2", {"made": "x"}, {}))
+        dynamodb.transact(
+            client, core.projects.build_activation("shop", "job-2", {"made": "x"}, {})
+        )
     assert project(core).status is ProjectStatus.PROVISIONING
-    dynamodb.transact(client, core.projects.activate_items("shop", "job-1", {"made": "x"}, {}))
+    dynamodb.transact(client, core.projects.build_activation("shop", "job-1", {"made": "x"}, {}))
 
     active = project(core)
     assert (active.status, active.locked_by, active.result, active.quota) == (
@@ -475,7 +477,7 @@ def test_a_count_of_tenants_that_was_set_back_does_not_keep_a_place(core: Core) 
 
 def hand_over(core: Core) -> None:
     """Hand a project's lock over from a failed job to its clean-up."""
-    items = core.projects.hand_over_items("shop", "job-1", "cleanup-1")
+    items = core.projects.build_hand_over("shop", "job-1", "cleanup-1")
     dynamodb.transact(core.client("dynamodb"), items)
 
 
@@ -491,7 +493,7 @@ def test_a_lock_that_is_handed_over_never_lets_another_job_in(core: Core) -> Non
     )
     # What is there still counts.
     assert core.projects.quotas.used(QUOTA) == 1
-    assert core.projects.release_items("shop", "job-1") == []
+    assert core.projects.build_release_as_failed("shop", "job-1") == []
     with pytest.raises(ProjectBusyError):
         lock(core, job_id="job-2")
     with pytest.raises(ConditionFailedError):
@@ -523,7 +525,7 @@ def test_a_project_that_is_held_active_or_gone_is_not_acquired_again(core: Core)
     with pytest.raises(ProjectBusyError):
         core.projects.acquire_to_clean_up("shop", "cleanup-1")
     dynamodb.transact(
-        core.client("dynamodb"), core.projects.activate_items("shop", "job-2", {"made": "x"}, {})
+        core.client("dynamodb"), core.projects.build_activation("shop", "job-2", {"made": "x"}, {})
     )
     for project_id in ("shop", "none-such"):
         with pytest.raises(ProjectBusyError):

@@ -392,7 +392,7 @@ def test_a_job_that_completes_meanwhile_is_completed(core: Core) -> None:
     waiting(core)
     core.jobs.start_stage(head(core), provision_project.FINALIZING, 0)
     core.clock.advance(provision_project.FINALIZING.seconds)
-    also = core.projects.activate_items("shop", "job-1", {}, {})
+    also = core.projects.build_activation("shop", "job-1", {}, {})
     meanwhile(
         core,
         lambda: core.jobs.complete(
@@ -1166,7 +1166,7 @@ def test_a_job_that_is_refused_is_not_unfinished(core: Core) -> None:
 
 
 def complete(core: Core) -> None:
-    also = core.projects.activate_items("shop", "job-1", {}, {})
+    also = core.projects.build_activation("shop", "job-1", {}, {})
     core.jobs.complete("job-1", "INITIALIZING", output={}, check="x", result={}, also=also)
 
 

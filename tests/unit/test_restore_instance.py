@@ -368,7 +368,7 @@ def test_a_clean_up_removes_what_was_restored_and_leaves_the_snapshot(restore: R
     restore.run()
     dynamodb.transact(
         restore.core.client("dynamodb"),
-        restore.core.projects.hand_over_items("shop", LATER.job_id, "cleanup-1"),
+        restore.core.projects.build_hand_over("shop", LATER.job_id, "cleanup-1"),
     )
     payload = cleanup_payload(LATER.job_id, is_dedicated=True)
 

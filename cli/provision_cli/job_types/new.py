@@ -73,7 +73,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.project_lock:ensure_acquired",
+    code="provisioner.provisioning.stages.lifecycle:ensure_acquired",
     state="Initialize",
 )
 
@@ -89,7 +89,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The project is released and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.project_lock:ensure_released",
+    code="provisioner.provisioning.stages.lifecycle:ensure_released",
     state="Finalize",
 )
 
@@ -100,7 +100,7 @@ JOB_TYPE = JobDefinition(
     result_model=${class_name}Result,
     steps=(INITIALIZING, LOOKING, FINALIZING),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.project_lock:release_after_failure"
+        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
     ),
     example={"project_id": "shop"},
 )

@@ -169,7 +169,7 @@ class ProjectReader:
         project = self.get(project_id)
         return project if project is not None and project.locked_by == job_id else None
 
-    def lock_held_item(self, project_id: str, job_id: str) -> Write:
+    def build_lock_check(self, project_id: str, job_id: str) -> Write:
         """Return the condition that a job holds a project, for a write beside it."""
         return dynamodb.Check(self._projects, {"project_id": project_id}, _is_held_by(job_id))
 
@@ -381,14 +381,14 @@ class ProjectStore(ProjectReader):
 
     # How a job releases it.
 
-    def activate_items(
+    def build_activation(
         self, project_id: str, job_id: str, result: dict[str, Any], known_ids: Mapping[str, str]
     ) -> Sequence[Write]:
         """Return the change that makes a project usable and releases it."""
         values = {"status": ProjectStatus.ACTIVE, "result": result, "known_ids": known_ids}
         return [self._release(project_id, job_id, **values)]
 
-    def release_active_items(
+    def build_release(
         self, project_id: str, job_id: str, result: dict[str, Any] | None = None
     ) -> Sequence[Write]:
         """Return the change that releases a project that a job has held to change it.
@@ -400,7 +400,7 @@ class ProjectStore(ProjectReader):
         """
         return [self._release(project_id, job_id, **({"result": result} if result else {}))]
 
-    def release_items(
+    def build_release_as_failed(
         self, project_id: str, job_id: str, *, removed_all_of: str = ""
     ) -> Sequence[Write]:
         """Return the changes that release what a job has acquired: a project's lock and its quota.
@@ -423,11 +423,11 @@ class ProjectStore(ProjectReader):
             *self.quotas.uncount(project.quota),
         ]
 
-    def hand_over_items(self, project_id: str, job_id: str, cleanup_job_id: str) -> Sequence[Write]:
+    def build_hand_over(self, project_id: str, job_id: str, cleanup_job_id: str) -> Sequence[Write]:
         """Return the change that hands a project's lock over from a failed job to its clean-up."""
         return [self._change(project_id, _is_held_by(job_id), locked_by=cleanup_job_id)]
 
-    def release_removal_items(
+    def build_release_from_removal(
         self,
         project_id: str,
         job_id: str,
@@ -453,7 +453,7 @@ class ProjectStore(ProjectReader):
             values |= {"status": project.status_before, "status_before": None}
         return [self._release(project_id, job_id, **values)]
 
-    def end_removal_items(
+    def build_end_of_removal(
         self, project: Project, job_id: str, at: datetime, snapshot: Mapping[str, Any] | None
     ) -> Sequence[Write]:
         """Return the changes that make a project DEPROVISIONED and give back its quota."""
@@ -469,7 +469,7 @@ class ProjectStore(ProjectReader):
         )
         return [change, *self.quotas.uncount(project.quota)]
 
-    def retire_items(self, project: Project, at: datetime) -> Sequence[Write]:
+    def build_retirement(self, project: Project, at: datetime) -> Sequence[Write]:
         """Return the change that makes a project DEPROVISIONED that has nothing."""
         is_empty = _IS_FREE & Attr("region").not_exists() & _is(project.status)
         return [
@@ -503,7 +503,7 @@ class ProjectStore(ProjectReader):
         held = [self.find_held(project, job_id) for job, project in self._held() if job == job_id]
         for project in filter(None, held):
             has_failed = project.status is ProjectStatus.PROVISIONING
-            release = self.release_items if has_failed else self.release_active_items
+            release = self.build_release_as_failed if has_failed else self.build_release
             # Refused where another sweep has just released it.
             with suppress(ConditionFailedError):
                 dynamodb.transact(self._client, release(project.project_id, job_id))

@@ -50,7 +50,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.project_lock:ensure_acquired",
+    code="provisioner.provisioning.stages.lifecycle:ensure_acquired",
     arguments={"asks_for_instance": True},
     state="Initialize",
 )
@@ -139,7 +139,7 @@ JOB_TYPE = JobDefinition(
         FINALIZING,
     ),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.project_lock:release_after_failure"
+        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
     ),
     example={"project_id": "shop"},
     command=("project", "repair"),

@@ -49,7 +49,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The job is COMPLETED.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.conclude:ensure_concluded",
+    code="provisioner.provisioning.stages.lifecycle:ensure_concluded",
     state="Finalize",
 )
 

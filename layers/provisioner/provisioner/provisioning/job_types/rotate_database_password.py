@@ -28,7 +28,7 @@ INITIALIZING = Stage(
     "INITIALIZING",
     "The project is ACTIVE and ours to change.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.project_lock:ensure_acquired",
+    code="provisioner.provisioning.stages.lifecycle:ensure_acquired",
     state="Initialize",
 )
 
@@ -45,7 +45,7 @@ FINALIZING = Stage(
     "FINALIZING",
     "The project is released and the job COMPLETED, in one transaction.",
     function=LIFECYCLE,
-    code="provisioner.provisioning.stages.project_lock:ensure_released",
+    code="provisioner.provisioning.stages.lifecycle:ensure_released",
     state="Finalize",
 )
 
@@ -56,7 +56,7 @@ JOB_TYPE = JobDefinition(
     result_model=RotateDatabasePasswordResult,
     steps=(INITIALIZING, ROTATING_DATABASE_PASSWORD, FINALIZING),
     on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.project_lock:release_after_failure"
+        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
     ),
     example={"project_id": "shop"},
     command=("password", "rotate"),

@@ -90,7 +90,7 @@ def ensure_api_keys(
     keys = [
         new_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]
     ]
-    held = projects.lock_held_item(project_id, job.job_id)
+    held = projects.build_lock_check(project_id, job.job_id)
     may_have_keys = may_exist(job) or not secret.is_new
     try:
         store.make_only(project_id, keys, held, may_have_keys=may_have_keys)

@@ -17,7 +17,7 @@ from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectBusyError, ProjectStatus, ProjectStore
-from provisioner.provisioning.stages.conclude import read_ended_stages
+from provisioner.provisioning.stages.lifecycle import read_ended_stages
 from provisioner.provisioning.stages.provision import resources_of
 
 
@@ -81,7 +81,9 @@ def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) 
         check="every stage has reported that nothing is left",
         completion=Completion(
             {"project_id": payload.project_id, "job_id": payload.job_id},
-            projects.release_items(payload.project_id, job.job_id, removed_all_of=payload.job_id),
+            projects.build_release_as_failed(
+                payload.project_id, job.job_id, removed_all_of=payload.job_id
+            ),
             # Nothing is left, whoever deletes the project meanwhile.
             only_releases=True,
         ),

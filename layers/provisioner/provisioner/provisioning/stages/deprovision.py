@@ -21,9 +21,8 @@ from provisioner.provisioning.job_types.deprovision_project import (
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import Project, ProjectStatus, ProjectStore
-from provisioner.provisioning.stages.conclude import complete, read_ended_stages
 from provisioner.provisioning.stages.find_project import read_project
-from provisioner.provisioning.stages.project_lock import acquire
+from provisioner.provisioning.stages.lifecycle import acquire, complete, read_ended_stages
 from provisioner.provisioning.stages.provision import resources_of
 
 
@@ -48,7 +47,7 @@ def ensure_removal_begun(
     if project.has_nothing and project.locked_by is None:
         _refuse_protected(project)
         now = clock()
-        return _end_at_once(project, now, projects.retire_items(project, now))
+        return _end_at_once(project, now, projects.build_retirement(project, now))
     if project.locked_by != job.job_id:
         acquire(job, project, projects, by=projects.begin_removal, refuse=_refuse_protected)
     return StageOutcome(
@@ -128,7 +127,7 @@ def ensure_deprovisioned(
     snapshot, now = _snapshot_of(ended) or project.snapshot, jobs.now()
     return complete(
         _result(project, now, snapshot, *removed),
-        projects.end_removal_items(project, job.job_id, now, snapshot),
+        projects.build_end_of_removal(project, job.job_id, now, snapshot),
     )
 
 
@@ -148,7 +147,7 @@ def release_after_failed_removal(job: Job, *, projects: ProjectStore) -> Sequenc
     """
     if not job.project_id or not job.stages:
         return []
-    return projects.release_removal_items(
+    return projects.build_release_from_removal(
         job.project_id,
         job.job_id,
         has_removed=any(

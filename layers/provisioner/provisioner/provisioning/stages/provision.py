@@ -25,7 +25,7 @@ from provisioner.provisioning.job_types.provision_project import (
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
-from provisioner.provisioning.stages.conclude import complete, read_ended_stages
+from provisioner.provisioning.stages.lifecycle import complete, read_ended_stages
 
 
 def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:
@@ -40,7 +40,9 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
     result = _result(payload, outputs, jobs).model_dump(mode="json", exclude_none=True)
     is_alone = outputs[provision_project.INITIALIZING].get(IS_ALONE) is True
     known = known_ids(ended) if is_alone else {}
-    return complete(result, projects.activate_items(payload.project_id, job.job_id, result, known))
+    return complete(
+        result, projects.build_activation(payload.project_id, job.job_id, result, known)
+    )
 
 
 def _result(
@@ -89,7 +91,7 @@ def _only(output: Mapping[str, Any], model: type[Any]) -> dict[str, Any]:
 
 def release_after_failure(job: Job, *, projects: ProjectStore) -> Sequence[Write]:
     """Build the writes that release the project's lock and the quota that it counts against."""
-    return projects.release_items(job.project_id, job.job_id) if job.project_id else []
+    return projects.build_release_as_failed(job.project_id, job.job_id) if job.project_id else []
 
 
 def request_cleanup(
@@ -124,7 +126,7 @@ def request_cleanup(
         },
         hand_over=[]
         if project is None
-        else projects.hand_over_items(job.project_id, job.job_id, cleanup_job_id),
+        else projects.build_hand_over(job.project_id, job.job_id, cleanup_job_id),
     )
 
 

@@ -11,8 +11,8 @@ from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types.repair_project import RepairProjectResult
 from provisioner.provisioning.projects import Project, ProjectStore
-from provisioner.provisioning.stages.conclude import complete, read_ended_stages
 from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.lifecycle import complete, read_ended_stages
 
 
 def service_of(project: Project, name: str) -> Mapping[str, Any] | None:
@@ -68,7 +68,5 @@ def ensure_repair_ended(job: JobInput, *, jobs: JobStore, projects: ProjectStore
         now = overlay(now, record.output.get("changed_result", {}))
     return complete(
         result.model_dump(mode="json"),
-        projects.release_active_items(
-            project.project_id, job.job_id, None if now == known else now
-        ),
+        projects.build_release(project.project_id, job.job_id, None if now == known else now),
     )

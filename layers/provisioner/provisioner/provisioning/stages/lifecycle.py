@@ -1,21 +1,26 @@
-"""INITIALIZING and FINALIZING of the job types that change a project, and their failure."""
+"""How jobs begin and end: with the project's lock, or without one; and how they fail.
+
+INITIALIZING and FINALIZING of the job types that change a project or hold nothing, and what every
+FINALIZING has in common.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.models import Job
-from provisioner.jobs.stage import JobInput, StageOutcome
+from provisioner.jobs.models import Job, StageRecord, StageStatus
+from provisioner.jobs.stage import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
+from provisioner.provisioning.contract import ProjectReference
 from provisioner.provisioning.projects import (
     Project,
     ProjectBusyError,
     ProjectStatus,
     ProjectStore,
 )
-from provisioner.provisioning.stages.conclude import complete, merge_outputs
 from provisioner.provisioning.stages.find_project import read_project
 
 
@@ -114,7 +119,7 @@ def ensure_released(job: JobInput, *, jobs: JobStore, projects: ProjectStore) ->
     project = projects.get(project_id)
     known = (project and project.result) or {}
     kept = known | {name: value for name, value in result.items() if name in known}
-    return complete(result, projects.release_active_items(project_id, job.job_id, kept or None))
+    return complete(result, projects.build_release(project_id, job.job_id, kept or None))
 
 
 def release_after_failure(job: Job, *, projects: ProjectStore) -> Sequence[Write]:
@@ -122,4 +127,56 @@ def release_after_failure(job: Job, *, projects: ProjectStore) -> Sequence[Write
     project = projects.get(job.project_id) if job.project_id else None
     if project is None or project.locked_by != job.job_id:
         return []
-    return projects.release_active_items(job.project_id, job.job_id)
+    return projects.build_release(job.project_id, job.job_id)
+
+
+def ensure_concluded(job: JobInput, *, jobs: JobStore) -> StageOutcome:
+    """End the job with what the stages before have put out.
+
+    Raises:
+        UNKNOWN_ERROR: a stage has not reported its check.
+    """
+    return complete(merge_outputs(job, jobs))
+
+
+def complete(result: Mapping[str, Any], also: Sequence[Write] = ()) -> StageOutcome:
+    """End a job, every other stage of which has reported its check.
+
+    Args:
+        result: the job's.
+        also: writes of the same transaction.
+    """
+    return StageOutcome(
+        output={"result": result},
+        check="every stage has reported its check",
+        completion=Completion(result, also),
+    )
+
+
+def merge_outputs(job: JobInput, jobs: JobStore) -> dict[str, Any]:
+    """Return the project's id with what the stages before the last have put out.
+
+    Raises:
+        UNKNOWN_ERROR: one of them has not reported its check.
+    """
+    result = {"project_id": job.payload_as(ProjectReference).project_id}
+    for record in read_ended_stages(job, jobs):
+        result |= record.output
+    return result
+
+
+def read_ended_stages(job: JobInput, jobs: JobStore) -> tuple[StageRecord, ...]:
+    """Return the stages before the last, each of which has ended well.
+
+    Raises:
+        UNKNOWN_ERROR: one of them has not reported its check.
+    """
+    *before, _ = jobs.get(job.job_id).stages
+    for record in before:
+        if record.status not in {StageStatus.SUCCEEDED, StageStatus.SKIPPED} or not record.check:
+            raise failure(
+                ErrorType.UNKNOWN_ERROR,
+                f"Stage {record.stage} has not reported its check.",
+                f"stage {record.stage}: status {record.status}",
+            )
+    return tuple(before)
