@@ -16,7 +16,7 @@ from provisioner.provisioning.first_run import KNOWN_IDS, known_ids
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
 from provisioner.provisioning.naming import Naming
-from provisioner.provisioning.projects import ProjectBusyError, ProjectStatus, ProjectStore
+from provisioner.provisioning.projects import Project, ProjectBusyError, ProjectStatus, ProjectStore
 from provisioner.provisioning.stages.lifecycle import read_ended_stages
 from provisioner.provisioning.stages.provision import resources_of
 
@@ -36,26 +36,7 @@ def ensure_cleanup_begun(
     payload = job.payload_as(CleanUpProjectPayload)
     project = projects.get(payload.project_id)
     if project is not None and project.locked_by != job.job_id:
-        if project.locked_by is not None:
-            raise failure(
-                ErrorType.PROJECT_BUSY,
-                f"project_id: {project.project_id} is locked by job {project.locked_by}, which "
-                "takes up what was left; look at that job first.",
-            )
-        if project.status not in {ProjectStatus.CREATED, ProjectStatus.FAILED}:
-            raise failure(
-                ErrorType.INVALID_PAYLOAD,
-                f"project_id: {project.project_id} is {project.status}; what was left has been "
-                "taken up, so nothing is removed.",
-            )
-        try:
-            projects.acquire_to_clean_up(project.project_id, job.job_id)
-        except ProjectBusyError:
-            raise failure(
-                ErrorType.PROJECT_BUSY,
-                f"project_id: {project.project_id} has just been taken up by another job; look at "
-                "that job first.",
-            ) from None
+        _acquire(job, project, projects)
     lease, known = None, {}
     # A job that is stored no more has ended months ago.
     with suppress(JobNotFoundError):
@@ -67,6 +48,29 @@ def ensure_cleanup_begun(
         output={KNOWN_IDS: known},
         check=f"nothing of job {payload.job_id} is at work any more",
     )
+
+
+def _acquire(job: JobInput, project: Project, projects: ProjectStore) -> None:
+    if project.locked_by is not None:
+        raise failure(
+            ErrorType.PROJECT_BUSY,
+            f"project_id: {project.project_id} is locked by job {project.locked_by}, which "
+            "takes up what was left; look at that job first.",
+        )
+    if project.status not in {ProjectStatus.CREATED, ProjectStatus.FAILED}:
+        raise failure(
+            ErrorType.INVALID_PAYLOAD,
+            f"project_id: {project.project_id} is {project.status}; what was left has been "
+            "taken up, so nothing is removed.",
+        )
+    try:
+        projects.acquire_to_clean_up(project.project_id, job.job_id)
+    except ProjectBusyError:
+        raise failure(
+            ErrorType.PROJECT_BUSY,
+            f"project_id: {project.project_id} has just been taken up by another job; look at "
+            "that job first.",
+        ) from None
 
 
 def ensure_cleaned_up(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> StageOutcome:

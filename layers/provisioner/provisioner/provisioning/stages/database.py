@@ -6,6 +6,7 @@ ROTATING_DATABASE_PASSWORD, REMOVING_DATABASE.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,8 @@ def ensure_database(
         DATABASE_CREATION_FAILED, and what `DatabaseEngine` raises.
     """
     payload = job.payload_as(ProvisionProjectPayload)
-    tenant = naming.names(payload.project_id).tenants[payload.database.engine]
-    owner = naming.owner(payload.project_id, job.job_id)
+    names, owner = naming.names(payload.project_id), naming.owner(payload.project_id, job.job_id)
+    tenant = names.tenants[payload.database.engine]
     cluster = ensure_placed(
         payload,
         projects=projects,
@@ -76,27 +77,22 @@ def ensure_database(
         # An instance of its own is where the project's item says.
         may_be_placed=payload.database.size is not None or may_exist(job),
     )
-    secret = _ensure_login(
-        secrets_manager, naming.names(payload.project_id).database_secret, tenant, cluster, owner
-    )
+    secret = _ensure_login(secrets_manager, names.database_secret, tenant, cluster, owner)
     password = partial(_read_password, secrets_manager, secret)
     ways = servers.ways_in(cluster, _CREATION, may_be_kept=True)
     if cluster.is_dedicated:
         ways[0].prepare_server()
     ways[0].ensure_database(tenant, password, owner)
     seen = [way.check_database(tenant, password()) for way in ways]
-    return StageOutcome(
-        output={
-            "cluster_id": cluster.cluster_id,
-            "engine": str(cluster.engine),
-            "version": seen[0].server_version,
-            "database_name": tenant.database,
-            "schema_name": tenant.schema,
-            "secret_arn": secret.arn,
-            **_address(cluster, tenant),
-        },
-        check=seen[-1].check,
-    )
+    output = {
+        "cluster_id": cluster.cluster_id,
+        "engine": str(cluster.engine),
+        "version": seen[0].server_version,
+        "database_name": tenant.database,
+        "schema_name": tenant.schema,
+        "secret_arn": secret.arn,
+    }
+    return StageOutcome(output=output | _address(cluster, tenant), check=seen[-1].check)
 
 
 def _address(cluster: Cluster, tenant: TenantNames) -> dict[str, Any]:
@@ -209,14 +205,11 @@ def ensure_database_repaired(
     repairs = servers.connect(cluster, _CHANGE).repair_database(
         tenant, password, naming.owner(project.project_id, job.job_id)
     )
-    shown = (project.result or {}).get("database", {})
-    now = _address(cluster, tenant)
+    now, right = _address(cluster, tenant), login_secret(cluster, tenant, str(login["password"]))
     moved = [
         Drift("result of the project", f"database.{name}")
-        for name in sorted(now)
-        if shown.get(name) != now[name]
+        for name in _find_changes((project.result or {}).get("database", {}), now)
     ]
-    right = login_secret(cluster, tenant, str(login["password"]))
     stale = [
         Remaining(
             f"secret {names.database_secret}",
@@ -224,17 +217,19 @@ def ensure_database_repaired(
             "The cluster is described otherwise by now, and a repair writes no secret; "
             "rotate the database password, which does.",
         )
-        for name in sorted(right)
-        if login.get(name) != right[name]
+        for name in _find_changes(login, right)
     ]
-    return report(
-        replace(
-            repairs,
-            repaired=(*repairs.repaired, *moved),
-            remaining=(*repairs.remaining, *stale),
-        ),
-        {"database": now} if moved else None,
+    found = replace(
+        repairs,
+        repaired=(*repairs.repaired, *moved),
+        remaining=(*repairs.remaining, *stale),
     )
+    return report(found, {"database": now} if moved else None)
+
+
+def _find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name what is not any more as it was, in order."""
+    return sorted(name for name in now if before.get(name) != now[name])
 
 
 def _read_login(secrets_manager: SecretsManagerClient, name: str) -> dict[str, Any]:
@@ -388,16 +383,13 @@ def remove_database(
             lambda: server.find_obstacles(tenant, claim, with_dump=False),
             is_cleanup=only_this_job,
         )
-    remove_secret(
-        secrets_manager,
-        name=location.names.database_secret,
-        claim=claim,
-        final=ErrorType.REMOVAL_FAILED,
-    )
+    secret = location.names.database_secret
+    remove_secret(secrets_manager, name=secret, claim=claim, final=ErrorType.REMOVAL_FAILED)
     if cluster is not None and instance is None and not is_needed:
         projects.places.unplace(location.project_id, cluster.cluster_id, cluster.quota, job.job_id)
-    if goes_with_instance:
-        check = f"the database {tenant.database} goes with its instance"
-    else:
-        check = f"no database named {tenant.database} is left to remove"
+    check = (
+        f"the database {tenant.database} goes with its instance"
+        if goes_with_instance
+        else f"no database named {tenant.database} is left to remove"
+    )
     return StageOutcome(output={"is_dedicated": instance is not None}, check=check)

@@ -56,33 +56,35 @@ def ensure_initialized(
     if project.locked_by is None:
         _refuse_removed(project)
         _refuse_other_place(payload, project)
+    _refuse_unserved(job, payload, project, catalogue, naming)
+    if project.locked_by != job.job_id:
+        _lock(
+            job, project, payload, jobs=jobs, projects=projects, default_limit=default_project_quota
+        )
+    output = {
+        "already_provisioned": False,
+        "is_dedicated": payload.database.size is not None,
+        IS_ALONE: project.region is None or project.begun_by == job.job_id,
+    }
+    return StageOutcome(
+        output=output | _parties(payload, project),
+        check="the project is locked by this job and its quota is reserved",
+    )
+
+
+def _refuse_unserved(
+    job: JobInput,
+    payload: ProvisionProjectPayload,
+    project: Project,
+    catalogue: ClusterCatalogue,
+    naming: Naming,
+) -> None:
+    """Refuse a database that no cluster serves, or an instance that the operator does not allow."""
     if payload.database.size is None:
         refuse_unserved(payload, catalogue, may_be_kept=job.is_first)
     elif project.instance is None:
-        wanted_instance(
-            payload,
-            catalogue.allowance(payload.region, payload.database.engine),
-            naming.names(payload.project_id),
-            job_id=job.job_id,
-        )
-    if project.locked_by != job.job_id:
-        _lock(
-            job,
-            project,
-            payload,
-            jobs=jobs,
-            projects=projects,
-            default_project_quota=default_project_quota,
-        )
-    return StageOutcome(
-        output={
-            "already_provisioned": False,
-            "is_dedicated": payload.database.size is not None,
-            IS_ALONE: project.region is None or project.begun_by == job.job_id,
-            **_parties(payload, project),
-        },
-        check="the project is locked by this job and its quota is reserved",
-    )
+        allowance = catalogue.allowance(payload.region, payload.database.engine)
+        wanted_instance(payload, allowance, naming.names(payload.project_id), job_id=job.job_id)
 
 
 def _parties(payload: ProvisionProjectPayload, project: Project) -> dict[str, str]:
@@ -163,7 +165,7 @@ def _lock(
     *,
     jobs: JobStore,
     projects: ProjectStore,
-    default_project_quota: int,
+    default_limit: int,
 ) -> None:
     quota = quota_of(
         project.owner_id or payload.owner_id,
@@ -174,7 +176,7 @@ def _lock(
             project,
             job.job_id,
             quota=quota,
-            default_limit=default_project_quota,
+            default_limit=default_limit,
             region=payload.region,
             engine=payload.database.engine,
         )

@@ -306,18 +306,21 @@ def ensure_instance_snapshot(
         return Waiting(f"the database instance {name} takes no snapshot yet")
     if snapshot.state is not RdsState.READY:
         return Waiting(f"the snapshot {identifier} is {snapshot.status}")
-    result = InstanceSnapshotResult(
-        region=location.region,
-        identifier=identifier,
+    return StageOutcome(
+        output={"snapshot": _result(instance, snapshot).model_dump(mode="json")},
+        check=f"the snapshot {identifier} can be restored",
+    )
+
+
+def _result(instance: DedicatedInstance, snapshot: InstanceSnapshot) -> InstanceSnapshotResult:
+    return InstanceSnapshotResult(
+        region=snapshot.region,
+        identifier=snapshot.identifier,
         engine=instance.engine,
         size=instance.size,
         storage_gb=snapshot.storage_gb,
         server_version=snapshot.server_version,
         kept_until=snapshot.kept_until,
-    )
-    return StageOutcome(
-        output={"snapshot": result.model_dump(mode="json")},
-        check=f"the snapshot {identifier} can be restored",
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from provisioner.drivers.database_engine import DatabaseDumper
+from provisioner.drivers.database_engine import DatabaseDumper, Dump
 from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import Servers
+from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,
     SnapshotResult,
@@ -18,7 +19,7 @@ from provisioner.provisioning.job_types.deprovision_project import (
 from provisioner.provisioning.naming import Naming, snapshot_key
 from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import ProjectReader
-from provisioner.provisioning.stages.find_project import locate
+from provisioner.provisioning.stages.find_project import Location, locate
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -39,15 +40,7 @@ def ensure_snapshot(
 
     Run again it writes the same object anew, so that the snapshot is as late as can be.
 
-    Args:
-        job: the job.
-        projects: says where the project is.
-        catalogue: the clusters.
-        dumpers: dump databases on them.
-        s3: S3 in the bucket's region.
-        bucket: the bucket of snapshots.
-        naming: the deployment's names.
-        time_left: says how many seconds the dump may take.
+    `s3` and `bucket` are where it goes, and `time_left` says how many seconds it may take.
 
     Raises:
         SNAPSHOT_FAILED: the dump did not end in time, the server is newer than the program that
@@ -66,27 +59,33 @@ def ensure_snapshot(
     if cluster is None:
         return StageOutcome(skipped=True, check="the project has no database")
     tenant = location.names.tenants[cluster.engine]
-    key = snapshot_key(location.project_id, job.job_id)
     dumper = dumpers.connect(cluster, ErrorType.SNAPSHOT_FAILED)
     with dumper.dump(tenant, location.owner.owns, time_left()) as dump:
         if dump is None:
             return StageOutcome(skipped=True, check="the project has no database")
-        upload(
-            s3,
-            dump,
-            bucket=bucket,
-            key=key,
-            metadata={
-                "engine": str(cluster.engine),
-                "server-version": dump.server_version,
-                "job-id": job.job_id,
-            },
-            final=ErrorType.SNAPSHOT_FAILED,
-        )
-        snapshot = SnapshotResult(
-            bucket=bucket, key=key, size_bytes=dump.size, server_version=dump.server_version
-        )
+        snapshot = _store(dump, job, location, s3=s3, bucket=bucket, engine=cluster.engine)
     return StageOutcome(
         output={"snapshot": snapshot.model_dump(mode="json")},
         check=f"the dump of database {tenant.database} ended well and is stored",
+    )
+
+
+def _store(
+    dump: Dump, job: JobInput, location: Location, *, s3: S3Client, bucket: str, engine: Engine
+) -> SnapshotResult:
+    key = snapshot_key(location.project_id, job.job_id)
+    upload(
+        s3,
+        dump,
+        bucket=bucket,
+        key=key,
+        metadata={
+            "engine": str(engine),
+            "server-version": dump.server_version,
+            "job-id": job.job_id,
+        },
+        final=ErrorType.SNAPSHOT_FAILED,
+    )
+    return SnapshotResult(
+        bucket=bucket, key=key, size_bytes=dump.size, server_version=dump.server_version
     )
