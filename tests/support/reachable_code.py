@@ -78,9 +78,26 @@ type _Code = _Function | ast.Assign | ast.AnnAssign
 
 def annotated_services(tree: ast.Module) -> set[str]:
     """Return the services whose clients the annotations of a module name."""
-    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    found = [re.fullmatch(r"mypy_boto3_(\w+)\.client", module) for module in modules]
-    return {match[1].replace("_", "-") for match in found if match is not None}
+    clients = _client_types()
+    named = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return {clients[name] for name in named & clients.keys()}
+
+
+@cache
+def _client_types() -> dict[str, str]:
+    """Return the services by the names of the types of their clients."""
+    found: dict[str, str] = {}
+    for path in (PACKAGE / "aws_types.py", *PACKAGE.joinpath("jobs").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match = re.fullmatch(r"mypy_boto3_(\w+)\.client", getattr(node, "module", "") or "")
+            if match is not None and isinstance(node, ast.ImportFrom):
+                found |= {alias.name: match[1].replace("_", "-") for alias in node.names}
+    return found
 
 
 class Call(NamedTuple):

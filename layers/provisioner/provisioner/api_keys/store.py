@@ -7,16 +7,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boto3.dynamodb.conditions import Attr, ConditionBase
 
 from provisioner.api_keys.key_format import digest, is_well_formed
+from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 
 class ApiKeyStatus(StrEnum):

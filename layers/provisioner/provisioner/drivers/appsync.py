@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from provisioner.aws_types import ApiTypeDef, AppSyncClient, EventConfigTypeDef
 from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.drift import (
     MADE_AGAIN,
@@ -26,11 +27,6 @@ from provisioner.drivers.drift import (
 from provisioner.drivers.same_named import Made, SameNamed, ignore
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
-
-if TYPE_CHECKING:
-    from mypy_boto3_appsync.client import AppSyncClient
-    from mypy_boto3_appsync.type_defs import ApiTypeDef, EventConfigTypeDef
-
 
 #: Requests are signed, so that no key comes into being that would have to be kept.
 _SIGNED: Any = [{"authType": "AWS_IAM"}]

@@ -12,8 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from provisioner.aws_types import (
+    CognitoIdentityProviderClient,
+    GetUserPoolMfaConfigResponseTypeDef,
+    UserPoolClientTypeTypeDef,
+    UserPoolTypeTypeDef,
+)
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause, translate_errors
 from provisioner.drivers.drift import (
     MADE_AGAIN,
@@ -31,14 +37,6 @@ from provisioner.drivers.partition import dns_suffix
 from provisioner.drivers.same_named import Made, SameNamed, ignore
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
-
-if TYPE_CHECKING:
-    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
-    from mypy_boto3_cognito_idp.type_defs import (
-        GetUserPoolMfaConfigResponseTypeDef,
-        UserPoolClientTypeTypeDef,
-        UserPoolTypeTypeDef,
-    )
 
 #: The most that ListUserPools and ListUserPoolClients return at once.
 _PAGE_SIZE = 60

@@ -5,10 +5,7 @@ Source: AWS IAM User Guide, "Amazon Resource Names (ARNs)"; botocore's partition
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
+from botocore.client import BaseClient
 
 #: The domain of the endpoints of partitions that have their own.
 _DNS_SUFFIXES = {"aws-cn": "amazonaws.com.cn"}

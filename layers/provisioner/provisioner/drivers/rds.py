@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
+from provisioner.aws_types import DBInstanceTypeDef, DBSnapshotTypeDef, RDSClient
 from provisioner.drivers.aws_errors import code_of, short_cause, translate, translate_errors
 from provisioner.drivers.drift import (
     Drift,
@@ -38,10 +39,6 @@ from provisioner.drivers.rds_description import (
 )
 from provisioner.errors import ErrorType, ProvisioningError, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_list
-
-if TYPE_CHECKING:
-    from mypy_boto3_rds.client import RDSClient
-    from mypy_boto3_rds.type_defs import DBInstanceTypeDef, DBSnapshotTypeDef
 
 
 class RdsState(StrEnum):

@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from provisioner.aws_types import DBInstanceTypeDef
 from provisioner.drivers.drift import Remaining
 from provisioner.drivers.server_versions import keeps_version
 from provisioner.ownership import Ownership
-
-if TYPE_CHECKING:
-    from mypy_boto3_rds.type_defs import DBInstanceTypeDef
 
 #: An identifier of an instance or a snapshot: letters, digits and single hyphens, first a letter.
 #: RDS keeps it in lower case.

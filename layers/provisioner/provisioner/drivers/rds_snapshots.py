@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING
 
+from provisioner.aws_types import DBSnapshotTypeDef, RDSClient
 from provisioner.drivers.rds import (
     RdsState,
     find_instance,
@@ -23,10 +23,6 @@ from provisioner.drivers.rds import (
 )
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import JOB_TAG, PROJECT_TAG, Claim, Ownership
-
-if TYPE_CHECKING:
-    from mypy_boto3_rds.client import RDSClient
-    from mypy_boto3_rds.type_defs import DBSnapshotTypeDef
 
 #: The last day, such as 2026-02-26, on which a snapshot is kept. RDS itself takes no notice of it.
 KEPT_UNTIL_TAG = "provisioner:kept-until"

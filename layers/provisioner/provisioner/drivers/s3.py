@@ -14,22 +14,20 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
+from provisioner.aws_types import (
+    CreateBucketConfigurationTypeDef,
+    ObjectIdentifierTypeDef,
+    S3Client,
+)
 from provisioner.drivers.aws_errors import code_of, short_cause, translate_errors
 from provisioner.drivers.drift import Drift, Repairs, as_remaining, find_repaired
 from provisioner.drivers.obstacles import quote
 from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_list
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import (
-        CreateBucketConfigurationTypeDef,
-        ObjectIdentifierTypeDef,
-    )
 
 #: The region whose buckets are made without naming a region.
 _DEFAULT_REGION = "us-east-1"

@@ -9,17 +9,14 @@ from __future__ import annotations
 import base64
 import os
 import zlib
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 
+from provisioner.aws_types import HeadObjectOutputTypeDef, S3Client
 from provisioner.drivers.aws_errors import translate_errors
 from provisioner.errors import ErrorType, failure
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 _CONFIG = TransferConfig(max_concurrency=4)
 

@@ -12,18 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
+from provisioner.aws_types import S3Client
 from provisioner.drivers.aws_errors import code_of, translate, translate_errors
 from provisioner.drivers.bucket_policy import Wanted, find_denials
 from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote, shorten
 from provisioner.drivers.s3 import is_claimed
 from provisioner.errors import ErrorType
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
 
 #: Versions and delete markers that are listed: S3's most for one request.
 _LISTED = 1000

@@ -7,16 +7,14 @@ Source: Amazon S3 User Guide, "Uploading an object using multipart upload"; boto
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
+from s3transfer.futures import TransferFuture
 
+from provisioner.aws_types import S3Client
 from provisioner.drivers.aws_errors import translate_errors
 from provisioner.errors import ErrorType
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
-    from s3transfer.futures import TransferFuture
 
 #: Bytes of a part; with the 10,000 parts that an object may have, 160 GiB: more than a Lambda
 #: function can read in its time. The transfer keeps at most ten parts in memory.

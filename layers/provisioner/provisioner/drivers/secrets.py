@@ -9,16 +9,14 @@ import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from botocore.exceptions import ClientError
+
+from provisioner.aws_types import DescribeSecretResponseTypeDef, SecretsManagerClient
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate_errors
 from provisioner.errors import ErrorType, ProvisioningError, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_list
-
-if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
-    from mypy_boto3_secretsmanager.client import SecretsManagerClient
-    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef
 
 #: Makes the token of a secret's first version: the same for every run of the same job.
 _TOKEN_NAMESPACE = uuid.UUID("0f0c9ad5-30f1-4f0c-a3f1-5ac7a2f1b9f4")

@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from provisioner.aws_types import SSMClient
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.minute_cache import MinuteCache
 from provisioner.runtime.observability import logger, metrics
-
-if TYPE_CHECKING:
-    from mypy_boto3_ssm.client import SSMClient
 
 #: libpq's sslmode, for MySQL too. Source: PostgreSQL documentation, "SSL Support".
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from provisioner.aws_types import SecretsManagerClient
 from provisioner.drivers.database_engine import AdminConnection
 from provisioner.drivers.secrets import read_secret
 from provisioner.errors import ErrorType
 from provisioner.provisioning.clusters import Cluster
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.minute_cache import MinuteCache
-
-if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 
 class Servers[Driver]:

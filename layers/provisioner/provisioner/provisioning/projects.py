@@ -7,17 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boto3.dynamodb.conditions import Attr, ConditionBase
 
+from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.quotas import Quotas
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 
 class ProjectStatus(StrEnum):

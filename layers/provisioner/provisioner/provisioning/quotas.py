@@ -6,15 +6,12 @@ A quota is counted by the transaction that changes the project.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from boto3.dynamodb.conditions import Attr, ConditionBase
 
+from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 
 class QuotaReachedError(Exception):

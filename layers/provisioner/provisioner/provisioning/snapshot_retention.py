@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from provisioner.aws_types import RDSClient
 from provisioner.drivers.rds import RdsState
 from provisioner.drivers.rds_snapshots import (
     InstanceSnapshot,
@@ -20,9 +21,6 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.ownership import MANAGED_BY_TAG, Claim
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.runtime.observability import logger
-
-if TYPE_CHECKING:
-    from mypy_boto3_rds.client import RDSClient
 
 #: What the event of the schedule names.
 REMOVE_EXPIRED_SNAPSHOTS = "REMOVE_EXPIRED_SNAPSHOTS"

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
+from provisioner.aws_types import ObjectTypeDef, RDSClient, S3Client
 from provisioner.drivers import rds_snapshots as driver
 from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.rds import RdsState
@@ -19,11 +20,6 @@ from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.instances import RDS_ENGINES
 from provisioner.provisioning.naming import SNAPSHOT_SUFFIX, Naming
 from provisioner.provisioning.projects import Project, ProjectStatus
-
-if TYPE_CHECKING:
-    from mypy_boto3_rds.client import RDSClient
-    from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 _FINAL = ErrorType.DATABASE_CHANGE_FAILED
 

@@ -15,14 +15,12 @@ import xml.etree.ElementTree as ET  # botocore has read it already  # nosec B405
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 from botocore.exceptions import HTTPClientError
-
-if TYPE_CHECKING:
-    import boto3
-    from botocore.model import OperationModel, Shape
+from botocore.model import OperationModel, Shape
 
 #: One of these names the request in every answer of AWS.
 _REQUEST_IDS = ("x-amzn-requestid", "x-amz-request-id", "x-amz-id-2")

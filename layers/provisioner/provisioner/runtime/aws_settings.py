@@ -12,15 +12,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
+from boto3 import Session
 from botocore import exceptions as sdk
 
 from provisioner.runtime.settings import SettingsError
-
-if TYPE_CHECKING:
-    from boto3 import Session
 
 
 class AwsSettingsError(SettingsError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provisioner.api_keys.key_format import (
     digest,
@@ -18,6 +18,7 @@ from provisioner.api_keys.key_format import (
     key_prefix,
 )
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
+from provisioner.aws_types import SecretsManagerClient
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.drivers.secrets import (
     Secret,
@@ -43,9 +44,6 @@ from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysPayl
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.find_project import made_by
-
-if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 _FINAL = ErrorType.API_KEY_GENERATION_FAILED
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from provisioner.aws_types import CognitoIdentityProviderClient
 from provisioner.drivers import cognito as driver
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.first_run import IS_ONLY, keep_one, known_id, may_exist
@@ -14,9 +14,6 @@ from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report, service_of, skip
-
-if TYPE_CHECKING:
-    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
 
 
 def ensure_auth(

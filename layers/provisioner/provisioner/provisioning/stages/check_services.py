@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from provisioner.aws_types import CognitoIdentityProviderClient, S3Client
 from provisioner.drivers.cognito import look_at_pools
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.s3 import holds_objects
@@ -16,10 +16,6 @@ from provisioner.provisioning.job_types.deprovision_project import DeprovisionPr
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.find_project import locate
-
-if TYPE_CHECKING:
-    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
-    from mypy_boto3_s3.client import S3Client
 
 
 def ensure_services_are_looked_at(

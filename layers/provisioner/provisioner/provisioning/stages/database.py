@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from provisioner.aws_types import SecretsManagerClient
 from provisioner.drivers.database_engine import DatabaseEngine, TenantNames
 from provisioner.drivers.drift import Drift, Remaining
 from provisioner.drivers.secrets import (
@@ -41,9 +42,6 @@ from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report
-
-if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 _CREATION, _CHANGE = ErrorType.DATABASE_CREATION_FAILED, ErrorType.DATABASE_CHANGE_FAILED
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
 
+from provisioner.aws_types import RDSClient, SecretsManagerClient
 from provisioner.drivers import rds as driver
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.rds import RdsState, find_instance
@@ -40,10 +40,6 @@ from provisioner.provisioning.projects import (
 from provisioner.provisioning.quotas import QuotaReachedError
 from provisioner.provisioning.stages.find_project import Location, locate, read_project
 from provisioner.provisioning.stages.repair import report, skip
-
-if TYPE_CHECKING:
-    from mypy_boto3_rds.client import RDSClient
-    from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 #: The master user of every instance. In a tenant's PostgreSQL database a schema of this name is the
 #: platform's own, so that no tenant can make one, which the master's sessions would look into.

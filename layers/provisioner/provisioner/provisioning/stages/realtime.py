@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from provisioner.aws_types import AppSyncClient, S3Client
 from provisioner.drivers import appsync as driver
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.provisioning.first_run import IS_ONLY, keep_one, known_id, may_exist
@@ -14,10 +14,6 @@ from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.check_services import ensure_no_data_is_lost
 from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report, service_of, skip
-
-if TYPE_CHECKING:
-    from mypy_boto3_appsync.client import AppSyncClient
-    from mypy_boto3_s3.client import S3Client
 
 
 def ensure_realtime(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from provisioner.aws_types import S3Client
 from provisioner.drivers.partition import dns_suffix
 from provisioner.drivers.s3 import (
     Settling,
@@ -22,9 +22,6 @@ from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report, service_of, skip
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
 
 
 def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Naming) -> StageOutcome:

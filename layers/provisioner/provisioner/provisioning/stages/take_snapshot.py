@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from provisioner.aws_types import S3Client
 from provisioner.drivers.database_engine import DatabaseDumper, Dump
 from provisioner.drivers.s3_upload import upload
 from provisioner.errors import ErrorType
@@ -20,9 +20,6 @@ from provisioner.provisioning.naming import Naming, snapshot_key
 from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.find_project import Location, locate
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
 
 
 def ensure_snapshot(

@@ -1,0 +1,58 @@
+"""The types of AWS's clients, and of what they take and answer.
+
+Only the type checker loads them: at run time each is Any.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mypy_boto3_appsync.client import AppSyncClient
+    from mypy_boto3_appsync.type_defs import ApiTypeDef, EventConfigTypeDef
+    from mypy_boto3_cognito_idp.client import CognitoIdentityProviderClient
+    from mypy_boto3_cognito_idp.type_defs import (
+        GetUserPoolMfaConfigResponseTypeDef,
+        UserPoolClientTypeTypeDef,
+        UserPoolTypeTypeDef,
+    )
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+    from mypy_boto3_rds.client import RDSClient
+    from mypy_boto3_rds.type_defs import DBInstanceTypeDef, DBSnapshotTypeDef
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import (
+        CreateBucketConfigurationTypeDef,
+        HeadObjectOutputTypeDef,
+        ObjectIdentifierTypeDef,
+        ObjectTypeDef,
+    )
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
+    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef
+    from mypy_boto3_ssm.client import SSMClient
+else:
+
+    def __getattr__(_name: str) -> Any:
+        return Any
+
+
+__all__ = [
+    "ApiTypeDef",
+    "AppSyncClient",
+    "CognitoIdentityProviderClient",
+    "CreateBucketConfigurationTypeDef",
+    "DBInstanceTypeDef",
+    "DBSnapshotTypeDef",
+    "DescribeSecretResponseTypeDef",
+    "DynamoDBClient",
+    "EventConfigTypeDef",
+    "GetUserPoolMfaConfigResponseTypeDef",
+    "HeadObjectOutputTypeDef",
+    "ObjectIdentifierTypeDef",
+    "ObjectTypeDef",
+    "RDSClient",
+    "S3Client",
+    "SSMClient",
+    "SecretsManagerClient",
+    "TransactWriteItemTypeDef",
+    "UserPoolClientTypeTypeDef",
+    "UserPoolTypeTypeDef",
+]
