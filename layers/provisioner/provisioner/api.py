@@ -18,8 +18,6 @@ What comes back is looked at too: an answer to another question raises NETWORK_E
 may be made again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime

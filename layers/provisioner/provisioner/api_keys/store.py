@@ -1,7 +1,5 @@
 """API keys in DynamoDB, by digest; and what verifies one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The dead_letters function's parts."""
 
-from __future__ import annotations
-
 from provisioner.composition.job_handlers import register_job_types
 from provisioner.composition.job_store import job_store
 from provisioner.jobs.dispatch import UndeliveredReceiver

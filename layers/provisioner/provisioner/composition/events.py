@@ -1,7 +1,5 @@
 """The events function's parts."""
 
-from __future__ import annotations
-
 from provisioner.composition.job_store import job_store
 from provisioner.jobs.events import EventPublisher
 from provisioner.runtime import aws

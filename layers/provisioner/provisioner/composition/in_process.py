@@ -1,7 +1,5 @@
 """Every stage in one process: what a job's handler runs when it is called."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Mapping
 from typing import Any

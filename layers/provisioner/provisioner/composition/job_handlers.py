@@ -1,7 +1,5 @@
 """The handlers of the job types, as the registry knows them: each follows from its definition."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

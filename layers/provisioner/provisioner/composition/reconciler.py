@@ -1,7 +1,5 @@
 """The reconciler's parts."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 from provisioner.composition.deployment import project_store

@@ -1,7 +1,5 @@
 """A restore's parts: the bucket of snapshots, a login, and what restores by it."""
 
-from __future__ import annotations
-
 import errno
 import tempfile
 from collections.abc import Callable

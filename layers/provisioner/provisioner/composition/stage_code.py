@@ -1,7 +1,5 @@
 """Which code a function runs: that of its stages, and that of what follows a failure."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ sure: whose an API is, and how old, GetApi says.
 Source: AWS AppSync API Reference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any

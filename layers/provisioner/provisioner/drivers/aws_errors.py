@@ -6,8 +6,6 @@ Functions, Amazon SQS and Amazon EventBridge; their pages "Common Errors"; Amazo
 "Error responses"; botocore documentation, "Error handling".
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus

@@ -7,8 +7,6 @@ counts as one that is.
 Source: IAM User Guide, "Policy evaluation logic", "IAM JSON policy elements".
 """
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import re

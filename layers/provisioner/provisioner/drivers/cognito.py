@@ -7,8 +7,6 @@ Source: Amazon Cognito User Pools API Reference; Amazon Cognito Developer Guide,
 and app client configuration".
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace

@@ -3,8 +3,6 @@
 Only what we set is compared. All else in a resource is its owner's, and stays as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Items of DynamoDB tables as plain Python values, and transactions of them."""
 
-from __future__ import annotations
-
 import hmac
 import itertools
 import random

@@ -3,8 +3,6 @@
 Source: AWS IAM User Guide, "Amazon Resource Names (ARNs)"; botocore's partitions.json.
 """
 
-from __future__ import annotations
-
 from botocore.client import BaseClient
 
 #: The domain of the endpoints of partitions that have their own.

@@ -8,8 +8,6 @@ Amazon RDS DB instance temporarily", "Modifying an Amazon RDS DB instance", "Del
 instance".
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

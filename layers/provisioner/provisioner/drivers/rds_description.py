@@ -4,8 +4,6 @@ Source: Amazon RDS API Reference, CreateDBInstance and ModifyDBInstance; Amazon 
 "Upgrading a DB instance engine version".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

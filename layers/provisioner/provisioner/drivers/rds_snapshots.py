@@ -5,8 +5,6 @@ Source: Amazon RDS API Reference, CreateDBSnapshot, DescribeDBSnapshots, DeleteD
 RDS User Guide, "Creating a DB snapshot for a Single-AZ DB instance".
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Source: Amazon S3 API Reference; Amazon S3 User Guide, "Security best practices".
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time

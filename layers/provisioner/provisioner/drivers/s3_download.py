@@ -4,8 +4,6 @@ Sources: Amazon S3 User Guide, "Checking object integrity"; Amazon S3 API Refere
 boto3 documentation, "boto3.s3.transfer".
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import zlib

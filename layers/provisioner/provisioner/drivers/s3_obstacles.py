@@ -7,8 +7,6 @@ Sources: Amazon S3 User Guide, "Locking objects with Object Lock", "Configuring 
 Amazon S3 API Reference, DeleteBucket.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ Source: Amazon S3 User Guide, "Uploading an object using multipart upload"; boto
 "boto3.s3.transfer".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Protocol
 

@@ -4,8 +4,6 @@ One of ours is looked for by name and marker before it is made, and afterwards, 
 made one each: every run keeps the oldest and removes only its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass

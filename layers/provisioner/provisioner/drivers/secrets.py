@@ -3,8 +3,6 @@
 Source: AWS Secrets Manager API Reference, CreateSecret, DescribeSecret, GetSecretValue.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Versions of database servers, compared as their makers count them."""
 
-from __future__ import annotations
-
 import re
 
 

@@ -4,8 +4,6 @@ Each is an SSM parameter of its own below a prefix: `<region>/<engine>/<cluster 
 that projects share, `<region>/dedicated/<engine>` what a project may ask for as its own instance.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

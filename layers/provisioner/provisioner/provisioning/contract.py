@@ -3,8 +3,6 @@
 Results hold no secret: secrets are named by their ARNs.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated
 

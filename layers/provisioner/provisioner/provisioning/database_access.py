@@ -1,7 +1,5 @@
 """How the stages reach a cluster: its driver, with the platform's login."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 

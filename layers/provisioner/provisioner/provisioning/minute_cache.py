@@ -1,7 +1,5 @@
 """Keeps for a minute, in a function that is warm, what operators change seldom."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Hashable
 

@@ -1,7 +1,5 @@
 """Where a project's database is: settled once, then read."""
 
-from __future__ import annotations
-
 from provisioner.drivers.server_versions import is_of_version, keeps_version
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.clusters import Cluster, ClusterCatalogue, Clusters

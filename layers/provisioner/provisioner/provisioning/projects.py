@@ -1,7 +1,5 @@
 """Projects in DynamoDB: where each stands, which job holds it, and where its database is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field

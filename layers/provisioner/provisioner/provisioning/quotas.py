@@ -3,8 +3,6 @@
 A quota is counted by the transaction that changes the project.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from boto3.dynamodb.conditions import Attr, ConditionBase

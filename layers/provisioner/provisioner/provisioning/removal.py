@@ -1,7 +1,5 @@
 """How a removal is refused before it begins, and what a stage of it says that meets an obstacle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """The stages that remove a project's resources, in a clean-up and in a deprovisioning alike."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from provisioner.errors import ErrorType

@@ -1,7 +1,5 @@
 """The end of snapshots of projects' own instances: RDS itself keeps them until they are deleted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date

@@ -3,8 +3,6 @@
 They are dumps in the bucket of snapshots, or, of instances of its own, snapshots of Amazon RDS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -8,8 +8,6 @@ Sources: AWS SDKs and Tools Reference Guide, "Request ID"; Amazon S3 User Guide,
 request IDs for AWS Support"; Smithy, "AWS JSON protocols", on what a body is.
 """
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ET  # botocore has read it already  # nosec B405
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ holds is a handle, which finds this process's own client at each use. Source: bo
 "Multithreading or multiprocessing with clients".
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable

@@ -5,8 +5,6 @@ own texts may repeat a line of a credentials file, or what a program has printed
 Sources: botocore.exceptions; boto3 documentation, "Configuration" and "Credentials".
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator

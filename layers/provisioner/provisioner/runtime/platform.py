@@ -1,7 +1,5 @@
 """Which deployment the public API talks to."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """The job types of this deployment: every module here is one, and defines it as `JOB_TYPE`."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import traceback

@@ -1,7 +1,5 @@
 """clean_up_project: removes what a job that has failed made of a project, and nothing else."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """deprovision_project: removes all that a project has, after a final snapshot of its database."""
 
-from __future__ import annotations
-
 from datetime import date, datetime
 from typing import Annotated
 

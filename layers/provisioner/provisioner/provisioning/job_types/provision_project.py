@@ -1,7 +1,5 @@
 """provision_project: gives a project its database, auth, realtime, storage and API keys."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from enum import StrEnum

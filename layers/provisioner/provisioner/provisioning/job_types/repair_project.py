@@ -1,7 +1,5 @@
 """repair_project: puts right what has drifted of a project, and tells what it was."""
 
-from __future__ import annotations
-
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.provisioning.contract import Payload, ProjectId, Result

@@ -1,7 +1,5 @@
 """revoke_api_key: lets one API key stop verifying at once."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """rotate_api_keys: gives a project new API keys; its old ones verify until an overlap ends."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """rotate_database_password: gives a project's database login a new password."""
 
-from __future__ import annotations
-
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
 from provisioner.provisioning.contract import Payload, ProjectId, Result

@@ -3,8 +3,6 @@
 GENERATING_API_KEYS, ROTATING_API_KEYS, REVOKING_API_KEY, REMOVING_API_KEYS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial

@@ -1,7 +1,5 @@
 """The Cognito user pool and its app client: REGISTERING_AUTH, REPAIRING_AUTH, REMOVING_AUTH."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from provisioner.aws_types import CognitoIdentityProviderClient

@@ -1,7 +1,5 @@
 """CHECKING_DATA: nothing that can be known beforehand stands in the way of the removal."""
 
-from __future__ import annotations
-
 from provisioner.drivers.database_engine import DatabaseEngine
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError, failure

@@ -1,7 +1,5 @@
 """CHECKING_SERVICES: what stands in the way of removing the bucket and the user pool."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from provisioner.aws_types import CognitoIdentityProviderClient, S3Client

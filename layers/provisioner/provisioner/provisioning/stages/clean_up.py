@@ -1,7 +1,5 @@
 """INITIALIZING and FINALIZING of clean_up_project, and what a failed one leaves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 

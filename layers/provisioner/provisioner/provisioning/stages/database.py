@@ -4,8 +4,6 @@ CREATING_DATABASE, CREATING_SCHEMA, REPAIRING_DATABASE, REPAIRING_SCHEMA,
 ROTATING_DATABASE_PASSWORD, REMOVING_DATABASE.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial

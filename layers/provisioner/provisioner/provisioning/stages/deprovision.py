@@ -1,7 +1,5 @@
 """INITIALIZING and FINALIZING of deprovision_project, and what a failed one releases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any

@@ -3,8 +3,6 @@
 INITIALIZING of the job types that need no lock: the project is there.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from provisioner.errors import ErrorType, failure

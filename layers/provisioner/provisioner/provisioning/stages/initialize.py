@@ -1,7 +1,5 @@
 """INITIALIZING: the job may go on, and the project is its to provision."""
 
-from __future__ import annotations
-
 from provisioner.drivers.server_versions import keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome

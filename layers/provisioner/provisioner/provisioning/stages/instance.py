@@ -3,8 +3,6 @@
 CREATING_INSTANCE, REPAIRING_INSTANCE, TAKING_INSTANCE_SNAPSHOT, REMOVING_INSTANCE.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta

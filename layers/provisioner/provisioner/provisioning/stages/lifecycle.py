@@ -4,8 +4,6 @@ INITIALIZING and FINALIZING of the job types that change a project or hold nothi
 FINALIZING has in common.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Its INITIALIZING stands apart: what ends a failed job, wherever it runs, needs no clusters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

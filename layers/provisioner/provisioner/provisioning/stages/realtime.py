@@ -1,7 +1,5 @@
 """The AppSync Event API: REGISTERING_REALTIME, REPAIRING_REALTIME, REMOVING_REALTIME."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from provisioner.aws_types import AppSyncClient, S3Client

@@ -1,7 +1,5 @@
 """What the stages of a repair have in common, and its FINALIZING."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """The S3 bucket: REGISTERING_STORAGE, REPAIRING_STORAGE, REMOVING_STORAGE."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from provisioner.aws_types import S3Client

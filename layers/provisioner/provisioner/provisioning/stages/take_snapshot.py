@@ -1,7 +1,5 @@
 """TAKING_SNAPSHOT: a dump of the tenant database, in the bucket of snapshots."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from provisioner.aws_types import S3Client
