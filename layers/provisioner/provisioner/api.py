@@ -416,22 +416,32 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
     get_project(project_id)
     secret = find()
     # After the secret: a job that writes another set holds the project before it does.
-    project = get_project(project_id)
-    if project.status is not ProjectStatus.ACTIVE:
-        raise ApiKeysNotClaimableError(
-            f"project {project_id}: is {project.status}; its keys can be claimed once it is ACTIVE."
-        )
-    if project.locked_by is not None:
-        raise ApiKeysNotClaimableError(
-            f"project {project_id}: job {project.locked_by} works at it; "
-            "claim its keys once that has ended."
-        )
+    _refuse_claim(get_project(project_id))
     if secret is None:
         raise ApiKeysNotClaimableError(
             f"project {project_id}: its API keys have been claimed before; "
             "they are handed over only once."
         )
-    store = _api_keys(settings)
+    hand_over(_claimable_keys(project_id, secret, _api_keys(settings)))
+    if find() == secret:
+        delete_secret(manager, secret, final=ErrorType.API_KEY_GENERATION_FAILED)
+
+
+def _refuse_claim(project: Project) -> None:
+    if project.status is not ProjectStatus.ACTIVE:
+        raise ApiKeysNotClaimableError(
+            f"project {project.project_id}: is {project.status}; its keys can be claimed once it "
+            "is ACTIVE."
+        )
+    if project.locked_by is not None:
+        raise ApiKeysNotClaimableError(
+            f"project {project.project_id}: job {project.locked_by} works at it; "
+            "claim its keys once that has ended."
+        )
+
+
+def _claimable_keys(project_id: str, secret: Secret, store: ApiKeyStore) -> list[str]:
+    """Return the keys of a secret that verify, in plaintext."""
     stored = {str(text): store.get(digest(text)) for text in secret.value["api_keys"]}
     if not any(stored.values()):
         raise ApiKeysNotClaimableError(
@@ -449,9 +459,7 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
             f"project {project_id}: its newest keys were all revoked before they were claimed; "
             "rotate the keys."
         )
-    hand_over(keys)
-    if find() == secret:
-        delete_secret(manager, secret, final=ErrorType.API_KEY_GENERATION_FAILED)
+    return keys
 
 
 def list_api_keys(project_id: str) -> list[ApiKey]:

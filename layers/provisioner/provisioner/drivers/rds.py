@@ -183,12 +183,9 @@ def ensure_instance(
 ) -> Instance:
     """Return the project's instance; make it where it is missing, and put right what has drifted.
 
-    One that was stopped is started. One that is being deleted is returned as DELETING; a later call
-    makes it anew.
-
-    One that is made of a snapshot has its master user with the password of that time:
-    `change_master_password` gives it another. Its engine, encryption and version are the snapshot's
-    too. What is there already is taken for what a run before has restored.
+    One that was stopped is started. One that is being deleted is returned; a later call makes it.
+    One that is made of a snapshot has its engine, encryption, version and master user with the
+    password of that time: `change_master_password` gives it another.
 
     Args:
         client: RDS in the instance's region.

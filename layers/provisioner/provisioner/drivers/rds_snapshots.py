@@ -72,7 +72,7 @@ class InstanceSnapshot:
     kept_until: date | None
 
 
-def ensure_snapshot(  # Most of its lines say what it takes and raises.
+def ensure_snapshot(
     client: RDSClient,
     identifier: str,
     *,
@@ -109,21 +109,33 @@ def ensure_snapshot(  # Most of its lines say what it takes and raises.
             found = _take(client, identifier, instance, owner, kept_until)
         if found is None:
             return None
-        if not owner.owns(tags_of(found)) or found["DBInstanceIdentifier"] != instance:
-            raise failure(
-                ErrorType.CONFLICT,
-                f"A snapshot named {identifier} exists and is not of this project's instance; "
-                "delete it.",
-            )
-        if found["Status"] == "failed":
-            client.delete_db_snapshot(DBSnapshotIdentifier=identifier)
-            raise failure(
-                final,
-                f"RDS could not take the snapshot {identifier} of the database instance "
-                f"{instance}; look at the instance's events, then run the job again.",
-                f"snapshot {identifier}: failed",
-            )
+        _refuse_unusable(client, found, instance, owner, final)
     return _snapshot(client, found)
+
+
+def _refuse_unusable(
+    client: RDSClient,
+    found: DBSnapshotTypeDef,
+    instance: str,
+    owner: Ownership,
+    final: ErrorType,
+) -> None:
+    """Refuse a snapshot that is not ours, and delete one that has failed."""
+    identifier = found["DBSnapshotIdentifier"]
+    if not owner.owns(tags_of(found)) or found["DBInstanceIdentifier"] != instance:
+        raise failure(
+            ErrorType.CONFLICT,
+            f"A snapshot named {identifier} exists and is not of this project's instance; "
+            "delete it.",
+        )
+    if found["Status"] == "failed":
+        client.delete_db_snapshot(DBSnapshotIdentifier=identifier)
+        raise failure(
+            final,
+            f"RDS could not take the snapshot {identifier} of the database instance "
+            f"{instance}; look at the instance's events, then run the job again.",
+            f"snapshot {identifier}: failed",
+        )
 
 
 def _take(

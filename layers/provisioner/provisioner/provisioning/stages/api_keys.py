@@ -46,6 +46,7 @@ from provisioner.provisioning.stages.find_project import made_by
 _FINAL = ErrorType.API_KEY_GENERATION_FAILED
 
 
+# Longer than other functions: what it writes it takes back where it comes too late.
 def ensure_api_keys(
     job: JobInput,
     *,
@@ -57,10 +58,9 @@ def ensure_api_keys(
 ) -> StageOutcome:
     """Write the keys into their secret, and make the table of digests agree with it.
 
-    The secret comes first and is the truth: a second run reads the keys from it and makes no
-    others. A set that an earlier job made for another request is replaced, since no one can have
-    claimed it: keys are handed over only once the project is ACTIVE. So the table changes only
-    while this job holds the project, and a set that comes too late does not stay in the secret.
+    The secret comes first and is the truth: a second run makes no other keys. A set that an earlier
+    job made for another request is replaced: no one can have claimed it before the project is
+    ACTIVE. A set that comes too late, when this job holds the project no more, does not stay.
 
     Raises:
         CONFLICT: a secret of that name is not the project's, or the job holds the project no more.
@@ -87,9 +87,8 @@ def ensure_api_keys(
         new_key(text, value["created_at"], project_id, job.job_id) for text in value["api_keys"]
     ]
     held = projects.build_lock_check(project_id, job.job_id)
-    may_have_keys = may_exist(job) or not secret.is_new
     try:
-        store.make_only(project_id, keys, held, may_have_keys=may_have_keys)
+        store.make_only(project_id, keys, held, may_have_keys=may_exist(job) or not secret.is_new)
     except ConditionFailedError:
         if not store.get_all([key.digest for key in keys]):
             _take_back(secrets_manager, secret, value)
@@ -205,12 +204,9 @@ def ensure_api_keys_rotated(
     for key_digest in dict.fromkeys([*old, *replaced]):
         if key_digest not in current:
             store.expire(key_digest, expire_at)
+    expires = {"old_keys_expire_at": expire_at.isoformat(timespec="microseconds")}
     return StageOutcome(
-        output={
-            "api_keys": describe_keys(keys),
-            "old_keys_expire_at": expire_at.isoformat(timespec="microseconds"),
-            **of_secret,
-        },
+        output={"api_keys": describe_keys(keys), **expires, **of_secret},
         check=f"each of the {len(keys)} API keys was found by its digest",
     )
 
@@ -234,19 +230,14 @@ def _ensure_secret(
     naming: Naming,
     now: datetime,
 ) -> Secret | None:
-    """Return the secret with the set of keys that this job makes; None where it was claimed.
-
-    Raises:
-        CONFLICT: another job has replaced that set, or replaces it now.
-    """
+    """Return the secret with the set of keys that this job makes; None where it was claimed."""
     name = naming.names(payload.project_id).api_keys_secret
     owner = naming.owner(payload.project_id, job.job_id)
     own = [key for key in listed if key.job_id == job.job_id]
     if own:
         kept = find_secret(secrets_manager, name=name, owner=owner, final=_FINAL)
         if kept is None or kept.value.get("job_id") != job.job_id:
-            if any(key.expires_at is not None for key in own):
-                raise _conflict()
+            _refuse_replaced(own)
             return None
 
     def make(replaced: Sequence[str] = ()) -> dict[str, Any]:
@@ -273,6 +264,12 @@ def _ensure_secret(
     if replaced.value.get("job_id") != job.job_id:
         raise _conflict()
     return replaced
+
+
+def _refuse_replaced(own: list[ApiKey]) -> None:
+    """Refuse to go on with a set that was claimed where another job has replaced it since."""
+    if any(key.expires_at is not None for key in own):
+        raise _conflict()
 
 
 def _conflict() -> ProvisioningError:

@@ -41,6 +41,12 @@ from provisioner.provisioning.removal import remove_or_explain
 from provisioner.provisioning.stages.find_project import locate, read_project
 from provisioner.provisioning.stages.repair import report
 
+#: What is said of a secret that tells of the cluster as it was.
+_STALE = (
+    "The cluster is described otherwise by now, and a repair writes no secret; "
+    "rotate the database password, which does."
+)
+
 _CREATION, _CHANGE = ErrorType.DATABASE_CREATION_FAILED, ErrorType.DATABASE_CHANGE_FAILED
 
 
@@ -185,8 +191,7 @@ def ensure_database_repaired(
     Raises:
         PROJECT_NOT_FOUND: the project is gone.
         CONFLICT: the database or a role is not the project's.
-        DATABASE_CHANGE_FAILED: the database, a role or the secret is not there; and what
-            `DatabaseEngine` raises.
+        DATABASE_CHANGE_FAILED: something is not there; and what `DatabaseEngine` raises.
     """
     project = read_project(job, projects)
     cluster = known_cluster_of(project, catalogue, _CHANGE)
@@ -210,17 +215,14 @@ def ensure_database_repaired(
         Remaining(
             f"secret {names.database_secret}",
             name,
-            "The cluster is described otherwise by now, and a repair writes no secret; "
-            "rotate the database password, which does.",
+            _STALE,
         )
         for name in _find_changes(login, right)
     ]
-    found = replace(
-        repairs,
-        repaired=(*repairs.repaired, *moved),
-        remaining=(*repairs.remaining, *stale),
+    repaired, remaining = (*repairs.repaired, *moved), (*repairs.remaining, *stale)
+    return report(
+        replace(repairs, repaired=repaired, remaining=remaining), {"database": now} if moved else {}
     )
-    return report(found, {"database": now} if moved else None)
 
 
 def _find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -267,6 +269,7 @@ def ensure_schema_repaired(
     )
 
 
+# Longer than other functions by what it says of a crash between its steps.
 def ensure_password_rotated(
     job: JobInput,
     *,
@@ -333,6 +336,7 @@ def _require_secret(secrets_manager: SecretsManagerClient, name: str, owner: Own
     return secret
 
 
+# Longer than other functions as one order holds: the server, then the secret, then the place.
 def remove_database(
     job: JobInput,
     *,

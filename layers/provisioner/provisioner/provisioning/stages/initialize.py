@@ -1,5 +1,7 @@
 """INITIALIZING: the job may go on, and the project is its to provision."""
 
+from typing import Any
+
 from provisioner.drivers.server_versions import keeps_version
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome
@@ -59,15 +61,12 @@ def ensure_initialized(
         _lock(
             job, project, payload, jobs=jobs, projects=projects, default_limit=default_project_quota
         )
-    output = {
+    output = _parties(payload, project) | {
         "already_provisioned": False,
         "is_dedicated": payload.database.size is not None,
         IS_ALONE: project.region is None or project.begun_by == job.job_id,
     }
-    return StageOutcome(
-        output=output | _parties(payload, project),
-        check="the project is locked by this job and its quota is reserved",
-    )
+    return StageOutcome(output, "the project is locked by this job and its quota is reserved")
 
 
 def _refuse_unserved(
@@ -85,7 +84,7 @@ def _refuse_unserved(
         wanted_instance(payload, allowance, naming.names(payload.project_id), job_id=job.job_id)
 
 
-def _parties(payload: ProvisionProjectPayload, project: Project) -> dict[str, str]:
+def _parties(payload: ProvisionProjectPayload, project: Project) -> dict[str, Any]:
     """Return whose the project is, as far as that is known."""
     known = {
         "owner_id": project.owner_id or payload.owner_id,

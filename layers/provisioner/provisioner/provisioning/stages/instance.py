@@ -63,13 +63,11 @@ def ensure_instance(
 ) -> StageOutcome | Waiting:
     """Settle what the instance is to be, write its secret, and wait until AWS tells of an endpoint.
 
-    What is settled stands in the project's item from then on, and the secret is the truth of the
-    master user: whatever a crash leaves, the next run goes on with both. That the server lets one
-    log in, CREATING_DATABASE finds out, which can reach it.
+    The project's item keeps what is settled, and the secret is the truth of the master user: the
+    next run goes on with both. CREATING_DATABASE finds out whether the server lets one log in.
 
     Raises:
-        INVALID_PAYLOAD: the operator does not allow the instance any more, or the project has no
-            such snapshot, or the snapshot does not fit what is asked for.
+        INVALID_PAYLOAD: the instance is not allowed any more, or the snapshot is gone or wrong.
         PROJECT_NOT_FOUND: the project is gone.
         QUOTA_EXCEEDED: the region has as many instances as the operator allows, or AWS does.
         CONFLICT: an instance or a secret of that name is not the project's.
@@ -83,14 +81,7 @@ def ensure_instance(
     )
     if isinstance(instance, Waiting):
         return instance
-    login = ensure_secret(
-        secrets_manager,
-        name=instance.admin_secret,
-        owner=owner,
-        make=lambda: {"username": MASTER_USER, "password": new_password(_PASSWORD_LENGTH)},
-        final=_CREATION,
-    )
-    wanted = description(instance, str(login.value["password"]))
+    wanted = description(instance, _ensure_password(secrets_manager, instance, owner))
     made = driver.ensure_instance(
         client, wanted, owner, snapshot=instance.snapshot, final=_CREATION
     )
@@ -106,6 +97,20 @@ def ensure_instance(
         output={"identifier": made.identifier, "size": made.size, "storage_gb": made.storage_gb},
         check=f"database instance {made.identifier} is {made.status}, at {made.host}:{made.port}",
     )
+
+
+def _ensure_password(
+    secrets_manager: SecretsManagerClient, instance: DedicatedInstance, owner: Ownership
+) -> str:
+    """Return the password of the instance's master user; write its secret if there is none."""
+    login = ensure_secret(
+        secrets_manager,
+        name=instance.admin_secret,
+        owner=owner,
+        make=lambda: {"username": MASTER_USER, "password": new_password(_PASSWORD_LENGTH)},
+        final=_CREATION,
+    )
+    return str(login.value["password"])
 
 
 def _wait_for_password(
@@ -267,15 +272,12 @@ def ensure_instance_snapshot(
 ) -> StageOutcome | Waiting:
     """Have AWS take a snapshot of the instance, and wait until it can be restored.
 
-    A dump of an instance can take longer than a function runs. Run again, the stage finds the
-    snapshot that it has begun. There is none of an instance that AWS never made, or that an earlier
-    job has removed or begun to: that one has seen to it. How long it is kept is what the operator
-    says now, and not when the instance was made.
+    Run again, the stage finds the snapshot that it has begun. There is none of an instance that AWS
+    never made, or that an earlier job has removed or begun to: that one has seen to it.
 
     Raises:
         DATABASE_CREATION_FAILED: the operator's parameter is wrong; the message names it.
-        SNAPSHOT_FAILED: the snapshot has failed, or the instance has vanished, or is in a state in
-            which AWS takes none; and what `translate_errors` raises.
+        SNAPSHOT_FAILED: it has failed, or AWS takes none; and what `translate_errors` raises.
     """
     if not job.payload_as(DeprovisionProjectPayload).final_snapshot:
         return StageOutcome(skipped=True, check="the payload does without a snapshot")
