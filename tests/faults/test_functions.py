@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 from provisioner.errors import ErrorType
-from provisioner.jobs.dispatch import Dispatcher, MessageReceiver, UndeliveredReceiver
+from provisioner.jobs.dispatch import Dispatcher, UndeliveredReceiver
 from provisioner.jobs.events import EventPublisher
-from provisioner.jobs.execution import ExecutionStatus
+from provisioner.jobs.execution import Executions, ExecutionStatus
 from provisioner.jobs.messages import DeadLetterQueue
 from provisioner.jobs.models import JobStatus, StoredError
 from provisioner.jobs.registry import JobRegistry
@@ -112,12 +112,11 @@ class Dispatching(Function):
         super().__init__(core)
         registry = JobRegistry()
         registry.register("provision_project", provision_project_handler)
-        self._dispatcher: MessageReceiver = Dispatcher(
+        self._dispatcher: Dispatcher | UndeliveredReceiver = Dispatcher(
             registry=registry,
             store=core.jobs,
             dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-            state_machines=core.client("stepfunctions"),
-            state_machine_arn_prefix=STATE_MACHINE_ARN_PREFIX,
+            executions=Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX),
         )
         self.record: dict[str, Any] = {
             "messageId": "message-1",

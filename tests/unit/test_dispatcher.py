@@ -13,7 +13,7 @@ from provisioner.composition import dispatcher as composition
 from provisioner.errors import ErrorType
 from provisioner.jobs.client import JobClient
 from provisioner.jobs.dispatch import Dispatcher
-from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_name
+from provisioner.jobs.execution import MAX_INPUT_BYTES, Executions, execution_name
 from provisioner.jobs.messages import DeadLetterQueue, JobId, JobQueue
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.records import NewJob
@@ -74,8 +74,7 @@ def deliver(core: Core) -> Deliver:
         registry=registry,
         store=core.jobs,
         dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-        state_machines=core.client("stepfunctions"),
-        state_machine_arn_prefix=STATE_MACHINE_ARN_PREFIX,
+        executions=Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX),
     )
     core.make_state_machine("anything")
 

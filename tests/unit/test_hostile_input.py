@@ -18,6 +18,7 @@ from provisioner.composition.job_handlers import register_job_types
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.dispatch import Dispatcher
+from provisioner.jobs.execution import Executions
 from provisioner.jobs.messages import DeadLetterQueue
 from provisioner.jobs.models import JobStatus
 from provisioner.jobs.registry import REGISTRY
@@ -112,8 +113,7 @@ def deliver(core: Core) -> Deliver:
         registry=REGISTRY,
         store=core.jobs,
         dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-        state_machines=core.client("stepfunctions"),
-        state_machine_arn_prefix=STATE_MACHINE_ARN_PREFIX,
+        executions=Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX),
     )
 
     def run(body: str) -> list[str]:

@@ -3,6 +3,7 @@
 from provisioner.composition.job_handlers import register_job_types
 from provisioner.composition.job_store import job_store
 from provisioner.jobs.dispatch import Dispatcher
+from provisioner.jobs.execution import Executions
 from provisioner.jobs.messages import DeadLetterQueue
 from provisioner.jobs.registry import REGISTRY
 from provisioner.runtime import aws
@@ -23,6 +24,5 @@ def build() -> Dispatcher:
         registry=REGISTRY,
         store=job_store(settings),
         dead_letters=DeadLetterQueue(aws.client("sqs"), settings.dead_letter_queue_url),
-        state_machines=aws.client("stepfunctions"),
-        state_machine_arn_prefix=settings.state_machine_arn_prefix,
+        executions=Executions(aws.client("stepfunctions"), settings.state_machine_arn_prefix),
     )

@@ -7,14 +7,13 @@ and its job says why.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import (
@@ -22,11 +21,10 @@ from aws_lambda_powertools.utilities.batch import (
     EventType,
     async_process_partial_response,
 )
-from botocore.exceptions import ClientError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.execution import execution_name
+from provisioner.jobs.execution import Executions
 from provisioner.jobs.messages import (
     DeadLetterQueue,
     JobMessage,
@@ -42,26 +40,6 @@ from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
-
-if TYPE_CHECKING:
-    from mypy_boto3_stepfunctions.client import SFNClient
-
-_NO_STATE_MACHINE = (
-    ErrorType.JOB_TYPE_NOT_DEPLOYED,
-    "job_type: there is no state machine {}; deploy it, then run the job again.",
-)
-
-#: Why an execution does not start, by what AWS answers. Whoever may not start a state machine is
-#: told so whether there is one or not. Sources: AWS Step Functions API Reference, StartExecution
-#: and "Common Error Types"; IAM User Guide, "Policy evaluation logic".
-_NOT_STARTED = {
-    "StateMachineDoesNotExist": _NO_STATE_MACHINE,
-    "StateMachineDeleting": _NO_STATE_MACHINE,
-    "AccessDeniedException": (
-        ErrorType.INSUFFICIENT_PERMISSIONS,
-        "job_type: the dispatcher may not start the state machine {}, or there is none; deploy it.",
-    ),
-}
 
 _NOT_DISPATCHED = "The job could not be started."
 _GIVEN_UP = "The job could not be started: every attempt to do so failed."
@@ -79,8 +57,37 @@ _STAYING = frozenset({ErrorType.INVALID_PAYLOAD, ErrorType.JOB_TYPE_NOT_DEPLOYED
 type Take = Callable[[Job, JobMessage, str], ProvisioningError | None]
 
 
+def receive_batch(
+    event: Mapping[str, Any], context: Any, receive: Callable[[Mapping[str, Any]], None]
+) -> Mapping[str, Any]:
+    """Receive a batch, its messages at once, since each waits for the network.
+
+    Args:
+        event: the event of Amazon SQS, as AWS Lambda hands it over.
+        context: AWS Lambda's.
+        receive: receives one message; what it raises is logged, and the queue delivers the message
+            again.
+
+    Returns:
+        AWS Lambda's partial batch response: the queue delivers again what it names. Source: AWS
+        Lambda Developer Guide, "Handling errors for an SQS event source in Lambda".
+    """
+
+    async def receive_in_thread(record: Mapping[str, Any]) -> None:
+        # In a copy of the context, so that the record's logging keys are its own.
+        run = partial(copy_context().run, receive, record)
+        await asyncio.get_running_loop().run_in_executor(_THREADS, run)
+
+    return async_process_partial_response(
+        event=dict(event),
+        record_handler=receive_in_thread,
+        processor=AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False),
+        context=context,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
-class MessageReceiver(ABC):
+class MessageReceiver:
     """Receives the messages of a queue. To receive one twice is as good as once."""
 
     #: Counts the messages that are put with the dead letters.
@@ -92,38 +99,6 @@ class MessageReceiver(ABC):
     store: JobStore
     #: Where messages go that people have to look at.
     dead_letters: DeadLetterQueue
-
-    def __call__(self, event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
-        """Receive a batch, its messages at once, since each waits for the network.
-
-        Args:
-            event: the event of Amazon SQS, as AWS Lambda hands it over.
-            context: AWS Lambda's.
-
-        Returns:
-            AWS Lambda's partial batch response: the queue delivers again what it names. Source: AWS
-            Lambda Developer Guide, "Handling errors for an SQS event source in Lambda".
-        """
-        return async_process_partial_response(
-            event=dict(event),
-            record_handler=self._receive_in_thread,
-            processor=AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False),
-            context=context,
-        )
-
-    async def _receive_in_thread(self, record: Mapping[str, Any]) -> None:
-        # In a copy of the context, so that the record's logging keys are its own.
-        receive = partial(copy_context().run, self.receive, record)
-        await asyncio.get_running_loop().run_in_executor(_THREADS, receive)
-
-    @abstractmethod
-    def receive(self, record: Mapping[str, Any]) -> None:
-        """Receive a message.
-
-        Raises:
-            Exception: whatever may pass by waiting, once it is logged; the queue then delivers the
-                message again.
-        """
 
     def _take(self, record: Mapping[str, Any], job_id: str, take: Take) -> None:
         """Store the job of a message, unless it is, and take it; reject what can never work.
@@ -186,9 +161,11 @@ class Dispatcher(MessageReceiver):
 
     metric = "MessagesRejected"
 
-    state_machines: SFNClient
-    #: What the job type is appended to, to name its state machine.
-    state_machine_arn_prefix: str
+    executions: Executions
+
+    def __call__(self, event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
+        """Dispatch the messages of a batch; see `receive_batch`."""
+        return receive_batch(event, context, self.receive)
 
     def receive(self, record: Mapping[str, Any]) -> None:
         """Dispatch a message; keep, as well as it goes, why it could not be dispatched."""
@@ -207,33 +184,14 @@ class Dispatcher(MessageReceiver):
             raise
 
     def _start(self, job: Job, message: JobMessage, input_text: str) -> None:
-        """Start the execution of a job, unless it was started before.
-
-        Raises:
-            JOB_TYPE_NOT_DEPLOYED: there is no state machine of the job type: no delivery helps
-                before somebody deploys it.
-            INSUFFICIENT_PERMISSIONS: there is none, or it may not be started.
-        """
+        """Start the execution of a job; see `Executions.start` for what it raises."""
         if job.status.is_terminal or message.attempt < job.attempt:
             logger.info("job has ended before", status=job.status, attempt=job.attempt)
-            return
-        arn = f"{self.state_machine_arn_prefix}{job.job_type}"
-        name = execution_name(job.job_id, message.attempt)
-        try:
-            self.state_machines.start_execution(stateMachineArn=arn, name=name, input=input_text)
-        except self.state_machines.exceptions.ExecutionAlreadyExists:
+        elif self.executions.start(job, message.attempt, input_text):
+            metrics.add_metric("JobsStarted", MetricUnit.Count, 1)
+            logger.info("job started", job_type=job.job_type)
+        else:
             logger.info("job was started before")
-            return
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code not in _NOT_STARTED:
-                raise
-            error_type, sentence = _NOT_STARTED[code]
-            # By its name, as the console shows it.
-            sentence = sentence.format(arn.rpartition(":")[2])
-            raise failure(error_type, sentence, short_cause(error)) from None
-        metrics.add_metric("JobsStarted", MetricUnit.Count, 1)
-        logger.info("job started", job_type=job.job_type)
 
 
 class UndeliveredReceiver(MessageReceiver):
@@ -245,6 +203,10 @@ class UndeliveredReceiver(MessageReceiver):
 
     metric = "MessagesUndelivered"
     rejects_again = True
+
+    def __call__(self, event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
+        """Reject the messages of a batch; see `receive_batch`."""
+        return receive_batch(event, context, self.receive)
 
     def receive(self, record: Mapping[str, Any]) -> None:
         """End the job of a message, and reject the message."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import ClientError
+
+from provisioner.drivers.aws_errors import short_cause
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job
 from provisioner.jobs.records import NewJob, canonical_json
@@ -86,28 +89,66 @@ class Execution:
     cause: str = ""
 
 
+_NO_STATE_MACHINE = (
+    ErrorType.JOB_TYPE_NOT_DEPLOYED,
+    "job_type: there is no state machine {}; deploy it, then run the job again.",
+)
+
+#: Why an execution does not start, by what AWS answers. Whoever may not start a state machine is
+#: told so whether there is one or not. Sources: AWS Step Functions API Reference, StartExecution
+#: and "Common Error Types"; IAM User Guide, "Policy evaluation logic".
+_NOT_STARTED = {
+    "StateMachineDoesNotExist": _NO_STATE_MACHINE,
+    "StateMachineDeleting": _NO_STATE_MACHINE,
+    "AccessDeniedException": (
+        ErrorType.INSUFFICIENT_PERMISSIONS,
+        "job_type: the dispatcher may not start the state machine {}, or there is none; deploy it.",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Executions:
-    """Looks at, and stops, the executions of stored jobs."""
+    """Starts, looks at and stops the executions of jobs."""
 
-    def __init__(self, client: SFNClient, state_machine_arn_prefix: str) -> None:
-        """Bind to Step Functions.
+    client: SFNClient
+    #: What the job type is appended to, to name its state machine.
+    state_machine_arn_prefix: str
 
-        Args:
-            client: Step Functions.
-            state_machine_arn_prefix: what the name of a state machine is appended to.
+    def start(self, job: Job, attempt: int, input_text: str) -> bool:
+        """Start the execution of an attempt of a job; say whether it was not started before.
+
+        Raises:
+            JOB_TYPE_NOT_DEPLOYED: there is no state machine of the job type: nothing helps before
+                somebody deploys it.
+            INSUFFICIENT_PERMISSIONS: there is none, or it may not be started.
         """
-        self._client = client
-        self._executions = state_machine_arn_prefix.replace(":stateMachine:", ":execution:")
+        arn = f"{self.state_machine_arn_prefix}{job.job_type}"
+        name = execution_name(job.job_id, attempt)
+        try:
+            self.client.start_execution(stateMachineArn=arn, name=name, input=input_text)
+        except self.client.exceptions.ExecutionAlreadyExists:
+            return False
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code not in _NOT_STARTED:
+                raise
+            error_type, sentence = _NOT_STARTED[code]
+            # By its name, as the console shows it.
+            sentence = sentence.format(arn.rpartition(":")[2])
+            raise failure(error_type, sentence, short_cause(error)) from None
+        return True
 
     def arn(self, job: Job) -> str:
         """Return the ARN of the execution of the job's attempt."""
-        return f"{self._executions}{job.job_type}:{execution_name(job.job_id, job.attempt)}"
+        prefix = self.state_machine_arn_prefix.replace(":stateMachine:", ":execution:")
+        return f"{prefix}{job.job_type}:{execution_name(job.job_id, job.attempt)}"
 
     def find(self, arn: str) -> Execution | None:
         """Look at an execution; None where there is none, or it is too new to be seen."""
         try:
-            described = self._client.describe_execution(executionArn=arn)
-        except self._client.exceptions.ExecutionDoesNotExist:
+            described = self.client.describe_execution(executionArn=arn)
+        except self.client.exceptions.ExecutionDoesNotExist:
             return None
         if described["executionArn"] != arn:
             raise failure(
@@ -125,12 +166,12 @@ class Executions:
     def stop(self, arn: str, cause: str) -> None:
         """Stop an execution; one that has ended, or never was, stays as it is."""
         gone = (
-            self._client.exceptions.ExecutionDoesNotExist,
+            self.client.exceptions.ExecutionDoesNotExist,
             # Its status does not allow it.
-            self._client.exceptions.ValidationException,
+            self.client.exceptions.ValidationException,
         )
         with suppress(*gone):
-            self._client.stop_execution(executionArn=arn, cause=cause)
+            self.client.stop_execution(executionArn=arn, cause=cause)
 
 
 def job_input(job: NewJob | Job, attempt: int) -> dict[str, Any]:
