@@ -36,16 +36,35 @@ _SUPERUSERS = ("EVENT TRIGGER ", "PUBLICATION ", "SUBSCRIPTION ")
 #: What stands for every role; a role of this name would stand in quotes.
 _EVERYONE = "PUBLIC"
 
-#: What a script has around its statements: blanks, comments, and psql's own commands.
-_WORD = re.compile(
-    r"""
-    (?P<around>\s+|--[^\n]*|^\\[^\n]*)
-    | \$\$.*?\$\$ | \$([^\W\d]\w*)\$.*?\$\2\$
-    | [Ee]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
-    | [^\W\d][\w$]* | .
+_QUOTED_NAME = r'"(?:[^"]|"")*"'
+_NAME = rf"(?:{_QUOTED_NAME}|[^\W\d][\w$]*)"
+
+#: A statement of a script, without the blanks, comments and commands of psql's own before it. It
+#: ends at no semicolon that is in quotes. A function's body of the SQL standard falls into several,
+#: none of which begins as one that anyone asks for here: it holds no definitions.
+_STATEMENT = re.compile(
+    rf"""
+    (?:\s+ | --[^\n]* | ^\\[^\n]*)*+
+    (?P<text>(?:
+        \$\$.*?\$\$ | \$(?P<tag>[^\W\d]\w*)\$.*?\$(?P=tag)\$
+        | [Ee]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | --[^\n]* | {_NAME} | [^;]
+    )*+);
     """,
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
+
+#: A statement that gives an object to a role.
+_OWNERSHIP = re.compile(rf"(?P<what>ALTER .* OWNER TO )(?P<owner>{_NAME})", re.DOTALL)
+
+#: What has roles all over; and a policy's statement or comment, up to its expressions.
+_PRIVILEGE = re.compile(r"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .*", re.DOTALL)
+_POLICY = re.compile(
+    rf"(?P<verb>CREATE|COMMENT ON) POLICY (?P<policy>{_NAME} ON {_NAME}\.{_NAME})"
+    rf"""(?:{_QUOTED_NAME}|[^("])*"""
+)
+
+#: Roles follow these words, which nothing else does: a name that is one of them stands in quotes.
+_ROLES = re.compile(rf"{_QUOTED_NAME}|\b(?:TO|FROM|FOR\ ROLE) (?P<roles>{_NAME}(?:, {_NAME})*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +179,10 @@ def _exists(entry: Entry, existing: Existing) -> bool:
 
 
 def ownership_statements(script: str, app_role: str, roles: Mapping[str, str]) -> Iterator[str]:
-    """Yield the statements of a script that give something to the app role.
-
-    A sequence of a table comes after its table, which takes it along: by itself it cannot go.
-    """
-    found = [
-        (statement, words)
-        for statement, words in _statements(script)
-        if words[0] == "ALTER"
-        and words[-3:-1] == ["OWNER", "TO"]
-        and _unquote(words[-1]) == app_role
-    ]
-    known = {roles[app_role]}
-    for statement, _ in sorted(found, key=lambda each: each[1][1] == "SEQUENCE"):
-        yield _with_roles(statement, roles, known, [])
+    """Yield the statements of a script that give something to the app role."""
+    for found in filter(None, map(_OWNERSHIP.fullmatch, _statements(script))):
+        if _unquote(found["owner"]) == app_role:
+            yield found["what"] + _quote(roles[app_role])
 
 
 def later_statements(
@@ -188,85 +197,54 @@ def later_statements(
         left_out: takes what is, and each role that was left out of a list.
     """
     missing_policies: set[str] = set()
-    for statement, words in _statements(script):
-        match words:
-            case ["GRANT" | "REVOKE", *_] | ["ALTER", "DEFAULT", "PRIVILEGES", *_]:
-                text = _with_roles(statement, roles, existing_roles, left_out)
-            case ["CREATE", "POLICY", *name]:
-                text = _with_roles(statement, roles, existing_roles, left_out)
-                if not text:
-                    missing_policies.add("".join(name[:5]))
-            case ["COMMENT", "ON", "POLICY", *name]:
-                text = "" if "".join(name[:5]) in missing_policies else "".join(statement)
-            case ["REFRESH", *_]:
-                text = "".join(statement)
-            case _:
-                continue
-        if text:
-            yield text
+    for statement in _statements(script):
+        policy = _POLICY.match(statement)
+        if statement.startswith("REFRESH "):
+            yield statement
+        elif policy is not None and policy["verb"] == "COMMENT ON":
+            if policy["policy"] not in missing_policies:
+                yield statement
+        elif head := policy or _PRIVILEGE.match(statement):
+            if text := _with_roles(statement, head.end(), roles, existing_roles, left_out):
+                yield text
+            elif policy is not None:
+                missing_policies.add(policy["policy"])
 
 
-def _statements(script: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Split a script into its statements, each into its words, with and without blanks between.
-
-    A function's body of the SQL standard falls into several, none of which begins as one that
-    anyone asks for here: it holds no definitions.
-    """
-    statement: list[str] = []
-    for match in _WORD.finditer(script):
-        word = match[0]
-        if word == ";":
-            if statement:
-                yield statement, [word for word in statement if word != " "]
-            statement = []
-        elif not match["around"]:
-            statement.append(word)
-        elif statement:
-            statement.append(" ")
+def _statements(script: str) -> Iterator[str]:
+    return (found["text"] for found in _STATEMENT.finditer(script))
 
 
 def _with_roles(
-    statement: list[str], roles: Mapping[str, str], known: Collection[str], left_out: list[str]
+    statement: str,
+    end: int,
+    roles: Mapping[str, str],
+    known: Collection[str],
+    left_out: list[str],
 ) -> str:
     """Write a statement with the target's roles; empty where none of a list of them exists.
 
-    Roles follow a TO, a FROM or a FOR ROLE outside of parentheses, which nothing else does there:
-    a name that is TO, FROM or FOR is written in quotes.
+    Args:
+        statement: the statement.
+        end: where roles can no longer stand in it.
+        roles: as of `later_statements`.
+        known: the roles of the target.
+        left_out: as of `later_statements`.
     """
-    written: list[str] = []
-    depth = 0
-    before = ""
-    words = iter([*statement, " "])
-    for word in words:
-        depth += {"(": 1, ")": -1}.get(word, 0)
-        written.append(word)
-        if depth == 0 and (word in {"TO", "FROM"} or (before, word) == ("FOR", "ROLE")):
-            named, after = _role_list(words)
-            wanted = [roles.get(name, name) for name in map(_unquote, named)]
-            if missing := [name for name in wanted if name != _EVERYONE and name not in known]:
-                left_out.append(f"{''.join(statement)}: there is no role {', '.join(missing)}")
-            kept = [name for name in dict.fromkeys(wanted) if name not in missing]
-            if not kept:
-                return ""
-            written += [" ", ", ".join(map(_quote, kept)), after]
-        if word != " ":
-            before = word
-    return "".join(written).rstrip()
-
-
-def _role_list(words: Iterator[str]) -> tuple[list[str], str]:
-    """Take a list of roles from the words; return it, and the word that comes after it."""
-    roles: list[str] = []
-    is_next = True
-    for word in words:
-        if word == ",":
-            is_next = True
-        elif word != " ":
-            if not is_next:
-                return roles, f" {word}"
-            roles.append(word)
-            is_next = False
-    return roles, ""
+    written, begin = "", 0
+    for found in _ROLES.finditer(statement, 0, end):
+        if found["roles"] is None:
+            continue
+        names = map(_unquote, re.findall(_NAME, found["roles"]))
+        wanted = dict.fromkeys(roles.get(name, name) for name in names)
+        if missing := [name for name in wanted if name != _EVERYONE and name not in known]:
+            left_out.append(f"{statement}: there is no role {', '.join(missing)}")
+        kept = [_quote(name) for name in wanted if name not in missing]
+        if not kept:
+            return ""
+        written += statement[begin : found.start("roles")] + ", ".join(kept)
+        begin = found.end("roles")
+    return written + statement[begin:]
 
 
 def _quote(role: str) -> str:
