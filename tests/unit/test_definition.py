@@ -81,6 +81,12 @@ def test_a_stage_is_called_in_the_console_as_it_says_or_by_its_name() -> None:
         ({"code": "archive.py:run"}, None),
         ({"code": "archive:"}, "code"),
         ({"state": "Archive it"}, "state"),
+        ({"state": "A" * 74}, None),
+        ({"state": "A" * 75}, "state: letters and digits, at most 74"),
+        ({"state": "AfterAll"}, "state"),
+        ({"state": "ArchiveFailed"}, "state"),
+        ({"state": "RecordFailure"}, "state"),
+        ({"state": "RecordFailures"}, None),
         ({"ends_job_if": "$.x"}, "ends_job_if: name a field"),
         ({"runs_if": "B c"}, "runs_if: name a field"),
         ({"waits_seconds": -1}, "waits_seconds"),
@@ -90,7 +96,7 @@ def test_a_stage_that_cannot_run_is_refused_with_the_field(
     fields: dict[str, Any], named: str | None
 ) -> None:
     if named is None:
-        assert stage(**fields).code == fields["code"]
+        assert {name: getattr(stage(**fields), name) for name in fields} == fields
         return
     with pytest.raises(DefinitionError, match=f"^stage .*{named}"):
         stage(**fields)

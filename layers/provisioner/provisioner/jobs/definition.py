@@ -34,6 +34,20 @@ _OUTPUT_FIELD = (
     "name a field of the output: lower-case letters, digits, underscores",
 )
 
+#: The name of a state, of which Step Functions takes 80 characters. The state machine makes further
+#: ones of it, which begin or end so, and has some of its own. Source: Amazon States Language,
+#: "States".
+_STATE = (
+    re.compile(
+        r"(?!After|(Completed|RecordFailure|StartCleanup|FailureNotRecorded)\Z)"
+        r"[A-Za-z][A-Za-z0-9]{0,73}(?<!Failed)"
+    ),
+    (
+        "letters and digits, at most 74; the first is a letter, and it neither begins with After, "
+        "nor ends with Failed, nor is Completed, RecordFailure, StartCleanup or FailureNotRecorded"
+    ),
+)
+
 #: What the texts of a stage are, by field, and what is said of any other.
 _STAGE_TEXTS = {
     "name": (
@@ -42,10 +56,7 @@ _STAGE_TEXTS = {
     ),
     "meaning": (re.compile(r".*\S.*"), "say what holds once it has ended well"),
     "code": _CODE,
-    "state": (
-        re.compile(r"[A-Za-z][A-Za-z0-9]{0,79}"),
-        "letters and digits, at most 80; the first is a letter",
-    ),
+    "state": _STATE,
     "ends_job_if": _OUTPUT_FIELD,
     "runs_if": _OUTPUT_FIELD,
 }
@@ -226,10 +237,14 @@ class JobDefinition[Payload: BaseModel]:
             self.steps and isinstance(self.steps[-1], Stage),
             f"{where}: the last must be a stage; it completes the job.",
         )
+        pattern, sentence = _STATE
         for step in self.steps:
+            require(pattern.fullmatch(step.state), f"{where}: {step.state}: {sentence}.")
             has_stages = step.branches and all(step.branches)
             require(has_stages, f"{where}: {step.state} has a branch without stages.")
-        for names in (map(str, self.stages), (stage.state for stage in self.stages)):
+        states = [stage.state for stage in self.stages]
+        states += [step.state for step in self.steps if isinstance(step, Parallel)]
+        for names in (map(str, self.stages), states):
             twice = sorted(name for name, times in Counter(names).items() if times > 1)
             require(not twice, f"{where}: {', '.join(twice)} stands there twice.")
 

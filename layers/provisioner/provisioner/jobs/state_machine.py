@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provisioner.jobs.definition import (
@@ -42,9 +41,6 @@ MAX_DOCUMENT_BYTES = 1_000_000
 #: Events of an execution's history: one that needs more fails. Source: the same.
 MAX_EVENTS = 25_000
 
-#: Characters of a state's name. Source: Amazon States Language, "States".
-MAX_STATE_NAME = 80
-
 #: What the history holds of a state: entered and left, and of a Task its first attempt.
 _EVENTS_OF_A_STATE = 5
 
@@ -67,30 +63,24 @@ _ANSWER = {
 type State = dict[str, Any]
 
 #: States by name, in the order in which they are read best.
-type States = list[tuple[str, State]]
+type States = dict[str, State]
 
 #: What the execution of a job that failed ends in.
-_ENDS: States = [
-    (
-        _FAILED,
-        {
-            "Type": "Fail",
-            "Comment": "Ends with the job's own error.",
-            "ErrorPath": "$.failure.error_type",
-            "CausePath": "$.failure.message",
-        },
-    ),
-    (
-        "FailureNotRecorded",
-        {
-            "Type": "Fail",
-            "Comment": "The job's item could not be written; the history holds both errors.",
-            "Error": "UNKNOWN_ERROR",
-            "Cause": "The failure of the job could not be recorded; see the Catch of RecordFailure "
-            "in this history.",
-        },
-    ),
-]
+_ENDS: States = {
+    _FAILED: {
+        "Type": "Fail",
+        "Comment": "Ends with the job's own error.",
+        "ErrorPath": "$.failure.error_type",
+        "CausePath": "$.failure.message",
+    },
+    "FailureNotRecorded": {
+        "Type": "Fail",
+        "Comment": "The job's item could not be written; the history holds both errors.",
+        "Error": "UNKNOWN_ERROR",
+        "Cause": "The failure of the job could not be recorded; see the Catch of RecordFailure in "
+        "this history.",
+    },
+}
 
 
 def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[str, Any]:
@@ -103,30 +93,28 @@ def state_machine(definition: JobDefinition[Any], lifecycle: Function) -> dict[s
     Raises:
         DefinitionError: AWS would not take it, or could not run it to its end.
     """
-    states: States = []
-    failures: States = []
+    states: States = {}
+    failures: States = {}
     before: list[Stage] = []
     names = [*(step.state for step in definition.steps), _COMPLETED]
     for number, step in enumerate(definition.steps):
         following = names[number + 1]
         if isinstance(step, Parallel):
-            states += _parallel(definition, step, before, following)
+            states |= _parallel(definition, step, before, following)
             continue
         optional = definition.optional_after(step)
         rules = _rules(step, optional)
         choice = f"After{step.state}"
-        states.append(
-            (step.state, _stage(definition, step, before, choice if rules else following))
-        )
+        states[step.state] = _stage(definition, step, before, choice if rules else following)
         if rules:
             otherwise = following if optional is None else names[number + 2]
             comment = "How the job goes on: each rule asks for one field of the stage's output."
-            states.append((choice, _choice(comment, rules, otherwise)))
+            states[choice] = _choice(comment, rules, otherwise)
         if not step.runs_if:
             before.append(step)
-        failures.append((f"{step.state}Failed", _failure_alone(step)))
-    states.append((_COMPLETED, {"Type": "Succeed", "Comment": "The job's item holds the result."}))
-    return _document(definition, [*states, *failures, *_ending(definition, lifecycle)])
+        failures[f"{step.state}Failed"] = _failure_alone(step)
+    states[_COMPLETED] = {"Type": "Succeed", "Comment": "The job's item holds the result."}
+    return _document(definition, {**states, **failures, **_ending(definition, lifecycle)})
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -264,7 +252,7 @@ def _parallel(
         "Next": following,
     }
     comment = "All well, or at least one branch passed an error on."
-    return [(parallel.state, settled), (choice, _choice(comment, [all_well], _RECORD_FAILURE))]
+    return {parallel.state: settled, choice: _choice(comment, [all_well], _RECORD_FAILURE)}
 
 
 def _branch(
@@ -298,7 +286,7 @@ def _failure_alone(stage: Stage) -> State:
 
 def _ending(definition: JobDefinition[Any], lifecycle: Function) -> States:
     """Return how a job that failed ends."""
-    cleanup = _cleanup(lifecycle) if definition.on_failure.request_cleanup else []
+    cleanup = _cleanup(lifecycle) if definition.on_failure.request_cleanup else {}
     record = _task(
         RECORD_FAILURE,
         "Stores the errors, closes the stages that never said how they ended, and releases what "
@@ -316,9 +304,9 @@ def _ending(definition: JobDefinition[Any], lifecycle: Function) -> States:
             "cleanup.$": "$.Payload.cleanup",
         },
         "ResultPath": "$.failure",
-        "Next": next((name for name, _ in cleanup), _FAILED),
+        "Next": next(iter(cleanup), _FAILED),
     }
-    return [(_RECORD_FAILURE, record), *cleanup, *_ENDS]
+    return {_RECORD_FAILURE: record, **cleanup, **_ENDS}
 
 
 def _cleanup(lifecycle: Function) -> States:
@@ -342,39 +330,27 @@ def _cleanup(lifecycle: Function) -> States:
         "ResultPath": "$.cleanup",
         "Next": _FAILED,
     }
-    return [
-        (f"After{_RECORD_FAILURE}", _choice(comment, [wanted], _FAILED)),
-        ("StartCleanup", start),
-    ]
+    choice = _choice(comment, [wanted], _FAILED)
+    return {f"After{_RECORD_FAILURE}": choice, "StartCleanup": start}
 
 
 def _document(definition: JobDefinition[Any], states: States) -> dict[str, Any]:
     """Put a state machine together.
 
     Raises:
-        DefinitionError: two states of it have one name, a name is too long, the history of an
-            execution cannot hold what may happen, or it is larger than AWS takes.
+        DefinitionError: the history of an execution cannot hold what may happen, or it is larger
+            than AWS takes.
     """
     where = f"state machine {definition.name}"
-    for found, times in Counter(_names(states)).items():
-        require(
-            times == 1,
-            f"{where}: two states are called {found}; give one of their steps another `state`.",
-        )
-        require(
-            len(found) <= MAX_STATE_NAME,
-            f"{where}: {found} is longer than {MAX_STATE_NAME} characters; give the stage a "
-            "shorter `state`.",
-        )
-    seconds, events = _longest(dict(states))
+    seconds, events = _longest(states)
     document = {
         "Comment": f"{definition.meaning} The input stays under $.job; every Task is one stage of "
         "the job and can be run twice.",
         "QueryLanguage": "JSONPath",
         # What every step takes with every retry, in whole hours.
         "TimeoutSeconds": math.ceil(seconds / 3600) * 3600,
-        "StartAt": states[0][0],
-        "States": dict(states),
+        "StartAt": next(iter(states)),
+        "States": states,
     }
     size = len(text(document).encode())
     require(
@@ -388,14 +364,6 @@ def _document(definition: JobDefinition[Any], states: States) -> dict[str, Any]:
         "stages wait for less, or give it fewer.",
     )
     return document
-
-
-def _names(states: Iterable[tuple[str, State]]) -> Iterator[str]:
-    """Yield the name of every state, of the branches too: each is to be there once."""
-    for name, state in states:
-        yield name
-        for branch in state.get("Branches", []):
-            yield from _names(branch["States"].items())
 
 
 def _longest(states: Mapping[str, State]) -> tuple[float, int]:
