@@ -14,9 +14,6 @@ from typing import Any
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, pascal_case
 from provisioner.provisioning.functions import FUNCTIONS, LIFECYCLE
 
-#: Of a description in the template.
-_LINE_LENGTH = 100
-
 _STATE_MACHINE = Template("""\
 ${id}StateMachine:
   Type: AWS::Serverless::StateMachine
@@ -144,7 +141,24 @@ def generate(template: str, definitions: JobDefinitions) -> str:
     Raises:
         TemplateError: a line is missing.
     """
-    for name, text in _parts(definitions).items():
+    references = "".join(f"- !Ref {pascal_case(name)}StateMachine\n" for name in definitions)
+    parts = {
+        "required job types": f"REQUIRED_JOB_TYPES: {','.join(definitions)}\n",
+        "state machines of jobs": references,
+        "all state machines": references,
+        "executions": "".join(
+            '- !Sub "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:execution:'
+            f'${{{pascal_case(name)}StateMachine.Name}}:*"\n'
+            for name in definitions
+        ),
+        "state machines": "\n".join(map(_state_machine, definitions.values())),
+        "alarms of state machines": "\n".join(
+            _alarm(name, kind, what)
+            for name in definitions
+            for kind, what in (("TimedOut", _TIMED_OUT), ("Failed", _FAILED))
+        ),
+    }
+    for name, text in parts.items():
         template = replace_part("template.yaml", template, name, text)
     return template
 
@@ -172,27 +186,6 @@ def replace_part(file: str, text: str, name: str, part: str) -> str:
     return text[: found.start("part")] + indent(part, found["margin"]) + text[found.end("part") :]
 
 
-def _parts(definitions: JobDefinitions) -> dict[str, str]:
-    """Return each part's text by its name, without its margin."""
-    references = "".join(f"- !Ref {pascal_case(name)}StateMachine\n" for name in definitions)
-    return {
-        "required job types": f"REQUIRED_JOB_TYPES: {','.join(definitions)}\n",
-        "state machines of jobs": references,
-        "all state machines": references,
-        "executions": "".join(
-            '- !Sub "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:execution:'
-            f'${{{pascal_case(name)}StateMachine.Name}}:*"\n'
-            for name in definitions
-        ),
-        "state machines": "\n".join(map(_state_machine, definitions.values())),
-        "alarms of state machines": "\n".join(
-            _alarm(name, kind, what)
-            for name in definitions
-            for kind, what in (("TimedOut", _TIMED_OUT), ("Failed", _FAILED))
-        ),
-    }
-
-
 def _state_machine(definition: JobDefinition[Any]) -> str:
     # That of the lifecycle records how all has ended.
     used = {LIFECYCLE.name, *(stage.function.name for stage in definition.stages)}
@@ -213,7 +206,7 @@ def _state_machine(definition: JobDefinition[Any]) -> str:
 def _alarm(name: str, kind: str, what: str) -> str:
     description = fill(
         f"Executions of {name} {what} See docs/operations.md#{kind.lower()}alarm.",
-        width=_LINE_LENGTH,
+        width=100,
         initial_indent=6 * " ",
         subsequent_indent=6 * " ",
         break_long_words=False,
