@@ -1,35 +1,22 @@
 """The database function's parts: the only ones that reach the clusters."""
 
-from provisioner.composition.clusters import cluster_catalogue, with_certificates
+from provisioner.composition.clusters import cluster_catalogue
 from provisioner.composition.deployment import WRITER, Makers
+from provisioner.composition.servers import servers
 from provisioner.composition.stage_code import run_stages
-from provisioner.drivers.database_engine import DatabaseEngine
 from provisioner.drivers.mysql.engine import MysqlEngine
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.jobs.stage_run import StageRunner
-from provisioner.provisioning.database_access import Servers
-from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import DATABASE
 from provisioner.runtime import aws
-from provisioner.runtime.settings import DatabaseSettings, ServerSettings
-
-
-def _servers(settings: ServerSettings) -> Servers[DatabaseEngine]:
-    return Servers(
-        aws.client("secretsmanager"),
-        {
-            Engine.POSTGRESQL: PostgresqlEngine,
-            Engine.MYSQL: lambda admin: MysqlEngine(with_certificates(admin, settings)),
-        },
-    )
-
+from provisioner.runtime.settings import DatabaseSettings
 
 #: What the stages of the function may take, by the names of their parameters.
 RESOURCES: Makers[DatabaseSettings] = {
     **WRITER,
     "catalogue": cluster_catalogue,
     "secrets_manager": lambda _settings: aws.client("secretsmanager"),
-    "servers": _servers,
+    "servers": lambda settings: servers(settings, PostgresqlEngine, MysqlEngine),
 }
 
 

@@ -5,17 +5,15 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from provisioner.composition.clusters import cluster_catalogue, with_certificates
+from provisioner.composition.clusters import cluster_catalogue
 from provisioner.composition.deployment import READER, Makers
+from provisioner.composition.servers import servers
 from provisioner.composition.stage_code import ContextStep, run_stages
-from provisioner.drivers.database_engine import DatabaseDumper
 from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
-from provisioner.provisioning.database_access import Servers
-from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import SNAPSHOT
 from provisioner.runtime import aws
-from provisioner.runtime.settings import ServerSettings, SnapshotSettings
+from provisioner.runtime.settings import SnapshotSettings
 
 #: Seconds of the function's time that are no dump's: for giving up an upload and storing the error.
 _RESERVE_SECONDS = 60.0
@@ -33,21 +31,11 @@ class _TimeLeft:
 _TIME_LEFT = _TimeLeft()
 
 
-def _dumpers(settings: ServerSettings) -> Servers[DatabaseDumper]:
-    return Servers(
-        aws.client("secretsmanager"),
-        {
-            Engine.POSTGRESQL: PostgresqlDumper,
-            Engine.MYSQL: lambda admin: MysqlDumper(with_certificates(admin, settings)),
-        },
-    )
-
-
 #: What the stage of the function may take, by the names of its parameters.
 RESOURCES: Makers[SnapshotSettings] = {
     **READER,
     "catalogue": cluster_catalogue,
-    "dumpers": _dumpers,
+    "dumpers": lambda settings: servers(settings, PostgresqlDumper, MysqlDumper),
     "s3": lambda _settings: aws.client("s3"),
     "bucket": lambda settings: settings.snapshots_bucket,
     "time_left": lambda _settings: _TIME_LEFT,

@@ -49,6 +49,13 @@ def _bounded_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+#: Why a field needs an instance of the project's own.
+_NEEDS_SIZE = {
+    "storage_gb": "projects share the storage of a shared cluster",
+    "snapshot": "it becomes an instance of the project's own",
+}
+
+
 class DatabaseRequest(Payload):
     """Which database the project gets: on a cluster that projects share, or on its own instance."""
 
@@ -67,20 +74,13 @@ class DatabaseRequest(Payload):
         Annotated[str, Field(strict=True, pattern=r"^[a-z](-?[a-z0-9])*$", max_length=255)] | None
     ) = None
 
-    @field_validator("storage_gb")
+    @field_validator("storage_gb", "snapshot")
     @classmethod
-    def _is_of_an_instance(cls, storage_gb: int | None, info: ValidationInfo) -> int | None:
+    def _is_of_an_instance[Value](cls, value: Value, info: ValidationInfo) -> Value:
         # Where size is wrong itself, that is what is said.
-        if storage_gb is not None and info.data.get("size", storage_gb) is None:
-            raise ValueError("needs database.size: projects share the storage of a shared cluster")
-        return storage_gb
-
-    @field_validator("snapshot")
-    @classmethod
-    def _becomes_an_instance(cls, snapshot: str | None, info: ValidationInfo) -> str | None:
-        if snapshot is not None and info.data.get("size", snapshot) is None:
-            raise ValueError("needs database.size: it becomes an instance of the project's own")
-        return snapshot
+        if value is not None and info.data.get("size", value) is None:
+            raise ValueError(f"needs database.size: {_NEEDS_SIZE[str(info.field_name)]}")
+        return value
 
 
 class ServicesRequest(Payload):
