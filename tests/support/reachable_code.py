@@ -41,10 +41,10 @@ S3_ACTIONS = {
 _TABLE_HELPERS = {
     "get": ("GetItem", 1),
     "get_all": ("BatchGetItem", 1),
-    "Update": ("UpdateItem", 0),
-    "Put": ("PutItem", 0),
-    "Check": ("ConditionCheckItem", 0),
-    "Delete": ("DeleteItem", 0),
+    "build_update": ("UpdateItem", 0),
+    "build_put": ("PutItem", 0),
+    "build_check": ("ConditionCheckItem", 0),
+    "build_delete": ("DeleteItem", 0),
 }
 _HELPERS = "drivers.dynamodb"
 

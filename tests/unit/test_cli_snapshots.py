@@ -287,7 +287,7 @@ class Instances:
         dynamodb.transact(
             self.core.client("dynamodb"),
             [
-                dynamodb.Update(
+                dynamodb.build_update(
                     "ProjectsTable", {"project_id": "shop"}, values, Attr("project_id").exists()
                 )
             ],

@@ -260,7 +260,7 @@ def test_nothing_is_written_when_a_write_of_the_same_transaction_is_refused(core
     _start(core, "INITIALIZING")
     before = core.jobs.get("job-1")
     core.new_project()
-    refused = dynamodb.Put("ProjectsTable", {"project_id": "shop"}, {}, is_new=True)
+    refused = dynamodb.build_put("ProjectsTable", {"project_id": "shop"}, {}, is_new=True)
 
     with pytest.raises(ProvisioningError) as raised:
         core.jobs.complete("job-1", "INITIALIZING", output={}, check="x", result={}, also=[refused])
@@ -604,7 +604,7 @@ def test_two_conditions_that_fail_are_both_named(core: Core) -> None:
         reasons=("ConditionalCheckFailed", "None", "ConditionalCheckFailed"),
     )
 
-    item = dynamodb.Put("ProjectsTable", {"project_id": "shop"}, {}, is_new=True)
+    item = dynamodb.build_put("ProjectsTable", {"project_id": "shop"}, {}, is_new=True)
 
     with pytest.raises(ConditionFailedError) as raised:
         dynamodb.transact(core.client("dynamodb"), [item])

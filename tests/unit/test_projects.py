@@ -271,7 +271,9 @@ def place(core: Core, project_id: str = "shop", **database: str) -> str:
     settled = {"region": REGION, "engine": Engine.POSTGRESQL}
     is_there = Attr("project_id").exists()
     with suppress(ConditionFailedError):
-        write = dynamodb.Update("ProjectsTable", {"project_id": project_id}, settled, is_there)
+        write = dynamodb.build_update(
+            "ProjectsTable", {"project_id": project_id}, settled, is_there
+        )
         dynamodb.transact(core.client("dynamodb"), [write])
     return ensure_placed(
         valid_payload(project_id, database=database),

@@ -98,7 +98,7 @@ def meanwhile(core: Core, happen: Callable[[], object]) -> None:
 def set_project(core: Core, **values: str) -> None:
     """Write attributes of the project."""
     is_there = Attr("project_id").exists()
-    update = dynamodb.Update("ProjectsTable", {"project_id": "shop"}, values, is_there)
+    update = dynamodb.build_update("ProjectsTable", {"project_id": "shop"}, values, is_there)
     dynamodb.transact(core.client("dynamodb"), [update])
 
 

@@ -540,7 +540,9 @@ def completes(core: Core, *, must: ConditionBase = IS_THERE) -> Callable[[JobInp
     """Return a stage that ends the job."""
 
     def stage(_job: JobInput) -> StageOutcome:
-        also = dynamodb.Update("ProjectsTable", {"project_id": "shop"}, {"status": "ACTIVE"}, must)
+        also = dynamodb.build_update(
+            "ProjectsTable", {"project_id": "shop"}, {"status": "ACTIVE"}, must
+        )
         return StageOutcome(
             output={"made": 1},
             check="all answered",

@@ -574,7 +574,7 @@ def test_a_key_is_revoked_whatever_the_project_s_status_is_and_whoever_holds_it(
         dynamodb.transact(
             aws.client("dynamodb"),
             [
-                dynamodb.Update(
+                dynamodb.build_update(
                     workflow.settings.projects_table,
                     {"project_id": project_id},
                     {"status": status, "locked_by": "another-job"},

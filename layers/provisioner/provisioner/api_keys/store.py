@@ -134,7 +134,7 @@ class ApiKeyStore:
         stored = self.get_all(current) if may_have_keys else {}
         others = self.list_by_project(project_id) if may_have_keys else []
         changes = [self._put(key) for key in keys if key.digest not in stored] + [
-            dynamodb.Delete(self._table, {"digest": key.digest})
+            dynamodb.build_delete(self._table, {"digest": key.digest})
             for key in others
             if key.digest not in current
         ]
@@ -148,7 +148,7 @@ class ApiKeyStore:
             self.make_only(project_id, keys, condition)
 
     def _put(self, key: ApiKey) -> Write:
-        return dynamodb.Put(self._table, {"digest": key.digest}, asdict(key), is_new=True)
+        return dynamodb.build_put(self._table, {"digest": key.digest}, asdict(key), is_new=True)
 
     def put_set(self, keys: Sequence[ApiKey]) -> None:
         """Store a set of keys, all or none; one that is stored already stays as it is.
@@ -188,7 +188,7 @@ class ApiKeyStore:
 
     def _change(self, key_digest: str, values: Mapping[str, Any], must: ConditionBase) -> None:
         """Change a key where something is true of it."""
-        change = dynamodb.Update(self._table, {"digest": key_digest}, values, must)
+        change = dynamodb.build_update(self._table, {"digest": key_digest}, values, must)
         with suppress(ConditionFailedError):
             dynamodb.transact(self._client, [change])
 

@@ -5,7 +5,7 @@ import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -130,65 +130,73 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """Something must be true of an item that is not written."""
+class Write:
+    """A write of a transaction: what changes of one item, and what must be true of it."""
 
-    table: str
     key: Mapping[str, str]
-    must: ConditionBase
+    #: As DynamoDB's transactions have it.
+    request: TransactWriteItemTypeDef
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """An item is put in the place of what there is; where it must be new, there must be none."""
-
-    table: str
-    key: Mapping[str, str]
-    #: Its other attributes; None is left out.
-    values: Mapping[str, Any]
-    is_new: bool
+def build_check(table: str, key: Mapping[str, str], must: ConditionBase) -> Write:
+    """Ask that something is true of an item that is not written."""
+    return Write(key, {"ConditionCheck": _at(table, key) | _condition(must)})
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """Attributes of an item change, where something is true of it."""
+def build_put(
+    table: str, key: Mapping[str, str], values: Mapping[str, Any], *, is_new: bool
+) -> Write:
+    """Put an item in the place of what there is; where it must be new, there must be none.
 
-    table: str
-    key: Mapping[str, str]
-    #: What they are from now on; None removes one.
-    values: Mapping[str, Any]
-    must: ConditionBase
-    #: What numbers grow by; one that is not there is zero.
-    adds: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """An item is deleted, if there is one."""
-
-    table: str
-    key: Mapping[str, str]
+    Args:
+        table: the table.
+        key: the item's key.
+        values: its other attributes; None is left out.
+        is_new: whether it must be new.
+    """
+    condition = _condition(Attr(next(iter(key))).not_exists()) if is_new else {}
+    item: Any = {"TableName": table, "Item": to_item({**key, **values})}
+    return Write(key, {"Put": item | condition})
 
 
-#: A write of a transaction: what changes of one item, and what must be true of it.
-type Write = Check | Put | Update | Delete
+def build_update(
+    table: str,
+    key: Mapping[str, str],
+    values: Mapping[str, Any],
+    must: ConditionBase,
+    adds: Mapping[str, int] | None = None,
+) -> Write:
+    """Change attributes of an item, where something is true of it.
+
+    Args:
+        table: the table.
+        key: the item's key.
+        values: what they are from now on; None removes one.
+        must: what must be true.
+        adds: what numbers grow by; one that is not there is zero.
+    """
+    written = {**values, **(adds or {})}
+    clauses = {
+        "SET": [f"#{name} = :{name}" for name, value in values.items() if value is not None],
+        "REMOVE": [f"#{name}" for name, value in values.items() if value is None],
+        "ADD": [f"#{name} :{name}" for name in adds or ()],
+    }
+    update = " ".join(f"{verb} {', '.join(all_of)}" for verb, all_of in clauses.items() if all_of)
+    condition = _condition(
+        must,
+        {f"#{name}": name for name in written},
+        {f":{name}": value for name, value in written.items()},
+    )
+    return Write(key, {"Update": _at(table, key) | {"UpdateExpression": update} | condition})
 
 
-def _request(write: Write) -> TransactWriteItemTypeDef:
-    """Return a write as DynamoDB's transactions have it."""
-    table: Any = {"TableName": write.table}
-    of_item: Any = table | {"Key": to_item(write.key)}
-    match write:
-        case Check():
-            return {"ConditionCheck": of_item | _condition(write.must)}
-        case Put():
-            item = {"Item": to_item({**write.key, **write.values})}
-            is_absent = Attr(next(iter(write.key))).not_exists()
-            return {"Put": table | item | (_condition(is_absent) if write.is_new else {})}
-        case Update():
-            return {"Update": of_item | _update(write)}
-        case Delete():
-            return {"Delete": of_item}
+def build_delete(table: str, key: Mapping[str, str]) -> Write:
+    """Delete an item, if there is one."""
+    return Write(key, {"Delete": _at(table, key)})
+
+
+def _at(table: str, key: Mapping[str, str]) -> Any:
+    return {"TableName": table, "Key": to_item(key)}
 
 
 def _condition(
@@ -206,24 +214,6 @@ def _condition(
     } | ({"ExpressionAttributeValues": placeholders} if placeholders else {})
 
 
-def _update(write: Update) -> dict[str, Any]:
-    clauses = {
-        "SET": [f"#{name} = :{name}" for name, value in write.values.items() if value is not None],
-        "REMOVE": [f"#{name}" for name, value in write.values.items() if value is None],
-        "ADD": [f"#{name} :{name}" for name in write.adds],
-    }
-    written = {**write.values, **write.adds}
-    return {
-        "UpdateExpression": " ".join(
-            f"{verb} {', '.join(actions)}" for verb, actions in clauses.items() if actions
-        )
-    } | _condition(
-        write.must,
-        {f"#{name}": name for name in written},
-        {f":{name}": value for name, value in written.items()},
-    )
-
-
 def transact(client: DynamoDBClient, writes: Sequence[Write]) -> None:
     """Make all writes or none.
 
@@ -236,7 +226,7 @@ def transact(client: DynamoDBClient, writes: Sequence[Write]) -> None:
     """
     for attempt in itertools.count(1):
         try:
-            client.transact_write_items(TransactItems=[_request(write) for write in writes])
+            client.transact_write_items(TransactItems=[write.request for write in writes])
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") != "TransactionCanceledException":
                 raise

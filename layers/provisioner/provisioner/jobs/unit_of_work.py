@@ -110,17 +110,23 @@ class UnitOfWork:
     def put(self, job_id: str, record: str, values: Mapping[str, Any], *, is_new: bool) -> None:
         """Put an item in the place of what there is; where it must be new, there must be none."""
         written = {name: stored(value) for name, value in values.items()}
-        self._writes.append(dynamodb.Put(self._table, _key(job_id, record), written, is_new))
+        self._writes.append(
+            dynamodb.build_put(self._table, _key(job_id, record), written, is_new=is_new)
+        )
 
     def change(self, job_id: str, record: str, values: Mapping[str, Any], must: Conditions) -> None:
         """Change attributes of an item; None removes one."""
         written = {name: stored(value) for name, value in values.items()}
         condition = _condition(must)
-        self._writes.append(dynamodb.Update(self._table, _key(job_id, record), written, condition))
+        self._writes.append(
+            dynamodb.build_update(self._table, _key(job_id, record), written, condition)
+        )
 
     def check(self, job_id: str, record: str, must: Conditions) -> None:
         """Ask that something is true of an item that is not written."""
-        self._writes.append(dynamodb.Check(self._table, _key(job_id, record), _condition(must)))
+        self._writes.append(
+            dynamodb.build_check(self._table, _key(job_id, record), _condition(must))
+        )
 
     def tell(self, job_id: str, subject: str, status: str, **said: Any) -> None:
         """Add an entry to a job's history; see `HistoryEntry`."""

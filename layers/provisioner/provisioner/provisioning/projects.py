@@ -167,7 +167,7 @@ class ProjectReader:
 
     def build_lock_check(self, project_id: str, job_id: str) -> Write:
         """Return the condition that a job holds a project, for a write beside it."""
-        return dynamodb.Check(self._projects, {"project_id": project_id}, _is_held_by(job_id))
+        return dynamodb.build_check(self._projects, {"project_id": project_id}, _is_held_by(job_id))
 
 
 class Places:
@@ -206,7 +206,9 @@ class Places:
             last = {"region": instance.region, "size": instance.size}
             values |= {"instance": instance.to_item(), "last_instance": last}
         is_unplaced = Attr("project_id").exists() & Attr("cluster_id").not_exists()
-        change = dynamodb.Update(self._projects, {"project_id": project_id}, values, is_unplaced)
+        change = dynamodb.build_update(
+            self._projects, {"project_id": project_id}, values, is_unplaced
+        )
         self._quotas.count(quota, limit, change, ProjectBusyError())
 
     def keep_instance(self, project_id: str, instance: DedicatedInstance) -> None:
@@ -235,7 +237,7 @@ class Places:
         self, project_id: str, values: Mapping[str, Any], must: ConditionBase, *also: Write
     ) -> None:
         """Change a project, unless another run, or a removal, has come before."""
-        change = dynamodb.Update(self._projects, {"project_id": project_id}, values, must)
+        change = dynamodb.build_update(self._projects, {"project_id": project_id}, values, must)
         with suppress(ConditionFailedError):
             dynamodb.transact(self._client, [change, *also])
 
@@ -274,7 +276,7 @@ class ProjectStore(ProjectReader):
             "organization_id": organization_id,
         }
         self._write(
-            dynamodb.Put(self._projects, {"project_id": project_id}, item, is_new=True),
+            dynamodb.build_put(self._projects, {"project_id": project_id}, item, is_new=True),
             ProjectExistsError(
                 f"project {project_id}: exists already, for another owner or organization; "
                 "choose another id."
@@ -517,7 +519,7 @@ class ProjectStore(ProjectReader):
         """Return a change of a project, whose status follows only what the table lets it follow."""
         if "status" in values:
             must &= _is(*project_sources(values["status"]))
-        return dynamodb.Update(self._projects, {"project_id": project_id}, values, must)
+        return dynamodb.build_update(self._projects, {"project_id": project_id}, values, must)
 
     def _release(self, project_id: str, job_id: str, **values: Any) -> Write:
         """Return a change of a project with which the job that holds it releases it."""

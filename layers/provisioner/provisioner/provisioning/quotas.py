@@ -82,7 +82,7 @@ class Quotas:
         return [self._add(quota, -1, Attr("used").gte(1))]
 
     def _add(self, quota: str, number: int, must: ConditionBase) -> Write:
-        return dynamodb.Update(self._table, {"quota": quota}, {}, must, adds={"used": number})
+        return dynamodb.build_update(self._table, {"quota": quota}, {}, must, adds={"used": number})
 
 
 def _has_room(default_limit: int) -> ConditionBase:
