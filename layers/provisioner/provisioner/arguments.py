@@ -5,8 +5,6 @@ INVALID_PAYLOAD, whose sentence begins with the argument's name. Types are exact
 number, and a UUID is no text. An id that is text, and no project's, job's or key's, is not found.
 """
 
-from __future__ import annotations
-
 import math
 
 from provisioner.errors import ErrorType, ProvisioningError, failure

@@ -324,7 +324,12 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
     try:
         if is_claimed(client, name=name, claim=claim):
             client.delete_bucket(Bucket=name)
-            _see_gone(client, name)
+            if _look(client, name)[0] is _Holder.US:
+                raise failure(
+                    ErrorType.TIMEOUT,
+                    "The bucket of the project is still there.",
+                    f"bucket {name}: was deleted and still answers",
+                )
     except client.exceptions.NoSuchBucket:
         pass  # Another run has just deleted it.
     except ClientError as error:
@@ -335,15 +340,6 @@ def remove_bucket(client: S3Client, *, name: str, claim: Claim) -> str:
             f"The bucket {name} holds objects, so it stays; empty it first.",
         ) from None
     return f"no bucket named {name} is left to remove"
-
-
-def _see_gone(client: S3Client, name: str) -> None:
-    if _look(client, name)[0] is _Holder.US:
-        raise failure(
-            ErrorType.TIMEOUT,
-            "The bucket of the project is still there.",
-            f"bucket {name}: was deleted and still answers",
-        )
 
 
 def _wrong(client: S3Client, name: str, owner: Ownership, settling: Settling) -> list[str]:

@@ -189,8 +189,7 @@ def ensure_database_repaired(
     """Put right what has drifted of the database; its password and its secret stay as they are.
 
     Raises:
-        PROJECT_NOT_FOUND: the project is gone.
-        CONFLICT: the database or a role is not the project's.
+        PROJECT_NOT_FOUND, CONFLICT: the project is gone; the database or a role is not its own.
         DATABASE_CHANGE_FAILED: something is not there; and what `DatabaseEngine` raises.
     """
     project = read_project(job, projects)
