@@ -20,9 +20,6 @@ from provision_cli.sentences import CommandError
 
 app = typer.Typer()
 
-#: How many files a sentence names.
-_NAMED_FILES = 6
-
 
 def _stack() -> LocalStack:
     return LocalStack(LocalStackSettings.from_environment())
@@ -66,11 +63,9 @@ def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
 
 def _refuse_stale_files(root: Path) -> None:
     """Let no stack run state machines of other stages than its functions have."""
-    stale = [str(path) for path in find_stale_files(root)]
-    if stale:
-        more = f" and {len(stale) - _NAMED_FILES} more" if len(stale) > _NAMED_FILES else ""
+    if stale := [str(path) for path in find_stale_files(root)]:
         raise CommandError(
-            f"{', '.join(stale[:_NAMED_FILES])}{more}: not as the job types' definitions have it; "
+            f"{', '.join(stale)}: not as the job types' definitions have it; "
             "run `make state-machines` first."
         )
 

@@ -73,24 +73,21 @@ def find_job_id(given: str) -> str:
         CommandError: several jobs have this beginning, or it is too short for one.
         JobNotFoundError: none has.
     """
-    if not given:
-        raise CommandError(
-            "job: is empty; give an id, or its beginning, as `provision jobs` shows."
-        )
     if is_whole(given):
         return given
     try:
         return api.get_job(given).job_id
     except api.JobNotFoundError:
+        if len(given) < FEWEST:
+            raise CommandError(
+                f"job '{given}': no such job is stored; a beginning has {FEWEST} characters or "
+                "more, as `provision jobs` shows."
+            ) from None
         # A beginning is no key: DynamoDB finds it by reading everything.
         found = choose_id(given, [job.job_id for job in api.list_jobs()], "job")
-        if found is None and len(given) < FEWEST:
-            raise CommandError(
-                f"job {given}: no such job is stored; a beginning has {FEWEST} characters or more."
-            ) from None
         if found is None:
             raise
-    return found
+        return found
 
 
 def is_whole(given: str) -> bool:

@@ -12,13 +12,15 @@ import psycopg
 import pymysql
 import pytest
 from provision_cli.local import mariadb_server
-from provision_cli.local.rds_instances import CREATING_SECONDS, DELETING_SECONDS
 from provision_cli.local.stack import RunningStack
 from support.stack_jobs import eventually
 
 USER = "instance_admin"
 PASSWORD = "p" * 40  # kingfisher:ignore
 TAGS = [{"Key": "made-by", "Value": "a test"}]
+
+#: Seconds for which an instance is at least `creating`, or `deleting`.
+CREATING_SECONDS, DELETING_SECONDS = 5, 2
 
 #: Seconds that a server may take to start beside all else that this machine does.
 SLOW = 60

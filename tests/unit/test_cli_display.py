@@ -393,7 +393,7 @@ def test_a_job_is_found_by_a_beginning_that_no_other_has(core: Core) -> None:
             find_job_id(none)
     with pytest.raises(CommandError, match="a beginning has 4 characters or more"):
         find_job_id(OTHER[:3])
-    with pytest.raises(CommandError, match="job: is empty"):
+    with pytest.raises(CommandError, match="job '': no such job is stored; a beginning"):
         find_job_id("")
 
 

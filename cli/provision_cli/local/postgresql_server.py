@@ -175,16 +175,13 @@ class PostgresqlServer(DatabaseServer):
             role = sql.Identifier(name)
             if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).rowcount == 0:
                 connection.execute(_RDS_SUPERUSER)
-                connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEDB CREATEROLE").format(role))
-                connection.execute(
-                    sql.SQL("GRANT rds_superuser TO {} WITH ADMIN OPTION").format(role)
-                )
-                for database in ("postgres", "template1"):
-                    connection.execute(
-                        sql.SQL("ALTER DATABASE {} OWNER TO {}").format(
-                            sql.Identifier(database), role
-                        )
-                    )
+                for statement in (
+                    "CREATE ROLE {} LOGIN CREATEDB CREATEROLE",
+                    "GRANT rds_superuser TO {} WITH ADMIN OPTION",
+                    "ALTER DATABASE postgres OWNER TO {}",
+                    "ALTER DATABASE template1 OWNER TO {}",
+                ):
+                    connection.execute(sql.SQL(statement).format(role))
             connection.pgconn.change_password(name.encode(), password.encode())
 
 
