@@ -168,32 +168,23 @@ def _lines(job: api.Job, *, with_pending: bool = False) -> list[Text]:
 
 def _notes(job: api.Job, waits: Sequence[api.Wait]) -> list[str]:
     """Return the sentences about a job as a whole: what keeps it from its beginning or its end."""
-    notes = [_describe_dispatch_error(job), _describe_cancel(job)]
+    notes = []
+    if job.dispatch_error is not None:
+        reason = describe(job.dispatch_error)
+        notes.append(f"It has not begun: {reason} Its message is delivered again.")
+    if job.cancel_requested_at is not None and not job.status.is_terminal:
+        notes.append(
+            f"Its cancel was asked for at {_clock(job.cancel_requested_at)}: "
+            "it ends once the stages that run have ended."
+        )
     for wait in waits:
         what = wait.stage or "The end of the job"
         notes.append(f"{what} waits {_describe_wait(wait.since, wait.until, wait.waiting_for)}")
-    return [note for note in notes if note]
-
-
-def _describe_cancel(job: api.Job) -> str:
-    """Say that someone has asked for a job to be cancelled that has not ended; else nothing."""
-    if job.cancel_requested_at is None or job.status.is_terminal:
-        return ""
-    return (
-        f"Its cancel was asked for at {_clock(job.cancel_requested_at)}: "
-        "it ends once the stages that run have ended."
-    )
+    return notes
 
 
 def _describe_wait(since: datetime | None, until: datetime | None, waiting_for: str) -> str:
     return f"since {_clock(since)}, until {_clock(until)} at the latest: {waiting_for}"
-
-
-def _describe_dispatch_error(job: api.Job) -> str:
-    """Say why a job that is QUEUED has not begun; nothing where nobody has said so."""
-    if job.dispatch_error is None:
-        return ""
-    return f"It has not begun: {describe(job.dispatch_error)} Its message is delivered again."
 
 
 def show_enqueued(job: api.Job) -> None:

@@ -180,10 +180,7 @@ def cancel(job_id: JobId) -> None:
 def retry(job_id: JobId) -> None:
     """Run a job that has failed, or was cancelled, again: its next attempt."""
     job = api.retry_job(find_job_id(job_id))
-    if job.status is api.JobStatus.RUNNING:
-        display.line(Console(), f"job {job.job_id}: attempt {job.attempt} is under way.")
-    else:
-        display.line(Console(), f"job {job.job_id} is {job.status}, attempt {job.attempt}.")
+    display.line(Console(), f"job {job.job_id} is {job.status}, attempt {job.attempt}.")
 
 
 @app.command(cls=Connected)
@@ -237,12 +234,7 @@ echo '{{"project_id": "shop"}}' | provision enqueue --job-type {name} --payload 
 @keys_app.command("claim", cls=Connected)
 def claim_keys(project_id: str) -> None:
     """Print a project's API keys, then delete the secret that held them: they are shown once."""
-
-    def hand_over(keys: Sequence[str]) -> None:
-        for key in keys:
-            typer.echo(key)
-
-    api.claim_api_keys(project_id, hand_over)
+    api.claim_api_keys(project_id, lambda keys: typer.echo("\n".join(keys)))
 
 
 @dlq_app.command("list", cls=Connected)

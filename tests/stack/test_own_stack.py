@@ -271,8 +271,8 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for identifier in stack._instances.identifiers():
-        stack._instances.remove(Instance(f"db-{identifier}", identifier, "postgres", 0))
+    for _, instance in list(stack._instances.all()):
+        stack._instances.remove(instance)
     of_instance = _server_of_instance(stack, "ends")
     with _job_at_its_database(stack, running, "begins-anew") as job:
         old = _processes_of(directory)
@@ -288,7 +288,6 @@ def test_nothing_is_left_of_a_stack_whose_aws_was_killed(
         again = stack.up(steps.append)
 
     assert steps == [
-        "The instances ends are gone; removing their servers",
         "Starting the local AWS",
         "Starting PostgreSQL",
         # Of a machine that has one.

@@ -284,7 +284,7 @@ def test_a_retry_may_be_typed_again_while_its_attempt_is_under_way(
     for _ in range(2):
         assert command("retry", "job-1") == (0, "job job-1 is QUEUED, attempt 2.\n", "")
     stack.jobs.start_stage(stack.jobs.get("job-1"), "INITIALIZING", 0)
-    assert command("retry", "job-1") == (0, "job job-1: attempt 2 is under way.\n", "")
+    assert command("retry", "job-1") == (0, "job job-1 is RUNNING, attempt 2.\n", "")
 
 
 def test_a_cancel_of_a_job_at_work_says_that_it_is_stored(stack: Core, command: Command) -> None:

@@ -63,7 +63,7 @@ class Instance:
 
     def server(self) -> DatabaseServer:
         return InstanceServers(self.directory)._server(
-            self.folder, next(one for _, one in InstanceServers(self.directory)._all())
+            self.folder, next(one for _, one in InstanceServers(self.directory).all())
         )
 
     def kill(self) -> None:
@@ -139,7 +139,7 @@ def test_a_server_that_was_killed_is_started_again_on_its_data(instance: Instanc
     assert list(servers.start_again()) == ["first"]
 
     assert things(instance) == [(7,)]
-    assert servers.identifiers() == ["first"]
+    assert [one.identifier for _, one in servers.all()] == ["first"]
     server = instance.server()
     servers.stop_all()
     assert not server.is_running()
@@ -207,4 +207,4 @@ def test_an_instance_without_a_program_for_its_server_is_told_so(
     with pytest.raises(LocalStackError, match="MariaDB: no server is installed"):
         made.start()
     # Nothing takes it for an instance that has one.
-    assert InstanceServers(tmp_path).identifiers() == []
+    assert list(InstanceServers(tmp_path).all()) == []

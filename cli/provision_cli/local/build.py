@@ -37,6 +37,9 @@ _CHANGES = (
     (r"MaximumConcurrency:\s+Ref: \w+", "MaximumConcurrency: 10"),
 )
 
+#: As uv calls it.
+_MACOS_PLATFORM = f"{platform.machine().replace('arm64', 'aarch64')}-apple-darwin"
+
 _BOOTSTRAP = """#!/bin/sh
 export PYTHONPATH="$LAMBDA_TASK_ROOT":{layers}
 exec {python} -m awslambdaric "$_HANDLER"
@@ -112,7 +115,8 @@ def _build(root: Path, target: Path, log: Path, directory: Path) -> None:
         SAM_CLI_TELEMETRY="0",
         # Building asks no AWS, but the SAM CLI wants to know a region.
         AWS_DEFAULT_REGION="us-east-1",
-        **_layer_platform(),
+        # The layers are built for this system, where it is not AWS Lambda's.
+        **({} if sys.platform == "linux" else {"LAYER_PLATFORM": _MACOS_PLATFORM}),
     )
 
     def run(variables: dict[str, str]) -> None:
@@ -156,14 +160,6 @@ def _fit(built: Path, target: Path) -> None:
         if count == 0:
             raise LocalStackError(f"template.yaml: {pattern} is not found in what SAM built.")
     template.write_text(text, encoding="utf-8")
-
-
-def _layer_platform() -> dict[str, str]:
-    """Let the layers be built for this system, where it is not AWS Lambda's."""
-    if sys.platform == "linux":
-        return {}
-    machine = "aarch64" if architecture() == "arm64" else "x86_64"
-    return {"LAYER_PLATFORM": f"{machine}-apple-darwin"}
 
 
 def _remove_old(builds: Path) -> None:

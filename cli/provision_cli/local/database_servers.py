@@ -59,6 +59,9 @@ class DatabaseServer(ABC):
     #: What the end of its log holds where something of a server that was killed has not ended yet.
     not_ended_yet: ClassVar[tuple[str, ...]] = ()
 
+    #: The file in which the server keeps the id of its process.
+    _pid_file: Path
+
     #: What `connect` raises where it does not serve.
     error: ClassVar[type[Exception]]
 
@@ -101,11 +104,6 @@ class DatabaseServer(ABC):
 
         A second time it only changes the password.
         """
-
-    @property
-    @abstractmethod
-    def _pid_file(self) -> Path:
-        """The file in which the server keeps the id of its process."""
 
     @abstractmethod
     def _program(self) -> list[str]:
@@ -150,7 +148,7 @@ class DatabaseServer(ABC):
         if not self.is_running():
             raise LocalStackError(
                 f"{self.name} did not start on port {self.port}; its log, {self.log}, ends with: "
-                f"{last_line(self.log.read_text(errors='replace'))}"
+                f"{processes.last_lines(self.log, 1)}"
             )
 
     def _check_port(self) -> None:
@@ -214,8 +212,8 @@ class DatabaseServer(ABC):
 
     def _is_kept_from_it(self) -> bool:
         """Whether what is left of a server that was killed keeps it from starting."""
-        last = self.log.read_text(errors="replace").splitlines()[-_REFUSAL_LINES:]
-        return any(reason in line for line in last for reason in self.not_ended_yet)
+        said = processes.last_lines(self.log, _REFUSAL_LINES)
+        return any(reason in said for reason in self.not_ended_yet)
 
     def stop(self) -> None:
         """Stop the server and remove its data; one that does not run is as good as stopped.

@@ -128,7 +128,7 @@ class InstanceServers:
 
     def start_again(self) -> Iterator[str]:
         """Start the servers that were killed; yield the instance of each before."""
-        for folder, instance in self._all():
+        for folder, instance in self.all():
             with lock(folder / "lock"):
                 server = self._server(folder, instance)
                 if instance.runs and not server.is_running():
@@ -137,25 +137,17 @@ class InstanceServers:
 
     def stop_all(self) -> None:
         """Stop every server, and remove all data and all snapshots."""
-        for folder in self._folders():
+        for folder in self._instances.glob("*"):
             # Which it is does not matter where it has no data.
             for server in (PostgresqlServer, MariadbServer):
                 server(folder / "server", 0, stack=self._stack).stop()
         for folder in (self._instances, self._snapshots):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def identifiers(self) -> list[str]:
-        """Return the instances that have a server, by their names."""
-        return sorted(instance.identifier for _, instance in self._all())
-
-    def _folders(self) -> list[Path]:
-        return [path for path in self._instances.glob("*") if path.is_dir()]
-
-    def _all(self) -> Iterator[tuple[Path, Instance]]:
-        for folder in self._folders():
-            if (folder / _RECORD).exists():
-                record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-                yield folder, Instance(**record)
+    def all(self) -> Iterator[tuple[Path, Instance]]:
+        """Yield the instances that have a server, each with its folder."""
+        for record in self._instances.glob(f"*/{_RECORD}"):
+            yield record.parent, Instance(**json.loads(record.read_text(encoding="utf-8")))
 
     @contextmanager
     def _lock(self, instance: Instance) -> Iterator[tuple[Path, DatabaseServer]]:

@@ -80,20 +80,12 @@ class MariadbServer(DatabaseServer):
     def __init__(self, directory: Path, port: int, *, stack: Path | None = None) -> None:
         """Name a server; see `DatabaseServer`."""
         super().__init__(directory.resolve(), port, stack=stack)
-
-    @property
-    def ca_file(self) -> Path:
-        """The certificate of the authority that has signed the server's, once it has started."""
-        return self._home / "ca.pem"
-
-    @property
-    def _certificate_file(self) -> Path:
-        """The server's certificate, with its key."""
-        return self._home / "server.pem"
-
-    @property
-    def _pid_file(self) -> Path:
-        return self._home / "mariadb.pid"
+        self._pid_file = self._home / "mariadb.pid"
+        self._temporary = self._home / "temporary"
+        #: The certificate of the authority that has signed the server's, once it has started.
+        self.ca_file = self._home / "ca.pem"
+        #: The server's certificate, with its key.
+        self._certificate_file = self._home / "server.pem"
 
     def _program(self) -> list[str]:
         return [str(required_program()), "--no-defaults"]
@@ -138,10 +130,6 @@ class MariadbServer(DatabaseServer):
             **super()._environment(),
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
         }
-
-    @property
-    def _temporary(self) -> Path:
-        return self._home / "temporary"
 
     def _make_folders(self, password: str) -> None:
         super()._make_folders(password)

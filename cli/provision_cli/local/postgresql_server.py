@@ -87,15 +87,12 @@ class PostgresqlServer(DatabaseServer):
         if self._unprivileged is not None or not _is_plain(programs):
             home = _OTHER_FOLDER / folder_name(home)
         super().__init__(home, port, stack=stack)
+        self._pid_file = self._data / "postmaster.pid"
         self._programs = self._package = programs
         is_open = self._unprivileged is None or _is_open_to_all(programs / "postgres")
         if not (is_open and _is_plain(programs)):
             self._package = programs.parent.parent
             self._programs = home / "programs" / programs.relative_to(self._package.parent)
-
-    @property
-    def _pid_file(self) -> Path:
-        return self._data / "postmaster.pid"
 
     def _program(self, name: str = "postgres") -> list[str]:
         if not self._programs.exists():

@@ -224,7 +224,7 @@ def run(
         raise LocalStackError(f"{what} failed; its output is in {log}:\n{last_lines(log)}")
 
 
-def last_lines(log: Path) -> str:
+def last_lines(log: Path, count: int = _SHOWN_LINES) -> str:
     """Return the end of a log."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    return "\n".join(text.rstrip().splitlines()[-_SHOWN_LINES:])
+    return "\n".join(text.rstrip().splitlines()[-count:])

@@ -322,9 +322,6 @@ class LocalStack:
         What is left of the stack before is ended first, functions that were at work among it: they
         would go on, and find the new servers where the old ones were.
         """
-        gone = self._instances.identifiers()
-        if gone:
-            report(f"The instances {', '.join(gone)} are gone; removing their servers")
         self._stop()
         usual = _USUAL_PORTS if self._settings.has_usual_ports else {}
         before = self._ports_before()

@@ -81,11 +81,9 @@ def _install(root: Path, package: str) -> Path:
             check=False,
         )
         if asked.returncode == 0:
-            break
-    else:
-        reason = "\n".join(asked.stderr.strip().splitlines()[-_SHOWN_LINES:])
-        raise LocalStackError(f"uv: could not install {package}:\n{reason}")
-    return Path(asked.stdout.strip()) / "bin"
+            return Path(asked.stdout.strip()) / "bin"
+    reason = "\n".join(asked.stderr.strip().splitlines()[-_SHOWN_LINES:])
+    raise LocalStackError(f"uv: could not install {package}:\n{reason}")
 
 
 def _version(root: Path, variable: str) -> str:
