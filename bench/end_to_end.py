@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import uuid
 
-from provision_cli.local.stack import LocalStack, LocalStackSettings
+from provision_cli.local.stack import LocalStack
 from provisioner import api
 from provisioner.composition.in_process import all_stages
 from provisioner.jobs.stage import JobInput
@@ -156,7 +156,7 @@ def table(times: Times, at_once: int) -> str:
 def main() -> None:
     """Bring the local stack up and print the tables."""
     logger.setLevel("WARNING")
-    stack = LocalStack(LocalStackSettings.from_environment()).up()
+    stack = LocalStack.of_developer().up()
     stack.enter()
     settings = api.connect_to_stack(stack.stack_name, stack.region)
     print(f"on the local stack, in turn; medians of {ROUNDS} rounds")

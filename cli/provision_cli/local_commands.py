@@ -15,14 +15,10 @@ from rich.console import Console
 from provision_cli import display
 from provision_cli.job_types.derived import find_stale_files
 from provision_cli.local import containers, environment, processes
-from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.local.stack import LocalStack, RunningStack
 from provision_cli.sentences import CommandError
 
 app = typer.Typer()
-
-
-def _stack() -> LocalStack:
-    return LocalStack(LocalStackSettings.from_environment())
 
 
 @app.command()
@@ -49,14 +45,14 @@ def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
         DefinitionError, TemplateError: nothing follows from them; likewise.
     """
     began = time.monotonic()
-    settings = LocalStackSettings.from_environment(for_containers=for_containers)
-    _refuse_stale_files(settings.root)
+    stack = LocalStack.of_developer()
+    _refuse_stale_files(stack.root)
 
     def report(step: str) -> None:
         display.line(console, f"{time.monotonic() - began:6.1f} s  {step}", style="dim")
 
     with processes.end_by_signals():
-        running = LocalStack(settings).up(report)
+        running = stack.up(report, for_containers=for_containers)
     report("The local stack is up")
     return running
 
@@ -73,7 +69,7 @@ def _refuse_stale_files(root: Path) -> None:
 @app.command()
 def down() -> None:
     """Stop the local stack and remove what it holds."""
-    stopped = _stack().down()
+    stopped = LocalStack.of_developer().down()
     display.line(
         Console(), "The local stack is stopped." if stopped else "The local stack was not running."
     )
@@ -90,7 +86,7 @@ def status() -> None:
 
 def _show_status() -> bool:
     """Print what of the local stack runs, and where; returns whether all of it does."""
-    stack = _stack()
+    stack = LocalStack.of_developer()
     found = stack.status()
     missing = {
         "containers": "do not reach it; `provision up --containers`",
@@ -104,7 +100,7 @@ def _show_status() -> bool:
 @app.command("env")
 def show_environment() -> None:
     """Print what leads a shell's programs to the local stack: `eval "$(provision env)"`."""
-    for line in _exports(_stack().running()):
+    for line in _exports(LocalStack.of_developer().running()):
         typer.echo(line)
 
 
@@ -128,5 +124,5 @@ def store_job(
 
     The stages are run by whoever invokes the functions, one after another.
     """
-    job_id = containers.store_job(_stack().running(), event)
+    job_id = containers.store_job(LocalStack.of_developer().running(), event)
     display.line(Console(), f"job {job_id} is stored.")

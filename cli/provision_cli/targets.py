@@ -12,7 +12,7 @@ from provisioner import api
 from provisioner.runtime import aws
 from typer.core import TyperCommand
 
-from provision_cli.local.stack import LocalStack, LocalStackSettings
+from provision_cli.local.stack import LocalStack
 from provision_cli.sentences import CommandError
 
 #: Characters of a beginning: fewer may be a slip, such as a variable of the shell that is not set.
@@ -42,7 +42,7 @@ def connect(context: typer.Context) -> str:
     if stack is None:
         if region is not None:
             raise CommandError("--region: goes with --stack; the local stack has its own.")
-        running = LocalStack(LocalStackSettings.from_environment()).running()
+        running = LocalStack.of_developer().running()
         running.enter()
         stack, region = running.stack_name, running.region
     region = region or aws.session().region_name

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from provision_cli.local.containers import find_network
-from provision_cli.local.stack import LocalStack, LocalStackSettings
+from provision_cli.local.stack import LocalStack
 from provisioner import api
 from support.local_stack import connect
 from support.project import ROOT
@@ -51,7 +51,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     }
     yield kept | {"PATH": f"{aws.parent}:{kept['PATH']}"}
     own.unlink()
-    LocalStack(LocalStackSettings.from_environment()).down()
+    LocalStack.of_developer().down()
 
 
 def test_all_of_the_readme_is_run(
@@ -85,7 +85,7 @@ def test_all_of_the_readme_is_run(
         if plain(command).startswith("sam local invoke"):
             assert re.search(r'"status": ?"SUCCEEDED"', shown)
     assert len(re.findall(r"^COMPLETED \{", shown, re.MULTILINE)) == 2
-    stack = LocalStack(LocalStackSettings.from_environment()).running()
+    stack = LocalStack.of_developer().running()
     connect(stack, monkeypatch)
     jobs = api.list_jobs("my-project")
     assert len(jobs) >= 2

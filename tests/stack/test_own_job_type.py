@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.local.stack import LocalStack, RunningStack
 from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.jobs.records import NewJob
@@ -139,13 +139,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> OwnProject:
 @pytest.fixture
 def running(own: OwnProject, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStack]:
     """Deploy the copy, and let the public API talk to it."""
-    stack = LocalStack(
-        LocalStackSettings(
-            directory=own.directory,
-            root=own.root,
-            has_usual_ports=False,
-        )
-    )
+    stack = LocalStack(own.directory, root=own.root, has_usual_ports=False)
     running = stack.up()
     connect(running, monkeypatch)
     yield running

@@ -21,7 +21,6 @@ from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.stack import (
     LocalStack,
     LocalStackNotRunningError,
-    LocalStackSettings,
     RunningStack,
 )
 from provisioner import api
@@ -54,7 +53,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stack(directory: Path) -> Iterator[LocalStack]:
     """Return a stack that each test finds as another has left it: running, or stopped."""
-    stack = LocalStack(LocalStackSettings(directory=directory, has_usual_ports=False))
+    stack = LocalStack(directory, has_usual_ports=False)
     yield stack
     stack.down()
 
@@ -128,7 +127,7 @@ def test_an_up_that_is_ended_leaves_nothing(
                 break
         process.send_signal(number)
         process.wait(timeout=120)
-    stack = LocalStack(LocalStackSettings(directory=directory))
+    stack = LocalStack(directory)
 
     if number is signal.SIGKILL:
         # It could do nothing for itself.

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from botocore.exceptions import ClientError
 from provision_cli.demo import new_project
-from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.local.stack import LocalStack, RunningStack
 from provision_cli.main import main
 from provisioner import api
 from provisioner.errors import ErrorType
@@ -354,7 +354,7 @@ def test_the_status_says_what_runs_where(
 def test_up_does_nothing_when_nothing_has_changed(deployment: RunningStack) -> None:
     steps: list[str] = []
 
-    again = LocalStack(LocalStackSettings(directory=deployment.directory)).up(steps.append)
+    again = LocalStack(deployment.directory).up(steps.append)
 
     assert steps == []
     assert again == deployment

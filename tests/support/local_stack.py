@@ -16,36 +16,31 @@ from provision_cli.local.build import lock
 from provision_cli.local.stack import (
     LocalStack,
     LocalStackNotRunningError,
-    LocalStackSettings,
     RunningStack,
 )
 from provisioner import api
 from provisioner.runtime import aws, platform
 
 
-def _settings(config: pytest.Config) -> LocalStackSettings:
+def _stack(config: pytest.Config) -> LocalStack:
     base = Path(config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]  # pytest's own
     shared = base.parent if hasattr(config, "workerinput") else base
-    return LocalStackSettings(
-        directory=shared / "local-stack",
-        for_containers=True,
-        has_usual_ports=False,
-    )
+    return LocalStack(shared / "local-stack", has_usual_ports=False)
 
 
 @pytest.fixture(scope="session")
 def local_stack(request: pytest.FixtureRequest) -> RunningStack:
     """Return the local stack, deployed."""
-    settings = _settings(request.config)
-    settings.directory.mkdir(parents=True, exist_ok=True)
-    with lock(settings.directory / "start"):
-        return LocalStack(settings).up()
+    stack = _stack(request.config)
+    stack.directory.mkdir(parents=True, exist_ok=True)
+    with lock(stack.directory / "start"):
+        return stack.up(for_containers=True)
 
 
 def running_stack(config: pytest.Config) -> RunningStack | None:
     """Return the run's local stack where a test has asked for it."""
     try:
-        return LocalStack(_settings(config)).running()
+        return _stack(config).running()
     except LocalStackNotRunningError:
         return None
 
@@ -74,4 +69,4 @@ def connect(stack: RunningStack, monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stop the stack, once every worker has ended."""
     if not hasattr(session.config, "workerinput"):
-        LocalStack(_settings(session.config)).down()
+        _stack(session.config).down()

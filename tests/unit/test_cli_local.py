@@ -28,7 +28,7 @@ from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.processes import StartedProcess
-from provision_cli.local.stack import LocalStack, LocalStackSettings, RunningStack
+from provision_cli.local.stack import LocalStack, RunningStack
 from support.desk import DESK
 from support.project import ROOT
 from support.running import runs
@@ -204,14 +204,14 @@ def test_a_build_that_fails_is_named(tmp_path: Path) -> None:
 
 
 def test_the_stack_runs_from_a_checkout_only(tmp_path: Path) -> None:
-    stack = LocalStack(LocalStackSettings(root=tmp_path, directory=tmp_path / "stack"))
+    stack = LocalStack(tmp_path / "stack", root=tmp_path)
 
     with pytest.raises(LocalStackError, match=r"template\.yaml: is not in"):
         stack.up()
 
 
 def test_a_stack_does_not_go_on_without_the_data_of_its_postgresql(tmp_path: Path) -> None:
-    stack = LocalStack(LocalStackSettings(directory=tmp_path / "stack"))
+    stack = LocalStack(tmp_path / "stack")
     steps: list[str] = []
 
     assert not stack._go_on(running_stack(), steps.append)
@@ -315,7 +315,7 @@ def test_what_a_killed_start_did_not_write_down_is_stopped_by_its_folder(tmp_pat
     other = tmp_path / "other"
     other.mkdir()
     ours, beside = _started(tmp_path, "sleep 600"), _started(other, "sleep 600")
-    stack = LocalStack(LocalStackSettings(directory=tmp_path))
+    stack = LocalStack(tmp_path)
 
     assert stack.down()
 
@@ -324,7 +324,7 @@ def test_what_a_killed_start_did_not_write_down_is_stopped_by_its_folder(tmp_pat
     assert not stack.down()
     shutil.rmtree(other)
     # Its folder is gone, and what it was about is found all the same.
-    assert LocalStack(LocalStackSettings(directory=other)).down()
+    assert LocalStack(other).down()
     assert not beside.is_running()
 
 
@@ -357,7 +357,7 @@ def test_a_signal_ends_what_runs_and_all_that_it_started(
 def test_half_a_file_of_the_stack_is_as_good_as_none(tmp_path: Path) -> None:
     for name in ("state.json", "ports.json"):
         (tmp_path / name).write_text("{")
-    stack = LocalStack(LocalStackSettings(directory=tmp_path))
+    stack = LocalStack(tmp_path)
 
     assert not any(stack.status().values())
     assert not stack.down()

@@ -192,8 +192,7 @@ def start(command: Sequence[str], *, environment: Mapping[str, str], **more: Any
         process = _popen(command, environment=environment, **more)
         started = StartedProcess(process.pid, environment[MARK_VARIABLE])
         # For a moment the system knows no environment of a process that has just been started.
-        while process.poll() is None and not started.is_running():
-            time.sleep(_POLL_SECONDS / 10)
+        wait_until(lambda: started.is_running() or process.poll() is not None, _GRACE_SECONDS)
         # It outlives this process on purpose; without a code Popen warns that it is still running.
         process.returncode = 0
         return started
@@ -217,7 +216,9 @@ def run(
     try:
         with _end_children_where_interrupted():
             process = _popen(command, environment=environment, log=log, directory=directory)
-            code = process.wait()
+            # A signal that comes just before a wait without end would not be heard until that.
+            while (code := process.poll()) is None:
+                time.sleep(_POLL_SECONDS)
     except OSError as error:
         raise LocalStackError(f"{what}: {command[0]} cannot be started: {error}.") from error
     if code != 0:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -169,51 +168,50 @@ class RunningStack(BaseModel):
         return _client(service, self.endpoint_url, self.region)
 
 
-@dataclass(frozen=True, slots=True)
-class LocalStackSettings:
-    """How a local stack differs from another on the same machine."""
-
-    #: Holds its state, its logs and its data.
-    directory: Path = _DIRECTORY
-    root: Path = PROJECT_ROOT
-    #: Whether containers are to reach the stack, where a Docker engine answers. Once they do, they
-    #: go on to until the stack is stopped.
-    for_containers: bool = False
-    #: Whether it is the developer's own, which listens where people expect it.
-    has_usual_ports: bool = True
-
-    @classmethod
-    def from_environment(cls, *, for_containers: bool = False) -> LocalStackSettings:
-        """Read the developer's own settings."""
-        directory = Path(os.environ.get(_DIRECTORY_VARIABLE) or _DIRECTORY)
-        return cls(directory, for_containers=for_containers)
-
-
 class LocalStack:
     """One local stack, in its own folder."""
 
-    def __init__(self, settings: LocalStackSettings) -> None:
-        """Bind to a folder; nothing is started yet."""
-        self._settings = settings
-        #: Holds its state, its logs and its data; whole, so that it is the same one everywhere.
-        self.directory = settings.directory.absolute()
+    def __init__(
+        self, directory: Path, *, root: Path = PROJECT_ROOT, has_usual_ports: bool = True
+    ) -> None:
+        """Bind to a folder; nothing is started yet.
+
+        Args:
+            directory: holds its state, its logs and its data.
+            root: the project that is deployed to it.
+            has_usual_ports: whether it is to listen where people expect it.
+        """
+        #: Whole, so that it is the same one everywhere.
+        self.directory = directory.absolute()
+        self.root = root
+        self._has_usual_ports = has_usual_ports
         self._state_file = self.directory / "state.json"
         #: Outlives the stack: the next one listens where the last one did.
         self._ports_file = self.directory / "ports.json"
         self._instances = InstanceServers(self.directory)
 
-    def up(self, report: Report = lambda _: None) -> RunningStack:
+    @classmethod
+    def of_developer(cls) -> LocalStack:
+        """Return the developer's own."""
+        return cls(Path(os.environ.get(_DIRECTORY_VARIABLE) or _DIRECTORY))
+
+    def up(self, report: Report = lambda _: None, *, for_containers: bool = False) -> RunningStack:
         """Start what does not run, deploy what has changed, and return the stack.
 
         A PostgreSQL that was killed is started again on its data, and all goes on. Without its
         local AWS, which keeps everything in memory, both are started afresh.
 
+        Args:
+            report: takes what is being done, before it is.
+            for_containers: whether containers are to reach the stack, where a Docker engine
+                answers. Once they do, they go on to until the stack is stopped.
+
         Raises:
             LocalStackError: saying what could not be started, built or deployed, and what to do.
         """
-        if not (self._settings.root / "template.yaml").exists():
+        if not (self.root / "template.yaml").exists():
             raise LocalStackError(
-                f"template.yaml: is not in {self._settings.root}; the local stack runs from a "
+                f"template.yaml: is not in {self.root}; the local stack runs from a "
                 "checkout of the project."
             )
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -223,29 +221,27 @@ class LocalStack:
             try:
                 if state is None or is_new:
                     state = self._start(report)
-                return self._complete(state, report)
+                self._deploy_changes(state, report)
+                if for_containers or state.container_host:
+                    self._let_containers_in(state, report)
             except (KeyboardInterrupt, SystemExit):
                 # Ctrl-C, or another signal: nobody will use what has only just been started.
                 if is_new:
                     self._stop()
                 raise
+            return state
 
-    def _complete(self, state: RunningStack, report: Report) -> RunningStack:
-        """Deploy what has changed, and let containers in where they are asked for."""
-        root = self._settings.root
-        digest = build.digest_sources(root)
+    def _deploy_changes(self, state: RunningStack, report: Report) -> None:
+        digest = build.digest_sources(self.root)
         if state.deployed != digest:
-            builds = root / ".local" / "build"
+            builds = self.root / ".local" / "build"
             if not (builds / digest).exists():
                 report("Building the functions and layers")
-            built = build.ensure_built(root, builds, self.directory)
+            built = build.ensure_built(self.root, builds, self.directory)
             report("Deploying the template")
             self._deploy(state, built)
             state.deployed = digest
             self._save(state)
-        if self._settings.for_containers or state.container_host:
-            self._let_containers_in(state, report)
-        return state
 
     def down(self) -> bool:
         """Stop everything and forget it; returns whether anything was running."""
@@ -323,13 +319,13 @@ class LocalStack:
         would go on, and find the new servers where the old ones were.
         """
         self._stop()
-        usual = _USUAL_PORTS if self._settings.has_usual_ports else {}
+        usual = _USUAL_PORTS if self._has_usual_ports else {}
         before = self._ports_before()
         names = [*_USUAL_PORTS, *(["mysql"] if mariadb_server.find_program() else [])]
         ports = {name: choose_port(before.get(name), usual.get(name)) for name in names}
         _write(self._ports_file, json.dumps(ports))
         report("Starting the local AWS")
-        aws = aws_server.start(self._settings.root, self.directory, ports["aws"], region=REGION)
+        aws = aws_server.start(self.root, self.directory, ports["aws"], region=REGION)
         state = RunningStack(directory=self.directory, aws=aws, ports=ports)
         self._save(state)
         for server in self._servers(ports).values():
@@ -376,7 +372,7 @@ class LocalStack:
                 state.relay = containers.start_relay(network, ports, self.directory)
             state.container_host = network.host
             self._save(state)
-        containers.prepare_sam(state, self._settings.root)
+        containers.prepare_sam(state, self.root)
 
     def _servers(self, ports: Mapping[str, int]) -> dict[str, DatabaseServer]:
         """Return the servers of the shared clusters that have a port, by their engines."""
@@ -401,7 +397,7 @@ class LocalStack:
         }
         processes.run(
             [
-                *tools.sam(self._settings.root),
+                *tools.sam(self.root),
                 *("deploy", "--template-file", str(built / "template.yaml")),
                 *("--stack-name", STACK_NAME, "--region", REGION),
                 *("--s3-bucket", _ARTIFACTS_BUCKET),
