@@ -1,7 +1,5 @@
 """What the drivers of database technologies make of the errors of their client libraries, alike."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable, Sequence

@@ -12,8 +12,6 @@ Statement", "SHOW GRANTS Statement", "Privilege Restriction Using Partial Revoke
 Stage 1"; MariaDB documentation, "CREATE USER", "SHOW CREATE USER", "SHOW GRANTS".
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets

@@ -8,8 +8,6 @@ Sources: MySQL 8.0 Reference Manual, "CREATE DATABASE Statement", "DROP DATABASE
 TABLE Statement".
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

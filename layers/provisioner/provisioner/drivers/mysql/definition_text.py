@@ -9,8 +9,6 @@ Sources: MySQL Reference Manual, "Language Structure", "SHOW CREATE VIEW Stateme
 Statement", "Stored Object Access Control"; MariaDB documentation, "Identifier Names".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

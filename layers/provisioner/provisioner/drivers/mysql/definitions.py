@@ -7,8 +7,6 @@ Sources: MySQL Reference Manual, "SHOW Statements", "INFORMATION_SCHEMA Tables";
 documentation, "SHOW", "Information Schema Tables".
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter

@@ -9,8 +9,6 @@ Sources: RFC 1952, "GZIP file format specification"; MySQL Reference Manual, "St
 Client".
 """
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import re

@@ -11,8 +11,6 @@ Sources: MySQL 8.0 Reference Manual, "Statements That Cause an Implicit Commit",
 Statements"; MariaDB documentation, "SQL statements that Cause an Implicit Commit".
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ Sources: MySQL 8.0 Error Message Reference, "Server Error Message Reference", "C
 Reference"; MariaDB documentation, "MariaDB Error Code Reference"; PyMySQL source, `Connection`.
 """
 
-from __future__ import annotations
-
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

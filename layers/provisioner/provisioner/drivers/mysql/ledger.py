@@ -11,8 +11,6 @@ Sources: MySQL 8.0 Reference Manual, "CREATE SCHEMA Statement", "Locking Functio
 documentation, "GET_LOCK".
 """
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from enum import StrEnum

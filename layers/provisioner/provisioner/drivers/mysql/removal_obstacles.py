@@ -11,8 +11,6 @@ Sources: MySQL 8.0 Reference Manual, "Metadata Locking", "The INFORMATION_SCHEMA
 "XA Transaction States".
 """
 
-from __future__ import annotations
-
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from provisioner.drivers.mysql.errors import PYMYSQL, ignore, is_refused
 from provisioner.drivers.mysql.ledger import Kind, find_markers

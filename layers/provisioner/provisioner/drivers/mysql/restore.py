@@ -13,8 +13,6 @@ Server Using URI-Like Strings", "INFORMATION_SCHEMA Tables"; MariaDB documentati
 Schema Tables".
 """
 
-from __future__ import annotations
-
 import os
 from contextlib import closing
 from typing import IO

@@ -11,8 +11,6 @@ Time to Execute"; PostgreSQL documentation, "SSL Support", which defines the wor
 Python documentation, ssl.
 """
 
-from __future__ import annotations
-
 import ssl
 import struct
 from collections.abc import Callable

@@ -8,8 +8,6 @@ Sources: PostgreSQL documentation, "pg_restore", option --use-list; "Lexical Str
 source, pg_backup_archiver.c, PrintTOCSummary; dumputils.c, buildACLCommands.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Sources: PostgreSQL documentation, "CREATE DATABASE", "ALTER DATABASE", "Privileges", "pg_database".
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import LiteralString

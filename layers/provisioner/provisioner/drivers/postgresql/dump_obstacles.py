@@ -10,8 +10,6 @@ Sources: PostgreSQL documentation, "Row Security Policies", "Privileges", "pg_du
 source, `check_enable_rls`, `selectDumpableNamespace`, `getTables`, `dumpSequenceData`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import LiteralString
 

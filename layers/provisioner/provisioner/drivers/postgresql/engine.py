@@ -9,8 +9,6 @@ Sources: PostgreSQL documentation, "CREATE DATABASE", "CREATE ROLE", "GRANT", "A
 "Explicit Locking: Advisory Locks".
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress

@@ -7,8 +7,6 @@ whose messages are not English (`lc_messages`) is understood less well: what is 
 UNKNOWN_ERROR.
 """
 
-from __future__ import annotations
-
 import re
 
 import psycopg

@@ -7,8 +7,6 @@ Sources: PostgreSQL documentation, "pg_locks", "pg_stat_activity", "pg_prepared_
 Information Functions", "Server Signaling Functions".
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, LiteralString
 

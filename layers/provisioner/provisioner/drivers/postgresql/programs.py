@@ -9,8 +9,6 @@ of the same version that does. It is loaded before the other.
 Sources: PostgreSQL documentation, "Environment Variables"; ld.so(8), LD_PRELOAD.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

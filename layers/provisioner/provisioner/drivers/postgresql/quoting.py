@@ -5,8 +5,6 @@ SQL that a program runs is made by `psycopg.sql` and by nothing of this.
 Source: PostgreSQL documentation, "Lexical Structure".
 """
 
-from __future__ import annotations
-
 #: The last character whose code has four digits.
 _LAST_OF_SHORT = 0xFFFF
 

@@ -7,8 +7,6 @@ Sources: PostgreSQL documentation, "DROP DATABASE", "pg_prepared_xacts", "pg_rep
 "pg_subscription", "pg_shdepend"; PostgreSQL source, `dropdb` and `TerminateOtherDBBackends`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, LiteralString

@@ -13,8 +13,6 @@ Sources: PostgreSQL documentation, "pg_restore", "psql", "Role Attributes", "Pre
 "Database Connection Control Functions", "Environment Variables".
 """
 
-from __future__ import annotations
-
 import bisect
 import re
 import secrets

@@ -3,8 +3,6 @@
 Sources: PostgreSQL documentation, "CREATE ROLE", "GRANT", "Role Membership", "DROP OWNED".
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 

@@ -13,8 +13,6 @@ Sources: PostgreSQL documentation, "Privileges", "ALTER DEFAULT PRIVILEGES", "RE
 "pg_depend", "pg_shdepend", "pg_default_acl".
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import LiteralString

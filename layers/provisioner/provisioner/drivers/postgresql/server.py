@@ -3,8 +3,6 @@
 The master user of Amazon RDS is no superuser: what it may not do is left as it is.
 """
 
-from __future__ import annotations
-
 import contextlib
 
 import psycopg

@@ -11,8 +11,6 @@ Control Functions", options; "Writing SECURITY DEFINER Functions Safely". Postgr
 GucSource: PGC_S_CLIENT comes after PGC_S_DATABASE_USER.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import psycopg
