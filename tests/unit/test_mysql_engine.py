@@ -116,7 +116,7 @@ def test_the_first_runs_on_a_server_make_one_ledger_with_one_key(
 
     def read() -> str:
         with connect_as_platform(tenant.admin) as connection:
-            return ledger._lock_key(connection)
+            return ledger.ensure_lock_key(connection)
 
     try:
         with ThreadPoolExecutor(6) as pool:

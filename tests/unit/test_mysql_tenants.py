@@ -14,7 +14,6 @@ import pymysql
 import pytest
 from provisioner.drivers.database_engine import AdminConnection
 from provisioner.drivers.mysql.engine import MysqlEngine
-from provisioner.drivers.mysql.removal_obstacles import look_at_database
 from provisioner.drivers.mysql.snapshot import MysqlDumper
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType
@@ -325,8 +324,8 @@ def test_nothing_that_a_tenant_has_planted_runs_as_the_platform(
         mysql_tenant.engine.change_password(
             names, PASSWORD, owner, current=lambda: None, before_commit=lambda: None
         )
-        look_at_database(
-            mysql_tenant.admin, names, owner.claim(only_this_job=False), with_dump=True
+        MysqlEngine(mysql_tenant.admin).find_obstacles(
+            names, owner.claim(only_this_job=False), with_dump=True
         )
         caught = mysql_tenant.as_superuser(f"SELECT who FROM {names.database}.caught")  # nosec B608
         mysql_tenant.remove()
@@ -494,7 +493,7 @@ def test_a_transaction_of_another_is_named_as_an_obstacle(mysql_tenant: MysqlTen
     claim = owner.claim(only_this_job=False)
 
     def look(claim: Any = claim) -> Obstacles:
-        return look_at_database(mysql_tenant.admin, names, claim, with_dump=True)
+        return MysqlEngine(mysql_tenant.admin).find_obstacles(names, claim, with_dump=True)
 
     assert look() == Obstacles()
     with mysql_tenant.server.connect(names.database) as idle, mysql_tenant.login() as own:
@@ -536,10 +535,15 @@ def test_who_may_not_see_transactions_sees_no_obstacle(
     mysql_tenant.as_tenant("CREATE TABLE t (a INT)", "INSERT INTO t VALUES (1)")
     with mysql_tenant.server.connect(names.database) as session:
         _begin(session)
-        assert _seen(lambda: look_at_database(shared_admin, names, claim, with_dump=False)).passing
+        assert _seen(
+            lambda: MysqlEngine(shared_admin).find_obstacles(names, claim, with_dump=False)
+        ).passing
         mysql_tenant.as_superuser(f"REVOKE PROCESS ON *.* FROM {shared_admin.user}")
         try:
-            assert look_at_database(shared_admin, names, claim, with_dump=False) == Obstacles()
+            assert (
+                MysqlEngine(shared_admin).find_obstacles(names, claim, with_dump=False)
+                == Obstacles()
+            )
         finally:
             mysql_tenant.as_superuser(f"GRANT PROCESS ON *.* TO {shared_admin.user}")
 

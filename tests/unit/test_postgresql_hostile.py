@@ -17,8 +17,8 @@ from typing import Any, LiteralString
 import pytest
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.postgresql import session as session_module
+from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.programs import environment
-from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.drivers.postgresql.snapshot import PostgresqlDumper
 from provisioner.errors import ErrorType
 from psycopg import sql
@@ -190,7 +190,9 @@ def dump(tenant: Tenant) -> bytes:
 def look(tenant: Tenant) -> None:
     """See that nothing is in the way of a snapshot and a removal."""
     claim = tenant.owner.claim(only_this_job=False)
-    found = look_at_database(tenant.cluster.admin, tenant.names, claim, with_dump=True)
+    found = PostgresqlEngine(tenant.cluster.admin).find_obstacles(
+        tenant.names, claim, with_dump=True
+    )
     assert found == Obstacles()
 
 
@@ -544,7 +546,9 @@ def test_what_a_role_owns_elsewhere_is_named_and_stays(make_tenant: Callable[[],
     with other.cluster.connect(other.names.database) as c:
         c.execute(sql.SQL("CREATE SCHEMA copy AUTHORIZATION {}").format(role))
         claim = going.owner.claim(only_this_job=False)
-        found = look_at_database(going.cluster.admin, going.names, claim, with_dump=False)
+        found = PostgresqlEngine(going.cluster.admin).find_obstacles(
+            going.names, claim, with_dump=False
+        )
         assert f"in database {other.names.database}: take them away" in found.staying[0]
         error = refused(ErrorType.REMOVAL_FAILED, lambda: remove(going))
         assert f"{going.names.owner_role} owns something in the database" in error.message

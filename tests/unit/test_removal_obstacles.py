@@ -14,7 +14,6 @@ from provisioner.drivers.bucket_policy import Wanted, find_denials
 from provisioner.drivers.cognito import look_at_pools
 from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
-from provisioner.drivers.postgresql.removal_obstacles import look_at_database
 from provisioner.drivers.s3_obstacles import LOCKS_LOOKED_AT, BucketLook, look_at_bucket
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.stage import JobInput
@@ -459,7 +458,9 @@ def test_a_removal_that_fails_for_no_reason_that_is_seen_says_its_own() -> None:
 
 def look_at(tenant: Tenant, *, with_dump: bool = True) -> Obstacles:
     admin = tenant.cluster.admin
-    return look_at_database(admin, tenant.names, tenant.owner.owns, with_dump=with_dump)
+    return PostgresqlEngine(admin).find_obstacles(
+        tenant.names, tenant.owner.owns, with_dump=with_dump
+    )
 
 
 def test_nothing_keeps_a_database_of_the_project_or_one_that_is_not_its(tenant: Tenant) -> None:
@@ -471,7 +472,7 @@ def test_nothing_keeps_a_database_of_the_project_or_one_that_is_not_its(tenant: 
     with tenant.cluster.connect(tenant.names.database):
         assert look_at(tenant).passing
         admin, names = tenant.cluster.admin, tenant.names
-        other = look_at_database(admin, names, lambda _: False, with_dump=True)
+        other = PostgresqlEngine(admin).find_obstacles(names, lambda _: False, with_dump=True)
         assert other == Obstacles()
 
 
@@ -600,5 +601,9 @@ def test_no_more_of_a_kind_is_named_than_can_be_read(tenant: Tenant) -> None:
 
 def test_a_server_that_is_away_is_looked_at_again(tenant: Tenant) -> None:
     away = replace(tenant.cluster.admin, port=1)
-    error = refused(lambda: look_at_database(away, tenant.names, tenant.owner.owns, with_dump=True))
+    error = refused(
+        lambda: PostgresqlEngine(away).find_obstacles(
+            tenant.names, tenant.owner.owns, with_dump=True
+        )
+    )
     assert error.type is ErrorType.NETWORK_ERROR

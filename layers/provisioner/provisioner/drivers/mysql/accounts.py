@@ -37,7 +37,6 @@ from provisioner.drivers.mysql.quoting import (
     account,
 )
 from provisioner.drivers.mysql.session import (
-    TLS_MODES,
     Connection,
     connect_as_tenant,
     execute,
@@ -104,25 +103,9 @@ class Wanted:
     names: TenantNames
     #: Connections at once, of a user that has no limit; any other limit is an operator's.
     connections: int
+    #: Customers must come by TLS where the platform does.
     requires_tls: bool
     database: GrantedDatabase
-
-
-def describe_user(
-    connection: Connection, admin: AdminConnection, names: TenantNames, connections: int
-) -> Wanted:
-    """Return what the tenant's user is to be on this server.
-
-    Customers must come by TLS where the platform does.
-
-    Args:
-        connection: a session of the platform.
-        admin: says whether the platform comes by TLS.
-        names: the tenant's.
-        connections: of a new user.
-    """
-    database = granted_database(connection, names)
-    return Wanted(names, connections, admin.sslmode in TLS_MODES, database)
 
 
 def granted_database(connection: Connection, names: TenantNames) -> GrantedDatabase:

@@ -12,15 +12,17 @@ Statement", "Stored Object Access Control"; MariaDB documentation, "Identifier N
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+
+_STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_QUOTED = r"`(?:[^`]|``)*`"
 
 #: What stands in a definition. Of strings with doubled quotes each half is a token of its own,
 #: which makes no difference here.
 _TOKENS = re.compile(
-    r"""
+    rf"""
       (?P<space>\s+ | /\*.*?\*/ | --(?=\s)[^\n]* | \#[^\n]*)
-    | (?P<string>'(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*")
-    | (?P<quoted>`(?:[^`]|``)*`)
+    | (?P<string>{_STRING})
+    | (?P<quoted>{_QUOTED})
     | (?P<word>[\w$@]+)
     | (?P<other>.)
     """,
@@ -55,15 +57,13 @@ def without_database(definition: str, database: str) -> str:
         definition: a view's or a table's: the server writes its names quoted.
         database: stands before the names in it.
     """
-    prefix = f"`{database.replace('`', '``')}`"
-    kept = []
-    begin = 0
-    tokens = list(_tokens(definition))
-    for token, following in pairwise(tokens):
-        if token[0] == prefix and following[0] == ".":
-            kept.append(definition[begin : token.start()])
-            begin = following.end()
-    return "".join([*kept, definition[begin:]])
+    prefix = re.escape(f"`{database.replace('`', '``')}`.")
+    return re.sub(
+        rf"{prefix}|({_STRING}|{_QUOTED})",
+        lambda found: found[1] or "",
+        definition,
+        flags=re.DOTALL,
+    )
 
 
 def trigger_body(definition: str, sql_mode: str) -> str:

@@ -23,8 +23,9 @@ from provisioner.drivers.mysql.accounts import User, Wanted
 from provisioner.drivers.mysql.errors import PYMYSQL
 from provisioner.drivers.mysql.ledger import Kind
 from provisioner.drivers.mysql.quoting import SQL
-from provisioner.drivers.mysql.removal_obstacles import look_at_database
+from provisioner.drivers.mysql.removal_obstacles import find_transactions
 from provisioner.drivers.mysql.session import (
+    TLS_MODES,
     Connection,
     connect_as_platform,
     connect_as_tenant,
@@ -66,7 +67,7 @@ class MysqlEngine(DatabaseEngine):
     def prepare_server(self) -> None:
         # The platform's records, as the first tenant of a shared server does too.
         with connect_as_platform(self._admin) as connection:
-            ledger.prepare(connection)
+            ledger.ensure_lock_key(connection)
 
     @override
     @step(ErrorType.DATABASE_CREATION_FAILED, "create the database")
@@ -99,8 +100,11 @@ class MysqlEngine(DatabaseEngine):
             )
 
     @override
+    @step(ErrorType.REMOVAL_FAILED, "look at the database")
     def find_obstacles(self, names: TenantNames, claim: Claim, *, with_dump: bool) -> Obstacles:
-        return look_at_database(self._admin, names, claim, with_dump=with_dump)
+        # Nothing but what the dump meets keeps one from being made.
+        with connect_as_platform(self._admin) as connection:
+            return find_transactions(connection, names, claim)
 
     @override
     @step(ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
@@ -180,7 +184,9 @@ class MysqlEngine(DatabaseEngine):
             raise conflict("database", names.database)
         is_ours = owner.owns_comment(markers.get(Kind.USER))
         user = accounts.find_user(connection, names, is_ours=is_ours)
-        wanted = accounts.describe_user(connection, self._admin, names, self._connections)
+        database = accounts.granted_database(connection, names)
+        requires_tls = self._admin.sslmode in TLS_MODES
+        wanted = Wanted(names, self._connections, requires_tls, database)
         return _Tenant(has_database, user, wanted)
 
     def _make_right(self, connection: Connection, tenant: _Tenant, owner: Ownership) -> None:

@@ -53,11 +53,6 @@ class Kind(StrEnum):
     USER = "user"
 
 
-def prepare(connection: Connection) -> None:
-    """Make the platform's schema, where there is none."""
-    _lock_key(connection)
-
-
 def lock(connection: Connection, names: TenantNames) -> None:
     """Take the tenant's lock; it is given back when the session ends, however it does.
 
@@ -72,7 +67,7 @@ def lock(connection: Connection, names: TenantNames) -> None:
         TIMEOUT: someone else has the lock.
         pymysql.Error: as the server says.
     """
-    name = hashlib.sha256(f"{_lock_key(connection)}/{names.database}".encode()).hexdigest()
+    name = hashlib.sha256(f"{ensure_lock_key(connection)}/{names.database}".encode()).hexdigest()
     taken = execute(
         connection, SQL("SELECT GET_LOCK({}, {})").format(Literal(name), Literal(LOCK_SECONDS))
     )
@@ -119,7 +114,7 @@ def forget(connection: Connection, kind: Kind, name: str) -> None:
     )
 
 
-def _lock_key(connection: Connection) -> str:
+def ensure_lock_key(connection: Connection) -> str:
     """Return the key of the locks' names; make the platform's schema first if there is none."""
     read = SQL("SELECT value FROM {}").format(_LOCK_KEY)
     rows: list[Row] = []

@@ -11,54 +11,32 @@ Sources: MySQL 8.0 Reference Manual, "Metadata Locking", "The INFORMATION_SCHEMA
 "XA Transaction States".
 """
 
-from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.mysql.errors import PYMYSQL, ignore, is_refused
+from provisioner.drivers.database_engine import TenantNames
+from provisioner.drivers.mysql.errors import ignore, is_refused
 from provisioner.drivers.mysql.ledger import Kind, find_markers
 from provisioner.drivers.mysql.quoting import SQL, Literal
-from provisioner.drivers.mysql.session import (
-    Connection,
-    Row,
-    connect_as_platform,
-    execute,
-)
+from provisioner.drivers.mysql.session import Connection, Row, execute
 from provisioner.drivers.obstacles import MOST_NAMED, Obstacles, quote, shorten
-from provisioner.errors import ErrorType
 from provisioner.ownership import Claim, tags_of_comment
 
 
-def look_at_database(
-    admin: AdminConnection,
-    names: TenantNames,
-    claim: Claim,
-    *,
-    with_dump: bool,  # noqa: ARG001  # nothing but what the dump meets keeps one from being made
-) -> Obstacles:
+def find_transactions(connection: Connection, names: TenantNames, claim: Claim) -> Obstacles:
     """Say what keeps a tenant's database from going, where it is claimed.
 
     Args:
-        admin: the login of the platform's user. Without the privilege PROCESS it sees no other
+        connection: a session of the platform's user. Without the privilege PROCESS it sees no other
             user's transactions, and so nothing in the way.
         names: the tenant's.
         claim: says whether the database is to go.
-        with_dump: whether a dump is to be made before.
-
-    Raises:
-        ProvisioningError: as `translate` says.
     """
-
-    def look() -> Obstacles:
-        with connect_as_platform(admin) as connection:
-            marker = find_markers(connection, names).get(Kind.DATABASE)
-            if not claim(tags_of_comment(marker)):
-                return Obstacles()
-            sessions = [
-                f"session {thread} of user {quote(str(user))} has a transaction in database "
-                f"{names.database} and may not be ended by the platform: type KILL {thread}"
-                for thread, user in _transactions(connection, names)
-            ]
-        return Obstacles(passing=shorten(sessions, "such sessions"))
-
-    return PYMYSQL.run_step(look, ErrorType.REMOVAL_FAILED, "look at the database")
+    if not claim(tags_of_comment(find_markers(connection, names).get(Kind.DATABASE))):
+        return Obstacles()
+    sessions = [
+        f"session {thread} of user {quote(str(user))} has a transaction in database "
+        f"{names.database} and may not be ended by the platform: type KILL {thread}"
+        for thread, user in _transactions(connection, names)
+    ]
+    return Obstacles(passing=shorten(sessions, "such sessions"))
 
 
 def _transactions(connection: Connection, names: TenantNames) -> list[Row]:

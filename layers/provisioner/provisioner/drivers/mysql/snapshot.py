@@ -378,7 +378,10 @@ class MysqlDump:
         )
         cursor = SSCursor(self._data)
         rows = SQL("SELECT {} FROM {} FOR SYSTEM_TIME ALL" if history else "SELECT {} FROM {}")
-        values = [_format_of(column).select.format(Identifier(column.name)) for column in read]
+        values = [
+            _FORMATS.get(column.data_type, _TEXT).select.format(Identifier(column.name))
+            for column in read
+        ]
         query = rows.format(SQL(", ").join(values or [SQL("NULL")]), Identifier(name))
         cursor.execute(query.render(self._data))
         # The transaction has locked the name, whatever is behind it, until its end.
@@ -490,13 +493,9 @@ def _history(columns: list[Column]) -> tuple[Column, ...]:
     return (start, end) if start.data_type == "timestamp" else ()
 
 
-def _format_of(column: Column) -> _Format:
-    return _FORMATS.get(column.data_type, _TEXT)
-
-
 def _inserts(cursor: SSCursor, columns: list[Column], into: bytes, what: str) -> Iterator[bytes]:
     """Yield statements that insert the rows of a cursor."""
-    formats = [_format_of(column).write for column in columns]
+    formats = [_FORMATS.get(column.data_type, _TEXT).write for column in columns]
     lists = [at for at, column in enumerate(columns) if column.data_type == "enum"]
     rows: list[bytes] = []
     length = 0

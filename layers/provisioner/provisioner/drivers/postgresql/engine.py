@@ -22,7 +22,7 @@ from provisioner.drivers.drift import Drift
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.drivers.postgresql import databases, schema
 from provisioner.drivers.postgresql.errors import PSYCOPG
-from provisioner.drivers.postgresql.removal_obstacles import look_at_database
+from provisioner.drivers.postgresql.removal_obstacles import find_dump_obstacles, find_obstacles
 from provisioner.drivers.postgresql.roles import (
     Role,
     connection_limit,
@@ -104,8 +104,11 @@ class PostgresqlEngine(DatabaseEngine):
             return _has_any(connection, names, owner.owns)
 
     @override
+    @step(ErrorType.REMOVAL_FAILED, "look at the database")
     def find_obstacles(self, names: TenantNames, claim: Claim, *, with_dump: bool) -> Obstacles:
-        return look_at_database(self._admin, names, claim, with_dump=with_dump)
+        with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
+            found, is_open = find_obstacles(connection, names, claim)
+        return found + find_dump_obstacles(self._admin, names) if with_dump and is_open else found
 
     @override
     @step(ErrorType.SCHEMA_CREATION_FAILED, "read the schema")

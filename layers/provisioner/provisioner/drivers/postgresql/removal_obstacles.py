@@ -22,11 +22,7 @@ from provisioner.drivers.postgresql.dump_obstacles import (
 from provisioner.drivers.postgresql.errors import PSYCOPG
 from provisioner.drivers.postgresql.quoting import identifier, literal
 from provisioner.drivers.postgresql.roles import find_claimed_roles
-from provisioner.drivers.postgresql.session import (
-    LOCK_DATABASE,
-    Connection,
-    connect_as_platform,
-)
+from provisioner.drivers.postgresql.session import Connection, connect_as_platform
 from provisioner.errors import ErrorType
 from provisioner.ownership import Claim, tags_of_comment
 
@@ -158,52 +154,43 @@ _STAYING = (
 )
 
 
-def look_at_database(
-    admin: AdminConnection, names: TenantNames, claim: Claim, *, with_dump: bool
-) -> Obstacles:
+def find_obstacles(
+    connection: Connection, names: TenantNames, claim: Claim
+) -> tuple[Obstacles, bool]:
     """Say what keeps a tenant's database and roles from going, as far as they are claimed.
 
-    A session with nine statements, and for a dump another with four. Of each kind five are named.
+    Nine statements. Of each kind five are named.
 
     Args:
-        admin: the login of the platform role.
+        connection: a session of the platform role in `LOCK_DATABASE`.
         names: the tenant's.
         claim: says whether the database is to go.
-        with_dump: whether to look what keeps a dump of it too.
 
-    Raises:
-        ProvisioningError: as `translate` says.
+    Returns:
+        What is in the way, and whether the database is to go and can be entered, to be dumped.
     """
-
-    def look() -> Obstacles:
-        with connect_as_platform(admin, LOCK_DATABASE) as connection:
-            row = connection.execute(
-                "SELECT oid, datallowconn, pg_catalog.shobj_description(oid, 'pg_database')"
-                " FROM pg_catalog.pg_database WHERE datname = %s",
-                (names.database,),
-            ).fetchone()
-            oid, is_open, comment = row or (_NO_OID, False, None)
-            # One without a marker is what a crash has left: it is told by its roles.
-            if comment is not None and not claim(tags_of_comment(comment)):
-                return Obstacles()
-            parameters = {
-                "oid": oid,
-                "database": names.database,
-                "roles": find_claimed_roles(connection, names, claim),
-                "limit": MOST_NAMED + 1,
-            }
-            found = Obstacles(
-                staying=tuple(
-                    clause for kind in _STAYING for clause in _found(connection, kind, parameters)
-                ),
-                passing=tuple(_found(connection, _SESSIONS, parameters)),
-            )
-        return found + _keeping_a_dump(admin, names) if with_dump and is_open else found
-
-    return PSYCOPG.run_step(look, ErrorType.REMOVAL_FAILED, "look at the database")
+    row = connection.execute(
+        "SELECT oid, datallowconn, pg_catalog.shobj_description(oid, 'pg_database')"
+        " FROM pg_catalog.pg_database WHERE datname = %s",
+        (names.database,),
+    ).fetchone()
+    oid, is_open, comment = row or (_NO_OID, False, None)
+    # One without a marker is what a crash has left: it is told by its roles.
+    if comment is not None and not claim(tags_of_comment(comment)):
+        return Obstacles(), False
+    parameters = {
+        "oid": oid,
+        "database": names.database,
+        "roles": find_claimed_roles(connection, names, claim),
+        "limit": MOST_NAMED + 1,
+    }
+    staying = (clause for kind in _STAYING for clause in _found(connection, kind, parameters))
+    passing = tuple(_found(connection, _SESSIONS, parameters))
+    return Obstacles(staying=tuple(staying), passing=passing), is_open
 
 
-def _keeping_a_dump(admin: AdminConnection, names: TenantNames) -> Obstacles:
+def find_dump_obstacles(admin: AdminConnection, names: TenantNames) -> Obstacles:
+    """Say what keeps a dump of a tenant's database from being made; a session, four statements."""
     try:
         with connect_as_platform(admin, names.database) as connection:
             return Obstacles(

@@ -186,20 +186,21 @@ def verifier(connection: Connection, role: str, password: str) -> str:
     ).decode()
 
 
-def join_role(connection: Connection, role: str) -> None:
-    """Let the platform role do what a role may do."""
-    options = sql.SQL("WITH INHERIT TRUE, SET FALSE" if is_16(connection) else "")
-    connection.execute(sql.SQL("GRANT {} TO CURRENT_USER {}").format(sql.Identifier(role), options))
+def join_role(connection: Connection, role: str, *, by_set_role: bool = False) -> None:
+    """Let the platform role do what a role may do.
 
-
-def let_act_as(connection: Connection, role: str) -> None:
-    """Let the platform role act as a role, by SET ROLE alone."""
-    options = sql.SQL("WITH SET TRUE, INHERIT FALSE" if is_16(connection) else "")
+    Args:
+        connection: of the platform role.
+        role: the role.
+        by_set_role: whether it may so by SET ROLE alone; by itself otherwise.
+    """
+    how = "WITH SET TRUE, INHERIT FALSE" if by_set_role else "WITH INHERIT TRUE, SET FALSE"
+    options = sql.SQL(how if is_16(connection) else "")
     connection.execute(sql.SQL("GRANT {} TO CURRENT_USER {}").format(sql.Identifier(role), options))
 
 
 def leave_role(connection: Connection, role: str) -> None:
-    """Take back what `join_role` or `let_act_as` granted."""
+    """Take back what `join_role` granted."""
     options = sql.SQL("GRANTED BY CURRENT_USER" if is_16(connection) else "")
     connection.execute(
         sql.SQL("REVOKE {} FROM CURRENT_USER {}").format(sql.Identifier(role), options)

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.drivers.drift import Drift
-from provisioner.drivers.postgresql.roles import leave_role, let_act_as
+from provisioner.drivers.postgresql.roles import join_role, leave_role
 from provisioner.drivers.postgresql.session import SAFE_SEARCH_PATH, Connection
 from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Ownership
@@ -118,7 +118,7 @@ def ensure_schema(connection: Connection, names: TenantNames, owner: Ownership) 
             return []
         # The platform role may act as the tenant's roles within this transaction only.
         for role in (names.owner_role, names.app_role):
-            let_act_as(connection, role)
+            join_role(connection, role, by_set_role=True)
         for statement in _statements(names, owner, found):
             connection.execute(statement)
         for role in (names.owner_role, names.app_role):

@@ -118,20 +118,18 @@ class PostgresqlDumper:
             f"pg_dump was stopped after it had waited {wait.seconds:.1f} seconds for a lock",
         )
 
+    @step(ErrorType.SNAPSHOT_FAILED, "look at the database before it is dumped")
     def _refuse_obstacles(self, names: TenantNames) -> None:
         """Name at once all that would end pg_dump one after the other."""
-        with_policies, out_of_reach = self._look(names)
+        with connect_as_platform(self._admin, names.database) as connection:
+            with_policies = tables_with_policies(connection, names)
+            out_of_reach = objects_out_of_reach(connection, names)
         if with_policies or out_of_reach:
             raise failure(
                 ErrorType.SNAPSHOT_FAILED if with_policies else ErrorType.INSUFFICIENT_PERMISSIONS,
                 "The database cannot be dumped whole: "
                 f"{'; '.join((*with_policies, *out_of_reach))}; then send the job again.",
             )
-
-    @step(ErrorType.SNAPSHOT_FAILED, "look at the database before it is dumped")
-    def _look(self, names: TenantNames) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        with connect_as_platform(self._admin, names.database) as connection:
-            return tables_with_policies(connection, names), objects_out_of_reach(connection, names)
 
 
 class PgDump(Program):
