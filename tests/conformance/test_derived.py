@@ -9,7 +9,7 @@ import pytest
 from provision_cli.job_types.derived import derive_files, find_stale_files, write
 from provision_cli.job_types.template import TemplateError, generate
 from provisioner.provisioning.job_types import JOB_TYPES
-from support.project import PACKAGE, ROOT, TEMPLATE
+from support.project import ROOT, TEMPLATE
 
 DERIVED = {str(path.relative_to(ROOT)): text for path, text in derive_files(ROOT).items()}
 
@@ -42,16 +42,6 @@ def test_what_differs_is_written_and_what_is_gone_removed(tmp_path: Path) -> Non
     ]
     assert changed.read_text() == DERIVED["state_machines/revoke_api_key.asl.json"]
     assert not any(path.exists() for path in (*gone, tmp_path / "events" / "a" / "gone"))
-
-
-def test_no_function_loads_what_makes_state_machines() -> None:
-    """It is the build's; a cold start is not to pay for it."""
-    users = [
-        path.name
-        for path in (*PACKAGE.rglob("*.py"), *(ROOT / "functions").rglob("*.py"))
-        if "jobs.state_machine" in path.read_text()
-    ]
-    assert users == []
 
 
 def test_a_template_without_the_place_of_a_part_is_refused() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from provision_cli.job_types.state_machine import state_machine
 from provisioner.errors import RETRYABLE
 from provisioner.jobs.definition import (
     LONGEST_RUN_SECONDS,
@@ -30,7 +31,6 @@ from provisioner.jobs.retries import (
     waiting_retry,
 )
 from provisioner.jobs.stage_run import RECORD_FAILURE
-from provisioner.jobs.state_machine import state_machine
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
 from support.asl import Pause

@@ -39,6 +39,7 @@ from moto.s3.models import S3Backend, s3_backends
 from moto.secretsmanager.models import secretsmanager_backends
 from moto.sqs.models import sqs_backends
 from moto.stepfunctions.models import stepfunctions_backends
+from provision_cli.job_types.state_machine import state_machine
 from provisioner import api
 from provisioner.api_keys import store as api_key_store
 from provisioner.composition import (
@@ -56,7 +57,6 @@ from provisioner.drivers import dynamodb
 from provisioner.jobs import job_reader
 from provisioner.jobs.records import canonical_json
 from provisioner.jobs.stage import Waiting
-from provisioner.jobs.state_machine import state_machine
 from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import LIFECYCLE

@@ -36,6 +36,7 @@ from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_funct
     WaitFunction,
 )
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
+from provision_cli.job_types.state_machine import state_machine
 from provisioner import api
 from provisioner.composition.in_process import all_stages
 from provisioner.composition.stage_code import failure_policies
@@ -57,7 +58,6 @@ from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageFunction, StageRunner, Step
-from provisioner.jobs.state_machine import state_machine
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import IS_ONLY, KNOWN_IDS

@@ -17,6 +17,7 @@ from moto.awslambda_simple.models import LambdaSimpleBackend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provision_cli.job_types.flowchart import flowchart
+from provision_cli.job_types.state_machine import state_machine, text
 from provisioner.jobs.definition import (
     DefinitionError,
     FailureHandling,
@@ -26,7 +27,6 @@ from provisioner.jobs.definition import (
     Stage,
 )
 from provisioner.jobs.stage_run import RECORD_FAILURE
-from provisioner.jobs.state_machine import state_machine, text
 from provisioner.provisioning.contract import ProjectReference
 from support.asl import Invoke, StateError
 from support.machine_runs import JOB, Answers, Run, asking_for_all, run, unasked

@@ -15,7 +15,6 @@ from provisioner.jobs.definition import (
     bind,
     description,
 )
-from provisioner.jobs.state_machine import state_machine, text
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES
@@ -23,6 +22,7 @@ from provisioner.provisioning.job_types import JOB_TYPES
 from provision_cli.job_types.events import events
 from provision_cli.job_types.flowchart import flowchart
 from provision_cli.job_types.page import page
+from provision_cli.job_types.state_machine import state_machine, text
 from provision_cli.job_types.template import generate, replace_part
 
 _README = "README.md"

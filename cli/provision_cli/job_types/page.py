@@ -7,10 +7,10 @@ from string import ascii_lowercase
 from typing import Any
 
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, Parallel, Stage
-from provisioner.jobs.state_machine import state_machine
 from provisioner.provisioning.functions import LIFECYCLE
 
 from provision_cli.job_types.flowchart import flowchart
+from provision_cli.job_types.state_machine import state_machine
 
 _INTRODUCTION = """\
 # Job types

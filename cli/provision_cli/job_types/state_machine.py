@@ -1,7 +1,7 @@
 """The state machine of a job type in the Amazon States Language, made from its definition.
 
-What calls this is the build: `make state-machines` writes the documents that are deployed. No
-function imports it. Source of the language: https://states-language.net/spec.html.
+`make state-machines` writes the documents that are deployed. Source of the language:
+https://states-language.net/spec.html.
 """
 
 from __future__ import annotations
