@@ -549,12 +549,10 @@ def test_why_the_last_dispatch_failed_is_kept_under_the_job(
     core.answers["sfn.StartExecution"] = times(1, aws_error("ThrottlingException"))
     deliver(message)
 
-    failed = core.jobs.dispatch_failure(job_id)
+    failed = core.jobs.get(job_id).dispatch_error
     assert failed is not None
     assert failed.cause == "StartExecution: ThrottlingException"
-    (kept,) = (item for item in core.scan("JobsTable") if item["record"] == "DISPATCH")
-    assert kept["expires_at"] > core.clock.at.timestamp()
-    # It is no part of the job.
+    # It is no change of the job.
     assert len(core.jobs.get(job_id).history) == 1
 
 
@@ -617,7 +615,6 @@ def test_a_job_that_the_dispatcher_may_not_start_shows_it_while_it_is_queued(
     assert job.dispatch_error.message.startswith(
         "job_type: the dispatcher may not start the state machine "
     )
-    assert job.dispatch_error == core.jobs.dispatch_failure("message-1")
 
     assert deliver(message) == []
     core.jobs.start_stage(job, provision_project.INITIALIZING, 0)
@@ -640,7 +637,7 @@ def test_why_an_attempt_was_not_dispatched_is_not_shown_of_the_next(
 
 def test_a_cause_that_cannot_be_kept_changes_nothing(core: Core, deliver: Deliver) -> None:
     core.answers["sfn.StartExecution"] = aws_error("ThrottlingException")
-    core.answers["dynamodb.PutItem"] = aws_error("InternalServerError", 500)
+    core.answers["dynamodb.UpdateItem"] = aws_error("InternalServerError", 500)
 
     assert deliver(good(message_id="message-1")) == ["message-1"]
 

@@ -422,16 +422,22 @@ def test_a_job_that_is_retried_late_outlives_its_stages(core: Core) -> None:
     assert {entry.subject for entry in job.history} == {"JOB", "FINALIZING"}
 
 
-def test_why_a_message_was_not_dispatched_is_forgotten_with_its_job(core: Core) -> None:
+def test_why_a_message_was_not_dispatched_is_kept_of_a_job_that_has_not_begun(core: Core) -> None:
     error = StoredError(
         ErrorType.UNKNOWN_ERROR, "", 0, "It was not started.", "StartExecution: ThrottlingException"
     )
     core.jobs.note_dispatch_failure("job-1", error)
-    assert core.jobs.dispatch_failure("job-1") == error
+    assert core.scan("JobsTable") == []
+    core.new_job()
 
-    core.clock.advance(91 * 86_400)
+    core.jobs.note_dispatch_failure("job-1", error)
 
-    assert core.jobs.dispatch_failure("job-1") is None
+    assert core.jobs.get("job-1").dispatch_error == error
+    _start(core, "INITIALIZING")
+    before = core.scan("JobsTable")
+    core.jobs.note_dispatch_failure("job-1", error)
+    assert core.scan("JobsTable") == before
+    assert core.jobs.get("job-1").dispatch_error is None
 
 
 def test_a_job_that_has_not_ended_does_not_expire(core: Core) -> None:

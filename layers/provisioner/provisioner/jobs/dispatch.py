@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from aws_lambda_powertools.utilities.batch import (
     async_process_partial_response,
 )
 
-from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
+from provisioner.drivers.aws_errors import short_cause
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.messages import (
@@ -179,8 +178,8 @@ class Dispatcher(MessageReceiver):
                 else failure(ErrorType.UNKNOWN_ERROR, _NOT_DISPATCHED, short_cause(error))
             )
             logger.warning("message not dispatched", cause=known.cause)
-            with suppress(*AWS_ERRORS):
-                self.store.note_dispatch_failure(job_id, to_stored_error(known))
+            # Whether that succeeds or not, the message is delivered again.
+            self.store.note_dispatch_failure(job_id, to_stored_error(known))
             raise
 
     def _start(self, job: Job, message: JobMessage, input_text: str) -> None:
@@ -221,7 +220,7 @@ class UndeliveredReceiver(MessageReceiver):
         """Write the job FAILED; return why, unless the message has nothing left to do."""
         if job.attempt != message.attempt:
             return None
-        reason = _reason(self.store.dispatch_failure(job.job_id))
+        reason = _reason(job.dispatch_error)
         if job.status is JobStatus.QUEUED:
             self.store.fail_queued(job, to_stored_error(reason))
             job = self.store.get_head(job.job_id) or job

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.arguments import shown
 from provisioner.drivers import dynamodb
-from provisioner.jobs.models import Job, StageRecord, StoredError, place_in_transaction
+from provisioner.jobs.models import Job, StageRecord, place_in_transaction
 from provisioner.jobs.records import (
-    DISPATCH,
     HISTORY,
     JOB,
     PAYLOAD,
     STAGE,
-    to_error,
     to_history,
     to_job,
     to_stage,
@@ -151,12 +149,6 @@ class JobReader:
         )
         items = (item for page in pages for item in page["Items"])
         return [dynamodb.from_answer(item, {name: value}) for item in items]
-
-    def dispatch_failure(self, job_id: str) -> StoredError | None:
-        """Return why the last dispatch of a job's message failed; None where nothing was kept."""
-        key = {"job_id": job_id, "record": DISPATCH}
-        item = dynamodb.get(self._client, self._table, key)
-        return None if item is None or _has_expired(item, self.now()) else to_error(item["error"])
 
 
 def _has_expired(part: Mapping[str, Any], at: datetime) -> bool:

@@ -25,7 +25,6 @@ from provisioner.jobs.models import (
 #: The sort keys of a job's items; a stage and a change are named after the prefix.
 JOB = JOB_SUBJECT
 PAYLOAD = "PAYLOAD"
-DISPATCH = "DISPATCH"
 STAGE = "STAGE#"
 HISTORY = "HISTORY#"
 

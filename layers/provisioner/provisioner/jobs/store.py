@@ -31,7 +31,6 @@ from provisioner.jobs.models import (
     cancelled_while_waiting,
 )
 from provisioner.jobs.records import (
-    DISPATCH,
     JOB,
     PAYLOAD,
     NewJob,
@@ -352,18 +351,11 @@ class JobStore(JobReader):
     # The dispatch of a message, whose job may not be stored.
 
     def note_dispatch_failure(self, job_id: str, error: StoredError) -> None:
-        """Keep why the last dispatch of a job's message failed, for when none is left.
-
-        A job that is QUEUED shows it too.
-        """
-        kept = self.work()
-        values = {"error": error, "expires_at": kept.expires_at}
-        kept.put(job_id, DISPATCH, values, is_new=False)
-        kept.write()
-        shown = self.work()
-        shown.change(job_id, JOB, {"dispatch_error": error}, {"status": JobStatus.QUEUED})
+        """Keep why a job's message could not be dispatched last; the job shows it while QUEUED."""
+        work = self.work()
+        work.change(job_id, JOB, {"dispatch_error": error}, {"status": JobStatus.QUEUED})
         with suppress(RefusedError):
-            shown.write()
+            work.write()
 
     def _job_expires(self, at: datetime) -> int:
         return int((at + self._retention + _JOB_MARGIN).timestamp())
