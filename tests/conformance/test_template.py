@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from provision_cli.local.containers import VARIABLES_FILE
 from provision_cli.local.stack import _DIRECTORY, REGION
+from provisioner.jobs.dispatch import Dispatcher, UndeliveredReceiver
 from provisioner.jobs.execution import MAX_INPUT_BYTES, ExecutionStatus
 from provisioner.jobs.failure import metric_of
 from provisioner.jobs.models import Job, JobStatus
@@ -403,16 +404,21 @@ AWS_METRICS = {
 
 def own_metrics() -> set[str]:
     """Return the names of the metrics that the code emits."""
-    return {
-        str(name.value)
-        for path in PACKAGE.rglob("*.py")
-        for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr == "add_metric"
-        for name in ast.walk(call.args[0])
-        if isinstance(name, ast.Constant)
-    } | metrics_of_ends()
+    receivers = Dispatcher, UndeliveredReceiver
+    return (
+        {receiver.metric for receiver in receivers}
+        | {
+            str(name.value)
+            for path in PACKAGE.rglob("*.py")
+            for call in ast.walk(ast.parse(path.read_text()))
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "add_metric"
+            for name in ast.walk(call.args[0])
+            if isinstance(name, ast.Constant)
+        }
+        | metrics_of_ends()
+    )
 
 
 def metrics_of_ends() -> set[str]:
