@@ -13,7 +13,6 @@ from provisioner.arguments import (
     check_text,
     check_whole_number,
 )
-from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.messages import JobQueue
@@ -158,7 +157,7 @@ class JobClient:
             self._message_group(job)
             try:
                 self.store.retry(job)
-            except ConditionFailedError:
+            except RefusedError:
                 if self.store.get(job_id).attempt == job.attempt:
                     raise JobStateError(
                         f"job {job_id}: its clean-up is under way; retry it once that has ended."

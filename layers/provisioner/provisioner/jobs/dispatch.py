@@ -99,7 +99,7 @@ class MessageReceiver:
     #: Where messages go that people have to look at.
     dead_letters: DeadLetterQueue
 
-    def _take(self, record: Mapping[str, Any], job_id: str, take: Take) -> None:
+    def _receive(self, record: Mapping[str, Any], job_id: str, take: Take) -> None:
         """Store the job of a message, unless it is, and take it; reject what can never work.
 
         Raises:
@@ -170,7 +170,7 @@ class Dispatcher(MessageReceiver):
         """Dispatch a message; keep, as well as it goes, why it could not be dispatched."""
         job_id = job_id_of(str(record["body"]), str(record["messageId"]))
         try:
-            self._take(record, job_id, self._start)
+            self._receive(record, job_id, self._start)
         except Exception as error:
             known = (
                 error
@@ -211,7 +211,7 @@ class UndeliveredReceiver(MessageReceiver):
         """End the job of a message, and reject the message."""
         job_id = job_id_of(str(record["body"]), str(record["messageId"]))
         try:
-            self._take(record, job_id, self._end)
+            self._receive(record, job_id, self._end)
         except Exception as error:
             logger.warning("undelivered message not recorded", cause=short_cause(error))
             raise
