@@ -12,7 +12,8 @@ from provisioner import api
 from provisioner.drivers.dynamodb import from_item
 from provisioner.jobs.execution import job_id_of
 from provisioner.jobs.records import to_history
-from provisioner.jobs.stage_run import RECORD_FAILURE, StageEvent
+from provisioner.jobs.stage import StageEvent
+from provisioner.jobs.stage_run import RECORD_FAILURE
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.snapshot_retention import REMOVE_EXPIRED_SNAPSHOTS
 from support.core import provision_project_handler

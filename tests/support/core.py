@@ -32,14 +32,12 @@ from provisioner.jobs.models import (
     Job,
     JobStatus,
     StageRecord,
-    StageRun,
     StageStatus,
     StoredError,
 )
 from provisioner.jobs.records import NewJob
-from provisioner.jobs.stage import Completion, StageOutcome
-from provisioner.jobs.stage_start import StageStart
-from provisioner.jobs.stage_store import Completed, StageStore
+from provisioner.jobs.stage import Completion, JobInput, StageEvent, StageOutcome
+from provisioner.jobs.stage_store import StageStart, StageStore
 from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_types import (
@@ -111,12 +109,13 @@ class Jobs(JobStore):
     ) -> StageRecord | None:
         """Let a run of a stage start; return what it holds, or None where it may not begin."""
         seconds = timedelta(seconds=longest_run(JOB_TYPES, job.job_type, stage))
-        run = StageRun(job.job_id, job.attempt, str(stage), retry_count)
-        return StageStart(self, run, lease or seconds, begins_job=True).write()
+        given = JobInput(job_id=job.job_id, job_type=job.job_type, payload={}, attempt=job.attempt)
+        event = StageEvent(job=given, stage=str(stage), retry_count=retry_count)
+        return StageStart(self, event, lease or seconds, begins_job=True).write()
 
     def held(self, job_id: str, stage: str) -> StageRecord:
         """Return a stage as its last run holds it."""
-        found = self.stage(job_id, stage)
+        found = self.get(job_id).stage(stage)
         assert found is not None
         return found
 
@@ -167,17 +166,13 @@ class Jobs(JobStore):
             ConditionFailedError: that changes nothing.
         """
         job = self.get(job_id)
-        others = [r.stage for r in job.stages if r.stage != stage]
-        pending = [r.stage for r in job.stages if not r.status.is_terminal and r.stage != stage]
-        completed = Completed(
-            Completion(result, also),
-            before=[other for other in others if other not in pending],
-            after=pending,
-            asks_leases=False,
-        )
+        others = [r for r in job.stages if r.stage != stage]
+        pending = [r.stage for r in others if not r.status.is_terminal]
+        stages = [*(r.stage for r in others if r.status.is_terminal), stage, *pending]
         held = self.held(job_id, stage)
         held = replace(held, job_attempt=attempt or held.job_attempt)
-        said = StageStore(self).complete(job_id, held, StageOutcome(output, check), completed)
+        outcome = StageOutcome(output, check, completion=Completion(result, also))
+        said = StageStore(self).complete(job_id, held, outcome, stages, asks_leases=False)
         if not said.is_written:
             raise ConditionFailedError({})
         return said.record
@@ -195,8 +190,8 @@ class Jobs(JobStore):
     def retry(self, job: Job) -> None:
         super().retry(self._with_stages(job))
 
-    def fail(self, job: Job, end: BadEnd) -> None:
-        super().fail(self._with_stages(job), end)
+    def fail(self, job: Job, end: BadEnd, sources: Sequence[JobStatus] | None = None) -> None:
+        super().fail(self._with_stages(job), end, sources)
 
     def _with_stages(self, job: Job) -> Job:
         return replace(job, stages=self.get(job.job_id).stages)

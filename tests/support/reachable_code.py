@@ -50,8 +50,8 @@ _HELPERS = "drivers.dynamodb"
 
 #: Which table a store has under which name.
 TABLES = {
-    ("JobReader", "_table"): "JobsTable",
-    ("JobStore", "_table"): "JobsTable",
+    ("JobReader", "table"): "JobsTable",
+    ("JobStore", "table"): "JobsTable",
     ("UnitOfWork", "_table"): "JobsTable",
     ("ApiKeyStore", "_table"): "ApiKeysTable",
     ("ProjectReader", "_projects"): "ProjectsTable",

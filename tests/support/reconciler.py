@@ -116,7 +116,7 @@ def end_cleanup(core: Core, *remaining: str) -> None:
     last = clean_up_project.FINALIZING
     core.jobs.start_stage(cleanup, last, 0)
     if remaining:
-        core.jobs.fail(cleanup, BadEnd([NETWORK_ERROR], {}, remaining=remaining))
+        core.jobs.fail(cleanup, BadEnd([NETWORK_ERROR], remaining=remaining))
     else:
         core.jobs.complete(
             cleanup.job_id, last, attempt=cleanup.attempt, output={}, check="gone", result={}

@@ -50,6 +50,7 @@ from provisioner.jobs.definition import Stage
 from provisioner.jobs.execution import (
     execution_input,
     execution_name,
+    job_input,
 )
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
@@ -333,7 +334,7 @@ class Workflow:
             except FunctionEnded as end:
                 raise failure(FOREIGN_ERRORS[end.name], "The function ended.") from None
 
-        InProcessRun(JOB_TYPES, run_step, run_step, self.jobs.get, sleep=self.wait)(job)
+        InProcessRun(JOB_TYPES, run_step, run_step, sleep=self.wait)(job_input(job, job.attempt))
         return self.jobs.get(job.job_id)
 
     def let_wait(self, stage: Stage, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:

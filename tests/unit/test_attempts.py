@@ -14,12 +14,12 @@ from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import cleanup_job_id
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.messages import JobId
-from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.models import JOB_CANCELLED, Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import UnknownJobTypeError
-from provisioner.jobs.stage import Completion, JobInput, StageOutcome
+from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.stage_run import StageRunner
-from provisioner.jobs.stage_store import Completed, StageStore
+from provisioner.jobs.stage_store import StageStore
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import metrics
@@ -40,14 +40,14 @@ def begun(core: Core) -> Job:
 def failed(core: Core) -> Job:
     """Return a job that has failed, and that nothing is to be removed of."""
     begun(core)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {"INITIALIZING": ERROR}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR]))
     return core.jobs.get("job-1")
 
 
 def cleaning(core: Core) -> Job:
     """Return a job that has failed, and whose clean-up is QUEUED."""
     job = begun(core)
-    end = BadEnd([ERROR], {"INITIALIZING": ERROR}, cleanup=new_cleanup(job))
+    end = BadEnd([ERROR], cleanup=new_cleanup(job))
     core.jobs.fail(job, end)
     return core.jobs.get("job-1")
 
@@ -93,8 +93,8 @@ def must_not_run(_job: JobInput) -> StageOutcome:
 
 def test_a_queued_job_is_cancelled_at_once_and_none_of_its_stages_starts(core: Core) -> None:
     core.new_job()
-    core.jobs.cancel_queued(head(core), ERROR)
-    assert (head(core).status, head(core).error) == (JobStatus.CANCELLED, ERROR)
+    core.jobs.cancel_queued(head(core))
+    assert (head(core).status, head(core).error) == (JobStatus.CANCELLED, JOB_CANCELLED)
     assert error_type(core, must_not_run) is ErrorType.INVALID_PAYLOAD
     assert head(core).status is JobStatus.CANCELLED
 
@@ -102,7 +102,7 @@ def test_a_queued_job_is_cancelled_at_once_and_none_of_its_stages_starts(core: C
 def test_a_job_that_has_begun_is_not_cancelled_as_if_it_had_not(core: Core) -> None:
     begun(core)
     with pytest.raises(ConditionFailedError):
-        core.jobs.cancel_queued(head(core), ERROR)
+        core.jobs.cancel_queued(head(core))
 
 
 def test_no_stage_starts_once_a_cancel_is_stored(core: Core) -> None:
@@ -143,7 +143,7 @@ def test_an_error_that_would_be_waited_out_ends_a_cancelled_job(core: Core) -> N
         raise TimeoutError
 
     assert error_type(core, cancelled_meanwhile) is ErrorType.JOB_CANCELLED
-    record = core.jobs.stage("job-1", "INITIALIZING")
+    record = core.jobs.get("job-1").stage("INITIALIZING")
     assert record is not None
     assert record.status is StageStatus.FAILED
     assert record.error is not None
@@ -171,7 +171,7 @@ def test_a_retry_begins_the_next_attempt_and_keeps_the_history(
     core: Core, status: JobStatus
 ) -> None:
     begun(core)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {"INITIALIZING": ERROR}, status=status))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], status=status))
     before = core.jobs.get("job-1")
     core.clock.advance()
     job = client(core).retry("job-1")
@@ -292,7 +292,7 @@ def test_the_clean_up_of_the_next_attempt_takes_the_place_of_the_last(core: Core
     core.jobs.start_stage(job, "INITIALIZING", 0)
     core.clock.advance()
     job = core.jobs.get("job-1")
-    core.jobs.fail(job, BadEnd([ERROR], {"INITIALIZING": ERROR}, cleanup=new_cleanup(job)))
+    core.jobs.fail(job, BadEnd([ERROR], cleanup=new_cleanup(job)))
 
     cleanup = cleanup_of(core)
 
@@ -320,7 +320,7 @@ def test_a_job_that_was_refused_as_it_came_is_not_retried(core: Core) -> None:
 def test_the_next_attempt_runs_its_stages_anew(core: Core) -> None:
     begun(core)
     run_stage(core, ends_well)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR]))
     core.clock.advance()
     client(core).retry("job-1")
     ran = run_stage(core, lambda _job: StageOutcome(output={"made": 2}, check="yes"), attempt=2)
@@ -332,7 +332,7 @@ def test_the_next_attempt_runs_its_stages_anew(core: Core) -> None:
 def test_a_late_word_of_an_attempt_changes_nothing_in_the_next(core: Core) -> None:
     begun(core)
     held = core.jobs.held("job-1", "INITIALIZING")
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR]))
     core.clock.advance()
     client(core).retry("job-1")
     core.jobs.start_stage(head(core), "INITIALIZING", 0)
@@ -345,13 +345,15 @@ def test_a_late_word_of_an_attempt_changes_nothing_in_the_next(core: Core) -> No
     for said in (
         progress.end("job-1", held, StageOutcome(check="late")),
         progress.fail("job-1", held, ERROR, retryable=False),
-        progress.complete("job-1", held, StageOutcome(check="late"), Completed(Completion({}))),
+        progress.complete(
+            "job-1", held, StageOutcome(check="late"), [held.stage], asks_leases=True
+        ),
     ):
         assert not said.is_written
         assert said.record == before.stages[0]
     for cleanup in (None, new_cleanup(of_the_first)):
         with pytest.raises(ConditionFailedError):
-            core.jobs.fail(of_the_first, BadEnd([ERROR], {}, cleanup=cleanup))
+            core.jobs.fail(of_the_first, BadEnd([ERROR], cleanup=cleanup))
     assert core.jobs.get("job-1") == before
     assert core.jobs.list_unfinished() == ["job-1"]
 
@@ -400,7 +402,7 @@ def test_a_cleanup_that_failed_is_retried(core: Core, *, by_its_own_id: bool) ->
         if (item["job_id"], item["record"]) == (again.job_id, "JOB") and "expires_at" in item
     ]
     with pytest.raises(ConditionFailedError):
-        core.jobs.fail(replace(again, attempt=1), BadEnd([ERROR], {}))
+        core.jobs.fail(replace(again, attempt=1), BadEnd([ERROR]))
 
 
 def test_a_cleanup_is_retried_twice_as_well_as_once(core: Core) -> None:

@@ -14,9 +14,9 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.job_reader import JobNotFoundError, utc_now
-from provisioner.jobs.lease import PROCESS_LEASE
 from provisioner.jobs.models import (
     CANCELLED,
+    PROCESS_LEASE,
     Job,
     JobStatus,
     StageStatus,
@@ -240,7 +240,7 @@ def test_a_job_that_has_ended_is_not_cancelled(core: Core, status: JobStatus) ->
     if status is JobStatus.COMPLETED:
         core.jobs.complete("job-1", provision_project.INITIALIZING, output={}, check="x", result={})
     else:
-        core.jobs.fail(core.jobs.get("job-1"), BadEnd([NETWORK_ERROR], {}))
+        core.jobs.fail(core.jobs.get("job-1"), BadEnd([NETWORK_ERROR]))
     with unchanged(core), pytest.raises(JobStateError, match=f"job job-1: is {status};"):
         cancel(core)
 
@@ -405,6 +405,7 @@ def test_a_cancelled_job_is_retried_once_its_cleanup_has_ended(core: Core) -> No
 
 def test_the_public_api_cancels_and_retries(core: Core, connected: PlatformSettings) -> None:
     assert connected.queue_url == core.queue_url
+    core.clock.at = utc_now()
     waiting(core)
 
     job = api.cancel_job("job-1")

@@ -20,13 +20,13 @@ from provisioner.jobs.failure import (
     FailureRecorder,
     cleanup_job_id,
 )
-from provisioner.jobs.lease import open_lease
 from provisioner.jobs.messages import JobMessage
 from provisioner.jobs.models import (
     Job,
     JobStatus,
     StageStatus,
     StoredError,
+    open_lease,
 )
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import waiting_retry
@@ -630,9 +630,8 @@ class Past:
     def end(self, *closed: str) -> None:
         """End the job, with the stages that never said how they ended."""
         self.core.clock.advance()
-        errors = {s: StoredError(ErrorType.TIMEOUT, s, 1, "Too long.", "") for s in closed}
-        end = BadEnd([*errors.values(), ERROR], errors)
-        self.core.jobs.fail(self.core.jobs.get("job-1"), end)
+        errors = [StoredError(ErrorType.TIMEOUT, s, 1, "Too long.", "") for s in closed]
+        self.core.jobs.fail(self.core.jobs.get("job-1"), BadEnd([*errors, ERROR]))
 
     def retry(self) -> None:
         """Begin the job's next attempt."""

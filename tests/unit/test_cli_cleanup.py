@@ -44,7 +44,7 @@ def failed(core: Core) -> Core:
     core.clock.advance()
     definition = clean_up_project.JOB_TYPE
     cleanup = NewJob(CLEANUP, definition.name, cleanup_payload(), definition.stages, "job-1")
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {}, cleanup=cleanup))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], cleanup=cleanup))
     return core
 
 
@@ -64,7 +64,7 @@ def complete(core: Core) -> None:
 
 def leave(core: Core, remaining: Sequence[str] = LEFT) -> None:
     """Let the clean-up fail, and name what remains."""
-    core.jobs.fail(core.jobs.get(CLEANUP), BadEnd([STAYS], {}, remaining=remaining))
+    core.jobs.fail(core.jobs.get(CLEANUP), BadEnd([STAYS], remaining=remaining))
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_what_heads_a_clean_up_that_has_failed_does_not_say_that_all_is_removed(
 
     code, shown, complaint = command("watch", "job-1")
 
-    _failed, heading, removed = shown.splitlines()
+    _failed, heading, removed, _remains = shown.splitlines()
     assert (code, heading) == (1, f"job job-1  FAILED; its clean-up {CLEANUP}:")
     assert removed.startswith("REMOVING_API_KEYS")
     assert "Remaining: bucket nm-shop" in complaint
@@ -312,9 +312,9 @@ def test_a_job_of_a_type_that_this_version_does_not_define_is_left_with_a_senten
     if arguments[0] != "cancel":
         error = replace(ERROR, stage="DOING")
         undoing = NewJob("undo-9", "gone_too", {"project_id": "shop"}, ("UNDOING",), "job-9")
-        end = BadEnd([error], {"DOING": error}, cleanup=undoing)
+        end = BadEnd([error], cleanup=undoing)
         stack.jobs.fail(stack.jobs.get("job-9"), end)
-        left = BadEnd([replace(ERROR, stage="")], {}, remaining=["mail"])
+        left = BadEnd([replace(ERROR, stage="")], remaining=["mail"])
         stack.jobs.fail(stack.jobs.get("undo-9"), left)
 
     code, out, complaint = command(*arguments)

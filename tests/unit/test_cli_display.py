@@ -220,8 +220,7 @@ def waiting_job() -> api.Job:
         waiting_since=AT,
         waits_until=AT + timedelta(minutes=10),
     )
-    waits = (api.Wait(record.stage, WAITS, AT, AT + timedelta(minutes=10)),)
-    return replace(job(), stages=(record,), waits=waits)
+    return replace(job(), stages=(record,))
 
 
 POLL = "A poll of INITIALIZING may still be at work."
@@ -231,7 +230,7 @@ def cancelled_while_it_waited() -> api.Job:
     """Return such a job whose end waits too, as it was cancelled: its stage is polled no more."""
     waited = replace(waiting_job(), cancel_requested_at=AT)
     end = api.Wait("", POLL, AT, AT + timedelta(minutes=10))
-    return replace(waited, status=api.JobStatus.RUNNING, error=None, waits=(*waited.waits, end))
+    return replace(waited, status=api.JobStatus.RUNNING, error=None, end_wait=end)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -261,7 +260,7 @@ def test_a_job_that_was_cancelled_while_it_waited_says_that_and_shows_one_wait(
         def write(self, text: str, /) -> int:
             written = super().write(text)
             if POLL in text and not core.jobs.get("job-1").status.is_terminal:
-                end = BadEnd([ERROR], {}, status=api.JobStatus.CANCELLED)
+                end = BadEnd([ERROR], status=api.JobStatus.CANCELLED)
                 core.jobs.fail(core.jobs.get("job-1"), end)
             return written
 
@@ -339,7 +338,7 @@ def test_that_a_job_was_cancelled_is_said_once() -> None:
 def test_what_a_job_waits_for_is_listed_with_it(core: Core, project: str | None) -> None:
     made = core.new_job()
     core.jobs.start_stage(made, "INITIALIZING", 0)
-    record = core.jobs.stage("job-1", "INITIALIZING")
+    record = core.jobs.get("job-1").stage("INITIALIZING")
     assert record is not None
     until = core.clock.at + timedelta(minutes=10)
     core.jobs.stage_waits(made, record, WAITS, until, retry_count=0)

@@ -24,7 +24,7 @@ from provisioner.jobs.client import (
     wait_for_job,
 )
 from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_input
-from provisioner.jobs.job_reader import JobNotFoundError
+from provisioner.jobs.job_reader import JobNotFoundError, utc_now
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import Job, JobStatus
 from provisioner.jobs.records import NewJob
@@ -283,6 +283,7 @@ def _complete(core: Core, job_id: str, result: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("connected")
 def test_the_public_api_enqueues_and_reads_jobs(core: Core) -> None:
+    core.clock.at = utc_now()
     job = api.enqueue_job("provision_project", PAYLOAD, idempotency_key="order-1")
 
     assert api.enqueue_job("provision_project", PAYLOAD, idempotency_key="order-1") == job

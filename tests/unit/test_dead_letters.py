@@ -229,7 +229,7 @@ def _completed(core: Core) -> None:
 
 def _failed(core: Core) -> None:
     _running(core)
-    core.jobs.fail(core.jobs.get("message-1"), BadEnd([ERROR], {"INITIALIZING": ERROR}))
+    core.jobs.fail(core.jobs.get("message-1"), BadEnd([ERROR]))
 
 
 def _failed_at_a_later_attempt(core: Core) -> None:
@@ -240,7 +240,7 @@ def _failed_at_a_later_attempt(core: Core) -> None:
 
 
 def _cancelled(core: Core) -> None:
-    core.jobs.cancel_queued(core.jobs.get("message-1"), ERROR)
+    core.jobs.cancel_queued(core.jobs.get("message-1"))
 
 
 @pytest.mark.parametrize(

@@ -433,7 +433,7 @@ def test_a_message_whose_job_has_ended_is_acknowledged_without_an_execution(
         core.jobs.complete("message-1", "INITIALIZING", output={}, check="x", result={})
     else:
         error = StoredError(ErrorType.CONFLICT, "INITIALIZING", 1, "Not ours.", "")
-        core.jobs.fail(core.jobs.get("message-1"), BadEnd([error], {"INITIALIZING": error}))
+        core.jobs.fail(core.jobs.get("message-1"), BadEnd([error]))
     core.calls.clear()
 
     assert deliver(message) == []

@@ -110,7 +110,7 @@ def failed(core: Core, **options: Any) -> None:
 
 def failed_with(core: Core, **options: Any) -> None:
     """End the job that has begun badly."""
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {STAGE: ERROR}, **options))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], **options))
     core.clock.advance()
 
 
@@ -197,7 +197,7 @@ WAITS = "An earlier attempt of GENERATING_API_KEYS may still be at work."
 
 def test_a_wait_says_what_for_and_until_when(core: Core, told: Told) -> None:
     job = begun(core)
-    record = core.jobs.stage("job-1", STAGE)
+    record = core.jobs.get("job-1").stage(STAGE)
     assert record is not None
     until = core.clock.at + timedelta(minutes=10)
     core.jobs.stage_waits(job, record, WAITS, until, retry_count=0)
@@ -290,7 +290,7 @@ def test_a_cancel_shows_in_what_happens_until_the_job_has_ended(core: Core, told
     assert told.details()[-1]["cancelling"] is True
 
     core.calls.clear()
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], {}, status=JobStatus.CANCELLED))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], status=JobStatus.CANCELLED))
     told(stream(core)[-1])
 
     assert told.types() == ["job.cancelled"]
@@ -312,7 +312,7 @@ def test_a_further_attempt_is_told_as_such(core: Core, told: Told) -> None:
 def test_a_cleanup_is_told_as_a_job_that_names_the_failed_one(core: Core, told: Told) -> None:
     cleanup = cleaning(core)
     error = replace(ERROR, stage=REMOVING)
-    core.jobs.fail(cleanup, BadEnd([error], {REMOVING: error}, remaining=["database nm_shop"]))
+    core.jobs.fail(cleanup, BadEnd([error], remaining=["database nm_shop"]))
     core.clock.advance()
     core.jobs.retry(head(core, cleanup.job_id))
     core.clock.advance()
@@ -418,8 +418,8 @@ def test_the_end_of_a_job_is_told_after_all_stages_that_end_with_it(core: Core, 
     open_ = ("REGISTERING_AUTH", STAGE)
     core.jobs.start_stage(head(core), open_[0], 0)
     core.clock.advance()
-    errors = {stage: replace(ERROR, stage=stage) for stage in open_}
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([ERROR], errors))
+    errors = [replace(ERROR, stage=stage) for stage in open_]
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd(errors))
     records = stream(core)
 
     told(*records[:-3], *reversed(records[-3:]))

@@ -218,7 +218,7 @@ def test_what_a_stage_could_not_store_is_told_by_its_sentence_alone(core: Core) 
 def test_a_stage_that_never_started_is_closed_too(core: Core) -> None:
     record_failure(core, ended_badly("REGISTERING_REALTIME", "Lambda.TooManyRequestsException"))
 
-    record = core.jobs.stage("job-1", "REGISTERING_REALTIME")
+    record = core.jobs.get("job-1").stage("REGISTERING_REALTIME")
     assert record is not None
     assert (record.status, record.attempt, the_error(core).attempt) == (StageStatus.FAILED, 0, 0)
 
@@ -227,12 +227,12 @@ def test_a_stage_that_never_started_is_closed_too(core: Core) -> None:
 def test_what_the_stage_said_itself_goes_before_what_the_state_machine_says(core: Core) -> None:
     said = StoredError(ErrorType.CONFLICT, "CREATING_DATABASE", 1, "Not ours.", "comment is empty")
     core.jobs.stage_failed("job-1", said, retry_count=0, retryable=False)
-    before = core.jobs.stage("job-1", "CREATING_DATABASE")
+    before = core.jobs.get("job-1").stage("CREATING_DATABASE")
 
     record_failure(core, ours("CREATING_DATABASE", ErrorType.CONFLICT, "Not ours."))
 
     assert the_error(core) == said
-    assert core.jobs.stage("job-1", "CREATING_DATABASE") == before
+    assert core.jobs.get("job-1").stage("CREATING_DATABASE") == before
 
 
 def test_what_an_earlier_attempt_said_is_not_what_the_last_one_ended_with(
@@ -452,7 +452,7 @@ def end_cleanup(core: Core) -> str:
     cleanup = core.jobs.get(core.jobs.get("job-1").cleanup_job_id)
     error = StoredError(ErrorType.TIMEOUT, "", 0, "Too long.", "")
     release = core.projects.build_release_as_failed("shop", cleanup.job_id)
-    core.jobs.fail(cleanup, BadEnd([error], {}, also=release))
+    core.jobs.fail(cleanup, BadEnd([error], also=release))
     core.clock.advance()
     return cleanup.job_id
 

@@ -110,7 +110,7 @@ def test_the_latest_start_of_the_next_attempt_follows_the_retry_table(
             retryable=True,
         )
 
-    record = core.jobs.stage("job-1", "INITIALIZING")
+    record = core.jobs.get("job-1").stage("INITIALIZING")
 
     assert record is not None
     expected = None if longest is None else core.clock.at + timedelta(seconds=longest)
@@ -126,7 +126,7 @@ def test_the_next_attempt_of_the_job_counts_the_failures_of_a_stage_anew(core: C
         assert core.jobs.stage_failed("job-1", error, retry_count=number, retryable=True) == (
             number < 2
         )
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([error], {"INITIALIZING": error}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([error]))
     core.clock.advance()
     core.jobs.retry(core.jobs.get("job-1"))
     _start(core, "INITIALIZING")
@@ -142,7 +142,7 @@ def test_a_stage_that_ends_well_after_all_shows_no_error_and_no_next_attempt(cor
     _start(core, "INITIALIZING", 1)
     _succeed(core, "INITIALIZING")
 
-    record = core.jobs.stage("job-1", "INITIALIZING")
+    record = core.jobs.get("job-1").stage("INITIALIZING")
 
     assert record is not None
     assert (record.error, record.next_attempt_before, record.attempt) == (None, None, 2)
@@ -182,7 +182,7 @@ def test_an_attempt_follows_one_that_died_without_a_word(core: Core) -> None:
     core.clock.advance()
     _start(core, "INITIALIZING", 1)
 
-    record = core.jobs.stage("job-1", "INITIALIZING")
+    record = core.jobs.get("job-1").stage("INITIALIZING")
 
     assert record is not None
     assert (record.status, record.attempt, record.started_at) == (
@@ -211,7 +211,7 @@ def _ended(core: Core, *, well: bool) -> Job:
     else:
         error = _error("INITIALIZING")
         other = replace(_error("FINALIZING", 0), type=ErrorType.CONFLICT)
-        core.jobs.fail(core.jobs.get("job-1"), BadEnd([error, other], {"INITIALIZING": error}))
+        core.jobs.fail(core.jobs.get("job-1"), BadEnd([error, other]))
     return core.jobs.get("job-1")
 
 
@@ -248,7 +248,7 @@ def test_an_end_is_never_overwritten(core: Core, *, well: bool) -> None:
     with pytest.raises(ConditionFailedError):
         core.jobs.complete("job-1", "INITIALIZING", output={}, check="x", result={"b": 2})
     with pytest.raises(ConditionFailedError):
-        core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("FINALIZING")], {}))
+        core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("FINALIZING")]))
     core.jobs.fail_queued("job-1", _error("FINALIZING"))
     core.jobs.create_failed(NewJob("job-1", "provision_project", {}, ()), _error(""))
 
@@ -291,7 +291,7 @@ def _failed(core: Core) -> Job:
     core.new_job()
     _start(core, "INITIALIZING")
     job = core.jobs.get("job-1")
-    core.jobs.fail(job, BadEnd([_error("INITIALIZING")], {}, cleanup=new_cleanup(job)))
+    core.jobs.fail(job, BadEnd([_error("INITIALIZING")], cleanup=new_cleanup(job)))
     return core.jobs.get("job-1")
 
 
@@ -326,7 +326,7 @@ def test_no_job_fails_whose_cleanup_is_there_already(core: Core) -> None:
     core.jobs.create(new_cleanup(before))
 
     with pytest.raises(ConditionFailedError):
-        core.jobs.fail(before, BadEnd([_error("")], {}, cleanup=new_cleanup(before)))
+        core.jobs.fail(before, BadEnd([_error("")], cleanup=new_cleanup(before)))
 
     assert core.jobs.get("job-1") == before
 
@@ -334,7 +334,7 @@ def test_no_job_fails_whose_cleanup_is_there_already(core: Core) -> None:
 def test_what_a_job_has_left_stays_until_it_is_retried(core: Core) -> None:
     core.new_job()
     _start(core, "INITIALIZING")
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], {}, remaining=["a bucket"]))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], remaining=["a bucket"]))
 
     failed = core.jobs.get("job-1")
     assert (failed.remaining, failed.history[-1].remaining) == (("a bucket",), ("a bucket",))
@@ -398,7 +398,7 @@ def test_such_a_job_is_ended_with_stages_that_it_never_started(core: Core) -> No
     jobs = _begun_anew(core)
     error = _error("INITIALIZING", 0)
 
-    jobs.fail(jobs.get("job-1"), BadEnd([error], {"INITIALIZING": error}))
+    jobs.fail(jobs.get("job-1"), BadEnd([error]))
 
     ended = {record.stage: record.status for record in jobs.get("job-1").stages}
     assert ended["INITIALIZING"] is StageStatus.FAILED
@@ -410,7 +410,7 @@ def test_a_job_that_is_retried_late_outlives_its_stages(core: Core) -> None:
     core.clock.advance(80 * 86_400)
     core.jobs.retry(core.jobs.get("job-1"))
     core.jobs.start_stage(core.jobs.get("job-1"), "FINALIZING", 0)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], {}, remaining=["database"]))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], remaining=["database"]))
     core.clock.advance(80 * 86_400)
     _expire(core)
 
@@ -555,7 +555,7 @@ def test_contention_is_waited_out_at_a_repair_a_resend_and_a_retry(core: Core) -
         core.clock.advance()
         values = {"resent_at": core.clock.at}
         record_repair(core.jobs, core.jobs.get("job-1"), "It was sent again.", values=values)
-        core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")], {}))
+        core.jobs.fail(core.jobs.get("job-1"), BadEnd([_error("")]))
         core.jobs.retry(core.jobs.get("job-1"))
         assert made() == 4
     job = core.jobs.get("job-1")
@@ -610,9 +610,13 @@ def test_two_conditions_that_fail_are_both_named(core: Core) -> None:
         reasons=("ConditionalCheckFailed", "None", "ConditionalCheckFailed"),
     )
 
-    item = dynamodb.build_put("ProjectsTable", {"project_id": "shop"}, {}, is_new=True)
+    items = [
+        dynamodb.build_put("ProjectsTable", {"project_id": name}, {}, is_new=True)
+        for name in ("shop", "other", "third")
+    ]
 
     with pytest.raises(ConditionFailedError) as raised:
-        dynamodb.transact(core.client("dynamodb"), [item])
+        dynamodb.transact(core.client("dynamodb"), items)
 
     assert raised.value.positions == (0, 2)
+    assert [key["project_id"] for key in raised.value.keys] == ["shop", "third"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.definition import JobDefinition, Parallel, Stage
+from provisioner.jobs.execution import job_input
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus
@@ -211,10 +212,8 @@ def test_it_runs_in_ones_own_process_where_it_would_on_the_state_machine(
     world.end = end
     recorder = FailureRecorder(world.core.jobs, world.policies)
     with suppress(ProvisioningError):
-        run = InProcessRun(
-            {NAME: DEFINITION}, world.step, recorder, world.core.jobs.get, sleep=lambda _: None
-        )
-        run(world.job())
+        run = InProcessRun({NAME: DEFINITION}, world.step, recorder, sleep=lambda _: None)
+        run(job_input(world.job(), 1))
     assert world.ran == ran
     expected = JobStatus.FAILED if isinstance(end, Exception) else JobStatus.COMPLETED
     assert world.job().status is expected

@@ -461,7 +461,7 @@ def test_two_at_once_repair_once(core: Core) -> None:
 def test_an_event_that_comes_after_a_retry_changes_nothing(core: Core) -> None:
     waiting(core)
     told = ended(core)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT]))
     client(core).retry("job-1")
     start_execution(core)
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
@@ -695,7 +695,7 @@ def test_a_message_that_is_held_back_is_not_late(core: Core) -> None:
 
 def test_a_retried_job_that_does_not_begin_is_sent_again_as_that_attempt(core: Core) -> None:
     running(core)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT]))
     core.jobs.retry(head(core))
     core.clock.advance(LIMIT_SECONDS)
 
@@ -782,7 +782,7 @@ def test_a_message_that_could_not_be_sent_again_is_sent_by_the_next(core: Core) 
 @pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.CANCELLED])
 def test_what_an_ended_job_still_holds_is_given_back(core: Core, status: JobStatus) -> None:
     running(core)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}, status=status))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], status=status))
 
     reconcile(core)
 
@@ -804,7 +804,7 @@ def test_what_a_cleanup_holds_is_not_given_back_with_its_job(core: Core) -> None
 
 @pytest.mark.usefixtures("cleaning")
 def test_what_a_cleanup_still_holds_that_has_failed_is_given_back(core: Core) -> None:
-    core.jobs.fail(cleanup_of(core), BadEnd([CONFLICT], {}))
+    core.jobs.fail(cleanup_of(core), BadEnd([CONFLICT]))
 
     ended_cleanup = reconcile_cleanup(core)
 
@@ -816,7 +816,7 @@ def test_what_a_cleanup_still_holds_that_has_failed_is_given_back(core: Core) ->
 
 def test_what_a_retry_holds_is_not_given_back(core: Core) -> None:
     running(core)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT]))
     meanwhile(core, lambda: core.jobs.retry(head(core)))
 
     reconcile(core)
@@ -1016,9 +1016,9 @@ def test_a_sweep_reconciles_what_is_unfinished_or_held_and_nothing_else(
     project = core.projects.get("other")
     assert project is not None
     core.projects.lock(project, "holder", quota=None, default_limit=1)
-    core.jobs.fail(holder, BadEnd([CONFLICT], {}))
+    core.jobs.fail(holder, BadEnd([CONFLICT]))
     core.new_job("ended", "elsewhere")
-    core.jobs.fail(core.jobs.get("ended"), BadEnd([CONFLICT], {}))
+    core.jobs.fail(core.jobs.get("ended"), BadEnd([CONFLICT]))
     core.calls.clear()
 
     assert handle(core, SWEEP) == {"reconciled": 3, "repaired": 2}
@@ -1132,7 +1132,7 @@ def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Cor
 
     core.new_job()
     assert is_unfinished()
-    core.jobs.cancel_queued(head(core), CONFLICT)
+    core.jobs.cancel_queued(head(core))
     assert not is_unfinished()
     core.jobs.retry(head(core))
     assert is_unfinished()
@@ -1142,11 +1142,11 @@ def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Cor
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
     core.jobs.request_cancel(head(core))
     assert is_unfinished()
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}, status=JobStatus.CANCELLED))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], status=JobStatus.CANCELLED))
     assert not is_unfinished()
     core.jobs.retry(head(core))
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT], {}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([CONFLICT]))
     assert not is_unfinished()
     core.jobs.retry(head(core))
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)

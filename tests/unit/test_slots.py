@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.definition import JobDefinition, Parallel, Stage
+from provisioner.jobs.execution import job_input
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
@@ -107,7 +108,7 @@ class Deployment:
         assert self.run(job_id, LAST) == "SUCCEEDED"
 
     def first(self, job_id: str, stage: str = FIRST) -> StageRecord:
-        found = self.jobs.stage(job_id, stage)
+        found = self.jobs.get(job_id).stage(stage)
         assert found is not None
         return found
 
@@ -117,7 +118,7 @@ class Deployment:
     def fail(self, job_id: str, *, with_cleanup: bool = False) -> Job:
         job = self.jobs.get(job_id)
         error = StoredError(ErrorType.CONFLICT, "FIRST", 1, "It did not.", "")
-        self.jobs.fail(job, BadEnd([error], {}, cleanup=new_cleanup(job) if with_cleanup else None))
+        self.jobs.fail(job, BadEnd([error], cleanup=new_cleanup(job) if with_cleanup else None))
         return self.jobs.get(job_id)
 
 
@@ -166,7 +167,8 @@ def test_a_slot_that_was_released_a_moment_ago_is_taken_after_a_look(core: Core)
     deployment.end("job-1")
 
     assert deployment.run("job-2") == "SUCCEEDED"
-    assert len(core.calls_of(QUERY)) == 1
+    # The job, and who has the slots.
+    assert len(core.calls_of(QUERY)) == 2
 
     deployment.end("job-2")
     core.clock.advance(2 * SLOT_RETRY.max_delay_seconds)
@@ -210,8 +212,8 @@ def test_a_job_without_a_slot_waits_and_is_shown_so(one: Deployment) -> None:
 def test_a_poll_reads_and_keeps_its_place_in_the_line(one: Deployment) -> None:
     assert isinstance(one.poll("job-2"), SlotWaiting)
 
-    assert len(one.core.calls_of(GET)) == 2
-    assert len(one.core.calls_of(QUERY)) == 1
+    # The job, and who has the slots.
+    assert len(one.core.calls_of(QUERY)) == 2
     assert len(one.core.calls_of(TRANSACTION)) == 1
     assert metrics.metric_set["SlotWait"]["Value"] == [60_000.0]
     assert len([e for e in one.jobs.get("job-2").history if e.status == "WAITING"]) == 1
@@ -260,8 +262,7 @@ def test_the_retrier_outlasts_the_longest_wait() -> None:
 
 
 def test_a_job_that_waits_is_cancelled_at_once(one: Deployment) -> None:
-    error_of_job = StoredError(ErrorType.JOB_CANCELLED, "", 0, "The job was cancelled.", "")
-    one.jobs.cancel_queued(one.jobs.get("job-2"), error_of_job)
+    one.jobs.cancel_queued(one.jobs.get("job-2"))
 
     job = one.jobs.get("job-2")
 
@@ -317,10 +318,9 @@ def test_a_job_in_someone_s_process_waits_for_its_turn(core: Core) -> None:
             is_process=True,
         ),
         FailureRecorder(deployment.jobs, {}, is_process=True),
-        deployment.jobs.get,
         sleep=sleep,
     )
-    run(deployment.jobs.get("job-2"))
+    run(job_input(deployment.jobs.get("job-2"), 1))
 
     assert deployment.jobs.get("job-2").status is JobStatus.COMPLETED
     assert [seconds <= 2**n for n, seconds in enumerate(slept, 1)] == [True] * 3

@@ -45,7 +45,8 @@ def run(core: Core, function: StageFunction, **of_event: Any) -> dict[str, Any]:
     metrics.clear_metrics()  # as at the end of a function
     if not core.answers:
         core.jobs.begin(of_event.get("job_id", "job-1"))
-    stages = {"provision_project": {STAGE: function, "FINALIZING": function}}
+    names = ("INITIALIZING", STAGE, "FINALIZING")
+    stages = {"provision_project": dict.fromkeys(names, function)}
     runner = StageRunner(core.jobs, stages, definitions=JOB_TYPES)
     return runner(event(**of_event))
 
@@ -88,7 +89,7 @@ def test_a_stage_of_a_job_that_is_run_again_is_not_the_first(core: Core) -> None
     core.new_job()
     raised_by(core, raising(failure(ErrorType.CONFLICT, "Not ours.")))
     error = StoredError(ErrorType.CONFLICT, STAGE, 1, "Not ours.", "")
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([error], {}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([error]))
     core.clock.advance()
     core.jobs.retry(core.jobs.get("job-1"))
     again = event()
@@ -225,7 +226,7 @@ def start(core: Core, retry_count: int) -> None:
 
 def stored(core: Core, stage: str = STAGE) -> StageRecord:
     """Return the stage as it is stored."""
-    record = core.jobs.stage("job-1", stage)
+    record = core.jobs.get("job-1").stage(stage)
     assert record is not None
     return record
 
@@ -365,7 +366,7 @@ def test_a_job_that_is_not_stored_is_not_begun(core: Core) -> None:
 def test_no_stage_of_a_job_that_has_ended_is_begun(core: Core, stage: str) -> None:
     core.new_job()
     failed = StoredError(ErrorType.CONFLICT, "INITIALIZING", 1, "Not ours.", "")
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([failed], {"INITIALIZING": failed}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([failed]))
     before = core.jobs.get("job-1")
 
     error = raised_by(core, raising(AssertionError()), stage=stage)
@@ -378,7 +379,7 @@ def test_a_stage_that_ended_well_answers_even_after_its_job_has_ended(core: Core
     core.new_job()
     first = run(core, ends_well)
     failed = StoredError(ErrorType.CONFLICT, "FINALIZING", 1, "Not ours.", "")
-    core.jobs.fail(core.jobs.get("job-1"), BadEnd([failed], {}))
+    core.jobs.fail(core.jobs.get("job-1"), BadEnd([failed]))
 
     assert run(core, raising(AssertionError())) == first
 
@@ -738,7 +739,7 @@ def test_a_stage_that_was_closed_while_it_ran_does_not_end_well(core: Core) -> N
     closed = StoredError(ErrorType.TIMEOUT, STAGE, 1, "It did not end in time.", "")
 
     def stage(job: JobInput) -> StageOutcome:
-        core.jobs.fail(core.jobs.get(job.job_id), BadEnd([closed], {STAGE: closed}))
+        core.jobs.fail(core.jobs.get(job.job_id), BadEnd([closed]))
         return ends_well(job)
 
     assert raised_by(core, stage).type is ErrorType.TIMEOUT

@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.lease import Lease, open_lease
 from provisioner.jobs.messages import JobMessage, accept
 from provisioner.jobs.models import (
     Job,
     JobStatus,
+    Lease,
     StageClosed,
     StageRecord,
     StageStatus,
     StoredError,
+    open_lease,
 )
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.stage import Completion, StageOutcome
 from provisioner.jobs.stage_run import StageRunner, StageWaiting
-from provisioner.jobs.stage_store import Completed, LeaseOpenError, StageStore
+from provisioner.jobs.stage_store import StageStore
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from support.core import Core, aws_error, meanwhile, new_job, provisioned_result, times
@@ -204,7 +205,7 @@ def test_a_poll_takes_a_lease_of_its_own(core: Core) -> None:
 def test_a_retry_of_the_job_keeps_the_leases_of_the_attempt_before(core: Core) -> None:
     core.new_job()
     held = start(core)
-    core.jobs.fail(job(core), BadEnd([ERROR], {STAGE: ERROR}))
+    core.jobs.fail(job(core), BadEnd([ERROR]))
     assert lease(core) == held.lease_until
     core.clock.advance()
     core.jobs.retry(job(core))
@@ -215,21 +216,23 @@ def test_a_retry_of_the_job_keeps_the_leases_of_the_attempt_before(core: Core) -
     assert lease(core) == held.lease_until
 
 
-def complete(core: Core, *, asks_leases: bool = True) -> object:
+def complete(core: Core, *, asks_leases: bool = True) -> StageRecord:
     held = core.jobs.held("job-1", LAST)
     if held.status is StageStatus.PENDING:
         held = start(core, 0, LAST)
-    completed = Completed(Completion({"a": 1}), before=[STAGE], asks_leases=asks_leases)
-    return progress(core).complete("job-1", held, StageOutcome(), completed)
+    outcome = StageOutcome(completion=Completion({"a": 1}))
+    stages = [STAGE, LAST]
+    return progress(core).complete("job-1", held, outcome, stages, asks_leases=asks_leases).record
 
 
 def test_a_job_completes_only_when_no_other_run_may_be_at_work(core: Core) -> None:
     core.new_job()
     lost = start(core, 0)
     progress(core).end("job-1", start(core, 1), StageOutcome())
-    with pytest.raises(LeaseOpenError, match=f"An earlier attempt of {STAGE}") as raised:
-        complete(core)
-    assert raised.value.lease.until == lost.lease_until
+    waiting = complete(core)
+    assert waiting.waiting_for == f"An earlier attempt of {STAGE} may still be at work."
+    assert waiting.waits_until == lost.lease_until
+    assert core.jobs.held("job-1", LAST) == waiting
     assert job(core).status is JobStatus.RUNNING
     core.clock.at = lost.lease_until or core.clock.at
     complete(core)
@@ -326,7 +329,7 @@ def test_a_cancel_between_any_two_writes_lets_nothing_start_any_more(
         if found.status is JobStatus.RUNNING:
             core.jobs.request_cancel(found)
         else:
-            core.jobs.cancel_queued(found, ERROR)
+            core.jobs.cancel_queued(found)
 
     core.answers[TRANSACTION] = meanwhile(cancel, before=number)
     raised = drive(core)

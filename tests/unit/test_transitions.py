@@ -88,20 +88,20 @@ def _complete(core: Core, stage: str, _number: int) -> None:
 
 
 def _fail(core: Core, stage: str, _number: int) -> None:
-    core.jobs.fail(core.jobs.get("job"), BadEnd([_error(stage)], {stage: _error(stage)}))
+    core.jobs.fail(core.jobs.get("job"), BadEnd([_error(stage)]))
 
 
 def _fail_with_a_cleanup(core: Core, stage: str, _number: int) -> None:
     job = core.jobs.get("job")
-    core.jobs.fail(job, BadEnd([_error(stage)], {}, cleanup=new_cleanup(job), remaining=["bucket"]))
+    core.jobs.fail(job, BadEnd([_error(stage)], cleanup=new_cleanup(job), remaining=["bucket"]))
 
 
 def _fail_queued(core: Core, stage: str, _number: int) -> None:
     core.jobs.fail_queued("job", _error(stage))
 
 
-def _cancel_queued(core: Core, stage: str, _number: int) -> None:
-    core.jobs.cancel_queued(core.jobs.get("job"), _error(stage))
+def _cancel_queued(core: Core, _stage: str, _number: int) -> None:
+    core.jobs.cancel_queued(core.jobs.get("job"))
 
 
 def _request_cancel(core: Core, _stage: str, _number: int) -> None:
@@ -109,7 +109,7 @@ def _request_cancel(core: Core, _stage: str, _number: int) -> None:
 
 
 def _cancel(core: Core, stage: str, _number: int) -> None:
-    core.jobs.fail(core.jobs.get("job"), BadEnd([_error(stage)], {}, status=JobStatus.CANCELLED))
+    core.jobs.fail(core.jobs.get("job"), BadEnd([_error(stage)], status=JobStatus.CANCELLED))
 
 
 def _create(core: Core, _stage: str, _number: int) -> None:

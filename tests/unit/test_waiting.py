@@ -19,9 +19,9 @@ from provisioner.jobs.definition import (
     JobDefinitions,
     Stage,
 )
+from provisioner.jobs.execution import job_input
 from provisioner.jobs.failure import CleanupRequest, FailurePolicy, FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
-from provisioner.jobs.lease import open_lease
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     HistoryEntry,
@@ -30,6 +30,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    open_lease,
 )
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.records import NewJob
@@ -107,7 +108,7 @@ class World:
         return self.core.jobs.get("job-1")
 
     def stage(self, name: str = PLACING) -> StageRecord:
-        found = self.core.jobs.stage("job-1", name)
+        found = self.core.jobs.get("job-1").stage(name)
         assert found is not None
         return found
 
@@ -225,8 +226,8 @@ def test_what_a_stage_waits_for_is_stored_once(world: World, logged: LogLines) -
         world.wait(retry_count=retry_count)
         assert metrics.metric_set == {}
 
-    # Each reads the stage, begins, and has ended.
-    assert len(world.core.calls_of("dynamodb.GetItem")) == 8
+    # Each reads the job, as this test has done for its event, begins, and has ended.
+    assert len(world.core.calls_of("dynamodb.Query")) == 16
     assert world.core.changes() == ["dynamodb.TransactWriteItems"] * 16
     assert world.stage() == replace(stored, retry_count=8)
     assert len(world.ran) == 9
@@ -705,7 +706,7 @@ def test_no_run_is_at_work_once_no_lease_is_open(
             number += not is_again
         if is_retried:
             error = StoredError(ErrorType.CONFLICT, "", 0, "It is not ours.", "")
-            core.jobs.fail(world.job(), BadEnd([error], {}))
+            core.jobs.fail(world.job(), BadEnd([error]))
             core.clock.advance()
             core.jobs.retry(world.job())
         now = core.clock.at
@@ -745,7 +746,7 @@ class Process:
             return dict(answer)
 
         recorder = FailureRecorder(world.core.jobs, world.policies)
-        InProcessRun(DEFINITIONS, step, recorder, world.core.jobs.get, sleep=sleep)(world.job())
+        InProcessRun(DEFINITIONS, step, recorder, sleep=sleep)(job_input(world.job(), 1))
         return world.job()
 
 

@@ -294,9 +294,9 @@ def get_job(job_id: str) -> Job:
 
 
 def list_jobs(project_id: str | None = None) -> list[Job]:
-    """Read a project's jobs, or everyone's, newest first, without payload, stages and history.
+    """Read a project's jobs, or everyone's, newest first, without payload and history.
 
-    Each says what it waits for: its stages that are WAITING, and its end.
+    One that has not ended has its stages, and so says what it waits for.
     """
     _check_optional(project_id=project_id)
     jobs = job_store(current_settings())

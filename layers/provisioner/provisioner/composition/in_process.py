@@ -11,6 +11,7 @@ from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import failure_policies, make_all, stages_of
 from provisioner.errors import failure
 from provisioner.jobs.definition import JobDefinition
+from provisioner.jobs.execution import job_input
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job
@@ -52,7 +53,8 @@ def run_job[Payload: BaseModel](definition: JobDefinition[Payload], payload: Pay
         is_process=True,
     )
     record_failure = FailureRecorder(jobs, failure_policies(settings), is_process=True)
-    InProcessRun(JOB_TYPES, _unmeasured(run_stage), _unmeasured(record_failure), jobs.get)(stored)
+    run = InProcessRun(JOB_TYPES, _unmeasured(run_stage), _unmeasured(record_failure))
+    run(job_input(stored, stored.attempt))
     ended = jobs.get(stored.job_id)
     if ended.error is not None:
         raise failure(ended.error.type, ended.error.message, ended.error.cause)

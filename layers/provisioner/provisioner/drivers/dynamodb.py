@@ -46,16 +46,20 @@ _CONFLICT_MAX_SECONDS = 1.0
 class ConditionFailedError(Exception):
     """A write's condition did not hold; nothing was written."""
 
-    def __init__(self, items: Mapping[int, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, items: Mapping[int, Mapping[str, Any]], keys: Sequence[Mapping[str, str]] = ()
+    ) -> None:
         """Keep which of the transaction's items refused.
 
         Args:
             items: each item as it is stored, by its index in the transaction; empty where there
                 is none.
+            keys: the keys of the same.
         """
         super().__init__(f"the conditions of the items {list(items)} did not hold")
         self.items = items
         self.positions = tuple(items)
+        self.keys = tuple(keys)
 
 
 def to_item(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,13 +239,12 @@ def transact(client: DynamoDBClient, writes: Sequence[Write]) -> None:
         else:
             return
         if set(reasons) - {"None"} == {_CONDITION_FAILED}:
-            raise ConditionFailedError(
-                {
-                    position: from_item(reason.get("Item") or {})
-                    for position, reason in enumerate(cancelled)
-                    if reasons[position] == _CONDITION_FAILED
-                }
-            )
+            items = {
+                position: from_item(reason.get("Item") or {})
+                for position, reason in enumerate(cancelled)
+                if reasons[position] == _CONDITION_FAILED
+            }
+            raise ConditionFailedError(items, [writes[position].key for position in items])
         if _CONFLICT not in reasons or attempt == _CONFLICT_ATTEMPTS:
             raise _as_plain_error(reasons)
         _pause(attempt)

@@ -13,15 +13,15 @@ from provisioner.arguments import (
     check_text,
     check_whole_number,
 )
-from provisioner.errors import ErrorType
+from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.messages import JobQueue
-from provisioner.jobs.models import CANCELLED, Job, JobStatus, StoredError
+from provisioner.jobs.models import Job, JobStatus
 from provisioner.jobs.records import NewJob, payload_digest
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.transitions import RETRY_SOURCES
-from provisioner.jobs.unit_of_work import RefusedError, optimistically
+from provisioner.jobs.unit_of_work import optimistically
 
 #: Makes a job id of an idempotency key: the same key gives the same id, in every process.
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("6f0b6a34-5f0b-4a86-9d5c-0d7c5d1f8f0e")
@@ -111,7 +111,7 @@ class JobClient:
             JobStateError: it has completed or failed, or is a clean-up.
         """
 
-        def change(_: RefusedError | None) -> Job:
+        def change(_: ConditionFailedError | None) -> Job:
             job = self.store.get(job_id)
             if job.status in {JobStatus.COMPLETED, JobStatus.FAILED}:
                 raise JobStateError(
@@ -125,8 +125,7 @@ class JobClient:
             if job.status is JobStatus.CANCELLED or job.cancel_requested_at is not None:
                 return job
             if job.status is JobStatus.QUEUED:
-                error = StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")
-                self.store.cancel_queued(job, error)
+                self.store.cancel_queued(job)
             else:
                 self.store.request_cancel(job)
             return self.store.get(job_id)
@@ -157,7 +156,7 @@ class JobClient:
             self._message_group(job)
             try:
                 self.store.retry(job)
-            except RefusedError:
+            except ConditionFailedError:
                 if self.store.get(job_id).attempt == job.attempt:
                     raise JobStateError(
                         f"job {job_id}: its clean-up is under way; retry it once that has ended."

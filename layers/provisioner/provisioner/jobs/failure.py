@@ -6,7 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +17,22 @@ from provisioner.drivers.dynamodb import Write
 from provisioner.errors import FINAL_ERROR, ErrorType, failure
 from provisioner.jobs.definition import LONGEST_RUN_SECONDS
 from provisioner.jobs.execution import execution_name, job_input
-from provisioner.jobs.lease import open_lease
 from provisioner.jobs.models import (
-    CANCELLED,
+    JOB_CANCELLED,
     Job,
     JobStatus,
     StageRecord,
     StageStatus,
     StoredError,
+    cancelled_while_waiting,
+    open_lease,
     waited_in_vain,
 )
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import of_job_type
 from provisioner.jobs.retries import FOREIGN_ERRORS, SLOT_ERROR, WAITING_ERROR
-from provisioner.jobs.stage_run import (
-    RECORD_FAILURE,
-    StageEvent,
-    StageWaiting,
-    measure_wait,
-    parse_event,
-)
+from provisioner.jobs.stage import StageEvent
+from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting, measure_wait, parse_event
 from provisioner.jobs.store import BadEnd
 from provisioner.jobs.unit_of_work import optimistically
 from provisioner.runtime.observability import logger, measure_by, metrics
@@ -51,10 +47,15 @@ _CAUSE_LENGTH = 1000
 #: The place that a line of a stack trace names, as Python writes it.
 _PLACE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>[0-9]+)')
 
+_SILENT = "The stage ended without saying why."
+
 _FOREIGN_MESSAGES = {
     ErrorType.TIMEOUT: "The stage did not end in the time that it had.",
-    ErrorType.UNKNOWN_ERROR: "The stage ended without saying why.",
+    ErrorType.UNKNOWN_ERROR: _SILENT,
 }
+
+#: The error, if any, with which a stage that is WAITING is polled no more.
+_ENDS_WAIT = frozenset({"", FINAL_ERROR, WAITING_ERROR, SLOT_ERROR})
 
 #: What else the end of a job writes in its transaction, such as giving back a lock.
 type Release = Callable[[Job], Sequence[Write]]
@@ -93,23 +94,17 @@ def cleanup_job_id(job_id: str, attempt: int) -> str:
     return str(uuid.uuid5(_CLEANUP_NAMESPACE, f"{job_id}/{attempt}"))
 
 
+@dataclass(frozen=True)
 class FailureRecorder:
     """The step of the state machine that records a failed or cancelled job."""
 
-    def __init__(
-        self, store: JobStore, policies: Mapping[str, FailurePolicy], *, is_process: bool = False
-    ) -> None:
-        """Bind the recorder.
-
-        Args:
-            store: the jobs.
-            policies: what follows a failure, by job type.
-            is_process: whether it records the end of jobs that this process has run, in which no
-                run outlives its answer.
-        """
-        self._store = store
-        self._policies = policies
-        self._is_process = is_process
+    store: JobStore
+    #: What follows a failure, by job type.
+    policies: Mapping[str, FailurePolicy]
+    _: KW_ONLY
+    #: Whether it records the end of jobs that this process has run, in which no run outlives its
+    #: answer.
+    is_process: bool = False
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Write the job's end with the first error in stage order; once is as good as twice.
@@ -126,16 +121,16 @@ class FailureRecorder:
             return optimistically(lambda _: self._record(parsed), "its failure was recorded")
 
     def _record(self, event: StageEvent) -> dict[str, Any]:
-        job = self._store.get(event.job.job_id)
+        job = self.store.get(event.job.job_id)
         if job.attempt != event.job.attempt:
             raise failure(
                 ErrorType.INVALID_PAYLOAD, "job_id: a later attempt of this job has begun."
             )
-        errors = stage_errors(job, event.branches, self._store.now())
+        errors = stage_errors(job, event.branches, self.store.now())
         if not job.status.is_terminal:
             self._wait_for_leases(job, event)
             self.end(job, errors)
-        ended = self._store.get(event.job.job_id)
+        ended = self.store.get(event.job.job_id)
         error = ended.error or errors[0]
         if not job.status.is_terminal:
             _report(ended, error)
@@ -155,14 +150,14 @@ class FailureRecorder:
         Raises:
             StageWaiting: it would end too early.
         """
-        lease = open_lease(job, self._store.now())
+        lease = open_lease(job, self.store.now())
         # Repeated so often, it has waited for longer than any function runs. The clock says so
         # before, but for where each wait is shortened, as on the local stack.
         is_over = event.has_polled_for(LONGEST_RUN_SECONDS)
-        if lease is None or is_over or self._is_process or self.is_cleaned_up(job):
+        if lease is None or is_over or self.is_process or self.is_cleaned_up(job):
             return
-        begins = not any(wait.stage == "" for wait in job.waits)
-        if self._store.wait_to_end(job, lease.waiting_for, lease.until) and begins:
+        is_written = self.store.wait_to_end(job, lease.waiting_for, lease.until)
+        if is_written and job.end_wait is None:
             measure_by(stage=RECORD_FAILURE)
             metrics.add_metric("StageWaits", MetricUnit.Count, 1)
         logger.info(
@@ -174,14 +169,14 @@ class FailureRecorder:
 
     def is_cleaned_up(self, job: Job) -> bool:
         """Whether a clean-up follows the end of a job."""
-        policy = of_job_type(self._policies, job)
+        policy = of_job_type(self.policies, job)
         return policy.request_cleanup(job, cleanup_job_id(job.job_id, job.attempt)) is not None
 
     def _start_of_cleanup(self, job: Job) -> dict[str, Any]:
         """Say how the clean-up of this attempt is started, where one waits for that."""
         if job.cleanup_job_id != cleanup_job_id(job.job_id, job.attempt):
             return {"has_cleanup": False, "cleanup": {}}
-        cleanup = self._store.get(job.cleanup_job_id)
+        cleanup = self.store.get(job.cleanup_job_id)
         return {
             "has_cleanup": True,
             "cleanup": {
@@ -208,33 +203,22 @@ class FailureRecorder:
             ConditionFailedError: something has changed under the write.
         """
         was_cancelled = job.cancel_requested_at is not None
-        open_stages = {
-            record.stage
-            for record in job.stages
-            # A stage that a cancelled job never started has not failed.
-            if not record.status.is_terminal
-            and not (was_cancelled and record.status is StageStatus.PENDING)
-        }
-        close = {error.stage: error for error in errors if error.stage in open_stages}
-        if was_cancelled:
-            errors = _cancelled_first(errors)
-        policy = of_job_type(self._policies, job)
+        policy = of_job_type(self.policies, job)
         cleanup, also = _cleanup(job, policy)
-        self._store.fail(
+        self.store.fail(
             job,
             BadEnd(
-                errors,
-                close,
-                status=JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
+                [JOB_CANCELLED, *errors] if was_cancelled else errors,
+                JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
                 cleanup=cleanup,
                 remaining=_remaining(job, policy),
-                ends_leases=self._is_process,
+                ends_leases=self.is_process,
                 repair=repair,
                 also=also,
             ),
         )
         for wait in job.waits:
-            measure_wait(wait.since, self._store.now())
+            measure_wait(wait.since, self.store.now())
 
 
 def _cleanup(job: Job, policy: FailurePolicy) -> tuple[NewJob | None, Sequence[Write]]:
@@ -279,22 +263,6 @@ def _report(job: Job, error: StoredError) -> None:
     )
 
 
-def _cancelled_first(errors: Sequence[StoredError]) -> list[StoredError]:
-    """Let a cancelled job end with that as its error, whatever its stages met besides.
-
-    Stages that it kept from starting have met nothing.
-    """
-    met = [error for error in errors if error.type is not ErrorType.JOB_CANCELLED or error.attempt]
-    return [StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, ""), *met]
-
-
-def waited_out(record: StageRecord, now: datetime) -> StoredError:
-    """Return the error of a stage that is WAITING and is polled no more."""
-    seconds = (now - (record.waiting_since or now)).total_seconds()
-    message = waited_in_vain(record.waiting_for, seconds)
-    return StoredError(ErrorType.TIMEOUT, record.stage, record.attempt, message, "")
-
-
 def stage_errors(
     job: Job, branches: Sequence[Mapping[str, Any]], now: datetime
 ) -> list[StoredError]:
@@ -306,43 +274,52 @@ def stage_errors(
             `error` (`Error`, `Cause`).
         now: the time, which says for how long a stage has waited.
     """
-    order = {record.stage: (i, record) for i, record in enumerate(job.stages)}
-    found = [
-        (
-            order.get(branch["stage"], (len(order), StageRecord(stage=branch["stage"]))),
+    order = [record.stage for record in job.stages]
+    failed = [branch for branch in branches if not branch.get("ok")]
+    # Of a stage that the job does not have, last.
+    failed.sort(key=lambda branch: [*order, branch["stage"]].index(branch["stage"]))
+    return [
+        stage_error(
+            job,
+            job.stage(branch["stage"]) or StageRecord(branch["stage"]),
+            now,
             branch.get("error", {}),
         )
-        for branch in branches
-        if not branch.get("ok")
-    ]
-    found.sort(key=lambda entry: entry[0][0])
-    return [_stage_error(record, error, now) for (_, record), error in found] or [
-        StoredError(ErrorType.UNKNOWN_ERROR, "", 0, _FOREIGN_MESSAGES[ErrorType.UNKNOWN_ERROR], "")
-    ]
+        for branch in failed
+    ] or [stage_error(job, StageRecord(""), now)]
 
 
-def _stage_error(record: StageRecord, error: Mapping[str, Any], now: datetime) -> StoredError:
-    name, cause = str(error.get("Error", "")), str(error.get("Cause", ""))
-    if name == FINAL_ERROR and record.status is StageStatus.FAILED and record.error is not None:
-        return record.error
+def stage_error(
+    job: Job, record: StageRecord, now: datetime, error: Mapping[str, Any] | None = None
+) -> StoredError:
+    """Return the error of a stage that has failed, or is polled no more, or has died.
+
+    Args:
+        job: its job.
+        record: the stage.
+        now: the time, which says for how long it has waited.
+        error: the state machine's error of it (`Error`, `Cause`), where it knows of one.
+    """
+    name, cause = (str((error or {}).get(field, "")) for field in ("Error", "Cause"))
     # It could not store that it waited too long, or is polled no more.
-    if name in {FINAL_ERROR, WAITING_ERROR, SLOT_ERROR} and record.status is StageStatus.WAITING:
-        return waited_out(record, now)
+    if name in _ENDS_WAIT and record.status is StageStatus.WAITING:
+        if job.cancel_requested_at is not None:
+            return cancelled_while_waiting(record)
+        seconds = (now - (record.waiting_since or now)).total_seconds()
+        message = waited_in_vain(record.waiting_for, seconds)
+        return StoredError(ErrorType.TIMEOUT, record.stage, record.attempt, message, "")
+    last = record.error
+    is_last = last is not None and last.attempt == record.attempt
+    if last is not None and is_last and name in {"", FINAL_ERROR, last.type}:
+        return last
     if name in ErrorType:
-        last = record.error
-        if last is not None and last.type == name and last.attempt == record.attempt:
-            return last
         # Its sentence is ours; what else it knew, it could not store.
-        message = _reported(cause).get("errorMessage") or _FOREIGN_MESSAGES[ErrorType.UNKNOWN_ERROR]
-        return StoredError(ErrorType(name), record.stage, record.attempt, str(message), "")
-    error_type = FOREIGN_ERRORS.get(name, ErrorType.UNKNOWN_ERROR)
-    return StoredError(
-        error_type,
-        record.stage,
-        record.attempt,
-        _FOREIGN_MESSAGES[error_type],
-        _technical_cause(name, cause),
-    )
+        error_type, technical = ErrorType(name), ""
+        message = str(_reported(cause).get("errorMessage") or _SILENT)
+    else:
+        error_type = FOREIGN_ERRORS.get(name, ErrorType.UNKNOWN_ERROR)
+        message, technical = _FOREIGN_MESSAGES[error_type], _technical_cause(name, cause)
+    return StoredError(error_type, record.stage, record.attempt, message, technical)
 
 
 def _technical_cause(name: str, cause: str) -> str:

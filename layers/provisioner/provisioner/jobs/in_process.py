@@ -11,50 +11,38 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, Stage
-from provisioner.jobs.execution import job_input
-from provisioner.jobs.models import Job
 from provisioner.jobs.retries import SLOT_RETRY, STAGE_RETRY, RetryPolicy, waiting_retry
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting, Step
 
 
+@dataclass(frozen=True)
 class InProcessRun:
     """Runs stored jobs to their end; the store says how each ended."""
 
-    def __init__(
-        self,
-        definitions: JobDefinitions,
-        run_stage: Step,
-        record_failure: Step,
-        read_job: Callable[[str], Job],
-        *,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """Bind the run.
+    #: The job types.
+    definitions: JobDefinitions
+    #: Runs one attempt of a stage, as `StageRunner` does.
+    run_stage: Step
+    #: The step that records a failed job, as `FailureRecorder` does.
+    record_failure: Step
+    #: Waits between attempts, in seconds.
+    sleep: Callable[[float], None] = time.sleep
+
+    def __call__(self, job: Mapping[str, Any]) -> None:
+        """Run the stages of a job in order, and then its clean-up, if it has failed and has one.
 
         Args:
-            definitions: the job types.
-            run_stage: runs one attempt of a stage, as `StageRunner` does.
-            record_failure: the step that records a failed job, as `FailureRecorder` does.
-            read_job: reads a stored job by its id.
-            sleep: waits between attempts, in seconds.
-        """
-        self._definitions = definitions
-        self._run_stage = run_stage
-        self._record_failure = record_failure
-        self._read_job = read_job
-        self._sleep = sleep
-
-    def __call__(self, job: Job) -> None:
-        """Run the stages of a job in order, and then its clean-up, if it has failed and has one.
+            job: the job, as an execution carries it; see `job_input`.
 
         Raises:
             ProvisioningError: the failure of the job could not be recorded.
         """
-        definition: JobDefinition[Any] = self._definitions[job.job_type]
+        definition: JobDefinition[Any] = self.definitions[job["job_type"]]
         skipped: Stage | None = None
         outputs: dict[str, Any] = {}
         for step in definition.steps:
@@ -62,7 +50,9 @@ class InProcessRun:
                 continue
             settled = [self._branch(job, stages, outputs) for stages in step.branches]
             if not all(end["ok"] for end in settled):
-                self._fail(job, settled)
+                failed = self._repeat(self.record_failure, job, RECORD_FAILURE, branches=settled)
+                if failed["has_cleanup"]:
+                    self(failed["cleanup"]["input"]["job"])
                 return
             if isinstance(step, Stage):
                 output = settled[0]["output"]
@@ -73,38 +63,32 @@ class InProcessRun:
                 skipped = definition.skipped_after(step, output)
 
     def _branch(
-        self, job: Job, stages: Sequence[Stage], outputs: Mapping[str, Any]
+        self, job: Mapping[str, Any], stages: Sequence[Stage], outputs: Mapping[str, Any]
     ) -> dict[str, Any]:
+        """Run the stages of a branch until one fails; its error becomes data, as on the machine."""
         end: dict[str, Any] = {}
         for stage in stages:
-            end = self._attempts(job, stage, outputs)
-            if not end["ok"]:
-                break
+            try:
+                end = self._repeat(self.run_stage, job, stage, outputs=dict(outputs))
+            except (ProvisioningError, StageWaiting) as error:
+                said = {
+                    "Error": type(error).__name__,
+                    "Cause": json.dumps({"errorMessage": str(error)}),
+                }
+                return {"ok": False, "stage": str(stage), "error": said}
             outputs = {**outputs, str(stage): end["output"]}
         return end
 
-    def _attempts(self, job: Job, stage: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a stage until it ends well or for good; an error becomes data, as in the branches."""
-        try:
-            return self._repeat(self._run_stage, job, stage, outputs=dict(outputs))
-        except (ProvisioningError, StageWaiting) as error:
-            cause = json.dumps({"errorMessage": str(error)})
-            return {
-                "ok": False,
-                "stage": str(stage),
-                "error": {"Error": type(error).__name__, "Cause": cause},
-            }
+    def _repeat(
+        self, step: Step, job: Mapping[str, Any], stage: str, **more: Any
+    ) -> dict[str, Any]:
+        """Run a step as often as a Task of the state machine does; raise its last error.
 
-    def _fail(self, job: Job, branches: Sequence[Mapping[str, Any]]) -> None:
-        failed = self._repeat(self._record_failure, job, RECORD_FAILURE, branches=list(branches))
-        if failed["has_cleanup"]:
-            self(self._read_job(failed["cleanup"]["input"]["job"]["job_id"]))
-
-    def _repeat(self, step: Step, job: Job, stage: str, **more: Any) -> dict[str, Any]:
-        """Run a step as often as a Task of the state machine does; raise its last error."""
+        As there, each retrier counts its own repetitions.
+        """
         polls = waiting_retry(stage.waits_seconds if isinstance(stage, Stage) else 0)
         policies = (STAGE_RETRY, SLOT_RETRY, polls)
-        given = {"job": job_input(job, job.attempt), "stage": str(stage), **more}
+        given = {"job": job, "stage": str(stage), **more}
         repeated: Counter[RetryPolicy] = Counter()
         while True:
             try:
@@ -120,4 +104,4 @@ class InProcessRun:
                 if longest is None:
                     raise
                 jitter = random.random() if policy.is_jittered else 1  # noqa: S311  # no secret  # nosec B311
-                self._sleep(jitter * longest)
+                self.sleep(jitter * longest)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from provisioner.arguments import shown
 from provisioner.drivers import dynamodb
-from provisioner.jobs.models import Job, StageRecord, place_in_transaction
+from provisioner.jobs.models import Job, place_in_transaction
 from provisioner.jobs.records import (
     HISTORY,
     JOB,
@@ -37,26 +37,20 @@ class JobNotFoundError(LookupError):
     """No job of that id is stored."""
 
 
+@dataclass
 class JobReader:
     """Reads jobs."""
 
-    def __init__(
-        self, client: DynamoDBClient, table: str, *, clock: Callable[[], datetime] = utc_now
-    ) -> None:
-        """Bind the reader to a table.
-
-        Args:
-            client: DynamoDB.
-            table: the jobs table.
-            clock: where the time comes from.
-        """
-        self._client = client
-        self._table = table
-        self._clock = clock
+    client: DynamoDBClient
+    #: The jobs table.
+    table: str
+    _: KW_ONLY
+    #: Where the time comes from.
+    clock: Callable[[], datetime] = utc_now
 
     def now(self) -> datetime:
         """Return the time of the clock."""
-        return self._clock()
+        return self.clock()
 
     def get(self, job_id: str) -> Job:
         """Read a job with its payload, stages and history by one Query.
@@ -70,7 +64,7 @@ class JobReader:
             raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
         items = self._query("job_id", job_id, ConsistentRead=True)
         parts = {item["record"]: item for item in items}
-        head = parts.pop(JOB, None)
+        head = parts.get(JOB)
         if head is None:
             raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
         began = datetime.fromisoformat(head["created_at"])
@@ -85,43 +79,36 @@ class JobReader:
 
     def get_head(self, job_id: str) -> Job | None:
         """Read a job without its payload, stages and history; None where there is none."""
-        item = dynamodb.get(self._client, self._table, {"job_id": job_id, "record": JOB})
+        item = dynamodb.get(self.client, self.table, {"job_id": job_id, "record": JOB})
         return None if item is None else to_job(item)
 
-    def stage(self, job_id: str, stage: str) -> StageRecord | None:
-        """Read one stage of a job; None where the job has no such stage."""
-        key = {"job_id": job_id, "record": f"{STAGE}{stage}"}
-        item = dynamodb.get(self._client, self._table, key)
-        return None if item is None else to_stage(item)
-
     def list_by_project(self, project_id: str) -> list[Job]:
-        """Read a project's jobs as `get_head` does, newest first; each with what it waits for."""
+        """Read a project's jobs as `get_head` does, newest first; open ones with their stages."""
         if not dynamodb.is_key(project_id):
             return []
         items = self._query(
             "project_id", project_id, IndexName="by_project", ScanIndexForward=False
         )
-        return self._with_waits(items)
+        return self._listed(items)
 
     def list_all(self) -> list[Job]:
-        """Read every job as `get_head` does, newest first; each with what it waits for.
+        """Read every job as `get_head` does, newest first; the open ones with their stages.
 
         It is a Scan, for people at a small table.
         """
-        pages = self._client.get_paginator("scan").paginate(
-            TableName=self._table,
+        pages = self.client.get_paginator("scan").paginate(
+            TableName=self.table,
             FilterExpression="#record = :job",
             ExpressionAttributeNames={"#record": "record"},
             ExpressionAttributeValues=dynamodb.to_item({":job": JOB}),
         )
         items = [dynamodb.from_item(item) for page in pages for item in page["Items"]]
-        return self._with_waits(sorted(items, key=lambda item: item["created_at"], reverse=True))
+        return self._listed(sorted(items, key=lambda item: item["created_at"], reverse=True))
 
-    def _with_waits(self, items: Iterable[Mapping[str, Any]]) -> list[Job]:
-        """Return jobs with what they wait for, which is stored with their stages."""
-        # Few are open: so many as may run.
+    def _listed(self, items: Iterable[Mapping[str, Any]]) -> list[Job]:
+        # What a job waits for is stored with its stages. Few are open: so many as may run.
         return [
-            job if job.status.is_terminal else replace(job, waits=self.get(job.job_id).waits)
+            job if job.status.is_terminal else replace(self.get(job.job_id), payload={}, history=())
             for job in map(to_job, items)
         ]
 
@@ -134,21 +121,21 @@ class JobReader:
             str(item["job_id"]) for item in self._query(UNFINISHED, "yes", IndexName=UNFINISHED)
         ]
 
-    def _query(self, name: str, value: str, **options: Any) -> list[dict[str, Any]]:
-        """Read the items of a key, of the table or of an index.
+    def _query(self, name: str, value: str, **options: Any) -> Iterator[dict[str, Any]]:
+        """Read the items of a key, of the table or of an index, page by page.
 
         Raises:
             NETWORK_ERROR: the answer holds another item.
         """
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
+        pages = self.client.get_paginator("query").paginate(
+            TableName=self.table,
             KeyConditionExpression="#key = :key",
             ExpressionAttributeNames={"#key": name},
             ExpressionAttributeValues=dynamodb.to_item({":key": value}),
             **options,
         )
         items = (item for page in pages for item in page["Items"])
-        return [dynamodb.from_answer(item, {name: value}) for item in items]
+        return (dynamodb.from_answer(item, {name: value}) for item in items)
 
 
 def _has_expired(part: Mapping[str, Any], at: datetime) -> bool:

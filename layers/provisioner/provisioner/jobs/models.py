@@ -1,7 +1,7 @@
 """What a job, its stages and its history are, and how far it has come."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -15,11 +15,6 @@ CANCELLED = "The job was cancelled."
 def waited_in_vain(waiting_for: str, seconds: float) -> str:
     """Say that what a stage has waited for so long has not come."""
     return f"The stage waited for {max(0, round(seconds))} seconds in vain: {waiting_for}"
-
-
-def cancelled_while_waiting(waiting_for: str) -> str:
-    """Say that what a stage waited for is wanted no more."""
-    return f"The job was cancelled while the stage waited: {waiting_for}"
 
 
 class JobStatus(StrEnum):
@@ -97,16 +92,8 @@ class StoredError:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class StageRun:
-    """What tells one run of a stage from all others: an attempt, a poll, or either once more."""
-
-    job_id: str
-    #: The job's attempt.
-    job_attempt: int
-    stage: str
-    #: How often the state machine has repeated the stage.
-    retry_count: int
+#: What a job ends with that someone cancelled.
+JOB_CANCELLED = StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +143,12 @@ class StageRecord:
     error: StoredError | None = None
     #: Whether the call that returned it has stored the start of its attempt; it is not kept.
     is_start_stored: bool = field(default=False, compare=False)
+
+
+def cancelled_while_waiting(record: StageRecord) -> StoredError:
+    """Return the error of a stage that waits for what is wanted no more."""
+    message = f"The job was cancelled while the stage waited: {record.waiting_for}"
+    return StoredError(ErrorType.JOB_CANCELLED, record.stage, record.attempt, message, "")
 
 
 #: The subject of a change of the job itself.
@@ -264,11 +257,25 @@ class Job:
     remaining: tuple[str, ...] = ()
     #: Every stage of the job type, in order.
     stages: tuple[StageRecord, ...] = ()
-    #: What it waits for: the stages that are WAITING, in order, and then its end.
-    waits: tuple[Wait, ...] = ()
+    #: What its end waits for, where it does.
+    end_wait: Wait | None = None
     history: tuple[HistoryEntry, ...] = ()
     #: Tells payloads apart; see `payload_digest` in `records`.
     payload_digest: str = ""
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """What it waits for: the stages that are WAITING, in order, and then its end."""
+        of_stages = (
+            Wait(record.stage, record.waiting_for, record.waiting_since, record.waits_until)
+            for record in self.stages
+            if record.waiting_since and record.waits_until
+        )
+        return (*of_stages, *filter(None, [self.end_wait]))
+
+    def stage(self, name: str) -> StageRecord | None:
+        """Return the stage of a name; None where the job has no such stage."""
+        return next((record for record in self.stages if record.stage == name), None)
 
     @property
     def running_stages(self) -> tuple[StageRecord, ...]:
@@ -288,3 +295,47 @@ class Job:
             return 0
         done = sum(record.status.is_done for record in self.stages)
         return min(99, 100 * done // len(self.stages))
+
+
+#: The lease of a run in someone's process, which no time-out ends.
+PROCESS_LEASE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Until when a run of a stage may be at work: what the end of its job, and a clean-up, await.
+
+    A run whose answer got lost on the way goes on beside the next one, and beside all that follows.
+    Its function ends it in the end: AWS Lambda lets none run longer than its time-out. So each run
+    takes a lease with its start, which ends with its own word or with time.
+    """
+
+    stage: str
+    until: datetime
+
+    @property
+    def waiting_for(self) -> str:
+        """What the end of the job waits for, in one sentence."""
+        return f"An earlier attempt of {self.stage} may still be at work."
+
+
+def lease_of(record: StageRecord, *, last_run_only: bool = False) -> datetime | None:
+    """Return the end of the longest lease of a stage, or of its last run's; None without one."""
+    leases = (record.lease_until, None if last_run_only else record.superseded_until)
+    return max(filter(None, leases), default=None)
+
+
+def open_lease(job: Job, now: datetime, *, last_runs_only: bool = False) -> Lease | None:
+    """Return the longest lease of a job's stages that has not ended; None where all have.
+
+    Args:
+        job: the job, with its stages.
+        now: the time.
+        last_runs_only: leave out the runs that another one followed.
+    """
+    leases = (
+        Lease(record.stage, until)
+        for record in job.stages
+        if (until := lease_of(record, last_run_only=last_runs_only)) is not None and until > now
+    )
+    return max(leases, key=lambda lease: (lease.until, lease.stage), default=None)

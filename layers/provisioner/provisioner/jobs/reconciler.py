@@ -15,12 +15,11 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from provisioner.drivers.aws_errors import AWS_ERRORS
-from provisioner.drivers.dynamodb import Write
+from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
-from provisioner.jobs.failure import FailurePolicy, FailureRecorder, metric_of, waited_out
+from provisioner.jobs.failure import FailurePolicy, FailureRecorder, metric_of, stage_error
 from provisioner.jobs.job_reader import JobNotFoundError
-from provisioner.jobs.lease import open_lease
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     CANCELLED,
@@ -31,12 +30,12 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
-    cancelled_while_waiting,
+    open_lease,
 )
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.slots import release_slot
 from provisioner.jobs.store import JobStore
-from provisioner.jobs.unit_of_work import RefusedError, optimistically
+from provisioner.jobs.unit_of_work import optimistically
 from provisioner.runtime.observability import logger, metrics
 
 #: A job that runs without an execution runs in someone's process. After this long without a word
@@ -59,8 +58,6 @@ _ENDS: dict[ExecutionStatus | None, tuple[ErrorType, str]] = {
     ExecutionStatus.SUCCEEDED: (ErrorType.UNKNOWN_ERROR, "The job ended without a result."),
     None: (ErrorType.UNKNOWN_ERROR, "The process that ran the job is gone."),
 }
-
-_STAGE_SILENT = "The stage ended without saying why."
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +131,7 @@ class Reconciler:
             TIMEOUT: the job kept changing.
         """
 
-        def change(_: RefusedError | None) -> Reconciled:
+        def change(_: ConditionFailedError | None) -> Reconciled:
             job = self.store.get(job_id)
             if not job.stages:
                 # Refused as it came: it never held anything.
@@ -294,14 +291,13 @@ def record_repair(
         also: further writes of the same transaction.
 
     Raises:
-        RefusedError: it has changed, or its slot, or a condition of `also` failed.
+        ConditionFailedError: it has changed, or its slot, or a condition of `also` failed.
     """
     work = store.work()
     must = {"updated_at": job.updated_at, "resent_at": job.resent_at}
     work.change_job(job.job_id, job.attempt, values or {}, (job.status,), **must)
     work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
-    if slot is not None:
-        release_slot(work, slot, job.job_id)
+    release_slot(work, slot, job.job_id)
     work.also(also)
     work.write()
 
@@ -312,7 +308,7 @@ def _release_abandoned_slot(store: JobStore, slot: int, job_id: str) -> bool:
     release_slot(work, slot, job_id)
     try:
         work.write()
-    except RefusedError:
+    except ConditionFailedError:
         return False
     return True
 
@@ -365,16 +361,4 @@ def _reason(job: Job, execution: Execution | None) -> list[StoredError]:
 def _stage_errors(job: Job, now: datetime) -> list[StoredError]:
     """Return the errors of the stages that have no attempt left, and of those that are open."""
     failed = filter(_has_failed, job.stages)
-    return [_stage_error(job, record, now) for record in (*failed, *_open_stages(job))]
-
-
-def _stage_error(job: Job, record: StageRecord, now: datetime) -> StoredError:
-    """Return what the last attempt said, or what is to be said of one that said nothing."""
-    if record.status is StageStatus.WAITING and job.cancel_requested_at is None:
-        return waited_out(record, now)
-    if record.status is StageStatus.WAITING:
-        message = cancelled_while_waiting(record.waiting_for)
-        return StoredError(ErrorType.JOB_CANCELLED, record.stage, record.attempt, message, "")
-    if record.error is not None and record.error.attempt == record.attempt:
-        return record.error
-    return StoredError(ErrorType.UNKNOWN_ERROR, record.stage, record.attempt, _STAGE_SILENT, "")
+    return [stage_error(job, record, now) for record in (*failed, *_open_stages(job))]

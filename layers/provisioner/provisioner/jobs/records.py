@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from provisioner.errors import ErrorType
-from provisioner.jobs.models import (
-    JOB_SUBJECT,
-    HistoryEntry,
-    Job,
-    JobStatus,
-    StageClosed,
-    StageRecord,
-    StageStatus,
-    StoredError,
-    Wait,
-)
+from pydantic import TypeAdapter
+
+from provisioner.jobs.models import JOB_SUBJECT, HistoryEntry, Job, StageRecord, StoredError, Wait
 
 #: The sort keys of a job's items; a stage and a change are named after the prefix.
 JOB = JOB_SUBJECT
@@ -78,11 +69,9 @@ class NewJob:
     parent_id: str = ""
     slot: int | None = None
 
-    @property
-    def project_id(self) -> str:
-        """The project that the payload names, or nothing."""
-        project_id = self.payload.get("project_id")
-        return project_id if isinstance(project_id, str) else ""
+
+#: What is stored as a mapping within an item.
+_PART: TypeAdapter[StoredError | Wait] = TypeAdapter(StoredError | Wait)
 
 
 def time_text(at: datetime) -> str:
@@ -95,9 +84,8 @@ def stored(value: Any) -> Any:
     match value:
         case datetime():
             return time_text(value)
-        case StoredError():
-            # A stage is a text, and a dataclass: it stays as it is.
-            return {field.name: getattr(value, field.name) for field in fields(value)}
+        case StoredError() | Wait():
+            return _PART.dump_python(value, mode="json")
         case "" | () | []:
             return None
         case tuple() | list():
@@ -108,7 +96,8 @@ def stored(value: Any) -> Any:
 
 def stage_item(record: StageRecord) -> dict[str, Any]:
     """Return the attributes of a stage; None stands for those that are absent."""
-    return {name: stored(getattr(record, name)) for name in _STAGE_FIELDS}
+    kept = (field.name for field in fields(record) if field.compare)
+    return {name: stored(getattr(record, name)) for name in kept}
 
 
 def history_item(entry: HistoryEntry) -> dict[str, Any]:
@@ -120,64 +109,21 @@ def history_item(entry: HistoryEntry) -> dict[str, Any]:
     }
 
 
-def to_error(item: Mapping[str, Any]) -> StoredError:
-    """Return the error that an item holds."""
-    return StoredError(**dict(item) | {"type": ErrorType(item["type"])})
-
-
-def _to_errors(items: Sequence[Mapping[str, Any]]) -> tuple[StoredError, ...]:
-    return tuple(map(to_error, items))
-
-
-_TIMES: dict[str, Callable[[Any], Any]] = dict.fromkeys(
-    (
-        *("at", "created_at", "updated_at", "started_at", "finished_at", "held_until", "resent_at"),
-        *("cancel_requested_at", "next_attempt_before", "waiting_since", "waits_until"),
-        *("lease_until", "superseded_until"),
-    ),
-    datetime.fromisoformat,
-)
-
-#: How an attribute is read that is stored in another form than it has in the code.
-_OF_JOB = _TIMES | {
-    "status": JobStatus,
-    "error": to_error,
-    "dispatch_error": to_error,
-    "other_errors": _to_errors,
-    "remaining": tuple,
-}
-_OF_STAGE = _TIMES | {"status": StageStatus, "error": to_error, "closed": StageClosed}
-_OF_HISTORY = _TIMES | {"error_type": ErrorType, "remaining": tuple}
-
-
-def _read[Value](
-    kind: Callable[..., Value],
-    names: Sequence[str],
-    item: Mapping[str, Any],
-    forms: Mapping[str, Callable[[Any], Any]],
-    **given: Any,
-) -> Value:
-    found = {
-        name: forms[name](item[name]) if name in forms else item[name]
-        for name in names
-        if name in item and name not in given
-    }
-    return kind(**found, **given)
-
-
-_JOB_FIELDS = [field.name for field in fields(Job)]
-_STAGE_FIELDS = [field.name for field in fields(StageRecord) if field.compare]
-_HISTORY_FIELDS = [field.name for field in fields(HistoryEntry)]
+#: How an item is read: its times and statuses are texts, its errors mappings. What else it holds is
+#: left out.
+_STAGE_RECORD = TypeAdapter(StageRecord)
+_HISTORY_ENTRY = TypeAdapter(HistoryEntry)
+_JOB = TypeAdapter(Job)
 
 
 def to_stage(item: Mapping[str, Any]) -> StageRecord:
     """Return the stage that an item holds."""
-    return _read(StageRecord, _STAGE_FIELDS, item, _OF_STAGE)
+    return _STAGE_RECORD.validate_python(item)
 
 
 def to_history(item: Mapping[str, Any]) -> HistoryEntry:
     """Return the change that an item holds."""
-    return _read(HistoryEntry, _HISTORY_FIELDS, item, _OF_HISTORY)
+    return _HISTORY_ENTRY.validate_python(item)
 
 
 def to_job(
@@ -191,27 +137,8 @@ def to_job(
     A stage of which nothing is known is PENDING.
     """
     known = stages or {}
-    attempt = item["attempt"]
     # A job that was refused as it came has no stages.
     names = item.get("stages", ())
-    records = [known.get(name) or StageRecord(name, job_attempt=attempt) for name in names]
-    waits = [
-        Wait(record.stage, record.waiting_for, record.waiting_since, record.waits_until)
-        for record in records
-        if record.status is StageStatus.WAITING and record.waiting_since and record.waits_until
-    ]
-    if "waiting_for" in item:
-        since, until = (_TIMES[name](item[name]) for name in ("waiting_since", "waits_until"))
-        waits.append(Wait("", item["waiting_for"], since, until))
-    is_queued = item["status"] == JobStatus.QUEUED
-    return _read(
-        Job,
-        _JOB_FIELDS,
-        item if is_queued else {name: item[name] for name in item if name != "dispatch_error"},
-        _OF_JOB,
-        payload=dict(payload or {}),
-        project_id=item.get("project_id", ""),
-        stages=tuple(records),
-        waits=tuple(waits),
-        history=tuple(history),
-    )
+    records = [known.get(name) or StageRecord(name, job_attempt=item["attempt"]) for name in names]
+    parts = {"payload": payload or {}, "stages": records, "history": history}
+    return _JOB.validate_python({"project_id": "", **item, **parts})

@@ -127,15 +127,19 @@ def take_slot(
         work.change(SLOTS, _place(share, place), {"kept_until": work.at}, {"holder": job_id})
 
 
-def release_slot(work: UnitOfWork, slot: int, job_id: str) -> None:
-    """Add that a job releases its slot."""
-    values = {"holder": None, "share": None, "released_at": work.at}
-    work.change(SLOTS, _slot(slot), values, {"holder": job_id})
+def release_slot(work: UnitOfWork, slot: int | None, job_id: str, to: str = "") -> None:
+    """Add that a job releases its slot, if it has one.
 
-
-def hand_over_slot(work: UnitOfWork, slot: int, job_id: str, to: str) -> None:
-    """Add that a job gives its slot to another, in whose share it stays."""
-    work.change(SLOTS, _slot(slot), {"holder": to}, {"holder": job_id})
+    Args:
+        work: the writes that it belongs to.
+        slot: the slot.
+        job_id: the job.
+        to: the job that has it from then on, in the same share, if any.
+    """
+    if slot is not None:
+        released = {"holder": None, "share": None, "released_at": work.at}
+        values = {"holder": to} if to else released
+        work.change(SLOTS, _slot(slot), values, {"holder": job_id})
 
 
 def stand_in_line(work: UnitOfWork, place: int, job_id: str, share: str) -> None:

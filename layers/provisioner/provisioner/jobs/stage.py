@@ -13,6 +13,7 @@ from provisioner.drivers.dynamodb import Write
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.models import StageRecord, StageStatus
 from provisioner.jobs.registry import validate_payload
+from provisioner.jobs.retries import waiting_retry
 from provisioner.runtime.observability import logger
 
 #: What a run does whose stage another has ended, or begun anew; by the output of that, if any.
@@ -65,6 +66,30 @@ class JobInput(BaseModel):
             except (ProvisioningError, *AWS_ERRORS) as error:
                 # Nobody waits for this run any more.
                 logger.warning("superseded run has not settled", cause=str(error))
+
+
+class StageEvent(BaseModel):
+    """What a Task of the state machine hands to its function."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job: JobInput
+    stage: str
+    #: The state machine's `$$.State.RetryCount`: how often it has repeated the Task.
+    retry_count: int = 0
+    #: The outputs of the stages before; see `JobInput`.
+    outputs: dict[str, dict[str, Any]] = {}
+    #: Only for the step that records a failed job: how each branch ended.
+    branches: list[dict[str, Any]] = []
+
+    def has_polled_for(self, waits_seconds: int, since: int = 0) -> bool:
+        """Whether the Task has been repeated as often as a step is that waits for so long.
+
+        Args:
+            waits_seconds: for how long.
+            since: how often it had been repeated when the wait could begin.
+        """
+        return self.retry_count - since >= waiting_retry(waits_seconds).max_attempts
 
 
 @dataclass(frozen=True, slots=True)

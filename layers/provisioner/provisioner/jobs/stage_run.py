@@ -6,11 +6,12 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.metrics import MetricUnit
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate
 from provisioner.errors import (
@@ -20,26 +21,17 @@ from provisioner.errors import (
     final_failure,
     is_retried,
 )
-from provisioner.jobs.definition import (
-    LONGEST_RUN_SECONDS,
-    JobDefinition,
-    JobDefinitions,
-    Stage,
-    longest_run,
-)
-from provisioner.jobs.lease import PROCESS_LEASE
+from provisioner.jobs.definition import LONGEST_RUN_SECONDS, JobDefinition, JobDefinitions, Stage
 from provisioner.jobs.models import (
+    PROCESS_LEASE,
     StageRecord,
-    StageRun,
     StageStatus,
     StoredError,
     waited_in_vain,
 )
 from provisioner.jobs.registry import first_problem, validate_payload
-from provisioner.jobs.retries import waiting_retry
-from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
-from provisioner.jobs.stage_start import StageStart
-from provisioner.jobs.stage_store import Completed, LeaseOpenError, StageStore
+from provisioner.jobs.stage import Completion, JobInput, StageEvent, StageOutcome, Waiting
+from provisioner.jobs.stage_store import Said, StageStart, StageStore
 from provisioner.runtime.observability import logger, measure_by, metrics
 
 if TYPE_CHECKING:
@@ -48,30 +40,6 @@ if TYPE_CHECKING:
 
 #: The step of every state machine that records a failed job; it is no stage.
 RECORD_FAILURE = "FAILED"
-
-
-class StageEvent(BaseModel):
-    """What a Task of the state machine hands to its function."""
-
-    model_config = ConfigDict(frozen=True)
-
-    job: JobInput
-    stage: str
-    #: The state machine's `$$.State.RetryCount`: how often it has repeated the Task.
-    retry_count: int = 0
-    #: The outputs of the stages before; see `JobInput`.
-    outputs: dict[str, dict[str, Any]] = {}
-    #: Only for the step that records a failed job: how each branch ended.
-    branches: list[dict[str, Any]] = []
-
-    def has_polled_for(self, waits_seconds: int, since: int = 0) -> bool:
-        """Whether the Task has been repeated as often as a step is that waits for so long.
-
-        Args:
-            waits_seconds: for how long.
-            since: how often it had been repeated when the wait could begin.
-        """
-        return self.retry_count - since >= waiting_retry(waits_seconds).max_attempts
 
 
 def parse_event(event: Mapping[str, Any]) -> StageEvent:
@@ -104,30 +72,19 @@ type Step = Callable[[Mapping[str, Any]], dict[str, Any]]
 type JobStages = Mapping[str, Mapping[str, StageFunction]]
 
 
+@dataclass(frozen=True)
 class StageRunner:
     """Runs the stages that one function (or one process) has."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        stages: JobStages,
-        *,
-        definitions: JobDefinitions,
-        is_process: bool = False,
-    ) -> None:
-        """Bind the runner.
-
-        Args:
-            store: where progress is kept.
-            stages: the code of the stages of each job type, by name.
-            definitions: the job types.
-            is_process: whether it runs whole jobs, one stage after the other, in someone's process.
-        """
-        self._store = store
-        self._progress = StageStore(store)
-        self._stages = stages
-        self._definitions = definitions
-        self._is_process = is_process
+    #: Where progress is kept.
+    store: JobStore
+    #: The code of the stages of each job type, by name.
+    stages: JobStages
+    _: KW_ONLY
+    #: The job types.
+    definitions: JobDefinitions
+    #: Whether it runs whole jobs, one stage after the other, in someone's process.
+    is_process: bool = False
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Run one attempt of the stage that the event names.
@@ -168,180 +125,136 @@ class StageRunner:
         """
         held: StageRecord | None = None
         given = event.job
+        own_error = ErrorType.UNKNOWN_ERROR
         try:
-            started = self._start(event)
-            if started is None:
+            definition, stage, run = self._find(event)
+            own_error = stage.own_error
+            held = self._start(event, definition, stage)
+            if held is None:
                 return _too_late(event)
-            if started.status.is_terminal:
-                return started
-            if started.attempt == 0:
-                return self._wait_for_slot(started)
-            held = started
-            given = self._input(event, held)
-            record = self._run(event, held, given)
+            if held.status.is_terminal:
+                return held
+            if held.attempt == 0:
+                return self._wait_for_slot(held)
+            given = _input(event, stage, held)
+            outcome = run(given)
+            if isinstance(outcome, Waiting):
+                said = self._wait(event, stage, held, outcome.waiting_for)
+            else:
+                said = self._end(event, definition, stage, held, outcome)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
-            known = self._known(error, event)
+            known = _known(error, own_error)
             known.__cause__ = known.__context__ = None
-            self._measure_wait(held)
+            measure_wait(None if held is None else held.waiting_since, self.store.now())
             return self._failed(event, held, known, given)
-        if isinstance(record, StageRecord):
-            self._measure_wait(held)
-            is_of_event = record.job_attempt == event.job.attempt
-            return record if is_of_event and record.status.is_terminal else _too_late(event)
-        return record
+        record = said.record
+        if record.status is StageStatus.WAITING:
+            if said.is_written and held.status is not StageStatus.WAITING:
+                metrics.add_metric("StageWaits", MetricUnit.Count, 1)
+            logger.info(
+                "stage waits",
+                waiting_for=record.waiting_for,
+                waits_until=str(record.waits_until),
+            )
+            return StageWaiting(record.waiting_for)
+        measure_wait(held.waiting_since, self.store.now())
+        if not said.is_written:
+            given.be_superseded(record)
+        is_of_event = record.job_attempt == event.job.attempt
+        return record if is_of_event and record.status.is_terminal else _too_late(event)
 
-    def _start(self, event: StageEvent) -> StageRecord | None:
-        definition = self._definitions.get(event.job.job_type)
-        seconds = longest_run(self._definitions, event.job.job_type, event.stage)
-        begins_job = definition is not None and event.stage in definition.first
-        return StageStart(
-            self._store,
-            StageRun(event.job.job_id, event.job.attempt, event.stage, event.retry_count),
-            PROCESS_LEASE if self._is_process else timedelta(seconds=seconds),
-            begins_job=begins_job,
-            share=_share(definition, event.job.payload) if begins_job else "",
-            is_alone=self._is_process,
-        ).write()
+    def _find(self, event: StageEvent) -> tuple[JobDefinition[Any], Stage, StageFunction]:
+        """Return the definition of the job, and of the stage, and its code.
 
-    def _wait_for_slot(self, waiting: StageRecord) -> SlotWaiting:
-        since = waiting.waiting_since or self._store.now()
-        milliseconds = (self._store.now() - since).total_seconds() * 1000
-        metrics.add_metric("SlotWait", MetricUnit.Milliseconds, milliseconds)
-        logger.info("job waits for a slot", waits_until=str(waiting.waits_until))
-        return SlotWaiting(waiting.waiting_for)
-
-    def _run(
-        self, event: StageEvent, held: StageRecord, given: JobInput
-    ) -> StageRecord | StageWaiting:
-        run = self._stages.get(event.job.job_type, {}).get(event.stage)
-        if run is None:
+        Raises:
+            UNKNOWN_ERROR: there is none of one of them.
+        """
+        definition = self.definitions.get(event.job.job_type)
+        stage = None if definition is None else definition.stage(event.stage)
+        run = self.stages.get(event.job.job_type, {}).get(event.stage)
+        if definition is None or stage is None or run is None:
             raise failure(
                 ErrorType.UNKNOWN_ERROR,
                 f"The function has no stage {event.stage} of job type {event.job.job_type}: its "
                 "code and the state machine are of different versions; deploy both.",
             )
-        outcome = run(given)
-        if isinstance(outcome, Waiting):
-            return self._wait(event, held, outcome.waiting_for)
-        return self._end(event, held, outcome, given)
+        return definition, stage, run
 
-    def _wait(self, event: StageEvent, held: StageRecord, waiting_for: str) -> StageWaiting:
+    def _start(
+        self, event: StageEvent, definition: JobDefinition[Any], stage: Stage
+    ) -> StageRecord | None:
+        begins_job = stage in definition.first
+        return StageStart(
+            self.store,
+            event,
+            PROCESS_LEASE if self.is_process else timedelta(seconds=stage.seconds),
+            begins_job=begins_job,
+            share=_share(definition, event.job.payload) if begins_job else "",
+            is_alone=self.is_process,
+        ).write()
+
+    def _wait_for_slot(self, waiting: StageRecord) -> SlotWaiting:
+        since = waiting.waiting_since or self.store.now()
+        milliseconds = (self.store.now() - since).total_seconds() * 1000
+        metrics.add_metric("SlotWait", MetricUnit.Milliseconds, milliseconds)
+        logger.info("job waits for a slot", waits_until=str(waiting.waits_until))
+        return SlotWaiting(waiting.waiting_for)
+
+    def _wait(self, event: StageEvent, stage: Stage, held: StageRecord, waiting_for: str) -> Said:
         """Record what the stage waits for.
 
         Raises:
             ProvisioningError: it may not wait, has waited too long, or the job has ended or is
                 being cancelled.
         """
-        stage = self._stage(event)
-        if stage is None or stage.waits_seconds == 0 or not waiting_for.strip():
+        if stage.waits_seconds == 0 or not waiting_for.strip():
             raise final_failure(
-                self._own_error(event),
+                stage.own_error,
                 "The stage waits, but its definition gives it no time to wait (waits_seconds), or "
                 "it does not say what for.",
             )
-        now = self._progress.now()
+        now = self.store.now()
         longest = timedelta(seconds=stage.waits_seconds)
         until = held.waits_until or now + longest
         if now >= until:
             seconds = (now - until + longest).total_seconds()
             raise final_failure(ErrorType.TIMEOUT, waited_in_vain(waiting_for, seconds))
-        return self._record_wait(event, held, waiting_for, until)
-
-    def _record_wait(
-        self, event: StageEvent, held: StageRecord, waiting_for: str, until: datetime
-    ) -> StageWaiting:
-        said = self._progress.wait(event.job.job_id, held, waiting_for, until)
-        if said.is_written and held.status is not StageStatus.WAITING:
-            metrics.add_metric("StageWaits", MetricUnit.Count, 1)
-        logger.info("stage waits", waiting_for=waiting_for, waits_until=until.isoformat())
-        return StageWaiting(waiting_for)
+        return StageStore(self.store).wait(event.job.job_id, held, waiting_for, until)
 
     def _end(
-        self, event: StageEvent, held: StageRecord, outcome: StageOutcome, given: JobInput
-    ) -> StageRecord | StageWaiting:
+        self,
+        event: StageEvent,
+        definition: JobDefinition[Any],
+        stage: Stage,
+        held: StageRecord,
+        outcome: StageOutcome,
+    ) -> Said:
         """Record that the stage has ended well, and the job with it where it ends with it.
 
         Raises:
             ProvisioningError: the job's result is not what its result model says, or the job may
                 not be completed any more.
         """
-        job_id, definition = event.job.job_id, self._definitions[event.job.job_type]
-        skips = definition.skipped_after(event.stage, outcome.output)
-        completion = outcome.completion
-        if completion is None and event.stage == definition.last:
-            completion = Completion(outcome.output)
-        if completion is None:
-            said = self._progress.end(job_id, held, outcome, skips=skips)
-            if not said.is_written:
-                given.be_superseded(said.record)
-            return said.record
-        self._check_result(event, completion.result)
-        names = list(map(str, definition.stages))
-        place = names.index(event.stage)
-        completed = Completed(
-            completion,
-            before=names[:place],
-            after=names[place + 1 :],
-            # Repeated so often, it has waited for longer than any function runs. The clock says so
-            # before, but for where each wait is shortened, as on the local stack.
-            asks_leases=not self._is_process
-            and not event.has_polled_for(LONGEST_RUN_SECONDS, held.retries_before),
+        progress, job_id = StageStore(self.store), event.job.job_id
+        if outcome.completion is None and stage != definition.last:
+            skips = definition.skipped_after(stage, outcome.output)
+            return progress.end(job_id, held, outcome, skips=skips)
+        completion = outcome.completion or Completion(outcome.output)
+        _check_result(definition, stage.own_error, completion.result)
+        # Repeated so often, it has waited for longer than any function runs. The clock says so
+        # before, but for where each wait is shortened, as on the local stack.
+        is_over = event.has_polled_for(LONGEST_RUN_SECONDS, held.retries_before)
+        # What the job skips with its end is closed with the others after it.
+        said = progress.complete(
+            job_id,
+            held,
+            outcome,
+            list(map(str, definition.stages)),
+            asks_leases=not self.is_process and not is_over,
         )
-        try:
-            # What the job skips with its end is closed with the others after it.
-            said = self._progress.complete(job_id, held, outcome, completed)
-        except LeaseOpenError as error:
-            return self._record_wait(event, held, str(error), error.lease.until)
-        if said.is_written:
+        if said.is_written and said.record.status.is_done:
             metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)
-        else:
-            given.be_superseded(said.record)
-        return said.record
-
-    def _check_result(self, event: StageEvent, result: Mapping[str, Any]) -> None:
-        """Refuse a result that is not what the job type's result model says.
-
-        It is compared as what it is stored and read as, JSON, in which a time is text; and
-        strictly, so that a text of digits is no number. Source: pydantic's documentation, "Strict
-        Mode".
-
-        Raises:
-            ProvisioningError: it is not; since the code makes it so each time, this is final.
-        """
-        model = self._definitions[event.job.job_type].result_model
-        if model is None:
-            return
-        try:
-            model.model_validate_json(json.dumps(dict(result)), strict=True)
-        except ValidationError as error:
-            raise final_failure(
-                self._own_error(event),
-                f"The result is not what its result model {model.__name__} says; the first field "
-                f"that is wrong is {first_problem(error, 'result', may_be_secret=True)}; correct "
-                "the stage's code, or the model, deploy it, and run the job again.",
-            ) from None
-
-    def _own_error(self, event: StageEvent) -> ErrorType:
-        stage = self._stage(event)
-        return ErrorType.UNKNOWN_ERROR if stage is None else stage.own_error
-
-    def _stage(self, event: StageEvent) -> Stage | None:
-        definition = self._definitions.get(event.job.job_type)
-        return None if definition is None else definition.stage(event.stage)
-
-    def _known(self, error: Exception, event: StageEvent) -> ProvisioningError:
-        """Turn any exception into one of the table; its text is kept only where we made it."""
-        own = self._own_error(event)
-        if isinstance(error, ProvisioningError):
-            return error
-        if isinstance(error, AWS_ERRORS):
-            return translate(error, own, "run the stage")
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return failure(
-            own,
-            "The stage met an error of its own code.",
-            f"{type(error).__name__} at {where.filename}:{where.lineno}",
-        )
+        return said
 
     def _failed(
         self,
@@ -356,7 +269,8 @@ class StageRunner:
         said = StoredError(error.type, event.stage, attempt, error.message, error.cause)
         try:
             if held is not None:
-                word = self._progress.fail(event.job.job_id, held, said, retryable=is_repeated)
+                progress = StageStore(self.store)
+                word = progress.fail(event.job.job_id, held, said, retryable=is_repeated)
                 record = word.record
                 if not word.is_written:
                     given.be_superseded(record)
@@ -380,27 +294,57 @@ class StageRunner:
             metrics.add_metric("StageRetries", MetricUnit.Count, 1)
         return error
 
-    def _input(self, event: StageEvent, record: StageRecord) -> JobInput:
-        """Return what the code of a stage is handed."""
-        stage = self._stage(event)
-        return event.job.model_copy(
-            update={
-                "outputs": event.outputs,
-                "is_first": record.is_start_stored
-                and (record.attempt, event.job.attempt) == (1, 1),
-                "is_last_poll": stage is not None
-                and event.has_polled_for(stage.waits_seconds, record.retries_before),
-            }
-        )
 
-    def _measure_wait(self, held: StageRecord | None) -> None:
-        measure_wait(None if held is None else held.waiting_since, self._progress.now())
+def _input(event: StageEvent, stage: Stage, record: StageRecord) -> JobInput:
+    """Return what the code of a stage is handed."""
+    is_first = record.is_start_stored and (record.attempt, event.job.attempt) == (1, 1)
+    is_last_poll = event.has_polled_for(stage.waits_seconds, record.retries_before)
+    return event.job.model_copy(
+        update={"outputs": event.outputs, "is_first": is_first, "is_last_poll": is_last_poll}
+    )
 
 
-def _share(definition: JobDefinition[Any] | None, payload: Mapping[str, Any]) -> str:
+def _check_result(
+    definition: JobDefinition[Any], own_error: ErrorType, result: Mapping[str, Any]
+) -> None:
+    """Refuse a result that is not what the job type's result model says.
+
+    It is compared as what it is stored and read as, JSON, in which a time is text; and strictly, so
+    that a text of digits is no number. Source: pydantic's documentation, "Strict Mode".
+
+    Raises:
+        ProvisioningError: it is not; since the code makes it so each time, this is final.
+    """
+    model = definition.result_model
+    if model is None:
+        return
+    try:
+        model.model_validate_json(json.dumps(dict(result)), strict=True)
+    except ValidationError as error:
+        raise final_failure(
+            own_error,
+            f"The result is not what its result model {model.__name__} says; the first field "
+            f"that is wrong is {first_problem(error, 'result', may_be_secret=True)}; correct "
+            "the stage's code, or the model, deploy it, and run the job again.",
+        ) from None
+
+
+def _known(error: Exception, own_error: ErrorType) -> ProvisioningError:
+    """Turn any exception into one of the table; its text is kept only where we made it."""
+    if isinstance(error, ProvisioningError):
+        return error
+    if isinstance(error, AWS_ERRORS):
+        return translate(error, own_error, "run the stage")
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return failure(
+        own_error,
+        "The stage met an error of its own code.",
+        f"{type(error).__name__} at {where.filename}:{where.lineno}",
+    )
+
+
+def _share(definition: JobDefinition[Any], payload: Mapping[str, Any]) -> str:
     """Return whose share of the slots a job takes; jobs that name none share one."""
-    if definition is None:
-        return ""
     try:
         valid = validate_payload(definition.payload_model, payload)
     except ProvisioningError:

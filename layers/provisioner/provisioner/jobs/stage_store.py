@@ -1,61 +1,269 @@
-"""What the runs of stages say: the word with which each has ended.
+"""How the runs of stages start, and the word with which each has ended.
 
-A word is one transaction, and nothing is read: what a run has written it holds, and where something
-has changed under it, the refused write brings that along.
+A first start is one transaction, and so is a word; nothing is read: a run holds what its start has
+written. Only where that is refused, and for what the state machine repeats, the job is read, and
+the start or the word is made of what is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
-from provisioner.errors import ErrorType, failure
-from provisioner.jobs.lease import Lease, lease_of
+from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.errors import ErrorType, ProvisioningError, failure, final_failure
+from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import (
     CANCELLED,
     JOB_SUBJECT,
+    Job,
     JobStatus,
+    Lease,
     StageClosed,
     StageRecord,
     StageStatus,
     StoredError,
+    lease_of,
+    open_lease,
+    waited_in_vain,
 )
-from provisioner.jobs.records import JOB, STAGE, to_stage
-from provisioner.jobs.retries import STAGE_RETRY
-from provisioner.jobs.slots import preferred_slot, release_slot
-from provisioner.jobs.stage import Completion, StageOutcome
-from provisioner.jobs.stage_start import NO_WAIT, refuse_closed
+from provisioner.jobs.records import JOB, STAGE
+from provisioner.jobs.retries import SLOT_WAIT_SECONDS, STAGE_RETRY
+from provisioner.jobs.slots import SlotUse, preferred_slot, stand_in_line, take_slot
+from provisioner.jobs.stage import Completion, StageEvent, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.transitions import STAGE_TRANSITIONS, job_sources
-from provisioner.jobs.unit_of_work import NotAfter, RefusedError, UnitOfWork, optimistically
+from provisioner.jobs.unit_of_work import NotAfter, UnitOfWork, optimistically
+
+#: What a stage says no more that does not wait any more. Until when it may wait in all is kept.
+NO_WAIT: dict[str, Any] = {"waiting_for": "", "waiting_since": None}
+
+
+@dataclass
+class StageStart:
+    """The start of a run. A poll, and the same start once more, count no attempt."""
+
+    store: JobStore
+    event: StageEvent
+    #: For how long it may be at work.
+    lease: timedelta
+    #: Whether the stage is among the first of its job, which needs a slot.
+    begins_job: bool
+    #: Whose share of the slots the job takes.
+    share: str = ""
+    #: Whether the runs of a stage follow one another, in one process.
+    is_alone: bool = False
+    #: Who has the slots, once that was read.
+    _use: SlotUse | None = field(default=None, init=False)
+
+    def write(self) -> StageRecord | None:
+        """Record that the run starts, and the job with it if it is the first.
+
+        Returns:
+            the stage: as the run holds it, as it has ended, or, with attempt 0, WAITING for a slot;
+            None where a later run has begun.
+
+        Raises:
+            INVALID_PAYLOAD: this attempt of the job has ended, or the job is not stored.
+            JOB_CANCELLED: the job is being cancelled.
+            TIMEOUT: the job has waited for a slot for too long.
+        """
+        return optimistically(self._try, "a stage of it was started")
+
+    def _try(self, refused: ConditionFailedError | None) -> StageRecord | None:
+        given, stage, retry_count = self.event.job, self.event.stage, self.event.retry_count
+        job: Job | None = None
+        before = StageRecord(stage, job_attempt=given.attempt)
+        if refused is not None or retry_count:
+            job, before = self._read()
+        if before.status.is_terminal:
+            return before
+        if not _takes(before, retry_count):
+            return None
+        begins_job = (
+            self.begins_job
+            and before.attempt == 0
+            and (job is None or job.status is JobStatus.QUEUED)
+        )
+        slot = None if job is None else job.slot
+        takes_slot = begins_job and slot is None
+        if takes_slot:
+            slot = self._find_slot(job)
+            if slot is None:
+                return self._wait(before)
+        # Made after the look, so that by its time, too, the job begins after the one before it.
+        work = self.store.work()
+        if begins_job and slot is not None:
+            self._begin_job(work, slot, takes_slot=takes_slot)
+        after = self._started(before, work.at)
+        work.change_stage(given.job_id, before, after)
+        if after.attempt > before.attempt:
+            work.tell(
+                given.job_id,
+                stage,
+                StageStatus.RUNNING,
+                attempt=after.attempt,
+                job_attempt=given.attempt,
+            )
+        work.write()
+        return replace(after, is_start_stored=after.attempt > before.attempt)
+
+    def _read(self) -> tuple[Job, StageRecord]:
+        """Return the job and the stage as they are, unless no run of it starts any more."""
+        try:
+            job = self.store.get(self.event.job.job_id)
+        except JobNotFoundError:
+            job = None
+        stored = None if job is None else job.stage(self.event.stage)
+        if job is None or stored is None:
+            raise failure(
+                ErrorType.INVALID_PAYLOAD,
+                "job_id: no such job is stored; send the job through the queue.",
+            )
+        if job.attempt != self.event.job.attempt:
+            raise _job_has_ended()
+        if not stored.status.is_terminal:
+            refuse_closed(stored)
+        return job, stored
+
+    def _find_slot(self, job: Job | None) -> int | None:
+        """Return a slot that the job may take; None where it has to wait for one."""
+        if job is None:
+            return preferred_slot(self.event.job.job_id, self.store.maximum_running_jobs)
+        if self._use is not None:
+            # Another job was quicker. This one is polled again in seconds.
+            return None
+        self._use = self.store.slots()
+        return self._use.free_for(job.job_id, self.share)
+
+    def _begin_job(self, work: UnitOfWork, slot: int, *, takes_slot: bool) -> None:
+        """Add that the job begins; unless it has its slot from its parent, it takes it."""
+        given = self.event.job
+        if takes_slot:
+            take_slot(work, slot, given.job_id, self.share, self._use)
+        values = {
+            "status": JobStatus.RUNNING,
+            "started_at": work.at,
+            "slot": slot,
+            "dispatch_error": None,
+        }
+        sources = job_sources(JobStatus.RUNNING)
+        had = None if takes_slot else slot
+        # As it is written before its first stage, the stream mostly delivers it so.
+        work.change_job(given.job_id, given.attempt, values, sources, slot=had)
+        work.tell(given.job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=given.attempt)
+
+    def _wait(self, before: StageRecord) -> StageRecord:
+        """Record that the stage waits for a slot, and stand in the line of its share.
+
+        Raises:
+            TIMEOUT: it has waited for too long.
+        """
+        given = self.event.job
+        work = self.store.work()
+        after = before
+        if before.status is StageStatus.PENDING:
+            maximum = self.store.maximum_running_jobs
+            waiting_for = f"{maximum} jobs run at once at most, and it is not its turn yet."
+            until = work.at + timedelta(seconds=SLOT_WAIT_SECONDS)
+            after = begin_wait(work, given.job_id, before, waiting_for, until)
+            must = {"attempt": given.attempt, "status": JobStatus.QUEUED, "slot": None}
+            work.check(given.job_id, JOB, must)
+            work.change_stage(given.job_id, before, after)
+        elif before.waits_until is not None and work.at >= before.waits_until:
+            raise final_failure(
+                ErrorType.TIMEOUT, waited_in_vain(before.waiting_for, SLOT_WAIT_SECONDS)
+            )
+        place = None if self._use is None else self._use.place_for(given.job_id, self.share)
+        if place is not None:
+            stand_in_line(work, place, given.job_id, self.share)
+        if place is not None or after is not before:
+            work.write()
+        return after
+
+    def _started(self, before: StageRecord, at: datetime) -> StageRecord:
+        """Return a stage of which a run begins: an attempt, a poll, or the last run once more."""
+        retry_count = self.event.retry_count
+        begun = replace(
+            before,
+            retry_count=retry_count,
+            lease_until=at + self.lease,
+            # Only time ends the lease of a run that never said its word.
+            superseded_until=before.superseded_until if self.is_alone else lease_of(before),
+        )
+        is_again = before.retry_count == retry_count
+        if before.attempt > 0 and (is_again or before.status is StageStatus.WAITING):
+            return begun
+        if before.attempt == 0:
+            # Its wait for a slot is over, if it had one; its own has not begun.
+            begun = replace(begun, **NO_WAIT, waits_until=None, retries_before=retry_count)
+        return replace(
+            begun,
+            status=StageStatus.RUNNING,
+            started_at=at,
+            attempt=before.attempt + 1,
+            max_attempts=max(STAGE_RETRY.attempts_in_all, before.attempt + 1),
+            next_attempt_before=None,
+        )
+
+
+def _takes(before: StageRecord, retry_count: int) -> bool:
+    """Whether a run may follow what is known of its stage: no later one has begun, or failed."""
+    if before.status is StageStatus.RETRYING:
+        return retry_count > before.retry_count
+    return before.attempt == 0 or retry_count >= before.retry_count
+
+
+def begin_wait(
+    work: UnitOfWork, job_id: str, before: StageRecord, waiting_for: str, waits_until: datetime
+) -> StageRecord:
+    """Return a stage that is WAITING; add what for to the history, where that is new."""
+    if before.waiting_for != waiting_for:
+        work.tell(
+            job_id,
+            before.stage,
+            StageStatus.WAITING,
+            attempt=before.attempt,
+            note=waiting_for,
+            job_attempt=before.job_attempt,
+            waits_until=waits_until,
+        )
+    return replace(
+        before,
+        status=StageStatus.WAITING,
+        waiting_for=waiting_for,
+        waiting_since=before.waiting_since or work.at,
+        waits_until=waits_until,
+    )
+
+
+def refuse_closed(record: StageRecord) -> None:
+    """Let nothing start of a stage of a job that has ended, or is being cancelled.
+
+    Raises:
+        INVALID_PAYLOAD: the attempt of the job has ended.
+        JOB_CANCELLED: it is being cancelled.
+    """
+    if record.closed is StageClosed.JOB_CANCELLED:
+        raise failure(ErrorType.JOB_CANCELLED, CANCELLED)
+    if record.closed is StageClosed.ENDED:
+        raise _job_has_ended()
+
+
+def _job_has_ended() -> ProvisioningError:
+    return failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
+
 
 #: The check of a stage that the one before it does not ask for.
 NOT_ASKED_FOR = "the job does not ask for it"
 
-#: Makes of a stage as it is what a run has to say, and adds what is written beside it.
-type _Word = Callable[[UnitOfWork, StageRecord], StageRecord]
-
-
-class LeaseOpenError(Exception):
-    """A job cannot complete yet: a run of another stage may still be at work."""
-
-    def __init__(self, lease: Lease) -> None:
-        """Keep which."""
-        super().__init__(lease.waiting_for)
-        self.lease = lease
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """How a job ends well, with a stage of it."""
-
-    completion: Completion
-    #: Its stages before that one, which have ended, and those after it, of which none begins.
-    before: Sequence[str] = ()
-    after: Sequence[str] = ()
-    #: Whether it must not complete while a run of another stage may be at work.
-    asks_leases: bool = True
+#: Makes of a stage as it is what a run has to say, and adds what is written beside it. Where the
+#: write was refused before, it is given what has refused it, and the job as it was read since.
+type _Word = Callable[
+    [UnitOfWork, StageRecord, ConditionFailedError | None, Job | None], StageRecord
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +276,7 @@ class Said:
     is_written: bool
 
 
+@dataclass(frozen=True)
 class StageStore:
     """Writes what the runs of stages say.
 
@@ -75,13 +284,7 @@ class StageStore:
     followed, and while the job has not ended: else it changes nothing.
     """
 
-    def __init__(self, store: JobStore) -> None:
-        """Bind it to the jobs."""
-        self._store = store
-
-    def now(self) -> datetime:
-        """Return the time of the store's clock."""
-        return self._store.now()
+    store: JobStore
 
     def fail(self, job_id: str, held: StageRecord, error: StoredError, *, retryable: bool) -> Said:
         """Record that an attempt failed: RETRYING if its error is retryable, else FAILED.
@@ -94,7 +297,7 @@ class StageStore:
         is waited out: the stage has failed with JOB_CANCELLED.
         """
 
-        def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
+        def word(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
             is_waited_out = retryable and before.closed is None
             said = error if is_waited_out or not retryable else _cancelled(error)
             failures = before.failures + 1
@@ -115,7 +318,7 @@ class StageStore:
                 finished_at=None if is_waited_out else work.at,
                 waits_until=before.waits_until if is_waited_out else None,
             )
-            work.tell_error(
+            work.tell(
                 job_id,
                 before.stage,
                 after.status,
@@ -135,25 +338,9 @@ class StageStore:
             JOB_CANCELLED: the job is being cancelled.
         """
 
-        def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
+        def word(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
             refuse_closed(before)
-            if before.waiting_for != waiting_for:
-                work.tell(
-                    job_id,
-                    before.stage,
-                    StageStatus.WAITING,
-                    attempt=before.attempt,
-                    note=waiting_for,
-                    job_attempt=before.job_attempt,
-                    waits_until=waits_until,
-                )
-            return replace(
-                before,
-                status=StageStatus.WAITING,
-                waiting_for=waiting_for,
-                waiting_since=before.waiting_since or work.at,
-                waits_until=waits_until,
-            )
+            return begin_wait(work, job_id, before, waiting_for, waits_until)
 
         return self._say(job_id, held, word)
 
@@ -169,108 +356,78 @@ class StageStore:
             skips: the stage after it that it does not ask for, if any: SKIPPED with its end.
         """
 
-        def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
+        def word(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
             if skips is not None:
-                _skip(work, job_id, skips, before.job_attempt)
+                # It has not begun, and is closed where this one is.
+                pending = StageRecord(skips, job_attempt=before.job_attempt, closed=before.closed)
+                skipped = StageOutcome(check=NOT_ASKED_FOR, skipped=True)
+                work.change_stage(job_id, pending, _ended(work, job_id, pending, skipped))
             return _ended(work, job_id, before, outcome)
 
         return self._say(job_id, held, word)
 
     def complete(
-        self, job_id: str, held: StageRecord, outcome: StageOutcome, completed: Completed
-    ) -> Said:
-        """End a job well, with a stage of it.
-
-        Raises:
-            LeaseOpenError: a run of another stage may still be at work.
-            JOB_CANCELLED: the job is being cancelled.
-            CONFLICT: what is written beside it was refused.
-        """
-        also = list(completed.completion.also)
-        # Mostly it is this one; else the refused write says which.
-        slot: int | None = preferred_slot(job_id, self._store.maximum_running_jobs)
-
-        def word(work: UnitOfWork, before: StageRecord) -> StageRecord:
-            refuse_closed(before)
-            self._complete(work, job_id, before.job_attempt, slot, completed)
-            work.also(also)
-            return _ended(work, job_id, before, outcome)
-
-        def blocked(refused: RefusedError) -> Exception | None:
-            nonlocal slot
-            job = refused.found(job_id, JOB)
-            if job and job.get("slot") != slot:
-                slot = job.get("slot")
-                return None
-            found = (
-                refused.found(job_id, f"{STAGE}{stage}")
-                for stage in (*completed.before, *completed.after)
-            )
-            leases = [
-                Lease(record.stage, until)
-                for record in map(to_stage, filter(None, found))
-                if (until := lease_of(record)) is not None
-            ]
-            if leases and completed.asks_leases:
-                return LeaseOpenError(max(leases, key=lambda lease: lease.until))
-            if completed.completion.only_releases and also:
-                also.clear()
-                return None
-            return failure(
-                ErrorType.CONFLICT,
-                "The project is no longer locked by this job, so the job was not completed.",
-            )
-
-        return self._say(job_id, held, word, blocked)
-
-    def _complete(
-        self, work: UnitOfWork, job_id: str, attempt: int, slot: int | None, completed: Completed
-    ) -> None:
-        """Add the end of the job, and the conditions that nothing of it is at work any more."""
-        leases = ("lease_until", "superseded_until") if completed.asks_leases else ()
-        over = dict.fromkeys(leases, NotAfter(work.at))
-        for stage in completed.before if over else ():
-            work.check(job_id, f"{STAGE}{stage}", over)
-        for stage in completed.after:
-            record = StageRecord(stage, job_attempt=attempt)
-            work.close_stage(job_id, record, StageClosed.ENDED, **over)
-        values = self._store.end_values(work.at, JobStatus.COMPLETED)
-        # What was left has become part of what the job has made.
-        values |= {"result": dict(completed.completion.result), "cleanup_job_id": None}
-        work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED), slot=slot)
-        if slot is not None:
-            release_slot(work, slot, job_id)
-        work.tell(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
-
-    def _say(
         self,
         job_id: str,
         held: StageRecord,
-        word: _Word,
-        blocked: Callable[[RefusedError], Exception | None] = lambda refused: refused.error,
+        outcome: StageOutcome,
+        stages: Sequence[str],
+        *,
+        asks_leases: bool,
     ) -> Said:
+        """End a job well, with a stage of it, or let that wait.
+
+        Args:
+            job_id: the job.
+            held: the stage, as the start of its run returned it.
+            outcome: how it ended; where it says no result, that is its output.
+            stages: the job's, in order. Those before that one have ended, and none begins of those
+                after it.
+            asks_leases: whether the stage is WAITING while a run of another may be at work.
+
+        Raises:
+            JOB_CANCELLED: the job is being cancelled.
+            CONFLICT: what is written beside it was refused.
+        """
+        completion = outcome.completion or Completion(outcome.output)
+        also = list(completion.also)
+
+        def word(
+            work: UnitOfWork,
+            before: StageRecord,
+            refused: ConditionFailedError | None,
+            job: Job | None,
+        ) -> StageRecord:
+            refuse_closed(before)
+            lease = _lease_of_others(job, before.stage, work.at) if asks_leases else None
+            if lease is not None:
+                return begin_wait(work, job_id, before, lease.waiting_for, lease.until)
+            if refused is not None and any("job_id" not in key for key in refused.keys):
+                _refuse_unless_released(completion)
+                also.clear()
+            _close_others(work, job_id, before, stages, asks_leases=asks_leases)
+            self.store.add_completion(work, job_id, before.job_attempt, completion.result, job)
+            work.also(also)
+            return _ended(work, job_id, before, outcome)
+
+        return self._say(job_id, held, word)
+
+    def _say(self, job_id: str, held: StageRecord, word: _Word) -> Said:
         """Write the word of a run, which ends its lease.
 
         Args:
             job_id: the job.
             held: the stage, as the run holds it.
             word: makes what it says.
-            blocked: the error of a write that something else has refused than the stage; None where
-                it is made anew.
         """
 
-        def change(refused: RefusedError | None) -> Said:
-            before = held
-            if refused is not None:
-                item = refused.found(job_id, f"{STAGE}{held.stage}")
-                error = None if item else blocked(refused)
-                if error is not None:
-                    raise error
-                before = to_stage(item) if item else held
+        def change(refused: ConditionFailedError | None) -> Said:
+            job = None if refused is None else self.store.get(job_id)
+            before = (job and job.stage(held.stage)) or held
             if not _is_last(before, held):
                 return Said(before, is_written=False)
-            work = self._store.work()
-            after = word(work, before)
+            work = self.store.work()
+            after = word(work, before, refused, job)
             if after.status not in STAGE_TRANSITIONS[before.status]:
                 return Said(before, is_written=False)
             # Another run that the same start began may still be at work.
@@ -282,6 +439,41 @@ class StageStore:
             return Said(after, is_written=True)
 
         return optimistically(change, "a stage of it said how it ended")
+
+
+def _refuse_unless_released(completion: Completion) -> None:
+    """Let a job end without what is written beside its end, if that only releases what it had.
+
+    Raises:
+        CONFLICT: it does more, and was refused.
+    """
+    if not completion.only_releases:
+        raise failure(
+            ErrorType.CONFLICT,
+            "The project is no longer locked by this job, so the job was not completed.",
+        )
+
+
+def _lease_of_others(job: Job | None, stage: str, at: datetime) -> Lease | None:
+    """Return the longest lease of the other stages of a job that was read."""
+    if job is None:
+        return None
+    others = tuple(record for record in job.stages if record.stage != stage)
+    return open_lease(replace(job, stages=others), at)
+
+
+def _close_others(
+    work: UnitOfWork, job_id: str, ended: StageRecord, stages: Sequence[str], *, asks_leases: bool
+) -> None:
+    """Add that none of the stages after one begins, and that no run of another is at work."""
+    leases = ("lease_until", "superseded_until") if asks_leases else ()
+    over = dict.fromkeys(leases, NotAfter(work.at))
+    place = stages.index(ended.stage)
+    for stage in stages[:place] if over else ():
+        work.check(job_id, f"{STAGE}{stage}", over)
+    for stage in stages[place + 1 :]:
+        record = StageRecord(stage, job_attempt=ended.job_attempt)
+        work.close_stage(job_id, record, StageClosed.ENDED, **over)
 
 
 def _ended(
@@ -300,20 +492,6 @@ def _ended(
         next_attempt_before=None,
         waits_until=None,
     )
-
-
-def _skip(work: UnitOfWork, job_id: str, stage: str, job_attempt: int) -> None:
-    """Add the end of a stage that does not run, and has not begun."""
-    values = {
-        "status": StageStatus.SKIPPED,
-        "finished_at": work.at,
-        "check": NOT_ASKED_FOR,
-        "expires_at": work.expires_at,
-    }
-    must = {"job_attempt": job_attempt, "status": StageStatus.PENDING}
-    work.change(job_id, f"{STAGE}{stage}", values, must)
-    said = {"note": NOT_ASKED_FOR, "job_attempt": job_attempt}
-    work.tell(job_id, stage, StageStatus.SKIPPED, **said)
 
 
 def _is_last(stored: StageRecord, held: StageRecord) -> bool:

@@ -7,18 +7,17 @@ another, and stages that start at once touch no common item.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from provisioner.drivers import dynamodb
-from provisioner.drivers.dynamodb import Write
-from provisioner.jobs.job_reader import UNFINISHED, JobReader, utc_now
-from provisioner.jobs.lease import lease_of
+from provisioner.drivers.dynamodb import ConditionFailedError, Write
+from provisioner.jobs.job_reader import UNFINISHED, JobReader
 from provisioner.jobs.models import (
     CANCEL_REQUESTED,
+    JOB_CANCELLED,
     JOB_SUBJECT,
     JOB_WAITS,
     REPAIRED,
@@ -28,7 +27,9 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    Wait,
     cancelled_while_waiting,
+    lease_of,
 )
 from provisioner.jobs.records import (
     JOB,
@@ -39,21 +40,15 @@ from provisioner.jobs.records import (
     stored,
     to_job,
 )
-from provisioner.jobs.slots import SLOTS, SlotUse, hand_over_slot, release_slot, slot_use
+from provisioner.jobs.slots import SLOTS, SlotUse, preferred_slot, release_slot, slot_use
 from provisioner.jobs.transitions import RETRY_SOURCES, job_sources
-from provisioner.jobs.unit_of_work import RefusedError, UnitOfWork
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
+from provisioner.jobs.unit_of_work import UnitOfWork
 
 #: Stage and history items live for the job's retention, counted from their own writing, and the job
 #: this much longer: more than an execution can last. DynamoDB removes what has expired in no order;
 #: what is left when the job is gone has then expired as well, and counts as absent, so that a new
 #: job of the same id does not take for its own what expired before it began.
 _JOB_MARGIN = timedelta(days=4)
-
-#: What says that the end of a job waits.
-_END_WAITS = ("waiting_for", "waiting_since", "waits_until")
 
 #: What a job says no more that begins its next attempt.
 _OF_ATTEMPT = (
@@ -66,10 +61,9 @@ _OF_ATTEMPT = (
 class BadEnd:
     """How a job ends that has failed, or was cancelled."""
 
-    #: The job's error first, then the others in stage order.
+    #: The job's error first, then the others in stage order. A stage that has not ended fails with
+    #: its own.
     errors: Sequence[StoredError]
-    #: The stages to fail, with their errors.
-    close: Mapping[str, StoredError]
     #: FAILED or CANCELLED.
     status: JobStatus = JobStatus.FAILED
     #: The job that removes what this one has made; None where nothing is to be removed.
@@ -84,44 +78,23 @@ class BadEnd:
     also: Sequence[Write] = ()
 
 
+@dataclass
 class JobStore(JobReader):
     """Reads and writes jobs; `StageStore` writes what their stages say."""
 
-    def __init__(
-        self,
-        client: DynamoDBClient,
-        table: str,
-        *,
-        retention_days: int = 91,
-        maximum_running_jobs: int = 100,
-        clock: Callable[[], datetime] = utc_now,
-    ) -> None:
-        """Bind the store to a table.
-
-        Args:
-            client: DynamoDB.
-            table: the jobs table.
-            retention_days: days that a finished job is kept, at least.
-            maximum_running_jobs: the slots of jobs that run at once.
-            clock: where the time comes from.
-        """
-        super().__init__(client, table, clock=clock)
-        self._retention = timedelta(days=retention_days)
-        self.maximum_running_jobs = maximum_running_jobs
+    _: KW_ONLY
+    #: Days that a finished job is kept, at least.
+    retention_days: int = 91
+    #: The slots of jobs that run at once.
+    maximum_running_jobs: int = 100
 
     def work(self) -> UnitOfWork:
         """Begin writes that belong together."""
-        return UnitOfWork(self._client, self._table, self.now(), self._retention)
+        return UnitOfWork(self.client, self.table, self.now(), timedelta(days=self.retention_days))
 
     def slots(self) -> SlotUse:
         """Read who has the slots of the jobs that run at once, and who waits, by one Query."""
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression="job_id = :slots",
-            ExpressionAttributeValues=dynamodb.to_item({":slots": SLOTS}),
-            ConsistentRead=True,
-        )
-        items = (dynamodb.from_answer(i, {"job_id": SLOTS}) for p in pages for i in p["Items"])
+        items = self._query("job_id", SLOTS, ConsistentRead=True)
         return slot_use(items, self.maximum_running_jobs, self.now())
 
     # How a job begins.
@@ -135,45 +108,48 @@ class JobStore(JobReader):
         """
         work = self.work()
         until = work.at + timedelta(seconds=delay_seconds) if delay_seconds else None
-        item = self._add_queued(work, new, until)
+        item = self._add(work, new, held_until=until)
         # It is refused where the message was delivered before, or is delivered in this moment.
         try:
             work.write()
-        except RefusedError as refused:
-            found = refused.found(new.job_id, JOB)
+        except ConditionFailedError as refused:
+            found = refused.items.get(0)
             if not found:
                 raise
             is_same = found["payload_digest"] == item["payload_digest"]
             return to_job(found, payload=new.payload if is_same else None)
         return to_job(item, payload=new.payload)
 
-    def _add_queued(
-        self, work: UnitOfWork, new: NewJob, held_until: datetime | None = None
-    ) -> Mapping[str, Any]:
-        """Add the writes of a job that is QUEUED, with its stages; return its item."""
-        values = {UNFINISHED: "yes", "held_until": held_until}
-        item = self._add_new(work, new, JobStatus.QUEUED, values)
-        work.tell(new.job_id, JOB_SUBJECT, JobStatus.QUEUED, attempt=1)
-        for stage in new.stages:
-            work.put_stage(new.job_id, StageRecord(str(stage)))
-        return item
+    def create_failed(self, new: NewJob, error: StoredError) -> None:
+        """Store a job that failed before it could start; one that exists stays as it is."""
+        work = self.work()
+        self._add(work, new, error)
+        with suppress(ConditionFailedError):
+            work.write()
 
-    def _add_new(
-        self, work: UnitOfWork, new: NewJob, status: JobStatus, values: Mapping[str, Any]
+    def _add(
+        self,
+        work: UnitOfWork,
+        new: NewJob,
+        error: StoredError | None = None,
+        held_until: datetime | None = None,
     ) -> Mapping[str, Any]:
+        """Add a job with its stages, QUEUED unless it has failed; return its item."""
+        project_id = new.payload.get("project_id")
+        queued = {"status": JobStatus.QUEUED, UNFINISHED: "yes", "slot": new.slot}
         given = {
             "job_id": new.job_id,
             "job_type": new.job_type,
-            "status": status,
             "attempt": 1,
             "payload_digest": payload_digest(new.payload),
-            "project_id": new.project_id,
+            "project_id": project_id if isinstance(project_id, str) else "",
             "parent_id": new.parent_id,
-            "slot": new.slot,
             "stages": list(map(str, new.stages)),
             "created_at": work.at,
             "updated_at": work.at,
-            **values,
+            "held_until": held_until,
+            "error": error,
+            **(queued if error is None else self._end_values(work.at, JobStatus.FAILED)),
         }
         item = {name: stored(value) for name, value in given.items() if stored(value) is not None}
         work.put(new.job_id, JOB, item, is_new=True)
@@ -181,20 +157,10 @@ class JobStore(JobReader):
         # Kept for as long as a job that ends in the time that it has.
         payload = {"payload": text, "expires_at": self._job_expires(work.at)}
         work.put(new.job_id, PAYLOAD, payload, is_new=False)
+        work.tell(new.job_id, JOB_SUBJECT, item["status"], error, attempt=1)
+        for stage in new.stages:
+            work.put_stage(new.job_id, StageRecord(str(stage)))
         return item
-
-    def create_failed(self, new: NewJob, error: StoredError) -> None:
-        """Store a job that failed before it could start; one that exists stays as it is."""
-        work = self.work()
-        values = {
-            "error": error,
-            "finished_at": work.at,
-            "expires_at": self._job_expires(work.at),
-        }
-        self._add_new(work, new, JobStatus.FAILED, values)
-        work.tell_error(new.job_id, JOB_SUBJECT, JobStatus.FAILED, error, attempt=1)
-        with suppress(RefusedError):
-            work.write()
 
     def retry(self, job: Job) -> None:
         """Make a job that has failed, or was cancelled, QUEUED again, as its next attempt.
@@ -205,7 +171,7 @@ class JobStore(JobReader):
             job: the job with its stages, as it was read.
 
         Raises:
-            RefusedError: it is in another status, or its clean-up is under way.
+            ConditionFailedError: it is in another status, or its clean-up is under way.
         """
         work = self.work()
         attempt = job.attempt + 1
@@ -225,18 +191,50 @@ class JobStore(JobReader):
 
     # How it ends.
 
-    def fail(self, job: Job, end: BadEnd) -> None:
+    def fail(self, job: Job, end: BadEnd, sources: Sequence[JobStatus] | None = None) -> None:
         """End a job badly: it, the stages that have not ended, and what follows.
 
         Args:
             job: the job with its stages, as it was read.
             end: how it ends.
+            sources: the statuses that it may have until then; by default all that end so.
 
         Raises:
-            RefusedError: the job is terminal already, or is to be FAILED and is being cancelled, or
-                a stage or what is written beside it has changed.
+            ConditionFailedError: the job is terminal already, or is to be FAILED and is being
+                cancelled, or a stage or what is written beside it has changed.
         """
-        self._end(job, end, job_sources(end.status))
+        work = self.work()
+        error, *others = end.errors
+        cleanup_job_id = "" if end.cleanup is None else end.cleanup.job_id
+        values = self._end_values(work.at, end.status) | {
+            "error": error,
+            # A stage that its end has kept from starting has met nothing.
+            "other_errors": [e for e in others if e.type != JOB_CANCELLED.type or e.attempt],
+            "remaining": list(end.remaining),
+            "cleanup_job_id": cleanup_job_id or job.cleanup_job_id,
+        }
+        not_cancelled = {} if end.status is JobStatus.CANCELLED else {"cancel_requested_at": None}
+        must = {"slot": job.slot, **not_cancelled}
+        sources = sources or job_sources(end.status)
+        work.change_job(job.job_id, job.attempt, values, sources, **must)
+        work.tell(
+            job.job_id,
+            JOB_SUBJECT,
+            end.status,
+            error,
+            attempt=job.attempt,
+            remaining=tuple(end.remaining),
+        )
+        for record in job.stages:
+            if not record.status.is_terminal:
+                _close(work, job.job_id, record, end)
+        if end.repair:
+            work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=end.repair)
+        if end.cleanup is not None:
+            self._add(work, replace(end.cleanup, slot=job.slot))
+        release_slot(work, job.slot, job.job_id, to=cleanup_job_id)
+        work.also(end.also)
+        work.write()
 
     def fail_queued(self, job: Job, error: StoredError) -> None:
         """Fail a job that no execution runs; one that has started stays as it is.
@@ -246,62 +244,44 @@ class JobStore(JobReader):
         """
         if job.parent_id:
             return
-        with suppress(RefusedError):
-            self._end(job, BadEnd([error], {}), (JobStatus.QUEUED,))
+        with suppress(ConditionFailedError):
+            self.fail(job, BadEnd([error]), (JobStatus.QUEUED,))
 
-    def cancel_queued(self, job: Job, error: StoredError) -> None:
+    def cancel_queued(self, job: Job) -> None:
         """Cancel a job that has not begun.
 
         Raises:
-            RefusedError: it has begun, or has ended.
+            ConditionFailedError: it has begun, or has ended.
         """
-        close = {
-            wait.stage: replace(
-                error, stage=wait.stage, message=cancelled_while_waiting(wait.waiting_for)
-            )
-            for wait in job.waits
-        }
-        end = BadEnd([error], close, JobStatus.CANCELLED)
-        self._end(job, end, (JobStatus.QUEUED,))
+        waiting = (record for record in job.stages if record.status is StageStatus.WAITING)
+        end = BadEnd([JOB_CANCELLED, *map(cancelled_while_waiting, waiting)], JobStatus.CANCELLED)
+        self.fail(job, end, (JobStatus.QUEUED,))
 
-    def _end(self, job: Job, end: BadEnd, sources: Sequence[JobStatus]) -> None:
-        work = self.work()
-        error, *others = end.errors
-        values = self.end_values(work.at, end.status) | {
-            "error": error,
-            "other_errors": others,
-            "remaining": list(end.remaining),
-        }
-        if end.cleanup is not None:
-            values["cleanup_job_id"] = end.cleanup.job_id
-        not_cancelled = {} if end.status is JobStatus.CANCELLED else {"cancel_requested_at": None}
-        must = {"slot": job.slot, **not_cancelled}
-        work.change_job(job.job_id, job.attempt, values, sources, **must)
-        said = {"attempt": job.attempt, "remaining": tuple(end.remaining)}
-        work.tell_error(job.job_id, JOB_SUBJECT, end.status, error, **said)
-        for record in job.stages:
-            if not record.status.is_terminal:
-                _close(work, job.job_id, record, end)
-        if end.repair:
-            work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=end.repair)
-        if end.cleanup is not None:
-            self._add_queued(work, replace(end.cleanup, slot=job.slot))
-        if job.slot is not None and end.cleanup is None:
-            release_slot(work, job.slot, job.job_id)
-        elif job.slot is not None and end.cleanup is not None:
-            hand_over_slot(work, job.slot, job.job_id, end.cleanup.job_id)
-        work.also(end.also)
-        work.write()
+    def add_completion(
+        self,
+        work: UnitOfWork,
+        job_id: str,
+        attempt: int,
+        result: Mapping[str, Any],
+        job: Job | None,
+    ) -> None:
+        """Add that a job ends well, which was read if it has not the slot that is tried first."""
+        preferred = preferred_slot(job_id, self.maximum_running_jobs)
+        slot = preferred if job is None else job.slot
+        values = self._end_values(work.at, JobStatus.COMPLETED) | {"result": dict(result)}
+        # What was left has become part of what the job has made.
+        values["cleanup_job_id"] = None
+        work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED), slot=slot)
+        release_slot(work, slot, job_id)
+        work.tell(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
 
-    def end_values(self, at: datetime, status: JobStatus) -> dict[str, Any]:
+    def _end_values(self, at: datetime, status: JobStatus) -> dict[str, Any]:
         """Return what every end of a job changes of it."""
         return {
             "status": status,
             "finished_at": at,
             "expires_at": self._job_expires(at),
-            UNFINISHED: None,
-            "slot": None,
-            **dict.fromkeys(_END_WAITS),
+            **dict.fromkeys((UNFINISHED, "slot", "end_wait", "dispatch_error")),
         }
 
     def request_cancel(self, job: Job) -> None:
@@ -311,7 +291,8 @@ class JobStore(JobReader):
             job: the job with its stages, as it was read.
 
         Raises:
-            RefusedError: it has not begun, has ended, or was asked before; or a stage has ended.
+            ConditionFailedError: it has not begun, has ended, or was asked before; or a stage has
+                ended.
         """
         work = self.work()
         values = {"cancel_requested_at": work.at}
@@ -330,21 +311,24 @@ class JobStore(JobReader):
         Returns:
             Whether that was written: it may be stored already, or the job have ended.
         """
-        before = next((wait for wait in job.waits if not wait.stage), None)
+        before = job.end_wait
         if before is not None and before.waiting_for == waiting_for:
             return False
         work = self.work()
-        values = {"waiting_for": waiting_for, "waits_until": waits_until}
-        if before is None:
-            values["waiting_since"] = work.at
+        wait = Wait("", waiting_for, work.at if before is None else before.since, waits_until)
         sources = tuple(status for status in JobStatus if not status.is_terminal)
-        known = None if before is None else before.waiting_for
-        work.change_job(job.job_id, job.attempt, values, sources, waiting_for=known)
-        said = {"attempt": job.attempt, "note": waiting_for, "waits_until": waits_until}
-        work.tell(job.job_id, JOB_SUBJECT, JOB_WAITS, **said)
+        work.change_job(job.job_id, job.attempt, {"end_wait": wait}, sources, end_wait=before)
+        work.tell(
+            job.job_id,
+            JOB_SUBJECT,
+            JOB_WAITS,
+            attempt=job.attempt,
+            note=waiting_for,
+            waits_until=waits_until,
+        )
         try:
             work.write()
-        except RefusedError:
+        except ConditionFailedError:
             return False
         return True
 
@@ -354,19 +338,24 @@ class JobStore(JobReader):
         """Keep why a job's message could not be dispatched last; the job shows it while QUEUED."""
         work = self.work()
         work.change(job_id, JOB, {"dispatch_error": error}, {"status": JobStatus.QUEUED})
-        with suppress(RefusedError):
+        with suppress(ConditionFailedError):
             work.write()
 
     def _job_expires(self, at: datetime) -> int:
-        return int((at + self._retention + _JOB_MARGIN).timestamp())
+        return int((at + timedelta(days=self.retention_days) + _JOB_MARGIN).timestamp())
 
 
 def _close(work: UnitOfWork, job_id: str, record: StageRecord, end: BadEnd) -> None:
     """Add the end of a stage with its job: FAILED where it has an error."""
     lease_until = None if end.ends_leases else record.lease_until
     after = replace(record, closed=StageClosed.ENDED, lease_until=lease_until)
-    error = end.close.get(record.stage)
-    if error is not None:
+    error = next((error for error in end.errors if error.stage == record.stage), None)
+    # A stage that a cancelled job never started has not failed.
+    is_kept_from_starting = (end.status, record.status) == (
+        JobStatus.CANCELLED,
+        StageStatus.PENDING,
+    )
+    if error is not None and not is_kept_from_starting:
         after = replace(
             after,
             status=StageStatus.FAILED,
@@ -377,6 +366,12 @@ def _close(work: UnitOfWork, job_id: str, record: StageRecord, end: BadEnd) -> N
             waits_until=None,
             error=error,
         )
-        said = {"attempt": error.attempt, "job_attempt": record.job_attempt}
-        work.tell_error(job_id, record.stage, StageStatus.FAILED, error, **said)
+        work.tell(
+            job_id,
+            record.stage,
+            StageStatus.FAILED,
+            error,
+            attempt=error.attempt,
+            job_attempt=record.job_attempt,
+        )
     work.change_stage(job_id, record, after)

@@ -45,43 +45,23 @@ class NotAfter:
 type Conditions = Mapping[str, Any]
 
 
-class RefusedError(ConditionFailedError):
-    """Something was not as it must be; nothing was written."""
-
-    def __init__(self, error: ConditionFailedError, writes: Sequence[Write]) -> None:
-        """Keep what refused, as it is stored, by its key."""
-        super().__init__(error.items)
-        #: The same, which is tried no more.
-        self.error = error
-        self._found = [(writes[position].key, item) for position, item in error.items.items()]
-
-    def is_of(self, job_id: str) -> bool:
-        """Whether an item under this id has refused."""
-        return any(key.get("job_id") == job_id for key, _ in self._found)
-
-    def found(self, job_id: str, record: str) -> Mapping[str, Any] | None:
-        """Return an item that refused, empty where there is none; None where it has not refused."""
-        wanted = _key(job_id, record)
-        return next((item for key, item in self._found if key == wanted), None)
-
-
 def optimistically[Result](
-    change: Callable[[RefusedError | None], Result], what: str = "it was changed"
+    change: Callable[[ConditionFailedError | None], Result], what: str = "it was changed"
 ) -> Result:
     """Let a change look again, and try again, where something was changed under it.
 
     Args:
-        change: the change; it is given what the try before has met.
+        change: the change; it is given what refused the try before.
         what: what was done to the job meanwhile, for the error.
 
     Raises:
         TIMEOUT: that happened each time.
     """
-    refused: RefusedError | None = None
+    refused: ConditionFailedError | None = None
     for _ in range(_ATTEMPTS):
         try:
             return change(refused)
-        except RefusedError as error:
+        except ConditionFailedError as error:
             refused = error
     raise failure(ErrorType.TIMEOUT, f"The job kept changing while {what}.")
 
@@ -109,18 +89,13 @@ class UnitOfWork:
 
     def put(self, job_id: str, record: str, values: Mapping[str, Any], *, is_new: bool) -> None:
         """Put an item in the place of what there is; where it must be new, there must be none."""
-        written = {name: stored(value) for name, value in values.items()}
-        self._writes.append(
-            dynamodb.build_put(self._table, _key(job_id, record), written, is_new=is_new)
-        )
+        key, written = _key(job_id, record), _stored(values)
+        self._writes.append(dynamodb.build_put(self._table, key, written, is_new=is_new))
 
     def change(self, job_id: str, record: str, values: Mapping[str, Any], must: Conditions) -> None:
         """Change attributes of an item; None removes one."""
-        written = {name: stored(value) for name, value in values.items()}
-        condition = _condition(must)
-        self._writes.append(
-            dynamodb.build_update(self._table, _key(job_id, record), written, condition)
-        )
+        key, written = _key(job_id, record), _stored(values)
+        self._writes.append(dynamodb.build_update(self._table, key, written, _condition(must)))
 
     def check(self, job_id: str, record: str, must: Conditions) -> None:
         """Ask that something is true of an item that is not written."""
@@ -128,26 +103,33 @@ class UnitOfWork:
             dynamodb.build_check(self._table, _key(job_id, record), _condition(must))
         )
 
-    def tell(self, job_id: str, subject: str, status: str, **said: Any) -> None:
-        """Add an entry to a job's history; see `HistoryEntry`."""
+    def tell(
+        self,
+        job_id: str,
+        subject: str,
+        status: str,
+        error: StoredError | None = None,
+        **said: Any,
+    ) -> None:
+        """Add an entry to a job's history, which says why where there is an error.
+
+        Args:
+            job_id: the job.
+            subject: the stage, or `JOB`.
+            status: what it is from now on.
+            error: why.
+            said: what else the entry says; see `HistoryEntry`.
+        """
+        if error is not None:
+            said |= {
+                "note": error.message,
+                "error_type": error.type,
+                "error_stage": error.stage,
+                "error_attempt": error.attempt,
+            }
         entry = HistoryEntry(self.at, subject, status, **said)
         item = history_item(entry) | {"expires_at": self.expires_at}
         self.put(job_id, item["record"], item, is_new=True)
-
-    def tell_error(
-        self, job_id: str, subject: str, status: str, error: StoredError, **said: Any
-    ) -> None:
-        """Add an entry to a job's history that says why."""
-        self.tell(
-            job_id,
-            subject,
-            status,
-            note=error.message,
-            error_type=error.type,
-            error_stage=error.stage,
-            error_attempt=error.attempt,
-            **said,
-        )
 
     def also(self, writes: Sequence[Write]) -> None:
         """Add changes of other tables."""
@@ -190,16 +172,17 @@ class UnitOfWork:
         """Write it.
 
         Raises:
-            RefusedError: something is not as it must be.
+            ConditionFailedError: something is not as it must be.
         """
-        try:
-            dynamodb.transact(self._client, self._writes)
-        except ConditionFailedError as error:
-            raise RefusedError(error, self._writes) from None
+        dynamodb.transact(self._client, self._writes)
 
 
 def _key(job_id: str, record: str) -> dict[str, str]:
     return {"job_id": job_id, "record": record}
+
+
+def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: stored(value) for name, value in values.items()}
 
 
 def _condition(must: Conditions) -> ConditionBase:

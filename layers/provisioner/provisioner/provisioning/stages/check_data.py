@@ -73,7 +73,7 @@ def _look_at_database(
 
 def _found_by_services(job: JobInput, jobs: JobStore) -> tuple[str, Obstacles]:
     """Return what CHECKING_SERVICES has found in this attempt of the job."""
-    record = jobs.stage(job.job_id, deprovision_project.CHECKING_SERVICES)
+    record = jobs.get(job.job_id).stage(deprovision_project.CHECKING_SERVICES)
     if (
         record is None
         or record.status is not StageStatus.SUCCEEDED

@@ -5,8 +5,7 @@ from contextlib import suppress
 
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.job_reader import JobNotFoundError
-from provisioner.jobs.lease import open_lease
-from provisioner.jobs.models import Job
+from provisioner.jobs.models import Job, open_lease
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine

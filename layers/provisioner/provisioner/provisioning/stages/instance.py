@@ -248,7 +248,7 @@ def ensure_instance_repaired(
         final=ErrorType.DATABASE_CHANGE_FAILED,
     )
     started = f"the database instance {instance.identifier}, which was stopped, starts"
-    record = jobs.stage(job.job_id, repair_project.REPAIRING_INSTANCE)
+    record = jobs.get(job.job_id).stage(repair_project.REPAIRING_INSTANCE)
     was_stopped = record is not None and record.waiting_for == started
     if not found.is_ready:
         is_started = was_stopped or found.state is RdsState.STOPPED or bool(repairs.repaired)
