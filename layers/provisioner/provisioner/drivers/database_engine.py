@@ -1,13 +1,11 @@
 """What the database stages ask of a database technology, and what all technologies do alike."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from typing import IO, Any, ClassVar, Concatenate, Protocol
+from typing import IO, Any, ClassVar, Concatenate, Protocol, Self
 
 from provisioner.drivers.database_errors import ClientLibrary
 from provisioner.drivers.drift import Drift, Remaining, Repairs, find_repaired
@@ -31,7 +29,23 @@ class AdminConnection:
     #: library does not find it by itself, as libpq does; None for those that the system knows.
     root_certificates: str | None = None
     #: Reads the login anew where the server refuses it; None where it has just been read.
-    renew: Callable[[], AdminConnection] | None = field(default=None, repr=False, compare=False)
+    renew: Callable[[], Self] | None = field(default=None, repr=False, compare=False)
+
+    def log_in[Session](
+        self, library: ClientLibrary[Any], connect: Callable[[Self], Session]
+    ) -> Session:
+        """Connect; where the password is refused, with a login that is read anew.
+
+        Args:
+            library: knows a wrong password by its error.
+            connect: connects with a login.
+        """
+        try:
+            return connect(self)
+        except library.error as error:
+            if self.renew is None or not library.is_wrong_password(error):
+                raise
+        return self.renew().log_in(library, connect)
 
 
 @dataclass(frozen=True, slots=True)

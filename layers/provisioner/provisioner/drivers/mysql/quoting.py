@@ -7,11 +7,9 @@ Sources: MySQL 8.0 Reference Manual, "Schema Object Names", "String Literals", "
 Names", "GRANT Statement"; MariaDB documentation, "Identifier Names", "GRANT".
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import LiteralString, Protocol
+from dataclasses import dataclass, replace
+from typing import LiteralString, Protocol, Self
 
 #: Stands for all hosts.
 ANY_HOST = "%"
@@ -39,14 +37,14 @@ class SQL:
     text: LiteralString
     parts: tuple[Composable, ...] = ()
 
-    def format(self, *parts: Composable) -> SQL:
+    def format(self, *parts: Composable) -> Self:
         """Put parts in, in their order."""
-        return SQL(self.text, parts)
+        return replace(self, parts=parts)
 
-    def join(self, parts: Iterable[Composable]) -> SQL:
+    def join(self, parts: Iterable[Composable]) -> Self:
         """Put this text between parts."""
         joined = tuple(parts)
-        return SQL(self.text.join("{}" for _ in joined), joined)
+        return replace(self, text=self.text.join("{}" for _ in joined), parts=joined)
 
     def render(self, escaper: Escaper) -> str:
         """Return the text that the server gets.

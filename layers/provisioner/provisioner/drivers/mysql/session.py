@@ -23,7 +23,7 @@ from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.mysql.errors import is_wrong_password
+from provisioner.drivers.mysql.errors import PYMYSQL
 from provisioner.drivers.mysql.quoting import SQL, Composable, Literal
 
 type Connection = pymysql.Connection[Cursor]
@@ -63,7 +63,7 @@ def connect_as_platform(
     Raises:
         pymysql.Error: no connection was made.
     """
-    connection = _log_in(admin)
+    connection = admin.log_in(PYMYSQL, _log_in)
     try:
         # A password's hash may hold anything, quotes too; so SHOW CREATE USER gives its digits.
         own, time_unit = SQL("print_identified_with_as_hex = ON, max_execution_time = {}"), 1000
@@ -88,19 +88,13 @@ def connect_as_platform(
     return connection
 
 
-def _log_in(admin: AdminConnection) -> Connection:
-    """Log in as the platform's user; where that is refused, with a login that is read anew."""
-    try:
-        return _connect(
-            admin,
-            user=admin.user,
-            password=admin.password,
-            answer_seconds=STATEMENT_SECONDS + _ANSWER_SECONDS,
-        )
-    except pymysql.Error as error:
-        if admin.renew is None or not is_wrong_password(error):
-            raise
-    return _log_in(admin.renew())
+def _log_in(login: AdminConnection) -> Connection:
+    return _connect(
+        login,
+        user=login.user,
+        password=login.password,
+        answer_seconds=STATEMENT_SECONDS + _ANSWER_SECONDS,
+    )
 
 
 def connect_as_tenant(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import LiteralString
 
 from provisioner.drivers.database_engine import TenantNames
-from provisioner.drivers.postgresql.quoting import identifier
+from provisioner.drivers.postgresql.quoting import identifier, name_rest
 from provisioner.drivers.postgresql.session import Connection
 
 #: Objects of one kind that are named.
@@ -159,13 +159,13 @@ def _clauses(
             "limit": _MOST_NAMED,
         },
     ).fetchall()
-    clauses = [
-        clause(".".join(map(identifier, name)), identifier(owner), detail, names.owner_role)
-        for name, owner, detail, _ in rows
-    ]
-    if rows and rows[0][-1] > len(rows):
-        clauses.append(f"and {rows[0][-1] - len(rows)} more like the last")
-    return tuple(clauses)
+    return (
+        *(
+            clause(".".join(map(identifier, name)), identifier(owner), detail, names.owner_role)
+            for name, owner, detail, _ in rows
+        ),
+        *name_rest(rows),
+    )
 
 
 def _clause_of_policies(table: str, owner: str, actions: str, _owner_role: str) -> str:

@@ -10,7 +10,7 @@ Information Functions", "Server Signaling Functions".
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-from provisioner.drivers.postgresql.quoting import identifier, literal, visible
+from provisioner.drivers.postgresql.quoting import identifier, literal, name_rest, visible
 from provisioner.drivers.postgresql.session import Connection
 
 #: Holders that are named.
@@ -129,8 +129,8 @@ def find_lock_wait(connection: Connection, application: str, longer_than: float)
     return LockWait(
         seconds,
         relation,
-        (*map(_describe_session, sessions), *_rest(sessions)),
-        (*map(_describe_prepared, prepared), *_rest(prepared)),
+        (*map(_describe_session, sessions), *name_rest(sessions)),
+        (*map(_describe_prepared, prepared), *name_rest(prepared)),
     )
 
 
@@ -173,9 +173,3 @@ def _describe_prepared(row: tuple[Any, ...]) -> str:
         f"type COMMIT PREPARED {literal(gid)} or ROLLBACK PREPARED {literal(gid)} in the "
         "project's database as that role"
     )
-
-
-def _rest(rows: list[tuple[Any, ...]]) -> tuple[str, ...]:
-    """Say how many more there are, by the rows' last value."""
-    more = rows[0][-1] - len(rows) if rows else 0
-    return (f"and {more} more like the last",) if more else ()

@@ -5,6 +5,9 @@ SQL that a program runs is made by `psycopg.sql` and by nothing of this.
 Source: PostgreSQL documentation, "Lexical Structure".
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 #: The last character whose code has four digits.
 _LAST_OF_SHORT = 0xFFFF
 
@@ -34,6 +37,12 @@ def identifier(quoted: str) -> str:
     if quoted.isprintable():
         return quoted
     return "U&" + _escape(quoted, "\\", "\\{:04x}", "\\+{:06x}")
+
+
+def name_rest(rows: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+    """Say how many more there are than these rows, whose last value is how many there are."""
+    more = rows[0][-1] - len(rows) if rows else 0
+    return (f"and {more} more like the last",) if more else ()
 
 
 def _escape(text: str, with_backslash: str, short: str, long: str) -> str:

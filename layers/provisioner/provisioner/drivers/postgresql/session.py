@@ -17,7 +17,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
-from provisioner.drivers.postgresql.errors import is_wrong_password
+from provisioner.drivers.postgresql.errors import PSYCOPG
 
 type Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -65,18 +65,14 @@ def connect_as_platform(admin: AdminConnection, database: str, *more_settings: s
     Raises:
         psycopg.OperationalError: no connection was made.
     """
-    try:
+    options = session_options(*SETTINGS, *more_settings)
+
+    def connect(login: AdminConnection) -> Connection:
         return _connect(
-            admin,
-            database=database,
-            user=admin.user,
-            password=admin.password,
-            options=session_options(*SETTINGS, *more_settings),
+            login, database=database, user=login.user, password=login.password, options=options
         )
-    except psycopg.OperationalError as error:
-        if admin.renew is None or not is_wrong_password(error):
-            raise
-    return connect_as_platform(admin.renew(), database, *more_settings)
+
+    return admin.log_in(PSYCOPG, connect)
 
 
 def connect_as_tenant(admin: AdminConnection, names: TenantNames, password: str) -> Connection:
