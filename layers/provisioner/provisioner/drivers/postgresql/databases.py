@@ -59,6 +59,20 @@ class Database:
         """Whether its DROP was interrupted, so that nothing but another DROP can be done to it."""
         return self.connection_limit == _INVALID_DATABASE
 
+    def is_unmarked(self, names: TenantNames, roles: Collection[str]) -> bool:
+        """Whether it is what a crash left without its marker, as `look_for_database` says.
+
+        Args:
+            names: the tenant's.
+            roles: the tenant's roles that are there and have the marker.
+        """
+        return (
+            self.comment is None
+            and self.is_the_platforms
+            and not self.allows_connections
+            and set(roles) == {names.owner_role, names.app_role}
+        )
+
     def has_wrong_limit(self, connections: int) -> bool:
         """Whether it has no limit, or lets in too few for the app role and the platform.
 
@@ -129,6 +143,14 @@ def look_for_database(
     Raises:
         CONFLICT: it is not this project's.
     """
+    found = _find_database(connection, names)
+    if found is None or owner.owns_comment(found.comment) or found.is_unmarked(names, roles):
+        return found
+    raise conflict("database", names.database)
+
+
+def _find_database(connection: Connection, names: TenantNames) -> Database | None:
+    """Return the database of the tenant's name, whoever made it."""
     row = connection.execute(
         _DATABASE,
         {
@@ -141,18 +163,7 @@ def look_for_database(
             "database": names.database,
         },
     ).fetchone()
-    if row is None:
-        return None
-    found = Database(*row)
-    is_unmarked_yet = (
-        found.comment is None
-        and found.is_the_platforms
-        and not found.allows_connections
-        and set(roles) == {names.owner_role, names.app_role}
-    )
-    if not owner.owns_comment(found.comment) and not is_unmarked_yet:
-        raise conflict("database", names.database)
-    return found
+    return None if row is None else Database(*row)
 
 
 def ensure_database(
@@ -230,27 +241,16 @@ def is_database_claimed(
         claim: says by a marker whether it is claimed.
         roles: the tenant's roles that are.
     """
-    comment, is_open, is_the_platforms = _look(connection, names)
-    if comment is not None:
-        return claim(tags_of_comment(comment))
-    return is_the_platforms and not is_open and set(roles) == {names.owner_role, names.app_role}
+    found = _find_database(connection, names)
+    return found is not None and (
+        claim(tags_of_comment(found.comment)) or found.is_unmarked(names, roles)
+    )
 
 
 def is_open_and_claimed(connection: Connection, names: TenantNames, claim: Claim) -> bool:
     """Whether the tenant's database is there, claimed, and has been opened to the tenant."""
-    comment, is_open, _ = _look(connection, names)
-    return is_open and claim(tags_of_comment(comment))
-
-
-def _look(connection: Connection, names: TenantNames) -> tuple[str | None, bool, bool]:
-    """Return a database's comment, whether it is open, and whether it is the platform's."""
-    row = connection.execute(
-        "SELECT pg_catalog.shobj_description(oid, 'pg_database'), datallowconn,"
-        " pg_catalog.pg_get_userbyid(datdba) = current_user"
-        " FROM pg_catalog.pg_database WHERE datname = %s",
-        (names.database,),
-    ).fetchone()
-    return row or (None, False, False)
+    found = _find_database(connection, names)
+    return found is not None and found.allows_connections and claim(tags_of_comment(found.comment))
 
 
 def drop_database(connection: Connection, names: TenantNames) -> None:
