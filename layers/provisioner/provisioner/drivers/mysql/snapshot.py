@@ -12,8 +12,6 @@ Locking", "Server System Variables"; MariaDB documentation, "START TRANSACTION",
 Tables", "SETVAL()".
 """
 
-from __future__ import annotations
-
 import math
 import socket
 import threading
@@ -46,7 +44,7 @@ from provisioner.drivers.mysql.dump_format import (
     tell_left_out,
     text_literal,
 )
-from provisioner.drivers.mysql.errors import PYMYSQL, number_of
+from provisioner.drivers.mysql.errors import PYMYSQL, is_in_the_way, number_of
 from provisioner.drivers.mysql.ledger import Kind, find_markers, lock
 from provisioner.drivers.mysql.quoting import SQL, Composable, Identifier, Literal
 from provisioner.drivers.mysql.session import (
@@ -99,9 +97,6 @@ _CHANGED = frozenset(
     }
 )
 
-#: ER_LOCK_WAIT_TIMEOUT.
-_LOCK_WAIT = 1205
-
 
 def _float_literal(value: bytes) -> bytes:
     # The negation of the whole number zero is zero.
@@ -143,56 +138,6 @@ _FORMATS = {
 
 #: The number of a value that is no member of an ENUM.
 _NO_MEMBER = b"0"
-
-
-class MysqlDumper:
-    """Dumps databases of MySQL and MariaDB, as a `DatabaseDumper`."""
-
-    library = PYMYSQL
-
-    def __init__(self, admin: AdminConnection, *, lock_wait: float = 30.0) -> None:
-        """Bind the dumper to a cluster; nothing is connected yet.
-
-        Args:
-            admin: the login of the platform's user.
-            lock_wait: seconds that the dump may wait for one lock.
-        """
-        self._admin = admin
-        self._lock_wait = lock_wait
-
-    @contextmanager
-    def dump(self, names: TenantNames, claim: Claim, seconds: float) -> Iterator[MysqlDump | None]:
-        """Begin to dump a tenant's database."""
-        # So that a wait that takes too long is told before the dump's own time is over.
-        lock_wait = max(1, math.floor(min(self._lock_wait, seconds / 2)))
-
-        dump = self._begin(names, claim, seconds, lock_wait)
-        if dump is None:
-            yield None
-            return
-        with closing(dump):
-            yield dump
-
-    @step(_FINAL, "dump the database")
-    def _begin(
-        self, names: TenantNames, claim: Claim, seconds: float, lock_wait: int
-    ) -> MysqlDump | None:
-        idle_seconds = math.ceil(seconds) + 60
-        with ExitStack() as sessions:
-            shown = sessions.enter_context(
-                connect_as_platform(self._admin, idle_seconds=idle_seconds)
-            )
-            lock(shown, names)
-            marker = find_markers(shown, names).get(Kind.DATABASE)
-            if not claim(tags_of_comment(marker)) or not has_database(shown, names):
-                return None
-            data = sessions.enter_context(
-                connect_as_platform(self._admin, idle_seconds=idle_seconds)
-            )
-            dump = MysqlDump(shown, data, names.database, seconds, lock_wait)
-            # From now on they are the dump's to close.
-            sessions.pop_all()
-            return dump
 
 
 class MysqlDump:
@@ -431,7 +376,7 @@ class MysqlDump:
             return self._late()
         if number_of(error) in _CHANGED:
             return self._has_changed()
-        if number_of(error) == _LOCK_WAIT:
+        if is_in_the_way(error):
             return self._explain_lock()
         return PYMYSQL.translate(error, _FINAL, f"dump {self._doing}")
 
@@ -445,6 +390,56 @@ class MysqlDump:
             f"The database cannot be dumped: after {self._lock_wait} seconds {self._doing} is "
             f"still locked by another session{who}.",
         )
+
+
+class MysqlDumper:
+    """Dumps databases of MySQL and MariaDB, as a `DatabaseDumper`."""
+
+    library = PYMYSQL
+
+    def __init__(self, admin: AdminConnection, *, lock_wait: float = 30.0) -> None:
+        """Bind the dumper to a cluster; nothing is connected yet.
+
+        Args:
+            admin: the login of the platform's user.
+            lock_wait: seconds that the dump may wait for one lock.
+        """
+        self._admin = admin
+        self._lock_wait = lock_wait
+
+    @contextmanager
+    def dump(self, names: TenantNames, claim: Claim, seconds: float) -> Iterator[MysqlDump | None]:
+        """Begin to dump a tenant's database."""
+        # So that a wait that takes too long is told before the dump's own time is over.
+        lock_wait = max(1, math.floor(min(self._lock_wait, seconds / 2)))
+
+        dump = self._begin(names, claim, seconds, lock_wait)
+        if dump is None:
+            yield None
+            return
+        with closing(dump):
+            yield dump
+
+    @step(_FINAL, "dump the database")
+    def _begin(
+        self, names: TenantNames, claim: Claim, seconds: float, lock_wait: int
+    ) -> MysqlDump | None:
+        idle_seconds = math.ceil(seconds) + 60
+        with ExitStack() as sessions:
+            shown = sessions.enter_context(
+                connect_as_platform(self._admin, idle_seconds=idle_seconds)
+            )
+            lock(shown, names)
+            marker = find_markers(shown, names).get(Kind.DATABASE)
+            if not claim(tags_of_comment(marker)) or not has_database(shown, names):
+                return None
+            data = sessions.enter_context(
+                connect_as_platform(self._admin, idle_seconds=idle_seconds)
+            )
+            dump = MysqlDump(shown, data, names.database, seconds, lock_wait)
+            # From now on they are the dump's to close.
+            sessions.pop_all()
+            return dump
 
 
 def _use(connection: Connection, database: str, lock_wait: int) -> None:

@@ -5,8 +5,6 @@ pg_dump dumps servers of its own version and older ones.
 Source: PostgreSQL documentation, "pg_dump".
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import subprocess
@@ -36,6 +34,102 @@ from provisioner.drivers.postgresql.quoting import visible
 from provisioner.drivers.postgresql.session import Connection, connect_as_platform
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim
+
+#: Characters of a table's quoted and qualified name.
+_NAME_LENGTH = 260
+
+#: What has ended it, and all that comes after that.
+_ERROR = re.compile(r"^pg_dump: error: .*", re.MULTILINE | re.DOTALL)
+
+#: The statement that failed, which pg_dump names last.
+_STATEMENT = re.compile(r"pg_dump: detail: (Query|Command) was: .*")
+
+#: The table in it, as pg_dump quotes it.
+_COPIED = re.compile(r'pg_dump: detail: (?:Query|Command) was: COPY ((?:"(?:[^"]|"")*"|[^"(\s])+) ')
+
+
+class PgDump(Program):
+    """One run of pg_dump, as a `Dump`."""
+
+    def __init__(
+        self, program: Path, admin: AdminConnection, database: str, version: int, seconds: float
+    ) -> None:
+        """Start the program; it is stopped after `seconds`."""
+        self.server_version = f"{version // 10_000}.{version % 10_000}"
+        self.size = 0
+        self._seconds = seconds
+        #: The name of its session.
+        self.application = f"project-provisioner dump {secrets.token_hex(4)}"
+        self._stopped_for: ProvisioningError | None = None
+        super().__init__(
+            [
+                program,
+                "--format=custom",
+                # The time is the bound, and this level takes a third of the usual one's.
+                "--compress=gzip:1",
+                "--no-password",
+                # Counts where nobody watches its locks, or they change hands.
+                "--lock-wait-timeout=120s",
+                f"--host={admin.host}",
+                f"--port={admin.port}",
+                f"--username={admin.user}",
+                f"--dbname={database}",
+            ],
+            environment(password=admin.password, sslmode=admin.sslmode)
+            | {"PGAPPNAME": self.application},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        self._timer = threading.Timer(seconds, self._stop_late)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes of the archive; the end only where pg_dump has ended well."""
+        data: bytes = self.stdout.read(size)
+        self.size += len(data)
+        if size < 0 or len(data) < size:
+            self._check_end()
+        return data
+
+    @override
+    def close(self) -> None:
+        self._timer.cancel()
+        super().close()
+
+    def stop_for(self, error: ProvisioningError) -> None:
+        """Stop the program for a reason that `read` then raises."""
+        self._stopped_for = error
+        self.stop()
+
+    def _stop_late(self) -> None:
+        self.stop_for(
+            failure(
+                ErrorType.SNAPSHOT_FAILED,
+                f"The database cannot be dumped in the {self._seconds:.0f} seconds that there are; "
+                "dump it yourself and send the job without final_snapshot.",
+                f"pg_dump was stopped after {self.size} bytes",
+            )
+        )
+
+    def _check_end(self) -> None:
+        code = self.wait()
+        self._timer.cancel()
+        if code != 0:
+            raise self._stopped_for or self._failure(code)
+
+    def _failure(self, code: int) -> ProvisioningError:
+        text = self.words()
+        # Not what it has said before of what has not ended it.
+        error = _ERROR.search(text)
+        said = " ".join(line.strip() for line in (error[0] if error else text).splitlines())
+        table = _COPIED.search(said)
+        what = "the database" if table is None else f"table {visible(table[1], _NAME_LENGTH)}"
+        return translate_text(
+            f"pg_dump ended with {code}: {_STATEMENT.sub('', said).strip()}",
+            ErrorType.SNAPSHOT_FAILED,
+            f"dump {what}",
+        )
 
 
 class PostgresqlDumper:
@@ -130,100 +224,3 @@ class PostgresqlDumper:
                 "The database cannot be dumped whole: "
                 f"{'; '.join((*with_policies, *out_of_reach))}; then send the job again.",
             )
-
-
-class PgDump(Program):
-    """One run of pg_dump, as a `Dump`."""
-
-    def __init__(
-        self, program: Path, admin: AdminConnection, database: str, version: int, seconds: float
-    ) -> None:
-        """Start the program; it is stopped after `seconds`."""
-        self.server_version = f"{version // 10_000}.{version % 10_000}"
-        self.size = 0
-        self._seconds = seconds
-        #: The name of its session.
-        self.application = f"project-provisioner dump {secrets.token_hex(4)}"
-        self._stopped_for: ProvisioningError | None = None
-        super().__init__(
-            [
-                program,
-                "--format=custom",
-                # The time is the bound, and this level takes a third of the usual one's.
-                "--compress=gzip:1",
-                "--no-password",
-                # Counts where nobody watches its locks, or they change hands.
-                "--lock-wait-timeout=120s",
-                f"--host={admin.host}",
-                f"--port={admin.port}",
-                f"--username={admin.user}",
-                f"--dbname={database}",
-            ],
-            environment(password=admin.password, sslmode=admin.sslmode)
-            | {"PGAPPNAME": self.application},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
-        self._timer = threading.Timer(seconds, self._stop_late)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes of the archive; the end only where pg_dump has ended well."""
-        data: bytes = self.stdout.read(size)
-        self.size += len(data)
-        if size < 0 or len(data) < size:
-            self._check_end()
-        return data
-
-    @override
-    def close(self) -> None:
-        self._timer.cancel()
-        super().close()
-
-    def stop_for(self, error: ProvisioningError) -> None:
-        """Stop the program for a reason that `read` then raises."""
-        self._stopped_for = error
-        self.stop()
-
-    def _stop_late(self) -> None:
-        self.stop_for(
-            failure(
-                ErrorType.SNAPSHOT_FAILED,
-                f"The database cannot be dumped in the {self._seconds:.0f} seconds that there are; "
-                "dump it yourself and send the job without final_snapshot.",
-                f"pg_dump was stopped after {self.size} bytes",
-            )
-        )
-
-    def _check_end(self) -> None:
-        code = self.wait()
-        self._timer.cancel()
-        if code != 0:
-            raise self._stopped_for or self._failure(code)
-
-    def _failure(self, code: int) -> ProvisioningError:
-        text = self.words()
-        # Not what it has said before of what has not ended it.
-        error = _ERROR.search(text)
-        said = " ".join(line.strip() for line in (error[0] if error else text).splitlines())
-        table = _COPIED.search(said)
-        what = "the database" if table is None else f"table {visible(table[1], _NAME_LENGTH)}"
-        return translate_text(
-            f"pg_dump ended with {code}: {_STATEMENT.sub('', said).strip()}",
-            ErrorType.SNAPSHOT_FAILED,
-            f"dump {what}",
-        )
-
-
-#: Characters of a table's quoted and qualified name.
-_NAME_LENGTH = 260
-
-#: What has ended it, and all that comes after that.
-_ERROR = re.compile(r"^pg_dump: error: .*", re.MULTILINE | re.DOTALL)
-
-#: The statement that failed, which pg_dump names last.
-_STATEMENT = re.compile(r"pg_dump: detail: (Query|Command) was: .*")
-
-#: The table in it, as pg_dump quotes it.
-_COPIED = re.compile(r'pg_dump: detail: (?:Query|Command) was: COPY ((?:"(?:[^"]|"")*"|[^"(\s])+) ')
