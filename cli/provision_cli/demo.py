@@ -4,8 +4,6 @@ Each act shows what is done, and looks whether it is so. An act that does not sh
 raises CommandError, whose sentence says what is wrong.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import shlex

@@ -1,7 +1,5 @@
 """What the terminal shows: tables where there is one, plain lines where there is none."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

@@ -4,8 +4,6 @@ The project's id is its argument. Each other field of the payload is an option, 
 description for its help, and its bounds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """The commands about the local stack itself."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import time

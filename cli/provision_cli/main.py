@@ -1,7 +1,5 @@
 """The program `provision`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """One sentence for everything that can go wrong."""
 
-from __future__ import annotations
-
 import re
 
 from botocore import exceptions as aws

@@ -1,7 +1,5 @@
 """What a command is about: a deployment, and the ids in it as people type them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from typing import Any

@@ -1,7 +1,5 @@
 """The local AWS: every service on one port, with functions that run as processes here."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import sys

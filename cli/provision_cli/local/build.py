@@ -7,8 +7,6 @@ Retry or Catch by name would ever match. Source: AWS Lambda Developer Guide, "Bu
 runtime".
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

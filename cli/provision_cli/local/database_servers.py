@@ -1,7 +1,5 @@
 """What the database servers of the local stack have in common, whichever technology they are."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -6,8 +6,6 @@ that is meant for an account into the local stack. So the programs that are star
 by chance, and a process that talks to the local stack leaves those settings behind.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -5,8 +5,6 @@ from its input: which instance, and what the operation needs, a password among i
 one instance happens one after another. Each has a folder, which is removed with it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -11,8 +11,6 @@ version that the Makefile names, and uses what its module of RDS does not export
 stops the servers is a program of its own. Source: Amazon RDS API Reference.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import json

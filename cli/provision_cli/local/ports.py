@@ -1,7 +1,5 @@
 """The ports that the local stack listens on, all of them of the loopback address."""
 
-from __future__ import annotations
-
 import random
 import socket
 

@@ -9,8 +9,6 @@ where the project's path holds what a shell would take for its own: PostgreSQL's
 other by a shell, with paths in double quotes.
 """
 
-from __future__ import annotations
-
 import os
 import pwd
 import secrets

@@ -6,8 +6,6 @@ was started, and nothing is ever ended that was not started here: the system giv
 to the next process, and that has no such mark.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

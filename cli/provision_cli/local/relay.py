@@ -5,8 +5,6 @@ of an address of this machine, and hands on to the same port of 127.0.0.1. It ta
 that network alone: a machine beside this one may be able to send to the address, too.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ipaddress

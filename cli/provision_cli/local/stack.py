@@ -1,7 +1,5 @@
 """The local stack as a whole: started, deployed, described and stopped."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -9,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import boto3
 from botocore.config import Config
@@ -191,7 +189,7 @@ class LocalStack:
         self._instances = InstanceServers(self.directory)
 
     @classmethod
-    def of_developer(cls) -> LocalStack:
+    def of_developer(cls) -> Self:
         """Return the developer's own."""
         return cls(Path(os.environ.get(_DIRECTORY_VARIABLE) or _DIRECTORY))
 

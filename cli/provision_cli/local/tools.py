@@ -6,8 +6,6 @@ program itself is then started without uv, in an environment that is the local s
 has kept needs no network, and none is asked: a desk's proxy may be out of reach.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
