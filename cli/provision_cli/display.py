@@ -149,10 +149,11 @@ def _lines(job: api.Job, *, with_pending: bool = False) -> list[Text]:
     lines = [Text(note) for note in _notes(job, end_waits)]
     for record in job.stages:
         if with_pending or record.status is not api.StageStatus.PENDING:
+            attempt = f"attempt {record.attempt} of {record.max_attempts}" if record.attempt else ""
             words = (
                 record.stage.ljust(width),
                 record.status.ljust(9),
-                _attempt(record).ljust(14),
+                attempt.ljust(14),
                 # A stage that runs shows when it started, one that ended how long it took.
                 _clock(record.started_at),
                 _duration(record.started_at, record.finished_at),
@@ -393,10 +394,6 @@ def _stages(job: api.Job, cleanup: api.Job | None) -> Group:
         style = _STATUS_STYLES.get(cleanup.status, "")
         summary.append(f"  clean-up {cleanup.status}", style)
     return Group(*lines, summary)
-
-
-def _attempt(record: api.StageRecord) -> str:
-    return f"attempt {record.attempt} of {record.max_attempts}" if record.attempt else ""
 
 
 def _describe_stage(record: api.StageRecord) -> str:

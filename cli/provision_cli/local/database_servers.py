@@ -116,7 +116,7 @@ class DatabaseServer(ABC):
         """Return the arguments with which the server serves its data."""
 
     @abstractmethod
-    def _make_data(self, folder: Path, password: str) -> subprocess.CompletedProcess[str]:
+    def _make_data(self, folder: Path) -> subprocess.CompletedProcess[str]:
         """Make the data of a new server in a folder that is not there yet."""
 
     def _environment(self) -> dict[str, str]:
@@ -159,10 +159,9 @@ class DatabaseServer(ABC):
             ) from error
 
     def _initialize(self) -> None:
-        password = os.urandom(32).hex()
-        self._make_folders(password)
+        self._make_folders(os.urandom(32).hex())
         unfinished = self._data.with_suffix(".unfinished")
-        made = self._make_data(unfinished, password)
+        made = self._make_data(unfinished)
         if made.returncode != 0:
             raise LocalStackError(f"{self.name} could not make its data: {last_line(made.stdout)}")
         unfinished.rename(self._data)

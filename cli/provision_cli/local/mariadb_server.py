@@ -141,7 +141,7 @@ class MariadbServer(DatabaseServer):
         certificate = authority.issue_cert(LOOPBACK, "localhost")
         certificate.private_key_and_cert_chain_pem.write_to_path(self._certificate_file)
 
-    def _make_data(self, folder: Path, password: str) -> subprocess.CompletedProcess[str]:
+    def _make_data(self, folder: Path) -> subprocess.CompletedProcess[str]:
         folder.mkdir(mode=0o700)
         return self._run(
             [
@@ -149,7 +149,7 @@ class MariadbServer(DatabaseServer):
                 *self._common_settings(folder),
                 *("--bootstrap", "--max-allowed-packet=8M"),
             ],
-            given=_system_tables(required_program()) + _superuser(password),
+            given=_system_tables(required_program()) + _superuser(self._password()),
         )
 
     def connect(self, database: str | None = None) -> pymysql.Connection[Cursor]:

@@ -126,8 +126,7 @@ class PostgresqlServer(DatabaseServer):
         if self._unprivileged is not None:
             self._home.chmod(0o755)
 
-    def _make_data(self, folder: Path, password: str) -> subprocess.CompletedProcess[str]:
-        del password  # it is in the file
+    def _make_data(self, folder: Path) -> subprocess.CompletedProcess[str]:
         return self._run(
             [
                 *self._program("initdb"),

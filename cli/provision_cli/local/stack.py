@@ -285,13 +285,10 @@ class LocalStack:
 
     def _state(self) -> RunningStack | None:
         """Read the state file; None where the local AWS that it names does not run any more."""
-        state = self._saved_state()
-        return state if state is not None and state.aws.is_running() else None
-
-    def _saved_state(self) -> RunningStack | None:
         # What another version has written is as good as none: what runs is found without it.
         with contextlib.suppress(FileNotFoundError, ValueError):
-            return RunningStack.model_validate_json(self._state_file.read_bytes())
+            state = RunningStack.model_validate_json(self._state_file.read_bytes())
+            return state if state.aws.is_running() else None
         return None
 
     def _go_on(self, state: RunningStack, report: Report) -> bool:
@@ -337,7 +334,7 @@ class LocalStack:
         return {}
 
     def _stop(self) -> bool:
-        state = self._saved_state()
+        state = self._state()
         # Each is found by its folder.
         servers = self._servers(dict.fromkeys(_SERVERS, 0)).values()
         running = any(server.is_running() for server in servers)
