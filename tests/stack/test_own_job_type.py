@@ -47,7 +47,7 @@ EDITS = {
     ),
     # It holds nothing, so that its end waits for no poll which may be at work.
     WAITS: (
-        ("outcome import StageOutcome\n", "outcome import StageOutcome, Waiting\n"),
+        ("import JobInput, StageOutcome\n", "import JobInput, StageOutcome, Waiting\n"),
         ("-> StageOutcome:", "-> StageOutcome | Waiting:"),
         (
             "    project = read_project(job, projects)\n",
