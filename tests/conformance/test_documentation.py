@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from provisioner import jobs
 from provisioner.api_keys.key_format import LEAK_PATTERN
 from provisioner.api_keys.store import API_KEY_TRANSITIONS
 from provisioner.composition.events import COMPLETIONS
@@ -37,7 +38,7 @@ from provisioner.provisioning.job_types.provision_project import (
 from provisioner.provisioning.projects import PROJECT_TRANSITIONS
 from support import readme
 from support.pages import Page, doubled, read_pages
-from support.project import ROOT
+from support.project import PACKAGE, ROOT
 
 from docs import write_fault_table
 
@@ -148,6 +149,25 @@ def test_ci_runs_what_the_readme_runs() -> None:
     assert "make test" in lines
     assert any(line.startswith("git clone ") for line in lines)
     assert '(cd "$clone" && .venv/bin/pytest tests/readme)' in lines
+
+
+def test_the_readme_names_code_that_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text.partition("\n## Where the code is\n")[2].partition("\n## ")[0]
+    rows = [row.split("|")[2] for row in section.splitlines() if row.startswith("| ")][2:]
+    names = [name for row in rows for name in re.findall(r"`([^`<]+)`", row)]
+
+    paths = [name for name in names if name.endswith((".py", "/", ".yaml"))]
+    beside = PACKAGE / "provisioning" / "stages"
+    assert len(paths) > len(rows)
+    for path in paths:
+        assert any((folder / path).exists() for folder in (ROOT, PACKAGE, beside)), path
+
+
+def test_the_job_system_says_what_each_of_its_modules_does() -> None:
+    modules = {path.stem for path in Path(jobs.__file__).parent.glob("*.py")} - {"__init__"}
+
+    assert set(re.findall(r"`(\w+)`", str(jobs.__doc__))) == modules
 
 
 def test_the_licence_is_the_one_that_is_named() -> None:
