@@ -331,7 +331,10 @@ def test_a_job_that_runs_in_someone_s_process_is_left_alone_until_that_is_gone(c
 
     job = reconcile(core)
 
-    assert error_of(job).message == "The process that ran the job is gone."
+    assert (
+        error_of(job).message
+        == "The job has no execution any more, and no process says that it runs it."
+    )
     assert history(core, "REPAIRED") == ["Nobody had told of its end: its execution was gone."]
     assert [message["job_id"] for message in sent(core)] == [job.cleanup_job_id]
 

@@ -151,7 +151,7 @@ def parse_message(body: str) -> JobMessage:
     """Read the body of a message.
 
     Raises:
-        INVALID_PAYLOAD: it is none.
+        INVALID_PAYLOAD: it is not a message that asks for a job.
     """
     try:
         return JobMessage.model_validate_json(body)

@@ -56,7 +56,10 @@ _ENDS: dict[ExecutionStatus | None, tuple[ErrorType, str]] = {
     ),
     ExecutionStatus.FAILED: (ErrorType.UNKNOWN_ERROR, "The job ended without saying why."),
     ExecutionStatus.SUCCEEDED: (ErrorType.UNKNOWN_ERROR, "The job ended without a result."),
-    None: (ErrorType.UNKNOWN_ERROR, "The process that ran the job is gone."),
+    None: (
+        ErrorType.UNKNOWN_ERROR,
+        "The job has no execution any more, and no process says that it runs it.",
+    ),
 }
 
 

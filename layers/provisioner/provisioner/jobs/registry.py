@@ -155,7 +155,7 @@ class JobRegistry:
         """Add a handler.
 
         Raises:
-            INVALID_PAYLOAD: the job type is none that a message can name, or the handler is none.
+            INVALID_PAYLOAD: a message cannot name such a job type, or the handler cannot be called.
             DuplicateJobHandlerError: the job type has one.
         """
         job_type = check_text("job_type", job_type)

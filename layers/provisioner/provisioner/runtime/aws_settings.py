@@ -23,7 +23,7 @@ class AwsSettingsError(SettingsError):
     """A setting of the AWS SDK is missing or wrong: a variable, a file, or the credentials."""
 
 
-#: Said where an endpoint is none.
+#: Said where an endpoint is not a URL.
 NO_URL = (
     "AWS_ENDPOINT_URL: must be a URL that begins with http:// or https://; correct it, or the one "
     "of a service (AWS_ENDPOINT_URL_…), or endpoint_url in the AWS config file."
@@ -78,7 +78,7 @@ _TABLE: tuple[tuple[type[BaseException], str | Callable[[Any], str]], ...] = (
         sdk.InvalidRetryConfigurationError,
         "AWS_RETRY_MODE, AWS_MAX_ATTEMPTS: must be a retry mode, and a whole number.",
     ),
-    (sdk.InvalidDefaultsMode, "AWS_DEFAULTS_MODE: is none of the SDK's modes; unset it."),
+    (sdk.InvalidDefaultsMode, "AWS_DEFAULTS_MODE: is not one of the SDK's modes; unset it."),
     (
         sdk.InvalidSTSRegionalEndpointsConfigError,
         "AWS_STS_REGIONAL_ENDPOINTS: must be legacy or regional.",

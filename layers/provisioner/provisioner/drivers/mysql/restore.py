@@ -76,7 +76,8 @@ class MysqlRestorer:
                 password that it leaves out comes from the environment variable MYSQL_PWD.
 
         Raises:
-            INVALID_PAYLOAD: it is none, or names no user or database, or holds what is not known.
+            INVALID_PAYLOAD: it is not a URL of a database, names no user or database, or holds
+                what is not known.
         """
         self._server, self._database = _parse(url)
 
