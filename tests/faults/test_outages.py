@@ -353,7 +353,7 @@ _IN_THE_MIDDLE = {
     },
     Engine.MYSQL: {
         "provision_project/CREATING_DATABASE": "CREATE USER",
-        "provision_project/CREATING_SCHEMA": "REPLACE INTO",
+        "provision_project/CREATING_SCHEMA": "CREATE TEMPORARY TABLE",
         f"{CLEANUP}/REMOVING_DATABASE": "DROP USER",
         "deprovision_project/CHECKING_DATA": "INNODB_TRX",
         "deprovision_project/REMOVING_DATABASE": "DROP USER",
