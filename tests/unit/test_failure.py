@@ -15,7 +15,14 @@ from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, stage_errors
 from provisioner.jobs.job_reader import JobNotFoundError
-from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
+from provisioner.jobs.models import (
+    JOB_CANCELLED,
+    Job,
+    JobStatus,
+    StageRecord,
+    StageStatus,
+    StoredError,
+)
 from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.projects import ProjectStatus
@@ -91,6 +98,24 @@ def the_error(core: Core) -> StoredError:
     error = core.jobs.get("job-1").error
     assert error is not None
     return error
+
+
+@pytest.mark.usefixtures("running")
+def test_a_stage_that_a_cancel_kept_from_starting_has_not_failed(core: Core) -> None:
+    core.jobs.request_cancel(core.jobs.get("job-1"))
+    refused, failed = "REGISTERING_STORAGE", "REGISTERING_AUTH"
+
+    record_failure(
+        core,
+        ours(refused, ErrorType.JOB_CANCELLED, "The job was cancelled."),
+        ours(failed, ErrorType.CONFLICT, "Not ours."),
+    )
+
+    job = core.jobs.get("job-1")
+    statuses = {record.stage: record.status for record in job.stages}
+    assert (statuses[refused], statuses[failed]) == (StageStatus.PENDING, StageStatus.FAILED)
+    assert (job.status, job.error) == (JobStatus.CANCELLED, JOB_CANCELLED)
+    assert [error.stage for error in job.other_errors] == [failed]
 
 
 @pytest.mark.usefixtures("running")

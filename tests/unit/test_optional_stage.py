@@ -16,6 +16,7 @@ from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.stage import StageOutcome
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageRunner
+from provisioner.jobs.stage_store import StageStore
 from provisioner.provisioning.contract import ProjectReference
 from provisioner.provisioning.functions import LIFECYCLE
 from support.core import Core
@@ -130,6 +131,19 @@ def test_a_stage_that_is_asked_for_is_left_to_run(world: World) -> None:
     world.run(FIRST)
     assert world.record(OPTIONAL).status is StageStatus.PENDING
     assert world.run(OPTIONAL)["status"] == "SUCCEEDED"
+
+
+def test_a_stage_that_ends_after_its_job_was_cancelled_skips_the_next_all_the_same(
+    world: World,
+) -> None:
+    held = world.core.jobs.start_stage(world.job(), FIRST, 0)
+    world.core.jobs.request_cancel(world.job())
+
+    said = StageStore(world.core.jobs).end("job-1", held, UNWANTED, skips=OPTIONAL)
+
+    assert said.is_written
+    assert world.record(FIRST).status is StageStatus.SUCCEEDED
+    assert world.record(OPTIONAL).status is StageStatus.SKIPPED
 
 
 @pytest.mark.parametrize("wanted", [True, False])
