@@ -209,6 +209,8 @@ AT_DATABASES = tuple(
 #: middle of their work.
 _READING_MYSQL: dict[str, str] = {
     deprovision_project.CHECKING_DATA: "`resource`",
+    # The stage before it has put right all that there is.
+    "REPAIRING_SCHEMA": "`resource`",
     deprovision_project.TAKING_SNAPSHOT: "START TRANSACTION",
 }
 
