@@ -1,7 +1,5 @@
 """Writes all that is derived from the job types' definitions, as `make state-machines` runs it."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """All files, and parts of files, that are derived from the job types' definitions."""
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Those of a job type's stages are of one job: in its order they can be handed to the functions.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import PurePosixPath

@@ -4,8 +4,6 @@ Every stage is in it, with its function. The states that only hand an error on a
 stands for them, and says when a stage has failed for good.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

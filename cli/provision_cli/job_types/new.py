@@ -1,7 +1,5 @@
 """A job type of one's own: its module, to be edited, and all that is derived from it."""
 
-from __future__ import annotations
-
 import keyword
 import re
 import subprocess

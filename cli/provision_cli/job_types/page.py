@@ -1,7 +1,5 @@
 """The page of all job types, in Markdown: what each does, and its stages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from string import ascii_lowercase
 from typing import Any

@@ -4,8 +4,6 @@
 https://states-language.net/spec.html.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

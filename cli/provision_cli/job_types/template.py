@@ -4,8 +4,6 @@ A job type has a state machine with its log group, its role and its two alarms. 
 start them, the reconciler hears of them.
 """
 
-from __future__ import annotations
-
 import re
 from string import Template
 from textwrap import fill, indent

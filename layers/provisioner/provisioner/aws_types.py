@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     )
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+    from mypy_boto3_events.client import EventBridgeClient
+    from mypy_boto3_events.type_defs import PutEventsRequestEntryTypeDef
     from mypy_boto3_rds.client import RDSClient
     from mypy_boto3_rds.type_defs import DBInstanceTypeDef, DBSnapshotTypeDef
     from mypy_boto3_s3.client import S3Client
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     )
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
     from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef
+    from mypy_boto3_sqs.client import SQSClient
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
     from mypy_boto3_ssm.client import SSMClient
+    from mypy_boto3_stepfunctions.client import SFNClient
 else:
 
     def __getattr__(_name: str) -> Any:
@@ -43,13 +48,18 @@ __all__ = [
     "DBSnapshotTypeDef",
     "DescribeSecretResponseTypeDef",
     "DynamoDBClient",
+    "EventBridgeClient",
     "EventConfigTypeDef",
     "GetUserPoolMfaConfigResponseTypeDef",
     "HeadObjectOutputTypeDef",
+    "MessageTypeDef",
     "ObjectIdentifierTypeDef",
     "ObjectTypeDef",
+    "PutEventsRequestEntryTypeDef",
     "RDSClient",
     "S3Client",
+    "SFNClient",
+    "SQSClient",
     "SSMClient",
     "SecretsManagerClient",
     "TransactWriteItemTypeDef",

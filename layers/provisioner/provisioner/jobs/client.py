@@ -1,7 +1,5 @@
 """Enqueues jobs and reads them: what a program does that is no Lambda function."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Mapping

@@ -1,25 +1,19 @@
 """The messages that wait for people: what each is, and how it is sent on its way again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
+from provisioner.aws_types import MessageTypeDef, SQSClient
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
 from provisioner.jobs.messages import is_own_job, job_id_of, parse_message
 from provisioner.jobs.models import Job
 from provisioner.jobs.records import canonical_json
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs.client import SQSClient
-    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 #: Messages of one call. Source: Amazon SQS API Reference, ReceiveMessage.
 _BATCH = 10

@@ -4,8 +4,6 @@ A message that can never work, and one that was never dispatched, goes to the de
 and its job says why.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor

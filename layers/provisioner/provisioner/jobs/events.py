@@ -5,19 +5,18 @@ and the table's stream hands it over until it is published. So no event goes bef
 none is lost.
 """
 
-from __future__ import annotations
-
 import itertools
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from provisioner.aws_types import EventBridgeClient, PutEventsRequestEntryTypeDef
 from provisioner.drivers import dynamodb
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause
 from provisioner.errors import ErrorType
@@ -33,10 +32,6 @@ from provisioner.jobs.models import (
 from provisioner.jobs.records import to_history
 from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
-
-if TYPE_CHECKING:
-    from mypy_boto3_events.client import EventBridgeClient
-    from mypy_boto3_events.type_defs import PutEventsRequestEntryTypeDef
 
 #: Who the events say that they are from.
 SOURCE = "project-provisioner"

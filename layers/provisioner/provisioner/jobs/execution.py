@@ -1,22 +1,18 @@
 """A job's executions: their names, their inputs, and how they stand."""
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
+from provisioner.aws_types import SFNClient
 from provisioner.drivers.aws_errors import short_cause
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job
 from provisioner.jobs.records import NewJob, canonical_json
-
-if TYPE_CHECKING:
-    from mypy_boto3_stepfunctions.client import SFNClient
 
 #: Bytes of a state machine's input. Source: AWS Step Functions Developer Guide, "Quotas".
 MAX_INPUT_BYTES = 262_144

@@ -4,8 +4,6 @@ It is for scripts, and the reference that the state machines are tested against:
 after the other, each settles, and only then is it decided how the job ends.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time

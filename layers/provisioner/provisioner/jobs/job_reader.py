@@ -1,14 +1,13 @@
 """Reads jobs from DynamoDB."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provisioner.arguments import shown
+from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
 from provisioner.jobs.models import Job, place_in_transaction
 from provisioner.jobs.records import (
@@ -20,9 +19,6 @@ from provisioner.jobs.records import (
     to_job,
     to_stage,
 )
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 #: The attribute, and the sparse index, of jobs that have not ended.
 UNFINISHED = "unfinished"

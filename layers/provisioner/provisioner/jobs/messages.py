@@ -1,23 +1,19 @@
 """Messages: plain JSON that any language, or the SQS console, can send; each is of one job."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from provisioner.aws_types import SQSClient
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import LATER_ATTEMPT, execution_input, job_input
 from provisioner.jobs.models import Job, StoredError
 from provisioner.jobs.records import NewJob, canonical_json, payload_digest
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
 from provisioner.jobs.store import JobStore
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs.client import SQSClient
 
 #: What services put around a job, by the fields that tell: what it is, and how to send the job
 #: plain. The first whose fields are all there; nothing is ever unwrapped.

@@ -4,8 +4,6 @@ It compares what is stored of a job with the execution that should be at it. An 
 where to look: one that comes late, or twice, finds nothing to do.
 """
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How jobs are stored: one item a job, its payload, each stage and each change, under its id."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ job and released in the one that ends it, so that their number is exact whatever
 job that finds none stands in the line of its share, for as long as it polls.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """What a stage is handed, and what it says: that it has ended well, or waits, or ends the job."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

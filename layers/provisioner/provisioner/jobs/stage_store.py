@@ -5,8 +5,6 @@ written. Only where that is refused, and for what the state machine repeats, the
 the start or the word is made of what is stored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta

@@ -5,8 +5,6 @@ the same transaction, and the start of a stage asks for nothing but its own item
 another, and stages that start at once touch no common item.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace

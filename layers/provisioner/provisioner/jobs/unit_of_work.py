@@ -5,26 +5,22 @@ on `transitions` and stands in one transaction with its history entry: a duplica
 fails its condition and changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import reduce
 from operator import and_
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boto3.dynamodb.conditions import Attr, ConditionBase
 
+from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import HistoryEntry, JobStatus, StageRecord, StoredError
 from provisioner.jobs.records import JOB, STAGE, history_item, stage_item, stored, time_text
 from provisioner.jobs.transitions import OPEN_STAGE
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 #: How often a change is tried that finds something changed under it.
 _ATTEMPTS = 3
