@@ -17,7 +17,6 @@ from provisioner.jobs.definition import (
     JobDefinition,
     Parallel,
     Stage,
-    longest_run,
 )
 from provisioner.jobs.retries import (
     FOREIGN_ERRORS,
@@ -35,7 +34,7 @@ from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project
 from support.asl import Pause
 from support.machine_runs import JOB, Answers, asking_for_all, run, unasked
-from support.project import all_states, functions, substituted_state_machine
+from support.project import all_states, functions, longest_run, substituted_state_machine
 
 type Definition = JobDefinition[Any]
 
@@ -289,7 +288,7 @@ def test_no_stage_runs_longer_than_the_code_allows_for(definition: Definition) -
         if task["Type"] == "Task" and (payload := task["Parameters"].get("Payload"))
     }
     for stage in definition.stages:
-        longest = longest_run(JOB_TYPES, definition.name, stage)
+        longest = longest_run(definition.name, stage)
         assert found[stage] == longest <= LONGEST_RUN_SECONDS, f"{definition.name}: {stage}"
 
 
@@ -369,7 +368,7 @@ def test_a_clean_up_begins_once_nothing_of_the_failed_job_may_be_at_work(
     definition: Definition,
 ) -> None:
     first = JOB_TYPES[definition.on_failure.cleanup_job_type].stages[0]
-    longest = max(longest_run(JOB_TYPES, definition.name, s) for s in definition.stages)
+    longest = max(longest_run(definition.name, s) for s in definition.stages)
     assert first.waits_seconds >= longest
 
 

@@ -25,7 +25,6 @@ from provisioner.api_keys.store import ApiKeyStore
 from provisioner.composition.job_handlers import job_handler
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
-from provisioner.jobs.definition import longest_run
 from provisioner.jobs.failure import cleanup_job_id
 from provisioner.jobs.models import (
     JOB_SUBJECT,
@@ -41,7 +40,6 @@ from provisioner.jobs.stage_store import StageStart, StageStore
 from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.job_types import (
-    JOB_TYPES,
     clean_up_project,
     deprovision_project,
     provision_project,
@@ -52,6 +50,7 @@ from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
 from provisioner.runtime.platform import PlatformSettings
 from support import project
+from support.project import longest_run
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
@@ -108,7 +107,7 @@ class Jobs(JobStore):
         self, job: Job, stage: str, retry_count: int = 0, *, lease: timedelta | None = None
     ) -> StageRecord | None:
         """Let a run of a stage start; return what it holds, or None where it may not begin."""
-        seconds = timedelta(seconds=longest_run(JOB_TYPES, job.job_type, stage))
+        seconds = timedelta(seconds=longest_run(job.job_type, stage))
         given = JobInput(job_id=job.job_id, job_type=job.job_type, payload={}, attempt=job.attempt)
         event = StageEvent(job=given, stage=str(stage), retry_count=retry_count)
         return StageStart(self, event, lease or seconds, begins_job=True).write()

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package that nothing else needs
 from provision_cli.job_types.events import events as stage_events
+from provisioner.jobs.definition import LONGEST_RUN_SECONDS
 from provisioner.provisioning.job_types import JOB_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,3 +170,10 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(base.get(name), dict)
         result[name] = _merged(base[name], value) if both else value
     return result
+
+
+def longest_run(job_type: str, stage: str) -> int:
+    """Return for how many seconds a run of a stage may be at work; of one unknown, the longest."""
+    definition = JOB_TYPES.get(job_type)
+    found = None if definition is None else definition.stage(stage)
+    return LONGEST_RUN_SECONDS if found is None else found.seconds

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from provisioner.composition.stage_code import failure_policies_of, stages_of
 from provisioner.jobs.definition import (
-    LONGEST_RUN_SECONDS,
     DefinitionError,
     FailureHandling,
     Function,
@@ -20,7 +19,6 @@ from provisioner.jobs.definition import (
     Parallel,
     Stage,
     bind,
-    longest_run,
 )
 from provisioner.provisioning import job_types
 from provisioner.provisioning.contract import ProjectReference
@@ -164,14 +162,6 @@ def test_the_stages_are_those_of_the_steps_in_order() -> None:
     assert definition.last is last
     assert definition.stage("LEFT") is left
     assert definition.stage("OTHER") is None
-
-
-def test_an_attempt_is_at_work_for_as_long_as_its_function_and_its_task() -> None:
-    definitions = {"archive_project": job_type(stage())}
-    assert longest_run(definitions, "archive_project", "ARCHIVING") == 30
-    # Whatever is not known may be a function's whole time.
-    assert longest_run(definitions, "archive_project", "OTHER") == LONGEST_RUN_SECONDS
-    assert longest_run(definitions, "other", "ARCHIVING") == LONGEST_RUN_SECONDS
 
 
 def test_code_takes_what_its_parameters_name() -> None:

@@ -13,7 +13,6 @@ from botocore.exceptions import ClientError
 from provisioner.composition.in_process import SNAPSHOT_SECONDS
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import (
     Execution,
     ExecutionStatus,
@@ -26,7 +25,7 @@ from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.slots import SLOTS
 from provisioner.jobs.store import BadEnd
-from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
+from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime.observability import metrics
 from support.core import (
@@ -38,6 +37,7 @@ from support.core import (
     times,
 )
 from support.core import meanwhile as at_call
+from support.project import longest_run
 from support.reconciler import (
     NETWORK_ERROR,
     QUEUED_LIMIT,
@@ -241,7 +241,7 @@ def superseded(core: Core, stage: str, job_id: str = "job-1") -> int:
     core.jobs.start_stage(core.jobs.get(job_id), stage, 1)
     error = StoredError(ErrorType.CONFLICT, stage, 2, "It is not ours.", "")
     core.jobs.stage_failed(job_id, error, retry_count=1, retryable=False)
-    return longest_run(JOB_TYPES, job.job_type, stage) - 2
+    return longest_run(job.job_type, stage) - 2
 
 
 def begun(core: Core, on_failure: str) -> None:

@@ -12,16 +12,16 @@ from moto.s3.models import s3_backends
 from provisioner import api
 from provisioner.composition.in_process import all_stages
 from provisioner.errors import ErrorType, ProvisioningError, failure
-from provisioner.jobs.definition import longest_run
 from provisioner.jobs.execution import execution_name
 from provisioner.jobs.retries import POLL_SECONDS
 from provisioner.jobs.stage import JobInput
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
+from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.runtime import aws
 from support.calls import SQL
 from support.effects import Attempt, Effect, aside, effects
+from support.project import longest_run
 from support.undoing import (
     CLEANUP,
     OWNER,
@@ -184,7 +184,7 @@ def test_a_stage_of_a_cleanup_that_was_given_up_may_go_on_beside_the_next(
 )
 def test_what_a_stage_makes_late_is_removed_too(workflow: Workflow, stage: str) -> None:
     """The answers of a stage got lost; the last of its functions goes on for as long as it may."""
-    longest = longest_run(JOB_TYPES, "provision_project", stage)
+    longest = longest_run("provision_project", stage)
     workflow.faults[stage] = Fault(Point.BEFORE, lambda: FunctionEnded("Lambda.Unknown"), times=3)
     job = workflow.new_job(workflow.new_project(**OWNER))
     function = all_stages(workflow.settings, workflow.jobs)[job.job_type][stage]

@@ -19,12 +19,11 @@ from moto.s3.models import s3_backends
 from provisioner import api
 from provisioner.drivers.postgresql import snapshot as snapshot_module
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import POLL_SECONDS
 from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.job_types import JOB_TYPES, deprovision_project, provision_project
+from provisioner.provisioning.job_types import deprovision_project, provision_project
 from provisioner.provisioning.job_types.deprovision_project import REMOVING, SnapshotResult
 from provisioner.runtime import aws
 from support.calls import DRIVER_ERRORS, SQL
@@ -32,6 +31,7 @@ from support.changes import plainly_provisioned
 from support.effects import Attempt, Effect, effects
 from support.mysql import Connection
 from support.mysql_tenants import thread_of
+from support.project import longest_run
 from support.removal import end_of, error_of, keys_of, provisioned, snapshots, statuses, verifying
 from support.tenant_server import OnMysql, each_engine, on_mysql, run_as_tenant
 from support.workflow import ACCOUNT, REGION, Fault, FunctionEnded, Point, Workflow
@@ -509,9 +509,9 @@ def test_a_removal_holds_its_project_for_as_long_as_a_stage_of_it_may_be_at_work
     assert all(held)
     interval = POLL_SECONDS
     assert (
-        longest_run(JOB_TYPES, "deprovision_project", stage) - interval
+        longest_run("deprovision_project", stage) - interval
         < sum(workflow.pauses)
-        < longest_run(JOB_TYPES, "deprovision_project", stage) + interval
+        < longest_run("deprovision_project", stage) + interval
     )
     final = statuses(ended)[deprovision_project.FINALIZING]
     assert final is (StageStatus.PENDING if fails else StageStatus.SUCCEEDED)

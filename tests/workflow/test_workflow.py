@@ -15,13 +15,13 @@ import pytest
 from provisioner import api
 from provisioner.composition.in_process import all_stages
 from provisioner.errors import ERROR_RULES, RETRYABLE, ErrorType, failure
-from provisioner.jobs.definition import longest_run
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS, STAGE_RETRY
 from provisioner.jobs.stage import JobInput
-from provisioner.provisioning.job_types import JOB_TYPES, provision_project
+from provisioner.provisioning.job_types import provision_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.runtime import aws
+from support.project import longest_run
 from support.tenant_server import each_engine
 from support.workflow import SHARED_STAGES, Fault, FunctionEnded, Point, Workflow
 
@@ -119,12 +119,8 @@ def test_a_project_becomes_active_once_none_of_its_stages_may_be_at_work(
     ended = workflow.execute(job)
 
     assert set(seen) == {(ProjectStatus.PROVISIONING, StageStatus.WAITING)}
-    longest = longest_run(JOB_TYPES, "provision_project", stage) + POLL_SECONDS
-    assert (
-        longest_run(JOB_TYPES, "provision_project", stage) - POLL_SECONDS
-        < sum(workflow.pauses)
-        < longest
-    )
+    longest = longest_run("provision_project", stage) + POLL_SECONDS
+    assert longest_run("provision_project", stage) - POLL_SECONDS < sum(workflow.pauses) < longest
     assert len(entered(workflow.history(job))) <= 12
     assert ended.stages[-1].attempt == 1
     # Of the keys that the secret hands over, each verifies.

@@ -316,13 +316,6 @@ class JobDefinition[Payload: BaseModel]:
 type JobDefinitions = Mapping[str, JobDefinition[Any]]
 
 
-def longest_run(definitions: JobDefinitions, job_type: str, stage: str) -> int:
-    """Return for how many seconds after its start an attempt of a stage may be at work."""
-    definition = definitions.get(job_type)
-    found = None if definition is None else definition.stage(stage)
-    return LONGEST_RUN_SECONDS if found is None else found.seconds
-
-
 def description(error: Exception) -> str:
     """Name what keeps code from being loaded: the error's class, and the first line of its text."""
     return f"{type(error).__name__}: {str(error).partition('\n')[0].rstrip('.')}"
