@@ -100,7 +100,7 @@ def _throttle_dynamodb(place: str) -> Fault:
     """
     last = {
         _CREATING: operation("TransactWriteItems", "'host'"),
-        _REPAIRING: operation("GetItem", repair_project.REPAIRING_INSTANCE),
+        _REPAIRING: operation("Query"),
         _SNAPSHOT: operation("GetItem"),
         _REMOVING: operation("TransactWriteItems"),
     }[place]
