@@ -71,7 +71,7 @@ lint-secrets: $(VENV)/.installed
 
 # More processes than CI has cores: many tests wait for containers and servers, and compute nothing.
 test: lint ## run the linters and every test
-	$(BIN)/pytest --numprocesses 5 --dist worksteal
+	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
 test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on PostgreSQL 15 to 17 as well, and bring these
 	@versions="$$(.ci/postgresql-versions)" && for programs in $$versions; do \
