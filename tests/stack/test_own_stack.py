@@ -337,7 +337,7 @@ def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
 ) -> None:
     services = NO_SERVICES | {"storage": True}
     # The stage says that it waits before its wait begins, which is slow until the job has ended.
-    with slow_retries(running, 60), ExitStack() as disturbance:
+    with slow_retries(running, 180), ExitStack() as disturbance:
         disturbance.enter_context(_without_s3(running))
         with _job_at_its_database(stack, running, "ends-early", services) as job:
             eventually(
@@ -345,8 +345,8 @@ def test_a_cancelled_job_that_waits_ends_with_the_stage_that_was_at_work(
             )
             disturbance.close()
             assert not api.cancel_job(job.job_id).status.is_terminal
-        # Its storage waits for a minute; that the other stage has ended, the bus tells.
-        eventually(lambda: api.get_job(job.job_id).status.is_terminal, within=45)
+        # Its storage waits for three minutes; that the other stage has ended, the bus tells.
+        eventually(lambda: api.get_job(job.job_id).status.is_terminal, within=120)
 
     assert cleaned_up(job.job_id).status is api.JobStatus.COMPLETED
     assert api.get_job(job.job_id).status is api.JobStatus.CANCELLED
