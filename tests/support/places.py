@@ -106,7 +106,8 @@ _EFFECTS_ON_INSTANCES = {
     f"deprovision_project/{deprovision_project.REMOVING_INSTANCE}": "DeleteDBInstance",
 }
 
-#: How a job of each type in CHANGES ends that met no fault, by engine.
+#: How a job of each type in CHANGES ends that met no fault, by engine, where a project has no
+#: services.
 _ends: dict[tuple[Engine, str], Any] = {}
 
 #: At which call, beside its first, each stage of those meets one: at that of its effect. It is the
@@ -115,7 +116,11 @@ _later_calls: dict[str, At] = {}
 
 
 def undisturbed(workflow: Workflow, job_type: str, project_id: str) -> Any:
-    """Return how a job ends that meets no fault; the first run shows what its stages call."""
+    """Return how a job of a project without services ends that meets no fault.
+
+    The first run shows what its stages call.
+    """
+    assert not (api.get_project(project_id).result or {}).get("services"), "has services"
     end = workflow.engine, job_type
     if end not in _ends:
         calls: dict[str, list[Call]] = {stage: [] for stage in STAGES[job_type]}
