@@ -95,7 +95,7 @@ class Jobs(JobStore):
         work = self.work()
         values = {"status": JobStatus.RUNNING, "started_at": work.at}
         work.change_job(job_id, job.attempt, values, (JobStatus.QUEUED,))
-        work.tell(job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=job.attempt)
+        work.add_history(job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=job.attempt)
         work.write()
 
     def start_stage(self, job: Job, stage: str, retry_count: int) -> StageRecord:

@@ -157,7 +157,7 @@ class World:
         assert (type(raised), str(raised)) == (StageWaiting, text)
 
     def lose(self, retry_count: int, stage: str = PLACING) -> datetime:
-        """Let a run start that never says its word; return until when it may be at work."""
+        """Let a run start that never records its end; return until when it may be at work."""
         held = self.core.jobs.start(self.job(), stage, retry_count)
         assert held is not None
         assert held.lease_until is not None
@@ -509,7 +509,7 @@ def test_a_poll_finds_that_its_job_is_cancelled(world: World) -> None:
 
 
 def test_who_cancels_and_who_begins_to_wait_do_not_miss_each_other(world: World) -> None:
-    """Where the stage still ran as the job was cancelled, its word that it waits ends it."""
+    """Where the stage still ran as the job was cancelled, its record that it waits ends it."""
 
     def cancel() -> None:
         world.core.answers.clear()

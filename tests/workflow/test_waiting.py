@@ -53,7 +53,7 @@ def test_a_stage_waits_and_goes_on(workflow: Workflow, job: api.Job) -> None:
     assert record_of(ended).attempt == 2
     # What it made is what a stage makes that never waited.
     assert workflow.snapshot(ended) == workflow.reference()
-    # Each poll has said its word: the end of the job has none to wait for.
+    # Each poll has recorded its end: the end of the job has none to wait for.
     assert waits(ended, "FINALIZING") == []
     polled = [e for e in workflow.history(job) if e["type"] == "TaskFailed"]
     assert len(polled) == len(workflow.pauses) + len(workflow.waits)
@@ -159,7 +159,7 @@ def test_a_stage_of_a_clean_up_waits_and_goes_on(
     ended = run_failing(workflow)
 
     assert_undone(workflow, ended)
-    # After that it pauses for nothing: each poll has said its word.
+    # After that it pauses for nothing: each poll has recorded its end.
     assert len(seen) == 3
     for of_project, of_all, job in seen:
         assert (job.job_id, job.status) == (ended.cleanup_job_id, api.JobStatus.RUNNING)

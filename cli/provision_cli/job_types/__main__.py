@@ -15,7 +15,7 @@ def main() -> int:
     """Write the files of this project, and name those that have changed."""
     try:
         # A definition that cannot be loaded, or run, is refused when it is imported.
-        from provision_cli.job_types.derived import write  # noqa: PLC0415
+        from provision_cli.job_types.derived import write  # noqa: PLC0415  # see above
 
         for line in write(_ROOT):
             typer.echo(line)

@@ -49,7 +49,7 @@ _NOT_RESTORED = (
 
 _OK = 200
 
-#: In what ministack knows of an instance, what an operation on its server is told of it.
+#: In what ministack knows of an instance, what an operation on its server is handed.
 _SERVER = "_Server"
 
 #: The parameters of a request, by their names in the Query protocol.
@@ -275,8 +275,8 @@ def _do(
         instance: what ministack knows of it.
         operation: what is done.
         more: what the operation needs besides.
-        then: is told whether it went well.
-        seconds: from now, before which it is not told.
+        then: called with whether it went well.
+        seconds: from now, before which it is not called.
     """
     before = _AT_WORK.get(instance["DbiResourceId"])
     earliest = time.monotonic() + seconds

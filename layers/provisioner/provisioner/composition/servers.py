@@ -17,8 +17,8 @@ def servers[Driver](
 ) -> Servers[Driver]:
     """Bind the servers to their drivers.
 
-    MySQL's driver is told whose certificates it believes: those of the authorities in the layer's
-    file. libpq reads the variable itself.
+    MySQL's driver is handed the certificates that it trusts: those of the authorities in
+    the file of the layer. libpq reads the variable itself.
     """
     return Servers(
         aws.client("secretsmanager"),

@@ -1,6 +1,4 @@
-"""Ends a job badly: which error it ends with, and which stages never said how they ended."""
-
-from __future__ import annotations
+"""Ends a job badly: which error it ends with, and which stages never recorded how they ended."""
 
 import json
 import re
@@ -8,14 +6,14 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 
 from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.dynamodb import Write
 from provisioner.errors import FINAL_ERROR, ErrorType, failure
-from provisioner.jobs.definition import LONGEST_RUN_SECONDS
+from provisioner.jobs.definition import LONGEST_RUN_SECONDS, JobDefinition
 from provisioner.jobs.execution import execution_name, job_input
 from provisioner.jobs.models import (
     JOB_CANCELLED,
@@ -33,16 +31,12 @@ from provisioner.jobs.registry import of_job_type
 from provisioner.jobs.retries import FOREIGN_ERRORS, SLOT_ERROR, WAITING_ERROR
 from provisioner.jobs.stage import StageEvent
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting, measure_wait, parse_event
-from provisioner.jobs.store import BadEnd
+from provisioner.jobs.store import BadEnd, JobStore
 from provisioner.jobs.unit_of_work import optimistically
 from provisioner.runtime.observability import logger, measure_by, metrics
 
-if TYPE_CHECKING:
-    from provisioner.jobs.definition import JobDefinition
-    from provisioner.jobs.store import JobStore
-
 #: Characters of a foreign cause that are kept.
-_CAUSE_LENGTH = 1000
+CAUSE_LENGTH = 1000
 
 #: The place that a line of a stack trace names, as Python writes it.
 _PLACE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>[0-9]+)')
@@ -337,7 +331,7 @@ def _technical_cause(name: str, cause: str) -> str:
         frames = reported.get("stackTrace")
         place = _PLACE.search(str(frames[-1])) if isinstance(frames, list) and frames else None
         said = f" at {place['file']}:{place['line']}" if place else ""
-    return f"{name}{said}".removesuffix(": ")[:_CAUSE_LENGTH]
+    return f"{name}{said}".removesuffix(": ")[:CAUSE_LENGTH]
 
 
 def _reported(cause: str) -> Mapping[str, Any]:

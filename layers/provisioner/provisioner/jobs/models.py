@@ -8,7 +8,7 @@ from typing import Any
 from provisioner.errors import ErrorType
 from provisioner.jobs.retries import STAGE_RETRY
 
-#: What everyone is told of a job that someone cancelled.
+#: The message of a job that someone cancelled.
 CANCELLED = "The job was cancelled."
 
 
@@ -113,9 +113,9 @@ class StageRecord:
     #: How often the state machine had repeated the stage when its last run started: it tells the
     #: runs of a stage apart, attempts and polls alike.
     retry_count: int = 0
-    #: Until when the last run may be at work, unless it has said its word.
+    #: Until when the last run may be at work, unless it has recorded its end.
     lease_until: datetime | None = None
-    #: Until when one may be at work that another run followed without a word of it.
+    #: Until when one may be at work that another run followed before it recorded its end.
     superseded_until: datetime | None = None
     #: Attempts that the stage has in all.
     max_attempts: int = STAGE_RETRY.attempts_in_all
@@ -143,6 +143,10 @@ class StageRecord:
     error: StoredError | None = None
     #: Whether the call that returned it has stored the start of its attempt; it is not kept.
     is_start_stored: bool = field(default=False, compare=False)
+
+
+#: What changes of a stage that waits no more. Until when it may wait in all is kept.
+NO_WAIT: dict[str, Any] = {"waiting_for": "", "waiting_since": None}
 
 
 def cancelled_while_waiting(record: StageRecord) -> StoredError:
@@ -307,7 +311,7 @@ class Lease:
 
     A run whose answer got lost on the way goes on beside the next one, and beside all that follows.
     Its function ends it in the end: AWS Lambda lets none run longer than its time-out. So each run
-    takes a lease with its start, which ends with its own word or with time.
+    takes a lease with its start, which ends when it records its end, or with time.
     """
 
     stage: str

@@ -16,7 +16,13 @@ from provisioner.drivers.aws_errors import AWS_ERRORS
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
-from provisioner.jobs.failure import FailurePolicy, FailureRecorder, metric_of, stage_error
+from provisioner.jobs.failure import (
+    CAUSE_LENGTH,
+    FailurePolicy,
+    FailureRecorder,
+    metric_of,
+    stage_error,
+)
 from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
@@ -39,9 +45,6 @@ from provisioner.runtime.observability import logger, metrics
 #: A job that runs without an execution runs in someone's process. After this long without a word
 #: that process is gone: it is longer than any wait between two attempts.
 _PROCESS_IS_GONE_AFTER = timedelta(hours=1)
-
-#: Characters of an execution's own cause that are kept.
-_CAUSE_LENGTH = 1000
 
 _ENDS: dict[ExecutionStatus | None, tuple[ErrorType, str]] = {
     ExecutionStatus.TIMED_OUT: (
@@ -297,7 +300,7 @@ def record_repair(
     work = store.work()
     must = {"updated_at": job.updated_at, "resent_at": job.resent_at}
     work.change_job(job.job_id, job.attempt, values or {}, (job.status,), **must)
-    work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
+    work.add_history(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
     release_slot(work, slot, job.job_id)
     work.also(also)
     work.write()
@@ -356,7 +359,7 @@ def _reason(job: Job, execution: Execution | None) -> list[StoredError]:
     error_type, message = _ENDS[status]
     said = () if execution is None else (execution.status, execution.error, execution.cause)
     cause = ": ".join(filter(None, said))
-    return [StoredError(error_type, "", 0, message, cause[:_CAUSE_LENGTH])]
+    return [StoredError(error_type, "", 0, message, cause[:CAUSE_LENGTH])]
 
 
 def _stage_errors(job: Job, now: datetime) -> list[StoredError]:

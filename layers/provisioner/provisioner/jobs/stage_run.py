@@ -1,14 +1,12 @@
 """Runs one attempt of one stage: records its start, calls it, records how it ended."""
 
-from __future__ import annotations
-
 import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import ValidationError
@@ -31,12 +29,9 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.registry import first_problem, validate_payload
 from provisioner.jobs.stage import Completion, JobInput, StageEvent, StageOutcome, Waiting
-from provisioner.jobs.stage_store import Said, StageStart, StageStore
+from provisioner.jobs.stage_store import EndOfRun, StageStart, StageStore
+from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, measure_by, metrics
-
-if TYPE_CHECKING:
-    from provisioner.jobs.store import JobStore
-
 
 #: The step of every state machine that records a failed job; it is no stage.
 RECORD_FAILURE = "FAILED"
@@ -139,17 +134,17 @@ class StageRunner:
             given = _input(event, stage, held)
             outcome = run(given)
             if isinstance(outcome, Waiting):
-                said = self._wait(event, stage, held, outcome.waiting_for)
+                ended = self._wait(event, stage, held, outcome.waiting_for)
             else:
-                said = self._end(event, definition, stage, held, outcome)
+                ended = self._end(event, definition, stage, held, outcome)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
             known = _known(error, own_error)
             known.__cause__ = known.__context__ = None
             measure_wait(None if held is None else held.waiting_since, self.store.now())
             return self._failed(event, held, known, given)
-        record = said.record
+        record = ended.record
         if record.status is StageStatus.WAITING:
-            if said.is_written and held.status is not StageStatus.WAITING:
+            if ended.is_written and held.status is not StageStatus.WAITING:
                 metrics.add_metric("StageWaits", MetricUnit.Count, 1)
             logger.info(
                 "stage waits",
@@ -158,7 +153,7 @@ class StageRunner:
             )
             return StageWaiting(record.waiting_for)
         measure_wait(held.waiting_since, self.store.now())
-        if not said.is_written:
+        if not ended.is_written:
             given.be_superseded(record)
         is_of_event = record.job_attempt == event.job.attempt
         return record if is_of_event and record.status.is_terminal else _too_late(event)
@@ -200,7 +195,9 @@ class StageRunner:
         logger.info("job waits for a slot", waits_until=str(waiting.waits_until))
         return SlotWaiting(waiting.waiting_for)
 
-    def _wait(self, event: StageEvent, stage: Stage, held: StageRecord, waiting_for: str) -> Said:
+    def _wait(
+        self, event: StageEvent, stage: Stage, held: StageRecord, waiting_for: str
+    ) -> EndOfRun:
         """Record what the stage waits for.
 
         Raises:
@@ -228,7 +225,7 @@ class StageRunner:
         stage: Stage,
         held: StageRecord,
         outcome: StageOutcome,
-    ) -> Said:
+    ) -> EndOfRun:
         """Record that the stage has ended well, and the job with it where it ends with it.
 
         Raises:
@@ -245,16 +242,16 @@ class StageRunner:
         # before, but for where each wait is shortened, as on the local stack.
         is_over = event.has_polled_for(LONGEST_RUN_SECONDS, held.retries_before)
         # What the job skips with its end is closed with the others after it.
-        said = progress.complete(
+        ended = progress.complete(
             job_id,
             held,
             outcome,
             list(map(str, definition.stages)),
             asks_leases=not self.is_process and not is_over,
         )
-        if said.is_written and said.record.status.is_done:
+        if ended.is_written and ended.record.status.is_done:
             metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)
-        return said
+        return ended
 
     def _failed(
         self,
@@ -266,13 +263,13 @@ class StageRunner:
         """Record how the attempt failed, where it had begun; return its error, to be raised."""
         is_repeated = is_retried(error)
         attempt = 0 if held is None else held.attempt
-        said = StoredError(error.type, event.stage, attempt, error.message, error.cause)
+        stored = StoredError(error.type, event.stage, attempt, error.message, error.cause)
         try:
             if held is not None:
                 progress = StageStore(self.store)
-                word = progress.fail(event.job.job_id, held, said, retryable=is_repeated)
-                record = word.record
-                if not word.is_written:
+                ended = progress.fail(event.job.job_id, held, stored, retryable=is_repeated)
+                record = ended.record
+                if not ended.is_written:
                     given.be_superseded(record)
                 is_repeated &= record.next_attempt_before is not None
                 if record.error is not None and record.error.type is ErrorType.JOB_CANCELLED:

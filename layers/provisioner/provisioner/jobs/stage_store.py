@@ -1,14 +1,13 @@
-"""How the runs of stages start, and the word with which each has ended.
+"""How the runs of stages start, and how each records its end.
 
-A first start is one transaction, and so is a word; nothing is read: a run holds what its start has
+A first start is one transaction, and so is an end; nothing is read: a run holds what its start has
 written. Only where that is refused, and for what the state machine repeats, the job is read, and
-the start or the word is made of what is stored.
+the start or the end is made of what is stored.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError, failure, final_failure
@@ -16,6 +15,7 @@ from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import (
     CANCELLED,
     JOB_SUBJECT,
+    NO_WAIT,
     Job,
     JobStatus,
     Lease,
@@ -34,9 +34,6 @@ from provisioner.jobs.stage import Completion, StageEvent, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.jobs.transitions import STAGE_TRANSITIONS, job_sources
 from provisioner.jobs.unit_of_work import NotAfter, UnitOfWork, optimistically
-
-#: What a stage says no more that does not wait any more. Until when it may wait in all is kept.
-NO_WAIT: dict[str, Any] = {"waiting_for": "", "waiting_since": None}
 
 
 @dataclass
@@ -98,7 +95,7 @@ class StageStart:
         after = self._started(before, work.at)
         work.change_stage(given.job_id, before, after)
         if after.attempt > before.attempt:
-            work.tell(
+            work.add_history(
                 given.job_id,
                 stage,
                 StageStatus.RUNNING,
@@ -151,7 +148,7 @@ class StageStart:
         had = None if takes_slot else slot
         # As it is written before its first stage, the stream mostly delivers it so.
         work.change_job(given.job_id, given.attempt, values, sources, slot=had)
-        work.tell(given.job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=given.attempt)
+        work.add_history(given.job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=given.attempt)
 
     def _wait(self, before: StageRecord) -> StageRecord:
         """Record that the stage waits for a slot, and stand in the line of its share.
@@ -188,7 +185,7 @@ class StageStart:
             before,
             retry_count=retry_count,
             lease_until=at + self.lease,
-            # Only time ends the lease of a run that never said its word.
+            # Only time ends the lease of a run that never recorded its end.
             superseded_until=before.superseded_until if self.is_alone else lease_of(before),
         )
         is_again = before.retry_count == retry_count
@@ -219,7 +216,7 @@ def begin_wait(
 ) -> StageRecord:
     """Return a stage that is WAITING; add what for to the history, where that is new."""
     if before.waiting_for != waiting_for:
-        work.tell(
+        work.add_history(
             job_id,
             before.stage,
             StageStatus.WAITING,
@@ -257,34 +254,36 @@ def _job_has_ended() -> ProvisioningError:
 #: The check of a stage that the one before it does not ask for.
 NOT_ASKED_FOR = "the job does not ask for it"
 
-#: Makes of a stage as it is what a run has to say, and adds what is written beside it. Where the
-#: write was refused before, it is given what has refused it, and the job as it was read since.
-type _Word = Callable[
+#: Makes of a stage as it is the stage as a run leaves it, and adds what is written beside it. Where
+#: the write was refused before, it is given what has refused it, and the job as it was read since.
+type _End = Callable[
     [UnitOfWork, StageRecord, ConditionFailedError | None, Job | None], StageRecord
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What became of the word of a run."""
+class EndOfRun:
+    """What became of the end of a run."""
 
     #: The stage as it is stored.
     record: StageRecord
-    #: Whether that is by this word; else another run has followed, or the job has ended.
+    #: Whether this run has written it; else another run has followed, or the job has ended.
     is_written: bool
 
 
 @dataclass(frozen=True)
 class StageStore:
-    """Writes what the runs of stages say.
+    """Records how the runs of stages end.
 
-    A run holds its stage as its start returned it. Its word holds only while no other run has
+    A run holds its stage as its start returned it. Its end counts only while no other run has
     followed, and while the job has not ended: else it changes nothing.
     """
 
     store: JobStore
 
-    def fail(self, job_id: str, held: StageRecord, error: StoredError, *, retryable: bool) -> Said:
+    def fail(
+        self, job_id: str, held: StageRecord, error: StoredError, *, retryable: bool
+    ) -> EndOfRun:
         """Record that an attempt failed: RETRYING if its error is retryable, else FAILED.
 
         The state machine counts the errors of each retrier apart, so that an attempt of which AWS
@@ -295,9 +294,9 @@ class StageStore:
         is waited out: the stage has failed with JOB_CANCELLED.
         """
 
-        def word(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
+        def end(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
             is_waited_out = retryable and before.closed is None
-            said = error if is_waited_out or not retryable else _cancelled(error)
+            stored = error if is_waited_out or not retryable else _cancelled(error)
             failures = before.failures + 1
             is_left = is_waited_out and STAGE_RETRY.longest_delay(failures) is not None
             # No wait is shorter than the one before: as if each attempt had been counted.
@@ -308,7 +307,7 @@ class StageStore:
                 **NO_WAIT,
                 status=StageStatus.RETRYING if is_waited_out else StageStatus.FAILED,
                 failures=failures,
-                error=said,
+                error=stored,
                 next_attempt_before=None if delay is None else work.at + timedelta(seconds=delay),
                 max_attempts=before.max_attempts
                 if delay is None
@@ -316,35 +315,37 @@ class StageStore:
                 finished_at=None if is_waited_out else work.at,
                 waits_until=before.waits_until if is_waited_out else None,
             )
-            work.tell(
+            work.add_history(
                 job_id,
                 before.stage,
                 after.status,
-                said,
+                stored,
                 attempt=before.attempt,
                 job_attempt=before.job_attempt,
                 next_attempt_before=after.next_attempt_before,
             )
             return after
 
-        return self._say(job_id, held, word)
+        return self._record(job_id, held, end)
 
-    def wait(self, job_id: str, held: StageRecord, waiting_for: str, waits_until: datetime) -> Said:
+    def wait(
+        self, job_id: str, held: StageRecord, waiting_for: str, waits_until: datetime
+    ) -> EndOfRun:
         """Record that a stage is WAITING, and what for where that is new.
 
         Raises:
             JOB_CANCELLED: the job is being cancelled.
         """
 
-        def word(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
+        def end(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
             refuse_closed(before)
             return begin_wait(work, job_id, before, waiting_for, waits_until)
 
-        return self._say(job_id, held, word)
+        return self._record(job_id, held, end)
 
     def end(
         self, job_id: str, held: StageRecord, outcome: StageOutcome, *, skips: str | None = None
-    ) -> Said:
+    ) -> EndOfRun:
         """Record that a stage ended well.
 
         Args:
@@ -354,7 +355,7 @@ class StageStore:
             skips: the stage after it that it does not ask for, if any: SKIPPED with its end.
         """
 
-        def word(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
+        def end(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
             if skips is not None:
                 # It has not begun, and is closed where this one is.
                 pending = StageRecord(skips, job_attempt=before.job_attempt, closed=before.closed)
@@ -362,7 +363,7 @@ class StageStore:
                 work.change_stage(job_id, pending, _ended(work, job_id, pending, skipped))
             return _ended(work, job_id, before, outcome)
 
-        return self._say(job_id, held, word)
+        return self._record(job_id, held, end)
 
     def complete(
         self,
@@ -372,7 +373,7 @@ class StageStore:
         stages: Sequence[str],
         *,
         asks_leases: bool,
-    ) -> Said:
+    ) -> EndOfRun:
         """End a job well, with a stage of it, or let that wait.
 
         Args:
@@ -390,7 +391,7 @@ class StageStore:
         completion = outcome.completion or Completion(outcome.output)
         also = list(completion.also)
 
-        def word(
+        def end(
             work: UnitOfWork,
             before: StageRecord,
             refused: ConditionFailedError | None,
@@ -408,35 +409,35 @@ class StageStore:
             work.also(also)
             return _ended(work, job_id, before, outcome)
 
-        return self._say(job_id, held, word)
+        return self._record(job_id, held, end)
 
-    def _say(self, job_id: str, held: StageRecord, word: _Word) -> Said:
-        """Write the word of a run, which ends its lease.
+    def _record(self, job_id: str, held: StageRecord, end: _End) -> EndOfRun:
+        """Write the end of a run, which ends its lease.
 
         Args:
             job_id: the job.
             held: the stage, as the run holds it.
-            word: makes what it says.
+            end: makes the stage as the run leaves it.
         """
 
-        def change(refused: ConditionFailedError | None) -> Said:
+        def change(refused: ConditionFailedError | None) -> EndOfRun:
             job = None if refused is None else self.store.get(job_id)
             before = (job and job.stage(held.stage)) or held
             if not _is_last(before, held):
-                return Said(before, is_written=False)
+                return EndOfRun(before, is_written=False)
             work = self.store.work()
-            after = word(work, before, refused, job)
+            after = end(work, before, refused, job)
             if after.status not in STAGE_TRANSITIONS[before.status]:
-                return Said(before, is_written=False)
+                return EndOfRun(before, is_written=False)
             # Another run that the same start began may still be at work.
             is_own = before.lease_until == held.lease_until
             superseded = before.superseded_until if is_own else lease_of(before)
             after = replace(after, lease_until=None, superseded_until=superseded)
             work.change_stage(job_id, before, after)
             work.write()
-            return Said(after, is_written=True)
+            return EndOfRun(after, is_written=True)
 
-        return optimistically(change, "a stage of it said how it ended")
+        return optimistically(change, "the end of a stage of it was recorded")
 
 
 def _refuse_unless_released(completion: Completion) -> None:
@@ -478,7 +479,9 @@ def _ended(
     work: UnitOfWork, job_id: str, before: StageRecord, outcome: StageOutcome
 ) -> StageRecord:
     status = StageStatus.SKIPPED if outcome.skipped else StageStatus.SUCCEEDED
-    work.tell(job_id, before.stage, status, note=outcome.check, job_attempt=before.job_attempt)
+    work.add_history(
+        job_id, before.stage, status, note=outcome.check, job_attempt=before.job_attempt
+    )
     return replace(
         before,
         **NO_WAIT,
@@ -493,7 +496,7 @@ def _ended(
 
 
 def _is_last(stored: StageRecord, held: StageRecord) -> bool:
-    """Whether a run is the last of its stage, and may still say its word."""
+    """Whether a run is the last of its stage, and may still record its end."""
     return (
         (stored.job_attempt, stored.retry_count) == (held.job_attempt, held.retry_count)
         and not stored.status.is_terminal

@@ -18,6 +18,7 @@ from provisioner.jobs.models import (
     JOB_CANCELLED,
     JOB_SUBJECT,
     JOB_WAITS,
+    NO_WAIT,
     REPAIRED,
     Job,
     JobStatus,
@@ -155,7 +156,7 @@ class JobStore(JobReader):
         # Kept for as long as a job that ends in the time that it has.
         payload = {"payload": text, "expires_at": self._job_expires(work.at)}
         work.put(new.job_id, PAYLOAD, payload, is_new=False)
-        work.tell(new.job_id, JOB_SUBJECT, item["status"], error, attempt=1)
+        work.add_history(new.job_id, JOB_SUBJECT, item["status"], error, attempt=1)
         for stage in new.stages:
             work.put_stage(new.job_id, StageRecord(str(stage)))
         return item
@@ -179,7 +180,7 @@ class JobStore(JobReader):
             ended = (status for status in JobStatus if status.is_terminal)
             # It may be stored no more.
             work.check(job.cleanup_job_id, JOB, {"status": (None, *ended)})
-        work.tell(job.job_id, JOB_SUBJECT, JobStatus.QUEUED, attempt=attempt)
+        work.add_history(job.job_id, JOB_SUBJECT, JobStatus.QUEUED, attempt=attempt)
         kept = {"expires_at": self._job_expires(work.at)}
         work.change(job.job_id, PAYLOAD, kept, {"job_id": job.job_id})
         for record in job.stages:
@@ -215,7 +216,7 @@ class JobStore(JobReader):
         must = {"slot": job.slot, **not_cancelled}
         sources = sources or job_sources(end.status)
         work.change_job(job.job_id, job.attempt, values, sources, **must)
-        work.tell(
+        work.add_history(
             job.job_id,
             JOB_SUBJECT,
             end.status,
@@ -227,7 +228,9 @@ class JobStore(JobReader):
             if not record.status.is_terminal:
                 _close(work, job.job_id, record, end)
         if end.repair:
-            work.tell(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=end.repair)
+            work.add_history(
+                job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=end.repair
+            )
         if end.cleanup is not None:
             self._add(work, replace(end.cleanup, slot=job.slot))
         release_slot(work, job.slot, job.job_id, to=cleanup_job_id)
@@ -271,7 +274,7 @@ class JobStore(JobReader):
         values["cleanup_job_id"] = None
         work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED), slot=slot)
         release_slot(work, slot, job_id)
-        work.tell(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
+        work.add_history(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
 
     def _end_values(self, at: datetime, status: JobStatus) -> dict[str, Any]:
         """Return what every end of a job changes of it."""
@@ -297,7 +300,7 @@ class JobStore(JobReader):
         work.change_job(
             job.job_id, job.attempt, values, (JobStatus.RUNNING,), cancel_requested_at=None
         )
-        work.tell(job.job_id, JOB_SUBJECT, CANCEL_REQUESTED, attempt=job.attempt)
+        work.add_history(job.job_id, JOB_SUBJECT, CANCEL_REQUESTED, attempt=job.attempt)
         for record in job.stages:
             if not record.status.is_terminal:
                 work.close_stage(job.job_id, record, StageClosed.JOB_CANCELLED)
@@ -316,7 +319,7 @@ class JobStore(JobReader):
         wait = Wait("", waiting_for, work.at if before is None else before.since, waits_until)
         sources = tuple(status for status in JobStatus if not status.is_terminal)
         work.change_job(job.job_id, job.attempt, {"end_wait": wait}, sources, end_wait=before)
-        work.tell(
+        work.add_history(
             job.job_id,
             JOB_SUBJECT,
             JOB_WAITS,
@@ -359,12 +362,11 @@ def _close(work: UnitOfWork, job_id: str, record: StageRecord, end: BadEnd) -> N
             status=StageStatus.FAILED,
             finished_at=work.at,
             next_attempt_before=None,
-            waiting_for="",
-            waiting_since=None,
+            **NO_WAIT,
             waits_until=None,
             error=error,
         )
-        work.tell(
+        work.add_history(
             job_id,
             record.stage,
             StageStatus.FAILED,

@@ -99,13 +99,13 @@ class UnitOfWork:
             dynamodb.build_check(self._table, _key(job_id, record), _condition(must))
         )
 
-    def tell(
+    def add_history(
         self,
         job_id: str,
         subject: str,
         status: str,
         error: StoredError | None = None,
-        **said: Any,
+        **more: Any,
     ) -> None:
         """Add an entry to a job's history, which says why where there is an error.
 
@@ -114,16 +114,16 @@ class UnitOfWork:
             subject: the stage, or `JOB`.
             status: what it is from now on.
             error: why.
-            said: what else the entry says; see `HistoryEntry`.
+            more: what else the entry says; see `HistoryEntry`.
         """
         if error is not None:
-            said |= {
+            more |= {
                 "note": error.message,
                 "error_type": error.type,
                 "error_stage": error.stage,
                 "error_attempt": error.attempt,
             }
-        entry = HistoryEntry(self.at, subject, status, **said)
+        entry = HistoryEntry(self.at, subject, status, **more)
         item = history_item(entry) | {"expires_at": self.expires_at}
         self.put(job_id, item["record"], item, is_new=True)
 

@@ -5,7 +5,7 @@ and a transaction of theirs keeps what it has read from being dropped. A session
 database does not.
 
 A transaction that was prepared and left keeps it too. Nothing says in which database it is, so it
-is not looked for: whose removal fails is told how to find it.
+is not looked for: the error of a removal that fails says how to find it.
 
 Sources: MySQL 8.0 Reference Manual, "Metadata Locking", "The INFORMATION_SCHEMA INNODB_TRX Table",
 "XA Transaction States".

@@ -410,7 +410,7 @@ class MysqlDumper:
     @contextmanager
     def dump(self, names: TenantNames, claim: Claim, seconds: float) -> Iterator[MysqlDump | None]:
         """Begin to dump a tenant's database."""
-        # So that a wait that takes too long is told before the dump's own time is over.
+        # So that a wait that takes too long is reported before the dump's own time is over.
         lock_wait = max(1, math.floor(min(self._lock_wait, seconds / 2)))
 
         dump = self._begin(names, claim, seconds, lock_wait)

@@ -118,7 +118,7 @@ def select(entries: Sequence[Entry], source: TenantNames, existing: Existing) ->
     """Choose what is restored.
 
     Left out is what the platform has made itself, and what the target has already. What only a
-    superuser could have made is left out too, and told.
+    superuser could have made is left out too, and reported.
 
     Args:
         entries: the archive's.

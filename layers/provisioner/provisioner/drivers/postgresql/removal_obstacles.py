@@ -175,7 +175,7 @@ def find_obstacles(
         (names.database,),
     ).fetchone()
     oid, is_open, comment = row or (_NO_OID, False, None)
-    # One without a marker is what a crash has left: it is told by its roles.
+    # One without a marker is what a crash has left: its roles show whose it is.
     if comment is not None and not claim(tags_of_comment(comment)):
         return Obstacles(), False
     parameters = {

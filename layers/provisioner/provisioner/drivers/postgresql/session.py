@@ -2,7 +2,7 @@
 
 A tenant's database is hostile ground: the tenant may make schemas, and in them relations,
 functions, operators, casts and types of any name. A session of the platform resolves names in
-`pg_catalog` alone, where no tenant can make anything. It is told so when it begins, which no
+`pg_catalog` alone, where no tenant can make anything. This is set when it begins, which no
 setting of a role or a database can override. Temporary relations and types are found even before
 `pg_catalog`; but a session finds only its own, and the platform's make none.
 

@@ -164,7 +164,7 @@ class PostgresqlDumper:
             refuse_newer(version, program, ErrorType.SNAPSHOT_FAILED, advice)
             self._refuse_obstacles(names)
             dump = PgDump(program, self._admin, names.database, version, seconds)
-            # So that a wait that takes too long is told before the dump's own time is over.
+            # So that a wait that takes too long is reported before the dump's own time is over.
             lock_wait = min(self._lock_wait, seconds / 2)
             with closing(dump), self._watching(session, dump, names, lock_wait):
                 yield dump
