@@ -57,16 +57,10 @@ EDITS = {
 """,
         ),
         ('    state="Look",\n', '    state="Look",\n    waits_seconds=3600,\n'),
-        ("lifecycle:ensure_acquired", "find_project:ensure_found"),
-        ("lifecycle:ensure_released", "lifecycle:ensure_concluded"),
+        ("import ACQUIRING, RELEASE, RELEASING", "import CONCLUDING, FINDING"),
+        ("steps=(ACQUIRING, LOOKING, RELEASING)", "steps=(FINDING, LOOKING, CONCLUDING)"),
         ("import FailureHandling, JobDefinition, Stage", "import JobDefinition, Stage"),
-        (
-            """    on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
-    ),
-""",
-            "",
-        ),
+        ("    on_failure=FailureHandling(release=RELEASE),\n", ""),
     ),
 }
 

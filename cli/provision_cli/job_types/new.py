@@ -32,6 +32,7 @@ from pydantic import Field
 
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
 from provisioner.jobs.stage import JobInput, StageOutcome
+from provisioner.provisioning.common_stages import ACQUIRING, RELEASE, RELEASING
 from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.projects import ProjectStore
@@ -67,14 +68,6 @@ def ensure_looked_at(job: JobInput, *, projects: ProjectStore) -> StageOutcome:
     )
 
 
-INITIALIZING = Stage(
-    "INITIALIZING",
-    "The project is ACTIVE and ours to change.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.lifecycle:ensure_acquired",
-    state="Initialize",
-)
-
 LOOKING = Stage(
     "LOOKING",
     "The status of the project is known.",
@@ -83,23 +76,13 @@ LOOKING = Stage(
     state="Look",
 )
 
-FINALIZING = Stage(
-    "FINALIZING",
-    "The project is released and the job COMPLETED, in one transaction.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.lifecycle:ensure_released",
-    state="Finalize",
-)
-
 JOB_TYPE = JobDefinition(
     name="${name}",
     meaning="Looks at a project that nobody changes meanwhile.",
     payload_model=${class_name}Payload,
     result_model=${class_name}Result,
-    steps=(INITIALIZING, LOOKING, FINALIZING),
-    on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
-    ),
+    steps=(ACQUIRING, LOOKING, RELEASING),
+    on_failure=FailureHandling(release=RELEASE),
     example={"project_id": "shop"},
 )
 ''')

@@ -6,13 +6,10 @@ from pydantic import Field
 
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.jobs.messages import JobId
+from provisioner.provisioning.common_stages import removal_stage
 from provisioner.provisioning.contract import Payload, ProjectId, Region, Result
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.functions import (
-    LEASE_SECONDS,
-    LIFECYCLE,
-)
-from provisioner.provisioning.removal_stages import removal_stage
+from provisioner.provisioning.functions import LEASE_SECONDS, LIFECYCLE
 
 
 class CleanUpProjectPayload(Payload):

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
+from provisioner.provisioning.common_stages import removal_stage
 from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
@@ -17,7 +18,6 @@ from provisioner.provisioning.functions import (
     SERVICES,
     SNAPSHOT,
 )
-from provisioner.provisioning.removal_stages import removal_stage
 
 
 class DeprovisionProjectPayload(Payload):

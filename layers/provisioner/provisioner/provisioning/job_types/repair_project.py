@@ -1,7 +1,10 @@
 """repair_project: puts right what has drifted of a project, and tells what it was."""
 
+from dataclasses import replace
+
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
+from provisioner.provisioning.common_stages import ACQUIRING, RELEASE
 from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.functions import (
     DATABASE,
@@ -44,14 +47,7 @@ class RepairProjectResult(Result):
     checked: list[str]
 
 
-INITIALIZING = Stage(
-    "INITIALIZING",
-    "The project is ACTIVE and ours to change.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.lifecycle:ensure_acquired",
-    arguments={"asks_for_instance": True},
-    state="Initialize",
-)
+INITIALIZING = replace(ACQUIRING, arguments={"asks_for_instance": True})
 
 REPAIRING_INSTANCE = Stage(
     "REPAIRING_INSTANCE",
@@ -136,9 +132,7 @@ JOB_TYPE = JobDefinition(
         ),
         FINALIZING,
     ),
-    on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
-    ),
+    on_failure=FailureHandling(release=RELEASE),
     example={"project_id": "shop"},
     command=("project", "repair"),
 )

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import JobDefinition, Stage
+from provisioner.provisioning.common_stages import CONCLUDING, FINDING
 from provisioner.provisioning.contract import Payload, ProjectId, Result
-from provisioner.provisioning.functions import API_KEYS, LIFECYCLE
+from provisioner.provisioning.functions import API_KEYS
 
 
 class RevokeApiKeyPayload(Payload):
@@ -26,14 +27,6 @@ class RevokeApiKeyResult(Result):
     revoked_at: datetime
 
 
-INITIALIZING = Stage(
-    "INITIALIZING",
-    "The project is there; nobody's lock is asked for.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.find_project:ensure_found",
-    state="Initialize",
-)
-
 REVOKING_API_KEY = Stage(
     "REVOKING_API_KEY",
     "The API key does not verify any more.",
@@ -43,19 +36,11 @@ REVOKING_API_KEY = Stage(
     state="RevokeApiKey",
 )
 
-FINALIZING = Stage(
-    "FINALIZING",
-    "The job is COMPLETED.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.lifecycle:ensure_concluded",
-    state="Finalize",
-)
-
 JOB_TYPE = JobDefinition(
     name="revoke_api_key",
     meaning="Lets one API key stop verifying at once.",
     payload_model=RevokeApiKeyPayload,
     result_model=RevokeApiKeyResult,
-    steps=(INITIALIZING, REVOKING_API_KEY, FINALIZING),
+    steps=(FINDING, REVOKING_API_KEY, CONCLUDING),
     example={"project_id": "shop", "key_id": "key_0123456789abcdef0123"},
 )

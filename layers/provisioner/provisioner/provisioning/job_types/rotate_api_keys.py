@@ -7,8 +7,9 @@ from pydantic import Field
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
+from provisioner.provisioning.common_stages import ACQUIRING, RELEASE, RELEASING
 from provisioner.provisioning.contract import ApiKeyPrefix, ApiKeyResult, Payload, ProjectId, Result
-from provisioner.provisioning.functions import API_KEYS, LIFECYCLE
+from provisioner.provisioning.functions import API_KEYS
 
 
 class RotateApiKeysPayload(Payload):
@@ -37,14 +38,6 @@ class RotateApiKeysResult(Result):
     old_keys_expire_at: datetime
 
 
-INITIALIZING = Stage(
-    "INITIALIZING",
-    "The project is ACTIVE and ours to change.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.lifecycle:ensure_acquired",
-    state="Initialize",
-)
-
 ROTATING_API_KEYS = Stage(
     "ROTATING_API_KEYS",
     "The new API keys, the secret that hands them over once, and the end of the old ones.",
@@ -54,23 +47,13 @@ ROTATING_API_KEYS = Stage(
     state="RotateApiKeys",
 )
 
-FINALIZING = Stage(
-    "FINALIZING",
-    "The project is released and the job COMPLETED, in one transaction.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.lifecycle:ensure_released",
-    state="Finalize",
-)
-
 JOB_TYPE = JobDefinition(
     name="rotate_api_keys",
     meaning="Gives a project new API keys; its old ones verify until an overlap ends.",
     payload_model=RotateApiKeysPayload,
     result_model=RotateApiKeysResult,
-    steps=(INITIALIZING, ROTATING_API_KEYS, FINALIZING),
-    on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
-    ),
+    steps=(ACQUIRING, ROTATING_API_KEYS, RELEASING),
+    on_failure=FailureHandling(release=RELEASE),
     example={"project_id": "shop"},
     command=("keys", "rotate"),
 )

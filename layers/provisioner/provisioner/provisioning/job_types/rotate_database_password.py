@@ -2,8 +2,9 @@
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
+from provisioner.provisioning.common_stages import ACQUIRING, RELEASE, RELEASING
 from provisioner.provisioning.contract import Payload, ProjectId, Result
-from provisioner.provisioning.functions import DATABASE, LIFECYCLE
+from provisioner.provisioning.functions import DATABASE
 
 
 class RotateDatabasePasswordPayload(Payload):
@@ -22,14 +23,6 @@ class RotateDatabasePasswordResult(Result):
     secret_version_id: str
 
 
-INITIALIZING = Stage(
-    "INITIALIZING",
-    "The project is ACTIVE and ours to change.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.lifecycle:ensure_acquired",
-    state="Initialize",
-)
-
 ROTATING_DATABASE_PASSWORD = Stage(
     "ROTATING_DATABASE_PASSWORD",
     "The new password of the app role, in the secret and in the database.",
@@ -39,23 +32,13 @@ ROTATING_DATABASE_PASSWORD = Stage(
     state="RotateDatabasePassword",
 )
 
-FINALIZING = Stage(
-    "FINALIZING",
-    "The project is released and the job COMPLETED, in one transaction.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.lifecycle:ensure_released",
-    state="Finalize",
-)
-
 JOB_TYPE = JobDefinition(
     name="rotate_database_password",
     meaning="Gives a project's database login a new password.",
     payload_model=RotateDatabasePasswordPayload,
     result_model=RotateDatabasePasswordResult,
-    steps=(INITIALIZING, ROTATING_DATABASE_PASSWORD, FINALIZING),
-    on_failure=FailureHandling(
-        release="provisioner.provisioning.stages.lifecycle:release_after_failure"
-    ),
+    steps=(ACQUIRING, ROTATING_DATABASE_PASSWORD, RELEASING),
+    on_failure=FailureHandling(release=RELEASE),
     example={"project_id": "shop"},
     command=("password", "rotate"),
 )
