@@ -6,7 +6,7 @@ sure: whose an API is, and how old, GetApi says.
 Source: AWS AppSync API Reference.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,12 @@ from provisioner.aws_types import ApiTypeDef, AppSyncClient, EventConfigTypeDef
 from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.drift import (
     MADE_AGAIN,
+    NOT_TOLD_YET,
     Drift,
     Repairs,
-    as_remaining,
     build_update,
     drifts_of,
     find_drift,
-    find_repaired,
 )
 from provisioner.drivers.same_named import Made, SameNamed, ignore
 from provisioner.errors import ErrorType, failure
@@ -111,14 +110,10 @@ def repair_event_api(
         CONFLICT: it is not the project's.
         ProvisioningError: as `translate_errors` says.
     """
-    api = _require_api(client, api_id, owner)
+    api = _apis(client, "", owner.owns).require(api_id)
     before = _put_right(client, api, namespace, owner)
     after = _list_drift(api, *_wrong(client, api_id, namespace, owner)) if before else []
-    return Repairs(
-        find_repaired(before, after),
-        tuple(as_remaining(drift) for drift in after),
-        _say_answered(api_id, namespace),
-    )
+    return Repairs.of(before, dict.fromkeys(after, NOT_TOLD_YET), _say_answered(api_id, namespace))
 
 
 def _put_right(
@@ -157,7 +152,7 @@ def _wrong(
     client: AppSyncClient, api_id: str, namespace: str, owner: Ownership
 ) -> tuple[list[str], list[str]]:
     """Name the settings that are not as they must be, and the namespace if it is missing."""
-    found = _require_api(client, api_id, owner)
+    found = _apis(client, "", owner.owns).require(api_id)
     wrong = find_drift(found.get("eventConfig", {}), _EVENT_CONFIG, untold=False)
     return wrong, [] if namespace in _namespaces(client, api_id) else [namespace]
 
@@ -203,27 +198,24 @@ def remove_event_api(
 
 def _apis(client: AppSyncClient, name: str, claim: Claim) -> SameNamed[ApiTypeDef]:
     """Return what finds the APIs of a name that are claimed, and deletes them."""
-
-    def list_ids() -> Iterator[str]:
-        for page in client.get_paginator("list_apis").paginate():
-            yield from (api["apiId"] for api in page["apis"] if api.get("name") == name)
-
     return SameNamed(
         "Event API",
         name,
         "api",
-        list_ids=list_ids,
+        list_ids=lambda: (
+            api["apiId"]
+            for page in client.get_paginator("list_apis").paginate()
+            for api in page["apis"]
+            if api.get("name") == name
+        ),
         get=lambda api_id: client.get_api(apiId=api_id),
         delete=lambda api_id: client.delete_api(apiId=api_id),
         missing=client.exceptions.NotFoundException,
         id_of=lambda api: api["apiId"],
         age_of=lambda api: api["created"],
         is_ours=lambda api: claim(_tags(client, api)),
+        loss="have another address",
     )
-
-
-def _require_api(client: AppSyncClient, api_id: str, owner: Ownership) -> ApiTypeDef:
-    return _apis(client, "", owner.owns).require(api_id, "have another address")
 
 
 def _tags(client: AppSyncClient, api: ApiTypeDef) -> Mapping[str, str]:

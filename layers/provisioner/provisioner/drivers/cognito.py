@@ -21,14 +21,13 @@ from provisioner.aws_types import (
 from provisioner.drivers.aws_errors import AWS_ERRORS, short_cause, translate_errors
 from provisioner.drivers.drift import (
     MADE_AGAIN,
+    NOT_TOLD_YET,
     Drift,
     Remaining,
     Repairs,
-    as_remaining,
     build_update,
     drifts_of,
     find_drift,
-    find_repaired,
 )
 from provisioner.drivers.obstacles import Obstacles, quote, shorten
 from provisioner.drivers.partition import dns_suffix
@@ -203,7 +202,7 @@ def repair_user_pool(
         CONFLICT: it is not the project's.
         ProvisioningError: as `translate_errors` says.
     """
-    pool = _require_pool(client, pool_id, owner)
+    pool = _pools(client, "", owner.owns).require(pool_id)
     in_pool = _repair_pool(client, pool)
     app_client, in_client = _ensure_client(client, pool_id, client_name, client_id)
     found = _user_pool(client, pool, app_client)
@@ -211,13 +210,11 @@ def repair_user_pool(
     after = _list_drift(found, *_wrong(client, found, owner)[:2]) if before else []
     why = "Cognito never changes it once a pool is made: only a new pool can have it."
     lasting = find_drift(pool, _LASTING_POOL_SETTINGS, untold=False)
-    return found, Repairs(
-        find_repaired(before, after),
-        (
-            *(as_remaining(drift) for drift in after),
-            *(Remaining(f"user pool {pool_id}", what, why) for what in lasting),
-        ),
+    return found, Repairs.of(
+        before,
+        dict.fromkeys(after, NOT_TOLD_YET),
         _say_answered(found),
+        (Remaining(f"user pool {pool_id}", what, why) for what in lasting),
     )
 
 
@@ -269,7 +266,7 @@ def _wrong(
     client: CognitoIdentityProviderClient, pool: UserPool, owner: Ownership
 ) -> tuple[list[str], list[str], list[str]]:
     """Name what is not as it must be: of the pool, of its client, and what stays so."""
-    found_pool = _require_pool(client, pool.pool_id, owner)
+    found_pool = _pools(client, "", owner.owns).require(pool.pool_id)
     found_client = client.describe_user_pool_client(
         UserPoolId=pool.pool_id, ClientId=pool.client_id
     )["UserPoolClient"]
@@ -341,55 +338,44 @@ def _pools(
     client: CognitoIdentityProviderClient, name: str, claim: Claim
 ) -> SameNamed[UserPoolTypeTypeDef]:
     """Return what finds the pools of a name that are claimed, and deletes them."""
-
-    def list_ids() -> Iterator[str]:
-        pages = client.get_paginator("list_user_pools").paginate(
-            PaginationConfig={"PageSize": _PAGE_SIZE}
-        )
-        for page in pages:
-            yield from (pool["Id"] for pool in page["UserPools"] if pool.get("Name") == name)
-
     return SameNamed(
         "user pool",
         name,
         "UserPool",
-        list_ids=list_ids,
+        list_ids=lambda: (
+            pool["Id"]
+            for page in client.get_paginator("list_user_pools").paginate(
+                PaginationConfig={"PageSize": _PAGE_SIZE}
+            )
+            for pool in page["UserPools"]
+            if pool.get("Name") == name
+        ),
         get=lambda pool_id: client.describe_user_pool(UserPoolId=pool_id),
         delete=lambda pool_id: client.delete_user_pool(UserPoolId=pool_id),
         missing=client.exceptions.ResourceNotFoundException,
         id_of=lambda pool: pool["Id"],
         age_of=lambda pool: pool["CreationDate"],
         is_ours=lambda pool: claim(pool.get("UserPoolTags", {})),
+        loss="be empty",
     )
-
-
-def _require_pool(
-    client: CognitoIdentityProviderClient, pool_id: str, owner: Ownership
-) -> UserPoolTypeTypeDef:
-    return _pools(client, "", owner.owns).require(pool_id, "be empty")
 
 
 def _clients(
     client: CognitoIdentityProviderClient, pool_id: str, name: str
 ) -> SameNamed[UserPoolClientTypeTypeDef]:
     """Return what finds the app clients of a name in a pool, which are whose the pool is."""
-
-    def list_ids() -> Iterator[str]:
-        pages = client.get_paginator("list_user_pool_clients").paginate(
-            UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
-        )
-        for page in pages:
-            yield from (
-                found["ClientId"]
-                for found in page["UserPoolClients"]
-                if found["ClientName"] == name
-            )
-
     return SameNamed(
         "app client",
         name,
         "UserPoolClient",
-        list_ids=list_ids,
+        list_ids=lambda: (
+            found["ClientId"]
+            for page in client.get_paginator("list_user_pool_clients").paginate(
+                UserPoolId=pool_id, PaginationConfig={"PageSize": _PAGE_SIZE}
+            )
+            for found in page["UserPoolClients"]
+            if found["ClientName"] == name
+        ),
         get=lambda client_id: client.describe_user_pool_client(
             UserPoolId=pool_id, ClientId=client_id
         ),

@@ -8,7 +8,7 @@ from functools import partial, wraps
 from typing import IO, Any, ClassVar, Concatenate, Protocol, Self
 
 from provisioner.drivers.database_errors import ClientLibrary
-from provisioner.drivers.drift import Drift, Remaining, Repairs, find_repaired
+from provisioner.drivers.drift import Drift, Remaining, Repairs
 from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.ownership import Claim, Ownership
@@ -342,8 +342,7 @@ class DatabaseEngine(ABC):
                 if wrong:
                     wrong = put_right(session)
                 checked, unanswered = check()
-            remaining = (Remaining(it.resource, it.what, why) for it, why in wrong.items())
-            return Repairs(find_repaired(before, wrong), (*remaining, *unanswered), checked)
+            return Repairs.of(before, wrong, checked, unanswered)
 
         return self.library.run_step(repair, ErrorType.DATABASE_CHANGE_FAILED, doing)
 

@@ -5,7 +5,7 @@ Only what we set is compared. All else in a resource is its owner's, and stays a
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from botocore.client import BaseClient
 
@@ -38,6 +38,28 @@ class Repairs:
     #: What answered, in one sentence.
     checked: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        before: Iterable[Drift],
+        after: Mapping[Drift, str],
+        checked: str,
+        also: Iterable[Remaining] = (),
+    ) -> Self:
+        """Tell what a repair has come to by what was not as it must be before and after it.
+
+        Args:
+            before: what was not; of that, what now is was put right.
+            after: what still is not, each with why not, and what to do.
+            checked: what answered, in one sentence.
+            also: what else cannot be put right.
+        """
+        remaining = (Remaining(it.resource, it.what, why) for it, why in after.items())
+        return cls(tuple(it for it in before if it not in after), (*remaining, *also), checked)
+
+
+#: Why something remains that a service was asked to put right, and took, and tells of as it was.
+NOT_TOLD_YET = "The service took the change and does not tell of it yet; send the job again."
 
 #: What of a thing that was missing, and that nothing is lost with.
 MADE_AGAIN = "was not there and was made again"
@@ -46,18 +68,6 @@ MADE_AGAIN = "was not there and was made again"
 def drifts_of(resource: str, wrong: Iterable[str]) -> list[Drift]:
     """Return the drift of one resource, by what is not as it must be."""
     return [Drift(resource, what) for what in wrong]
-
-
-def as_remaining(drift: Drift) -> Remaining:
-    """Tell of what a service was asked to put right, and took, and tells of as it was."""
-    why = "The service took the change and does not tell of it yet; send the job again."
-    return Remaining(drift.resource, drift.what, why)
-
-
-def find_repaired(before: Iterable[Drift], after: Iterable[Drift]) -> tuple[Drift, ...]:
-    """Return what was not as it must be and now is."""
-    still = set(after)
-    return tuple(drift for drift in before if drift not in still)
 
 
 def find_drift(found: Mapping[str, Any], wanted: Mapping[str, Any], *, untold: bool) -> list[str]:

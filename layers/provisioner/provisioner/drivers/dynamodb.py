@@ -291,10 +291,8 @@ def get_all(
         NETWORK_ERROR: the answer holds another item.
         botocore.exceptions.ClientError: DynamoDB puts off some of them again and again.
     """
-    wanted = list(dict.fromkeys(keys))
     found: dict[str, dict[str, Any]] = {}
-    for first in range(0, len(wanted), _BATCH_KEYS):
-        asked = wanted[first : first + _BATCH_KEYS]
+    for asked in itertools.batched(dict.fromkeys(keys), _BATCH_KEYS, strict=False):
         left = [to_item({key_attribute: key}) for key in asked]
         for attempt in range(1, _CONFLICT_ATTEMPTS + 1):
             answer = client.batch_get_item(

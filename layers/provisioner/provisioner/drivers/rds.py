@@ -18,14 +18,7 @@ from botocore.exceptions import ClientError
 
 from provisioner.aws_types import DBInstanceTypeDef, DBSnapshotTypeDef, RDSClient
 from provisioner.drivers.aws_errors import code_of, short_cause, translate, translate_errors
-from provisioner.drivers.drift import (
-    Drift,
-    Repairs,
-    as_remaining,
-    drifts_of,
-    find_drift,
-    find_repaired,
-)
+from provisioner.drivers.drift import NOT_TOLD_YET, Drift, Repairs, drifts_of, find_drift
 from provisioner.drivers.rds_description import (
     InstanceDescription,
     differences,
@@ -439,15 +432,11 @@ def repair_instance(
         before = _put_right(client, found, description)
         found = (_describe(client, identifier) if before else None) or found
         after = find_drift(settings(found), wanted_settings(found, description), untold=False)
-    still = drifts_of(name, after)
-    return _instance(found), Repairs(
-        find_repaired(drifts_of(name, before), still),
-        (
-            *(as_remaining(drift) for drift in still),
-            *differences(found, description),
-            *grown_storage(found, description),
-        ),
+    return _instance(found), Repairs.of(
+        drifts_of(name, before),
+        dict.fromkeys(drifts_of(name, after), NOT_TOLD_YET),
         _say_answered(_instance(found)),
+        (*differences(found, description), *grown_storage(found, description)),
     )
 
 

@@ -22,7 +22,7 @@ from provisioner.aws_types import (
     S3Client,
 )
 from provisioner.drivers.aws_errors import code_of, short_cause, translate_errors
-from provisioner.drivers.drift import Drift, Repairs, as_remaining, find_repaired
+from provisioner.drivers.drift import NOT_TOLD_YET, Drift, Repairs
 from provisioner.drivers.obstacles import quote
 from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_list
@@ -258,11 +258,7 @@ def repair_bucket(
         )
     before = _put_right(client, name, settling)
     after = _wait_for_repair(client, name, settling) if before else []
-    return Repairs(
-        find_repaired(before, after),
-        tuple(as_remaining(drift) for drift in after),
-        f"bucket {name} answered",
-    )
+    return Repairs.of(before, dict.fromkeys(after, NOT_TOLD_YET), f"bucket {name} answered")
 
 
 def _put_right(

@@ -42,6 +42,8 @@ class SameNamed[Thing]:
     age_of: Callable[[Thing], Any]
     #: Says whether one is ours.
     is_ours: Callable[[Thing], bool]
+    #: What a new one would be in the place of one that is known and gone, for people.
+    loss: str = ""
 
     def ensure(
         self,
@@ -153,12 +155,8 @@ class SameNamed[Thing]:
             )
         return f"no {self.kind} named {self.name} is left to remove"
 
-    def require(self, identifier: str, loss: str) -> Thing:
+    def require(self, identifier: str) -> Thing:
         """Return the one of an id, which is known.
-
-        Args:
-            identifier: the id.
-            loss: what a new one would be, for people.
 
         Raises:
             SERVICE_REGISTRATION_FAILED: it is not there.
@@ -170,7 +168,7 @@ class SameNamed[Thing]:
             raise failure(
                 ErrorType.SERVICE_REGISTRATION_FAILED,
                 f"The {self.kind} {identifier} of the project is not there, and a new one would "
-                f"{loss}; deprovision the project and provision it again.",
+                f"{self.loss}; deprovision the project and provision it again.",
                 f"{self.kind} {identifier}: is not there",
             ) from None
         if not self.is_ours(thing):
