@@ -19,11 +19,8 @@ from typing import override
 from provisioner.drivers.database_engine import DatabaseEngine, TenantNames, step
 from provisioner.drivers.drift import Drift
 from provisioner.drivers.mysql import accounts, databases, ledger
-from provisioner.drivers.mysql.accounts import User, Wanted
 from provisioner.drivers.mysql.errors import PYMYSQL
-from provisioner.drivers.mysql.ledger import Kind
 from provisioner.drivers.mysql.quoting import SQL
-from provisioner.drivers.mysql.removal_obstacles import find_transactions
 from provisioner.drivers.mysql.session import (
     TLS_MODES,
     Connection,
@@ -35,7 +32,7 @@ from provisioner.drivers.obstacles import Obstacles
 from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_comment
 
-_IS_THERE = {Kind.DATABASE: databases.has_database, Kind.USER: accounts.has_user}
+_IS_THERE = {ledger.Kind.DATABASE: databases.has_database, ledger.Kind.USER: accounts.has_user}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,8 @@ class _Tenant:
     """What a tenant has, all of it the project's."""
 
     has_database: bool
-    user: User | None
-    wanted: Wanted
+    user: accounts.User | None
+    wanted: accounts.Wanted
 
     @property
     def drift(self) -> list[Drift]:
@@ -104,7 +101,7 @@ class MysqlEngine(DatabaseEngine):
     def find_obstacles(self, names: TenantNames, claim: Claim, *, with_dump: bool) -> Obstacles:
         # Nothing but what the dump meets keeps one from being made.
         with connect_as_platform(self._admin) as connection:
-            return find_transactions(connection, names, claim)
+            return databases.find_transactions(connection, names, claim)
 
     @override
     @step(ErrorType.SCHEMA_CREATION_FAILED, "read the schema")
@@ -180,13 +177,13 @@ class MysqlEngine(DatabaseEngine):
         """
         markers = ledger.find_markers(connection, names)
         has_database = databases.has_database(connection, names)
-        if has_database and not owner.owns_comment(markers.get(Kind.DATABASE)):
+        if has_database and not owner.owns_comment(markers.get(ledger.Kind.DATABASE)):
             raise conflict("database", names.database)
-        is_ours = owner.owns_comment(markers.get(Kind.USER))
+        is_ours = owner.owns_comment(markers.get(ledger.Kind.USER))
         user = accounts.find_user(connection, names, is_ours=is_ours)
         database = accounts.granted_database(connection, names)
         requires_tls = self._admin.sslmode in TLS_MODES
-        wanted = Wanted(names, self._connections, requires_tls, database)
+        wanted = accounts.Wanted(names, self._connections, requires_tls, database)
         return _Tenant(has_database, user, wanted)
 
     def _make_right(self, connection: Connection, tenant: _Tenant, owner: Ownership) -> None:
@@ -200,34 +197,34 @@ class MysqlEngine(DatabaseEngine):
 
     def _find_claimed(
         self, connection: Connection, names: TenantNames, claim: Claim
-    ) -> Collection[Kind]:
+    ) -> Collection[ledger.Kind]:
         """Return of what there are claimed records, whether it is there or not."""
         markers = ledger.find_markers(connection, names)
         return [kind for kind, it in markers.items() if claim(tags_of_comment(it))]
 
     def _remove(
-        self, connection: Connection, names: TenantNames, claimed: Collection[Kind]
+        self, connection: Connection, names: TenantNames, claimed: Collection[ledger.Kind]
     ) -> None:
         """Drop what is claimed. A user that stays keeps its password and its sessions."""
-        has_user = Kind.USER in claimed and accounts.has_user(connection, names)
+        has_user = ledger.Kind.USER in claimed and accounts.has_user(connection, names)
 
         def shut_out() -> None:
             if has_user:
                 accounts.shut_out(self._admin, connection, names)
 
-        if Kind.DATABASE in claimed and databases.has_database(connection, names):
+        if ledger.Kind.DATABASE in claimed and databases.has_database(connection, names):
             databases.drop_database(connection, names, shut_out)
         if has_user:
             shut_out()
             accounts.drop_user(connection, names)
 
-    def _forget(self, connection: Connection, names: TenantNames, kind: Kind) -> None:
+    def _forget(self, connection: Connection, names: TenantNames, kind: ledger.Kind) -> None:
         """Take away the record of what has been removed.
 
         Raises:
             REMOVAL_FAILED: it is still there.
         """
-        name = names.database if kind is Kind.DATABASE else names.app_role
+        name = names.database if kind is ledger.Kind.DATABASE else names.app_role
         if _IS_THERE[kind](connection, names):
             raise failure(
                 ErrorType.REMOVAL_FAILED,

@@ -87,9 +87,9 @@ class Literal:
         return escaper.escape(self.value)
 
 
-def account(user: str, host: str = ANY_HOST) -> SQL:
-    """Return a user at the hosts that it may come from."""
-    return SQL("{}@{}").format(Identifier(user), Identifier(host))
+def account(user: str) -> SQL:
+    """Return a user at all hosts."""
+    return SQL("{}@{}").format(Identifier(user), Identifier(ANY_HOST))
 
 
 @dataclass(frozen=True, slots=True)

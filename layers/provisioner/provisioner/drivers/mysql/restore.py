@@ -14,7 +14,7 @@ Schema Tables".
 """
 
 import os
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import IO
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -31,7 +31,7 @@ from provisioner.drivers.mysql.dump_format import (
 )
 from provisioner.drivers.mysql.errors import PYMYSQL, number_of
 from provisioner.drivers.mysql.quoting import SQL, Identifier
-from provisioner.drivers.mysql.session import Connection, connect_as_tenant, execute
+from provisioner.drivers.mysql.session import Connection, connect, execute
 from provisioner.errors import ErrorType, ProvisioningError, failure
 
 _FINAL = ErrorType.DATABASE_CHANGE_FAILED
@@ -122,10 +122,6 @@ class MysqlRestorer:
                 return Restored(self._server.host, self._server.port, self._database, left_out)
         raise unfinished
 
-    def _connect(self) -> Connection:
-        names = TenantNames(self._database, self._database, app_role=self._server.user)
-        return connect_as_tenant(self._server, names, self._server.password)
-
     @step(_FINAL, "restore the snapshot")
     def _begin(self, longest: int) -> Connection:
         """Log in to a database that may be restored into.
@@ -133,14 +129,12 @@ class MysqlRestorer:
         Args:
             longest: bytes of the longest statement that is to be run.
         """
-        connection = self._connect()
-        try:
+        with ExitStack() as until_it_is_allowed:
+            connection = until_it_is_allowed.enter_context(connect(self._server, self._database))
             _refuse_rights(connection, self._database)
             _refuse_contents(connection, self._database)
             _refuse_long(connection, longest)
-        except BaseException:
-            connection.close()
-            raise
+            until_it_is_allowed.pop_all()
         return connection
 
     def _undo(self, character_set: tuple[str, ...]) -> str | None:
@@ -148,7 +142,7 @@ class MysqlRestorer:
         name = Identifier(self._database)
         make = SQL("CREATE DATABASE {} CHARACTER SET {} COLLATE {}")
         try:
-            with closing(self._connect()) as connection:
+            with connect(self._server, self._database) as connection:
                 execute(connection, SQL("DROP DATABASE {}").format(name))
                 execute(connection, make.format(name, *map(Identifier, character_set)))
         except pymysql.Error as error:

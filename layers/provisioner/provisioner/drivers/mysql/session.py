@@ -14,6 +14,8 @@ Python documentation, ssl.
 import ssl
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,8 @@ TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
 
 _CONNECT_SECONDS = 10
 
-#: Seconds that the driver waits for an answer, beyond what the server takes to give up by itself.
-_ANSWER_SECONDS = 30
+#: Seconds that the driver waits for an answer: more than the server takes to give up by itself.
+_ANSWER_SECONDS = STATEMENT_SECONDS + 30
 
 #: With it, nothing but a quote has a meaning within a string; and nothing is cut to fit.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ENGINE_SUBSTITUTION"
@@ -63,8 +65,8 @@ def connect_as_platform(
     Raises:
         pymysql.Error: no connection was made.
     """
-    connection = admin.log_in(PYMYSQL, _log_in)
-    try:
+    with ExitStack() as until_it_is_set:
+        connection = until_it_is_set.enter_context(admin.log_in(PYMYSQL, connect))
         # A password's hash may hold anything, quotes too; so SHOW CREATE USER gives its digits.
         own, time_unit = SQL("print_identified_with_as_hex = ON, max_execution_time = {}"), 1000
         if is_mariadb(connection):
@@ -82,28 +84,12 @@ def connect_as_platform(
                 own.format(Literal(STATEMENT_SECONDS * time_unit)),
             ),
         )
-    except BaseException:
-        connection.close()
-        raise
+        until_it_is_set.pop_all()
     return connection
 
 
-def _log_in(login: AdminConnection) -> Connection:
-    return _connect(
-        login,
-        user=login.user,
-        password=login.password,
-        answer_seconds=STATEMENT_SECONDS + _ANSWER_SECONDS,
-    )
-
-
 def connect_as_tenant(
-    admin: AdminConnection,
-    names: TenantNames,
-    password: str,
-    *,
-    to_database: bool = True,
-    answer_seconds: float = STATEMENT_SECONDS + _ANSWER_SECONDS,
+    admin: AdminConnection, names: TenantNames, password: str, *, to_database: bool = True
 ) -> Connection:
     """Connect as a tenant's app user, with the settings that a customer gets.
 
@@ -112,18 +98,12 @@ def connect_as_tenant(
         names: the tenant's.
         password: the app user's.
         to_database: whether to the tenant's database, which need not be there otherwise.
-        answer_seconds: how long the driver waits for an answer.
 
     Raises:
         pymysql.Error: no connection was made.
     """
-    return _connect(
-        admin,
-        user=names.app_role,
-        password=password,
-        database=names.database if to_database else None,
-        answer_seconds=answer_seconds,
-    )
+    login = replace(admin, user=names.app_role, password=password)
+    return connect(login, names.database if to_database else None)
 
 
 def is_mariadb(connection: Connection) -> bool:
@@ -157,28 +137,31 @@ _REFUSED_WAYS: dict[str, Callable[[Connection], object]] = dict.fromkeys(
 )
 
 
-def _connect(
-    admin: AdminConnection,
-    *,
-    user: str,
-    password: str,
-    answer_seconds: float,
-    database: str | None = None,
-) -> Connection:
-    def connect(context: ssl.SSLContext | None) -> Connection:
+def connect(login: AdminConnection, database: str | None = None) -> Connection:
+    """Connect with a login, in a session that has the settings of a customer's.
+
+    Args:
+        login: the server, and who logs in.
+        database: its default schema; none when left out.
+
+    Raises:
+        pymysql.Error: no connection was made.
+    """
+
+    def connect_by(context: ssl.SSLContext | None) -> Connection:
         try:
             return pymysql.connect(
-                host=admin.host,
-                port=admin.port,
-                user=user,
+                host=login.host,
+                port=login.port,
+                user=login.user,
                 # The driver takes text for Latin-1.
-                password=password.encode(),
+                password=login.password.encode(),
                 database=database,
                 charset="utf8mb4",
                 autocommit=True,
                 connect_timeout=_CONNECT_SECONDS,
-                read_timeout=answer_seconds,
-                write_timeout=answer_seconds,
+                read_timeout=_ANSWER_SECONDS,
+                write_timeout=_ANSWER_SECONDS,
                 # With neither, the driver makes a context of its own, which verifies nothing.
                 ssl=context,
                 ssl_disabled=context is None,
@@ -192,16 +175,16 @@ def _connect(
             text = "what answers is no MySQL server"
         raise pymysql.OperationalError(CR.CR_SERVER_HANDSHAKE_ERR, text)
 
-    if admin.sslmode == "disable":
-        return connect(None)
-    context = _tls_context(admin.sslmode, admin.root_certificates)
+    if login.sslmode == "disable":
+        return connect_by(None)
+    context = _tls_context(login.sslmode, login.root_certificates)
     try:
-        return connect(context)
+        return connect_by(context)
     except pymysql.OperationalError as error:
-        if admin.sslmode != "prefer" or error.args[0] != CR.CR_SSL_CONNECTION_ERROR:
+        if login.sslmode != "prefer" or error.args[0] != CR.CR_SSL_CONNECTION_ERROR:
             raise
     # The server has no TLS, which this mode accepts.
-    return connect(None)
+    return connect_by(None)
 
 
 @lru_cache(maxsize=4)
@@ -225,10 +208,8 @@ def _tls_context(sslmode: str, root_certificates: str | None) -> ssl.SSLContext:
         else:
             context.load_verify_locations(cafile=root_certificates)
     except OSError:
-        problem = pymysql.OperationalError(
+        raise pymysql.OperationalError(
             CR.CR_SSL_CONNECTION_ERROR,
             f"the file of root certificates, {root_certificates}, is missing or holds none",
-        )
-    else:
-        return context
-    raise problem
+        ) from None
+    return context

@@ -11,7 +11,7 @@ Sources: PostgreSQL documentation, "CREATE DATABASE", "CREATE ROLE", "GRANT", "A
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import override
 
 import psycopg
@@ -149,18 +149,16 @@ class PostgresqlEngine(DatabaseEngine):
         self, names: TenantNames, claim: Claim, seconds: float
     ) -> tuple[Connection, bool]:
         # Its session may do nothing all the while.
-        connection = connect_as_platform(
-            self._admin, LOCK_DATABASE, f"idle_session_timeout={math.ceil(seconds) + 60}s"
-        )
-        try:
+        idle = f"idle_session_timeout={math.ceil(seconds) + 60}s"
+        with ExitStack() as until_it_is_open:
+            connection = connect_as_platform(self._admin, LOCK_DATABASE, idle)
+            until_it_is_open.enter_context(closing(connection))
             lock(connection, names.database)
             is_claimed = databases.is_open_and_claimed(connection, names, claim)
             if is_claimed:
                 for role in find_claimed_roles(connection, names, claim):
                     join_role(connection, role)
-        except BaseException:
-            connection.close()
-            raise
+            until_it_is_open.pop_all()
         return connection, is_claimed
 
     @override

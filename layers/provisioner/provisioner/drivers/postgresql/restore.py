@@ -246,16 +246,18 @@ class PostgresqlRestorer:
             ProvisioningError: as `translate` says.
         """
         dump = _Archive(archive)
-        source_version, entries = read_list(dump.contents())
+        source_version, entries = read_list(dump.text("--list"))
         target = self._look()
         _refuse_older(target.server_version, source_version)
         selection = select(entries, source, target.existing)
         # They may be one there.
         roles = {source.owner_role: target.owner_role, source.app_role: target.app_role}
         left_out = selection.left_out
+        owners = dump.text("--file=-", selection.of_app_role)
+        later = dump.text("--file=-", selection.later)
         ending = [
-            *ownership_statements(dump.script(selection.of_app_role), source.app_role, roles),
-            *later_statements(dump.script(selection.later), roles, target.roles, left_out),
+            *ownership_statements(owners, source.app_role, roles),
+            *later_statements(later, roles, target.roles, left_out),
         ]
         with closing(_Psql(target.environment)) as psql:
             psql.begin()
@@ -407,14 +409,14 @@ class _Archive:
         self._archive = archive
         self._program = installed_program("pg_restore", _FINAL)
 
-    def contents(self) -> str:
-        """Return the list of what it holds."""
-        with self._run("--list") as chunks:
-            return b"".join(chunks).decode(errors="surrogateescape")
+    def text(self, option: str, entries: Sequence[Entry] | None = None) -> str:
+        """Return what pg_restore prints: the list of what it holds, or a script.
 
-    def script(self, entries: Sequence[Entry]) -> str:
-        """Return the script that makes some entries, with their owners."""
-        with self._run("--file=-", entries=entries) as chunks:
+        Args:
+            option: `--list`, or `--file=-` for the script that makes objects with their owners.
+            entries: of these alone.
+        """
+        with self._run(option, entries=entries) as chunks:
             return b"".join(chunks).decode(errors="surrogateescape")
 
     @contextmanager

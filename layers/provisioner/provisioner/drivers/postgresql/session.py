@@ -11,6 +11,8 @@ Control Functions", options; "Writing SECURITY DEFINER Functions Safely". Postgr
 GucSource: PGC_S_CLIENT comes after PGC_S_DATABASE_USER.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -66,13 +68,7 @@ def connect_as_platform(admin: AdminConnection, database: str, *more_settings: s
         psycopg.OperationalError: no connection was made.
     """
     options = session_options(*SETTINGS, *more_settings)
-
-    def connect(login: AdminConnection) -> Connection:
-        return _connect(
-            login, database=database, user=login.user, password=login.password, options=options
-        )
-
-    return admin.log_in(PSYCOPG, connect)
+    return admin.log_in(PSYCOPG, partial(_connect, database=database, options=options))
 
 
 def connect_as_tenant(admin: AdminConnection, names: TenantNames, password: str) -> Connection:
@@ -81,7 +77,7 @@ def connect_as_tenant(admin: AdminConnection, names: TenantNames, password: str)
     Raises:
         psycopg.OperationalError: no connection was made.
     """
-    return _connect(admin, database=names.database, user=names.app_role, password=password)
+    return _connect(replace(admin, user=names.app_role, password=password), names.database)
 
 
 def lock(connection: Connection, database: str) -> None:
@@ -97,16 +93,14 @@ def lock(connection: Connection, database: str) -> None:
     )
 
 
-def _connect(
-    admin: AdminConnection, *, database: str, user: str, password: str, options: str = ""
-) -> Connection:
+def _connect(login: AdminConnection, database: str, options: str = "") -> Connection:
     return psycopg.connect(
-        host=admin.host,
-        port=admin.port,
+        host=login.host,
+        port=login.port,
         dbname=database,
-        user=user,
-        password=password,
-        sslmode=admin.sslmode,
+        user=login.user,
+        password=login.password,
+        sslmode=login.sslmode,
         require_auth=REQUIRED_AUTHENTICATION,
         options=options,
         autocommit=True,
