@@ -67,6 +67,7 @@ from provisioner.jobs.registry import (
     validate_required_handlers,
 )
 from provisioner.provisioning.contract import (
+    DumpReference,
     InstanceSnapshotReference,
     NewProject,
     ProjectReference,
@@ -298,7 +299,8 @@ def list_jobs(project_id: str | None = None) -> list[Job]:
 
     One that has not ended has its stages, and so says what it waits for.
     """
-    _check_optional(project_id=project_id)
+    if project_id is not None:
+        check_text("project_id", project_id)
     jobs = job_store(current_settings())
     return jobs.list_all() if project_id is None else jobs.list_by_project(project_id)
 
@@ -377,7 +379,6 @@ def protect_project(project_id: str, *, enabled: bool) -> Project:
         ProjectNotFoundError: there is no such project.
         ProjectRemovedError: it is being removed.
     """
-    check_text("project_id", project_id)
     check_flag("enabled", enabled)
     get_project(project_id)
     project_store(current_settings()).protect(project_id, enabled=enabled)
@@ -525,7 +526,6 @@ def list_snapshots(project_id: str) -> list[Snapshot | InstanceSnapshot]:
         INVALID_PAYLOAD: the id is not of its pattern.
         ProvisioningError: the bucket of snapshots, or Amazon RDS, cannot be read.
     """
-    check_text("project_id", project_id)
     project_id = validate_payload(ProjectReference, {"project_id": project_id}).project_id
     settings = current_settings()
     found: list[Snapshot | InstanceSnapshot] = [
@@ -548,8 +548,6 @@ def find_snapshot(project_id: str, snapshot: str | None = None) -> Snapshot | In
         SnapshotNotFoundError: there is no such snapshot, or more than one begins so.
         ProvisioningError: as of `list_snapshots`.
     """
-    check_text("project_id", project_id)
-    _check_optional(snapshot=snapshot)
     asked = validate_payload(SnapshotReference, {"project_id": project_id, "snapshot": snapshot})
     found = [(one, _names_of(one)) for one in list_snapshots(asked.project_id)]
     return choose(asked.project_id, asked.snapshot, found)
@@ -582,8 +580,6 @@ def restore_instance(
         DATABASE_CHANGE_FAILED: the project is ACTIVE.
         ProvisioningError: Amazon RDS cannot be read.
     """
-    check_text("project_id", project_id)
-    _check_optional(snapshot=snapshot, size=size)
     asked = validate_payload(
         InstanceSnapshotReference,
         {
@@ -625,14 +621,12 @@ def restore_snapshot(
             it refuses the snapshot; nothing has been restored.
         ProvisioningError: the snapshot, or the target, cannot be reached.
     """
-    check_text("project_id", project_id)
-    _check_optional(snapshot=snapshot, into=into)
+    asked = validate_payload(
+        DumpReference, {"project_id": project_id, "snapshot": snapshot, "into": into}
+    )
     # Its parts are the databases' drivers, which nothing else here needs.
     from provisioner.composition.restore import own_url, restore  # noqa: PLC0415
 
-    asked = validate_payload(
-        SnapshotReference, {"project_id": project_id, "snapshot": snapshot, "into": into}
-    )
     settings = current_settings()
     found = _snapshots(settings).find(asked.project_id, asked.snapshot)
     if asked.into is None:
@@ -665,18 +659,12 @@ def redrive_dead_letters(
     Returns:
         what became of each letter; one that names another job's id stays where it is.
     """
-    _check_optional(job_id=job_id)
+    if job_id is not None:
+        check_text("job_id", job_id)
     check_flag("again", again)
     if on_redriven is not None:
         check_function("on_redriven", on_redriven)
     return _dead_letters(current_settings()).redrive(job_id, again=again, on_redriven=on_redriven)
-
-
-def _check_optional(**texts: object) -> None:
-    """Refuse arguments that are neither text nor None."""
-    for name, text in texts.items():
-        if text is not None:
-            check_text(name, text)
 
 
 def _job_client(settings: PlatformSettings) -> JobClient:

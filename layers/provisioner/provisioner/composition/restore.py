@@ -3,6 +3,7 @@
 import errno
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 
 from provisioner.composition import deployment
 from provisioner.drivers.database_engine import DatabaseRestorer
@@ -52,9 +53,7 @@ def restore(settings: PlatformSettings, snapshot: Snapshot, url: str) -> Restore
                 "files has no room for them; name another by TMPDIR.",
             ) from None
         restored = restorer.restore(archive, names.tenants[engine])
-    return RestoredSnapshot(
-        snapshot, restored.host, restored.port, restored.database, restored.left_out
-    )
+    return RestoredSnapshot(**asdict(restored), snapshot=snapshot)
 
 
 def own_url(settings: PlatformSettings, project: Project) -> str:

@@ -70,21 +70,23 @@ class ProjectReference(BaseModel):
 
 
 class SnapshotReference(Payload):
-    """Which snapshot is restored where."""
+    """Which snapshot is meant."""
 
     project_id: ProjectId
     #: Its key or job, or a unique beginning of one; the newest one without it.
     snapshot: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+
+
+class DumpReference(SnapshotReference):
+    """Which dump is restored where."""
+
     #: A connection URL; the project's own database without it.
     into: str | None = None
 
 
-class InstanceSnapshotReference(Payload):
+class InstanceSnapshotReference(SnapshotReference):
     """Which snapshot of Amazon RDS becomes an instance of which size."""
 
-    project_id: ProjectId
-    #: As of `SnapshotReference`.
-    snapshot: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     #: That of the project's last instance without it.
     size: InstanceSize | None = None
     #: The larger of the operator's word and the snapshot's without it.

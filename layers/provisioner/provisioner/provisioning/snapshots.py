@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import IO, Any
 
 from provisioner.aws_types import ObjectTypeDef, RDSClient, S3Client
-from provisioner.drivers import rds_snapshots as driver
 from provisioner.drivers.aws_errors import translate_errors
+from provisioner.drivers.database_engine import Restored
 from provisioner.drivers.rds import RdsState
-from provisioner.drivers.rds_snapshots import InstanceSnapshot
+from provisioner.drivers.rds_snapshots import InstanceSnapshot, list_snapshots
 from provisioner.drivers.s3_download import download
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.instances import RDS_ENGINES
@@ -44,15 +44,10 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class RestoredSnapshot:
-    """What has been restored where."""
+class RestoredSnapshot(Restored):
+    """Which snapshot has been restored where."""
 
     snapshot: Snapshot
-    host: str
-    port: int
-    database: str
-    #: What the tenant had and has not got back, one text each.
-    left_out: tuple[str, ...]
 
 
 class SnapshotNotFoundError(LookupError):
@@ -189,9 +184,8 @@ def list_instance_snapshots(
     if project.last_instance is None:
         return []
     owner = naming.owner(project.project_id, job_id="")
-    listed = driver.list_snapshots(
-        rds(project.last_instance["region"]), claim=owner.owns, final=_FINAL
-    )
+    client = rds(project.last_instance["region"])
+    listed = list_snapshots(client, claim=owner.owns, final=_FINAL)
     return [found for found in listed if found.state is not RdsState.DELETING]
 
 
