@@ -40,13 +40,11 @@ _comparisons: Any = comparisons
 _nodes: Any = ast_nodes
 _validators: Any = validators
 _expressions: Any = expressions
-_json: Any = serialize.BaseJSONSerializer
 _item: Any = Item
 _table: Any = Table
 _pickers: tuple[Any, ...] = (serialize.AttributePicker, serialize.XFormedAttributePicker)
 
 _client_for = cache(_lambda_calls.boto_client_for)
-_write_structure = _json._serialize_type_structure
 _import_key = _cognito.jwk.RSAKey.import_key
 
 
@@ -70,14 +68,6 @@ def _remembered(names_of: Callable[[Any, Any], Iterable[str]]) -> Any:
         return found[question]
 
     return names
-
-
-def _structure(writer: Any, target: Any, value: Any, shape: Any, key: str) -> None:
-    """Write an attribute of a DynamoDB item as it is: moto keeps it in the form of the answer."""
-    if shape.name == "AttributeValue" and type(value) is dict:
-        target[writer.get_serialized_name(shape, key)] = value
-    else:
-        _write_structure(writer, target, value, shape, key)
 
 
 _read_words = _comparisons.ConditionExpressionParser._lex_condition_expression
@@ -347,7 +337,6 @@ _core.CallbackResponse = cache(_core.CallbackResponse)
 _lambda_calls.boto_client_for = _lambda_client
 # Every user pool signs with the key that moto comes with.
 _cognito.jwk = SimpleNamespace(RSAKey=SimpleNamespace(import_key=lambda _: _signing_key()))
-_json._serialize_type_structure = _structure
 for _picker in _pickers:
     _picker.get_possible_keys = _remembered(_picker.get_possible_keys)
 _dynamodb.DynamoDBBackend.transact_write_items = _transact_write_items

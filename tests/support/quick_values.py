@@ -1,42 +1,106 @@
 """Shortens what happens to each value of a DynamoDB item on its way: a pytest plugin.
 
-A value names its type, `{"S": "shop"}`. botocore and moto look for each of the ten types in it all
-the same, and moto copies it as if it were any object. What they make of a value stays.
+A value names its type, `{"S": "shop"}`. botocore and moto walk through each on each way, by their
+models, and find that all stands in JSON as it is; and moto copies it as if it were any object. What
+they make of a value stays.
 """
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from typing import Any
 
-from botocore import parsers
+from botocore import parsers, serialize, validate
 from moto.core import parse
+from moto.core.utils import get_service_model
 from moto.dynamodb import responses
 from moto.dynamodb.models import utilities
 from moto.dynamodb.models.dynamo_type import DynamoType, Item, LimitedSizeDict
 
 # What is replaced below are names that these modules use, not names that they export.
-_read_by_botocore: Any = parsers.BaseJSONParser
-_read_by_moto: Any = parse.BaseJSONParser
+_validator: Any = validate.ParamValidator
+_written_by_botocore: Any = serialize.JSONSerializer
+_read_by_moto: Any = parse.JSONParser
+_handler: Any = responses.DynamoHandler
+_read_by_botocore: Any = parsers.JSONParser
 _responses: Any = responses
 _utilities: Any = utilities
 _dynamo_type: Any = DynamoType
 _item: Any = Item
 
-#: The types of values that both hand on as they stand.
-_PLAIN = frozenset({"S", "N", "BOOL", "NULL"})
+#: The types of values that are as they stand.
+_PLAIN = {"S": str, "N": str, "BOOL": bool, "NULL": bool}
+
+#: What asks for items or writes some. In JSON all of it stands as it is, but for bytes.
+_ABOUT_ITEMS = frozenset(
+    {"GetItem", "Query", "Scan", "BatchGetItem", "PutItem", "UpdateItem", "DeleteItem"}
+    | {"TransactGetItems", "TransactWriteItems"}
+)
+_INPUTS = frozenset(f"{operation}Input" for operation in _ABOUT_ITEMS)
+_OUTPUTS = frozenset(f"{operation}Output" for operation in _ABOUT_ITEMS)
+
+_validate_map = _validator._validate_map
+_write_structure = _written_by_botocore._serialize_type_structure
+_read_request = _read_by_moto._parse_json_body
+_write_answer = _handler.serialized
+_read_answer = _read_by_botocore._handle_json_body
 
 
-def _at_once(read: Any) -> Any:
-    """Hand a plain value of DynamoDB on as it stands; `read` reads all else."""
+def _is_plain(name: Any, value: Any) -> bool:
+    """Whether an attribute is what botocore asks of it, at a glance."""
+    if type(name) is not str or type(value) is not dict or len(value) != 1:
+        return False
+    ((kind, held),) = value.items()
+    return kind in _PLAIN and type(held) is _PLAIN[kind]
 
-    def structure(parser: Any, shape: Any, value: Any) -> Any:
-        if shape.name == "AttributeValue" and type(value) is dict and len(value) == 1:
-            ((name, held),) = value.items()
-            if name in _PLAIN and held is not None:
-                return {name: held}
-        return read(parser, shape, value)
 
-    return structure
+def _validate_attributes(validator: Any, given: Any, shape: Any, errors: Any, name: str) -> None:
+    """Check one by one what is not right at a glance."""
+    if shape.value.name == "AttributeValue" and type(given) is dict:
+        given = {of: value for of, value in given.items() if not _is_plain(of, value)}
+    _validate_map(validator, given, shape, errors, name)
+
+
+def _write_request(writer: Any, written: Any, given: Any, shape: Any, key: Any) -> None:
+    if key is None and shape.name in _INPUTS:
+        written.update(given)
+    else:
+        _write_structure(writer, written, given, shape, key)
+
+
+def _stands(body: Any) -> bool:
+    """Whether what is said about items holds no bytes, and names nothing that is not there."""
+    return not any(word in body for word in (b'"B"', b'"BS"', b"null"))
+
+
+def _read_request_at_once(reader: Any, body: bytes, shape: Any) -> Any:
+    if shape.name in _INPUTS and _stands(body):
+        return json.loads(body)
+    return _read_request(reader, body, shape)
+
+
+@cache
+def _members(operation: str) -> frozenset[str]:
+    model = get_service_model("dynamodb").operation_model(operation)
+    return frozenset(model.output_shape.members)
+
+
+def _write_answer_at_once(handler: Any, answer: Any) -> Any:
+    """Write an answer about items as moto holds it, which is how DynamoDB writes it."""
+    operation = handler._get_action()
+    if operation not in _ABOUT_ITEMS or type(answer.result) is not dict:
+        return _write_answer(handler, answer)
+    known = _members(operation)
+    body = {name: value for name, value in answer.result.items() if name in known}
+    headers = {"Content-Type": "application/x-amz-json-1.0", **handler.response_headers}
+    return 200, headers, json.dumps(body)
+
+
+def _read_answer_at_once(reader: Any, body: bytes, shape: Any) -> Any:
+    if shape.name in _OUTPUTS and _stands(body):
+        return json.loads(body)
+    return _read_answer(reader, body, shape)
 
 
 _to_dict = _utilities.dynamo_to_dict
@@ -84,8 +148,18 @@ def _copied_item(item: Any, memo: dict[int, Any]) -> Any:
     return copy
 
 
-_read_by_botocore._handle_structure = _at_once(_read_by_botocore._handle_structure)
-_read_by_moto._parse_structure = _at_once(_read_by_moto._parse_structure)
+def _size_of_item(item: Any) -> int:
+    return sum(_size_of_name(name) + value.size() for name, value in item.attrs.items())
+
+
+_size_of_name = cache(_utilities.bytesize)
+
+_validator._validate_map = _validate_attributes
+_written_by_botocore._serialize_type_structure = _write_request
+_read_by_moto._parse_json_body = _read_request_at_once
+_handler.serialized = _write_answer_at_once
+_read_by_botocore._handle_json_body = _read_answer_at_once
 _responses.dynamo_to_dict = _utilities.dynamo_to_dict = _to_dict_at_once
 _dynamo_type.__deepcopy__ = lambda value, _memo: _copied(value)
 _item.__deepcopy__ = _copied_item
+_item.size = _size_of_item
