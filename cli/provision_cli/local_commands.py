@@ -44,7 +44,12 @@ def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
     """
     began = time.monotonic()
     stack = LocalStack.of_developer()
-    _refuse_stale_files(stack.root)
+    # No stack is to run state machines of other stages than its functions have.
+    if stale := [str(path) for path in find_stale_files(stack.root)]:
+        raise CommandError(
+            f"{', '.join(stale)}: not as the job types' definitions have it; "
+            "run `make state-machines` first."
+        )
 
     def report(step: str) -> None:
         display.line(console, f"{time.monotonic() - began:6.1f} s  {step}", style="dim")
@@ -53,15 +58,6 @@ def bring_up(console: Console, *, for_containers: bool = False) -> RunningStack:
         running = stack.up(report, for_containers=for_containers)
     report("The local stack is up")
     return running
-
-
-def _refuse_stale_files(root: Path) -> None:
-    """Let no stack run state machines of other stages than its functions have."""
-    if stale := [str(path) for path in find_stale_files(root)]:
-        raise CommandError(
-            f"{', '.join(stale)}: not as the job types' definitions have it; "
-            "run `make state-machines` first."
-        )
 
 
 @app.command()

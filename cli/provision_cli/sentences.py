@@ -68,7 +68,8 @@ def sentence(error: Exception) -> str:
         return f"AWS refused {error.operation_name} with {details['Code']}: {reason}."
     said = [text for classes, text in _AWS_SENTENCES if isinstance(error, classes)]
     if said:
-        return said[0].format(_without_login(str(error)).rstrip("."))
+        # The URLs in it, such as a proxy's, are told without their logins.
+        return said[0].format(re.sub(r"//[^/@\s]*@", "//", str(error)).rstrip("."))
     if isinstance(error, aws.BotoCoreError):
         return problem(error) or f"AWS cannot be asked: {type(error).__name__}."
     # The text of anything else is not ours, and may hold anything.
@@ -81,8 +82,3 @@ def describe(error: api.ProvisioningError | api.StoredError) -> str:
     """Say what has failed, with its type and its technical cause."""
     cause = f" Technical cause: {error.cause.rstrip('.: ')}." if error.cause else ""
     return f"{error.type}: {error.message}{cause}"
-
-
-def _without_login(text: str) -> str:
-    """Return a text without the logins of the URLs in it, such as a proxy's."""
-    return re.sub(r"//[^/@\s]*@", "//", text)

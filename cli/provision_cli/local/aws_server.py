@@ -9,7 +9,6 @@ from pathlib import Path
 from provision_cli.local import environment, processes, tools
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import LOOPBACK
-from provision_cli.local.processes import StartedProcess
 
 #: Its accounts are twelve digits, and the access key says which; this one it takes for any other.
 ACCOUNT = "000000000000"
@@ -31,7 +30,7 @@ def endpoint_url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-def start(root: Path, directory: Path, port: int, *, region: str) -> StartedProcess:
+def start(root: Path, directory: Path, port: int, *, region: str) -> processes.StartedProcess:
     """Start the local AWS and return once it answers.
 
     Args:
@@ -92,7 +91,7 @@ def _environment(directory: Path, port: int, region: str) -> dict[str, str]:
     }
 
 
-def _wait_until_it_answers(process: StartedProcess, port: int, log: Path) -> None:
+def _wait_until_it_answers(process: processes.StartedProcess, port: int, log: Path) -> None:
     processes.wait_until(lambda: answers(port) or not process.is_running(), _START_SECONDS)
     if not (process.is_running() and answers(port)):
         raise LocalStackError(

@@ -24,7 +24,6 @@ from provisioner.provisioning.projects import ProjectStore
 from provision_cli.local import environment, processes
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import is_listened_on, listen_error
-from provision_cli.local.processes import StartedProcess
 
 if TYPE_CHECKING:
     from provision_cli.local.stack import RunningStack
@@ -89,7 +88,9 @@ def find_network() -> ContainerNetwork | None:
     return ContainerNetwork(DESKTOP_HOST)
 
 
-def start_relay(network: ContainerNetwork, ports: Sequence[int], directory: Path) -> StartedProcess:
+def start_relay(
+    network: ContainerNetwork, ports: Sequence[int], directory: Path
+) -> processes.StartedProcess:
     """Let containers reach ports of the loopback address by the network's address.
 
     Args:

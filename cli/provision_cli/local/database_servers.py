@@ -1,6 +1,5 @@
 """What the database servers of the local stack have in common, whichever technology they are."""
 
-import contextlib
 import hashlib
 import os
 import re
@@ -10,7 +9,7 @@ import stat
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +19,6 @@ from provision_cli.local import processes
 from provision_cli.local.environment import MARK_VARIABLE
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.ports import LOOPBACK, listen_error
-from provision_cli.local.processes import wait_until
 
 #: The platform's own account: docs/cluster.sql makes it, and docs/cluster-mysql.sql.
 PLATFORM_ROLE = "provisioner"
@@ -142,7 +140,9 @@ class DatabaseServer(ABC):
         if not self.has_data():
             self._initialize()
         # What is left of a server that was killed ends by itself.
-        wait_until(lambda: self._serve(program) or not self._is_kept_from_it(), _START_SECONDS)
+        processes.wait_until(
+            lambda: self._serve(program) or not self._is_kept_from_it(), _START_SECONDS
+        )
         if not self.is_running():
             raise LocalStackError(
                 f"{self.name} did not start on port {self.port}; its log, {self.log}, ends with: "
@@ -151,7 +151,7 @@ class DatabaseServer(ABC):
 
     def _check_port(self) -> None:
         if self.process_id() is not None:
-            wait_until(lambda: listen_error(self.port) is None, _CLOSING_SECONDS)
+            processes.wait_until(lambda: listen_error(self.port) is None, _CLOSING_SECONDS)
         if error := listen_error(self.port):
             raise LocalStackError(
                 f"{self.name}: port {self.port} of {LOOPBACK} cannot be listened on "
@@ -195,14 +195,14 @@ class DatabaseServer(ABC):
             directory=Path("/"),
             account=self._account(),
         )
-        wait_until(lambda: self._answers() or not process.is_running(), _START_SECONDS)
+        processes.wait_until(lambda: self._answers() or not process.is_running(), _START_SECONDS)
         if self._answers():
             return True
         process.stop()
         return False
 
     def _answers(self) -> bool:
-        with contextlib.suppress(self.error), self.connect():
+        with suppress(self.error), self.connect():
             # The port may be another server's, which has taken it meanwhile.
             return self.is_running()
         return False
@@ -233,9 +233,9 @@ class DatabaseServer(ABC):
         process_id = self.process_id()
         if process_id is None or not self.is_running():
             return
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.kill(process_id, self.kill_signal)
-        if not wait_until(lambda: not self.is_running(), _STOP_SECONDS):
+        if not processes.wait_until(lambda: not self.is_running(), _STOP_SECONDS):
             raise LocalStackError(
                 f"{self.name} did not stop; see its log, {self.log}, and end process {process_id}."
             )
@@ -269,14 +269,14 @@ class DatabaseServer(ABC):
         if process_id is None:
             return False
         # After a restart of the machine, another process can have the id that the file names.
-        with contextlib.suppress(psutil.Error):
+        with suppress(psutil.Error):
             arguments = psutil.Process(process_id).cmdline()
             return any(argument.endswith(str(self._data)) for argument in arguments)
         return False
 
     def process_id(self) -> int | None:
         """Return the id of the server's process, or of the one before it that was killed."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with suppress(FileNotFoundError, ValueError):
             return int(self._pid_file.read_text(errors="replace").partition("\n")[0])
         return None
 
@@ -313,7 +313,7 @@ class DatabaseServer(ABC):
 def _reap(process_id: int | None) -> None:
     """Let a process of ours that has ended be gone: until then others take it for running."""
     if process_id is not None:
-        with contextlib.suppress(ChildProcessError):  # started by another process
+        with suppress(ChildProcessError):  # started by another process
             os.waitpid(process_id, os.WNOHANG)
 
 
@@ -324,7 +324,7 @@ def folder_name(directory: Path) -> str:
 
 def is_own_folder(path: Path) -> bool:
     """Whether it is a folder of this account: in /var/tmp, anyone can make one of any name."""
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         found = path.lstat()
         return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
     return False

@@ -6,13 +6,12 @@ was started, and nothing is ever ended that was not started here: the system giv
 to the next process, and that has no such mark.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +68,7 @@ def _list_marked(mark: str) -> list[psutil.Process]:
 
 def _is_marked(process_id: int, mark: str) -> bool:
     """Whether a process has the mark; it has none where it has ended, or is another account's."""
-    with contextlib.suppress(psutil.Error):
+    with suppress(psutil.Error):
         return psutil.Process(process_id).environ().get(MARK_VARIABLE) == mark
     return False
 
@@ -80,7 +79,7 @@ def _list_group(group: int) -> list[psutil.Process]:
 
 def _group(process_id: int) -> int:
     """Return the group of a process; 0 where it has ended."""
-    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
         if psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE:
             return os.getpgid(process_id)
     return 0
@@ -93,7 +92,7 @@ def _end(listing: Callable[[], list[psutil.Process]]) -> bool:
         # Asked for twice: what ends may have started more.
         found = listing()
         for process in found:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess):
                 process.send_signal(sent)
         ended = ended or bool(found)
         wait_until(lambda: not listing(), _GRACE_SECONDS)

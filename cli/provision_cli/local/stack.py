@@ -26,10 +26,8 @@ from provision_cli.local import (
 from provision_cli.local.database_servers import PLATFORM_ROLE, DatabaseServer
 from provision_cli.local.errors import LocalStackError
 from provision_cli.local.instance_servers import InstanceServers
-from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.ports import LOOPBACK, choose_port
 from provision_cli.local.postgresql_server import PostgresqlServer
-from provision_cli.local.processes import StartedProcess
 
 #: The project: this package is installed from it, in place.
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
@@ -52,7 +50,7 @@ _ANYONE = "test"
 #: The servers of the shared clusters, by their engines.
 _SERVERS: Mapping[str, type[DatabaseServer]] = {
     "postgresql": PostgresqlServer,
-    "mysql": MariadbServer,
+    "mysql": mariadb_server.MariadbServer,
 }
 
 #: Ports that are taken where they are free.
@@ -119,7 +117,7 @@ class RunningStack(BaseModel):
     #: Holds its logs.
     directory: Path
     #: The process of the local AWS.
-    aws: StartedProcess
+    aws: processes.StartedProcess
     #: Where the local AWS listens, and the server of each engine that this machine has.
     ports: dict[str, int]
     #: Names the build that is deployed; empty while none is.
@@ -127,7 +125,7 @@ class RunningStack(BaseModel):
     #: The outputs of the deployed stack.
     outputs: dict[str, str] = {}
     #: Lets containers in; None where Docker leads them here, or nobody has asked for them.
-    relay: StartedProcess | None = None
+    relay: processes.StartedProcess | None = None
     #: What containers call this machine; empty where nobody has asked for them.
     container_host: str = ""
     stack_name: str = STACK_NAME

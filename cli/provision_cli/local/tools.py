@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 from provision_cli.local import environment
-from provision_cli.local.environment import INTERPRETER
 from provision_cli.local.errors import LocalStackError
 
 #: Lets uv take only what it has kept. Source: uv's documentation, "Environment variables".
@@ -65,7 +64,7 @@ def _install(root: Path, package: str) -> Path:
         LocalStackError: there is no uv, or it could not install the package.
     """
     command = [
-        *(str(uv(root)), "tool", "run", "--quiet", "--python", str(INTERPRETER)),
+        *(str(uv(root)), "tool", "run", "--quiet", "--python", str(environment.INTERPRETER)),
         *("--from", package, "python", "-I", "-c", "import sys; print(sys.prefix)"),
     ]
     made = environment.for_downloads(root / ".local")

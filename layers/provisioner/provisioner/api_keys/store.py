@@ -12,7 +12,6 @@ from boto3.dynamodb.conditions import Attr, ConditionBase
 from provisioner.api_keys.key_format import digest, is_well_formed
 from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
-from provisioner.drivers.dynamodb import ConditionFailedError, Write
 
 
 class ApiKeyStatus(StrEnum):
@@ -111,7 +110,7 @@ class ApiKeyStore:
         self,
         project_id: str,
         keys: Sequence[ApiKey],
-        condition: Write,
+        condition: dynamodb.Write,
         *,
         may_have_keys: bool = True,
     ) -> None:
@@ -141,13 +140,13 @@ class ApiKeyStore:
         try:
             if changes:
                 dynamodb.transact(self._client, [condition, *changes])
-        except ConditionFailedError as error:
+        except dynamodb.ConditionFailedError as error:
             if 0 in error.positions:
                 raise
             # Another run has just stored a key of the set.
             self.make_only(project_id, keys, condition)
 
-    def _put(self, key: ApiKey) -> Write:
+    def _put(self, key: ApiKey) -> dynamodb.Write:
         return dynamodb.build_put(self._table, {"digest": key.digest}, asdict(key), is_new=True)
 
     def put_set(self, keys: Sequence[ApiKey]) -> None:
@@ -157,7 +156,7 @@ class ApiKeyStore:
             keys: at most 100, the items of a transaction.
         """
         # The condition fails where another run has just stored the set.
-        with suppress(ConditionFailedError):
+        with suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, [self._put(key) for key in keys])
 
     def expire(self, key_digest: str, at: datetime) -> None:
@@ -189,7 +188,7 @@ class ApiKeyStore:
     def _change(self, key_digest: str, values: Mapping[str, Any], must: ConditionBase) -> None:
         """Change a key where something is true of it."""
         change = dynamodb.build_update(self._table, {"digest": key_digest}, values, must)
-        with suppress(ConditionFailedError):
+        with suppress(dynamodb.ConditionFailedError):
             dynamodb.transact(self._client, [change])
 
     def remove(self, key_digest: str) -> None:
@@ -222,7 +221,7 @@ class ApiKeyStore:
 
 
 def _text(moment: datetime) -> str:
-    """Write a time so that texts compare as times do."""
+    """dynamodb.Write a time so that texts compare as times do."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 

@@ -13,7 +13,7 @@ _CONTENTION_TRIES = 6
 _CONTENTION_WAIT = 0.05
 
 #: Characters of the server's own words that are kept.
-_CAUSE_LENGTH = 300
+CAUSE_LENGTH = 300
 
 #: Other work in the database ended this one at once: nobody has waited for long.
 IN_THE_WAY = "Other work in the database was in the way, so we could not {doing}."
@@ -49,7 +49,7 @@ def database_failure(
         sentence: says it with `{doing}` in it; the sentence of the type when left out.
     """
     sentence = sentence or _SENTENCES.get(error_type, _REFUSED)
-    return failure(error_type, sentence.format(doing=doing), cause[:_CAUSE_LENGTH])
+    return failure(error_type, sentence.format(doing=doing), cause[:CAUSE_LENGTH])
 
 
 def refuse_contents(database: str, found: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ def refuse_contents(database: str, found: Sequence[str]) -> None:
 def snapshot_refused(error_type: ErrorType, cause: str) -> ProvisioningError:
     """Return the error of a server that does not take a snapshot, by its type."""
     sentence = _SENTENCES_OF_RESTORE.get(error_type, "The database refused the snapshot")
-    return failure(error_type, f"{sentence}, so nothing of it is restored.", cause[:_CAUSE_LENGTH])
+    return failure(error_type, f"{sentence}, so nothing of it is restored.", cause[:CAUSE_LENGTH])
 
 
 @dataclass(frozen=True, slots=True)

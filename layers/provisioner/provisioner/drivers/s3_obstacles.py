@@ -75,15 +75,15 @@ def look_at_bucket(client: S3Client, *, name: str, claim: Callable[..., bool]) -
             return BucketLook()  # Another run has just deleted it.
 
 
+@dataclass
 class _Look:
     """One look at a bucket that is to go."""
 
-    def __init__(self, client: S3Client, name: str) -> None:
-        self._client = client
-        self._name = name
-        self._staying: list[str] = []
-        self._locked: list[str] = []
-        self._unseen: list[str] = []
+    _client: S3Client
+    _name: str
+    _staying: list[str] = field(default_factory=list)
+    _locked: list[str] = field(default_factory=list)
+    _unseen: list[str] = field(default_factory=list)
 
     def look(self) -> BucketLook:
         """Look at everything, and say what was found."""

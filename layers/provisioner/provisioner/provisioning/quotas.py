@@ -9,7 +9,6 @@ from boto3.dynamodb.conditions import Attr, ConditionBase
 
 from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
-from provisioner.drivers.dynamodb import ConditionFailedError, Write
 
 
 class QuotaReachedError(Exception):
@@ -50,7 +49,7 @@ class Quotas:
         return {quota: int(items.get(quota, {}).get("used", 0)) for quota in wanted}
 
     def count(
-        self, quota: str | None, default_limit: int, change: Write, refused: Exception
+        self, quota: str | None, default_limit: int, change: dynamodb.Write, refused: Exception
     ) -> None:
         """Count one project more with a change of it, both or neither.
 
@@ -66,13 +65,13 @@ class Quotas:
         counted = () if quota is None else (self._add(quota, 1, _has_room(default_limit)),)
         try:
             dynamodb.transact(self._client, [change, *counted])
-        except ConditionFailedError as error:
+        except dynamodb.ConditionFailedError as error:
             if 0 in error.positions:
                 raise refused from None
             limit = int(error.items[1].get("limit", default_limit))
             raise QuotaReachedError(limit) from None
 
-    def uncount(self, quota: str | None) -> list[Write]:
+    def uncount(self, quota: str | None) -> list[dynamodb.Write]:
         """Return the change that counts one project less, for a write beside it.
 
         A count that someone has set to zero keeps no job from ending.
@@ -81,7 +80,7 @@ class Quotas:
             return []
         return [self._add(quota, -1, Attr("used").gte(1))]
 
-    def _add(self, quota: str, number: int, must: ConditionBase) -> Write:
+    def _add(self, quota: str, number: int, must: ConditionBase) -> dynamodb.Write:
         return dynamodb.build_update(self._table, {"quota": quota}, {}, must, adds={"used": number})
 
 

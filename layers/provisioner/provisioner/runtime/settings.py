@@ -59,10 +59,15 @@ class JobSettings(Settings):
     maximum_running_jobs: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
-class DispatcherSettings(JobSettings):
-    """The dispatcher's."""
+class DeadLettersSettings(JobSettings):
+    """The dead_letters function's."""
 
     dead_letter_queue_url: str
+
+
+class DispatcherSettings(DeadLettersSettings):
+    """The dispatcher's."""
+
     #: The ARN of a job type's state machine is this followed by the job type.
     state_machine_arn_prefix: str
     #: Job types that must have a handler before the first message is taken, comma-separated.
@@ -145,9 +150,3 @@ class EventsSettings(JobSettings):
     """The events function's."""
 
     event_bus_name: str
-
-
-class DeadLettersSettings(JobSettings):
-    """The dead_letters function's."""
-
-    dead_letter_queue_url: str

@@ -11,7 +11,12 @@ import re
 
 import psycopg
 
-from provisioner.drivers.database_errors import IN_THE_WAY, ClientLibrary, database_failure
+from provisioner.drivers.database_errors import (
+    CAUSE_LENGTH,
+    IN_THE_WAY,
+    ClientLibrary,
+    database_failure,
+)
 from provisioner.drivers.postgresql.quoting import visible
 from provisioner.errors import ErrorType, ProvisioningError
 
@@ -184,9 +189,6 @@ _QUOTED = re.compile('"[^"]*"')
 #: Kinds of exception that, without a SQLSTATE, are the driver's own refusal of what it was given.
 _REFUSED_BY_DRIVER = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError)
 
-#: Characters of a program's own words that are kept.
-_CAUSE_LENGTH = 300
-
 _CHANGED = "Something in the database was changed or dropped meanwhile, so we could not {doing}."
 
 
@@ -240,7 +242,7 @@ def translate_text(text: str, final: ErrorType, doing: str) -> ProvisioningError
         final: as `translate` takes it.
         doing: as `translate` takes it.
     """
-    cause = visible(text, _CAUSE_LENGTH)
+    cause = visible(text, CAUSE_LENGTH)
     row = _row_of_text(text, _TEXTS_OF_PROGRAMS + _TEXTS_OF_CHANGE)
     if row in _TEXTS_OF_CHANGE:
         return database_failure(ErrorType.TIMEOUT, doing, cause, _CHANGED)

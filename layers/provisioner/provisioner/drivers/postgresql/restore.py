@@ -29,7 +29,7 @@ from psycopg import pq, sql
 from psycopg.rows import tuple_row
 
 from provisioner.drivers.database_engine import Restored, TenantNames, step
-from provisioner.drivers.database_errors import refuse_contents, snapshot_refused
+from provisioner.drivers.database_errors import CAUSE_LENGTH, refuse_contents, snapshot_refused
 from provisioner.drivers.postgresql.archive import (
     Entry,
     Existing,
@@ -58,9 +58,6 @@ _FINAL = ErrorType.DATABASE_CHANGE_FAILED
 
 #: Bytes that are passed on at once.
 _CHUNK = 1024 * 1024
-
-#: Characters of a program's own words that are kept.
-_CAUSE_LENGTH = 300
 
 #: Seconds that psql gets to cancel what it runs.
 _STOP_SECONDS = 5.0
@@ -471,7 +468,7 @@ def _output(program: Program) -> Iterator[bytes]:
         raise failure(
             _FINAL,
             "The snapshot cannot be read, so nothing of it is restored.",
-            _printable(f"pg_restore ended with {code}: {said}")[:_CAUSE_LENGTH],
+            _printable(f"pg_restore ended with {code}: {said}")[:CAUSE_LENGTH],
         )
 
 

@@ -237,7 +237,9 @@ def _ensure_secret(
     if own:
         kept = find_secret(secrets_manager, name=name, owner=owner, final=_FINAL)
         if kept is None or kept.value.get("job_id") != job.job_id:
-            _refuse_replaced(own)
+            if any(key.expires_at is not None for key in own):
+                # Another job has replaced the set since it was claimed.
+                raise _conflict()
             return None
 
     def make(replaced: Sequence[str] = ()) -> dict[str, Any]:
@@ -264,12 +266,6 @@ def _ensure_secret(
     if replaced.value.get("job_id") != job.job_id:
         raise _conflict()
     return replaced
-
-
-def _refuse_replaced(own: list[ApiKey]) -> None:
-    """Refuse to go on with a set that was claimed where another job has replaced it since."""
-    if any(key.expires_at is not None for key in own):
-        raise _conflict()
 
 
 def _conflict() -> ProvisioningError:

@@ -8,8 +8,10 @@ from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.clusters import ClusterCatalogue
 from provisioner.provisioning.database_access import Servers
-from provisioner.provisioning.job_types import deprovision_project
-from provisioner.provisioning.job_types.deprovision_project import DeprovisionProjectPayload
+from provisioner.provisioning.job_types.deprovision_project import (
+    CHECKING_SERVICES,
+    DeprovisionProjectPayload,
+)
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.placement import cluster_of
 from provisioner.provisioning.projects import ProjectReader
@@ -73,7 +75,7 @@ def _look_at_database(
 
 def _found_by_services(job: JobInput, jobs: JobStore) -> tuple[str, Obstacles]:
     """Return what CHECKING_SERVICES has found in this attempt of the job."""
-    record = jobs.get(job.job_id).stage(deprovision_project.CHECKING_SERVICES)
+    record = jobs.get(job.job_id).stage(CHECKING_SERVICES)
     if (
         record is None
         or record.status is not StageStatus.SUCCEEDED

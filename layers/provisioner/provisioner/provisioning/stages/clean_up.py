@@ -10,8 +10,11 @@ from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import KNOWN_IDS, known_ids
-from provisioner.provisioning.job_types import clean_up_project
-from provisioner.provisioning.job_types.clean_up_project import CleanUpProjectPayload
+from provisioner.provisioning.job_types.clean_up_project import (
+    INITIALIZING,
+    RESOURCES,
+    CleanUpProjectPayload,
+)
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import Project, ProjectBusyError, ProjectStatus, ProjectStore
 from provisioner.provisioning.stages.lifecycle import read_ended_stages
@@ -109,12 +112,10 @@ def _is_taken_up(job: Job) -> bool:
     """Whether the clean-up was refused since the project, and what is there, is another job's."""
     refused = {ErrorType.PROJECT_BUSY, ErrorType.INVALID_PAYLOAD}
     return any(
-        record.stage == clean_up_project.INITIALIZING
-        and record.error is not None
-        and record.error.type in refused
+        record.stage == INITIALIZING and record.error is not None and record.error.type in refused
         for record in job.stages
     )
 
 
 #: The stages that remove something.
-_REMOVING = {stage for branch in clean_up_project.RESOURCES.branches for stage in branch}
+_REMOVING = {stage for branch in RESOURCES.branches for stage in branch}

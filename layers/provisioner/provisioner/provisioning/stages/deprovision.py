@@ -11,9 +11,11 @@ from provisioner.jobs.stage import Completion, JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import KNOWN_IDS
-from provisioner.provisioning.job_types import deprovision_project
 from provisioner.provisioning.job_types.deprovision_project import (
     REMOVING,
+    REMOVING_INSTANCE,
+    TAKING_INSTANCE_SNAPSHOT,
+    TAKING_SNAPSHOT,
     DeprovisionProjectPayload,
     DeprovisionProjectResult,
 )
@@ -110,8 +112,7 @@ def ensure_deprovisioned(
     engine = Engine(project.engine or Engine.POSTGRESQL)
     # The project's item tells of none any more.
     had_instance = any(
-        record.stage == deprovision_project.REMOVING_INSTANCE
-        and record.status is StageStatus.SUCCEEDED
+        record.stage == REMOVING_INSTANCE and record.status is StageStatus.SUCCEEDED
         for record in ended
     )
     removed = (
@@ -131,7 +132,7 @@ def ensure_deprovisioned(
 
 def _snapshot_of(stages: Sequence[StageRecord]) -> Mapping[str, Any] | None:
     """Return where the snapshot is that a job has taken; None where it has taken none."""
-    taking = {deprovision_project.TAKING_SNAPSHOT, deprovision_project.TAKING_INSTANCE_SNAPSHOT}
+    taking = {TAKING_SNAPSHOT, TAKING_INSTANCE_SNAPSHOT}
     taken = (record.output.get("snapshot") for record in stages if record.stage in taking)
     return next((snapshot for snapshot in taken if snapshot is not None), None)
 

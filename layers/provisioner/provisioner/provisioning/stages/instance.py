@@ -11,7 +11,6 @@ from functools import partial
 from provisioner.aws_types import RDSClient, SecretsManagerClient
 from provisioner.drivers import rds as driver
 from provisioner.drivers.drift import Drift
-from provisioner.drivers.rds import RdsState, find_instance
 from provisioner.drivers.rds_description import InstanceDescription
 from provisioner.drivers.rds_snapshots import InstanceSnapshot, ensure_snapshot, find_snapshot
 from provisioner.drivers.secrets import ensure_secret, read_secret, remove_secret
@@ -168,7 +167,7 @@ def _find_snapshot(
             f"database.snapshot: the project has no snapshot {identifier} in {payload.region}; "
             f"choose one of those that `provision snapshots list {payload.project_id}` shows.",
         )
-    if snapshot.state not in {RdsState.READY, RdsState.PENDING}:
+    if snapshot.state not in {driver.RdsState.READY, driver.RdsState.PENDING}:
         raise failure(
             ErrorType.INVALID_PAYLOAD,
             f"database.snapshot: {identifier} is {snapshot.status}; choose another of those that "
@@ -188,7 +187,7 @@ def _settle(
 ) -> DedicatedInstance | Waiting:
     """Settle what the instance is to be, and count it; return what another run has settled."""
     snapshot = _find_snapshot(client, payload, naming.owner(payload.project_id, job.job_id))
-    if snapshot is not None and snapshot.state is RdsState.PENDING:
+    if snapshot is not None and snapshot.state is driver.RdsState.PENDING:
         return Waiting(f"the snapshot {snapshot.identifier} is {snapshot.status}")
     allowance = catalogue.allowance(payload.region, payload.database.engine)
     names = naming.names(payload.project_id)
@@ -251,7 +250,7 @@ def ensure_instance_repaired(
     record = jobs.get(job.job_id).stage(repair_project.REPAIRING_INSTANCE)
     was_stopped = record is not None and record.waiting_for == started
     if not found.is_ready:
-        is_started = was_stopped or found.state is RdsState.STOPPED or bool(repairs.repaired)
+        is_started = was_stopped or found.state is driver.RdsState.STOPPED or bool(repairs.repaired)
         pending = f"the database instance {instance.identifier} is {found.status}"
         return Waiting(started if is_started else pending)
     if was_stopped:
@@ -300,7 +299,7 @@ def ensure_instance_snapshot(
     )
     if snapshot is None:
         return Waiting(f"the database instance {name} takes no snapshot yet")
-    if snapshot.state is not RdsState.READY:
+    if snapshot.state is not driver.RdsState.READY:
         return Waiting(f"the snapshot {identifier} is {snapshot.status}")
     return StageOutcome(
         output={"snapshot": _result(instance, snapshot).model_dump(mode="json")},
@@ -341,8 +340,8 @@ def _has_no_instance(client: RDSClient, location: Location, identifier: str) -> 
         return False
     if find_snapshot(client, identifier, claim=claim, final=final) is not None:
         return False
-    found = find_instance(client, location.names.instance, claim=claim, final=final)
-    return found is None or found.state is RdsState.DELETING
+    found = driver.find_instance(client, location.names.instance, claim=claim, final=final)
+    return found is None or found.state is driver.RdsState.DELETING
 
 
 def remove_instance(

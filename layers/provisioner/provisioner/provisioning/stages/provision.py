@@ -14,12 +14,24 @@ from provisioner.jobs.store import JobStore
 from provisioner.provisioning.contract import ApiKeyResult
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import IS_ALONE, known_ids
-from provisioner.provisioning.job_types import clean_up_project, provision_project
+from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.job_types.provision_project import (
+    CREATING_DATABASE,
+    CREATING_INSTANCE,
+    GENERATING_API_KEYS,
+    INITIALIZING,
+    REGISTERING_AUTH,
+    REGISTERING_REALTIME,
+    REGISTERING_STORAGE,
+    AuthResult,
+    DatabaseResult,
     OnFailure,
     ProvisionProjectPayload,
     ProvisionProjectResult,
+    ResultMetadata,
     ServiceResult,
+    ServicesResult,
+    StorageResult,
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStore
@@ -36,7 +48,7 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
     ended = read_ended_stages(job, jobs)
     outputs = {record.stage: record.output for record in ended}
     result = _result(payload, outputs, jobs).model_dump(mode="json", exclude_none=True)
-    is_alone = outputs[provision_project.INITIALIZING].get(IS_ALONE) is True
+    is_alone = outputs[INITIALIZING].get(IS_ALONE) is True
     known = known_ids(ended) if is_alone else {}
     return complete(
         result, projects.build_activation(payload.project_id, job.job_id, result, known)
@@ -46,28 +58,20 @@ def ensure_active(job: JobInput, *, jobs: JobStore, projects: ProjectStore) -> S
 def _result(
     payload: ProvisionProjectPayload, outputs: Mapping[str, Mapping[str, Any]], jobs: JobStore
 ) -> ProvisionProjectResult:
-    keys = outputs[provision_project.GENERATING_API_KEYS]
-    parties = outputs[provision_project.INITIALIZING]
-    database = _only(outputs[provision_project.CREATING_DATABASE], provision_project.DatabaseResult)
+    keys = outputs[GENERATING_API_KEYS]
+    parties = outputs[INITIALIZING]
+    database = {**outputs[CREATING_DATABASE], "instance": outputs[CREATING_INSTANCE] or None}
     return ProvisionProjectResult(
         project_id=payload.project_id,
-        database=provision_project.DatabaseResult.model_validate(
-            database | {"instance": outputs[provision_project.CREATING_INSTANCE] or None}
-        ),
-        services=provision_project.ServicesResult(
-            auth=_service(
-                outputs[provision_project.REGISTERING_AUTH], provision_project.AuthResult
-            ),
-            realtime=_service(
-                outputs[provision_project.REGISTERING_REALTIME], provision_project.ServiceResult
-            ),
-            storage=_service(
-                outputs[provision_project.REGISTERING_STORAGE], provision_project.StorageResult
-            ),
+        database=DatabaseResult.model_validate(database, extra="ignore"),
+        services=ServicesResult(
+            auth=_service(outputs[REGISTERING_AUTH], AuthResult),
+            realtime=_service(outputs[REGISTERING_REALTIME], ServiceResult),
+            storage=_service(outputs[REGISTERING_STORAGE], StorageResult),
         ),
         api_keys=[ApiKeyResult.model_validate(key) for key in keys["api_keys"]],
         api_keys_secret_arn=keys["secret_arn"],
-        metadata=provision_project.ResultMetadata(
+        metadata=ResultMetadata(
             provisioned_at=jobs.now(),
             region=payload.region,
             owner_id=parties.get("owner_id"),
@@ -79,12 +83,8 @@ def _result(
 def _service[Service: ServiceResult](
     output: Mapping[str, Any], model: type[Service]
 ) -> Service | None:
-    return model.model_validate(_only(output, model)) if output else None
-
-
-def _only(output: Mapping[str, Any], model: type[Any]) -> dict[str, Any]:
-    """Leave out what a stage reports for operators and the result does not show."""
-    return {name: value for name, value in output.items() if name in model.model_fields}
+    # What a stage reports for operators the result does not show.
+    return model.model_validate(output, extra="ignore") if output else None
 
 
 def release_after_failure(job: Job, *, projects: ProjectStore) -> Sequence[Write]:
@@ -105,8 +105,7 @@ def request_cleanup(
     project = projects.get(job.project_id)
     if project is None:
         has_acquired = any(
-            record.stage == provision_project.INITIALIZING
-            and record.status is StageStatus.SUCCEEDED
+            record.stage == INITIALIZING and record.status is StageStatus.SUCCEEDED
             for record in job.stages
         )
     else:
