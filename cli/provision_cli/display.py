@@ -1,7 +1,7 @@
 """What the terminal shows: tables where there is one, plain lines where there is none."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -52,8 +52,14 @@ def moment(when: datetime) -> str:
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def show_table(console: Console, rows: Sequence[Mapping[str, str]], *, nothing: str = "") -> None:
-    """Print rows as columns, each below its heading.
+def show_table(
+    console: Console,
+    rows: Sequence[Mapping[str, str]],
+    *,
+    nothing: str = "",
+    notes: Iterable[str] = (),
+) -> None:
+    """Print rows as columns, each below its heading, and notes below them.
 
     No word is broken, an id least of all: what does not fit a terminal goes over its edge.
 
@@ -61,11 +67,12 @@ def show_table(console: Console, rows: Sequence[Mapping[str, str]], *, nothing: 
         console: where.
         rows: a cell for each heading.
         nothing: the sentence that is printed instead where there are no rows.
+        notes: a line each.
     """
     if not rows:
         line(console, nothing)
-        return
-    columns = {heading: [heading, *(row[heading] for row in rows)] for heading in rows[0]}
+    headings = next(iter(rows), {})
+    columns = {heading: [heading, *(row[heading] for row in rows)] for heading in headings}
     widths = [max(map(len, column)) for column in columns.values()]
     for number, cells in enumerate(zip(*columns.values(), strict=True)):
         text = Text(style="" if number else "bold")
@@ -73,6 +80,8 @@ def show_table(console: Console, rows: Sequence[Mapping[str, str]], *, nothing: 
             text.append(cell.ljust(width + _GAP), _STATUS_STYLES.get(cell))
         text.rstrip()
         console.print(text, soft_wrap=True)
+    for note in notes:
+        line(console, note)
 
 
 def watch(console: Console, job_id: str, *, appears_within: float = 0.0) -> api.Job:

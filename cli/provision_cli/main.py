@@ -197,20 +197,16 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     found = api.list_jobs(project)
-    console = Console()
-    display.show_table(console, display.job_rows(found), nothing="There are no jobs.")
-    for note in display.job_notes(found):
-        display.line(console, note)
+    rows, notes = display.job_rows(found), display.job_notes(found)
+    display.show_table(Console(), rows, nothing="There are no jobs.", notes=notes)
 
 
 @app.command(cls=Connected)
 def history(job_id: JobId) -> None:
     """List what has happened to a job, oldest first."""
     job = api.get_job(find_job_id(job_id))
-    console = Console()
-    display.show_table(console, display.history_rows(job.history))
-    for note in display.job_notes([job]):
-        display.line(console, note)
+    rows, notes = display.history_rows(job.history), display.job_notes([job])
+    display.show_table(Console(), rows, notes=notes)
 
 
 @new_app.command("job-type")

@@ -20,11 +20,11 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from provision_cli.local import mariadb_server
 from provision_cli.local.build import lock
 from provision_cli.local.database_servers import PLATFORM_ROLE
+from provision_cli.local.mariadb_server import MariadbServer
 from provision_cli.local.ports import choose_port
-from provision_cli.local.postgresql_server import DATA_VARIABLE, SUPERUSER, PostgresqlServer
+from provision_cli.local.postgresql_server import SUPERUSER, PostgresqlServer
 from provisioner.drivers.database_engine import AdminConnection, TenantNames
 from psycopg import sql
 
@@ -111,8 +111,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
             # The workers inherit it, and whatever the tests start.
-            for variable in (DATA_VARIABLE, mariadb_server.DATA_VARIABLE):
-                os.environ.setdefault(variable, str(_MEMORY))
+            for server in (PostgresqlServer, MariadbServer):
+                os.environ.setdefault(server.data_variable, str(_MEMORY))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

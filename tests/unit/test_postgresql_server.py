@@ -225,7 +225,7 @@ def test_the_data_are_kept_below_the_folder_that_is_named_and_go_with_the_server
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = tmp_path / "named"
-    monkeypatch.setenv(postgresql_server.DATA_VARIABLE, str(named))
+    monkeypatch.setenv(PostgresqlServer.data_variable, str(named))
     server = PostgresqlServer(tmp_path / "server", 1)
     server._data.mkdir(parents=True)
     (kept,) = named.iterdir()
@@ -301,7 +301,7 @@ print(server._home.exists())
     package = postgresql_server._programs().parent.parent
     postgresql_server._copy_for_all(package, programs)
     chosen = programs / postgresql_server._programs().relative_to(package.parent)
-    environment = {n: v for n, v in os.environ.items() if n != postgresql_server.DATA_VARIABLE}
+    environment = {n: v for n, v in os.environ.items() if n != PostgresqlServer.data_variable}
     try:
         output = subprocess.run(
             [sys.executable, "-c", script, str(folder), str(_free_port())],

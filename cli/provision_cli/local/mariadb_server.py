@@ -32,9 +32,6 @@ SUPERUSER = "root"
 #: Names the folder of the server's program; unset, it is looked for on PATH.
 PROGRAMS_VARIABLE = "MYSQL_BIN"
 
-#: Names a folder to keep the data below, such as one in memory; unset, they are with the rest.
-DATA_VARIABLE = "MYSQL_DATA"
-
 _PROGRAM_NAMES = ("mariadbd", "mysqld")
 
 #: Where systems keep programs of servers, which is not on every account's PATH.
@@ -72,7 +69,7 @@ class MariadbServer(DatabaseServer):
     """A server of MariaDB."""
 
     name = "MariaDB"
-    data_variable = DATA_VARIABLE
+    data_variable = "MYSQL_DATA"
     version_pattern = r"Ver (\d+\.\d+)"
     kill_signal = signal.SIGKILL
     error = pymysql.Error

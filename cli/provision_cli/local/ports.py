@@ -12,12 +12,9 @@ _CHOSEN_FROM = range(20_000, 32_768)
 
 def choose_port(*preferred: int | None) -> int:
     """Return a free port to listen on: the first of those that are preferred, else any one."""
-    for port in preferred:
-        if port is not None and _is_free(port):
-            return port
     # Two who choose at the same moment are not to choose the same.
     in_any_order = random.SystemRandom().sample(_CHOSEN_FROM, len(_CHOSEN_FROM))
-    return next(port for port in in_any_order if _is_free(port))
+    return next(filter(_is_free, (*filter(None, preferred), *in_any_order)))
 
 
 def _is_free(port: int) -> bool:

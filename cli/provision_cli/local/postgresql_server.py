@@ -33,9 +33,6 @@ SUPERUSER = "postgres"
 #: Names the folder of the programs, to run a version that is not the package's.
 PROGRAMS_VARIABLE = "POSTGRESQL_BIN"
 
-#: Names a folder to keep the data below, such as one in memory; unset, they are with the rest.
-DATA_VARIABLE = "POSTGRESQL_DATA"
-
 #: The account that runs the server where root starts it.
 _UNPRIVILEGED = "nobody"
 
@@ -65,7 +62,7 @@ class PostgresqlServer(DatabaseServer):
     """A server of PostgreSQL, in its folder unless its files must be elsewhere."""
 
     name = "PostgreSQL"
-    data_variable = DATA_VARIABLE
+    data_variable = "POSTGRESQL_DATA"
     version_pattern = r"\) (\d+)"
     #: An immediate shutdown. Source: PostgreSQL, "Shutting Down the Server".
     kill_signal = signal.SIGQUIT

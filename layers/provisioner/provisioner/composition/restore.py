@@ -9,11 +9,12 @@ from provisioner.composition import deployment
 from provisioner.drivers.database_engine import DatabaseRestorer
 from provisioner.drivers.mysql.restore import MysqlRestorer
 from provisioner.drivers.postgresql.restore import PostgresqlRestorer
+from provisioner.drivers.s3_download import download
 from provisioner.drivers.secrets import find_claimed_secret
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.projects import Project, ProjectStatus
-from provisioner.provisioning.snapshots import RestoredSnapshot, Snapshot, Snapshots
+from provisioner.provisioning.snapshots import RestoredSnapshot, Snapshot
 from provisioner.runtime import aws
 from provisioner.runtime.platform import PlatformSettings
 
@@ -42,7 +43,13 @@ def restore(settings: PlatformSettings, snapshot: Snapshot, url: str) -> Restore
     restorer.check()
     with tempfile.TemporaryFile() as archive:
         try:
-            Snapshots(aws.client("s3"), settings.snapshots_bucket).download(snapshot, archive)
+            download(
+                aws.client("s3"),
+                archive,
+                bucket=settings.snapshots_bucket,
+                key=snapshot.key,
+                final=ErrorType.DATABASE_CHANGE_FAILED,
+            )
             archive.flush()
         except OSError as error:
             if error.errno != errno.ENOSPC:

@@ -6,14 +6,13 @@ They are dumps in the bucket of snapshots, or, of instances of its own, snapshot
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Any
+from typing import Any
 
 from provisioner.aws_types import ObjectTypeDef, RDSClient, S3Client
 from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.database_engine import Restored
 from provisioner.drivers.rds import RdsState
 from provisioner.drivers.rds_snapshots import InstanceSnapshot, list_snapshots
-from provisioner.drivers.s3_download import download
 from provisioner.errors import ErrorType, failure
 from provisioner.provisioning.instances import RDS_ENGINES
 from provisioner.provisioning.naming import SNAPSHOT_SUFFIX, Naming
@@ -133,20 +132,6 @@ class Snapshots:
             # It may have snapshots of Amazon RDS.
             raise SnapshotNotFoundError(f"project {project_id}: there is no dump of it.")
         return self._describe(project_id, choose(project_id, wanted, named))
-
-    def download(self, snapshot: Snapshot, target: IO[bytes]) -> None:
-        """Read a snapshot into an empty file.
-
-        Raises:
-            ProvisioningError: as `download` says.
-        """
-        download(
-            self._client,
-            target,
-            bucket=self._bucket,
-            key=snapshot.key,
-            final=_FINAL,
-        )
 
     def _objects(self, project_id: str) -> list[ObjectTypeDef]:
         with translate_errors(_FINAL, "list the snapshots"):
