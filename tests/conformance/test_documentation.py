@@ -23,8 +23,8 @@ from provisioner.drivers.rds import _STATES, RdsState
 from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
 from provisioner.jobs.messages import JobMessage
+from provisioner.jobs.models import JOB_TRANSITIONS, STAGE_TRANSITIONS
 from provisioner.jobs.retries import FOREIGN_ERRORS
-from provisioner.jobs.transitions import JOB_TRANSITIONS, STAGE_TRANSITIONS
 from provisioner.provisioning.clusters import InstanceAllowance
 from provisioner.provisioning.job_types.deprovision_project import (
     DeprovisionProjectPayload,

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from provision_cli.local.containers import store_job
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
-from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.models import JobStatus, StageStatus
 from provisioner.jobs.records import NewJob
-from provisioner.jobs.store import JobStore
+from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.provisioning.projects import ProjectStore
 from support.project import ROOT, events, functions

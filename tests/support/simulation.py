@@ -54,7 +54,7 @@ from provisioner.composition import (
     snapshot,
 )
 from provisioner.drivers import dynamodb
-from provisioner.jobs import job_reader
+from provisioner.jobs import store as job_store
 from provisioner.jobs.records import canonical_json
 from provisioner.jobs.stage import Waiting
 from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
@@ -720,7 +720,7 @@ def simulation(
             monkeypatch.setenv(name.upper(), str(value))
         monkeypatch.setenv("REQUIRED_JOB_TYPES", "provision_project")
         let_wait(monkeypatch)
-        for module in (job_reader, api_key_store):
+        for module in (job_store, api_key_store):
             monkeypatch.setattr(module, "datetime", _Clocked)
         made = _Clocked.simulation = Simulation(cluster, settings, projects)
         _put_in_the_way(made, monkeypatch)

@@ -54,11 +54,11 @@ from provisioner.jobs.execution import (
 )
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.in_process import InProcessRun
-from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageFunction, StageRunner, Step
+from provisioner.jobs.store import utc_now
 from provisioner.ownership import Ownership
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import IS_ONLY, KNOWN_IDS

@@ -12,7 +12,6 @@ from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import cleanup_job_id
-from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.messages import JobId
 from provisioner.jobs.models import JOB_CANCELLED, Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
@@ -20,7 +19,7 @@ from provisioner.jobs.registry import UnknownJobTypeError
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.stage_run import StageRunner
 from provisioner.jobs.stage_store import StageStore
-from provisioner.jobs.store import BadEnd
+from provisioner.jobs.store import BadEnd, JobNotFoundError
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime.observability import metrics
 from pydantic import TypeAdapter

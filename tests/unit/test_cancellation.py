@@ -13,7 +13,6 @@ from provisioner import api
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import FailureRecorder
-from provisioner.jobs.job_reader import JobNotFoundError, utc_now
 from provisioner.jobs.models import (
     CANCELLED,
     PROCESS_LEASE,
@@ -23,7 +22,7 @@ from provisioner.jobs.models import (
 )
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome
 from provisioner.jobs.stage_run import StageRunner
-from provisioner.jobs.store import BadEnd
+from provisioner.jobs.store import BadEnd, JobNotFoundError, utc_now
 from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, provision_project
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics

@@ -14,10 +14,9 @@ from provision_cli.display import job_rows, show_outcome, watch
 from provision_cli.main import main
 from provision_cli.sentences import CommandError
 from provisioner.errors import ErrorType
-from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
-from provisioner.jobs.store import BadEnd
+from provisioner.jobs.store import BadEnd, utc_now
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console

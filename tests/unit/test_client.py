@@ -24,11 +24,11 @@ from provisioner.jobs.client import (
     wait_for_job,
 )
 from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_input
-from provisioner.jobs.job_reader import JobNotFoundError, utc_now
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import Job, JobStatus
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
+from provisioner.jobs.store import JobNotFoundError, utc_now
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.api_keys import new_key
 from provisioner.runtime import aws, platform

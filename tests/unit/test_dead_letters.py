@@ -18,12 +18,11 @@ from provisioner.errors import ErrorType, failure
 from provisioner.jobs import dead_letters
 from provisioner.jobs.client import JobClient
 from provisioner.jobs.dispatch import UndeliveredReceiver
-from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.messages import DeadLetterQueue, JobQueue
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY
-from provisioner.jobs.store import BadEnd
+from provisioner.jobs.store import BadEnd, JobNotFoundError
 from provisioner.runtime import aws
 from provisioner.runtime.observability import metrics
 from support.core import REGION, Core, LogLines, aws_error, times

@@ -14,7 +14,6 @@ from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, stage_errors
-from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import (
     JOB_CANCELLED,
     Job,
@@ -23,7 +22,7 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
 )
-from provisioner.jobs.store import BadEnd
+from provisioner.jobs.store import BadEnd, JobNotFoundError
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup

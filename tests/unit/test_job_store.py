@@ -11,12 +11,11 @@ from botocore.exceptions import ClientError
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.reconciler import record_repair
 from provisioner.jobs.records import NewJob, canonical_json
 from provisioner.jobs.slots import SLOTS
-from provisioner.jobs.store import BadEnd, JobStore
+from provisioner.jobs.store import BadEnd, JobNotFoundError, JobStore
 from support.core import Core, Jobs, aws_error, contention, new_cleanup, new_job, times
 
 

@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.models import Job, JobStatus, StageStatus, StoredError
-from provisioner.jobs.records import NewJob
-from provisioner.jobs.store import BadEnd
-from provisioner.jobs.transitions import (
+from provisioner.jobs.models import (
     JOB_TRANSITIONS,
     STAGE_TRANSITIONS,
+    Job,
+    JobStatus,
+    StageStatus,
+    StoredError,
     job_sources,
 )
+from provisioner.jobs.records import NewJob
+from provisioner.jobs.store import BadEnd
 from support.core import Core, deployment, new_cleanup
 
 #: Two stages are enough to mix up.

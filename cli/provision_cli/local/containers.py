@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner import api
-from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.records import NewJob
-from provisioner.jobs.store import JobStore
+from provisioner.jobs.store import JobStore, utc_now
 from provisioner.provisioning.projects import ProjectStore
 
 from provision_cli.local import environment, processes

@@ -43,7 +43,6 @@ from provisioner.jobs.client import (
     JobWaitTimeoutError,
 )
 from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
-from provisioner.jobs.job_reader import JobNotFoundError, utc_now
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     HistoryEntry,
@@ -66,6 +65,7 @@ from provisioner.jobs.registry import (
     validate_payload,
     validate_required_handlers,
 )
+from provisioner.jobs.store import JobNotFoundError, utc_now
 from provisioner.provisioning.contract import (
     DumpReference,
     InstanceSnapshotReference,

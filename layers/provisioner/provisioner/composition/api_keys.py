@@ -3,8 +3,8 @@
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.composition.deployment import READER, Makers
 from provisioner.composition.stage_code import run_stages
-from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.stage_run import StageRunner
+from provisioner.jobs.store import utc_now
 from provisioner.provisioning.functions import API_KEYS
 from provisioner.runtime import aws
 from provisioner.runtime.settings import ApiKeysSettings

@@ -8,7 +8,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from provisioner.composition.clusters import cluster_catalogue
 from provisioner.composition.deployment import WRITER, Makers
 from provisioner.composition.stage_code import ContextStep, run_stages
-from provisioner.jobs.job_reader import utc_now
+from provisioner.jobs.store import utc_now
 from provisioner.provisioning.functions import INSTANCES
 from provisioner.provisioning.snapshot_retention import (
     REMOVE_EXPIRED_SNAPSHOTS,

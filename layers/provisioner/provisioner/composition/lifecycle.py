@@ -8,8 +8,8 @@ from provisioner.composition.deployment import WRITER, Makers
 from provisioner.composition.job_store import job_store
 from provisioner.composition.stage_code import failure_policies, run_stages
 from provisioner.jobs.failure import FailureRecorder
-from provisioner.jobs.job_reader import utc_now
 from provisioner.jobs.stage_run import RECORD_FAILURE, Step
+from provisioner.jobs.store import utc_now
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.runtime.settings import LifecycleSettings
 

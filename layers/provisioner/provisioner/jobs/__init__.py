@@ -2,9 +2,9 @@
 
 What happens to a job, and the modules in which it does:
 
-- What a job is: `definition` says what a type is, `models` what is known of a job, `transitions`
-  which status may follow which, `retries` how often what is repeated, `stage` what a stage is
-  handed and returns. `registry` has the handlers, by job type.
+- What a job is: `definition` says what a type is, `models` what is known of a job and which status
+  may follow which, `retries` how often what is repeated, `stage` what a stage is handed and
+  returns. `registry` has the handlers, by job type.
 - A message comes: `messages` reads it, `dispatch` stores its job and starts the `execution`;
   `client` enqueues jobs and asks for them from any program.
 - A stage runs: `stage_run` runs one attempt. `stage_store` writes how it starts and ends, and with
@@ -13,7 +13,7 @@ What happens to a job, and the modules in which it does:
 - Nobody says how it ended: the `reconciler` finds that, and ends it.
 - What did not work waits for people: `dead_letters`.
 - Others are told: `events` publishes each entry of the history.
-- It is stored: `store` writes jobs, `job_reader` reads them, `records` is the form of an item, and
-  `unit_of_work` writes what belongs together in one transaction.
+- It is stored: `store` reads and writes jobs; `records` is the form of an item, and writes what
+  belongs together in one transaction.
 - It can run without an execution, in someone's process: `in_process`.
 """

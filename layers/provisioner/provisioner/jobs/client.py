@@ -14,12 +14,10 @@ from provisioner.arguments import (
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.jobs.execution import execution_input
 from provisioner.jobs.messages import JobQueue
-from provisioner.jobs.models import Job, JobStatus
-from provisioner.jobs.records import NewJob, payload_digest
+from provisioner.jobs.models import RETRY_SOURCES, Job, JobStatus
+from provisioner.jobs.records import NewJob, optimistically, payload_digest
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore
-from provisioner.jobs.transitions import RETRY_SOURCES
-from provisioner.jobs.unit_of_work import optimistically
 
 #: Makes a job id of an idempotency key: the same key gives the same id, in every process.
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("6f0b6a34-5f0b-4a86-9d5c-0d7c5d1f8f0e")

@@ -26,13 +26,12 @@ from provisioner.jobs.models import (
     open_lease,
     waited_in_vain,
 )
-from provisioner.jobs.records import NewJob
+from provisioner.jobs.records import NewJob, optimistically
 from provisioner.jobs.registry import of_job_type
 from provisioner.jobs.retries import FOREIGN_ERRORS, SLOT_ERROR, WAITING_ERROR
 from provisioner.jobs.stage import StageEvent
 from provisioner.jobs.stage_run import RECORD_FAILURE, StageWaiting, measure_wait, parse_event
 from provisioner.jobs.store import BadEnd, JobStore
-from provisioner.jobs.unit_of_work import optimistically
 from provisioner.runtime.observability import logger, measure_by, metrics
 
 #: Characters of a foreign cause that are kept.

@@ -23,7 +23,6 @@ from provisioner.jobs.failure import (
     metric_of,
     stage_error,
 )
-from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     CANCELLED,
@@ -36,10 +35,10 @@ from provisioner.jobs.models import (
     StoredError,
     open_lease,
 )
+from provisioner.jobs.records import optimistically
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.slots import release_slot
-from provisioner.jobs.store import JobStore
-from provisioner.jobs.unit_of_work import optimistically
+from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
 
 #: A job that runs without an execution runs in someone's process. After this long without a word

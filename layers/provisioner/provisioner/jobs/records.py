@@ -1,15 +1,37 @@
-"""How jobs are stored: one item a job, its payload, each stage and each change, under its id."""
+"""How jobs are stored: one item a job, its payload, each stage and each change, under its id.
+
+What belongs together is one `UnitOfWork`: what must be true, what changes, what the history says.
+Nothing else knows how DynamoDB's transactions are built. Every change of a status is conditional
+on the transitions that exist and stands in one transaction with its history entry: a duplicate or
+late write fails its condition and changes nothing.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from operator import and_
 from typing import Any
 
+from boto3.dynamodb.conditions import Attr, ConditionBase
 from pydantic import TypeAdapter
 
-from provisioner.jobs.models import JOB_SUBJECT, HistoryEntry, Job, StageRecord, StoredError, Wait
+from provisioner.aws_types import DynamoDBClient
+from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb import ConditionFailedError, Write
+from provisioner.errors import ErrorType, failure
+from provisioner.jobs.models import (
+    JOB_SUBJECT,
+    OPEN_STAGE,
+    HistoryEntry,
+    Job,
+    JobStatus,
+    StageRecord,
+    StoredError,
+    Wait,
+)
 
 #: The sort keys of a job's items; a stage and a change are named after the prefix.
 JOB = JOB_SUBJECT
@@ -140,3 +162,180 @@ def to_job(
     records = [known.get(name) or StageRecord(name, job_attempt=item["attempt"]) for name in names]
     parts = {"payload": payload or {}, "stages": records, "history": history}
     return _JOB.validate_python({"project_id": "", **item, **parts})
+
+
+#: How often a change is tried that finds something changed under it.
+_ATTEMPTS = 3
+
+#: What tells that a stage is still as it was read.
+_STATE_OF_STAGE = ("job_attempt", "status", "closed", "attempt", "retry_count", "lease_until")
+
+
+@dataclass(frozen=True, slots=True)
+class NotAfter:
+    """The condition that a time is absent, or not after another."""
+
+    at: datetime
+
+
+#: What must be true of an item, by attribute: it has this value, one of these (a tuple, in
+#: which None stands for its absence), none at all (None), or is `NotAfter` a time.
+type Conditions = Mapping[str, Any]
+
+
+def optimistically[Result](
+    change: Callable[[ConditionFailedError | None], Result], what: str = "it was changed"
+) -> Result:
+    """Let a change look again, and try again, where something was changed under it.
+
+    Args:
+        change: the change; it is given what refused the try before.
+        what: what was done to the job meanwhile, for the error.
+
+    Raises:
+        TIMEOUT: that happened each time.
+    """
+    refused: ConditionFailedError | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            return change(refused)
+        except ConditionFailedError as error:
+            refused = error
+    raise failure(ErrorType.TIMEOUT, f"The job kept changing while {what}.")
+
+
+class UnitOfWork:
+    """Writes that are made all at once, or not at all; all of them at the same time."""
+
+    def __init__(
+        self, client: DynamoDBClient, table: str, at: datetime, retention: timedelta
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            client: DynamoDB.
+            table: the jobs table.
+            at: the time.
+            retention: for how long a part of a job is kept.
+        """
+        self.at = at
+        #: When a part of a job expires that is written now, as DynamoDB's time to live has it.
+        self.expires_at = int((at + retention).timestamp())
+        self._client = client
+        self._table = table
+        self._writes: list[Write] = []
+
+    def put(self, job_id: str, record: str, values: Mapping[str, Any], *, is_new: bool) -> None:
+        """Put an item in the place of what there is; where it must be new, there must be none."""
+        key, written = _key(job_id, record), _stored(values)
+        self._writes.append(dynamodb.build_put(self._table, key, written, is_new=is_new))
+
+    def change(self, job_id: str, record: str, values: Mapping[str, Any], must: Conditions) -> None:
+        """Change attributes of an item; None removes one."""
+        key, written = _key(job_id, record), _stored(values)
+        self._writes.append(dynamodb.build_update(self._table, key, written, _condition(must)))
+
+    def check(self, job_id: str, record: str, must: Conditions) -> None:
+        """Ask that something is true of an item that is not written."""
+        self._writes.append(
+            dynamodb.build_check(self._table, _key(job_id, record), _condition(must))
+        )
+
+    def add_history(
+        self,
+        job_id: str,
+        subject: str,
+        status: str,
+        error: StoredError | None = None,
+        **more: Any,
+    ) -> None:
+        """Add an entry to a job's history, which says why where there is an error.
+
+        Args:
+            job_id: the job.
+            subject: the stage, or `JOB`.
+            status: what it is from now on.
+            error: why.
+            more: what else the entry says; see `HistoryEntry`.
+        """
+        if error is not None:
+            more |= {
+                "note": error.message,
+                "error_type": error.type,
+                "error_stage": error.stage,
+                "error_attempt": error.attempt,
+            }
+        entry = HistoryEntry(self.at, subject, status, **more)
+        item = history_item(entry) | {"expires_at": self.expires_at}
+        self.put(job_id, item["record"], item, is_new=True)
+
+    def also(self, writes: Sequence[Write]) -> None:
+        """Add changes of other tables."""
+        self._writes += writes
+
+    # Jobs and stages.
+
+    def change_job(
+        self,
+        job_id: str,
+        attempt: int,
+        values: Mapping[str, Any],
+        sources: Sequence[JobStatus],
+        **must: Any,
+    ) -> None:
+        """Change a job that is at this attempt still, and in one of these statuses."""
+        conditions = {"attempt": attempt, "status": tuple(sources)} | must
+        self.change(job_id, JOB, {"updated_at": self.at, **values}, conditions)
+
+    def put_stage(self, job_id: str, record: StageRecord) -> None:
+        """Put a stage in the place of what there is of it."""
+        values = stage_item(record) | {"expires_at": self.expires_at}
+        self.put(job_id, f"{STAGE}{record.stage}", values, is_new=False)
+
+    def change_stage(self, job_id: str, before: StageRecord, after: StageRecord) -> None:
+        """Change a stage that still is as it was read."""
+        old, new = stage_item(before), stage_item(after)
+        values = {name: value for name, value in new.items() if value != old[name]}
+        must = {name: old[name] for name in _STATE_OF_STAGE}
+        values["expires_at"] = self.expires_at
+        self.change(job_id, f"{STAGE}{before.stage}", values, must)
+
+    def close_stage(self, job_id: str, record: StageRecord, closed: str, **must: Any) -> None:
+        """Let nothing of a stage start any more that has not ended, however it stands."""
+        conditions = {"job_attempt": record.job_attempt, "status": OPEN_STAGE} | must
+        values = {"closed": closed, "expires_at": self.expires_at}
+        self.change(job_id, f"{STAGE}{record.stage}", values, conditions)
+
+    def write(self) -> None:
+        """Write it.
+
+        Raises:
+            ConditionFailedError: something is not as it must be.
+        """
+        dynamodb.transact(self._client, self._writes)
+
+
+def _key(job_id: str, record: str) -> dict[str, str]:
+    return {"job_id": job_id, "record": record}
+
+
+def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: stored(value) for name, value in values.items()}
+
+
+def _condition(must: Conditions) -> ConditionBase:
+    """Return conditions as DynamoDB has them."""
+    return reduce(and_, (_about(Attr(name), wanted) for name, wanted in must.items()))
+
+
+def _about(attribute: Attr, wanted: Any) -> ConditionBase:
+    match wanted:
+        case None:
+            return attribute.not_exists()
+        case NotAfter(at):
+            return attribute.not_exists() | attribute.lte(time_text(at))
+        case tuple():
+            is_one = attribute.is_in([str(one) for one in wanted if one is not None])
+            return attribute.not_exists() | is_one if None in wanted else is_one
+        case _:
+            return attribute.eq(stored(wanted))

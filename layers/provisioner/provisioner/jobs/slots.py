@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from provisioner.jobs.records import time_text
+from provisioner.jobs.records import Conditions, NotAfter, UnitOfWork, time_text
 from provisioner.jobs.retries import SLOT_RETRY
-from provisioner.jobs.unit_of_work import Conditions, NotAfter, UnitOfWork
 
 #: Where the slots are: no job has such an id.
 SLOTS = "#slots"

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError, failure, final_failure
-from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import (
     CANCELLED,
     JOB_SUBJECT,
     NO_WAIT,
+    STAGE_TRANSITIONS,
     Job,
     JobStatus,
     Lease,
@@ -23,17 +23,16 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
+    job_sources,
     lease_of,
     open_lease,
     waited_in_vain,
 )
-from provisioner.jobs.records import JOB, STAGE
+from provisioner.jobs.records import JOB, STAGE, NotAfter, UnitOfWork, optimistically
 from provisioner.jobs.retries import SLOT_WAIT_SECONDS, STAGE_RETRY
 from provisioner.jobs.slots import SlotUse, preferred_slot, stand_in_line, take_slot
 from provisioner.jobs.stage import Completion, StageEvent, StageOutcome
-from provisioner.jobs.store import JobStore
-from provisioner.jobs.transitions import STAGE_TRANSITIONS, job_sources
-from provisioner.jobs.unit_of_work import NotAfter, UnitOfWork, optimistically
+from provisioner.jobs.store import JobNotFoundError, JobStore
 
 
 @dataclass

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.job_reader import JobNotFoundError
 from provisioner.jobs.models import Job, open_lease
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
-from provisioner.jobs.store import JobStore
+from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import KNOWN_IDS, known_ids
 from provisioner.provisioning.job_types.clean_up_project import (
