@@ -27,7 +27,6 @@ from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.jobs.failure import cleanup_job_id
 from provisioner.jobs.models import (
-    JOB_SUBJECT,
     Job,
     JobStatus,
     StageRecord,
@@ -94,8 +93,8 @@ class Jobs(JobStore):
             return
         work = self.work()
         values = {"status": JobStatus.RUNNING, "started_at": work.at}
-        work.change_job(job_id, job.attempt, values, (JobStatus.QUEUED,))
-        work.add_history(job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=job.attempt)
+        must = {"status": JobStatus.QUEUED}
+        work.change_job(job_id, job.attempt, JobStatus.RUNNING, values, must)
         work.write()
 
     def start_stage(self, job: Job, stage: str, retry_count: int) -> StageRecord:

@@ -78,6 +78,9 @@ JOB_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.CANCELLED: frozenset(),
 }
 
+#: The statuses that end an attempt of a job.
+ENDS: tuple[JobStatus, ...] = tuple(s for s in JobStatus if s.is_terminal)
+
 #: From which statuses a retry makes a job QUEUED again. It is the only way out of a terminal
 #: status, and it counts the job's attempt: what an attempt before says from then on finds its
 #: condition false.
@@ -202,9 +205,6 @@ JOB_SUBJECT = "JOB"
 CANCEL_REQUESTED = "CANCEL_REQUESTED"
 JOB_WAITS = "WAITING"
 REPAIRED = "REPAIRED"
-
-#: The statuses that end an attempt of a job.
-ENDS = {status for status in JobStatus if status.is_terminal}
 
 
 def place_in_transaction(subject: str, status: str) -> int:

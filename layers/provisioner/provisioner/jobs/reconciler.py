@@ -26,7 +26,6 @@ from provisioner.jobs.failure import (
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     CANCELLED,
-    JOB_SUBJECT,
     REPAIRED,
     Job,
     JobStatus,
@@ -297,9 +296,8 @@ def record_repair(
         ConditionFailedError: it has changed, or its slot, or a condition of `also` failed.
     """
     work = store.work()
-    must = {"updated_at": job.updated_at, "resent_at": job.resent_at}
-    work.change_job(job.job_id, job.attempt, values or {}, (job.status,), **must)
-    work.add_history(job.job_id, JOB_SUBJECT, REPAIRED, attempt=job.attempt, note=note)
+    must = {"status": job.status, "updated_at": job.updated_at, "resent_at": job.resent_at}
+    work.change_job(job.job_id, job.attempt, REPAIRED, values or {}, must, note=note)
     release_slot(work, slot, job.job_id)
     work.also(also)
     work.write()
@@ -309,11 +307,7 @@ def _release_abandoned_slot(store: JobStore, slot: int, job_id: str) -> bool:
     """Release the slot of a job that is stored no more; return whether it still had it."""
     work = store.work()
     release_slot(work, slot, job_id)
-    try:
-        work.write()
-    except ConditionFailedError:
-        return False
-    return True
+    return work.write_if_it_holds()
 
 
 def _report(job: Job, error: StoredError) -> None:

@@ -27,8 +27,8 @@ from provisioner.jobs.models import (
     OPEN_STAGE,
     HistoryEntry,
     Job,
-    JobStatus,
     StageRecord,
+    StageStatus,
     StoredError,
     Wait,
 )
@@ -170,6 +170,10 @@ _ATTEMPTS = 3
 #: What tells that a stage is still as it was read.
 _STATE_OF_STAGE = ("job_attempt", "status", "closed", "attempt", "retry_count", "lease_until")
 
+#: What the history tells of a stage, when it is new; and the statuses with which it tells why.
+_TOLD_OF_STAGE = {"status", "attempt", "waiting_for"}
+_FAILED_ATTEMPT = {StageStatus.RETRYING, StageStatus.FAILED}
+
 
 @dataclass(frozen=True, slots=True)
 class NotAfter:
@@ -279,13 +283,25 @@ class UnitOfWork:
         self,
         job_id: str,
         attempt: int,
+        says: str,
         values: Mapping[str, Any],
-        sources: Sequence[JobStatus],
-        **must: Any,
+        must: Conditions,
+        **more: Any,
     ) -> None:
-        """Change a job that is at this attempt still, and in one of these statuses."""
-        conditions = {"attempt": attempt, "status": tuple(sources)} | must
+        """Change a job that is at this attempt still, and say so in its history.
+
+        Args:
+            job_id: the job.
+            attempt: its attempt until then.
+            says: what the history says: what the status is from now on, or another word.
+            values: what changes.
+            must: what else must be true: at least, which statuses the job may have.
+            more: what else the history says; see `add_history`.
+        """
+        conditions = {"attempt": attempt, **must}
         self.change(job_id, JOB, {"updated_at": self.at, **values}, conditions)
+        begun = values.get("attempt", attempt)
+        self.add_history(job_id, JOB_SUBJECT, says, attempt=begun, **more)
 
     def put_stage(self, job_id: str, record: StageRecord) -> None:
         """Put a stage in the place of what there is of it."""
@@ -293,12 +309,26 @@ class UnitOfWork:
         self.put(job_id, f"{STAGE}{record.stage}", values, is_new=False)
 
     def change_stage(self, job_id: str, before: StageRecord, after: StageRecord) -> None:
-        """Change a stage that still is as it was read."""
+        """Change a stage that still is as it was read, and say in the history what is new of it."""
         old, new = stage_item(before), stage_item(after)
         values = {name: value for name, value in new.items() if value != old[name]}
         must = {name: old[name] for name in _STATE_OF_STAGE}
-        values["expires_at"] = self.expires_at
-        self.change(job_id, f"{STAGE}{before.stage}", values, must)
+        self.change(
+            job_id, f"{STAGE}{before.stage}", values | {"expires_at": self.expires_at}, must
+        )
+        if values.keys() & _TOLD_OF_STAGE:
+            self.add_history(
+                job_id,
+                after.stage,
+                after.status,
+                # The last error stays while the next attempt runs.
+                after.error if after.status in _FAILED_ATTEMPT else None,
+                attempt=0 if after.status.is_done else after.attempt,
+                note=after.check or after.waiting_for,
+                job_attempt=after.job_attempt,
+                next_attempt_before=after.next_attempt_before,
+                waits_until=after.waits_until if after.status is StageStatus.WAITING else None,
+            )
 
     def close_stage(self, job_id: str, record: StageRecord, closed: str, **must: Any) -> None:
         """Let nothing of a stage start any more that has not ended, however it stands."""
@@ -313,6 +343,14 @@ class UnitOfWork:
             ConditionFailedError: something is not as it must be.
         """
         dynamodb.transact(self._client, self._writes)
+
+    def write_if_it_holds(self) -> bool:
+        """Write it, unless something is not as it must be; return whether it is written."""
+        try:
+            self.write()
+        except ConditionFailedError:
+            return False
+        return True
 
 
 def _key(job_id: str, record: str) -> dict[str, str]:

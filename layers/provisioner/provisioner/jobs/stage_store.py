@@ -13,7 +13,6 @@ from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError, failure, final_failure
 from provisioner.jobs.models import (
     CANCELLED,
-    JOB_SUBJECT,
     NO_WAIT,
     STAGE_TRANSITIONS,
     Job,
@@ -93,14 +92,6 @@ class StageStart:
             self._begin_job(work, slot, takes_slot=takes_slot)
         after = self._started(before, work.at)
         work.change_stage(given.job_id, before, after)
-        if after.attempt > before.attempt:
-            work.add_history(
-                given.job_id,
-                stage,
-                StageStatus.RUNNING,
-                attempt=after.attempt,
-                job_attempt=given.attempt,
-            )
         work.write()
         return replace(after, is_start_stored=after.attempt > before.attempt)
 
@@ -143,11 +134,9 @@ class StageStart:
             "slot": slot,
             "dispatch_error": None,
         }
-        sources = job_sources(JobStatus.RUNNING)
-        had = None if takes_slot else slot
+        must = {"status": job_sources(JobStatus.RUNNING), "slot": None if takes_slot else slot}
         # As it is written before its first stage, the stream mostly delivers it so.
-        work.change_job(given.job_id, given.attempt, values, sources, slot=had)
-        work.add_history(given.job_id, JOB_SUBJECT, JobStatus.RUNNING, attempt=given.attempt)
+        work.change_job(given.job_id, given.attempt, JobStatus.RUNNING, values, must)
 
     def _wait(self, before: StageRecord) -> StageRecord:
         """Record that the stage waits for a slot, and stand in the line of its share.
@@ -162,7 +151,7 @@ class StageStart:
             maximum = self.store.maximum_running_jobs
             waiting_for = f"{maximum} jobs run at once at most, and it is not its turn yet."
             until = work.at + timedelta(seconds=SLOT_WAIT_SECONDS)
-            after = begin_wait(work, given.job_id, before, waiting_for, until)
+            after = begin_wait(before, work.at, waiting_for, until)
             must = {"attempt": given.attempt, "status": JobStatus.QUEUED, "slot": None}
             work.check(given.job_id, JOB, must)
             work.change_stage(given.job_id, before, after)
@@ -211,24 +200,14 @@ def _takes(before: StageRecord, retry_count: int) -> bool:
 
 
 def begin_wait(
-    work: UnitOfWork, job_id: str, before: StageRecord, waiting_for: str, waits_until: datetime
+    before: StageRecord, at: datetime, waiting_for: str, waits_until: datetime
 ) -> StageRecord:
-    """Return a stage that is WAITING; add what for to the history, where that is new."""
-    if before.waiting_for != waiting_for:
-        work.add_history(
-            job_id,
-            before.stage,
-            StageStatus.WAITING,
-            attempt=before.attempt,
-            note=waiting_for,
-            job_attempt=before.job_attempt,
-            waits_until=waits_until,
-        )
+    """Return a stage as one that is WAITING."""
     return replace(
         before,
         status=StageStatus.WAITING,
         waiting_for=waiting_for,
-        waiting_since=before.waiting_since or work.at,
+        waiting_since=before.waiting_since or at,
         waits_until=waits_until,
     )
 
@@ -301,7 +280,7 @@ class StageStore:
             # No wait is shorter than the one before: as if each attempt had been counted.
             counted = min(before.attempt, STAGE_RETRY.max_attempts)
             delay = STAGE_RETRY.longest_delay(counted) if is_left else None
-            after = replace(
+            return replace(
                 before,
                 **NO_WAIT,
                 status=StageStatus.RETRYING if is_waited_out else StageStatus.FAILED,
@@ -314,16 +293,6 @@ class StageStore:
                 finished_at=None if is_waited_out else work.at,
                 waits_until=before.waits_until if is_waited_out else None,
             )
-            work.add_history(
-                job_id,
-                before.stage,
-                after.status,
-                stored,
-                attempt=before.attempt,
-                job_attempt=before.job_attempt,
-                next_attempt_before=after.next_attempt_before,
-            )
-            return after
 
         return self._record(job_id, held, end)
 
@@ -338,7 +307,7 @@ class StageStore:
 
         def end(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
             refuse_closed(before)
-            return begin_wait(work, job_id, before, waiting_for, waits_until)
+            return begin_wait(before, work.at, waiting_for, waits_until)
 
         return self._record(job_id, held, end)
 
@@ -359,8 +328,8 @@ class StageStore:
                 # It has not begun, and is closed where this one is.
                 pending = StageRecord(skips, job_attempt=before.job_attempt, closed=before.closed)
                 skipped = StageOutcome(check=NOT_ASKED_FOR, skipped=True)
-                work.change_stage(job_id, pending, _ended(work, job_id, pending, skipped))
-            return _ended(work, job_id, before, outcome)
+                work.change_stage(job_id, pending, _ended(pending, work.at, skipped))
+            return _ended(before, work.at, outcome)
 
         return self._record(job_id, held, end)
 
@@ -399,14 +368,14 @@ class StageStore:
             refuse_closed(before)
             lease = _lease_of_others(job, before.stage, work.at) if asks_leases else None
             if lease is not None:
-                return begin_wait(work, job_id, before, lease.waiting_for, lease.until)
+                return begin_wait(before, work.at, lease.waiting_for, lease.until)
             if refused is not None and any("job_id" not in key for key in refused.keys):
                 _refuse_unless_released(completion)
                 also.clear()
             _close_others(work, job_id, before, stages, asks_leases=asks_leases)
             self.store.add_completion(work, job_id, before.job_attempt, completion.result, job)
             work.also(also)
-            return _ended(work, job_id, before, outcome)
+            return _ended(before, work.at, outcome)
 
         return self._record(job_id, held, end)
 
@@ -474,18 +443,12 @@ def _close_others(
         work.close_stage(job_id, record, StageClosed.ENDED, **over)
 
 
-def _ended(
-    work: UnitOfWork, job_id: str, before: StageRecord, outcome: StageOutcome
-) -> StageRecord:
-    status = StageStatus.SKIPPED if outcome.skipped else StageStatus.SUCCEEDED
-    work.add_history(
-        job_id, before.stage, status, note=outcome.check, job_attempt=before.job_attempt
-    )
+def _ended(before: StageRecord, at: datetime, outcome: StageOutcome) -> StageRecord:
     return replace(
         before,
         **NO_WAIT,
-        status=status,
-        finished_at=work.at,
+        status=StageStatus.SKIPPED if outcome.skipped else StageStatus.SUCCEEDED,
+        finished_at=at,
         output=dict(outcome.output),
         check=outcome.check,
         error=None,

@@ -18,6 +18,7 @@ from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.jobs.models import (
     CANCEL_REQUESTED,
+    ENDS,
     JOB_CANCELLED,
     JOB_SUBJECT,
     JOB_WAITS,
@@ -245,8 +246,7 @@ class JobStore(JobReader):
         """Store a job that failed before it could start; one that exists stays as it is."""
         work = self.work()
         self._add(work, new, error)
-        with suppress(ConditionFailedError):
-            work.write()
+        work.write_if_it_holds()
 
     def _add(
         self,
@@ -297,12 +297,16 @@ class JobStore(JobReader):
         work = self.work()
         attempt = job.attempt + 1
         values = {"status": JobStatus.QUEUED, "attempt": attempt, UNFINISHED: "yes"}
-        work.change_job(job.job_id, job.attempt, values | dict.fromkeys(_OF_ATTEMPT), RETRY_SOURCES)
+        work.change_job(
+            job.job_id,
+            job.attempt,
+            JobStatus.QUEUED,
+            values | dict.fromkeys(_OF_ATTEMPT),
+            {"status": RETRY_SOURCES},
+        )
         if job.cleanup_job_id:
-            ended = (status for status in JobStatus if status.is_terminal)
             # It may be stored no more.
-            work.check(job.cleanup_job_id, JOB, {"status": (None, *ended)})
-        work.add_history(job.job_id, JOB_SUBJECT, JobStatus.QUEUED, attempt=attempt)
+            work.check(job.cleanup_job_id, JOB, {"status": (None, *ENDS)})
         kept = {"expires_at": self._job_expires(work.at)}
         work.change(job.job_id, PAYLOAD, kept, {"job_id": job.job_id})
         for record in job.stages:
@@ -331,20 +335,14 @@ class JobStore(JobReader):
             "error": error,
             # A stage that its end has kept from starting has met nothing.
             "other_errors": [e for e in others if e.type != JOB_CANCELLED.type or e.attempt],
-            "remaining": list(end.remaining),
+            "remaining": end.remaining,
             "cleanup_job_id": cleanup_job_id or job.cleanup_job_id,
         }
         not_cancelled = {} if end.status is JobStatus.CANCELLED else {"cancel_requested_at": None}
-        must = {"slot": job.slot, **not_cancelled}
-        sources = sources or job_sources(end.status)
-        work.change_job(job.job_id, job.attempt, values, sources, **must)
-        work.add_history(
-            job.job_id,
-            JOB_SUBJECT,
-            end.status,
-            error,
-            attempt=job.attempt,
-            remaining=tuple(end.remaining),
+        must = {"status": sources or job_sources(end.status), "slot": job.slot, **not_cancelled}
+        remaining = tuple(end.remaining)
+        work.change_job(
+            job.job_id, job.attempt, end.status, values, must, error=error, remaining=remaining
         )
         for record in job.stages:
             if not record.status.is_terminal:
@@ -394,9 +392,9 @@ class JobStore(JobReader):
         values = self._end_values(work.at, JobStatus.COMPLETED) | {"result": dict(result)}
         # What was left has become part of what the job has made.
         values["cleanup_job_id"] = None
-        work.change_job(job_id, attempt, values, job_sources(JobStatus.COMPLETED), slot=slot)
+        must = {"status": job_sources(JobStatus.COMPLETED), "slot": slot}
+        work.change_job(job_id, attempt, JobStatus.COMPLETED, values, must)
         release_slot(work, slot, job_id)
-        work.add_history(job_id, JOB_SUBJECT, JobStatus.COMPLETED, attempt=attempt)
 
     def _end_values(self, at: datetime, status: JobStatus) -> dict[str, Any]:
         """Return what every end of a job changes of it."""
@@ -419,10 +417,8 @@ class JobStore(JobReader):
         """
         work = self.work()
         values = {"cancel_requested_at": work.at}
-        work.change_job(
-            job.job_id, job.attempt, values, (JobStatus.RUNNING,), cancel_requested_at=None
-        )
-        work.add_history(job.job_id, JOB_SUBJECT, CANCEL_REQUESTED, attempt=job.attempt)
+        must = {"status": JobStatus.RUNNING, "cancel_requested_at": None}
+        work.change_job(job.job_id, job.attempt, CANCEL_REQUESTED, values, must)
         for record in job.stages:
             if not record.status.is_terminal:
                 work.close_stage(job.job_id, record, StageClosed.JOB_CANCELLED)
@@ -439,21 +435,16 @@ class JobStore(JobReader):
             return False
         work = self.work()
         wait = Wait("", waiting_for, work.at if before is None else before.since, waits_until)
-        sources = tuple(status for status in JobStatus if not status.is_terminal)
-        work.change_job(job.job_id, job.attempt, {"end_wait": wait}, sources, end_wait=before)
-        work.add_history(
+        work.change_job(
             job.job_id,
-            JOB_SUBJECT,
+            job.attempt,
             JOB_WAITS,
-            attempt=job.attempt,
+            {"end_wait": wait},
+            {"status": job_sources(JobStatus.FAILED), "end_wait": before},
             note=waiting_for,
             waits_until=waits_until,
         )
-        try:
-            work.write()
-        except ConditionFailedError:
-            return False
-        return True
+        return work.write_if_it_holds()
 
     # The dispatch of a message, whose job may not be stored.
 
@@ -461,8 +452,7 @@ class JobStore(JobReader):
         """Keep why a job's message could not be dispatched last; the job shows it while QUEUED."""
         work = self.work()
         work.change(job_id, JOB, {"dispatch_error": error}, {"status": JobStatus.QUEUED})
-        with suppress(ConditionFailedError):
-            work.write()
+        work.write_if_it_holds()
 
     def _job_expires(self, at: datetime) -> int:
         return int((at + timedelta(days=self.retention_days) + _JOB_MARGIN).timestamp())
@@ -487,14 +477,6 @@ def _close(work: UnitOfWork, job_id: str, record: StageRecord, end: BadEnd) -> N
             **NO_WAIT,
             waits_until=None,
             error=error,
-        )
-        work.add_history(
-            job_id,
-            record.stage,
-            StageStatus.FAILED,
-            error,
-            attempt=error.attempt,
-            job_attempt=record.job_attempt,
         )
     work.change_stage(job_id, record, after)
 
