@@ -344,41 +344,40 @@ class Job:
 PROCESS_LEASE = timedelta(hours=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Until when a run of a stage may be at work: what the end of its job, and a clean-up, await.
-
-    A run whose answer got lost on the way goes on beside the next one, and beside all that follows.
-    Its function ends it in the end: AWS Lambda lets none run longer than its time-out. So each run
-    takes a lease with its start, which ends when it records its end, or with time.
-    """
-
-    stage: str
-    until: datetime
-
-    @property
-    def waiting_for(self) -> str:
-        """What the end of the job waits for, in one sentence."""
-        return f"An earlier attempt of {self.stage} may still be at work."
-
-
 def lease_of(record: StageRecord, *, last_run_only: bool = False) -> datetime | None:
-    """Return the end of the longest lease of a stage, or of its last run's; None without one."""
+    """Return the end of the longest lease of a stage, or of its last run's; None without one.
+
+    Until then a run of it may be at work: a run whose answer got lost on the way goes on beside the
+    next one, and beside all that follows. Its function ends it in the end: AWS Lambda lets none run
+    longer than its time-out. So each run takes a lease with its start, which ends when it records
+    its end, or with time.
+    """
     leases = (record.lease_until, None if last_run_only else record.superseded_until)
     return max(filter(None, leases), default=None)
 
 
-def open_lease(job: Job, now: datetime, *, last_runs_only: bool = False) -> Lease | None:
-    """Return the longest lease of a job's stages that has not ended; None where all have.
+def open_lease(
+    job: Job, now: datetime, *, last_runs_only: bool = False, besides: str = ""
+) -> Wait | None:
+    """Return what the end of a job, or a clean-up, waits for: its longest lease that has not ended.
 
     Args:
         job: the job, with its stages.
         now: the time.
         last_runs_only: leave out the runs that another one followed.
+        besides: leave out the runs of this stage.
+
+    Returns:
+        that, from now on until the lease ends; None where all have.
     """
-    leases = (
-        Lease(record.stage, until)
+    leases = [
+        (until, record.stage)
         for record in job.stages
-        if (until := lease_of(record, last_run_only=last_runs_only)) is not None and until > now
-    )
-    return max(leases, key=lambda lease: (lease.until, lease.stage), default=None)
+        if (until := lease_of(record, last_run_only=last_runs_only)) is not None
+        and until > now
+        and record.stage != besides
+    ]
+    if not leases:
+        return None
+    until, stage = max(leases)
+    return Wait("", f"An earlier attempt of {stage} may still be at work.", now, until)

@@ -17,7 +17,6 @@ from provisioner.jobs.models import (
     STAGE_TRANSITIONS,
     Job,
     JobStatus,
-    Lease,
     StageClosed,
     StageRecord,
     StageStatus,
@@ -366,7 +365,11 @@ class StageStore:
             job: Job | None,
         ) -> StageRecord:
             refuse_closed(before)
-            lease = _lease_of_others(job, before.stage, work.at) if asks_leases else None
+            lease = (
+                open_lease(job, work.at, besides=before.stage)
+                if asks_leases and job is not None
+                else None
+            )
             if lease is not None:
                 return begin_wait(before, work.at, lease.waiting_for, lease.until)
             if refused is not None and any("job_id" not in key for key in refused.keys):
@@ -419,14 +422,6 @@ def _refuse_unless_released(completion: Completion) -> None:
             ErrorType.CONFLICT,
             "The project is no longer locked by this job, so the job was not completed.",
         )
-
-
-def _lease_of_others(job: Job | None, stage: str, at: datetime) -> Lease | None:
-    """Return the longest lease of the other stages of a job that was read."""
-    if job is None:
-        return None
-    others = tuple(record for record in job.stages if record.stage != stage)
-    return open_lease(replace(job, stages=others), at)
 
 
 def _close_others(
