@@ -208,7 +208,7 @@ class Core:
     dead_letter_url: str = ""
 
     def __post_init__(self) -> None:
-        self.jobs = Jobs(self.client("dynamodb"), "JobsTable", clock=self.clock)
+        self.jobs = Jobs(self.client("dynamodb"), "JobsTable", now=self.clock)
         self.projects = ProjectStore(self.client("dynamodb"), "ProjectsTable", "QuotasTable")
         self.api_keys = ApiKeyStore(self.client("dynamodb"), "ApiKeysTable")
         self.catalogue = ClusterCatalogue(self.client("ssm"), CLUSTER_PARAMETER_PREFIX)

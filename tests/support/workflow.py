@@ -776,7 +776,7 @@ def deployed(server: TenantServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         settings = _make_resources(server)
         monkeypatch.setattr(platform, "_connected", [settings])
         jobs = Jobs(
-            aws.client("dynamodb"), settings.jobs_table, clock=lambda: utc_now() + made.passed
+            aws.client("dynamodb"), settings.jobs_table, now=lambda: utc_now() + made.passed
         )
         made = Workflow(server, settings, jobs)
         monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=made.wait))

@@ -449,7 +449,7 @@ def test_a_job_that_has_not_ended_does_not_expire(core: Core) -> None:
 
 
 def test_a_job_that_was_refused_expires_after_the_retention_of_its_deployment(core: Core) -> None:
-    store = JobStore(core.client("dynamodb"), "JobsTable", retention_days=100, clock=core.clock)
+    store = JobStore(core.client("dynamodb"), "JobsTable", retention_days=100, now=core.clock)
 
     store.create_failed(NewJob("job-1", "provision_project", {}, ()), _error(""))
 

@@ -332,12 +332,9 @@ class Job:
 
         Of one that has failed, or was cancelled, it is what was done until then.
         """
-        if self.status is JobStatus.COMPLETED:
-            return 100
-        if not self.stages:
-            return 0
         done = sum(record.status.is_done for record in self.stages)
-        return min(99, 100 * done // len(self.stages))
+        so_far = 100 * done // (len(self.stages) or 1)
+        return 100 if self.status is JobStatus.COMPLETED else min(99, so_far)
 
 
 #: The lease of a run in someone's process, which no time-out ends.

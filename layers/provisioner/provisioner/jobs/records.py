@@ -62,19 +62,13 @@ def payload_digest(payload: Mapping[str, Any]) -> str:
     JSON has one kind of number: 1 and 1.0 are the same, and true is none. Source: RFC 8785, section
     3.2.2.3.
     """
-    return hashlib.sha256(canonical_json(_in_one_form(payload)).encode()).hexdigest()
+    in_one_form = json.loads(canonical_json(payload), parse_float=_number)
+    return hashlib.sha256(canonical_json(in_one_form).encode()).hexdigest()
 
 
-def _in_one_form(value: Any) -> Any:
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case Mapping():
-            return {name: _in_one_form(inner) for name, inner in value.items()}
-        case list() | tuple():
-            return [_in_one_form(inner) for inner in value]
-        case _:
-            return value
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +123,12 @@ def history_item(entry: HistoryEntry) -> dict[str, Any]:
     }
 
 
-#: How an item is read: its times and statuses are texts, its errors mappings. What else it holds is
-#: left out.
-_STAGE_RECORD = TypeAdapter(StageRecord)
-_HISTORY_ENTRY = TypeAdapter(HistoryEntry)
+#: Return the stage, and the change, that an item holds: its times and statuses are texts, and its
+#: errors mappings. What else it holds is left out.
+to_stage = TypeAdapter(StageRecord).validate_python
+to_history = TypeAdapter(HistoryEntry).validate_python
+
 _JOB = TypeAdapter(Job)
-
-
-def to_stage(item: Mapping[str, Any]) -> StageRecord:
-    """Return the stage that an item holds."""
-    return _STAGE_RECORD.validate_python(item)
-
-
-def to_history(item: Mapping[str, Any]) -> HistoryEntry:
-    """Return the change that an item holds."""
-    return _HISTORY_ENTRY.validate_python(item)
 
 
 def to_job(

@@ -86,12 +86,8 @@ class JobReader:
     #: The jobs table.
     table: str
     _: KW_ONLY
-    #: Where the time comes from.
-    clock: Callable[[], datetime] = utc_now
-
-    def now(self) -> datetime:
-        """Return the time of the clock."""
-        return self.clock()
+    #: Returns the time.
+    now: Callable[[], datetime] = utc_now
 
     def get(self, job_id: str) -> Job:
         """Read a job with its payload, stages and history by one Query.
@@ -101,8 +97,6 @@ class JobReader:
         Raises:
             JobNotFoundError: there is none of that id.
         """
-        if not dynamodb.is_key(job_id):
-            raise JobNotFoundError(f"job {shown(job_id)}: no such job is stored.")
         items = self._query("job_id", job_id, ConsistentRead=True)
         parts = {item["record"]: item for item in items}
         head = parts.get(JOB)
@@ -125,12 +119,8 @@ class JobReader:
 
     def list_by_project(self, project_id: str) -> list[Job]:
         """Read a project's jobs as `get_head` does, newest first; open ones with their stages."""
-        if not dynamodb.is_key(project_id):
-            return []
-        items = self._query(
-            "project_id", project_id, IndexName="by_project", ScanIndexForward=False
-        )
-        return self._listed(items)
+        options = {"IndexName": "by_project", "ScanIndexForward": False}
+        return self._listed(self._query("project_id", project_id, **options))
 
     def list_all(self) -> list[Job]:
         """Read every job as `get_head` does, newest first; the open ones with their stages.
@@ -168,6 +158,9 @@ class JobReader:
         Raises:
             NETWORK_ERROR: the answer holds another item.
         """
+        if not dynamodb.is_key(value):
+            # DynamoDB refuses such a key, even to read.
+            return iter(())
         pages = self.client.get_paginator("query").paginate(
             TableName=self.table,
             KeyConditionExpression="#key = :key",
