@@ -204,7 +204,13 @@ class FailureRecorder:
                 [JOB_CANCELLED, *errors] if was_cancelled else errors,
                 JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
                 cleanup=cleanup,
-                remaining=_remaining(job, policy),
+                # What the stages that have not ended well were to remove.
+                remaining=[
+                    resource
+                    for record in job.stages
+                    if not record.status.is_done
+                    for resource in policy.remaining_of(job, record.stage)
+                ],
                 ends_leases=self.is_process,
                 repair=repair,
                 also=also,
@@ -222,16 +228,6 @@ def _cleanup(job: Job, policy: FailurePolicy) -> tuple[NewJob | None, Sequence[W
         return None, policy.release(job)
     stages = definition.stages
     return NewJob(job_id, definition.name, asked.payload, stages, job.job_id), asked.hand_over
-
-
-def _remaining(job: Job, policy: FailurePolicy) -> tuple[str, ...]:
-    """Name what the stages that have not ended well were to remove."""
-    return tuple(
-        resource
-        for record in job.stages
-        if not record.status.is_done
-        for resource in policy.remaining_of(job, record.stage)
-    )
 
 
 #: The metric that counts an end, of a job and of a clean-up.

@@ -4,7 +4,6 @@ It compares what is stored of a job with the execution that should be at it. An 
 where to look: one that comes late, or twice, finds nothing to do.
 """
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,9 +11,8 @@ from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
-from provisioner.drivers.aws_errors import AWS_ERRORS
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
-from provisioner.errors import ErrorType, ProvisioningError
+from provisioner.errors import ErrorType
 from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
 from provisioner.jobs.failure import (
     CAUSE_LENGTH,
@@ -37,6 +35,7 @@ from provisioner.jobs.models import (
 from provisioner.jobs.records import optimistically
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.slots import release_slot
+from provisioner.jobs.stage_run import known_error
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
 
@@ -70,9 +69,6 @@ class Reconciled:
     repair: str = ""
     #: The job as it has ended, where it was ended.
     ended: Job | None = None
-
-
-_NOTHING = Reconciled()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +133,7 @@ class Reconciler:
             job = self.store.get(job_id)
             if not job.stages:
                 # Refused as it came: it never held anything.
-                return _NOTHING
+                return Reconciled()
             policy = of_job_type(self.policies, job)
             if job.status.is_terminal:
                 return self._release(job, policy.release(job), slot)
@@ -155,7 +151,8 @@ class Reconciler:
                 repaired += self._reconcile_and_report(job_id, slot=slots.get(job_id))
             # The others are reconciled all the same, and this one again by the next sweep.
             except Exception as error:  # noqa: BLE001  # each is logged, and an alarm misses the sweep
-                logger.warning("job not reconciled", cause=_cause(error))
+                known = known_error(error, ErrorType.UNKNOWN_ERROR)
+                logger.warning("job not reconciled", cause=known.cause or known.message)
                 unreconciled += 1
         if unreconciled == 0:
             # Whatever keeps sweeps from their end cannot say so itself: an alarm misses this.
@@ -207,10 +204,13 @@ class Reconciler:
         else:
             is_over = execution.status is not ExecutionStatus.RUNNING
         was_cancelled = job.cancel_requested_at is not None
-        only_waits = was_cancelled and bool(_open_stages(job))
+        # The others under way wait, for the next attempt or another thing, or died silently.
+        failed = [record for record in job.stages if _has_failed(record)]
+        waiting = [record for record in job.running_stages if record not in failed]
+        only_waits = was_cancelled and bool(waiting)
         if not (is_over or only_waits) or self._keeps_from_ending(job, now):
-            return _NOTHING
-        errors = _stage_errors(job, now)
+            return Reconciled()
+        errors = [stage_error(job, record, now) for record in (*failed, *waiting)]
         if was_cancelled:
             # Ended first: should this process stop here, the execution finds that after its wait.
             reconciled = self._end(job, errors)
@@ -218,7 +218,10 @@ class Reconciler:
             return reconciled
         how = "gone" if execution is None else execution.status
         repair = f"Nobody had told of its end: its execution was {how}."
-        return self._end(job, [*_reason(job, execution), *errors], repair)
+        # It may have ended because of its stages, and could not say so.
+        is_because_of_them = execution is not None and execution.status is ExecutionStatus.FAILED
+        reasons = [] if is_because_of_them and failed else [_reason(execution)]
+        return self._end(job, [*reasons, *errors], repair)
 
     def _keeps_from_ending(self, job: Job, now: datetime) -> bool:
         """Whether a run of a stage may be at work that nobody is to meet.
@@ -248,7 +251,7 @@ class Reconciler:
         waits = (wait.until for wait in job.waits)
         since = max(job.updated_at, job.held_until or job.updated_at, *waits)
         if self.store.now() - since < self.queued_limit:
-            return _NOTHING
+            return Reconciled()
         if job.resent_at is not None:
             error = StoredError(
                 ErrorType.TIMEOUT, "", 0, "The job did not begin in the time that it had.", ""
@@ -267,7 +270,7 @@ class Reconciler:
             # It has ended since, and released it.
             slot = None
         if not held and slot is None:
-            return _NOTHING
+            return Reconciled()
         repair = "It still held what it should have given back."
         record_repair(self.store, job, repair, slot=slot, also=held)
         return Reconciled(repair)
@@ -324,38 +327,15 @@ def _report(job: Job, error: StoredError) -> None:
     )
 
 
-def _cause(error: Exception) -> str:
-    """Name what kept a job from being reconciled; of a text that is not ours, only its place."""
-    if isinstance(error, (*AWS_ERRORS, ProvisioningError)):
-        return f"{type(error).__name__}: {error}"
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {where.filename}:{where.lineno}"
-
-
 def _has_failed(record: StageRecord) -> bool:
     """Whether a stage has no attempt left."""
     is_given_up = record.status is StageStatus.RETRYING and record.next_attempt_before is None
     return record.status is StageStatus.FAILED or is_given_up
 
 
-def _open_stages(job: Job) -> list[StageRecord]:
-    """Return the stages that wait, for the next attempt or another thing, or died silently."""
-    return [record for record in job.running_stages if not _has_failed(record)]
-
-
-def _reason(job: Job, execution: Execution | None) -> list[StoredError]:
-    """Return why a job has ended whose execution did not tell; nothing where its stages do."""
-    status = None if execution is None else execution.status
-    if status is ExecutionStatus.FAILED and any(map(_has_failed, job.stages)):
-        # It ended because of them, and could not say so.
-        return []
-    error_type, message = _ENDS[status]
+def _reason(execution: Execution | None) -> StoredError:
+    """Return why a job has ended whose execution did not tell."""
+    error_type, message = _ENDS[None if execution is None else execution.status]
     said = () if execution is None else (execution.status, execution.error, execution.cause)
     cause = ": ".join(filter(None, said))
-    return [StoredError(error_type, "", 0, message, cause[:CAUSE_LENGTH])]
-
-
-def _stage_errors(job: Job, now: datetime) -> list[StoredError]:
-    """Return the errors of the stages that have no attempt left, and of those that are open."""
-    failed = filter(_has_failed, job.stages)
-    return [stage_error(job, record, now) for record in (*failed, *_open_stages(job))]
+    return StoredError(error_type, "", 0, message, cause[:CAUSE_LENGTH])

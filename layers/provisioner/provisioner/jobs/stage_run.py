@@ -138,7 +138,7 @@ class StageRunner:
             else:
                 ended = self._end(event, definition, stage, held, outcome)
         except Exception as error:  # noqa: BLE001  # each becomes an error of the table, and is raised
-            known = _known(error, own_error)
+            known = known_error(error, own_error)
             known.__cause__ = known.__context__ = None
             measure_wait(None if held is None else held.waiting_since, self.store.now())
             return self._failed(event, held, known, given)
@@ -189,9 +189,7 @@ class StageRunner:
         ).write()
 
     def _wait_for_slot(self, waiting: StageRecord) -> SlotWaiting:
-        since = waiting.waiting_since or self.store.now()
-        milliseconds = (self.store.now() - since).total_seconds() * 1000
-        metrics.add_metric("SlotWait", MetricUnit.Milliseconds, milliseconds)
+        measure_wait(waiting.waiting_since, self.store.now(), "SlotWait")
         logger.info("job waits for a slot", waits_until=str(waiting.waits_until))
         return SlotWaiting(waiting.waiting_for)
 
@@ -266,8 +264,9 @@ class StageRunner:
         stored = StoredError(error.type, event.stage, attempt, error.message, error.cause)
         try:
             if held is not None:
-                progress = StageStore(self.store)
-                ended = progress.fail(event.job.job_id, held, stored, retryable=is_repeated)
+                ended = StageStore(self.store).fail(
+                    event.job.job_id, held, stored, retryable=is_repeated
+                )
                 record = ended.record
                 if not ended.is_written:
                     given.be_superseded(record)
@@ -326,8 +325,13 @@ def _check_result(
         ) from None
 
 
-def _known(error: Exception, own_error: ErrorType) -> ProvisioningError:
-    """Turn any exception into one of the table; its text is kept only where we made it."""
+def known_error(error: Exception, own_error: ErrorType) -> ProvisioningError:
+    """Turn any exception into one of the table; its text is kept only where we, or AWS, made it.
+
+    Args:
+        error: the exception.
+        own_error: the type of causes that stay.
+    """
     if isinstance(error, ProvisioningError):
         return error
     if isinstance(error, AWS_ERRORS):
@@ -350,11 +354,11 @@ def _share(definition: JobDefinition[Any], payload: Mapping[str, Any]) -> str:
     return definition.message_group(valid) or ""
 
 
-def measure_wait(since: datetime | None, now: datetime) -> None:
-    """Measure how long a wait took that has ended, where there was one."""
+def measure_wait(since: datetime | None, now: datetime, metric: str = "StageWaitDuration") -> None:
+    """Measure how long a wait took until now, where there was one."""
     if since is not None:
         milliseconds = (now - since).total_seconds() * 1000
-        metrics.add_metric("StageWaitDuration", MetricUnit.Milliseconds, milliseconds)
+        metrics.add_metric(metric, MetricUnit.Milliseconds, milliseconds)
 
 
 def _too_late(event: StageEvent) -> ProvisioningError:
