@@ -260,9 +260,8 @@ def _is_job_of(job: Job, message: JobMessage, payload: Mapping[str, Any]) -> boo
 
 def keep_payload(message: JobMessage) -> dict[str, Any]:
     """Return what is kept of the payload of a message that is rejected: its project's id."""
-    project_id = message.payload.get("project_id")
-    match project_id:
+    match message.payload:
         # A terminal that lists jobs obeys what cannot be printed.
-        case str() if 0 < len(project_id) <= _ID_LENGTH and project_id.isprintable():
-            return {"project_id": project_id}
+        case {"project_id": str(name)} if 0 < len(name) <= _ID_LENGTH and name.isprintable():
+            return {"project_id": name}
     return {}

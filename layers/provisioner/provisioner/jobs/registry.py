@@ -1,6 +1,6 @@
 """Job types and their handlers: what the dispatcher and the client look up."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,28 +66,27 @@ def first_problem(error: ValidationError, whole: str, *, may_be_secret: bool = F
     return f"{field}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}"
 
 
+def _values_of(value: object, depth: int = 0) -> Iterator[tuple[object, int]]:
+    """Yield a value and all that is in it, each with its depth; of a list in itself, for ever."""
+    yield value, depth
+    if isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _values_of(inner, depth + 1)
+
+
 def find_obstacle(value: object) -> str | None:
     """Say why a value cannot stand in a field of a payload; None where it can.
 
     A list may be in a value many times over, in each of which it is written; or in itself.
     """
-    left = [(value, 0)]
-    for _ in range(_MAX_VALUES):
-        if not left:
-            return None
-        inner, depth = left.pop()
-        if isinstance(inner, bytes | bytearray | memoryview):
-            return _NOT_JSON
-        if not isinstance(inner, Mapping | list | tuple):
-            continue
-        if depth == _MAX_DEPTH:
+    for count, (inner, depth) in enumerate(_values_of(value)):
+        if depth == _MAX_DEPTH and isinstance(inner, Mapping | list | tuple):
             return TOO_DEEP
-        if isinstance(inner, Mapping):
-            if not all(isinstance(name, str) for name in inner):
-                return _NOT_JSON
-            inner = inner.values()
-        left += [(child, depth + 1) for child in inner]
-    return _NOT_JSON
+        names = inner if isinstance(inner, Mapping) else ()
+        is_text = all(isinstance(name, str) for name in names)
+        if not is_text or isinstance(inner, bytes | bytearray | memoryview) or count == _MAX_VALUES:
+            return _NOT_JSON
+    return None
 
 
 def validate_payload[Payload: BaseModel](model: type[Payload], payload: object) -> Payload:
