@@ -27,6 +27,7 @@ from provisioner.jobs.models import (
     OPEN_STAGE,
     HistoryEntry,
     Job,
+    StageClosed,
     StageRecord,
     StageStatus,
     StoredError,
@@ -149,6 +150,12 @@ def to_job(
     return _JOB.validate_python({"project_id": "", **item, **parts})
 
 
+#: Stage and history items live for the job's retention, counted from their own writing, and the job
+#: this much longer: more than an execution can last. DynamoDB removes what has expired in no order;
+#: what is left when the job is gone has then expired as well, and counts as absent, so that a new
+#: job of the same id does not take for its own what expired before it began.
+_JOB_MARGIN = timedelta(days=4)
+
 #: How often a change is tried that finds something changed under it.
 _ATTEMPTS = 3
 
@@ -208,8 +215,10 @@ class UnitOfWork:
             retention: for how long a part of a job is kept.
         """
         self.at = at
-        #: When a part of a job expires that is written now, as DynamoDB's time to live has it.
+        #: When what is written now expires, as DynamoDB's time to live has it: a part of a job, and
+        #: the job.
         self.expires_at = int((at + retention).timestamp())
+        self.job_expires_at = int((at + retention + _JOB_MARGIN).timestamp())
         self._client = client
         self._table = table
         self._writes: list[Write] = []
@@ -315,11 +324,13 @@ class UnitOfWork:
                 waits_until=after.waits_until if after.status is StageStatus.WAITING else None,
             )
 
-    def close_stage(self, job_id: str, record: StageRecord, closed: str, **must: Any) -> None:
+    def close_stage(
+        self, job_id: str, stage: str, job_attempt: int, closed: StageClosed, must: Conditions
+    ) -> None:
         """Let nothing of a stage start any more that has not ended, however it stands."""
-        conditions = {"job_attempt": record.job_attempt, "status": OPEN_STAGE} | must
+        conditions = {"job_attempt": job_attempt, "status": OPEN_STAGE, **must}
         values = {"closed": closed, "expires_at": self.expires_at}
-        self.change(job_id, f"{STAGE}{record.stage}", values, conditions)
+        self.change(job_id, f"{STAGE}{stage}", values, conditions)
 
     def write(self) -> None:
         """Write it.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from provisioner.jobs.records import Conditions, NotAfter, UnitOfWork, time_text
+from provisioner.jobs.records import NotAfter, UnitOfWork, time_text
 from provisioner.jobs.retries import SLOT_RETRY
 
 #: Where the slots are: no job has such an id.
@@ -115,10 +115,8 @@ def take_slot(
         use: who has the slots, and who waits. Where that is not known, the slot must have been free
             for so long that nobody waits.
     """
-    must: Conditions = {"holder": None}
-    if use is None:
-        must = {**must, "released_at": NotAfter(work.at - _KEPT)}
-    work.change(SLOTS, _slot(slot), {"holder": job_id, "share": share}, must)
+    rested = {"released_at": NotAfter(work.at - _KEPT)} if use is None else {}
+    work.change(SLOTS, _slot(slot), {"holder": job_id, "share": share}, {"holder": None, **rested})
     place = None if use is None else use.place_for(job_id, share)
     if use is not None and place is not None and use.line.get((share, place)) == job_id:
         work.change(SLOTS, _place(share, place), {"kept_until": work.at}, {"holder": job_id})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from provisioner.drivers.dynamodb import ConditionFailedError
-from provisioner.errors import ErrorType, ProvisioningError, failure, final_failure
+from provisioner.errors import ErrorType, failure, final_failure
 from provisioner.jobs.models import (
     CANCELLED,
     NO_WAIT,
@@ -107,9 +107,9 @@ class StageStart:
                 "job_id: no such job is stored; send the job through the queue.",
             )
         if job.attempt != self.event.job.attempt:
-            raise _job_has_ended()
+            refuse_closed(StageClosed.ENDED)
         if not stored.status.is_terminal:
-            refuse_closed(stored)
+            refuse_closed(stored.closed)
         return job, stored
 
     def _find_slot(self, job: Job | None) -> int | None:
@@ -147,8 +147,8 @@ class StageStart:
         work = self.store.work()
         after = before
         if before.status is StageStatus.PENDING:
-            maximum = self.store.maximum_running_jobs
-            waiting_for = f"{maximum} jobs run at once at most, and it is not its turn yet."
+            most = f"{self.store.maximum_running_jobs} jobs run at once at most"
+            waiting_for = f"{most}, and it is not its turn yet."
             until = work.at + timedelta(seconds=SLOT_WAIT_SECONDS)
             after = begin_wait(before, work.at, waiting_for, until)
             must = {"attempt": given.attempt, "status": JobStatus.QUEUED, "slot": None}
@@ -211,22 +211,28 @@ def begin_wait(
     )
 
 
-def refuse_closed(record: StageRecord) -> None:
+#: What is said of a run whose stage is closed.
+_CLOSED = {
+    StageClosed.JOB_CANCELLED: (ErrorType.JOB_CANCELLED, CANCELLED),
+    StageClosed.ENDED: (
+        ErrorType.INVALID_PAYLOAD,
+        "job_id: this job has ended; send a new job.",
+    ),
+}
+
+
+def refuse_closed(closed: StageClosed | None) -> None:
     """Let nothing start of a stage of a job that has ended, or is being cancelled.
 
     Raises:
         INVALID_PAYLOAD: the attempt of the job has ended.
         JOB_CANCELLED: it is being cancelled.
     """
-    if record.closed is StageClosed.JOB_CANCELLED:
-        raise failure(ErrorType.JOB_CANCELLED, CANCELLED)
-    if record.closed is StageClosed.ENDED:
-        raise _job_has_ended()
+    if closed is not None:
+        raise failure(*_CLOSED[closed])
 
 
-def _job_has_ended() -> ProvisioningError:
-    return failure(ErrorType.INVALID_PAYLOAD, "job_id: this job has ended; send a new job.")
-
+_NOT_LOCKED = "The project is no longer locked by this job, so the job was not completed."
 
 #: The check of a stage that the one before it does not ask for.
 NOT_ASKED_FOR = "the job does not ask for it"
@@ -305,7 +311,7 @@ class StageStore:
         """
 
         def end(work: UnitOfWork, before: StageRecord, *_: object) -> StageRecord:
-            refuse_closed(before)
+            refuse_closed(before.closed)
             return begin_wait(before, work.at, waiting_for, waits_until)
 
         return self._record(job_id, held, end)
@@ -364,7 +370,7 @@ class StageStore:
             refused: ConditionFailedError | None,
             job: Job | None,
         ) -> StageRecord:
-            refuse_closed(before)
+            refuse_closed(before.closed)
             lease = (
                 open_lease(job, work.at, besides=before.stage)
                 if asks_leases and job is not None
@@ -373,7 +379,8 @@ class StageStore:
             if lease is not None:
                 return begin_wait(before, work.at, lease.waiting_for, lease.until)
             if refused is not None and any("job_id" not in key for key in refused.keys):
-                _refuse_unless_released(completion)
+                if not completion.only_releases:
+                    raise failure(ErrorType.CONFLICT, _NOT_LOCKED)
                 also.clear()
             _close_others(work, job_id, before, stages, asks_leases=asks_leases)
             self.store.add_completion(work, job_id, before.job_attempt, completion.result, job)
@@ -411,19 +418,6 @@ class StageStore:
         return optimistically(change, "the end of a stage of it was recorded")
 
 
-def _refuse_unless_released(completion: Completion) -> None:
-    """Let a job end without what is written beside its end, if that only releases what it had.
-
-    Raises:
-        CONFLICT: it does more, and was refused.
-    """
-    if not completion.only_releases:
-        raise failure(
-            ErrorType.CONFLICT,
-            "The project is no longer locked by this job, so the job was not completed.",
-        )
-
-
 def _close_others(
     work: UnitOfWork, job_id: str, ended: StageRecord, stages: Sequence[str], *, asks_leases: bool
 ) -> None:
@@ -434,8 +428,7 @@ def _close_others(
     for stage in stages[:place] if over else ():
         work.check(job_id, f"{STAGE}{stage}", over)
     for stage in stages[place + 1 :]:
-        record = StageRecord(stage, job_attempt=ended.job_attempt)
-        work.close_stage(job_id, record, StageClosed.ENDED, **over)
+        work.close_stage(job_id, stage, ended.job_attempt, StageClosed.ENDED, over)
 
 
 def _ended(before: StageRecord, at: datetime, outcome: StageOutcome) -> StageRecord:

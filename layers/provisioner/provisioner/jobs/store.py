@@ -56,12 +56,6 @@ from provisioner.jobs.slots import SLOTS, SlotUse, preferred_slot, release_slot,
 #: The attribute, and the sparse index, of jobs that have not ended.
 UNFINISHED = "unfinished"
 
-#: Stage and history items live for the job's retention, counted from their own writing, and the job
-#: this much longer: more than an execution can last. DynamoDB removes what has expired in no order;
-#: what is left when the job is gone has then expired as well, and counts as absent, so that a new
-#: job of the same id does not take for its own what expired before it began.
-_JOB_MARGIN = timedelta(days=4)
-
 #: What a job says no more that begins its next attempt.
 _OF_ATTEMPT = (
     *("started_at", "finished_at", "cancel_requested_at", "expires_at", "result", "error"),
@@ -105,9 +99,9 @@ class JobReader:
         began = datetime.fromisoformat(head["created_at"])
         left = {r: item for r, item in parts.items() if not _has_expired(item, began)}
         stages = [to_stage(item) for record, item in left.items() if record.startswith(STAGE)]
-        history = [to_history(item) for record, item in left.items() if record.startswith(HISTORY)]
-        history.sort(
-            key=lambda entry: (entry.at, place_in_transaction(entry.subject, entry.status))
+        history = sorted(
+            (to_history(item) for record, item in left.items() if record.startswith(HISTORY)),
+            key=lambda entry: (entry.at, place_in_transaction(entry.subject, entry.status)),
         )
         payload = json.loads(parts.get(PAYLOAD, {}).get("payload", "{}"))
         return to_job(head, {stage.stage: stage for stage in stages}, history, payload)
@@ -263,13 +257,13 @@ class JobStore(JobReader):
             "updated_at": work.at,
             "held_until": held_until,
             "error": error,
-            **(queued if error is None else self._end_values(work.at, JobStatus.FAILED)),
+            **(queued if error is None else _end_values(work, JobStatus.FAILED)),
         }
         item = {name: stored(value) for name, value in given.items() if stored(value) is not None}
         work.put(new.job_id, JOB, item, is_new=True)
         text = canonical_json(new.payload)
         # Kept for as long as a job that ends in the time that it has.
-        payload = {"payload": text, "expires_at": self._job_expires(work.at)}
+        payload = {"payload": text, "expires_at": work.job_expires_at}
         work.put(new.job_id, PAYLOAD, payload, is_new=False)
         work.add_history(new.job_id, JOB_SUBJECT, item["status"], error, attempt=1)
         for stage in new.stages:
@@ -300,7 +294,7 @@ class JobStore(JobReader):
         if job.cleanup_job_id:
             # It may be stored no more.
             work.check(job.cleanup_job_id, JOB, {"status": (None, *ENDS)})
-        kept = {"expires_at": self._job_expires(work.at)}
+        kept = {"expires_at": work.job_expires_at}
         work.change(job.job_id, PAYLOAD, kept, {"job_id": job.job_id})
         for record in job.stages:
             anew = StageRecord(record.stage, job_attempt=attempt, superseded_until=lease_of(record))
@@ -324,7 +318,7 @@ class JobStore(JobReader):
         work = self.work()
         error, *others = end.errors
         cleanup_job_id = "" if end.cleanup is None else end.cleanup.job_id
-        values = self._end_values(work.at, end.status) | {
+        values = _end_values(work, end.status) | {
             "error": error,
             # A stage that its end has kept from starting has met nothing.
             "other_errors": [e for e in others if e.type != JOB_CANCELLED.type or e.attempt],
@@ -382,21 +376,12 @@ class JobStore(JobReader):
         """Add that a job ends well, which was read if it has not the slot that is tried first."""
         preferred = preferred_slot(job_id, self.maximum_running_jobs)
         slot = preferred if job is None else job.slot
-        values = self._end_values(work.at, JobStatus.COMPLETED) | {"result": dict(result)}
         # What was left has become part of what the job has made.
-        values["cleanup_job_id"] = None
+        values = {"result": dict(result), "cleanup_job_id": None}
         must = {"status": job_sources(JobStatus.COMPLETED), "slot": slot}
+        values |= _end_values(work, JobStatus.COMPLETED)
         work.change_job(job_id, attempt, JobStatus.COMPLETED, values, must)
         release_slot(work, slot, job_id)
-
-    def _end_values(self, at: datetime, status: JobStatus) -> dict[str, Any]:
-        """Return what every end of a job changes of it."""
-        return {
-            "status": status,
-            "finished_at": at,
-            "expires_at": self._job_expires(at),
-            **dict.fromkeys((UNFINISHED, "slot", "end_wait", "dispatch_error")),
-        }
 
     def request_cancel(self, job: Job) -> None:
         """Ask a job that has begun to stop: from now on none of its stages starts.
@@ -414,7 +399,9 @@ class JobStore(JobReader):
         work.change_job(job.job_id, job.attempt, CANCEL_REQUESTED, values, must)
         for record in job.stages:
             if not record.status.is_terminal:
-                work.close_stage(job.job_id, record, StageClosed.JOB_CANCELLED)
+                work.close_stage(
+                    job.job_id, record.stage, job.attempt, StageClosed.JOB_CANCELLED, {}
+                )
         work.write()
 
     def wait_to_end(self, job: Job, waiting_for: str, waits_until: datetime) -> bool:
@@ -447,8 +434,15 @@ class JobStore(JobReader):
         work.change(job_id, JOB, {"dispatch_error": error}, {"status": JobStatus.QUEUED})
         work.write_if_it_holds()
 
-    def _job_expires(self, at: datetime) -> int:
-        return int((at + timedelta(days=self.retention_days) + _JOB_MARGIN).timestamp())
+
+def _end_values(work: UnitOfWork, status: JobStatus) -> dict[str, Any]:
+    """Return what every end of a job changes of it."""
+    return {
+        "status": status,
+        "finished_at": work.at,
+        "expires_at": work.job_expires_at,
+        **dict.fromkeys((UNFINISHED, "slot", "end_wait", "dispatch_error")),
+    }
 
 
 def _close(work: UnitOfWork, job_id: str, record: StageRecord, end: BadEnd) -> None:
