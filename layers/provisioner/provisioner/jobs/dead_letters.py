@@ -1,7 +1,7 @@
 """The messages that wait for people: what each is, and how it is sent on its way again."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,10 +10,9 @@ from botocore.exceptions import ClientError
 from provisioner.aws_types import MessageTypeDef, SQSClient
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
-from provisioner.jobs.messages import is_own_job, job_id_of, parse_message
-from provisioner.jobs.models import Job
+from provisioner.jobs.messages import find_message, is_own_job, job_id_of
 from provisioner.jobs.records import canonical_json
-from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError
+from provisioner.jobs.registry import UnknownJobTypeError
 
 #: Messages of one call. Source: Amazon SQS API Reference, ReceiveMessage.
 _BATCH = 10
@@ -69,14 +68,15 @@ class Redriven:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
 class DeadLetters:
     """The dead letters of one deployment."""
 
-    def __init__(self, client: SQSClient, url: str, jobs: JobClient) -> None:
-        """Bind to the queue of dead letters, by its URL, and to what a job is sent again by."""
-        self._client = client
-        self._url = url
-        self._jobs = jobs
+    client: SQSClient
+    #: The queue of dead letters.
+    url: str
+    #: What a job is sent again by.
+    jobs: JobClient
 
     def read(self) -> list[DeadLetter]:
         """Read the dead letters, oldest first; they stay where they are.
@@ -115,25 +115,32 @@ class DeadLetters:
                     on_redriven(redriven[-1])
                 if is_sent:
                     with _unless_expired():
-                        self._client.delete_message(
-                            QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
+                        self.client.delete_message(
+                            QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"]
                         )
                     del hidden[message_id]
         return redriven
 
     def _send(self, letter: DeadLetter, *, again: bool) -> tuple[bool, str]:
         """Send a letter back; return whether it is, and what was done, or why nothing was."""
-        job = self._jobs.store.get_head(letter.job_id)
-        if job is not None and _names_another_job(self._jobs.registry, job, letter.body):
+        job, message = self.jobs.store.get_head(letter.job_id), find_message(letter.body)
+        names_job = message is not None and message.job_id is not None
+        if job and message and names_job and not is_own_job(self.jobs.registry, job, message):
             return False, "the message names another job's id; send it without job_id."
         if job is None or not job.status.is_terminal:
-            body = _with_job_id(letter.body, letter.job_id)
-            self._jobs.queue.send_text(body, letter.message_group)
+            body = letter.body
+            # What holds what Python reads and JSON cannot hold, such as NaN, is left as it is.
+            with suppress(ValueError):
+                if message is not None and not names_job:
+                    # It names its job from now on, which was its own id before.
+                    named = message.model_dump(exclude_unset=True) | {"job_id": letter.job_id}
+                    body = canonical_json(named)
+            self.jobs.queue.send_text(body, letter.message_group)
             return True, "is sent again."
         if not again:
             return False, f"is {job.status}; it runs again only where that is asked for."
         try:
-            retried = self._jobs.retry(letter.job_id)
+            retried = self.jobs.retry(letter.job_id)
         except (JobStateError, UnknownJobTypeError, ProvisioningError) as error:
             return False, str(error).removeprefix(f"job {letter.job_id}: ")
         return True, f"runs again, as attempt {retried.attempt}."
@@ -149,7 +156,15 @@ class DeadLetters:
         try:
             is_new = True
             while is_new:
-                received = {message["MessageId"]: message for message in self._receive(seconds)}
+                answer = self.client.receive_message(
+                    QueueUrl=self.url,
+                    MaxNumberOfMessages=_BATCH,
+                    VisibilityTimeout=seconds,
+                    WaitTimeSeconds=_WAIT_SECONDS,
+                    MessageAttributeNames=["All"],
+                    MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
+                )
+                received = {message["MessageId"]: message for message in answer.get("Messages", [])}
                 # One that was hidden for too long comes back, and is hidden anew.
                 is_new = not received.keys() <= hidden.keys()
                 hidden |= received
@@ -157,21 +172,11 @@ class DeadLetters:
         finally:
             for message in hidden.values():
                 with _unless_expired():
-                    self._client.change_message_visibility(
-                        QueueUrl=self._url,
+                    self.client.change_message_visibility(
+                        QueueUrl=self.url,
                         ReceiptHandle=message["ReceiptHandle"],
                         VisibilityTimeout=0,
                     )
-
-    def _receive(self, seconds: int) -> list[MessageTypeDef]:
-        return self._client.receive_message(
-            QueueUrl=self._url,
-            MaxNumberOfMessages=_BATCH,
-            VisibilityTimeout=seconds,
-            WaitTimeSeconds=_WAIT_SECONDS,
-            MessageAttributeNames=["All"],
-            MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
-        ).get("Messages", [])
 
 
 @contextmanager
@@ -201,24 +206,3 @@ def _letter(message: MessageTypeDef) -> DeadLetter:
         cause=said.get("cause", ""),
         message_group=system.get("MessageGroupId"),
     )
-
-
-def _names_another_job(registry: JobRegistry, job: Job, body: str) -> bool:
-    """Whether a message names the id of this job, which is stored, and the job is not its own."""
-    try:
-        message = parse_message(body)
-    except ProvisioningError:
-        return False
-    return message.job_id is not None and not is_own_job(registry, job, message)
-
-
-def _with_job_id(body: str, job_id: str) -> str:
-    """Let a message name its job, which was its own id before; what cannot is left as it is."""
-    try:
-        message = parse_message(body)
-        if message.job_id is not None:
-            return body
-        return canonical_json(message.model_dump(exclude_unset=True) | {"job_id": job_id})
-    except ValueError:
-        # It is no message, or holds what Python reads and JSON cannot hold, such as NaN.
-        return body

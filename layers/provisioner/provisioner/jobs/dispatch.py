@@ -132,9 +132,12 @@ class MessageReceiver:
             logger.info("job has ended before", status=job.status)
             return
         # First, so that a crash between the two writes loses neither.
-        group = record.get("attributes", {}).get("MessageGroupId")
-        body = str(record["body"])
-        self.dead_letters.send(body, job_id=job_id, reason=error, message_group=group)
+        self.dead_letters.send(
+            str(record["body"]),
+            job_id=job_id,
+            reason=error,
+            message_group=record.get("attributes", {}).get("MessageGroupId"),
+        )
         metrics.add_metric(self.metric, MetricUnit.Count, 1)
         logger.warning(
             "message rejected",

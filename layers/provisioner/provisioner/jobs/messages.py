@@ -174,12 +174,17 @@ def _find_wrapper(body: str) -> str | None:
     return next((said for names, said in _WRAPPERS.items() if fields >= set(names)), None)
 
 
+def find_message(body: str) -> JobMessage | None:
+    """Read the body of a message; None where it is not one that asks for a job."""
+    with suppress(ProvisioningError):
+        return parse_message(body)
+    return None
+
+
 def job_id_of(body: str, message_id: str) -> str:
     """Return the id of a message's job: its own where it names none, or cannot be read."""
-    try:
-        return parse_message(body).job_id or message_id
-    except ProvisioningError:
-        return message_id
+    message = find_message(body)
+    return (message and message.job_id) or message_id
 
 
 def accept(
