@@ -90,8 +90,9 @@ class JobClient:
                 "idempotency_key: was used for a job with another payload; choose another key."
             )
         if job.status is JobStatus.QUEUED:
-            group = handler.message_group(valid)
-            self.queue.send(job, message_group=group, delay_seconds=delay_seconds)
+            self.queue.send(
+                job, message_group=handler.message_group(valid), delay_seconds=delay_seconds
+            )
         return job
 
     def cancel(self, job_id: str) -> Job:

@@ -296,10 +296,8 @@ class JobDefinition[Payload: BaseModel]:
 
     def optional_after(self, stage: str) -> Stage | None:
         """Return the stage directly after one that runs only where that one says so, if any."""
-        for before, after in pairwise(self.steps):
-            if before == stage and isinstance(after, Stage) and after.runs_if:
-                return after
-        return None
+        after = next((after for before, after in pairwise(self.steps) if before == stage), None)
+        return after if isinstance(after, Stage) and after.runs_if else None
 
     def skipped_after(self, stage: str, output: Mapping[str, Any]) -> Stage | None:
         """Return the stage directly after one that does not run, by the output of that one."""

@@ -264,9 +264,11 @@ def stage_errors(
         now: the time, which says for how long a stage has waited.
     """
     order = [record.stage for record in job.stages]
-    failed = [branch for branch in branches if not branch.get("ok")]
-    # Of a stage that the job does not have, last.
-    failed.sort(key=lambda branch: [*order, branch["stage"]].index(branch["stage"]))
+    failed = sorted(
+        (branch for branch in branches if not branch.get("ok")),
+        # Of a stage that the job does not have, last.
+        key=lambda branch: [*order, branch["stage"]].index(branch["stage"]),
+    )
     return [
         stage_error(
             job,

@@ -111,8 +111,7 @@ def stored(value: Any) -> Any:
 
 def stage_item(record: StageRecord) -> dict[str, Any]:
     """Return the attributes of a stage; None stands for those that are absent."""
-    kept = (field.name for field in fields(record) if field.compare)
-    return {name: stored(getattr(record, name)) for name in kept}
+    return {f.name: stored(getattr(record, f.name)) for f in fields(record) if f.compare}
 
 
 def history_item(entry: HistoryEntry) -> dict[str, Any]:
@@ -225,13 +224,17 @@ class UnitOfWork:
 
     def put(self, job_id: str, record: str, values: Mapping[str, Any], *, is_new: bool) -> None:
         """Put an item in the place of what there is; where it must be new, there must be none."""
-        key, written = _key(job_id, record), _stored(values)
-        self._writes.append(dynamodb.build_put(self._table, key, written, is_new=is_new))
+        self._writes.append(
+            dynamodb.build_put(self._table, _key(job_id, record), _stored(values), is_new=is_new)
+        )
 
     def change(self, job_id: str, record: str, values: Mapping[str, Any], must: Conditions) -> None:
         """Change attributes of an item; None removes one."""
-        key, written = _key(job_id, record), _stored(values)
-        self._writes.append(dynamodb.build_update(self._table, key, written, _condition(must)))
+        self._writes.append(
+            dynamodb.build_update(
+                self._table, _key(job_id, record), _stored(values), _condition(must)
+            )
+        )
 
     def check(self, job_id: str, record: str, must: Conditions) -> None:
         """Ask that something is true of an item that is not written."""

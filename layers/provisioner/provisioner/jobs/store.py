@@ -261,9 +261,8 @@ class JobStore(JobReader):
         }
         item = {name: stored(value) for name, value in given.items() if stored(value) is not None}
         work.put(new.job_id, JOB, item, is_new=True)
-        text = canonical_json(new.payload)
         # Kept for as long as a job that ends in the time that it has.
-        payload = {"payload": text, "expires_at": work.job_expires_at}
+        payload = {"payload": canonical_json(new.payload), "expires_at": work.job_expires_at}
         work.put(new.job_id, PAYLOAD, payload, is_new=False)
         work.add_history(new.job_id, JOB_SUBJECT, item["status"], error, attempt=1)
         for stage in new.stages:
