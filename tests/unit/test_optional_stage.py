@@ -116,7 +116,6 @@ def test_a_stage_that_is_not_asked_for_is_skipped_with_the_end_of_the_one_before
     assert skipped == StageRecord(
         stage="OPTIONAL",
         status=StageStatus.SKIPPED,
-        max_attempts=skipped.max_attempts,
         finished_at=world.record(FIRST).finished_at,
         check="the job does not ask for it",
     )

@@ -240,8 +240,10 @@ class JobDefinition[Payload: BaseModel]:
         pattern, sentence = _STATE
         for step in self.steps:
             require(pattern.fullmatch(step.state), f"{where}: {step.state}: {sentence}.")
-            has_stages = step.branches and all(step.branches)
-            require(has_stages, f"{where}: {step.state} has a branch without stages.")
+            require(
+                step.branches and all(step.branches),
+                f"{where}: {step.state} has a branch without stages.",
+            )
         states = [stage.state for stage in self.stages]
         states += [step.state for step in self.steps if isinstance(step, Parallel)]
         for names in (map(str, self.stages), states):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import (
     AsyncBatchProcessor,
     EventType,
@@ -138,7 +137,7 @@ class MessageReceiver:
             reason=error,
             message_group=record.get("attributes", {}).get("MessageGroupId"),
         )
-        metrics.add_metric(self.metric, MetricUnit.Count, 1)
+        metrics.add_metric(self.metric, "Count", 1)
         logger.warning(
             "message rejected",
             error_type=error.type,
@@ -188,7 +187,7 @@ class Dispatcher(MessageReceiver):
         if job.status.is_terminal or message.attempt < job.attempt:
             logger.info("job has ended before", status=job.status, attempt=job.attempt)
         elif self.executions.start(job, message.attempt, input_text):
-            metrics.add_metric("JobsStarted", MetricUnit.Count, 1)
+            metrics.add_metric("JobsStarted", "Count", 1)
             logger.info("job started", job_type=job.job_type)
         else:
             logger.info("job was started before")
@@ -226,7 +225,7 @@ class UndeliveredReceiver(MessageReceiver):
             self.store.fail_queued(job, to_stored_error(reason))
             job = self.store.get_head(job.job_id) or job
             if job.status is JobStatus.FAILED:
-                metrics.add_metric("JobsFailed", MetricUnit.Count, 1)
+                metrics.add_metric("JobsFailed", "Count", 1)
         # What has begun, was cancelled, or is at a later attempt, misses no message.
         is_missing = job.status is JobStatus.FAILED and job.started_at is None
         return reason if is_missing and job.attempt == message.attempt else None

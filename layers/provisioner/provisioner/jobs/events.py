@@ -13,7 +13,6 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from provisioner.aws_types import EventBridgeClient, PutEventsRequestEntryTypeDef
@@ -249,7 +248,7 @@ class EventPublisher:
         """
         changes = _arranged(map(_change, event["Records"]))
         left = changes[self._publish(*self._read(changes)) :]
-        metrics.add_metric("EventsNotPublished", MetricUnit.Count, len(left))
+        metrics.add_metric("EventsNotPublished", "Count", len(left))
         numbers = sorted((change.sequence_number for change in left), key=int)
         return {"batchItemFailures": [{"itemIdentifier": number} for number in numbers[:1]]}
 
@@ -299,7 +298,7 @@ class EventPublisher:
                 if "ErrorCode" in result:
                     _report(one.job_id, result["ErrorCode"])
                     return one.position
-            metrics.add_metric("EventsPublished", MetricUnit.Count, len(group))
+            metrics.add_metric("EventsPublished", "Count", len(group))
         return readable
 
 

@@ -8,8 +8,6 @@ from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Any
 
-from aws_lambda_powertools.metrics import MetricUnit
-
 from provisioner.drivers.aws_errors import translate_errors
 from provisioner.drivers.dynamodb import Write
 from provisioner.errors import FINAL_ERROR, ErrorType, failure
@@ -126,7 +124,9 @@ class FailureRecorder:
         ended = self.store.get(event.job.job_id)
         error = ended.error or errors[0]
         if not job.status.is_terminal:
-            _report(ended, error)
+            measure_by(error_type=error.type)
+            was_cancelled = ended.status is JobStatus.CANCELLED
+            report_end(ended, error, "job cancelled" if was_cancelled else "job failed")
         return {
             "error_type": str(error.type),
             "message": error.message,
@@ -152,7 +152,7 @@ class FailureRecorder:
         is_written = self.store.wait_to_end(job, lease.waiting_for, lease.until)
         if is_written and job.end_wait is None:
             measure_by(stage=RECORD_FAILURE)
-            metrics.add_metric("StageWaits", MetricUnit.Count, 1)
+            metrics.add_metric("StageWaits", "Count", 1)
         logger.info(
             "the end of the job waits",
             waiting_for=lease.waiting_for,
@@ -226,8 +226,8 @@ def _cleanup(job: Job, policy: FailurePolicy) -> tuple[NewJob | None, Sequence[W
     asked = policy.request_cleanup(job, job_id)
     if asked is None or definition is None:
         return None, policy.release(job)
-    stages = definition.stages
-    return NewJob(job_id, definition.name, asked.payload, stages, job.job_id), asked.hand_over
+    cleanup = NewJob(job_id, definition.name, asked.payload, definition.stages, job.job_id)
+    return cleanup, asked.hand_over
 
 
 #: The metric that counts an end, of a job and of a clean-up.
@@ -239,12 +239,11 @@ def metric_of(job: Job) -> str:
     return "CleanupsFailed" if job.parent_id else _METRICS[job.status]
 
 
-def _report(job: Job, error: StoredError) -> None:
-    """Count and log the end of a job: over all, for the alarms, and by its error."""
-    measure_by(error_type=error.type)
-    metrics.add_metric(metric_of(job), MetricUnit.Count, 1)
+def report_end(job: Job, error: StoredError, said: str) -> None:
+    """Count the end of a job over all, for the alarms, and log it."""
+    metrics.add_metric(metric_of(job), "Count", 1)
     logger.error(
-        "job cancelled" if job.status is JobStatus.CANCELLED else "job failed",
+        said,
         stage=error.stage,
         error_type=error.type,
         error_message=error.message,

@@ -69,11 +69,14 @@ class InProcessRun:
             try:
                 end = self._repeat(self.run_stage, job, stage, outputs=dict(outputs))
             except (ProvisioningError, StageWaiting) as error:
-                said = {
-                    "Error": type(error).__name__,
-                    "Cause": json.dumps({"errorMessage": str(error)}),
+                return {
+                    "ok": False,
+                    "stage": str(stage),
+                    "error": {
+                        "Error": type(error).__name__,
+                        "Cause": json.dumps({"errorMessage": str(error)}),
+                    },
                 }
-                return {"ok": False, "stage": str(stage), "error": said}
             outputs = {**outputs, str(stage): end["output"]}
         return end
 

@@ -159,8 +159,6 @@ class StageRecord:
     lease_until: datetime | None = None
     #: Until when one may be at work that another run followed before it recorded its end.
     superseded_until: datetime | None = None
-    #: Attempts that the stage has in all.
-    max_attempts: int = STAGE_RETRY.attempts_in_all
     #: How often the state machine had repeated the stage when its first attempt began: the job had
     #: waited for a slot, or AWS Lambda had not run it. These are neither attempts nor polls.
     retries_before: int = 0
@@ -185,6 +183,12 @@ class StageRecord:
     error: StoredError | None = None
     #: Whether the call that returned it has stored the start of its attempt; it is not kept.
     is_start_stored: bool = field(default=False, compare=False)
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts that the stage has in all; more than the retries say, where answers got lost."""
+        is_next_known = self.next_attempt_before is not None
+        return max(STAGE_RETRY.attempts_in_all, self.attempt + is_next_known)
 
 
 #: What changes of a stage that waits no more. Until when it may wait in all is kept.

@@ -19,6 +19,7 @@ from provisioner.jobs.failure import (
     FailurePolicy,
     FailureRecorder,
     metric_of,
+    report_end,
     stage_error,
 )
 from provisioner.jobs.messages import JobQueue
@@ -156,7 +157,7 @@ class Reconciler:
                 unreconciled += 1
         if unreconciled == 0:
             # Whatever keeps sweeps from their end cannot say so itself: an alarm misses this.
-            metrics.add_metric("SweepsCompleted", MetricUnit.Count, 1)
+            metrics.add_metric("SweepsCompleted", "Count", 1)
         return {"reconciled": len(job_ids), "repaired": repaired}
 
     def _reconcile_and_report(
@@ -184,7 +185,7 @@ class Reconciler:
         if reconciled.ended is not None and reconciled.ended.error is not None:
             _report(reconciled.ended, reconciled.ended.error)
         if reconciled.repair:
-            metrics.add_metric("Repairs", MetricUnit.Count, 1)
+            metrics.add_metric("Repairs", "Count", 1)
             logger.warning("job repaired", repair=reconciled.repair)
         return bool(reconciled.repair)
 
@@ -315,16 +316,9 @@ def _release_abandoned_slot(store: JobStore, slot: int, job_id: str) -> bool:
 
 def _report(job: Job, error: StoredError) -> None:
     """Count and log the end of a job: by its error, and over all."""
-    name = metric_of(job)
-    with single_metric(name=name, unit=MetricUnit.Count, value=1) as metric:
+    with single_metric(name=metric_of(job), unit=MetricUnit.Count, value=1) as metric:
         metric.add_dimension("error_type", error.type)
-    metrics.add_metric(name, MetricUnit.Count, 1)
-    logger.error(
-        "job ended by the reconciler",
-        error_type=error.type,
-        error_message=error.message,
-        cause=error.cause,
-    )
+    report_end(job, error, "job ended by the reconciler")
 
 
 def _has_failed(record: StageRecord) -> bool:

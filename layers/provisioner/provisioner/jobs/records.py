@@ -20,7 +20,6 @@ from pydantic import TypeAdapter
 
 from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
-from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import (
     JOB_SUBJECT,
@@ -179,7 +178,7 @@ type Conditions = Mapping[str, Any]
 
 
 def optimistically[Result](
-    change: Callable[[ConditionFailedError | None], Result], what: str = "it was changed"
+    change: Callable[[dynamodb.ConditionFailedError | None], Result], what: str = "it was changed"
 ) -> Result:
     """Let a change look again, and try again, where something was changed under it.
 
@@ -190,11 +189,11 @@ def optimistically[Result](
     Raises:
         TIMEOUT: that happened each time.
     """
-    refused: ConditionFailedError | None = None
+    refused: dynamodb.ConditionFailedError | None = None
     for _ in range(_ATTEMPTS):
         try:
             return change(refused)
-        except ConditionFailedError as error:
+        except dynamodb.ConditionFailedError as error:
             refused = error
     raise failure(ErrorType.TIMEOUT, f"The job kept changing while {what}.")
 
@@ -220,7 +219,7 @@ class UnitOfWork:
         self.job_expires_at = int((at + retention + _JOB_MARGIN).timestamp())
         self._client = client
         self._table = table
-        self._writes: list[Write] = []
+        self._writes: list[dynamodb.Write] = []
 
     def put(self, job_id: str, record: str, values: Mapping[str, Any], *, is_new: bool) -> None:
         """Put an item in the place of what there is; where it must be new, there must be none."""
@@ -266,11 +265,11 @@ class UnitOfWork:
                 "error_stage": error.stage,
                 "error_attempt": error.attempt,
             }
-        entry = HistoryEntry(self.at, subject, status, **more)
-        item = history_item(entry) | {"expires_at": self.expires_at}
+        entry = history_item(HistoryEntry(self.at, subject, status, **more))
+        item = entry | {"expires_at": self.expires_at}
         self.put(job_id, item["record"], item, is_new=True)
 
-    def also(self, writes: Sequence[Write]) -> None:
+    def also(self, writes: Sequence[dynamodb.Write]) -> None:
         """Add changes of other tables."""
         self._writes += writes
 
@@ -347,7 +346,7 @@ class UnitOfWork:
         """Write it, unless something is not as it must be; return whether it is written."""
         try:
             self.write()
-        except ConditionFailedError:
+        except dynamodb.ConditionFailedError:
             return False
         return True
 

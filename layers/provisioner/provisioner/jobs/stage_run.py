@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import ValidationError
 
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate
@@ -101,9 +100,7 @@ class StageRunner:
             raise record
         if record.error is not None and record.status is StageStatus.FAILED:
             raise final_failure(record.error.type, record.error.message, record.error.cause)
-        metrics.add_metric(
-            "StageDuration", MetricUnit.Milliseconds, (time.monotonic() - began) * 1000
-        )
+        metrics.add_metric("StageDuration", "Milliseconds", (time.monotonic() - began) * 1000)
         logger.info("stage ended", status=record.status, attempt=record.attempt)
         return {
             "ok": True,
@@ -145,7 +142,7 @@ class StageRunner:
         record = ended.record
         if record.status is StageStatus.WAITING:
             if ended.is_written and held.status is not StageStatus.WAITING:
-                metrics.add_metric("StageWaits", MetricUnit.Count, 1)
+                metrics.add_metric("StageWaits", "Count", 1)
             logger.info(
                 "stage waits",
                 waiting_for=record.waiting_for,
@@ -189,7 +186,8 @@ class StageRunner:
         ).write()
 
     def _wait_for_slot(self, waiting: StageRecord) -> SlotWaiting:
-        measure_wait(waiting.waiting_since, self.store.now(), "SlotWait")
+        milliseconds = _milliseconds(waiting.waiting_since, self.store.now())
+        metrics.add_metric("SlotWait", "Milliseconds", milliseconds)
         logger.info("job waits for a slot", waits_until=str(waiting.waits_until))
         return SlotWaiting(waiting.waiting_for)
 
@@ -248,7 +246,7 @@ class StageRunner:
             asks_leases=not self.is_process and not is_over,
         )
         if ended.is_written and ended.record.status.is_done:
-            metrics.add_metric("JobsCompleted", MetricUnit.Count, 1)
+            metrics.add_metric("JobsCompleted", "Count", 1)
         return ended
 
     def _failed(
@@ -277,7 +275,7 @@ class StageRunner:
             # The stage's own error says more than this one, and reaches the state machine.
             logger.warning("failure not recorded", cause=type(write_error).__name__)
         measure_by(error_type=error.type)
-        metrics.add_metric("StageFailures", MetricUnit.Count, 1)
+        metrics.add_metric("StageFailures", "Count", 1)
         logger.warning(
             "stage failed",
             error_type=error.type,
@@ -287,7 +285,7 @@ class StageRunner:
             retryable=is_retried(error),
         )
         if is_repeated:
-            metrics.add_metric("StageRetries", MetricUnit.Count, 1)
+            metrics.add_metric("StageRetries", "Count", 1)
         return error
 
 
@@ -354,11 +352,14 @@ def _share(definition: JobDefinition[Any], payload: Mapping[str, Any]) -> str:
     return definition.message_group(valid) or ""
 
 
-def measure_wait(since: datetime | None, now: datetime, metric: str = "StageWaitDuration") -> None:
-    """Measure how long a wait took until now, where there was one."""
+def measure_wait(since: datetime | None, now: datetime) -> None:
+    """Measure how long a wait took that has ended, where there was one."""
     if since is not None:
-        milliseconds = (now - since).total_seconds() * 1000
-        metrics.add_metric(metric, MetricUnit.Milliseconds, milliseconds)
+        metrics.add_metric("StageWaitDuration", "Milliseconds", _milliseconds(since, now))
+
+
+def _milliseconds(since: datetime | None, now: datetime) -> float:
+    return (now - (since or now)).total_seconds() * 1000
 
 
 def _too_late(event: StageEvent) -> ProvisioningError:

@@ -186,7 +186,6 @@ class StageStart:
             status=StageStatus.RUNNING,
             started_at=at,
             attempt=before.attempt + 1,
-            max_attempts=max(STAGE_RETRY.attempts_in_all, before.attempt + 1),
             next_attempt_before=None,
         )
 
@@ -292,9 +291,6 @@ class StageStore:
                 failures=failures,
                 error=stored,
                 next_attempt_before=None if delay is None else work.at + timedelta(seconds=delay),
-                max_attempts=before.max_attempts
-                if delay is None
-                else max(STAGE_RETRY.attempts_in_all, before.attempt + 1),
                 finished_at=None if is_waited_out else work.at,
                 waits_until=before.waits_until if is_waited_out else None,
             )

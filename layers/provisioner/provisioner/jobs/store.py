@@ -15,7 +15,6 @@ from typing import Any
 from provisioner.arguments import shown
 from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
-from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.jobs.models import (
     CANCEL_REQUESTED,
     ENDS,
@@ -184,7 +183,7 @@ class BadEnd:
     #: What had gone wrong and is put right by it, as the history has it; empty where nothing had.
     repair: str = ""
     #: Further writes of the same transaction.
-    also: Sequence[Write] = ()
+    also: Sequence[dynamodb.Write] = ()
 
 
 @dataclass
@@ -221,7 +220,7 @@ class JobStore(JobReader):
         # It is refused where the message was delivered before, or is delivered in this moment.
         try:
             work.write()
-        except ConditionFailedError as refused:
+        except dynamodb.ConditionFailedError as refused:
             found = refused.items.get(0)
             if not found:
                 raise
@@ -293,11 +292,13 @@ class JobStore(JobReader):
         if job.cleanup_job_id:
             # It may be stored no more.
             work.check(job.cleanup_job_id, JOB, {"status": (None, *ENDS)})
-        kept = {"expires_at": work.job_expires_at}
-        work.change(job.job_id, PAYLOAD, kept, {"job_id": job.job_id})
+        is_there = {"job_id": job.job_id}
+        work.change(job.job_id, PAYLOAD, {"expires_at": work.job_expires_at}, is_there)
         for record in job.stages:
-            anew = StageRecord(record.stage, job_attempt=attempt, superseded_until=lease_of(record))
-            work.put_stage(job.job_id, anew)
+            work.put_stage(
+                job.job_id,
+                StageRecord(record.stage, job_attempt=attempt, superseded_until=lease_of(record)),
+            )
         work.write()
 
     # How it ends.
@@ -351,7 +352,7 @@ class JobStore(JobReader):
         """
         if job.parent_id:
             return
-        with suppress(ConditionFailedError):
+        with suppress(dynamodb.ConditionFailedError):
             self.fail(job, BadEnd([error]), (JobStatus.QUEUED,))
 
     def cancel_queued(self, job: Job) -> None:
