@@ -106,8 +106,9 @@ class MessageReceiver:
         message = None
         try:
             message = parse_message(str(record["body"]))
-            project_id = str(message.payload.get("project_id", ""))[:100]
-            logger.thread_safe_append_keys(project_id=project_id)
+            logger.thread_safe_append_keys(
+                project_id=str(message.payload.get("project_id", ""))[:100]
+            )
             job, input_text = accept(self.registry, self.store, message, job_id)
             reason = take(job, message, input_text)
         except ProvisioningError as error:
@@ -148,8 +149,9 @@ class MessageReceiver:
             return
         stored = to_stored_error(error)
         if job is None and message.attempt == 1:
-            kept = NewJob(job_id, message.job_type, keep_payload(message), ())
-            self.store.create_failed(kept, stored)
+            self.store.create_failed(
+                NewJob(job_id, message.job_type, keep_payload(message), ()), stored
+            )
         elif job is not None and is_own and job.attempt == message.attempt:
             self.store.fail_queued(job, stored)
 

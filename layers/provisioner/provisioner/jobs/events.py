@@ -271,10 +271,8 @@ class EventPublisher:
         changed = event_type(entry)
         if changed is None or job is None:
             return
-        types = [str(changed)]
-        if changed is EventType.COMPLETED and job.job_type in self.completions:
-            types.append(self.completions[job.job_type])
-        for detail_type in types:
+        further = self.completions.get(job.job_type) if changed is EventType.COMPLETED else None
+        for detail_type in filter(None, (str(changed), further)):
             name = f"{change.job_id}/{change.record}/{detail_type}"
             told = detail(changed, job, entry, str(uuid.uuid5(_ID_NAMESPACE, name)))
             yield {

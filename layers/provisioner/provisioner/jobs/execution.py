@@ -131,8 +131,8 @@ class Executions:
                 raise
             error_type, sentence = _NOT_STARTED[code]
             # By its name, as the console shows it.
-            sentence = sentence.format(arn.rpartition(":")[2])
-            raise failure(error_type, sentence, short_cause(error)) from None
+            name = arn.rpartition(":")[2]
+            raise failure(error_type, sentence.format(name), short_cause(error)) from None
         return True
 
     def arn(self, job: Job) -> str:

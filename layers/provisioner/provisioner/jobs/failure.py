@@ -125,8 +125,11 @@ class FailureRecorder:
         error = ended.error or errors[0]
         if not job.status.is_terminal:
             measure_by(error_type=error.type)
-            was_cancelled = ended.status is JobStatus.CANCELLED
-            report_end(ended, error, "job cancelled" if was_cancelled else "job failed")
+            report_end(
+                ended,
+                error,
+                "job cancelled" if ended.status is JobStatus.CANCELLED else "job failed",
+            )
         return {
             "error_type": str(error.type),
             "message": error.message,

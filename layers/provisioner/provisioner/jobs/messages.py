@@ -153,12 +153,12 @@ def parse_message(body: str) -> JobMessage:
         return JobMessage.model_validate_json(body)
     except ValidationError as error:
         wrapper = _find_wrapper(body)
-        problem = first_problem(error, "message")
         raise failure(
             ErrorType.INVALID_PAYLOAD,
             f"message: {wrapper}."
             if wrapper is not None
-            else f"{problem}; send a JSON object with job_type and payload.",
+            else f"{first_problem(error, 'message')}; send a JSON object with job_type and "
+            "payload.",
         ) from None
 
 

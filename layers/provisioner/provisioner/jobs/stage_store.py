@@ -148,9 +148,8 @@ class StageStart:
         after = before
         if before.status is StageStatus.PENDING:
             most = f"{self.store.maximum_running_jobs} jobs run at once at most"
-            waiting_for = f"{most}, and it is not its turn yet."
             until = work.at + timedelta(seconds=SLOT_WAIT_SECONDS)
-            after = begin_wait(before, work.at, waiting_for, until)
+            after = begin_wait(before, work.at, f"{most}, and it is not its turn yet.", until)
             must = {"attempt": given.attempt, "status": JobStatus.QUEUED, "slot": None}
             work.check(given.job_id, JOB, must)
             work.change_stage(given.job_id, before, after)
