@@ -134,8 +134,7 @@ class Stage(str):  # noqa: SLOT000  # its fields are a dataclass's
         """
         self.state = self.state or pascal_case(self.name)
         for name, (pattern, sentence) in _STAGE_TEXTS.items():
-            text = getattr(self, name)
-            require(pattern.fullmatch(text), f"stage {self}: {name}: {sentence}.")
+            require(pattern.fullmatch(getattr(self, name)), f"stage {self}: {name}: {sentence}.")
         require(self.waits_seconds >= 0, f"stage {self}: waits_seconds: must not be negative.")
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
@@ -336,8 +335,11 @@ def bind(code: str, resources: Resources, **arguments: Any) -> Callable[..., Any
         function = pkgutil.resolve_name(code)
     except Exception as error:  # a module is run when it is loaded, and may raise anything
         raise DefinitionError(f"code {code}: cannot be loaded: {description(error)}.") from error
-    parameters = signature(function).parameters.values()
-    wanted = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in arguments]
+    wanted = [
+        p
+        for p in signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in arguments
+    ]
     missing = [p.name for p in wanted if p.name not in resources and p.default is p.empty]
     require(
         not missing,

@@ -1,6 +1,5 @@
 """Ends a job badly: which error it ends with, and which stages never recorded how they ended."""
 
-import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from provisioner.jobs.models import (
     open_lease,
     waited_in_vain,
 )
-from provisioner.jobs.records import NewJob, optimistically
+from provisioner.jobs.records import NewJob, json_object, optimistically
 from provisioner.jobs.registry import of_job_type
 from provisioner.jobs.retries import FOREIGN_ERRORS, SLOT_ERROR, WAITING_ERROR
 from provisioner.jobs.stage import StageEvent
@@ -308,7 +307,7 @@ def stage_error(
     if name in ErrorType:
         # Its sentence is ours; what else it knew, it could not store.
         error_type, technical = ErrorType(name), ""
-        message = str(_reported(cause).get("errorMessage") or _SILENT)
+        message = str(json_object(cause).get("errorMessage") or _SILENT)
     else:
         error_type = FOREIGN_ERRORS.get(name, ErrorType.UNKNOWN_ERROR)
         message, technical = _FOREIGN_MESSAGES[error_type], _technical_cause(name, cause)
@@ -321,7 +320,8 @@ def _technical_cause(name: str, cause: str) -> str:
     A name with a dot is AWS's, and so is its text. Without one it is a class of Python's: its text
     may hold anything, a password too, so that only the place at which it was raised is told.
     """
-    reported = _reported(cause)
+    # Source of its form: AWS Lambda Developer Guide, "Lambda function errors in Python".
+    reported = json_object(cause)
     if "." in name:
         said = f": {reported.get('errorMessage') or cause}"
     elif name == FINAL_ERROR:
@@ -331,15 +331,3 @@ def _technical_cause(name: str, cause: str) -> str:
         place = _PLACE.search(str(frames[-1])) if isinstance(frames, list) and frames else None
         said = f" at {place['file']}:{place['line']}" if place else ""
     return f"{name}{said}".removesuffix(": ")[:CAUSE_LENGTH]
-
-
-def _reported(cause: str) -> Mapping[str, Any]:
-    """Return what AWS Lambda reports of an exception; nothing where the cause is no such report.
-
-    Source: AWS Lambda Developer Guide, "Lambda function errors in Python".
-    """
-    try:
-        value = json.loads(cause)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -89,11 +89,12 @@ class InProcessRun:
         """
         polls = waiting_retry(stage.waits_seconds if isinstance(stage, Stage) else 0)
         policies = (STAGE_RETRY, SLOT_RETRY, polls)
-        given = {"job": job, "stage": str(stage), **more}
         repeated: Counter[RetryPolicy] = Counter()
         while True:
             try:
-                return step({**given, "retry_count": repeated.total()})
+                return step(
+                    {"job": job, "stage": str(stage), "retry_count": repeated.total(), **more}
+                )
             except (ProvisioningError, StageWaiting) as error:
                 # As a retrier, by the error's name.
                 name = type(error).__name__

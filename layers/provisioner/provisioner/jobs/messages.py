@@ -1,6 +1,5 @@
 """Messages: plain JSON that any language, or the SQS console, can send; each is of one job."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from provisioner.aws_types import SQSClient
 from provisioner.errors import ErrorType, ProvisioningError, failure
 from provisioner.jobs.execution import LATER_ATTEMPT, execution_input, job_input
 from provisioner.jobs.models import Job, StoredError
-from provisioner.jobs.records import NewJob, canonical_json, payload_digest
+from provisioner.jobs.records import NewJob, canonical_json, json_object, payload_digest
 from provisioner.jobs.registry import JobRegistry, UnknownJobTypeError, first_problem
 from provisioner.jobs.store import JobStore
 
@@ -166,11 +165,7 @@ def _find_wrapper(body: str) -> str | None:
     """Say what a service has put around a job, and what to do; None where it is no known form."""
     if body.startswith("\ufeff"):
         return "begins with a byte order mark; encode it as UTF-8 without one"
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    fields = value.keys() if isinstance(value, dict) else set()
+    fields = json_object(body).keys()
     return next((said for names, said in _WRAPPERS.items() if fields >= set(names)), None)
 
 

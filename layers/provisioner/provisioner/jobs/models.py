@@ -327,8 +327,11 @@ class Job:
     @property
     def running_stages(self) -> tuple[StageRecord, ...]:
         """The stages that are under way: what has begun and not ended."""
-        under_way = {StageStatus.RUNNING, StageStatus.RETRYING, StageStatus.WAITING}
-        return tuple(record for record in self.stages if record.status in under_way)
+        return tuple(
+            record
+            for record in self.stages
+            if record.status in {StageStatus.RUNNING, StageStatus.RETRYING, StageStatus.WAITING}
+        )
 
     @property
     def percent_done(self) -> int:

@@ -56,6 +56,15 @@ def canonical_json(value: Any) -> str:
     return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """Return the object that a text holds as JSON; an empty one where it is anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def payload_digest(payload: Mapping[str, Any]) -> str:
     """Return what tells two payloads apart: SHA-256 of the canonical JSON, in hexadecimal.
 

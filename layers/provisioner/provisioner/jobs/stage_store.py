@@ -65,14 +65,10 @@ class StageStart:
         return optimistically(self._try, "a stage of it was started")
 
     def _try(self, refused: ConditionFailedError | None) -> StageRecord | None:
-        given, stage, retry_count = self.event.job, self.event.stage, self.event.retry_count
-        job: Job | None = None
-        before = StageRecord(stage, job_attempt=given.attempt)
-        if refused is not None or retry_count:
-            job, before = self._read()
+        job, before = self._read(refused)
         if before.status.is_terminal:
             return before
-        if not _takes(before, retry_count):
+        if not _takes(before, self.event.retry_count):
             return None
         begins_job = (
             self.begins_job
@@ -90,14 +86,20 @@ class StageStart:
         if begins_job and slot is not None:
             self._begin_job(work, slot, takes_slot=takes_slot)
         after = self._started(before, work.at)
-        work.change_stage(given.job_id, before, after)
+        work.change_stage(self.event.job.job_id, before, after)
         work.write()
         return replace(after, is_start_stored=after.attempt > before.attempt)
 
-    def _read(self) -> tuple[Job, StageRecord]:
-        """Return the job and the stage as they are, unless no run of it starts any more."""
+    def _read(self, refused: ConditionFailedError | None) -> tuple[Job | None, StageRecord]:
+        """Return the job and the stage as they are, unless no run of it starts any more.
+
+        For a first start nothing is read: the stage has not begun, and the job is not known.
+        """
+        given = self.event.job
+        if refused is None and self.event.retry_count == 0:
+            return None, StageRecord(self.event.stage, job_attempt=given.attempt)
         try:
-            job = self.store.get(self.event.job.job_id)
+            job = self.store.get(given.job_id)
         except JobNotFoundError:
             job = None
         stored = None if job is None else job.stage(self.event.stage)
@@ -106,7 +108,7 @@ class StageStart:
                 ErrorType.INVALID_PAYLOAD,
                 "job_id: no such job is stored; send the job through the queue.",
             )
-        if job.attempt != self.event.job.attempt:
+        if job.attempt != given.attempt:
             refuse_closed(StageClosed.ENDED)
         if not stored.status.is_terminal:
             refuse_closed(stored.closed)
