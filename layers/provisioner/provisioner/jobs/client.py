@@ -90,9 +90,8 @@ class JobClient:
                 "idempotency_key: was used for a job with another payload; choose another key."
             )
         if job.status is JobStatus.QUEUED:
-            self.queue.send(
-                job, message_group=handler.message_group(valid), delay_seconds=delay_seconds
-            )
+            group = handler.message_group(valid)
+            self.queue.send(job, message_group=group, delay_seconds=delay_seconds)
         return job
 
     def cancel(self, job_id: str) -> Job:

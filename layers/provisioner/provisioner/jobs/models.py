@@ -313,12 +313,14 @@ class Job:
     @property
     def waits(self) -> tuple[Wait, ...]:
         """What it waits for: the stages that are WAITING, in order, and then its end."""
-        of_stages = (
-            Wait(record.stage, record.waiting_for, record.waiting_since, record.waits_until)
-            for record in self.stages
-            if record.waiting_since and record.waits_until
+        return (
+            *(
+                Wait(record.stage, record.waiting_for, record.waiting_since, record.waits_until)
+                for record in self.stages
+                if record.waiting_since and record.waits_until
+            ),
+            *filter(None, [self.end_wait]),
         )
-        return (*of_stages, *filter(None, [self.end_wait]))
 
     def stage(self, name: str) -> StageRecord | None:
         """Return the stage of a name; None where the job has no such stage."""
@@ -361,12 +363,12 @@ def lease_of(record: StageRecord, *, last_run_only: bool = False) -> datetime | 
 
 
 def open_lease(
-    job: Job, now: datetime, *, last_runs_only: bool = False, besides: str = ""
+    job: Job | None, now: datetime, *, last_runs_only: bool = False, besides: str = ""
 ) -> Wait | None:
     """Return what the end of a job, or a clean-up, waits for: its longest lease that has not ended.
 
     Args:
-        job: the job, with its stages.
+        job: the job, with its stages; None is one of which no lease is known.
         now: the time.
         last_runs_only: leave out the runs that another one followed.
         besides: leave out the runs of this stage.
@@ -376,7 +378,7 @@ def open_lease(
     """
     leases = [
         (until, record.stage)
-        for record in job.stages
+        for record in (job.stages if job else ())
         if (until := lease_of(record, last_run_only=last_runs_only)) is not None
         and until > now
         and record.stage != besides

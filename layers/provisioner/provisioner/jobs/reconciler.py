@@ -248,9 +248,12 @@ class Reconciler:
 
     def _reconcile_unstarted(self, job: Job) -> Reconciled:
         """Send a message again that nothing has come of for long, and then fail its job."""
-        # What waits for a slot, in a process that has no execution, is polled.
-        waits = (wait.until for wait in job.waits)
-        since = max(job.updated_at, job.held_until or job.updated_at, *waits)
+        since = max(
+            job.updated_at,
+            job.held_until or job.updated_at,
+            # What waits for a slot, in a process that has no execution, is polled.
+            *(wait.until for wait in job.waits),
+        )
         if self.store.now() - since < self.queued_limit:
             return Reconciled()
         if job.resent_at is not None:

@@ -32,6 +32,9 @@ from provisioner.jobs.slots import SlotUse, preferred_slot, stand_in_line, take_
 from provisioner.jobs.stage import Completion, StageEvent, StageOutcome
 from provisioner.jobs.store import JobNotFoundError, JobStore
 
+#: What has refused a write before, if anything.
+type _Refused = ConditionFailedError | None
+
 
 @dataclass
 class StageStart:
@@ -64,7 +67,7 @@ class StageStart:
         """
         return optimistically(self._try, "a stage of it was started")
 
-    def _try(self, refused: ConditionFailedError | None) -> StageRecord | None:
+    def _try(self, refused: _Refused) -> StageRecord | None:
         job, before = self._read(refused)
         if before.status.is_terminal:
             return before
@@ -90,7 +93,7 @@ class StageStart:
         work.write()
         return replace(after, is_start_stored=after.attempt > before.attempt)
 
-    def _read(self, refused: ConditionFailedError | None) -> tuple[Job | None, StageRecord]:
+    def _read(self, refused: _Refused) -> tuple[Job | None, StageRecord]:
         """Return the job and the stage as they are, unless no run of it starts any more.
 
         For a first start nothing is read: the stage has not begun, and the job is not known.
@@ -239,9 +242,7 @@ NOT_ASKED_FOR = "the job does not ask for it"
 
 #: Makes of a stage as it is the stage as a run leaves it, and adds what is written beside it. Where
 #: the write was refused before, it is given what has refused it, and the job as it was read since.
-type _End = Callable[
-    [UnitOfWork, StageRecord, ConditionFailedError | None, Job | None], StageRecord
-]
+type _End = Callable[[UnitOfWork, StageRecord, _Refused, Job | None], StageRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,17 +363,10 @@ class StageStore:
         also = list(completion.also)
 
         def end(
-            work: UnitOfWork,
-            before: StageRecord,
-            refused: ConditionFailedError | None,
-            job: Job | None,
+            work: UnitOfWork, before: StageRecord, refused: _Refused, job: Job | None
         ) -> StageRecord:
             refuse_closed(before.closed)
-            lease = (
-                open_lease(job, work.at, besides=before.stage)
-                if asks_leases and job is not None
-                else None
-            )
+            lease = open_lease(job if asks_leases else None, work.at, besides=before.stage)
             if lease is not None:
                 return begin_wait(before, work.at, lease.waiting_for, lease.until)
             if refused is not None and any("job_id" not in key for key in refused.keys):
@@ -395,7 +389,7 @@ class StageStore:
             end: makes the stage as the run leaves it.
         """
 
-        def change(refused: ConditionFailedError | None) -> EndOfRun:
+        def change(refused: _Refused) -> EndOfRun:
             job = None if refused is None else self.store.get(job_id)
             before = (job and job.stage(held.stage)) or held
             if not _is_last(before, held):
