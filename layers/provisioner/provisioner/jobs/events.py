@@ -249,8 +249,8 @@ class EventPublisher:
         changes = _arranged(map(_change, event["Records"]))
         left = changes[self._publish(*self._read(changes)) :]
         metrics.add_metric("EventsNotPublished", "Count", len(left))
-        numbers = sorted((change.sequence_number for change in left), key=int)
-        return {"batchItemFailures": [{"itemIdentifier": number} for number in numbers[:1]]}
+        lowest = sorted((change.sequence_number for change in left), key=int)[:1]
+        return {"batchItemFailures": [{"itemIdentifier": number} for number in lowest]}
 
     def _read(self, changes: Sequence[_Change]) -> tuple[list[_Outgoing], int]:
         """Return the events of the changes that can be read, and how many of them can."""

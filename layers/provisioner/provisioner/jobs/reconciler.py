@@ -173,7 +173,10 @@ class Reconciler:
             return False
         except JobNotFoundError:
             released = list(self.release_abandoned(job_id))
-            if slot is not None and _release_abandoned_slot(self.store, slot, job_id):
+            work = self.store.work()
+            release_slot(work, slot, job_id)
+            # It may have been released since.
+            if slot is not None and work.write_if_it_holds():
                 released.append(f"slot {slot}")
             if not released:
                 logger.warning("no such job is stored")
@@ -308,13 +311,6 @@ def record_repair(
     release_slot(work, slot, job.job_id)
     work.also(also)
     work.write()
-
-
-def _release_abandoned_slot(store: JobStore, slot: int, job_id: str) -> bool:
-    """Release the slot of a job that is stored no more; return whether it still had it."""
-    work = store.work()
-    release_slot(work, slot, job_id)
-    return work.write_if_it_holds()
 
 
 def _report(job: Job, error: StoredError) -> None:
