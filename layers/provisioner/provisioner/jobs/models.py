@@ -346,7 +346,9 @@ class Job:
         return 100 if self.status is JobStatus.COMPLETED else min(99, so_far)
 
 
-#: The lease of a run in someone's process, which no time-out ends.
+#: The lease of a run in someone's process, which no time-out ends. A job without an execution runs
+#: in one, and after this long without a word that is gone: it is longer than any wait between two
+#: attempts.
 PROCESS_LEASE = timedelta(hours=1)
 
 

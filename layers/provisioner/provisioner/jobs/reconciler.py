@@ -25,6 +25,7 @@ from provisioner.jobs.failure import (
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     CANCELLED,
+    PROCESS_LEASE,
     REPAIRED,
     Job,
     JobStatus,
@@ -39,10 +40,6 @@ from provisioner.jobs.slots import release_slot
 from provisioner.jobs.stage_run import known_error
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
-
-#: A job that runs without an execution runs in someone's process. After this long without a word
-#: that process is gone: it is longer than any wait between two attempts.
-_PROCESS_IS_GONE_AFTER = timedelta(hours=1)
 
 _ENDS: dict[ExecutionStatus | None, tuple[ErrorType, str]] = {
     ExecutionStatus.TIMED_OUT: (
@@ -204,7 +201,7 @@ class Reconciler:
         if execution is None:
             # What waits says nothing meanwhile.
             words = [*(entry.at for entry in job.history), *(wait.until for wait in job.waits)]
-            is_over = now - max(words, default=job.updated_at) > _PROCESS_IS_GONE_AFTER
+            is_over = now - max(words, default=job.updated_at) > PROCESS_LEASE
         else:
             is_over = execution.status is not ExecutionStatus.RUNNING
         was_cancelled = job.cancel_requested_at is not None

@@ -187,7 +187,7 @@ type Conditions = Mapping[str, Any]
 
 
 def optimistically[Result](
-    change: Callable[[dynamodb.ConditionFailedError | None], Result], what: str = "it was changed"
+    change: Callable[[dynamodb.ConditionFailedError | None], Result], what: str
 ) -> Result:
     """Let a change look again, and try again, where something was changed under it.
 
