@@ -27,7 +27,7 @@ endif
 # Node's migration tools and job queues, as customers use them.
 CUSTOMER_TOOLS := $(TOOLS)/customers
 
-.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets test test-postgresql-versions test-mysql build validate deploy demo up down test-stack
+.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets collect-tests test test-postgresql-versions test-mysql build validate deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -50,9 +50,12 @@ $(CUSTOMER_TOOLS)/.installed: tests/customers/package.json tests/customers/packa
 
 customer-tools: $(CUSTOMER_TOOLS)/.installed ## install what tests/customers runs; needs npm
 
+LINTERS = lint-types lint-risks lint-style lint-secrets
 # Side by side, since each uses one core; all findings are shown, each linter's in one piece.
+SIDE_BY_SIDE = $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
+
 lint: $(VENV)/.installed ## check style, types strictly, risky code, and look for secrets
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target lint-types lint-risks lint-style lint-secrets
+	@$(SIDE_BY_SIDE) $(LINTERS)
 
 lint-types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -69,8 +72,13 @@ lint-style: $(VENV)/.installed
 lint-secrets: $(VENV)/.installed
 	$(BIN)/kingfisher scan --config kingfisher.yaml --no-update-check --redact --quiet .
 
+# Imports every test once, which stores it compiled, where each of the processes would compile it.
+collect-tests: $(VENV)/.installed
+	@$(BIN)/pytest --collect-only --quiet >/dev/null || $(BIN)/pytest --collect-only --quiet
+
 # More processes than CI has cores: many tests wait for containers and servers, and compute nothing.
-test: lint ## run the linters and every test
+test: $(VENV)/.installed ## run the linters and every test
+	@$(SIDE_BY_SIDE) $(LINTERS) collect-tests
 	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
 test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on PostgreSQL 15 to 17 as well, and bring these

@@ -27,7 +27,7 @@ STATE_MACHINE_NAMES = tuple(
 PACKAGE = ROOT / "layers" / "provisioner" / "provisioner"
 
 
-class _TemplateLoader(yaml.SafeLoader):  # type: ignore[misc]  # untyped, as above
+class _TemplateLoader(yaml.CSafeLoader):  # type: ignore[misc]  # untyped, as above
     """Reads CloudFormation's short forms (`!Ref X`) as its long ones (`{"Ref": "X"}`)."""
 
 
