@@ -102,10 +102,10 @@ def test_deployments_run_on_arm64() -> None:
 
 def test_plain_sam_build_builds_layers_for_the_processor_of_the_functions() -> None:
     default = template()["Parameters"]["Architecture"]["Default"]
-    makefiles = sorted((ROOT / "layers").glob("*/Makefile"))
-    assert len(makefiles) == 4
-    for makefile in makefiles:
-        assert f"\nLAMBDA_ARCHITECTURE ?= {default}\n" in makefile.read_text(), makefile
+    layers = resources("AWS::Serverless::LayerVersion").values()
+    (folder,) = {layer["Metadata"]["ContextPath"] for layer in layers}
+    makefile = (ROOT / folder / "Makefile").read_text()
+    assert f"\nLAMBDA_ARCHITECTURE ?= {default}\n" in makefile
 
 
 @each_function

@@ -42,7 +42,7 @@ def build_layer(
     """Build one layer as SAM does, without SAM."""
     interpreter = Path(sys.executable).resolve()
     done = subprocess.run(
-        ["make", f"build-{layer}"],
+        ["make", f"--file={ROOT / 'layers' / 'Makefile'}", f"build-{layer}"],
         cwd=folder / FOLDERS[layer],
         env={
             **{n: v for n, v in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))},
