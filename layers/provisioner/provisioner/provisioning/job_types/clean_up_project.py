@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
+from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel
 from provisioner.jobs.messages import JobId
-from provisioner.provisioning.common_stages import removal_stage
+from provisioner.provisioning.common_stages import first_stage, last_stage, removal_stage
 from provisioner.provisioning.contract import Payload, ProjectId, Region, Result
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.functions import LEASE_SECONDS, LIFECYCLE
+from provisioner.provisioning.functions import LEASE_SECONDS
 
 
 class CleanUpProjectPayload(Payload):
@@ -33,12 +33,9 @@ class CleanUpProjectResult(Result):
     job_id: str
 
 
-INITIALIZING = Stage(
-    "INITIALIZING",
+INITIALIZING = first_stage(
     "Nothing of the failed job is at work any more, and the project is ours to clean up.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.clean_up:ensure_cleanup_begun",
-    state="Initialize",
+    "clean_up:ensure_cleanup_begun",
     waits_seconds=LEASE_SECONDS,
 )
 
@@ -61,12 +58,9 @@ RESOURCES = Parallel(
     ),
 )
 
-FINALIZING = Stage(
-    "FINALIZING",
+FINALIZING = last_stage(
     "Nothing that the failed job made is left; the project is released.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.clean_up:ensure_cleaned_up",
-    state="Finalize",
+    "clean_up:ensure_cleaned_up",
 )
 
 JOB_TYPE = JobDefinition(

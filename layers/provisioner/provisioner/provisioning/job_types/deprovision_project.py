@@ -1,5 +1,6 @@
 """deprovision_project: removes all that a project has, after a final snapshot of its database."""
 
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Annotated
 
@@ -7,14 +8,17 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Stage
-from provisioner.provisioning.common_stages import removal_stage
+from provisioner.provisioning.common_stages import (
+    first_stage,
+    instance_stage,
+    last_stage,
+    removal_stage,
+)
 from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import (
     DATABASE,
     INSTANCE_SNAPSHOT_SECONDS,
-    INSTANCES,
-    LIFECYCLE,
     SERVICES,
     SNAPSHOT,
 )
@@ -84,12 +88,9 @@ class DeprovisionProjectResult(Result):
     deprovisioned_at: datetime
 
 
-INITIALIZING = Stage(
-    "INITIALIZING",
+INITIALIZING = first_stage(
     "The project is not protected and is ours to remove; its API keys do not verify any more.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.deprovision:ensure_removal_begun",
-    state="Initialize",
+    "deprovision:ensure_removal_begun",
     ends_job_if="already_deprovisioned",
 )
 
@@ -120,36 +121,26 @@ TAKING_SNAPSHOT = Stage(
     state="TakeSnapshot",
 )
 
-TAKING_INSTANCE_SNAPSHOT = Stage(
+TAKING_INSTANCE_SNAPSHOT = instance_stage(
     "TAKING_INSTANCE_SNAPSHOT",
     "A snapshot of the project's own database instance can be restored.",
-    function=INSTANCES,
-    code="provisioner.provisioning.stages.instance:ensure_instance_snapshot",
+    "ensure_instance_snapshot",
     own_error=ErrorType.SNAPSHOT_FAILED,
     state="TakeInstanceSnapshot",
-    runs_if="is_dedicated",
     waits_seconds=INSTANCE_SNAPSHOT_SECONDS,
 )
 
-REMOVING_REALTIME = Stage(
-    "REMOVING_REALTIME",
-    "The AppSync Event API is gone, with its channel namespace.",
-    function=SERVICES,
+REMOVING_REALTIME = replace(
+    removal_stage("realtime", only_this_job=False),
     code="provisioner.provisioning.stages.realtime:remove_realtime_before_storage",
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveRealtime",
+    arguments={},
 )
 
 REMOVING_AUTH = removal_stage("auth", only_this_job=False)
 
-REMOVING_STORAGE = Stage(
-    "REMOVING_STORAGE",
-    "The S3 bucket is gone, with its objects if the payload asks for that.",
-    function=SERVICES,
-    code="provisioner.provisioning.stages.storage:remove_storage",
-    arguments={"only_this_job": False},
-    own_error=ErrorType.REMOVAL_FAILED,
-    state="RemoveStorage",
+REMOVING_STORAGE = replace(
+    removal_stage("storage", only_this_job=False),
+    meaning="The S3 bucket is gone, with its objects if the payload asks for that.",
 )
 
 REMOVING_DATABASE = removal_stage("database", only_this_job=False)
@@ -158,12 +149,9 @@ REMOVING_INSTANCE = removal_stage("instance", only_this_job=False, runs_if="is_d
 
 REMOVING_API_KEYS = removal_stage("api_keys", only_this_job=False)
 
-FINALIZING = Stage(
-    "FINALIZING",
+FINALIZING = last_stage(
     "Nothing is left: the project is DEPROVISIONED and the job COMPLETED, in one transaction.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.deprovision:ensure_deprovisioned",
-    state="Finalize",
+    "deprovision:ensure_deprovisioned",
 )
 
 #: The stages that remove something. Once one has begun, the project can only be removed further.

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
 from provisioner.jobs.registry import TOO_DEEP, find_obstacle
+from provisioner.provisioning.common_stages import first_stage, instance_stage, last_stage
 from provisioner.provisioning.contract import (
     DEFAULT_API_KEY_PREFIX,
     ApiKeyPrefix,
@@ -27,8 +28,6 @@ from provisioner.provisioning.functions import (
     API_KEYS,
     DATABASE,
     INSTANCE_SECONDS,
-    INSTANCES,
-    LIFECYCLE,
     SERVICES,
 )
 
@@ -200,23 +199,18 @@ class ProvisionProjectResult(Result):
     metadata: ResultMetadata
 
 
-INITIALIZING = Stage(
-    "INITIALIZING",
+INITIALIZING = first_stage(
     "The payload, the project, the region and the quota are right; the project is ours to do.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.initialize:ensure_initialized",
-    state="Initialize",
+    "initialize:ensure_initialized",
     ends_job_if="already_provisioned",
 )
 
-CREATING_INSTANCE = Stage(
+CREATING_INSTANCE = instance_stage(
     "CREATING_INSTANCE",
     "The project's own database instance, if it asks for one, and its master user's secret.",
-    function=INSTANCES,
-    code="provisioner.provisioning.stages.instance:ensure_instance",
+    "ensure_instance",
     own_error=ErrorType.DATABASE_CREATION_FAILED,
     state="CreateInstance",
-    runs_if="is_dedicated",
     waits_seconds=INSTANCE_SECONDS,
 )
 
@@ -274,12 +268,9 @@ GENERATING_API_KEYS = Stage(
     state="GenerateApiKeys",
 )
 
-FINALIZING = Stage(
-    "FINALIZING",
+FINALIZING = last_stage(
     "The project is ACTIVE and the job COMPLETED, in one transaction.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.provision:ensure_active",
-    state="Finalize",
+    "provision:ensure_active",
 )
 
 #: What does not depend on one another.

@@ -4,13 +4,11 @@ from dataclasses import replace
 
 from provisioner.errors import ErrorType
 from provisioner.jobs.definition import FailureHandling, JobDefinition, Parallel, Stage
-from provisioner.provisioning.common_stages import ACQUIRING, RELEASE
+from provisioner.provisioning.common_stages import ACQUIRING, RELEASE, instance_stage, last_stage
 from provisioner.provisioning.contract import Payload, ProjectId, Result
 from provisioner.provisioning.functions import (
     DATABASE,
     INSTANCE_SECONDS,
-    INSTANCES,
-    LIFECYCLE,
     SERVICES,
 )
 
@@ -49,14 +47,12 @@ class RepairProjectResult(Result):
 
 INITIALIZING = replace(ACQUIRING, arguments={"asks_for_instance": True})
 
-REPAIRING_INSTANCE = Stage(
+REPAIRING_INSTANCE = instance_stage(
     "REPAIRING_INSTANCE",
     "The project's own database instance runs, and its settings are as they must be.",
-    function=INSTANCES,
-    code="provisioner.provisioning.stages.instance:ensure_instance_repaired",
+    "ensure_instance_repaired",
     own_error=ErrorType.DATABASE_CHANGE_FAILED,
     state="RepairInstance",
-    runs_if="is_dedicated",
     waits_seconds=INSTANCE_SECONDS,
 )
 
@@ -105,12 +101,9 @@ REPAIRING_STORAGE = Stage(
     state="RepairStorage",
 )
 
-FINALIZING = Stage(
-    "FINALIZING",
+FINALIZING = last_stage(
     "The project is released and the job COMPLETED, in one transaction.",
-    function=LIFECYCLE,
-    code="provisioner.provisioning.stages.repair:ensure_repair_ended",
-    state="Finalize",
+    "repair:ensure_repair_ended",
 )
 
 JOB_TYPE = JobDefinition(
