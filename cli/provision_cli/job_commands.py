@@ -65,10 +65,12 @@ def _command(definition: JobDefinition[Any]) -> Callable[..., None]:
         display.show_enqueued(api.enqueue_job(definition.name, payload))
 
     schema = definition.payload_model.model_json_schema()
-    parameters = [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    parameters += [
-        _parameter(definition, name, field, is_required=name in schema.get("required", ()))
-        for name, field in schema["properties"].items()
+    parameters = [
+        Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *(
+            _parameter(definition, name, field, is_required=name in schema.get("required", ()))
+            for name, field in schema["properties"].items()
+        ),
     ]
     enqueue.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # as inspect reads it
     enqueue.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -1,6 +1,7 @@
 """The snapshot function's parts: pg_dump, and the bucket that its archives go to."""
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -19,17 +20,8 @@ from provisioner.runtime.settings import SnapshotSettings
 _RESERVE_SECONDS = 60.0
 
 
-class _TimeLeft:
-    """Says how many seconds a dump may take, by the context of the invocation that runs."""
-
-    context: LambdaContext
-
-    def __call__(self) -> float:
-        return self.context.get_remaining_time_in_millis() / 1000 - _RESERVE_SECONDS
-
-
-_TIME_LEFT = _TimeLeft()
-
+#: The context of the invocation that runs.
+_INVOCATION: ContextVar[LambdaContext] = ContextVar("invocation")
 
 #: What the stage of the function may take, by the names of its parameters.
 RESOURCES: Makers[SnapshotSettings] = {
@@ -38,7 +30,9 @@ RESOURCES: Makers[SnapshotSettings] = {
     "dumpers": lambda settings: servers(settings, PostgresqlDumper, MysqlDumper),
     "s3": lambda _settings: aws.client("s3"),
     "bucket": lambda settings: settings.snapshots_bucket,
-    "time_left": lambda _settings: _TIME_LEFT,
+    "time_left": lambda _settings: (
+        lambda: _INVOCATION.get().get_remaining_time_in_millis() / 1000 - _RESERVE_SECONDS
+    ),
 }
 
 
@@ -51,8 +45,7 @@ def build() -> ContextStep:
     run_stage = run_stages(SNAPSHOT, RESOURCES, SnapshotSettings.from_environment())
 
     def run(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-        # A process of AWS Lambda runs one invocation at a time.
-        _TIME_LEFT.context = context
+        _INVOCATION.set(context)
         return run_stage(event)
 
     return run
