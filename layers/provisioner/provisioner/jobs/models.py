@@ -1,4 +1,7 @@
-"""What a job, its stages and its history are, and how far it has come."""
+"""What a job, its stages and its history are, and how far it has come.
+
+Which status may follow which is said here too; every write of a status is conditional on that.
+"""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
