@@ -123,12 +123,7 @@ class FailureRecorder:
         ended = self.store.get(event.job.job_id)
         error = ended.error or errors[0]
         if not job.status.is_terminal:
-            measure_by(error_type=error.type)
-            report_end(
-                ended,
-                error,
-                "job cancelled" if ended.status is JobStatus.CANCELLED else "job failed",
-            )
+            _report(ended, error)
         return {
             "error_type": str(error.type),
             "message": error.message,
@@ -241,11 +236,12 @@ def metric_of(job: Job) -> str:
     return "CleanupsFailed" if job.parent_id else _METRICS[job.status]
 
 
-def report_end(job: Job, error: StoredError, said: str) -> None:
-    """Count the end of a job over all, for the alarms, and log it."""
+def _report(job: Job, error: StoredError) -> None:
+    """Count and log the end of a job: over all, for the alarms, and by its error."""
+    measure_by(error_type=error.type)
     metrics.add_metric(metric_of(job), "Count", 1)
     logger.error(
-        said,
+        "job cancelled" if job.status is JobStatus.CANCELLED else "job failed",
         stage=error.stage,
         error_type=error.type,
         error_message=error.message,

@@ -19,7 +19,6 @@ from provisioner.jobs.failure import (
     FailurePolicy,
     FailureRecorder,
     metric_of,
-    report_end,
     stage_error,
 )
 from provisioner.jobs.messages import JobQueue
@@ -314,7 +313,13 @@ def _report(job: Job, error: StoredError) -> None:
     """Count and log the end of a job: by its error, and over all."""
     with single_metric(name=metric_of(job), unit=MetricUnit.Count, value=1) as metric:
         metric.add_dimension("error_type", error.type)
-    report_end(job, error, "job ended by the reconciler")
+    metrics.add_metric(metric_of(job), "Count", 1)
+    logger.error(
+        "job ended by the reconciler",
+        error_type=error.type,
+        error_message=error.message,
+        cause=error.cause,
+    )
 
 
 def _has_failed(record: StageRecord) -> bool:
