@@ -70,8 +70,8 @@ def _write_request(writer: Any, written: Any, given: Any, shape: Any, key: Any) 
 
 
 def _stands(body: Any) -> bool:
-    """Whether what is said about items holds no bytes, and names nothing that is not there."""
-    return not any(word in body for word in (b'"B"', b'"BS"', b"null"))
+    """Whether what is said about items holds no bytes."""
+    return b'"B"' not in body and b'"BS"' not in body
 
 
 def _read_request_at_once(reader: Any, body: bytes, shape: Any) -> Any:
@@ -92,7 +92,8 @@ def _write_answer_at_once(handler: Any, answer: Any) -> Any:
     if operation not in _ABOUT_ITEMS or type(answer.result) is not dict:
         return _write_answer(handler, answer)
     known = _members(operation)
-    body = {name: value for name, value in answer.result.items() if name in known}
+    held = answer.result.items()
+    body = {name: value for name, value in held if name in known and value is not None}
     headers = {"Content-Type": "application/x-amz-json-1.0", **handler.response_headers}
     return 200, headers, json.dumps(body)
 
