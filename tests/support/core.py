@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import logging
+import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ReadTimeoutError
 from moto import mock_aws
+from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.responses import DynamoHandler
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.composition.job_handlers import job_handler
@@ -515,7 +517,8 @@ def _on_event(event_name: str, **details: Any) -> Any:
     if kind == "before-parameter-build":
         # A body may be a stream, which can be read once.
         parameters = {n: value for n, value in details["params"].items() if n != "Body"}
-        details["context"]["parameters"] = copy.deepcopy(parameters)
+        # What was written here is read here.
+        details["context"]["parameters"] = pickle.loads(pickle.dumps(parameters))  # nosec B301
         return None
     parameters = details["context"].get("parameters", {})
     core.calls.append((name, parameters))
@@ -528,17 +531,30 @@ def _on_event(event_name: str, **details: Any) -> Any:
     return response, body | {"ResponseMetadata": {"HTTPStatusCode": status}}
 
 
+#: The tables as moto made them for the first test of this process.
+_tables: dict[str, Any] = {}
+
+
+def make_tables(client: Any) -> None:
+    """Make the tables that the template declares."""
+    held: dict[str, Any] = dynamodb_backends[ACCOUNT][REGION].tables
+    if not _tables:
+        for name, resource in project.resources("AWS::DynamoDB::Table").items():
+            properties = resource["Properties"]
+            wanted = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
+            client.create_table(
+                TableName=name, **{key: properties[key] for key in wanted if key in properties}
+            )
+        _tables.update(held)
+    held.update(copy.deepcopy(_tables))
+
+
 @contextmanager
 def deployment() -> Iterator[Core]:
     """Make a deployment, and take it away."""
     with mock_aws(config={"stepfunctions": {"execute_state_machine": False}}):
         core = Core(Clock())
-        for name, resource in project.resources("AWS::DynamoDB::Table").items():
-            properties = resource["Properties"]
-            wanted = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
-            core.client("dynamodb").create_table(
-                TableName=name, **{key: properties[key] for key in wanted if key in properties}
-            )
+        make_tables(core.client("dynamodb"))
         _current[:] = [core]
         try:
             yield core

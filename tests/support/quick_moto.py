@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from moto.cognitoidp import models
+from moto.core import base_backend, responses, serialize
 from moto.core import models as core_models
-from moto.core import responses, serialize
 from moto.dynamodb import comparisons
 from moto.dynamodb import models as dynamodb_models
 from moto.dynamodb.models.dynamo_type import DynamoType, Item, LimitedSizeDict
@@ -37,6 +37,7 @@ _paths: Any = json_path
 _machines: Any = asl_parser.AmazonStateLanguageParser
 _responses: Any = responses
 _comparisons: Any = comparisons
+_backends: Any = base_backend
 _nodes: Any = ast_nodes
 _validators: Any = validators
 _expressions: Any = expressions
@@ -68,6 +69,16 @@ def _remembered(names_of: Callable[[Any, Any], Iterable[str]]) -> Any:
         return found[question]
 
     return names
+
+
+_find_regions = _backends.AccountSpecificBackend._generate_regions.__wrapped__
+
+
+@cache
+def _regions_of(service: str) -> list[str]:
+    """Remember where a service is, whichever account is asked for."""
+    found: list[str] = _find_regions(None, service)
+    return found
 
 
 _read_words = _comparisons.ConditionExpressionParser._lex_condition_expression
@@ -331,6 +342,7 @@ _validators.deepcopy = _copied_later
 _comparisons.ConditionExpressionParser.parse = _parse_condition_once
 _comparisons.ConditionExpressionParser._lex_condition_expression = _read_words_once
 _responses.method_names_from_class = cache(_responses.method_names_from_class)
+_backends.AccountSpecificBackend._generate_regions = lambda _, service: _regions_of(service)
 # Each start of moto registers a thousand of them anew, for requests that do not come from botocore.
 _core.CallbackResponse = cache(_core.CallbackResponse)
 # A Task makes a client for each of its calls.

@@ -74,6 +74,7 @@ from support.calls import Within, met
 from support.core import (
     Jobs,
     deprovision_project_handler,
+    make_tables,
     provision_project_handler,
     take_one_request_at_a_time,
 )
@@ -839,12 +840,7 @@ def _start_execution(
 
 
 def _make_resources(server: TenantServer) -> PlatformSettings:
-    for name, resource in project.resources("AWS::DynamoDB::Table").items():
-        properties = resource["Properties"]
-        wanted = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
-        aws.client("dynamodb").create_table(
-            TableName=name, **{key: properties[key] for key in wanted if key in properties}
-        )
+    make_tables(aws.client("dynamodb"))
     login = server.admin
     admin = aws.client("secretsmanager").create_secret(
         Name="nm/clusters/test",
