@@ -20,7 +20,7 @@ from provisioner.api_keys.key_format import LEAK_PATTERN
 from provisioner.api_keys.store import API_KEY_TRANSITIONS
 from provisioner.composition.events import COMPLETIONS
 from provisioner.drivers.rds import _STATES, RdsState
-from provisioner.errors import REMEDIES, RETRYABLE
+from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
 from provisioner.jobs.messages import JobMessage
 from provisioner.jobs.models import JOB_TRANSITIONS, STAGE_TRANSITIONS
@@ -222,9 +222,9 @@ def test_the_contract_names_every_field_of_a_removal() -> None:
 def test_the_page_of_errors_is_the_table() -> None:
     page = (ROOT / "docs" / "errors.md").read_text()
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \|.*?\| (yes|no) \|", page, re.MULTILINE))
-    assert rows == {str(t): "yes" if t in RETRYABLE else "no" for t in REMEDIES}
-    for remedy in REMEDIES.values():
-        assert remedy in page
+    assert rows == {str(t): "yes" if rule.retryable else "no" for t, rule in ERROR_RULES.items()}
+    for rule in ERROR_RULES.values():
+        assert rule.remedy in page
     for name, error_type in FOREIGN_ERRORS.items():
         assert re.search(rf"`{re.escape(name)}`.*\| `{error_type}`", page), name
 

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from provisioner.drivers.aws_errors import translate, translate_errors
-from provisioner.errors import RETRYABLE, ErrorType, ProvisioningError
+from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError
 from support.core import REGION
 from support.drivers import refused, text_of
 from support.project import kept_operations
@@ -161,7 +161,7 @@ TRANSPORT: dict[str, tuple[dict[str, Any], ErrorType]] = {
 
 #: What else can pass by itself: nothing was wrong with the request, or with how the SDK is set up.
 PASSING = {
-    *(name for name, (_, error_type) in TRANSPORT.items() if error_type in RETRYABLE),
+    *(name for name, (_, error_type) in TRANSPORT.items() if ERROR_RULES[error_type].retryable),
     *("CapacityNotAvailableError", "ChecksumError", "FlexibleChecksumError", "IncompleteReadError"),
     *("MetadataRetrievalError", "TokenRetrievalError"),
 }
@@ -222,7 +222,7 @@ def test_only_what_may_pass_of_what_botocore_raises_is_retried() -> None:
         name
         for name, kind in kinds.items()
         # Each wants parameters of its own, which say nothing of its type.
-        if known(kind.__new__(kind)).type in RETRYABLE
+        if ERROR_RULES[known(kind.__new__(kind)).type].retryable
     }
     assert retried == PASSING & kinds.keys()
 
@@ -266,11 +266,12 @@ def test_every_error_that_aws_documents_for_what_we_call_is_known() -> None:
 
 def test_only_what_passes_by_waiting_is_retried() -> None:
     """The codes of these two lists, and what is in no table: nothing else is tried again."""
-    assert set(RETRYABLE) == {ErrorType.NETWORK_ERROR, ErrorType.TIMEOUT, ErrorType.UNKNOWN_ERROR}
+    retried = {error_type for error_type, rule in ERROR_RULES.items() if rule.retryable}
+    assert retried == {ErrorType.NETWORK_ERROR, ErrorType.TIMEOUT, ErrorType.UNKNOWN_ERROR}
     passing = {*CODES[ErrorType.NETWORK_ERROR], *CODES[ErrorType.TIMEOUT]}
     for _, code, status in documented_errors():
         if code not in HANDLED:
-            assert (known(client_error(code, status)).type in RETRYABLE) == (code in passing), code
+            assert (known(client_error(code, status)).type in retried) == (code in passing), code
 
 
 @pytest.mark.parametrize(

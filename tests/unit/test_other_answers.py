@@ -13,7 +13,7 @@ from provisioner import api
 from provisioner.api_keys.key_format import digest, generate_api_key
 from provisioner.drivers import dynamodb
 from provisioner.drivers.secrets import ensure_secret
-from provisioner.errors import RETRYABLE, ErrorType, ProvisioningError
+from provisioner.errors import ERROR_RULES, ErrorType, ProvisioningError
 from provisioner.jobs.execution import Executions
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
@@ -79,7 +79,7 @@ def keys(core: Core, connected: PlatformSettings) -> dict[str, str]:
 def refused() -> Iterator[None]:
     with pytest.raises(ProvisioningError, match="answered another question") as raised:
         yield
-    assert raised.value.type in RETRYABLE
+    assert ERROR_RULES[raised.value.type].retryable
 
 
 def key_item(text: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from provisioner.drivers.aws_errors import translate
 from provisioner.drivers.drift import Drift, Repairs
 from provisioner.drivers.rds import Instance, RdsState
 from provisioner.drivers.rds_description import InstanceDescription
-from provisioner.errors import RETRYABLE, ErrorType
+from provisioner.errors import ERROR_RULES, ErrorType
 from provisioner.ownership import Ownership
 from support.core import ACCOUNT, REGION, answer_lost, aws_error, deployment, meanwhile, times
 from support.drivers import LATER, OWNER, each_foreign, errors, refused, text_of
@@ -635,7 +635,7 @@ def test_capacity_that_is_short_is_waited_for(database: Database, operation: str
     act = prepared(database, operation)
     database.core.answers[f"rds.{operation}"] = aws_error("InsufficientDBInstanceCapacity")
     error = refused(act)
-    assert error.type in RETRYABLE
+    assert ERROR_RULES[error.type].retryable
     assert "no capacity now" in error.message
 
 
@@ -663,7 +663,7 @@ def test_every_error_that_aws_documents_is_known_and_only_what_passes_is_retried
         for kind in [translate(documented_error(code, status), FINAL, "make the thing")]
     }
     assert len(found) > 40
-    retried = {code for code, error_type in found if error_type in RETRYABLE}
+    retried = {code for code, error_type in found if ERROR_RULES[error_type].retryable}
     assert retried == PASSING
     quotas = {code for code, error_type in found if error_type is ErrorType.QUOTA_EXCEEDED}
     assert quotas >= set(QUOTAS)

@@ -6,7 +6,7 @@ import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from provisioner.errors import REMEDIES, RETRYABLE, ErrorType, ProvisioningError, failure
+from provisioner.errors import ERROR_RULES, RETRYABLE, ErrorType, ProvisioningError, failure
 from provisioner.jobs.retries import FOREIGN_ERRORS, SERVICE_RETRY, STAGE_RETRY, RetryPolicy
 from provisioner.ownership import MANAGED_BY_TAG, PROJECT_TAG, Ownership
 
@@ -71,7 +71,7 @@ def test_what_a_function_without_its_network_answers_is_waited_out_for_minutes()
 
 @pytest.mark.parametrize("name", FOREIGN_ERRORS)
 def test_a_function_that_ends_without_a_word_is_stored_as_a_type_that_is_retried(name: str) -> None:
-    assert FOREIGN_ERRORS[name] in RETRYABLE
+    assert ERROR_RULES[FOREIGN_ERRORS[name]].retryable
 
 
 @pytest.mark.parametrize("error_type", ErrorType)
@@ -82,7 +82,7 @@ def test_the_class_of_an_error_is_named_like_its_type(error_type: ErrorType) -> 
     assert isinstance(error, ProvisioningError)
     assert (error.type, error.message, error.cause) == (error_type, "One sentence.", "a cause")
     assert str(error) == "One sentence."
-    assert REMEDIES[error_type].endswith(".")
+    assert ERROR_RULES[error_type].remedy.endswith(".")
 
 
 OWNER = Ownership(namespace="stack-1", project_id="shop", job_id="job-1")

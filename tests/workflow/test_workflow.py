@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from provisioner import api
 from provisioner.composition.in_process import all_stages
-from provisioner.errors import REMEDIES, RETRYABLE, ErrorType, failure
+from provisioner.errors import ERROR_RULES, RETRYABLE, ErrorType, failure
 from provisioner.jobs.models import StageStatus
 from provisioner.jobs.retries import FOREIGN_ERRORS, POLL_SECONDS, STAGE_RETRY
 from provisioner.jobs.stage import JobInput
@@ -215,7 +215,7 @@ def test_a_task_that_gets_no_answer_in_time_is_tried_three_times(workflow: Workf
     assert "States.Timeout" in error_of(job).cause
 
 
-@each_error([error_type for error_type in REMEDIES if error_type not in RETRYABLE])
+@each_error([error_type for error_type in ERROR_RULES if error_type not in RETRYABLE])
 def test_no_other_error_is_tried_again(
     workflow: Workflow, stages: tuple[str, ...], name: str
 ) -> None:

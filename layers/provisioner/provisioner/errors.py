@@ -1,4 +1,4 @@
-"""The error types: what each means, what to do about it, and whether waiting can help.
+"""The error types: what each means and whether waiting can help, in one table.
 
 The class that carries a type is named like it, because AWS Lambda reports the class name of an
 exception as its error name: what the Step Functions console, the retriers of the state machine
@@ -6,6 +6,7 @@ and the stored job show is one vocabulary. Source: AWS Step Functions Developer 
 errors in Step Functions workflows".
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
@@ -55,50 +56,86 @@ class ErrorType(StrEnum):
     UNKNOWN_ERROR = "UNKNOWN_ERROR"
 
 
-#: What the person who sees an error does about it, by its type.
-REMEDIES: dict[ErrorType, str] = {
-    ErrorType.PROJECT_NOT_FOUND: "Create the project, or correct project_id.",
-    ErrorType.INVALID_PAYLOAD: "Correct the field that the message names and send a new job.",
-    ErrorType.JOB_TYPE_NOT_DEPLOYED: "Deploy the job type; then run the job again.",
-    ErrorType.PROJECT_BUSY: "Wait for the job that the message names, then send a new job.",
-    ErrorType.CONFLICT: "Remove or rename the resource that the message names.",
-    ErrorType.DATABASE_CREATION_FAILED: (
-        "Read the technical cause; the cluster or the code needs a change."
+@dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """What holds for one error type."""
+
+    #: Whether the same attempt, made later, can succeed without anyone acting.
+    retryable: bool
+    #: What the person who sees the error does about it.
+    remedy: str
+
+
+#: The one place that says which errors are retried. The state machine's Retry fields are checked
+#: against it by the tests.
+ERROR_RULES: dict[ErrorType, ErrorRule] = {
+    ErrorType.PROJECT_NOT_FOUND: ErrorRule(
+        retryable=False, remedy="Create the project, or correct project_id."
     ),
-    ErrorType.SCHEMA_CREATION_FAILED: (
-        "Read the technical cause; the database or the code needs a change."
+    ErrorType.INVALID_PAYLOAD: ErrorRule(
+        retryable=False, remedy="Correct the field that the message names and send a new job."
     ),
-    ErrorType.SERVICE_REGISTRATION_FAILED: (
-        "Read the technical cause; the request or the code needs a change."
+    ErrorType.JOB_TYPE_NOT_DEPLOYED: ErrorRule(
+        retryable=False, remedy="Deploy the job type; then run the job again."
     ),
-    ErrorType.API_KEY_GENERATION_FAILED: (
-        "Read the technical cause; the secret or the table needs a look."
+    ErrorType.PROJECT_BUSY: ErrorRule(
+        retryable=False, remedy="Wait for the job that the message names, then send a new job."
     ),
-    ErrorType.REMOVAL_FAILED: (
-        "Do what the message names, or read the technical cause; then run the job again."
+    ErrorType.CONFLICT: ErrorRule(
+        retryable=False, remedy="Remove or rename the resource that the message names."
     ),
-    ErrorType.PROJECT_PROTECTED: "Run `provision project protect PROJECT --off`, then a new job.",
-    ErrorType.DATA_NOT_EMPTY: "Empty the bucket, or send a new job with delete_data.",
-    ErrorType.SNAPSHOT_FAILED: (
-        "Do what the message says; or dump it yourself and do without final_snapshot."
+    ErrorType.DATABASE_CREATION_FAILED: ErrorRule(
+        retryable=False, remedy="Read the technical cause; the cluster or the code needs a change."
     ),
-    ErrorType.DATABASE_CHANGE_FAILED: (
-        "Read the technical cause; the login or its secret needs a look."
+    ErrorType.SCHEMA_CREATION_FAILED: ErrorRule(
+        retryable=False, remedy="Read the technical cause; the database or the code needs a change."
     ),
-    ErrorType.INSUFFICIENT_PERMISSIONS: (
-        "Grant the permission that the message or the technical cause names."
+    ErrorType.SERVICE_REGISTRATION_FAILED: ErrorRule(
+        retryable=False, remedy="Read the technical cause; the request or the code needs a change."
     ),
-    ErrorType.QUOTA_EXCEEDED: "Raise the limit that the message names, or free some of it.",
-    ErrorType.NETWORK_ERROR: "Retried; if it persists, look at the server and the network to it.",
-    ErrorType.TIMEOUT: "Retried; if it persists, look at what the stage was waiting for.",
-    ErrorType.JOB_CANCELLED: "Nothing; `provision retry` runs the job again.",
-    ErrorType.UNKNOWN_ERROR: "Retried; if it persists, read the technical cause and the logs.",
+    ErrorType.API_KEY_GENERATION_FAILED: ErrorRule(
+        retryable=False, remedy="Read the technical cause; the secret or the table needs a look."
+    ),
+    ErrorType.REMOVAL_FAILED: ErrorRule(
+        retryable=False,
+        remedy="Do what the message names, or read the technical cause; then run the job again.",
+    ),
+    ErrorType.PROJECT_PROTECTED: ErrorRule(
+        retryable=False, remedy="Run `provision project protect PROJECT --off`, then a new job."
+    ),
+    ErrorType.DATA_NOT_EMPTY: ErrorRule(
+        retryable=False, remedy="Empty the bucket, or send a new job with delete_data."
+    ),
+    ErrorType.SNAPSHOT_FAILED: ErrorRule(
+        retryable=False,
+        remedy="Do what the message says; or dump it yourself and do without final_snapshot.",
+    ),
+    ErrorType.DATABASE_CHANGE_FAILED: ErrorRule(
+        retryable=False, remedy="Read the technical cause; the login or its secret needs a look."
+    ),
+    ErrorType.INSUFFICIENT_PERMISSIONS: ErrorRule(
+        retryable=False,
+        remedy="Grant the permission that the message or the technical cause names.",
+    ),
+    ErrorType.QUOTA_EXCEEDED: ErrorRule(
+        retryable=False, remedy="Raise the limit that the message names, or free some of it."
+    ),
+    ErrorType.NETWORK_ERROR: ErrorRule(
+        retryable=True, remedy="Retried; if it persists, look at the server and the network to it."
+    ),
+    ErrorType.TIMEOUT: ErrorRule(
+        retryable=True, remedy="Retried; if it persists, look at what the stage was waiting for."
+    ),
+    ErrorType.JOB_CANCELLED: ErrorRule(
+        retryable=False, remedy="Nothing; `provision retry` runs the job again."
+    ),
+    ErrorType.UNKNOWN_ERROR: ErrorRule(
+        retryable=True, remedy="Retried; if it persists, read the technical cause and the logs."
+    ),
 }
 
-#: The types of errors after which the same attempt, made later, can succeed without anyone acting,
-#: in the order of the table: the one place that says which are retried. The state machine's Retry
-#: fields are checked against it by the tests.
-RETRYABLE = (ErrorType.NETWORK_ERROR, ErrorType.TIMEOUT, ErrorType.UNKNOWN_ERROR)
+#: The types that a state machine retries, in the order of the table.
+RETRYABLE: tuple[ErrorType, ...] = tuple(t for t, rule in ERROR_RULES.items() if rule.retryable)
 
 
 class ProvisioningError(Exception):
@@ -127,9 +164,9 @@ _CLASSES: dict[ErrorType, type[ProvisioningError]] = {
     error_type: type(
         error_type.value,
         (ProvisioningError, *_ALSO.get(error_type, ())),
-        {"type": error_type, "__module__": __name__, "__doc__": remedy},
+        {"type": error_type, "__module__": __name__, "__doc__": rule.remedy},
     )
-    for error_type, remedy in REMEDIES.items()
+    for error_type, rule in ERROR_RULES.items()
 }
 
 
@@ -177,4 +214,4 @@ def final_failure(error_type: ErrorType, message: str, cause: str = "") -> Provi
 
 def is_retried(error: ProvisioningError) -> bool:
     """Whether the same attempt, made later, can succeed: its type says so, and it is not final."""
-    return error.type in RETRYABLE and type(error).__name__ != FINAL_ERROR
+    return ERROR_RULES[error.type].retryable and type(error).__name__ != FINAL_ERROR
