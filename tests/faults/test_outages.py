@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,6 @@ from provisioner.drivers.mysql.snapshot import MysqlDump
 from provisioner.drivers.postgresql.snapshot import PgDump
 from provisioner.errors import ErrorType
 from provisioner.jobs.stage import JobInput
-from provisioner.jobs.store import JobStore
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import DATABASE
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
@@ -170,8 +170,9 @@ def test_a_job_that_cannot_even_be_written_failed_is_repaired_once_dynamodb_is_b
     assert workflow.jobs.get(job.job_id).status is api.JobStatus.RUNNING
     # What ran when it began has been ended by its time-out by then.
     later = workflow.jobs.now() + timedelta(hours=1)
-    monkeypatch.setattr(JobStore, "now", lambda _store: later)
-    assert reconciler(workflow.settings).reconcile(job.job_id).repair
+    found = reconciler(workflow.settings)
+    found = replace(found, store=replace(found.store, now=lambda: later))
+    assert found.reconcile(job.job_id).repair
 
     repaired = workflow.jobs.get(job.job_id)
     assert repaired.status is api.JobStatus.FAILED
