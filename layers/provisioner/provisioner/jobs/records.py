@@ -169,8 +169,9 @@ _ATTEMPTS = 3
 #: What tells that a stage is still as it was read.
 _STATE_OF_STAGE = ("job_attempt", "status", "closed", "attempt", "retry_count", "lease_until")
 
-#: What the history tells of a stage, when it is new; and the statuses with which it tells why.
-_TOLD_OF_STAGE = {"status", "attempt", "waiting_for"}
+#: The attributes of a stage whose change is one of its history; and the statuses with which the
+#: entry says why.
+_IN_HISTORY = {"status", "attempt", "waiting_for"}
 _FAILED_ATTEMPT = {StageStatus.RETRYING, StageStatus.FAILED}
 
 
@@ -321,7 +322,7 @@ class UnitOfWork:
         self.change(
             job_id, f"{STAGE}{before.stage}", values | {"expires_at": self.expires_at}, must
         )
-        if values.keys() & _TOLD_OF_STAGE:
+        if values.keys() & _IN_HISTORY:
             self.add_history(
                 job_id,
                 after.stage,
