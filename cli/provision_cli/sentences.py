@@ -68,7 +68,7 @@ def sentence(error: Exception) -> str:
         return f"AWS refused {error.operation_name} with {details['Code']}: {reason}."
     said = [text for classes, text in _AWS_SENTENCES if isinstance(error, classes)]
     if said:
-        # The URLs in it, such as a proxy's, are told without their logins.
+        # Without the logins of the URLs in it, such as a proxy's.
         return said[0].format(re.sub(r"//[^/@\s]*@", "//", str(error)).rstrip("."))
     if isinstance(error, aws.BotoCoreError):
         return problem(error) or f"AWS cannot be asked: {type(error).__name__}."

@@ -35,7 +35,7 @@ from provisioner.ownership import Claim, Ownership, tags_of_list
 class RdsState(StrEnum):
     """How far RDS is with an instance or a snapshot."""
 
-    #: RDS is at work, or has not told of an endpoint yet: look again later.
+    #: RDS is at work, or shows no endpoint yet: look again later.
     PENDING = "pending"
     #: An instance has an endpoint and serves; a snapshot can be restored.
     READY = "ready"
@@ -527,7 +527,7 @@ def the_one[Found: Mapping[str, Any]](answer: Sequence[Found], key: str, identif
     RDS says that there is none by an error; a list without it is no answer.
 
     Raises:
-        NETWORK_ERROR: RDS has told of another thing.
+        NETWORK_ERROR: RDS has answered with another thing.
     """
     match answer:
         case [found] if found[key] == identifier:
@@ -541,7 +541,7 @@ def the_one[Found: Mapping[str, Any]](answer: Sequence[Found], key: str, identif
 
 
 def _read_changed(described: DBInstanceTypeDef, identifier: str) -> Instance:
-    """Return what RDS has told of an instance after a change of it."""
+    """Return an instance as RDS describes it after a change of it."""
     return _instance(the_one([described], "DBInstanceIdentifier", identifier))
 
 

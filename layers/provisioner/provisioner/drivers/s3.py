@@ -30,7 +30,7 @@ from provisioner.ownership import Claim, Ownership, tags_of_list
 #: The region whose buckets are made without naming a region.
 _DEFAULT_REGION = "us-east-1"
 
-#: What a look at the marker is told of by.
+#: How a bucket's tags, which say whose it is, are named among what has been seen or is wrong.
 _TAGS = "tags"
 
 #: Seconds in which S3 may not show yet what was written, and between two looks at it. What takes

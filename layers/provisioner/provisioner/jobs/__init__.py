@@ -12,7 +12,7 @@ What happens to a job, and the modules in which it does:
 - The job ends: its last stage completes it, or `failure` records why it failed.
 - Nobody says how it ended: the `reconciler` finds that, and ends it.
 - What did not work waits for people: `dead_letters`.
-- Others are told: `events` publishes each entry of the history.
+- Others hear of it: `events` publishes each entry of the history.
 - It is stored: `store` reads and writes jobs; `records` is the form of an item, and writes what
   belongs together in one transaction.
 - It can run without an execution, in someone's process: `in_process`.

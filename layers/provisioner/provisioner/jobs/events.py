@@ -274,13 +274,13 @@ class EventPublisher:
         further = self.completions.get(job.job_type) if changed is EventType.COMPLETED else None
         for detail_type in filter(None, (str(changed), further)):
             name = f"{change.job_id}/{change.record}/{detail_type}"
-            told = detail(changed, job, entry, str(uuid.uuid5(_ID_NAMESPACE, name)))
+            published = detail(changed, job, entry, str(uuid.uuid5(_ID_NAMESPACE, name)))
             yield {
                 "EventBusName": self.bus_name,
                 "Source": SOURCE,
                 "DetailType": detail_type,
                 "Time": entry.at,
-                "Detail": told.model_dump_json(exclude_none=True),
+                "Detail": published.model_dump_json(exclude_none=True),
             }
 
     def _publish(self, outgoing: Sequence[_Outgoing], readable: int) -> int:

@@ -90,9 +90,9 @@ _NO_STATE_MACHINE = (
     "job_type: there is no state machine {}; deploy it, then run the job again.",
 )
 
-#: Why an execution does not start, by what AWS answers. Whoever may not start a state machine is
-#: told so whether there is one or not. Sources: AWS Step Functions API Reference, StartExecution
-#: and "Common Error Types"; IAM User Guide, "Policy evaluation logic".
+#: Why an execution does not start, by what AWS answers. Whoever may not start a state machine gets
+#: that answer whether there is one or not. Sources: AWS Step Functions API Reference,
+#: StartExecution and "Common Error Types"; IAM User Guide, "Policy evaluation logic".
 _NOT_STARTED = {
     "StateMachineDoesNotExist": _NO_STATE_MACHINE,
     "StateMachineDeleting": _NO_STATE_MACHINE,

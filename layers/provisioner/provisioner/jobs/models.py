@@ -90,7 +90,7 @@ ENDS: tuple[JobStatus, ...] = tuple(s for s in JobStatus if s.is_terminal)
 RETRY_SOURCES: tuple[JobStatus, ...] = (JobStatus.FAILED, JobStatus.CANCELLED)
 
 #: From each status of a stage, the statuses that may follow within one attempt of its job. RUNNING
-#: follows RUNNING when an attempt died without a word and the next one starts. WAITING follows
+#: follows RUNNING when an attempt died and the next one starts. WAITING follows
 #: itself with each poll; before the first attempt, it is for a slot.
 STAGE_TRANSITIONS: dict[StageStatus, frozenset[StageStatus]] = {
     StageStatus.PENDING: frozenset(
@@ -344,14 +344,17 @@ class Job:
 
         Of one that has failed, or was cancelled, it is what was done until then.
         """
+        if self.status is JobStatus.COMPLETED:
+            return 100
+        if not self.stages:
+            return 0
         done = sum(record.status.is_done for record in self.stages)
-        so_far = 100 * done // (len(self.stages) or 1)
-        return 100 if self.status is JobStatus.COMPLETED else min(99, so_far)
+        return min(99, 100 * done // len(self.stages))
 
 
 #: The lease of a run in someone's process, which no time-out ends. A job without an execution runs
-#: in one, and after this long without a word that is gone: it is longer than any wait between two
-#: attempts.
+#: in one, and where it records nothing for this long, that is gone: no wait between two attempts is
+#: longer.
 PROCESS_LEASE = timedelta(hours=1)
 
 

@@ -199,8 +199,8 @@ class Reconciler:
         now = self.store.now()
         if execution is None:
             # What waits says nothing meanwhile.
-            words = [*(entry.at for entry in job.history), *(wait.until for wait in job.waits)]
-            is_over = now - max(words, default=job.updated_at) > PROCESS_LEASE
+            times = [*(entry.at for entry in job.history), *(wait.until for wait in job.waits)]
+            is_over = now - max(times, default=job.updated_at) > PROCESS_LEASE
         else:
             is_over = execution.status is not ExecutionStatus.RUNNING
         was_cancelled = job.cancel_requested_at is not None

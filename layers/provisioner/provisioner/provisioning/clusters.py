@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from aws_lambda_powertools.metrics import MetricUnit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from provisioner.aws_types import SSMClient
@@ -167,7 +166,7 @@ class ClusterCatalogue:
                 one = _read(ClusterDescription, name, value)
             except ProvisioningError as error:
                 logger.warning("cluster left out", cause=error.cause)
-                metrics.add_metric("ClustersLeftOut", MetricUnit.Count, 1)
+                metrics.add_metric("ClustersLeftOut", "Count", 1)
                 wrong.append(error)
             else:
                 described.append(_cluster(region, engine, name.rpartition("/")[2], one))

@@ -306,7 +306,7 @@ def _statements(
         yield sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(schema, owner_role)
     if not found.has_public_grants:
         yield sql.SQL("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-        # Some tools work in it unless they are told otherwise.
+        # Some tools work in it unless they are configured otherwise.
         yield sql.SQL("GRANT ALL ON SCHEMA public TO {}, {}").format(owner_role, app_role)
     # A session of the app role acts as the owner role until it says SET ROLE NONE: what either
     # makes, the other can use, and the owner role, from the next run on, alter.
