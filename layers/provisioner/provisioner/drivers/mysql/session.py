@@ -137,6 +137,7 @@ _REFUSED_WAYS: dict[str, Callable[[Connection], object]] = dict.fromkeys(
 )
 
 
+# Longer than other functions, as a line stands for each setting of a session.
 def connect(login: AdminConnection, database: str | None = None) -> Connection:
     """Connect with a login, in a session that has the settings of a customer's.
 
