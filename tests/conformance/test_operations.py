@@ -14,6 +14,7 @@ import pytest
 import typer
 from botocore import xform_name
 from provision_cli.main import app
+from support.cloudwatch import alarms
 from support.project import PACKAGE, ROOT, resources, state_machines, template
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -21,7 +22,7 @@ PAGE = (ROOT / "docs" / "operations.md").read_text()
 #: What else shows commands to operators.
 INSTANCES = (ROOT / "docs" / "dedicated-instances.md").read_text()
 HEADINGS = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
-ALARMS = resources("AWS::CloudWatch::Alarm")
+ALARMS = alarms()
 
 #: The stack that the page was written with.
 STACK = "provisioner-local"
@@ -78,33 +79,25 @@ def names(resource_type: str, name: str) -> set[str]:
     }
 
 
-def section_of(alarm: str) -> str:
-    """Return the heading of an alarm's section: the alarms of all state machines share theirs."""
-    (dimension,) = ALARMS[alarm]["Properties"]["Dimensions"]
-    if dimension["Name"] != "StateMachineArn":
-        return alarm
-    job_type = dimension["Value"]["Ref"].removesuffix("StateMachine")
-    return alarm.removeprefix(job_type)
-
-
 @pytest.mark.parametrize("alarm", ALARMS)
 def test_each_alarm_has_one_section_and_leads_to_it(alarm: str) -> None:
-    heading = section_of(alarm)
+    heading = ALARMS[alarm].heading
     assert HEADINGS.count(heading) == 1
-    description = ALARMS[alarm]["Properties"]["AlarmDescription"]
+    description = ALARMS[alarm].properties["AlarmDescription"]
     assert description.endswith(f" See docs/operations.md#{heading.lower()}.")
 
 
 def test_no_section_is_of_an_alarm_that_is_gone() -> None:
     sections = {heading for heading in HEADINGS if heading.endswith("Alarm")}
-    assert sections == {section_of(alarm) for alarm in ALARMS}
+    assert sections == {alarm.heading for alarm in ALARMS.values()}
 
 
 @pytest.mark.parametrize("alarm", ALARMS)
 def test_the_section_of_an_alarm_names_its_metric_and_says_what_to_do(alarm: str) -> None:
-    after = PAGE.split(f"# {section_of(alarm)}\n", 1)[1]
+    after = PAGE.split(f"# {ALARMS[alarm].heading}\n", 1)[1]
     section = re.split(r"^#+ ", after, maxsplit=1, flags=re.MULTILINE)[0]
-    assert f"`{ALARMS[alarm]['Properties']['MetricName']}`" in section
+    for statistic in ALARMS[alarm].statistics:
+        assert f"`{statistic.metric.name}`" in section
     for part in ("**Means**", "**Look**", "**Type**", "**Over**", "**Never**"):
         assert section.count(part) == 1, part
 

@@ -15,11 +15,13 @@ import pytest
 from provision_cli.local.containers import VARIABLES_FILE
 from provision_cli.local.stack import _DIRECTORY, REGION
 from provisioner.jobs.dispatch import Dispatcher, UndeliveredReceiver
+from provisioner.jobs.events import HEARTBEAT
 from provisioner.jobs.execution import MAX_INPUT_BYTES, ExecutionStatus
 from provisioner.jobs.failure import metric_of
 from provisioner.jobs.models import Job, JobStatus
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.runtime import settings
+from support.cloudwatch import AWS_METRICS, STACK, Alarm, alarms
 from support.project import (
     LOCAL_VARIABLE,
     PACKAGE,
@@ -246,8 +248,9 @@ def test_each_queue_has_a_policy_of_its_own_that_names_no_other() -> None:
 
 @pytest.mark.parametrize("function", ["dispatcher", "dead_letters", "events"])
 def test_function_of_batches_reports_what_failed(function: str) -> None:
-    (event,) = FUNCTIONS[function].properties["Events"].values()
-    assert event["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    given = FUNCTIONS[function].properties["Events"].values()
+    (mapping,) = [event for event in given if event["Type"] in {"SQS", "DynamoDB"}]
+    assert mapping["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
 def test_dispatcher_takes_as_many_messages_at_once_as_it_works_on() -> None:
@@ -364,17 +367,21 @@ def test_the_snapshot_function_reads_no_snapshot_and_no_tenants_secret() -> None
 def test_history_reaches_the_bus_in_order_and_is_not_given_up_silently() -> None:
     stream = TABLES["JobsTable"]["Properties"]["StreamSpecification"]
     assert stream["StreamViewType"] == "NEW_IMAGE"
-    (event,) = FUNCTIONS["events"].properties["Events"].values()
+    event = FUNCTIONS["events"].properties["Events"]["History"]
     properties = event["Properties"]
     assert event["Type"] == "DynamoDB"
     assert properties["Stream"] == {"Fn::GetAtt": ["JobsTable", "StreamArn"]}
     # From the first record on, one batch of a shard at a time.
     assert properties["StartingPosition"] == "TRIM_HORIZON"
     assert properties["ParallelizationFactor"] == 1
-    (pattern,) = properties["FilterCriteria"]["Filters"]
-    assert json.loads(pattern["Pattern"]) == {
+    history, heartbeat = properties["FilterCriteria"]["Filters"]
+    assert json.loads(history["Pattern"]) == {
         "eventName": ["INSERT"],
         "dynamodb": {"Keys": {"record": {"S": [{"prefix": "HISTORY#"}]}}},
+    }
+    # Written anew again and again, and so inserted once only.
+    assert json.loads(heartbeat["Pattern"]) == {
+        "dynamodb": {"Keys": {"record": {"S": [HEARTBEAT]}}}
     }
     assert properties["BisectBatchOnFunctionError"] is True
     # A DynamoDB stream keeps its records for 24 hours.
@@ -386,20 +393,14 @@ def test_history_reaches_the_bus_in_order_and_is_not_given_up_silently() -> None
 
 # --- Alarms and the dashboard ---------------------------------------------------------------------
 
-ALARMS = {n: r["Properties"] for n, r in resources("AWS::CloudWatch::Alarm").items()}
-each_alarm = pytest.mark.parametrize("alarm", ALARMS.values(), ids=ALARMS)
+ALARMS = alarms()
 
-#: Metrics of AWS, and the dimension by which each is found. Source: the pages on CloudWatch metrics
-#: of the developer guides of Amazon SQS, AWS Lambda and AWS Step Functions.
-AWS_METRICS = {
-    ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): "QueueName",
-    ("AWS/SQS", "ApproximateAgeOfOldestMessage"): "QueueName",
-    ("AWS/Lambda", "Duration"): "FunctionName",
-    ("AWS/Lambda", "IteratorAge"): "FunctionName",
-    ("AWS/States", "ExecutionsTimedOut"): "StateMachineArn",
-    ("AWS/States", "ExecutionsFailed"): "StateMachineArn",
-    ("AWS/States", "ConsumedCapacity"): "ServiceMetric",
+#: The alarms that miss what is done on schedule, with the function and the schedule.
+MISSING = {
+    "SweepsMissingAlarm": (ALARMS["SweepsMissingAlarm"], "reconciler", "Sweep"),
+    "HeartbeatsMissingAlarm": (ALARMS["HeartbeatsMissingAlarm"], "events", "Heartbeat"),
 }
+each_alarm = pytest.mark.parametrize("alarm", ALARMS.values(), ids=ALARMS)
 
 
 def own_metrics() -> set[str]:
@@ -429,56 +430,61 @@ def metrics_of_ends() -> set[str]:
     return set(map(metric_of, (job, cancelled, replace(job, parent_id="job-0"))))
 
 
-def assert_metric_exists(namespace: str, name: str, dimension: str) -> None:
+def assert_metric_exists(namespace: str, name: str, *dimensions: str) -> None:
     """Fail where neither the code nor AWS emits a metric."""
     function = template()["Globals"]["Function"]["Environment"]["Variables"]
     if namespace == function["POWERTOOLS_METRICS_NAMESPACE"]:
         assert name in own_metrics()
-        assert dimension == "service"
+        assert dimensions == ("service",)
     else:
-        assert AWS_METRICS[namespace, name] == dimension
+        assert frozenset(dimensions) in AWS_METRICS[namespace, name]
 
 
 @each_alarm
-def test_alarm_says_what_it_means_and_tells_the_topic(alarm: dict[str, Any]) -> None:
-    assert len(alarm["AlarmDescription"].split()) >= 8
-    assert alarm["AlarmDescription"].endswith(".")
+def test_alarm_says_what_it_means_and_tells_the_topic(alarm: Alarm) -> None:
+    properties = alarm.properties
+    assert len(properties["AlarmDescription"].split()) >= 8
+    assert properties["AlarmDescription"].endswith(".")
     topic = {"Fn::If": ["HasAlarmTopic", {"Ref": "AlarmTopicArn"}, {"Ref": "AWS::NoValue"}]}
-    assert alarm["AlarmActions"] == alarm["OKActions"] == [topic]
-    # Nothing is counted while nothing happens; sweeps happen always.
-    is_counted_always = alarm["MetricName"] == "SweepsCompleted"
-    assert alarm["TreatMissingData"] == ("breaching" if is_counted_always else "notBreaching")
+    assert properties["AlarmActions"] == properties["OKActions"] == [topic]
+    # Nothing is counted while nothing happens; what is on schedule happens always.
+    is_counted_always = alarm.logical_id in MISSING
+    assert properties["TreatMissingData"] == ("breaching" if is_counted_always else "notBreaching")
 
 
 @each_alarm
-def test_alarm_watches_a_metric_that_is_emitted(alarm: dict[str, Any]) -> None:
-    (dimension,) = alarm["Dimensions"]
-    assert_metric_exists(alarm["Namespace"], alarm["MetricName"], dimension["Name"])
-    if dimension["Name"] == "service":
-        # What Powertools puts there: the metrics of another stack are not this one's.
-        variables = template()["Globals"]["Function"]["Environment"]["Variables"]
-        assert dimension["Value"] == variables["POWERTOOLS_SERVICE_NAME"]
-        assert dimension["Value"] == {"Ref": "AWS::StackName"}
+def test_alarm_watches_metrics_that_are_emitted(alarm: Alarm) -> None:
+    variables = template()["Globals"]["Function"]["Environment"]["Variables"]
+    # What Powertools puts there: the metrics of another stack are not this one's.
+    assert variables["POWERTOOLS_SERVICE_NAME"] == {"Ref": "AWS::StackName"}
+    for metric in (statistic.metric for statistic in alarm.statistics):
+        dimensions = dict(metric.dimensions)
+        assert_metric_exists(metric.namespace, metric.name, *dimensions)
+        assert dimensions.get("service", STACK) == STACK
 
 
 @pytest.mark.parametrize("metric", ["ExecutionsTimedOut", "ExecutionsFailed"])
 def test_every_state_machine_has_its_alarms(metric: str) -> None:
     watched = [
-        alarm["Dimensions"][0]["Value"]["Ref"]
+        dict(statistic.metric.dimensions)["StateMachineArn"]
         for alarm in ALARMS.values()
-        if alarm["MetricName"] == metric
+        for statistic in alarm.statistics
+        if statistic.metric.name == metric
     ]
     assert sorted(watched) == sorted(MACHINES)
 
 
-def test_a_reconciler_that_does_not_end_its_sweeps_is_told_of_after_three() -> None:
-    """Nobody else would: no job, message or event waits for it."""
-    (alarm,) = (a for a in ALARMS.values() if a["MetricName"] == "SweepsCompleted")
-    assert (alarm["Statistic"], alarm["ComparisonOperator"]) == ("Sum", "LessThanThreshold")
-    assert alarm["Threshold"] == 1
-    sweep = FUNCTIONS["reconciler"].properties["Events"]["Sweep"]["Properties"]["Schedule"]
-    assert sweep == f"rate({alarm['Period'] // 60} minutes)"
-    assert alarm["EvaluationPeriods"] == 3
+@pytest.mark.parametrize(("alarm", "function", "schedule"), MISSING.values(), ids=MISSING)
+def test_what_is_done_on_schedule_is_missed_after_three(
+    alarm: Alarm, function: str, schedule: str
+) -> None:
+    """Nobody else would: no job, message or event waits for a sweep, or where nothing reads."""
+    (statistic,) = alarm.statistics
+    assert (statistic.name, alarm.properties["ComparisonOperator"]) == ("Sum", "LessThanThreshold")
+    assert alarm.properties["Threshold"] == 1
+    scheduled = FUNCTIONS[function].properties["Events"][schedule]["Properties"]["Schedule"]
+    assert scheduled == f"rate({statistic.period // 60} minutes)"
+    assert alarm.properties["EvaluationPeriods"] == 3
 
 
 def dashboard_metrics() -> list[list[Any]]:

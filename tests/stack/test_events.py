@@ -70,7 +70,7 @@ def test_a_job_that_fails_is_told_with_its_real_cause(deployment: RunningStack) 
     }
 
 
-@pytest.mark.parametrize("name", ["DeadLettersAlarm", "JobsFailedAlarm", "EventsLateAlarm"])
+@pytest.mark.parametrize("name", ["DeadLettersAlarm", "JobsFailedAlarm", "StagesThrottledAlarm"])
 def test_alarms_are_deployed(deployment: RunningStack, name: str) -> None:
     alarms = deployment.client("cloudwatch").describe_alarms(
         AlarmNamePrefix=f"{deployment.stack_name}-{name}"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
-from provisioner.jobs.events import DETAILS, EventPublisher, EventType
+from provisioner.jobs.events import DETAILS, HEARTBEAT, EventPublisher, EventType
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.store import BadEnd
@@ -567,3 +567,59 @@ def test_every_event_arrives_in_order_whatever_the_bus_does_not_take(
             key=lambda detail: order[detail["event_id"]],
         )
         assert [detail["at"] for detail in own] == sorted(detail["at"] for detail in own)
+
+
+# --- The heartbeat --------------------------------------------------------------------------------
+
+ON_SCHEDULE = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
+
+
+def beat(core: Core, told: Told) -> Record:
+    """Let the function write a heartbeat; return it as the table's stream hands it over."""
+    assert told.publish(ON_SCHEDULE) == {}
+    (item,) = [item for item in core.scan("JobsTable") if item["record"] == HEARTBEAT]
+    key = {"job_id": item["job_id"], "record": item["record"]}
+    image = {"Keys": dynamodb.to_item(key), "NewImage": dynamodb.to_item(item)}
+    return {"eventName": "MODIFY", "dynamodb": {"SequenceNumber": "7", **image}}
+
+
+def test_each_heartbeat_differs_from_the_one_before(core: Core, told: Told) -> None:
+    """Else the stream has nothing to hand over."""
+    first = beat(core, told)
+    core.clock.advance(300)
+
+    assert beat(core, told)["dynamodb"]["NewImage"] != first["dynamodb"]["NewImage"]
+
+
+def test_a_heartbeat_is_counted_and_told_to_nobody(core: Core, told: Told) -> None:
+    heartbeat = beat(core, told)
+    metrics.clear_metrics()
+
+    assert told(heartbeat) == []
+
+    assert told.types() == []
+    assert metrics.metric_set["Heartbeats"]["Value"] == [1]
+
+
+def test_a_heartbeat_among_changes_keeps_none_of_them_back(core: Core, told: Told) -> None:
+    heartbeat = beat(core, told)
+    completed(core)
+    records = stream(core)
+    metrics.clear_metrics()
+
+    assert told(*records[:2], heartbeat, *records[2:]) == []
+
+    assert len(told.types()) == len(records)
+    assert metrics.metric_set["Heartbeats"]["Value"] == [1]
+
+
+def test_a_heartbeat_is_counted_though_the_bus_takes_nothing(core: Core, told: Told) -> None:
+    """Another alarm tells of the bus."""
+    heartbeat = beat(core, told)
+    core.jobs.create(new_job())
+    core.answers["eventbridge.PutEvents"] = aws_error("ServiceUnavailable", 503)
+    metrics.clear_metrics()
+
+    assert told(heartbeat, *stream(core)) == ["99"]
+
+    assert metrics.metric_set["Heartbeats"]["Value"] == [1]

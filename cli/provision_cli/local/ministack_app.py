@@ -7,8 +7,10 @@ for some seconds at least: what waits for an instance waits here, too. A snapsho
 the data, and an instance that is restored from it has them.
 
 It runs in the environment of ministack, which has nothing that this project depends on, of the
-version that the Makefile names, and uses what its module of RDS does not export. What starts and
-stops the servers is a program of its own. Source: Amazon RDS API Reference.
+version that the Makefile names, and uses what its modules do not export. What starts and stops the
+servers is a program of its own. Source: Amazon RDS API Reference.
+
+ministack refuses alarms of several metrics: here each is an alarm of its first one.
 """
 
 import contextlib
@@ -27,6 +29,9 @@ from typing import Any
 
 from ministack.app import app  # type: ignore[import-not-found]  # it is served there
 from ministack.services import rds  # type: ignore[import-not-found]  # likewise
+from ministack.services.cloudformation import (  # type: ignore[import-not-found]  # likewise
+    provisioners,
+)
 
 from provision_cli.local.ports import LOOPBACK, choose_port
 
@@ -317,5 +322,19 @@ def _instance_xml(write: Callable[[Any], str], instance: Any) -> str:
     return text
 
 
+def _alarm_record(
+    record: Callable[[str, Mapping[str, Any]], Any], name: str, properties: Mapping[str, Any]
+) -> Any:
+    """Describe an alarm as ministack does; it measures nothing that an alarm could go off for."""
+    queries = properties.get("Metrics", ())
+    first = next((query["MetricStat"] for query in queries if "MetricStat" in query), None)
+    if first is None:
+        return record(name, properties)
+    of_one = {"Metrics": (), **first["Metric"]}
+    of_period = {"Period": first["Period"], "Statistic": first["Stat"]}
+    return record(name, {**properties, **of_one, **of_period})
+
+
+provisioners._cw_metric_alarm_record = partial(_alarm_record, provisioners._cw_metric_alarm_record)
 rds._MINISTACK_HOST = LOOPBACK
 rds._instance_xml = partial(_instance_xml, rds._instance_xml)

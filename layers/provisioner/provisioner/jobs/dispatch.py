@@ -179,6 +179,7 @@ class Dispatcher(MessageReceiver):
                 if isinstance(error, ProvisioningError)
                 else failure(ErrorType.UNKNOWN_ERROR, _NOT_DISPATCHED, short_cause(error))
             )
+            metrics.add_metric("DispatchFailures", "Count", 1)
             logger.warning("message not dispatched", cause=known.cause)
             # Whether that succeeds or not, the message is delivered again.
             self.store.note_dispatch_failure(job_id, to_stored_error(known))

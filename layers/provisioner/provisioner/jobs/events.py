@@ -41,6 +41,11 @@ _ID_NAMESPACE = uuid.UUID("a2f8b1f0-5a3e-4d0c-9a55-0a6a4f6f3c11")
 #: Entries of one call. Source: Amazon EventBridge API Reference, PutEvents.
 _MAX_ENTRIES = 10
 
+#: The item that is written on schedule: no job has such an id. Its record is what the filter of the
+#: stream names.
+HEARTBEATS = "#events"
+HEARTBEAT = "HEARTBEAT"
+
 
 class EventType(StrEnum):
     """What has happened: the detail type of an event."""
@@ -236,21 +241,38 @@ class EventPublisher:
     completions: Mapping[str, str]
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Publish a batch up to the first change that cannot be published.
+        """Publish a batch up to the first change that cannot be published; on schedule, beat.
 
         A record after that one may be of the same job, so that none is tried: the stream goes on
         from the record that is named. What was published before it may come a second time.
 
         Returns:
             AWS Lambda's partial batch response, with the record of the lowest sequence number
-            that is left. Source: AWS Lambda Developer Guide, "Configuring partial batch response
-            with DynamoDB and Lambda".
+            that is left; nothing on schedule. Source: AWS Lambda Developer Guide, "Configuring
+            partial batch response with DynamoDB and Lambda".
         """
-        changes = _arranged(map(_change, event["Records"]))
+        if event.get("detail-type") == "Scheduled Event":
+            self._beat()
+            return {}
+        records = [record for record in event["Records"] if not _is_heartbeat(record)]
+        # Counted whatever becomes of the changes: the stream has reached this function.
+        if beats := len(event["Records"]) - len(records):
+            metrics.add_metric("Heartbeats", "Count", beats)
+        changes = _arranged(map(_change, records))
         left = changes[self._publish(*self._read(changes)) :]
         metrics.add_metric("EventsNotPublished", "Count", len(left))
         lowest = sorted((change.sequence_number for change in left), key=int)[:1]
         return {"batchItemFailures": [{"itemIdentifier": number} for number in lowest]}
+
+    def _beat(self) -> None:
+        """Write what the stream then hands over: an alarm misses it where nothing reads the stream.
+
+        It differs each time, by its time: DynamoDB tells of no write that changes nothing. Source:
+        Amazon DynamoDB Developer Guide, "Change data capture for DynamoDB Streams".
+        """
+        work = self.store.work()
+        work.put(HEARTBEATS, HEARTBEAT, {"at": work.at}, is_new=False)
+        work.write()
 
     def _read(self, changes: Sequence[_Change]) -> tuple[list[_Outgoing], int]:
         """Return the events of the changes that can be read, and how many of them can."""
@@ -298,6 +320,10 @@ class EventPublisher:
                     return one.position
             metrics.add_metric("EventsPublished", "Count", len(group))
         return readable
+
+
+def _is_heartbeat(record: Mapping[str, Any]) -> bool:
+    return bool(record["dynamodb"]["Keys"]["record"]["S"] == HEARTBEAT)
 
 
 def _change(record: Mapping[str, Any]) -> _Change:

@@ -142,8 +142,8 @@ class ReconcilerSettings(ProjectSettings):
     #: Where jobs are sent.
     queue_url: str
     #: Minutes that a job may be QUEUED before its message is sent again, and then before it has
-    #: failed.
-    queued_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
+    #: failed. No fewer: an alarm on the queue is to come before.
+    queued_minutes: Annotated[int, Field(ge=15, le=1440)] = 15
 
 
 class EventsSettings(JobSettings):
