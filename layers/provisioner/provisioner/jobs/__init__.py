@@ -1,4 +1,4 @@
-"""A generic job system. It knows no job type, and of a payload only the field `project_id`.
+"""A generic job system. It knows no job type, and of a payload only the field project_id.
 
 What happens to a job, and the modules in which it does:
 
