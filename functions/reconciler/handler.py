@@ -3,4 +3,4 @@
 from provisioner.aws_lambda import handler_of
 from provisioner.composition import reconciler
 
-handle = handler_of(reconciler.build)
+handle = handler_of(reconciler.build, takes_context=True)

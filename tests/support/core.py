@@ -233,6 +233,10 @@ class Core:
         items = self.client("dynamodb").scan(TableName=table)["Items"]
         return [dynamodb.from_item(item) for item in items]
 
+    def unfinished(self) -> list[str]:
+        """Return the ids of the jobs that have not ended, oldest first."""
+        return [listed.job_id for listed in self.jobs.list_unfinished()]
+
     def messages(self, url: str) -> list[dict[str, Any]]:
         """Receive all that waits in a queue."""
         found: list[dict[str, Any]] = []

@@ -53,6 +53,7 @@ TABLES = {
     ("JobReader", "table"): "JobsTable",
     ("JobStore", "table"): "JobsTable",
     ("UnitOfWork", "_table"): "JobsTable",
+    ("Sweep", "table"): "JobsTable",
     ("ApiKeyStore", "_table"): "ApiKeysTable",
     ("ProjectReader", "_projects"): "ProjectsTable",
     ("ProjectStore", "_projects"): "ProjectsTable",

@@ -18,7 +18,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from io import StringIO
 from types import SimpleNamespace
@@ -57,6 +57,7 @@ from provisioner.drivers import dynamodb
 from provisioner.jobs import store as job_store
 from provisioner.jobs.records import canonical_json
 from provisioner.jobs.stage import Waiting
+from provisioner.jobs.sweep import Sweep
 from provisioner.ownership import JOB_TAG, MANAGED_BY_TAG, PROJECT_TAG, tags_of_comment
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.functions import LIFECYCLE
@@ -519,7 +520,7 @@ class Simulation:
     def reconcile(self, event: Mapping[str, Any], fault: Fault | None = None) -> None:
         """Hand an event to the reconciler; where it fails, someone will hand over the next."""
         with suppress(FunctionEnded, ClientError, ReadTimeoutError, api.ProvisioningError):
-            self.run(lambda: self.functions["reconciler"](event), fault)
+            self.run(lambda: self.functions["reconciler"](event, _CONTEXT), fault)
 
     def sweep(self, fault: Fault | None = None) -> None:
         """Let the reconciler look at all jobs, as on schedule."""
@@ -720,6 +721,9 @@ def simulation(
             monkeypatch.setenv(name.upper(), str(value))
         monkeypatch.setenv("REQUIRED_JOB_TYPES", "provision_project")
         let_wait(monkeypatch)
+        # The same steps give the same deployment: one job after the other, and no wait.
+        monkeypatch.setattr(reconciler, "Sweep", partial(Sweep, workers=1))
+        monkeypatch.setattr(reconciler, "Pace", lambda *_: lambda: None)
         for module in (job_store, api_key_store):
             monkeypatch.setattr(module, "datetime", _Clocked)
         made = _Clocked.simulation = Simulation(cluster, settings, projects)

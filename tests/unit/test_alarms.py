@@ -37,8 +37,9 @@ from support.reconciler import (
     QUEUED_LIMIT,
     executions,
     policies,
-    reconciler,
     running,
+    sweep,
+    waiting,
 )
 
 ALARMS = alarms()
@@ -181,8 +182,8 @@ def _run_first_stage(watched: Watched, job_id: str, retry_count: int = 0) -> Non
     watched.run(runner, {"job": given, "stage": stage, "retry_count": retry_count})
 
 
-def _sweep(watched: Watched) -> None:
-    watched.run(reconciler(watched.core), SCHEDULED)
+def _sweep(watched: Watched, time_left: Callable[[], float] = lambda: 1.0) -> None:
+    watched.run(sweep(watched.core), time_left)
 
 
 def _publisher(core: Core) -> EventPublisher:
@@ -358,14 +359,14 @@ def _a_sweep_that_finds_nothing(watched: Watched) -> None:
 def _a_job_that_cannot_be_reconciled(watched: Watched) -> None:
     _sweep(watched)
     watched.core.clock.advance(SWEEP_SECONDS)
-    running(watched.core)
+    waiting(watched.core)
     watched.core.answers["sfn.DescribeExecution"] = aws_error("AccessDeniedException")
     for _ in watched.each(SWEEP_SECONDS, 5):
         _sweep(watched)
 
 
 def _a_sweep_that_fails_once(watched: Watched) -> None:
-    running(watched.core)
+    waiting(watched.core)
     answer = aws_error("ThrottlingException")
     watched.core.answers["sfn.DescribeExecution"] = times(1, answer)
     for _ in watched.each(SWEEP_SECONDS, 5):
@@ -540,6 +541,44 @@ def test_alarm_is_quiet_without_its_fault(watched: Watched, alarm: Alarm) -> Non
     CASES[alarm.heading].without(watched)
 
     assert not watched.is_on()
+
+
+def _has_no_time() -> float:
+    return 0.0
+
+
+def _is_throttled(watched: Watched) -> None:
+    watched.core.answers["sfn.DescribeExecution"] = aws_error("ThrottlingException")
+
+
+@pytest.mark.parametrize(
+    ("disturb", "time_left"), [(_is_throttled, lambda: 1.0), (lambda _: None, _has_no_time)]
+)
+def test_sweeps_that_get_nowhere_are_missed(
+    watched: Watched, disturb: Callable[[Watched], None], time_left: Callable[[], float]
+) -> None:
+    watched.alarm = ALARMS["SweepsMissingAlarm"]
+    waiting(watched.core)
+    disturb(watched)
+    for _ in watched.each(SWEEP_SECONDS, 5):
+        _sweep(watched, time_left)
+
+    assert watched.is_on()
+
+
+def test_a_round_that_takes_several_sweeps_is_not_missed(watched: Watched) -> None:
+    watched.alarm = ALARMS["SweepsMissingAlarm"]
+    for number in range(12):
+        watched.core.new_job(f"job-{number}")
+        watched.core.clock.advance()
+    for _ in watched.each(SWEEP_SECONDS, 5):
+        # Each has time for two jobs.
+        left = iter((1.0, 1.0))
+        _sweep(watched, lambda left=left: next(left, 0.0))  # type: ignore[misc]
+
+    assert not watched.is_on()
+    ages = {s.value for s in watched.samples if s.metric.name == "SweepRoundAge"}
+    assert ages == {0.0, 300.0, 600.0, 900.0, 1200.0}
 
 
 @each_alarm

@@ -354,7 +354,7 @@ def test_a_late_word_of_an_attempt_changes_nothing_in_the_next(core: Core) -> No
         with pytest.raises(ConditionFailedError):
             core.jobs.fail(of_the_first, BadEnd([ERROR], cleanup=cleanup))
     assert core.jobs.get("job-1") == before
-    assert core.jobs.list_unfinished() == ["job-1"]
+    assert core.unfinished() == ["job-1"]
 
 
 # --- The clean-up ---------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_a_queued_job_is_cancelled_at_once(core: Core) -> None:
     assert job.status is JobStatus.CANCELLED
     assert job.error is not None
     assert (job.error.type, job.error.message) == (ErrorType.JOB_CANCELLED, CANCELLED)
-    assert core.jobs.list_unfinished() == []
+    assert core.unfinished() == []
 
 
 def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(core: Core) -> None:
@@ -392,7 +392,7 @@ def test_a_cancelled_job_is_retried_once_its_cleanup_has_ended(core: Core) -> No
     job = client(core).retry("job-1")
 
     assert (job.status, job.attempt, job.cancel_requested_at) == (JobStatus.QUEUED, 2, None)
-    assert core.jobs.list_unfinished() == ["job-1"]
+    assert core.unfinished() == ["job-1"]
     arn = start_execution(core)
     assert arn.endswith(":job-1-attempt-2")
     core.jobs.start_stage(head(core), provision_project.INITIALIZING, 0)

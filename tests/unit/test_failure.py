@@ -445,7 +445,7 @@ def test_a_clean_up_is_stored_and_given_the_lock_with_the_end_of_its_parent(core
     assert cleanup.payload == cleanup_payload()
     assert [(e.subject, e.status) for e in cleanup.history] == [("JOB", "QUEUED")]
     # It is among what the reconciler looks at; its parent is so no more.
-    assert core.jobs.list_unfinished() == [cleanup.job_id]
+    assert core.unfinished() == [cleanup.job_id]
     project = core.projects.get("shop")
     assert project is not None
     assert (project.locked_by, core.projects.quotas.used("owner#ada")) == (cleanup.job_id, 1)

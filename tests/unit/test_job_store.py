@@ -303,7 +303,7 @@ def test_a_failed_job_is_stored_with_its_cleanup_in_one_transaction(core: Core) 
     assert (cleanup.status, cleanup.attempt, cleanup.remaining) == (JobStatus.QUEUED, 1, ())
     assert cleanup.created_at == failed.finished_at
     assert [(entry.subject, entry.status) for entry in cleanup.history] == [("JOB", "QUEUED")]
-    assert core.jobs.list_unfinished() == [cleanup.job_id]
+    assert core.unfinished() == [cleanup.job_id]
     assert {job.job_id for job in core.jobs.list_by_project("shop")} == {"job-1", cleanup.job_id}
     assert len(core.calls_of("dynamodb.TransactWriteItems")) == 3  # create, start, fail
 
@@ -315,7 +315,7 @@ def test_a_cleanup_that_nobody_could_start_is_left_to_the_reconciler(core: Core)
     core.jobs.fail_queued(cleanup.job_id, _error(""))
 
     assert core.jobs.get(cleanup.job_id) == cleanup
-    assert core.jobs.list_unfinished() == [cleanup.job_id]
+    assert core.unfinished() == [cleanup.job_id]
 
 
 def test_no_job_fails_whose_cleanup_is_there_already(core: Core) -> None:
@@ -619,3 +619,16 @@ def test_two_conditions_that_fail_are_both_named(core: Core) -> None:
 
     assert raised.value.positions == (0, 2)
     assert [key["project_id"] for key in raised.value.keys] == ["shop", "third"]
+
+
+def test_unfinished_jobs_are_listed_page_by_page_from_any_of_them(core: Core) -> None:
+    for number in range(5):
+        core.new_job(f"job-{number}")
+        core.clock.advance()
+    listed = list(core.jobs.list_unfinished())
+    assert [job_id for job_id, _ in listed] == [f"job-{number}" for number in range(5)]
+
+    # It may have ended since.
+    core.jobs.cancel_queued(core.jobs.get("job-1"))
+    assert list(core.jobs.list_unfinished(listed[1].position)) == listed[2:]
+    assert list(core.jobs.list_unfinished(listed[4].position)) == []

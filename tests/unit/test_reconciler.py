@@ -53,6 +53,7 @@ from support.reconciler import (
     running,
     sent,
     start_execution,
+    sweep,
     unchanged,
     waiting,
 )
@@ -598,7 +599,7 @@ def test_a_cleanup_that_ended_without_telling_has_failed_with_what_is_left(core:
     assert core.projects.lock_holders() == []
     assert core.projects.quotas.used("owner#ada") == 0
     assert repairs(cleanup) == ["Nobody had told of its end: its execution was ABORTED."]
-    assert core.jobs.list_unfinished() == []
+    assert core.unfinished() == []
 
 
 @pytest.mark.usefixtures("cleaning")
@@ -684,7 +685,7 @@ def test_the_message_of_a_job_that_does_not_begin_is_sent_again_once(core: Core)
         "It had not begun for long: its message was sent again.",
         "It had not begun, though its message was sent again.",
     ]
-    assert core.jobs.list_unfinished() == []
+    assert core.unfinished() == []
 
 
 def test_a_message_that_is_held_back_is_not_late(core: Core) -> None:
@@ -871,7 +872,7 @@ def test_what_a_job_holds_that_is_stored_no_more_is_given_back(
     assert (project.status, project.locked_by) == (released, None)
     assert project.quota == (None if used == 0 else "owner#ada")
     assert core.projects.quotas.used("owner#ada") == used
-    assert counted() == {"Repairs": [1.0], "SweepsCompleted": [1.0]}
+    assert counted() == {"Repairs": [1.0], "SweepsCompleted": [1.0], "SweepRoundAge": [0.0]}
     (line,) = (line for line in logged() if line["job_id"] == "job-1")
     assert (
         line["repair"] == "It is stored no more and still held shop, slot 3: that was given back."
@@ -918,7 +919,7 @@ SWEEP = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
 
 def handle(core: Core, event: dict[str, Any]) -> dict[str, Any]:
     metrics.clear_metrics()
-    return reconciler(core)(event)
+    return sweep(core)(lambda: 1.0) if event is SWEEP else reconciler(core)(event)
 
 
 def counted() -> dict[str, list[float]]:
@@ -1030,6 +1031,7 @@ def test_a_sweep_reconciles_what_is_unfinished_or_held_and_nothing_else(
         "JobsFailed": [1.0],
         "Repairs": [1.0, 1.0],
         "SweepsCompleted": [1.0],
+        "SweepRoundAge": [0.0],
     }
     assert head(core).status is JobStatus.FAILED
     assert core.projects.lock_holders() == [head(core).cleanup_job_id]
@@ -1044,15 +1046,20 @@ def test_a_job_that_cannot_be_reconciled_keeps_no_other_from_it(
     core.clock.advance()
     core.new_job("second")
     core.clock.advance(LIMIT_SECONDS)
-    core.answers["sfn.DescribeExecution"] = times(1, aws_error("ThrottlingException"))
+    is_refused = {"executionArn": executions(core).arn(core.jobs.get("first"))}
+    refuse = aws_error("AccessDeniedException")
+    core.answers["sfn.DescribeExecution"] = lambda asked: (
+        refuse(asked) if asked == is_refused else None
+    )
 
     assert handle(core, SWEEP) == {"reconciled": 2, "repaired": 1}
 
     (message,) = core.messages(core.queue_url)
     assert json.loads(message["Body"])["job_id"] == "second"
-    assert "ThrottlingException" in logged()[0]["cause"]
+    (failed,) = (line for line in logged() if line["job_id"] == "first")
+    assert "AccessDeniedException" in failed["cause"]
     # Nor does such a sweep count: an alarm tells of a job that is never reconciled.
-    assert counted() == {"Repairs": [1.0]}
+    assert counted() == {"Repairs": [1.0], "SweepRoundAge": [0.0]}
 
 
 def test_a_job_of_a_type_that_this_code_does_not_define_is_one_warning_of_a_sweep(
@@ -1073,7 +1080,7 @@ def test_a_job_of_a_type_that_this_code_does_not_define_is_one_warning_of_a_swee
     assert (warning["level"], warning["message"]) == ("WARNING", "job of an unknown job type")
     assert "its job type gone is not defined in this version" in warning["cause"]
     # Waiting does not help it: the alarm is about sweeps that do not end.
-    assert counted() == {"Repairs": [1.0], "SweepsCompleted": [1.0]}
+    assert counted() == {"Repairs": [1.0], "SweepsCompleted": [1.0], "SweepRoundAge": [0.0]}
     assert core.jobs.get("of-older-code").status is JobStatus.RUNNING
 
 
@@ -1106,7 +1113,7 @@ def test_a_job_that_nobody_can_read_keeps_a_sweep_from_no_other(
     assert warning["message"] == "job not reconciled"
     # Its text may hold a part of the payload.
     assert re.fullmatch(r"JSONDecodeError at \S+:\d+", warning["cause"])
-    assert counted() == {"Repairs": [1.0]}
+    assert counted() == {"Repairs": [1.0], "SweepRoundAge": [0.0]}
 
 
 @pytest.mark.usefixtures("cleaning")
@@ -1131,7 +1138,7 @@ def test_a_cleanup_that_failed_is_counted_as_one_that_says_so_itself(core: Core)
 def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Core) -> None:
     def is_unfinished() -> bool:
         core.clock.advance()
-        return core.jobs.list_unfinished() == ["job-1"]
+        return core.unfinished() == ["job-1"]
 
     core.new_job()
     assert is_unfinished()
@@ -1162,7 +1169,7 @@ def test_a_job_is_in_the_index_as_long_as_something_is_left_to_be_done(core: Cor
 
 def test_a_job_that_is_refused_is_not_unfinished(core: Core) -> None:
     core.jobs.create_failed(new_job(), CONFLICT)
-    assert core.jobs.list_unfinished() == []
+    assert core.unfinished() == []
 
 
 # --- Slots ----------------------------------------------------------------------------------------

@@ -186,7 +186,6 @@ class World:
             queue=JobQueue(self.core.client("sqs"), self.core.queue_url),
             executions=executions(self.core),
             policies=self.policies,
-            holders=list,
             release_abandoned=lambda _job_id: [],
             queued_limit=timedelta(minutes=15),
         ).reconcile("job-1")

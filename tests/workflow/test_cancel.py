@@ -111,7 +111,7 @@ def assert_nothing_is_left(workflow: Workflow, job: api.Job) -> None:
         [{"N": "0"}],
         [{"N": "0"}, {"N": "0"}],
     )
-    assert workflow.jobs.list_unfinished() == []
+    assert list(workflow.jobs.list_unfinished()) == []
     assert not reconciler(workflow.settings).reconcile(job.job_id).repair
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from provisioner.aws_types import SFNClient
-from provisioner.drivers.aws_errors import short_cause
+from provisioner.drivers.aws_errors import code_of, short_cause
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import Job
 from provisioner.jobs.records import NewJob, canonical_json
@@ -168,6 +168,18 @@ class Executions:
         )
         with suppress(*gone):
             self.client.stop_execution(executionArn=arn, cause=cause)
+
+
+def is_look_throttled(error: Exception) -> bool:
+    """Whether AWS does not say how an execution stands since it was asked too often.
+
+    Source: AWS Step Functions API Reference, "Common Error Types".
+    """
+    return (
+        isinstance(error, ClientError)
+        and error.operation_name == "DescribeExecution"
+        and code_of(error) == "ThrottlingException"
+    )
 
 
 def job_input(job: NewJob | Job, attempt: int) -> dict[str, Any]:

@@ -36,7 +36,6 @@ from provisioner.jobs.models import (
 from provisioner.jobs.records import optimistically
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
 from provisioner.jobs.slots import release_slot
-from provisioner.jobs.stage_run import known_error
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.runtime.observability import logger, metrics
 
@@ -68,6 +67,15 @@ class Reconciled:
     ended: Job | None = None
 
 
+#: Says whether the execution of a job may be looked at.
+type MayLook = Callable[[Job], bool]
+
+
+def always(_job: Job) -> bool:
+    """Let the execution of every job be looked at."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciler:
     """Reconciles jobs. Doing it twice, or beside whoever it stands in for, is as good as once."""
@@ -78,39 +86,43 @@ class Reconciler:
     executions: Executions
     #: What follows a failure, by job type.
     policies: Mapping[str, FailurePolicy]
-    #: Returns the ids of the jobs that hold something that only one job may hold.
-    holders: Callable[[], Sequence[str]]
     #: Gives back what a job still holds that is stored no more; returns the names of it.
     release_abandoned: Callable[[str], Sequence[str]]
     #: How long a job may be QUEUED before its message is sent again, and then before it has failed.
     queued_limit: timedelta
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Reconcile the job that an event of EventBridge is about, or, on schedule, all that are.
+        """Reconcile the job that an event of EventBridge is about.
 
         Returns:
             reconciled and repaired, how many jobs that was.
 
         Raises:
-            Exception: whatever may pass by waiting, where the event is about one job; AWS Lambda
-                then hands it over again.
+            Exception: whatever may pass by waiting; AWS Lambda then hands the event over again.
         """
+        ended = None
         match event:
-            case {"detail-type": "Scheduled Event"}:
-                return self._sweep()
             case {"source": "aws.states", "detail": {"executionArn": str(arn), "status": status}}:
                 said = {name: event["detail"].get(name) or "" for name in ("error", "cause")}
                 ended = Execution(arn, ExecutionStatus(status), **said)
-                is_repaired = self._reconcile_and_report(job_id_of(arn), ended)
+                job_id = job_id_of(arn)
             case {"detail": {"job_id": str(job_id)}}:
-                is_repaired = self._reconcile_and_report(job_id)
+                pass
             case _:
                 logger.warning("event is about no job")
                 return {"reconciled": 0, "repaired": 0}
-        return {"reconciled": 1, "repaired": int(is_repaired)}
+        logger.append_keys(job_id=job_id)
+        reconciled = self.look_after(job_id, ended)
+        count(reconciled)
+        return {"reconciled": 1, "repaired": int(bool(reconciled.repair))}
 
     def reconcile(
-        self, job_id: str, ended: Execution | None = None, *, slot: int | None = None
+        self,
+        job_id: str,
+        ended: Execution | None = None,
+        *,
+        slot: int | None = None,
+        may_look: MayLook = always,
     ) -> Reconciled:
         """Compare a job with its execution, and do what is left to be done for it.
 
@@ -119,6 +131,8 @@ class Reconciler:
             ended: an execution of which an event says that it has ended: Step Functions' own answer
                 may be older.
             slot: the slot that named the job a moment ago, if one did.
+            may_look: says whether the execution of the job, which has not ended, is looked at; else
+                nothing is done for it.
 
         Raises:
             JobNotFoundError: there is no such job.
@@ -134,39 +148,28 @@ class Reconciler:
             policy = of_job_type(self.policies, job)
             if job.status.is_terminal:
                 return self._release(job, policy.release(job), slot)
-            return self._reconcile_open(job, ended)
+            return self._reconcile_open(job, ended, may_look)
 
         return optimistically(change, "it was reconciled")
 
-    def _sweep(self) -> dict[str, Any]:
-        """Reconcile every job that is unfinished, or holds what only one may hold."""
-        slots = {job_id: slot for slot, job_id in self.store.slots().holders.items()}
-        job_ids = list(dict.fromkeys([*self.store.list_unfinished(), *self.holders(), *slots]))
-        repaired = unreconciled = 0
-        for job_id in job_ids:
-            try:
-                repaired += self._reconcile_and_report(job_id, slot=slots.get(job_id))
-            # The others are reconciled all the same, and this one again by the next sweep.
-            except Exception as error:  # noqa: BLE001  # each is logged, and an alarm misses the sweep
-                known = known_error(error, ErrorType.UNKNOWN_ERROR)
-                logger.warning("job not reconciled", cause=known.cause or known.message)
-                unreconciled += 1
-        if unreconciled == 0:
-            # Whatever keeps sweeps from their end cannot say so itself: an alarm misses this.
-            metrics.add_metric("SweepsCompleted", "Count", 1)
-        return {"reconciled": len(job_ids), "repaired": repaired}
+    def look_after(
+        self,
+        job_id: str,
+        ended: Execution | None = None,
+        *,
+        slot: int | None = None,
+        may_look: MayLook = always,
+    ) -> Reconciled:
+        """Reconcile a job, or give back what one holds that is stored no more; log what was done.
 
-    def _reconcile_and_report(
-        self, job_id: str, ended: Execution | None = None, slot: int | None = None
-    ) -> bool:
-        """Reconcile a job; return whether anything was put right."""
-        logger.append_keys(job_id=job_id)
+        Every thread may do so. For the arguments, and what it raises, see `reconcile`.
+        """
         try:
-            reconciled = self.reconcile(job_id, ended, slot=slot)
+            reconciled = self.reconcile(job_id, ended, slot=slot, may_look=may_look)
         except UnknownJobTypeError as error:
             # Only its definition says how it ends: no repetition helps, and no alarm.
             logger.warning("job of an unknown job type", cause=str(error))
-            return False
+            return Reconciled()
         except JobNotFoundError:
             released = list(self.release_abandoned(job_id))
             work = self.store.work()
@@ -176,23 +179,21 @@ class Reconciler:
                 released.append(f"slot {slot}")
             if not released:
                 logger.warning("no such job is stored")
-                return False
+                return Reconciled()
             # There is no history to tell it.
             reconciled = Reconciled(
                 f"It is stored no more and still held {', '.join(released)}: that was given back."
             )
-        if reconciled.ended is not None and reconciled.ended.error is not None:
-            _report(reconciled.ended, reconciled.ended.error)
-        if reconciled.repair:
-            metrics.add_metric("Repairs", "Count", 1)
-            logger.warning("job repaired", repair=reconciled.repair)
-        return bool(reconciled.repair)
+        _log(reconciled)
+        return reconciled
 
     # Jobs that have not ended.
 
-    def _reconcile_open(self, job: Job, ended: Execution | None) -> Reconciled:
+    def _reconcile_open(self, job: Job, ended: Execution | None, may_look: MayLook) -> Reconciled:
         arn = self.executions.arn(job)
         is_ended = ended is not None and ended.arn == arn
+        if not is_ended and not may_look(job):
+            return Reconciled()
         execution = ended if is_ended else self.executions.find(arn)
         if execution is None and job.status is JobStatus.QUEUED:
             return self._reconcile_unstarted(job)
@@ -309,17 +310,32 @@ def record_repair(
     work.write()
 
 
-def _report(job: Job, error: StoredError) -> None:
-    """Count and log the end of a job: by its error, and over all."""
-    with single_metric(name=metric_of(job), unit=MetricUnit.Count, value=1) as metric:
-        metric.add_dimension("error_type", error.type)
-    metrics.add_metric(metric_of(job), "Count", 1)
-    logger.error(
-        "job ended by the reconciler",
-        error_type=error.type,
-        error_message=error.message,
-        cause=error.cause,
-    )
+def count(reconciled: Reconciled) -> None:
+    """Count what was done for a job: an end by its error, and over all.
+
+    Not in threads: metrics are not safe in them.
+    """
+    ended = reconciled.ended
+    if ended is not None and ended.error is not None:
+        with single_metric(name=metric_of(ended), unit=MetricUnit.Count, value=1) as metric:
+            metric.add_dimension("error_type", ended.error.type)
+        metrics.add_metric(metric_of(ended), "Count", 1)
+    if reconciled.repair:
+        metrics.add_metric("Repairs", "Count", 1)
+
+
+def _log(reconciled: Reconciled) -> None:
+    """Log what was done for a job, if anything was."""
+    error = None if reconciled.ended is None else reconciled.ended.error
+    if error is not None:
+        logger.error(
+            "job ended by the reconciler",
+            error_type=error.type,
+            error_message=error.message,
+            cause=error.cause,
+        )
+    if reconciled.repair:
+        logger.warning("job repaired", repair=reconciled.repair)
 
 
 def _has_failed(record: StageRecord) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from provisioner.arguments import shown
 from provisioner.aws_types import DynamoDBClient
@@ -69,6 +69,14 @@ def utc_now() -> datetime:
 
 class JobNotFoundError(LookupError):
     """No job of that id is stored."""
+
+
+class ListedJob(NamedTuple):
+    """A job as an index lists it."""
+
+    job_id: str
+    #: Its place in the list, which never changes.
+    position: str
 
 
 @dataclass
@@ -136,14 +144,22 @@ class JobReader:
             for job in map(to_job, items)
         ]
 
-    def list_unfinished(self) -> list[str]:
-        """Read the ids of the jobs that have not ended, oldest first.
+    def list_unfinished(self, after: str = "") -> Iterator[ListedJob]:
+        """Yield the jobs that have not ended, oldest first, read as they are asked for.
 
-        What was written a moment ago may be missing.
+        What was written a moment ago may be missing. The caller may change the jobs meanwhile.
+
+        Args:
+            after: a position; only those behind it, from the oldest when empty.
         """
-        return [
-            str(item["job_id"]) for item in self._query(UNFINISHED, "yes", IndexName=UNFINISHED)
-        ]
+        start: dict[str, Any] = {}
+        if after:
+            created_at, _, job_id = after.partition("#")
+            key = {UNFINISHED: "yes", "created_at": created_at, "job_id": job_id, "record": JOB}
+            start["ExclusiveStartKey"] = dynamodb.to_item(key)
+        pages = {"PaginationConfig": {"PageSize": 100}}
+        for item in self._query(UNFINISHED, "yes", IndexName=UNFINISHED, **pages, **start):
+            yield ListedJob(item["job_id"], f"{item['created_at']}#{item['job_id']}")
 
     def _query(self, name: str, value: str, **options: Any) -> Iterator[dict[str, Any]]:
         """Read the items of a key, of the table or of an index, page by page.
