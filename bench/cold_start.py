@@ -40,7 +40,6 @@ VARIABLES = dict.fromkeys(
         "SNAPSHOTS_BUCKET",
         "STATE_MACHINE_ARN_PREFIX",
         "CLUSTER_PARAMETER_PREFIX",
-        "RESOURCE_NAMESPACE",
         "POWERTOOLS_SERVICE_NAME",
         "POWERTOOLS_METRICS_NAMESPACE",
         "AWS_ACCESS_KEY_ID",
@@ -53,6 +52,7 @@ VARIABLES = dict.fromkeys(
     "JOB_RETENTION_DAYS": "91",
     "QUEUED_MINUTES": "15",
     "REQUIRED_JOB_TYPES": "provision_project",
+    "RESOURCE_NAMESPACE": "benchmark-123456789012",
     "RESOURCE_PREFIX": "nm",
 }
 

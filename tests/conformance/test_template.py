@@ -590,10 +590,32 @@ def test_the_function_of_projects_buckets_works_on_none_of_another_account() -> 
     for statement in policies_of(ROLES["ServicesRole"])[0]["PolicyDocument"]["Statement"]:
         if statement["Effect"] == "Allow" and "${ResourcePrefix}-*" in str(statement["Resource"]):
             found.append(statement["Sid"])
-            assert statement["Condition"] == {
-                "StringEqualsIfExists": {"aws:ResourceAccount": {"Ref": "AWS::AccountId"}}
+            assert statement["Condition"]["StringEqualsIfExists"] == {
+                "aws:ResourceAccount": {"Ref": "AWS::AccountId"}
             }, statement["Sid"]
-    assert {"KeepBuckets", "LookIntoBuckets", "EmptyBuckets"} <= set(found)
+    assert {"MakeBuckets", "KeepBuckets", "LookIntoBuckets", "EmptyBuckets"} <= set(found)
+
+
+def test_buckets_are_made_in_the_namespace_of_the_account_unless_the_stack_says_otherwise() -> None:
+    parameter = template()["Parameters"]["BucketNamespace"]
+    assert (parameter["Default"], parameter["AllowedValues"]) == (
+        "account-regional",
+        ["account-regional", "global"],
+    )
+    made = [
+        statement
+        for statement in policies_of(ROLES["ServicesRole"])[0]["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Allow" and "s3:CreateBucket" in as_list(statement["Action"])
+    ]
+    assert [statement["Sid"] for statement in made] == ["MakeBuckets"]
+    assert as_list(made[0]["Action"]) == ["s3:CreateBucket"]
+    asked = made[0]["Condition"]["StringEquals"]["Fn::If"]
+    condition, own, shared = asked
+    assert own == {"s3:x-amz-bucket-namespace": "account-regional"}
+    assert shared == {"Ref": "AWS::NoValue"}
+    assert template()["Conditions"][condition] == {
+        "Fn::Equals": [{"Ref": "BucketNamespace"}, "account-regional"]
+    }
 
 
 def test_statements_say_why_they_are_there() -> None:

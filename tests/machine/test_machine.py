@@ -45,7 +45,7 @@ from support.leaks import leaks
 from support.postgresql import PreparedCluster
 from support.simulation import Fault, Kind, Resource, Simulation, simulation
 from support.stored_jobs import StoredJob, StoredJobs, StoredStage
-from support.workflow import NO_SERVICES, REGION, FunctionEnded
+from support.workflow import ACCOUNT, NO_SERVICES, REGION, FunctionEnded
 
 #: Examples of each of the two machines; two processes share the work.
 EXAMPLES = 250
@@ -669,8 +669,8 @@ class Machine(RuleBasedStateMachine):
     def _read_foreign(self) -> Any:
         match self.foreign:
             case "bucket":
-                names = self.world.naming.names("first")
-                return aws.client("s3").get_bucket_tagging(Bucket=names.bucket)["TagSet"]
+                bucket = self.world.bucket("first")
+                return aws.client("s3").get_bucket_tagging(Bucket=bucket)["TagSet"]
             case "secret":
                 name = self.world.naming.names("first").api_keys_secret
                 return aws.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
@@ -692,7 +692,7 @@ def _latest[Item](items: Sequence[Item], which: int) -> Item:
 def world(
     request: pytest.FixtureRequest, cluster: PreparedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Simulation]:
-    with simulation(cluster, monkeypatch, f"machine-{request.param}", PROJECTS) as made:
+    with simulation(cluster, monkeypatch, f"machine-{request.param}-{ACCOUNT}", PROJECTS) as made:
         yield made
 
 

@@ -17,9 +17,10 @@ import pytest
 from provision_cli.local import mariadb_server
 from provision_cli.local.stack import INSTANCE_SIZE, RunningStack
 from provisioner import api
+from provisioner.composition.deployment import naming
 from provisioner.errors import ErrorType
 from provisioner.provisioning.engine import Engine
-from provisioner.provisioning.naming import Naming, ResourceNames
+from provisioner.provisioning.naming import ResourceNames
 from provisioner.runtime import platform
 from support.remaining import deployment_on, left_in
 from support.stack_jobs import described, finished, secret
@@ -84,8 +85,12 @@ class Life:
 
     @property
     def names(self) -> ResourceNames:
+        return naming(platform.settings_of(self.stack.outputs)).names(self.project_id)
+
+    @property
+    def bucket(self) -> str:
         settings = platform.settings_of(self.stack.outputs)
-        return Naming(settings.resource_prefix, settings.resource_namespace).names(self.project_id)
+        return naming(settings).bucket(self.project_id, self.stack.region)
 
     def run(self) -> None:
         """Live it, and look at each step."""
@@ -206,8 +211,8 @@ class Life:
 
     def bucket_opened(self) -> Mapping[str, str]:
         """Take away what keeps the bucket from the public."""
-        self.stack.client("s3").delete_public_access_block(Bucket=self.names.bucket)
-        return {"resource": f"bucket {self.names.bucket}", "what": "public access block"}
+        self.stack.client("s3").delete_public_access_block(Bucket=self.bucket)
+        return {"resource": f"bucket {self.bucket}", "what": "public access block"}
 
 
 def test_every_kind_of_project_is_provisioned_used_changed_restored_and_removed(
@@ -229,7 +234,7 @@ def test_every_kind_of_project_is_provisioned_used_changed_restored_and_removed(
     if failed:
         raise BaseExceptionGroup("not every kind of project lived to its end", failed)
     left = [one.replace("_", "-") for one in left_in(deployment_on(deployment))]
-    assert [one for one in left if any(life.names.bucket in one for life in lives)] == []
+    assert [one for one in left if any(life.names.user_pool in one for life in lives)] == []
 
 
 def test_a_database_that_is_not_to_be_had_is_refused_with_what_is(

@@ -53,7 +53,7 @@ def policies(core: Core) -> dict[str, FailurePolicy]:
     )
     of_cleanup = FailurePolicy(
         release=partial(release_after_failure, projects=core.projects),
-        remaining_of=partial(remaining, naming=Naming("nm", "test")),
+        remaining_of=partial(remaining, naming=Naming("nm", "test-123456789012")),
     )
     return {"provision_project": policy, "clean_up_project": of_cleanup}
 

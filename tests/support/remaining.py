@@ -129,7 +129,10 @@ def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deploymen
         # It outlives its project on purpose, whatever becomes of the job that takes it.
         taken_by = (resource.tags.get(JOB_TAG), "deprovision_project")
         return taken_by in {(job["job_id"], job["job_type"]) for job in jobs}
-    if project is None or resource.name not in _names(found.naming.names(project_id)):
+    if project is None:
+        return False
+    bucket = found.naming.bucket(project_id, str(project.get("region")))
+    if resource.name not in {bucket, *_names(found.naming.names(project_id))}:
         return False
     if project["status"] in _LIVE:
         return True
@@ -141,7 +144,7 @@ def _is_owned(resource: Resource, projects: Mapping[str, Item], found: Deploymen
 
 def _names(names: ResourceNames) -> set[str]:
     return {
-        *(names.user_pool, names.event_api, names.bucket, names.instance),
+        *(names.user_pool, names.event_api, names.instance),
         *(names.database_secret, names.api_keys_secret, names.instance_secret),
         # A name that an engine has no use for is empty.
         *(

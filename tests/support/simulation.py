@@ -585,6 +585,10 @@ class Simulation:
         ).fetchall()
         return [Resource(f"{kind} {name}", tags_of_comment(note)) for kind, name, note in rows]
 
+    def bucket(self, project_id: str) -> str:
+        """Return the name of a project's bucket."""
+        return self.naming.bucket(project_id, REGION)
+
     def put_object(self, bucket: str) -> None:
         """Put an object into a bucket, past its policy, which asks for TLS."""
         s3_backends[ACCOUNT]["aws"].put_object(bucket, "data", b"1")
@@ -600,11 +604,11 @@ class Simulation:
         match kind:
             case "bucket":
                 aws.client("s3").create_bucket(
-                    Bucket=names.bucket,
+                    Bucket=self.bucket(project_id),
                     CreateBucketConfiguration={"LocationConstraint": REGION},
                 )
                 aws.client("s3").put_bucket_tagging(
-                    Bucket=names.bucket,
+                    Bucket=self.bucket(project_id),
                     Tagging={"TagSet": [{"Key": k, "Value": v} for k, v in tags.items()]},
                 )
             case "secret":
@@ -644,7 +648,7 @@ class Simulation:
                 f"API keys of project {project_id}",
                 f"secret {names.api_keys_secret}",
             ),
-            clean_up_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
+            clean_up_project.REMOVING_STORAGE: (f"bucket {self.bucket(project_id)}",),
             clean_up_project.REMOVING_REALTIME: (f"Event API {names.event_api}",),
             clean_up_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
             clean_up_project.REMOVING_DATABASE: (

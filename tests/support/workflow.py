@@ -38,6 +38,7 @@ from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_funct
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from provision_cli.job_types.state_machine import state_machine
 from provisioner import api
+from provisioner.composition.deployment import naming
 from provisioner.composition.in_process import all_stages
 from provisioner.composition.stage_code import failure_policies
 from provisioner.drivers.appsync import ensure_event_api
@@ -64,7 +65,7 @@ from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.first_run import IS_ONLY, KNOWN_IDS
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
-from provisioner.provisioning.naming import Naming, ResourceNames
+from provisioner.provisioning.naming import ResourceNames
 from provisioner.provisioning.projects import ProjectStore
 from provisioner.runtime import aws, platform
 from provisioner.runtime.observability import logger, metrics
@@ -477,9 +478,11 @@ class Workflow:
 
     def names(self, project_id: str) -> ResourceNames:
         """Return the names of a project's resources."""
-        return Naming(self.settings.resource_prefix, self.settings.resource_namespace).names(
-            project_id
-        )
+        return naming(self.settings).names(project_id)
+
+    def bucket(self, project_id: str) -> str:
+        """Return the name of a project's bucket."""
+        return naming(self.settings).bucket(project_id, REGION)
 
     def tenant(self, project_id: str) -> TenantNames:
         """Return the names of what a project has on the server."""
@@ -515,7 +518,7 @@ class Workflow:
         )
         ensure_bucket(
             aws.client("s3", REGION),
-            name=names.bucket,
+            name=self.bucket(project_id),
             region=REGION,
             owner=owner,
             settling=Settling(),
@@ -579,7 +582,8 @@ class Workflow:
             found["waits"] = len(self.waits)
         # The names contain the project id, so that they come first.
         known = {
-            names.bucket: "NAME",
+            self.bucket(project_id): "BUCKET",
+            names.user_pool: "NAME",
             tenant_names.database: "DATABASE",
             # As a grant of MySQL names it, written by `repr`.
             tenant_names.database.replace("_", r"\\_"): "DATABASE IN GRANTS",

@@ -80,7 +80,8 @@ _CODES = {
         IntegrationNotFoundFault InvalidAccessPoint InvalidAction InvalidAddress
         InvalidAddressingHeader InvalidArgument InvalidArn InvalidAttributeName
         InvalidAttributeValue InvalidBucketAclWithObjectOwnership InvalidBucketName
-        InvalidBucketOwnerAWSAccountID InvalidBucketState InvalidDBCapacityReservationState
+        InvalidBucketNamespace InvalidBucketOwnerAWSAccountID InvalidBucketState
+        InvalidDBCapacityReservationState
         InvalidDBClusterEndpointStateFault InvalidDBClusterStateFault InvalidDBSecurityGroupState
         InvalidDigest InvalidEncryptionAlgorithmError InvalidEndpointException InvalidExecutionInput
         InvalidFilterKey InvalidFilterOption InvalidFilterValue InvalidHostHeader InvalidHttpMethod
@@ -96,7 +97,8 @@ _CODES = {
         KmsInvalidStateException KmsNotFound MalformedACLError MalformedHttpRequestException
         MalformedPolicy MalformedPolicyDocumentException MalformedQueryString MalformedXML
         MaxMessageLengthExceeded MessageNotInflight MetadataTooLarge MethodNotAllowed MissingAction
-        MissingContentLength MissingParameter MissingRequestBodyError NetworkTypeNotSupported
+        MissingContentLength MissingNamespaceHeader MissingParameter MissingRequestBodyError
+        NetworkTypeNotSupported
         NoSuchAccessPoint NoSuchBucket NoSuchBucketPolicy NoSuchConfiguration NoSuchKey
         NoSuchLifecycleConfiguration NoSuchPublicAccessBlockConfiguration NoSuchTagSet NoSuchUpload
         NoSuchVersion NonExistentQueue NotFoundException NotImplemented

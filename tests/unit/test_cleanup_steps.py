@@ -391,7 +391,7 @@ NOT_REMOVED: dict[str, Callable[[Core, str], object]] = {
 @pytest.mark.usefixtures("failed")
 @pytest.mark.parametrize("how", NOT_REMOVED)
 def test_what_a_stage_has_not_removed_for_sure_is_named(core: Core, how: str) -> None:
-    left = (f"bucket {NAMING.names('shop').bucket}",)
+    left = (f"bucket {NAMING.bucket('shop', REGION)}",)
     storage = clean_up_project.REMOVING_STORAGE
     call(core, CLEANUP, INITIALIZING)
     removed(core, *(stage for stage in REMOVING if stage is not storage))
@@ -558,7 +558,7 @@ def test_every_stage_of_the_clean_up_names_what_it_may_leave(core: Core) -> None
         [
             "shop",
             names.api_keys_secret,
-            names.bucket,
+            NAMING.bucket("shop", REGION),
             names.event_api,
             names.user_pool,
             names.tenants[Engine.POSTGRESQL].database,

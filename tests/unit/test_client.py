@@ -376,6 +376,7 @@ OUTPUTS = {
     "ClusterParameterPrefix": "/stack/clusters",
     "ResourcePrefix": "nm",
     "ResourceNamespace": "stack-123456789012",
+    "BucketNamespace": "global",
     "DefaultProjectQuota": "7",
     "JobRetentionDays": "200",
     "MaximumRunningJobs": "7",

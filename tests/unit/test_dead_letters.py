@@ -373,7 +373,7 @@ def people(core: Core, connected: object, monkeypatch: pytest.MonkeyPatch) -> Co
         "DeadLetterQueueUrl": core.dead_letter_url,
         "ClusterParameterPrefix": "/test/clusters",
         "ResourcePrefix": "nm",
-        "ResourceNamespace": "test",
+        "ResourceNamespace": "test-123456789012",
         "DefaultProjectQuota": "7",
         "JobRetentionDays": "91",
         "MaximumRunningJobs": "7",

@@ -447,7 +447,7 @@ def test_everything_is_given_back_with_the_end_of_the_job(active: Core) -> None:
     assert result.snapshot.model_dump() == left.snapshot == SNAPSHOT
     names = NAMING.names("shop")
     for name in (
-        *(names.user_pool, names.bucket, names.database_secret, names.api_keys_secret),
+        *(names.user_pool, BUCKET, names.database_secret, names.api_keys_secret),
         *(
             names.tenants[Engine.POSTGRESQL].database,
             names.tenants[Engine.POSTGRESQL].app_role,
@@ -586,7 +586,7 @@ def test_a_project_that_does_not_exist_cannot_be_protected(core: Core) -> None:
 
 # --- The data -------------------------------------------------------------------------------------
 
-BUCKET = NAMING.names("shop").bucket
+BUCKET = NAMING.bucket("shop", REGION)
 
 _numbers = itertools.count()
 
@@ -657,6 +657,32 @@ def remove(core: Core, s3: Any, seconds: float = 60, **fields: Any) -> StageOutc
 
 def is_there(s3: Any) -> bool:
     return BUCKET in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+
+
+def test_a_bucket_that_the_project_tells_of_goes_whatever_a_new_one_would_be_called(
+    core: Core,
+) -> None:
+    """It was made when the deployment named its buckets in another way."""
+    core.new_project(owner_id="ada")
+    lock(core)
+    told = Naming(NAMING.prefix, NAMING.namespace, has_own_buckets=False).bucket("shop", REGION)
+    services = {"storage": {"bucket_name": told}}
+    write(core, core.projects.build_activation("shop", "job-1", {"services": services}, {}))
+    s3 = core.client("s3")
+    owner = NAMING.owner("shop", "job-1")
+    for name in (told, BUCKET):
+        s3_module.ensure_bucket(
+            s3, name=name, region=REGION, owner=owner, settling=s3_module.Settling()
+        )
+    begin(core, job())
+
+    assert f"named {told} is left" in (remove(core, s3).check or "")
+    assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == [BUCKET]
+
+    stored(core, "FINALIZING")
+    completion = end(core).completion
+    assert completion is not None
+    assert f"bucket {told}" in completion.result["removed"]
 
 
 def test_an_empty_bucket_may_go(active: Core, bucket: Any) -> None:

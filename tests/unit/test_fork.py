@@ -55,7 +55,7 @@ class Deployment:
             "DEAD_LETTER_QUEUE_URL": f"{self.server.url}/1/dead",
             "CLUSTER_PARAMETER_PREFIX": "/clusters",
             "RESOURCE_PREFIX": "nm",
-            "RESOURCE_NAMESPACE": "test",
+            "RESOURCE_NAMESPACE": "test-123456789012",
             "DEFAULT_PROJECT_QUOTA": "10",
             "STATE_MACHINE_ARN_PREFIX": "arn:test:stateMachine:",
             "SNAPSHOTS_BUCKET": "snapshots",

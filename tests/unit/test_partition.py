@@ -19,6 +19,8 @@ def test_endpoint_and_policy_of_storage_have_the_names_of_the_partition(core: Co
     job = JobInput(job_id="job-1", job_type="provision_project", payload=payload)
     storage = ensure_storage(job, s3=partial(core.client, "s3"), naming=NAMING).output
     bucket = storage["bucket_name"]
+    # In the payload's region, wherever the deployment is.
+    assert bucket.endswith(f"-{ACCOUNT}-{REGION}-an")
     policy = core.client("s3", REGION).get_bucket_policy(Bucket=bucket)["Policy"]
     (statement,) = json.loads(policy)["Statement"]
     assert statement["Resource"] == [f"arn:aws-cn:s3:::{bucket}", f"arn:aws-cn:s3:::{bucket}/*"]

@@ -14,6 +14,8 @@ from support.remaining import Deployment, Item, Ledger, Resource, left_in
 
 NAMING = Naming("nm", "test-123456789012")
 NAMES = NAMING.names("shop")
+REGION = "eu-west-1"
+BUCKET = NAMING.bucket("shop", REGION)
 TAGS = NAMING.owner("shop", "job-1").tags()
 
 INSTANCE = DedicatedInstance(
@@ -38,7 +40,7 @@ RESOURCES = [
     Resource("role", NAMES.tenants[Engine.POSTGRESQL].owner_role, TAGS),
     Resource("user pool", NAMES.user_pool, TAGS),
     Resource("Event API", NAMES.event_api, TAGS),
-    Resource("bucket", NAMES.bucket, TAGS),
+    Resource("bucket", BUCKET, TAGS),
     Resource("secret", NAMES.database_secret, TAGS),
     Resource("secret", NAMES.api_keys_secret, TAGS),
     Resource("database instance", NAMES.instance, TAGS),
@@ -54,7 +56,9 @@ def left(
     project: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return what is left of a deployment with at most one project and one job."""
-    there: list[Item] = [{"project_id": "shop", "status": status, **(project or {})}]
+    there: list[Item] = [
+        {"project_id": "shop", "status": status, "region": REGION, **(project or {})}
+    ]
     of_shop = {"project_id": "shop", "payload": "{}", "job_id": "none", "job_type": "none"}
     jobs: list[Item] = [of_shop | dict(job or {})]
     used: list[Item] = [{"quota": quota, "used": n} for quota, n in (quotas or {}).items()]
@@ -83,8 +87,8 @@ def test_what_a_live_project_has_under_another_name_is_left() -> None:
 
 
 def test_what_is_not_ours_is_not_looked_at() -> None:
-    assert left(Resource("bucket", NAMES.bucket, {})) == []
-    assert left(Resource("bucket", NAMES.bucket, Naming("nm", "x").owner("shop", "j").tags())) == []
+    assert left(Resource("bucket", BUCKET, {})) == []
+    assert left(Resource("bucket", BUCKET, Naming("nm", "x").owner("shop", "j").tags())) == []
 
 
 def test_what_a_job_was_told_to_keep_is_not_left() -> None:
@@ -94,7 +98,7 @@ def test_what_a_job_was_told_to_keep_is_not_left() -> None:
 
 
 def test_what_a_job_names_as_left_is_not_found_again() -> None:
-    named = {"remaining": [f"bucket {NAMES.bucket}"]}
+    named = {"remaining": [f"bucket {BUCKET}"]}
     assert left(*RESOURCES[5:7], status="FAILED", job=named) == [f"secret {NAMES.database_secret}"]
 
 

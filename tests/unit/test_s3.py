@@ -252,6 +252,26 @@ def test_a_bucket_is_made_in_the_region_of_the_payload_and_with_the_marker(
     assert storage.client.head_bucket(Bucket=BUCKET)["BucketRegion"] == region
 
 
+@pytest.mark.parametrize(
+    ("name", "namespace"),
+    [("nm-shop-123456789012-eu-central-1-an", "account-regional"), ("nm-shop", None)],
+)
+@pytest.mark.usefixtures("core")
+def test_a_bucket_is_asked_for_in_the_namespace_of_its_name(
+    name: str, namespace: str | None
+) -> None:
+    """It is looked at on the wire: no emulator looks at the header."""
+    client = boto3.Session("testing", "testing", region_name=REGION).client("s3")
+    headers = []
+    client.meta.events.register_first(
+        "before-send.s3.CreateBucket", lambda request, **_: headers.append(request.headers)
+    )
+    s3.ensure_bucket(client, name=name, region=REGION, owner=OWNER, settling=Settling())
+    asked = headers[0].get("x-amz-bucket-namespace")
+    assert (asked.decode() if isinstance(asked, bytes) else asked) == namespace
+    assert len(headers) == 1
+
+
 @pytest.mark.parametrize("owner", [OWNER, LATER], ids=["again", "of_a_later_job"])
 def test_a_second_run_only_looks(storage: Storage, owner: Ownership) -> None:
     storage.ensure()

@@ -30,7 +30,8 @@ ENVIRONMENT = {
     "REQUIRED_JOB_TYPES": "provision_project",
     "CLUSTER_PARAMETER_PREFIX": "/clusters",
     "RESOURCE_PREFIX": "nm",
-    "RESOURCE_NAMESPACE": "stack-1",
+    "RESOURCE_NAMESPACE": "stack-123456789012",
+    "BUCKET_NAMESPACE": "global",
     "DEFAULT_PROJECT_QUOTA": "10",
     "JOB_RETENTION_DAYS": "120",
     "MAXIMUM_RUNNING_JOBS": "7",
@@ -50,7 +51,13 @@ CLASSES: list[type[Settings]] = [
     PlatformSettings,
 ]
 #: The variables that may be left out.
-OPTIONAL = {"JOB_RETENTION_DAYS", "MAXIMUM_RUNNING_JOBS", "QUEUED_MINUTES", "PGSSLROOTCERT"}
+OPTIONAL = {
+    "BUCKET_NAMESPACE",
+    "JOB_RETENTION_DAYS",
+    "MAXIMUM_RUNNING_JOBS",
+    "QUEUED_MINUTES",
+    "PGSSLROOTCERT",
+}
 
 MISSING = [
     (settings, name)
@@ -93,6 +100,8 @@ def test_all_that_is_missing_is_named_at_once() -> None:
         ("RESOURCE_PREFIX", "Nm"),
         ("RESOURCE_PREFIX", "n"),
         ("RESOURCE_PREFIX", "abcdefghijk"),
+        ("RESOURCE_NAMESPACE", "stack-1"),
+        ("BUCKET_NAMESPACE", "regional"),
         ("DEFAULT_PROJECT_QUOTA", "-1"),
         ("DEFAULT_PROJECT_QUOTA", "many"),
         ("JOB_RETENTION_DAYS", "90"),

@@ -362,9 +362,7 @@ def test_a_job_that_left_nothing_can_be_retried(workflow: Workflow, run: Run) ->
 
 def put_object(workflow: Workflow, project_id: str) -> None:
     """Let someone put an object into the bucket; moto takes the policy's condition for met."""
-    s3_backends[ACCOUNT]["aws"].put_object(
-        workflow.names(project_id).bucket, "theirs.txt", b"theirs"
-    )
+    s3_backends[ACCOUNT]["aws"].put_object(workflow.bucket(project_id), "theirs.txt", b"theirs")
 
 
 def run_leaving_a_bucket(workflow: Workflow, run: Run = Workflow.execute) -> api.Job:
@@ -380,13 +378,13 @@ def run_leaving_a_bucket(workflow: Workflow, run: Run = Workflow.execute) -> api
 
 
 def empty_bucket(workflow: Workflow, project_id: str) -> None:
-    s3_backends[ACCOUNT]["aws"].get_bucket(workflow.names(project_id).bucket).keys.clear()
+    s3_backends[ACCOUNT]["aws"].get_bucket(workflow.bucket(project_id)).keys.clear()
 
 
 @each_way
 def test_a_bucket_that_holds_an_object_stays_and_is_named(workflow: Workflow, run: Run) -> None:
     job = run_leaving_a_bucket(workflow, run)
-    bucket = workflow.names(job.project_id).bucket
+    bucket = workflow.bucket(job.project_id)
     cleanup = cleanup_of(job)
     assert (job.status, cleanup.status, cleanup.remaining) == (
         api.JobStatus.FAILED,

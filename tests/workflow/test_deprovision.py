@@ -137,7 +137,7 @@ def test_a_failed_job_is_run_again_as_its_second_attempt(workflow: Workflow) -> 
 
 def put_object(workflow: Workflow, project_id: str) -> None:
     """Put an object into the project's bucket."""
-    s3, bucket = aws.client("s3", REGION), workflow.names(project_id).bucket
+    s3, bucket = aws.client("s3", REGION), workflow.bucket(project_id)
     # moto refuses every request by this one, whatever its condition says.
     policy = s3.get_bucket_policy(Bucket=bucket)["Policy"]
     s3.delete_bucket_policy(Bucket=bucket)
@@ -175,7 +175,7 @@ def test_what_is_refused_is_refused_before_anything_is_removed(
 
 def lock_object(workflow: Workflow, project_id: str) -> tuple[str, str]:
     """Put an object with a legal hold into the project's bucket; return its key and version."""
-    s3, bucket = aws.client("s3", REGION), workflow.names(project_id).bucket
+    s3, bucket = aws.client("s3", REGION), workflow.bucket(project_id)
     # As in `put_object`.
     allowed = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "*"}
     s3.put_bucket_policy(
@@ -243,7 +243,7 @@ def test_all_that_is_in_the_way_is_named_at_once_and_the_next_attempt_looks_anew
     )
     for part in (
         "(1) delete_data: the bucket",
-        f'(2) object "{key}" of bucket {names.bucket}, version "{version}", has a legal hold',
+        f'(2) object "{key}" of bucket {workflow.bucket(project_id)}, version "{version}", has a',
         f'(3) user pool {pool_id} has the domain "{project_id}"',
         "(4) transaction 'half' of role",
         "(5) row-level security holds for table app.note",
@@ -258,9 +258,9 @@ def test_all_that_is_in_the_way_is_named_at_once_and_the_next_attempt_looks_anew
 
     s3 = aws.client("s3", REGION)
     s3.put_object_legal_hold(
-        Bucket=names.bucket, Key=key, VersionId=version, LegalHold={"Status": "OFF"}
+        Bucket=workflow.bucket(project_id), Key=key, VersionId=version, LegalHold={"Status": "OFF"}
     )
-    s3.delete_object(Bucket=names.bucket, Key=key, VersionId=version)
+    s3.delete_object(Bucket=workflow.bucket(project_id), Key=key, VersionId=version)
     aws.client("cognito-idp", REGION).delete_user_pool_domain(Domain=project_id, UserPoolId=pool_id)
     with psycopg.connect(login, autocommit=True) as tenant:
         tenant.execute("ROLLBACK PREPARED 'half'")
@@ -365,7 +365,7 @@ def test_what_comes_into_the_way_later_is_named_by_the_stage_that_meets_it(
     assert api.get_project(project_id).status is api.ProjectStatus.DEPROVISIONING
     key, version = held[0]
     aws.client("s3", REGION).put_object_legal_hold(
-        Bucket=names.bucket, Key=key, VersionId=version, LegalHold={"Status": "OFF"}
+        Bucket=workflow.bucket(project_id), Key=key, VersionId=version, LegalHold={"Status": "OFF"}
     )
 
     workflow.jobs.retry(job)
@@ -410,7 +410,7 @@ def test_data_goes_where_the_payload_asks_for_it_and_no_snapshot_is_taken_where_
 ) -> None:
     project_id = provisioned(workflow).project_id
     put_object(workflow, project_id)
-    aws.client("s3", REGION).delete_bucket_policy(Bucket=workflow.names(project_id).bucket)
+    aws.client("s3", REGION).delete_bucket_policy(Bucket=workflow.bucket(project_id))
 
     job = workflow.execute(
         workflow.new_deprovision_job(project_id, delete_data=True, final_snapshot=False)

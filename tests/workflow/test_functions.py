@@ -248,7 +248,7 @@ def test_a_raw_message_that_cannot_work_does_not_stop_the_others(functions: Func
 def test_a_job_that_fails_says_so_in_its_function_too(functions: Functions) -> None:
     workflow = functions.workflow
     project_id = workflow.new_project()
-    bucket = workflow.names(project_id).bucket
+    bucket = workflow.bucket(project_id)
     aws.client("s3", REGION).create_bucket(
         Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
     )

@@ -209,7 +209,7 @@ def test_what_is_missing_is_named_and_not_made(workflow: Workflow) -> None:
     names = workflow.names(first.project_id)
     aws.client("cognito-idp", REGION).delete_user_pool(UserPoolId=services["auth"]["tenant_id"])
     aws.client("appsync", REGION).delete_api(apiId=services["realtime"]["tenant_id"])
-    aws.client("s3", REGION).delete_bucket(Bucket=names.bucket)
+    aws.client("s3", REGION).delete_bucket(Bucket=workflow.bucket(first.project_id))
     workflow.server.drop_database(workflow.tenant(first.project_id))
     before = workflow.remains(first.project_id)
     project = api.get_project(first.project_id)
@@ -221,7 +221,7 @@ def test_what_is_missing_is_named_and_not_made(workflow: Workflow) -> None:
         "REPAIRING_DATABASE": f"database {names.tenants[Engine.POSTGRESQL].database}",
         "REPAIRING_AUTH": f"user pool {services['auth']['tenant_id']}",
         "REPAIRING_REALTIME": f"Event API {services['realtime']['tenant_id']}",
-        "REPAIRING_STORAGE": f"bucket {names.bucket}",
+        "REPAIRING_STORAGE": f"bucket {workflow.bucket(first.project_id)}",
     }
     assert errors.keys() == missing.keys()
     for stage, what in missing.items():

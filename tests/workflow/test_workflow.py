@@ -67,7 +67,6 @@ def test_a_job_provisions_a_project(workflow: Workflow) -> None:
     assert job.percent_done == 100
 
     result = api.ProvisionProjectResult.model_validate(job.result)
-    names = workflow.names(project_id)
     login = workflow.secret(result.database.secret_arn)
     assert result.database.database_name == workflow.tenant(project_id).database
     assert login["password"] not in result.database.connection_string
@@ -75,7 +74,7 @@ def test_a_job_provisions_a_project(workflow: Workflow) -> None:
         result.database.connection_string
     )
     assert result.services.storage is not None
-    assert result.services.storage.bucket_name == names.bucket
+    assert result.services.storage.bucket_name == workflow.bucket(project_id)
     assert result.services.auth is not None
     assert result.services.realtime is not None
     assert result.metadata.owner_id == "ada"

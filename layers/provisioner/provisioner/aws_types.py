@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import (
         CreateBucketConfigurationTypeDef,
+        CreateBucketRequestTypeDef,
         HeadObjectOutputTypeDef,
         ObjectIdentifierTypeDef,
         ObjectTypeDef,
@@ -44,6 +45,7 @@ __all__ = [
     "AppSyncClient",
     "CognitoIdentityProviderClient",
     "CreateBucketConfigurationTypeDef",
+    "CreateBucketRequestTypeDef",
     "DBInstanceTypeDef",
     "DBSnapshotTypeDef",
     "DescribeSecretResponseTypeDef",

@@ -24,7 +24,11 @@ def project_store(settings: ProjectSettings) -> ProjectStore:
 
 def naming(settings: ProjectReaderSettings) -> Naming:
     """Return the names and markers of a deployment's resources."""
-    return Naming(settings.resource_prefix, settings.resource_namespace)
+    return Naming(
+        settings.resource_prefix,
+        settings.resource_namespace,
+        has_own_buckets=settings.bucket_namespace == "account-regional",
+    )
 
 
 #: What the stages of every function that only reads projects may take.

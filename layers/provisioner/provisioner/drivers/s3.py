@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 
 from provisioner.aws_types import (
     CreateBucketConfigurationTypeDef,
+    CreateBucketRequestTypeDef,
     ObjectIdentifierTypeDef,
     S3Client,
 )
@@ -29,6 +30,11 @@ from provisioner.ownership import Claim, Ownership, tags_of_list
 
 #: The region whose buckets are made without naming a region.
 _DEFAULT_REGION = "us-east-1"
+
+#: What the name of a bucket ends with that is made in the namespace of the account and region: S3
+#: takes such a name with that namespace alone, and no other name with it. Source: Amazon S3 User
+#: Guide, "General purpose bucket naming rules", "Namespaces for general purpose buckets".
+_OF_ACCOUNT_AND_REGION = "-an"
 
 #: How a bucket's tags, which say whose it is, are named among what has been seen or is wrong.
 _TAGS = "tags"
@@ -107,7 +113,11 @@ class Settling:
 
 
 class _Holder(Enum):
-    """Whose the bucket of a name is; all accounts share one space of names."""
+    """Whose the bucket of a name is.
+
+    A name in the namespace of an account and region is never another account's. All others are in
+    one that all accounts share.
+    """
 
     #: There is none.
     NOBODY = auto()
@@ -488,12 +498,18 @@ def _read_tags(client: S3Client, name: str, settling: Settling) -> dict[str, str
 
 
 def _make(client: S3Client, name: str, region: str, owner: Ownership, settling: Settling) -> bool:
-    """Make the bucket; False where one has come into being meanwhile."""
+    """Make the bucket in the namespace of its name; False where one has come meanwhile."""
     configuration: CreateBucketConfigurationTypeDef = {"Tags": owner.tag_list()}
     if region != _DEFAULT_REGION:
         configuration["LocationConstraint"] = region  # type: ignore[typeddict-item]  # its stubs list literal names
+    request: CreateBucketRequestTypeDef = {
+        "Bucket": name,
+        "CreateBucketConfiguration": configuration,
+    }
+    if name.endswith(_OF_ACCOUNT_AND_REGION):
+        request["BucketNamespace"] = "account-regional"
     try:
-        made = client.create_bucket(Bucket=name, CreateBucketConfiguration=configuration)
+        made = client.create_bucket(**request)
     except client.exceptions.BucketAlreadyExists:
         if not _exists(client, name, region):
             raise _taken(name, "another account") from None

@@ -14,6 +14,12 @@ _SLUG_LENGTH = 24
 #: Hexadecimal digits of the hash: 40 bits keep the slugs of different projects apart.
 _HASH_LENGTH = 10
 
+#: Characters of a bucket's name at most. Source: Amazon S3 User Guide, "General purpose bucket
+#: naming rules".
+_BUCKET_LENGTH = 63
+#: Digits of an AWS account's id.
+_ACCOUNT_LENGTH = 12
+
 #: What the name of a snapshot ends with.
 SNAPSHOT_SUFFIX = ".dump"
 
@@ -29,8 +35,6 @@ class ResourceNames:
     event_api: str
     #: AppSync channel namespace: 1 to 50 letters, digits and hyphens.
     channel_namespace: str
-    #: S3 bucket: 3 to 63 lower-case letters, digits and hyphens, unique in all of AWS.
-    bucket: str
     #: RDS instance: 1 to 63 lower-case letters, digits and hyphens, first a letter, no hyphen at
     #: the end, and no two in a row.
     instance: str
@@ -80,22 +84,23 @@ class Naming:
     #: 2 to 10 lower-case letters and digits, first a letter; the IAM policies allow only names that
     #: begin with it.
     prefix: str
-    #: The deployment; it goes into the hash, so that two deployments that serve the same project id
-    #: get different names.
+    #: The deployment, as `<stack>-<account id>`; it goes into the hash, so that two deployments
+    #: that serve the same project id get different names.
     namespace: str
+    #: Whether new buckets are in S3's namespace of the account and region, in which nobody else can
+    #: ever have a bucket; else in the one that all accounts share.
+    has_own_buckets: bool = True
 
     def names(self, project_id: str) -> ResourceNames:
-        """Name the resources of a project whose id is valid."""
-        slug = _slug(project_id)[:_SLUG_LENGTH].strip("-")
-        digest = _digest(f"{self.namespace}/{project_id}")
-        name = f"{self.prefix}-{slug}-{digest}"
+        """Name the resources of a project whose id is valid, but for its bucket."""
+        digest = self._digest(project_id)
+        name = self._name(project_id, _SLUG_LENGTH)
         identifier = name.replace("-", "_")
         return ResourceNames(
             user_pool=name,
             user_pool_client=f"{name}-app",
             event_api=name,
             channel_namespace="default",
-            bucket=name,
             instance=name,
             instance_secret=f"{self.prefix}/clusters/{name}",
             database_secret=f"{self.prefix}/{name}/database",
@@ -113,6 +118,29 @@ class Naming:
                 ),
             },
         )
+
+    def bucket(self, project_id: str, region: str) -> str:
+        """Name the S3 bucket that is made for a project in a region.
+
+        It has 3 to 63 lower-case letters, digits and hyphens. In the account's own namespace it
+        ends with account and region, and shows so much less of the project's id: beside a prefix of
+        10 characters, a region's name may have up to 25. Source: Amazon S3 User Guide, "Namespaces
+        for general purpose buckets".
+        """
+        if not self.has_own_buckets:
+            return self._name(project_id, _SLUG_LENGTH)
+        suffix = f"-{self.namespace[-_ACCOUNT_LENGTH:]}-{region}-an"
+        others = self.prefix, self._digest(project_id), suffix
+        room = _BUCKET_LENGTH - sum(map(len, others)) - len("--")
+        return self._name(project_id, min(_SLUG_LENGTH, room)) + suffix
+
+    def _name(self, project_id: str, slug_length: int) -> str:
+        """Name a project by the start of its id, and by a hash that no other project has."""
+        slug = _slug(project_id)[: max(slug_length, 0)].strip("-")
+        return "-".join(filter(None, (self.prefix, slug, self._digest(project_id))))
+
+    def _digest(self, project_id: str) -> str:
+        return _digest(f"{self.namespace}/{project_id}")
 
     def owner(self, project_id: str, job_id: str) -> Ownership:
         """Return the marker of what a job makes for a project."""

@@ -29,6 +29,7 @@ _OUTPUTS = {
     "CLUSTER_PARAMETER_PREFIX": "ClusterParameterPrefix",
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
+    "BUCKET_NAMESPACE": "BucketNamespace",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
     "JOB_RETENTION_DAYS": "JobRetentionDays",
     "MAXIMUM_RUNNING_JOBS": "MaximumRunningJobs",

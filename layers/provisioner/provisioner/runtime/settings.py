@@ -5,7 +5,7 @@ A function declares in the template exactly the variables that its class reads.
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,8 +79,10 @@ class ProjectReaderSettings(JobSettings):
 
     projects_table: str
     resource_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")]
-    #: The deployment, as it stands in the marker of every resource.
-    resource_namespace: str
+    #: The deployment, as it stands in the marker of every resource: `<stack>-<account id>`.
+    resource_namespace: Annotated[str, Field(pattern=r"^.+-[0-9]{12}$")]
+    #: Where the names of new buckets are unique: in the account and region, or among all accounts.
+    bucket_namespace: Literal["account-regional", "global"] = "account-regional"
 
 
 class ProjectSettings(ProjectReaderSettings):

@@ -10,8 +10,8 @@ from provisioner.provisioning.job_types.provision_project import ProvisionProjec
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import remove_or_explain
-from provisioner.provisioning.stages.find_project import locate, read_project
-from provisioner.provisioning.stages.repair import report, service_of, skip
+from provisioner.provisioning.stages.find_project import locate, read_project, service_of
+from provisioner.provisioning.stages.repair import report, skip
 
 
 def ensure_auth(

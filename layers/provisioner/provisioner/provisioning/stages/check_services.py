@@ -32,30 +32,30 @@ def ensure_services_are_looked_at(
         ProvisioningError: a look failed, other than by being denied, as `translate_errors` says.
     """
     location = locate(job, projects, naming)
-    names, claim = location.names, location.owner.owns
+    name, pool, claim = location.bucket, location.names.user_pool, location.owner.owns
     bucket = _unless_denied(
-        lambda: look_at_bucket(s3(location.region), name=names.bucket, claim=claim),
+        lambda: look_at_bucket(s3(location.region), name=name, claim=claim),
         lambda unseen: BucketLook(obstacles=unseen),
-        f"bucket {names.bucket}",
+        f"bucket {name}",
     )
     pools = _unless_denied(
         lambda: look_at_pools(
-            cognito(location.region), name=names.user_pool, claim=claim, known=known_id(job, "auth")
+            cognito(location.region), name=pool, claim=claim, known=known_id(job, "auth")
         ),
         lambda unseen: unseen,
-        f"user pool {names.user_pool}",
+        f"user pool {pool}",
     )
     found = bucket.obstacles + pools
     is_data = bucket.holds_objects and not job.payload_as(DeprovisionProjectPayload).delete_data
     number = len(found.staying) + len(found.unseen) + is_data
     checks = [
-        f"bucket {names.bucket} and user pool {names.user_pool} were looked at",
+        f"bucket {name} and user pool {pool} were looked at",
         f"obstacles found: {number}" if number else "no obstacle found",
         bucket.beyond,
     ]
     return StageOutcome(
         output={
-            "data": _not_empty(names.bucket) if is_data else "",
+            "data": _not_empty(name) if is_data else "",
             "staying": list(found.staying),
             "unseen": list(found.unseen),
         },
@@ -75,9 +75,9 @@ def ensure_no_data_is_lost(
     if job.payload_as(DeprovisionProjectPayload).delete_data:
         return
     location = locate(job, projects, naming)
-    bucket = location.names.bucket
-    if holds_objects(s3(location.region), name=bucket, claim=location.owner.owns):
-        raise failure(ErrorType.DATA_NOT_EMPTY, _not_empty(bucket))
+    claim = location.owner.owns
+    if holds_objects(s3(location.region), name=location.bucket, claim=claim):
+        raise failure(ErrorType.DATA_NOT_EMPTY, _not_empty(location.bucket))
 
 
 def _not_empty(bucket: str) -> str:

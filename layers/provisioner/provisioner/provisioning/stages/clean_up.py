@@ -103,6 +103,7 @@ def remaining(job: Job, stage: str, *, naming: Naming) -> Sequence[str]:
         Engine(payload.engine),
         stage,
         naming=naming,
+        bucket=naming.bucket(payload.project_id, payload.region),
         is_dedicated=payload.is_dedicated,
     )
 

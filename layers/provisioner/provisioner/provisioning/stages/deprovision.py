@@ -21,7 +21,7 @@ from provisioner.provisioning.job_types.deprovision_project import (
 )
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import Project, ProjectStatus, ProjectStore
-from provisioner.provisioning.stages.find_project import read_project
+from provisioner.provisioning.stages.find_project import bucket_of, read_project
 from provisioner.provisioning.stages.lifecycle import acquire, complete, read_ended_stages
 from provisioner.provisioning.stages.provision import resources_of
 
@@ -115,11 +115,17 @@ def ensure_deprovisioned(
         record.stage == REMOVING_INSTANCE and record.status is StageStatus.SUCCEEDED
         for record in ended
     )
+    bucket = bucket_of(project.project_id, str(project.region), project, naming)
     removed = (
         resource
         for stage in REMOVING
         for resource in resources_of(
-            project.project_id, engine, stage, naming=naming, is_dedicated=had_instance
+            project.project_id,
+            engine,
+            stage,
+            naming=naming,
+            bucket=bucket,
+            is_dedicated=had_instance,
         )
     )
     # Where the database was gone before this job came, the job that removed it took the snapshot.

@@ -3,7 +3,9 @@
 INITIALIZING of the job types that need no lock: the project is there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.stage import JobInput, StageOutcome
@@ -52,6 +54,8 @@ class Location:
     #: None where it is gone.
     project: Project | None
     names: ResourceNames
+    #: The bucket's name.
+    bucket: str
     #: Whose they are: of the job that is cleaned up after where not all of the project's go.
     owner: Ownership
 
@@ -71,9 +75,15 @@ def locate(job: JobInput, projects: ProjectReader, naming: Naming) -> Location:
     region = (project and project.region) or job.payload.get("region")
     engine = (project and project.engine) or job.payload.get("engine")
     if isinstance(region, str) and isinstance(engine, str):
-        owner = naming.owner(project_id, made_by(job))
-        names = naming.names(project_id)
-        return Location(project_id, region, Engine(engine), project, names, owner)
+        return Location(
+            project_id,
+            region,
+            Engine(engine),
+            project,
+            naming.names(project_id),
+            bucket_of(project_id, region, project, naming),
+            naming.owner(project_id, made_by(job)),
+        )
     if project is None:
         raise failure(
             ErrorType.PROJECT_NOT_FOUND, f"project_id: there is no project {project_id} any more."
@@ -83,6 +93,21 @@ def locate(job: JobInput, projects: ProjectReader, naming: Naming) -> Location:
         "The project does not say in which region its resources are.",
         f"project {project_id}: no region or no engine",
     )
+
+
+def bucket_of(project_id: str, region: str, project: Project | None, naming: Naming) -> str:
+    """Return the name of a project's bucket.
+
+    One that the project's result tells is used as it stands, however new ones are named by now.
+    """
+    recorded = service_of(project, "storage") if project else None
+    return recorded["bucket_name"] if recorded else naming.bucket(project_id, region)
+
+
+def service_of(project: Project, name: str) -> Mapping[str, Any] | None:
+    """Return what the project's result tells of a service; None where it does without."""
+    services: Mapping[str, Mapping[str, Any]] = (project.result or {}).get("services", {})
+    return services.get(name)
 
 
 def made_by(job: JobInput) -> str:

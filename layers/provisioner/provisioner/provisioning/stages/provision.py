@@ -128,9 +128,18 @@ def request_cleanup(
 
 
 def resources_of(
-    project_id: str, engine: Engine, stage: str, *, naming: Naming, is_dedicated: bool
+    project_id: str, engine: Engine, stage: str, *, naming: Naming, bucket: str, is_dedicated: bool
 ) -> Sequence[str]:
-    """Name what a stage that removes is to remove."""
+    """Name what a stage that removes is to remove.
+
+    Args:
+        project_id: the project.
+        engine: the technology of its database.
+        stage: the stage.
+        naming: the deployment's names.
+        bucket: the name of the project's bucket.
+        is_dedicated: whether it has a database instance of its own.
+    """
     names = naming.names(project_id)
     tenant = names.tenants[engine]
     roles = filter(None, (tenant.app_role, tenant.owner_role))
@@ -139,7 +148,7 @@ def resources_of(
             f"API keys of project {project_id}",
             f"secret {names.api_keys_secret}",
         ),
-        clean_up_project.REMOVING_STORAGE: (f"bucket {names.bucket}",),
+        clean_up_project.REMOVING_STORAGE: (f"bucket {bucket}",),
         clean_up_project.REMOVING_REALTIME: (f"Event API {names.event_api}",),
         clean_up_project.REMOVING_AUTH: (f"user pool {names.user_pool}",),
         clean_up_project.REMOVING_DATABASE: (

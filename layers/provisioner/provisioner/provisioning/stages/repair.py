@@ -8,15 +8,9 @@ from provisioner.drivers.drift import Repairs, overlay
 from provisioner.jobs.stage import JobInput, StageOutcome
 from provisioner.jobs.store import JobStore
 from provisioner.provisioning.job_types.repair_project import RepairProjectResult
-from provisioner.provisioning.projects import Project, ProjectStore
+from provisioner.provisioning.projects import ProjectStore
 from provisioner.provisioning.stages.find_project import read_project
 from provisioner.provisioning.stages.lifecycle import complete, read_ended_stages
-
-
-def service_of(project: Project, name: str) -> Mapping[str, Any] | None:
-    """Return what the project's result tells of a service; None where it does without."""
-    services: Mapping[str, Mapping[str, Any]] = (project.result or {}).get("services", {})
-    return services.get(name)
 
 
 def skip(name: str) -> StageOutcome:

@@ -18,8 +18,8 @@ from provisioner.provisioning.job_types.provision_project import ProvisionProjec
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.removal import remove_or_explain
-from provisioner.provisioning.stages.find_project import locate, read_project
-from provisioner.provisioning.stages.repair import report, service_of, skip
+from provisioner.provisioning.stages.find_project import locate, read_project, service_of
+from provisioner.provisioning.stages.repair import report, skip
 
 
 def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Naming) -> StageOutcome:
@@ -39,7 +39,7 @@ def ensure_storage(job: JobInput, *, s3: Callable[[str], S3Client], naming: Nami
     if not payload.services.storage:
         return StageOutcome(skipped=True, check="the payload does without storage")
     client = s3(payload.region)
-    bucket = naming.names(payload.project_id).bucket
+    bucket = naming.bucket(payload.project_id, payload.region)
     owner = naming.owner(payload.project_id, job.job_id)
     settling = Settling()
     ensure_bucket(client, name=bucket, region=payload.region, owner=owner, settling=settling)
@@ -115,7 +115,7 @@ def remove_storage(
         ProvisioningError: as `translate_errors` says.
     """
     location = locate(job, projects, naming)
-    client, name = s3(location.region), location.names.bucket
+    client, name = s3(location.region), location.bucket
     claim = location.owner.claim(only_this_job=only_this_job)
 
     def remove() -> str:
