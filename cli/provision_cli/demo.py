@@ -33,8 +33,6 @@ _DISPATCH_SECONDS = 60.0
 #: Seconds that a job may take, before the demonstration gives up.
 _JOB_SECONDS = 300.0
 
-_THEIR_OBJECT = "theirs.txt"
-
 
 class Demonstration:
     """The acts, in the order in which they are shown."""
@@ -85,29 +83,27 @@ class Demonstration:
         return self._claim_keys()
 
     def _fail(self, project_id: str) -> None:
-        """Provision a project whose bucket's name is taken, and show what has become of it."""
+        """Provision a project whose secret's name is taken, and show what has become of it."""
         api.create_project(project_id)
-        bucket = self._naming.names(project_id).bucket
+        secret = self._naming.names(project_id).api_keys_secret
         self._heading(
-            f"Project {project_id} is to fail: its bucket's name is taken by someone else"
+            f"Project {project_id} is to fail: the name of its API keys' secret is taken by hand"
         )
-        self._line(
-            f"bucket {bucket} is made with an object in it, and without the project's marker"
-        )
-        region, s3 = self._running.region, self._running.client("s3")
-        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": region})
+        self._line(f"secret {secret} is made in the account, without the project's marker")
+        manager = self._running.client("secretsmanager")
+        made = manager.create_secret(Name=secret, SecretString="not the project's")
         try:
-            s3.put_object(Bucket=bucket, Key=_THEIR_OBJECT, Body=b"not the project's")
-            job = api.enqueue_job("provision_project", {"project_id": project_id, "region": region})
+            payload = {"project_id": project_id, "region": self._running.region}
+            job = api.enqueue_job("provision_project", payload)
             job = display.watch(self._console, job.job_id)
             self._heading("It has failed for good, with its reason, and what it made is removed")
             self._show_failure(job)
-            kept = s3.list_objects_v2(Bucket=bucket)["KeyCount"]
-            _expect(kept == 1, f"the bucket {bucket} of someone else has lost its object.")
-            self._line(f"bucket {bucket} still holds the object of someone else")
+            versions = manager.describe_secret(SecretId=secret)["VersionIdsToStages"]
+            is_kept = versions == {made["VersionId"]: ["AWSCURRENT"]}
+            _expect(is_kept, f"the secret {secret} of someone else was changed.")
+            self._line(f"secret {secret} still holds what someone else put there")
         finally:
-            s3.delete_object(Bucket=bucket, Key=_THEIR_OBJECT)
-            s3.delete_bucket(Bucket=bucket)
+            manager.delete_secret(SecretId=secret, ForceDeleteWithoutRecovery=True)
         self._heading(
             f"Looked up at the services: what {self._project_id} has, and {project_id} has left"
         )
@@ -286,6 +282,7 @@ class Demonstration:
     def _look_up(self, project_id: str) -> dict[str, int]:
         """Count what there is under a project's names, at the services themselves."""
         names = self._naming.names(project_id)
+        bucket = self._naming.bucket(project_id, self._running.region)
         tenant = names.tenants[Engine.POSTGRESQL]
         databases, roles = self._list_databases_and_roles()
         pools = self._list("cognito-idp", "list_user_pools", "UserPools[].Name")
@@ -297,7 +294,7 @@ class Demonstration:
             "Event API": self._list("appsync", "list_apis", "apis[].name").count(names.event_api),
             "secrets": secrets.count(names.database_secret) + secrets.count(names.api_keys_secret),
             "API keys": len(api.list_api_keys(project_id)),
-            "bucket": self._list("s3", "list_buckets", "Buckets[].Name").count(names.bucket),
+            "bucket": self._list("s3", "list_buckets", "Buckets[].Name").count(bucket),
         }
 
     def _list(self, service: str, operation: str, path: str) -> list[Any]:

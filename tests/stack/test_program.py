@@ -264,7 +264,7 @@ def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> No
     assert job.error is not None
     for field, text in {
         "status": "FAILED",
-        "stage": "REGISTERING_STORAGE, attempt 1, not tried again",
+        "stage": "GENERATING_API_KEYS, attempt 1, not tried again",
         "error": ErrorType.CONFLICT,
         "reason": job.error.message,
         "clean-up": "COMPLETED, 8 stages",
@@ -281,7 +281,9 @@ def _assert_shows_a_failure_and_a_removal(stack: RunningStack, shown: str) -> No
         "API keys": ["2", "none"],
         "bucket": ["1", "none"],
     }
-    assert re.search(r"^bucket \S+demo-1-taken\S+ still holds the object of", shown, re.MULTILINE)
+    assert re.search(r"^secret \S+demo-1-taken\S+ still holds what someone", shown, re.MULTILINE)
+    secrets = stack.client("secretsmanager").list_secrets()["SecretList"]
+    assert not [secret["Name"] for secret in secrets if "demo-1-taken" in secret["Name"]]
     buckets = [bucket["Name"] for bucket in stack.client("s3").list_buckets()["Buckets"]]
     assert not [name for name in buckets if "demo-1-taken" in name]
     assert re.search(r"^snapshot demo-1/\S+\.dump  [\d,]+ bytes, of a server", shown, re.MULTILINE)
