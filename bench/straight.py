@@ -26,6 +26,15 @@ _TLS_ONLY = {
     "Condition": {"Bool": {"aws:SecureTransport": "false"}},
 }
 
+_ENDS_WHAT_IS_UNSEEN = {
+    "ID": "EndUnfinishedUploadsAndNoncurrentVersions",
+    "Status": "Enabled",
+    "Filter": {"Prefix": ""},
+    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+    "NoncurrentVersionExpiration": {"NoncurrentDays": 90},
+    "Expiration": {"ExpiredObjectDeleteMarker": True},
+}
+
 #: API keys of a project, as many as a job makes by default.
 _KEYS = 2
 
@@ -204,6 +213,9 @@ class Straight:
             "Statement": [{**_TLS_ONLY, "Resource": [arn, f"{arn}/*"]}],
         }
         s3.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
+        s3.put_bucket_lifecycle_configuration(
+            Bucket=name, LifecycleConfiguration={"Rules": [_ENDS_WHAT_IS_UNSEEN]}
+        )
 
     def _make_secret(self, name: str, value: str) -> None:
         self._aws["secretsmanager"].create_secret(

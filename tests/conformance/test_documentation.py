@@ -19,6 +19,7 @@ from provisioner import jobs
 from provisioner.api_keys.key_format import LEAK_PATTERN
 from provisioner.api_keys.store import API_KEY_TRANSITIONS
 from provisioner.composition.events import COMPLETIONS
+from provisioner.drivers import s3
 from provisioner.drivers.rds import _STATES, RdsState
 from provisioner.errors import ERROR_RULES
 from provisioner.jobs.events import DETAILS, EventType
@@ -204,6 +205,16 @@ def test_the_page_of_instances_describes_what_may_be_allowed() -> None:
         assert f"`{field}`" in page, field
     states = [status for status, state in _STATES.items() if state is RdsState.FAILED]
     assert [status for status in states if f"`{status}`" not in page] == []
+
+
+def test_the_page_for_customers_says_when_what_is_unseen_ends() -> None:
+    page = (ROOT / "docs" / "for-customers.md").read_text()
+    assert s3._OUR_RULE["ID"] in page
+    for row in (
+        rf"a version .* \| after {s3.NONCURRENT_VERSION_DAYS} days \|",
+        rf"multipart upload .* \| {s3.UNFINISHED_UPLOAD_DAYS} days after it was begun \|",
+    ):
+        assert re.search(row, page), row
 
 
 def test_the_contract_names_every_field() -> None:

@@ -43,6 +43,7 @@ OPERATIONS = [
     "CreateBucket",
     "PutBucketVersioning",
     "PutBucketPolicy",
+    "PutBucketLifecycleConfiguration",
     "GetBucketTagging",
     "GetPublicAccessBlock",
     "GetBucketEncryption",
@@ -75,6 +76,24 @@ DRIFTS: dict[str, tuple[str, Callable[[Any], object]]] = {
             Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"}
         ),
     ),
+    "without_a_lifecycle": (
+        "lifecycle",
+        lambda client: client.delete_bucket_lifecycle(Bucket=BUCKET),
+    ),
+    "with_a_longer_lifecycle": (
+        "lifecycle",
+        lambda client: put_rules(
+            client, {**OUR_RULE, "NoncurrentVersionExpiration": {"NoncurrentDays": 3650}}
+        ),
+    ),
+    "with_a_lifecycle_of_few": (
+        "lifecycle",
+        lambda client: put_rules(client, {**OUR_RULE, "Filter": {"Prefix": "some/"}}),
+    ),
+    "with_a_lifecycle_that_is_off": (
+        "lifecycle",
+        lambda client: put_rules(client, {**OUR_RULE, "Status": "Disabled"}),
+    ),
     "without_a_policy": ("policy", lambda client: client.delete_bucket_policy(Bucket=BUCKET)),
     "with_a_weaker_policy": (
         "policy",
@@ -93,6 +112,24 @@ TLS_ONLY: dict[str, Any] = {
     "Action": "s3:*",
     "Resource": [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"],
     "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+}
+
+#: The rule of ours in the bucket's lifecycle.
+OUR_RULE: dict[str, Any] = {
+    "ID": "EndUnfinishedUploadsAndNoncurrentVersions",
+    "Status": "Enabled",
+    "Filter": {"Prefix": ""},
+    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+    "NoncurrentVersionExpiration": {"NoncurrentDays": 90},
+    "Expiration": {"ExpiredObjectDeleteMarker": True},
+}
+
+#: A rule of the customer's.
+THEIR_RULE: dict[str, Any] = {
+    "ID": "Forget",
+    "Status": "Enabled",
+    "Filter": {"Prefix": "logs/"},
+    "Expiration": {"Days": 3},
 }
 
 #: What S3 gives every new bucket.
@@ -115,6 +152,12 @@ def put_policy(client: Any, *statements: dict[str, Any], one: bool = False) -> N
     """Write the bucket's policy; a statement that stands alone may stand outside of a list."""
     policy = {"Version": "2012-10-17", "Statement": statements[0] if one else statements}
     client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+
+
+def put_rules(client: Any, *rules: dict[str, Any]) -> None:
+    client.put_bucket_lifecycle_configuration(
+        Bucket=BUCKET, LifecycleConfiguration={"Rules": list(rules)}
+    )
 
 
 @cache
@@ -207,6 +250,9 @@ class Storage:
             ]["Rules"],
             "versioning": lambda: self.client.get_bucket_versioning(Bucket=BUCKET).get("Status"),
             "policy": lambda: json.loads(self.client.get_bucket_policy(Bucket=BUCKET)["Policy"]),
+            "lifecycle": lambda: self.client.get_bucket_lifecycle_configuration(Bucket=BUCKET)[
+                "Rules"
+            ],
         }
         found = {}
         for name, read in reads.items():
@@ -233,6 +279,7 @@ def test_a_project_gets_a_bucket_that_is_private_encrypted_and_versioned(storage
         "encryption": [{**BY_S3, "BucketKeyEnabled": False}],
         "versioning": "Enabled",
         "policy": {"Version": "2012-10-17", "Statement": [TLS_ONLY]},
+        "lifecycle": [OUR_RULE],
     }
     assert storage.check() == (
         f"bucket {BUCKET} answered: encrypted, private, TLS only, versioned, tagged"
@@ -472,6 +519,46 @@ def test_statements_of_the_customer_stay_beside_ours(storage: Storage, *, one: b
     assert storage.settings()["policy"]["Statement"] == [THEIRS, TLS_ONLY]
 
 
+def test_rules_of_the_customer_stay_beside_ours(storage: Storage) -> None:
+    storage.ensure()
+    put_rules(storage.client, THEIR_RULE)
+    storage.ensure()
+    assert [rule["ID"] for rule in storage.settings()["lifecycle"]] == ["Forget", OUR_RULE["ID"]]
+
+
+def test_what_the_customer_set_beside_the_rules_stays(storage: Storage) -> None:
+    """A write that does not name it sets it back."""
+    storage.ensure()
+    kept = {"TransitionDefaultMinimumObjectSize": "varies_by_storage_class"}
+    storage.core.answers["s3.GetBucketLifecycleConfiguration"] = lambda _parameters: (
+        200,
+        {"Rules": [THEIR_RULE], **kept},
+    )
+    storage.core.calls.clear()
+    storage.ensure()
+    (written,) = storage.core.calls_of("s3.PutBucketLifecycleConfiguration")
+    rules = {"LifecycleConfiguration": {"Rules": [THEIR_RULE, OUR_RULE]}}
+    assert {name: written[name] for name in (*rules, *kept)} == rules | kept
+
+
+@pytest.mark.parametrize(
+    "told", [{"Filter": {}}, {"Filter": {"Prefix": ""}}, {"Prefix": ""}], ids=str
+)
+def test_a_rule_for_all_objects_is_ours_however_s3_tells_that(
+    storage: Storage, told: dict[str, Any]
+) -> None:
+    storage.ensure()
+    ours = {name: value for name, value in OUR_RULE.items() if name != "Filter"}
+    storage.core.answers["s3.GetBucketLifecycleConfiguration"] = lambda _parameters: (
+        200,
+        {"Rules": [THEIR_RULE, {**ours, **told}]},
+    )
+    storage.core.calls.clear()
+    storage.ensure()
+    storage.check()
+    assert storage.changes() == []
+
+
 def test_a_policy_that_s3_has_written_anew_is_no_drift(storage: Storage) -> None:
     """It reorders lists, and unpacks those of one entry."""
     storage.ensure()
@@ -667,7 +754,7 @@ def test_a_repair_of_what_is_right_only_looks(storage: Storage) -> None:
     storage.core.calls.clear()
     assert repair(storage) == Repairs((), (), ANSWERED)
     assert storage.changes() == []
-    assert len(storage.core.calls) == 6
+    assert len(storage.core.calls) == 7
 
 
 def test_a_repair_puts_right_what_has_drifted_and_says_what_it_was(storage: Storage) -> None:
@@ -678,7 +765,7 @@ def test_a_repair_puts_right_what_has_drifted_and_says_what_it_was(storage: Stor
     repairs = repair(storage)
     assert repairs.repaired == tuple(
         Drift(f"bucket {BUCKET}", setting)
-        for setting in ("public access block", "encryption", "versioning", "policy")
+        for setting in ("public access block", "encryption", "versioning", "policy", "lifecycle")
     )
     assert (repairs.remaining, repairs.checked) == ((), ANSWERED)
     assert storage.settings() == before

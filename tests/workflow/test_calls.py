@@ -52,6 +52,7 @@ OPERATIONS: dict[str, list[str]] = {
         "GetBucketEncryption",
         "PutBucketVersioning",
         "PutBucketPolicy",
+        "PutBucketLifecycleConfiguration",
         "GetBucketVersioning",
         "GetBucketPolicy",
     ],

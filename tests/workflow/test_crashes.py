@@ -18,7 +18,7 @@ from support.effects import Attempt, Effect, aside, effects
 from support.workflow import SHARED_STAGES, FunctionEnded, Run, Workflow, each_way
 
 #: No stage changes AWS more often in one attempt; a test below sees to it.
-MOST_CALLS = 5
+MOST_CALLS = 6
 
 each_call = pytest.mark.parametrize("number", range(1, MOST_CALLS + 1))
 

@@ -81,6 +81,7 @@ def drift_services(result: dict[str, Any]) -> set[tuple[str, str]]:
     s3.delete_public_access_block(Bucket=bucket)
     s3.delete_bucket_encryption(Bucket=bucket)
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    s3.delete_bucket_lifecycle(Bucket=bucket)
     s3.put_bucket_policy(
         Bucket=bucket,
         Policy=json.dumps(
@@ -118,7 +119,7 @@ def drift_services(result: dict[str, Any]) -> set[tuple[str, str]]:
         ("channel namespace default", MADE_AGAIN),
         *(
             (f"bucket {bucket}", what)
-            for what in ("public access block", "encryption", "versioning", "policy")
+            for what in ("public access block", "encryption", "versioning", "policy", "lifecycle")
         ),
     }
 
@@ -169,6 +170,7 @@ def test_all_that_has_drifted_is_found_and_put_right_in_one_repair(
     assert sorted(set(made) - {"TransactWriteItems"}) == [
         "CreateChannelNamespace",
         "PutBucketEncryption",
+        "PutBucketLifecycleConfiguration",
         "PutBucketPolicy",
         "PutBucketVersioning",
         "PutPublicAccessBlock",

@@ -1,6 +1,7 @@
 """Amazon S3: one bucket a project.
 
-Source: Amazon S3 API Reference; Amazon S3 User Guide, "Security best practices".
+Source: Amazon S3 API Reference; Amazon S3 User Guide, "Security best practices", "Managing the
+lifecycle of objects".
 """
 
 import json
@@ -38,6 +39,14 @@ _OF_ACCOUNT_AND_REGION = "-an"
 
 #: How a bucket's tags, which say whose it is, are named among what has been seen or is wrong.
 _TAGS = "tags"
+
+#: Days after which S3 removes the parts of an upload that was never finished. No list of objects
+#: shows them, and they cost; a client that goes on with one does so within hours.
+UNFINISHED_UPLOAD_DAYS = 7
+
+#: Days that S3 keeps a version of an object after another has taken its place, or it was deleted. A
+#: loss that shows at the end of a month or a quarter can still be made good.
+NONCURRENT_VERSION_DAYS = 90
 
 #: Seconds in which S3 may not show yet what was written, and between two looks at it. What takes
 #: longer is left to the stage's next attempt.
@@ -142,6 +151,8 @@ class _Setting:
     #: S3 User Guide, "Default encryption FAQ" and "Blocking public access to your Amazon S3
     #: storage".
     is_given: bool = False
+    #: Whether it is read again where it was just written to a new bucket.
+    is_read_back: bool = True
 
 
 def _with_tls_only(arn: str, policy: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +184,47 @@ def _canonical(part: Any) -> Any:
             return sorted(map(_canonical, part), key=str)
         case _:
             return part
+
+
+#: Ends what costs in a bucket, and shows in no list of its objects. A delete marker goes once no
+#: version is left below it. It has no tag and no size for a filter, which S3 takes with neither
+#: uploads nor markers. Source: Amazon S3 User Guide, "Lifecycle configuration elements".
+_OUR_RULE: dict[str, Any] = {
+    "ID": "EndUnfinishedUploadsAndNoncurrentVersions",
+    "Status": "Enabled",
+    "Filter": {"Prefix": ""},
+    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED_UPLOAD_DAYS},
+    "NoncurrentVersionExpiration": {"NoncurrentDays": NONCURRENT_VERSION_DAYS},
+    "Expiration": {"ExpiredObjectDeleteMarker": True},
+}
+
+
+def _with_our_rule(_arn: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Add our rule to a lifecycle configuration; the rules of others stay."""
+    rules = found.get("LifecycleConfiguration", {}).get("Rules", [])
+    if any(_does_as_ours(rule) for rule in rules):
+        return found
+    others = [rule for rule in rules if rule.get("ID") != _OUR_RULE["ID"]]
+    return {**found, "LifecycleConfiguration": {"Rules": [*others, _OUR_RULE]}}
+
+
+def _does_as_ours(rule: dict[str, Any]) -> bool:
+    """Whether a rule is ours, for every object; an empty filter may be told in any way."""
+    is_for_all = not any(rule.get("Filter", {}).values()) and not rule.get("Prefix")
+    return is_for_all and all(
+        rule.get(name) == value for name, value in _OUR_RULE.items() if name != "Filter"
+    )
+
+
+def _read_lifecycle(client: S3Client, bucket: str) -> dict[str, Any]:
+    """Return what a write would have to say to leave the configuration as it is."""
+    found = client.get_bucket_lifecycle_configuration(Bucket=bucket)
+    # A write without it would set it back to its default.
+    size = found.get("TransitionDefaultMinimumObjectSize")
+    return {
+        "LifecycleConfiguration": {"Rules": found["Rules"]},
+        **({"TransitionDefaultMinimumObjectSize": size} if size else {}),
+    }
 
 
 #: What every bucket of ours has, and gets back where it has drifted. All else is the customer's,
@@ -220,6 +272,16 @@ _SETTINGS: dict[str, _Setting] = {
         wanted=_with_tls_only,
         write=lambda client, bucket, value: client.put_bucket_policy(
             Bucket=bucket, Policy=json.dumps(value)
+        ),
+    ),
+    "lifecycle": _Setting(
+        read=_read_lifecycle,
+        unset="NoSuchLifecycleConfiguration",
+        # It keeps nobody out, and does nothing for days: a repair is soon enough.
+        is_read_back=False,
+        wanted=_with_our_rule,
+        write=lambda client, bucket, value: client.put_bucket_lifecycle_configuration(
+            Bucket=bucket, **value
         ),
     ),
 }
@@ -279,6 +341,8 @@ def _put_right(
     for setting, value in _find_drift(client, name, settling, is_new=is_new):
         settling.at_bucket(partial(_SETTINGS[setting].write, client, name, value))
         settling.just_written = True
+        if is_new and not _SETTINGS[setting].is_read_back:
+            settling.seen.add(setting)
         wrong.append(Drift(f"bucket {name}", setting))
     return wrong
 
