@@ -27,7 +27,7 @@ endif
 # Node's migration tools and job queues, as customers use them.
 CUSTOMER_TOOLS := $(TOOLS)/customers
 
-.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets collect-tests test test-postgresql-versions test-mysql build validate deploy demo up down test-stack
+.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets collect-tests test test-postgresql-versions test-mysql build validate check-stack-name deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -81,7 +81,7 @@ test: $(VENV)/.installed ## run the linters and every test
 	@$(SIDE_BY_SIDE) $(LINTERS) collect-tests
 	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
-test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on PostgreSQL 15 to 17 as well, and bring these
+test-postgresql-versions: $(VENV)/.installed ## test what tenants may do on PostgreSQL 16 and 17 as well, and bring these
 	@versions="$$(.ci/postgresql-versions)" && for programs in $$versions; do \
 		echo "PostgreSQL of $$programs" && POSTGRESQL_BIN=$$programs $(BIN)/pytest --quiet \
 		tests/unit/test_postgresql_tenants.py tests/unit/test_postgresql_hostile.py \
@@ -104,8 +104,12 @@ build: $(VENV)/.installed ## build functions and layers into .aws-sam/build
 validate: $(VENV)/.installed ## check the template with SAM's linter
 	$(BIN)/sam validate --lint
 
+# Before anything is built: what a deployment would only find out half-way.
+check-stack-name: $(VENV)/.installed
+	@$(BIN)/python -m provision_cli.stack_name production
+
 deploy: ARCHITECTURE = arm64
-deploy: build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
+deploy: check-stack-name build ## build for AWS and deploy; the stack and its parameters stand in samconfig.toml
 	$(BIN)/sam deploy --config-env production
 
 state-machines: $(VENV)/.installed ## write anew what follows from the job types: state machines and their flowcharts, the template's part, events, the table of faults

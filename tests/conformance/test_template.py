@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from provision_cli.local.containers import VARIABLES_FILE
 from provision_cli.local.stack import _DIRECTORY, REGION
+from provision_cli.stack_name import longest_stack_name
 from provisioner.jobs.dispatch import Dispatcher, UndeliveredReceiver
 from provisioner.jobs.events import HEARTBEAT
 from provisioner.jobs.execution import MAX_INPUT_BYTES, ExecutionStatus
@@ -652,6 +654,28 @@ def test_parameter_is_described_and_bounded_and_no_secret(name: str) -> None:
     assert not parameter.get("NoEcho")
 
 
+@pytest.mark.parametrize("prefix", ["pg", "sthree", "xn", "amzn"])
+def test_a_prefix_that_a_service_keeps_for_itself_is_refused(prefix: str) -> None:
+    parameter = template()["Parameters"]["ResourcePrefix"]
+    # CloudFormation matches the whole value, by Java's expressions, which have the same words here.
+    assert not re.fullmatch(parameter["AllowedPattern"], prefix)
+    assert re.fullmatch(parameter["AllowedPattern"], f"{prefix}1")
+    assert prefix in parameter["ConstraintDescription"]
+
+
+def test_the_functions_refuse_the_prefixes_that_the_template_refuses() -> None:
+    pattern = re.compile(template()["Parameters"]["ResourcePrefix"]["AllowedPattern"])
+    kept = set(settings.RESERVED_PREFIXES)
+    near = {one + other for one in kept for other in ("s", "1", "-")} | {one[:-1] for one in kept}
+    for prefix in kept | near | {"nm", "n", "Nm", "1n", "n_m", "abcdefghij", "abcdefghijk", "pg\n"}:
+        try:
+            settings.check_resource_prefix(prefix)
+        except ValueError:
+            assert not pattern.fullmatch(prefix), prefix
+        else:
+            assert pattern.fullmatch(prefix), prefix
+
+
 def holds(expression: dict[str, Any], parameters: dict[str, list[str]]) -> bool:
     """Evaluate an expression of a rule, as CloudFormation does."""
     match expression:
@@ -692,6 +716,36 @@ def test_no_log_level_silences_the_metrics() -> None:
     assert template()["Globals"]["Function"]["LoggingConfig"]["ApplicationLogLevel"] == {
         "Ref": "LogLevel"
     }
+
+
+#: Characters of each name that the template derives from the stack's; CloudFormation makes what it
+#: names itself short enough. Sources: AWS Step Functions API Reference, CreateStateMachine; Amazon
+#: CloudWatch Logs API Reference, CreateLogGroup; Amazon EventBridge API Reference, CreateEventBus;
+#: Amazon CloudWatch API Reference, PutDashboard.
+CHARACTERS = {
+    ("AWS::Serverless::StateMachine", "Name"): 80,
+    ("AWS::Logs::LogGroup", "LogGroupName"): 512,
+    ("AWS::Events::EventBus", "Name"): 256,
+    ("AWS::CloudWatch::Dashboard", "DashboardName"): 255,
+}
+
+
+def derived_names() -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield every name that holds the stack's, with what has it, and the stack's left out."""
+    for resource in template()["Resources"].values():
+        for name, value in resource["Properties"].items():
+            match value:
+                case {"Fn::Sub": str(text)} if name.endswith("Name"):
+                    yield (resource["Type"], name), text.replace("${AWS::StackName}", "")
+                case {"Ref": "AWS::StackName"}:
+                    yield (resource["Type"], name), ""
+
+
+def test_a_stack_s_name_may_be_as_long_as_every_derived_name_allows() -> None:
+    names = list(derived_names())
+    assert {kind for kind, _ in names} == set(CHARACTERS)
+    assert not any("${" in rest for _, rest in names)
+    assert min(CHARACTERS[kind] - len(rest) for kind, rest in names) == longest_stack_name() == 55
 
 
 # --- The state machines' resources ----------------------------------------------------------------

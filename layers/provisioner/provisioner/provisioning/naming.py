@@ -81,8 +81,8 @@ def snapshot_key(project_id: str, job_id: str) -> str:
 class Naming:
     """One deployment's way to name and mark what it makes."""
 
-    #: 2 to 10 lower-case letters and digits, first a letter; the IAM policies allow only names that
-    #: begin with it.
+    #: 2 to 10 lower-case letters and digits, first a letter, and none that a service keeps for
+    #: itself; the IAM policies allow only names that begin with it.
     prefix: str
     #: The deployment, as `<stack>-<account id>`; it goes into the hash, so that two deployments
     #: that serve the same project id get different names.

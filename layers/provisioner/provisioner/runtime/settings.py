@@ -4,6 +4,7 @@ A function declares in the template exactly the variables that its class reads.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -12,6 +13,34 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 class SettingsError(RuntimeError):
     """An environment variable is missing or wrong."""
+
+
+#: What no deployment may begin its names with. The template refuses it before anything is made;
+#: with each the stack would be made, and its jobs fail.
+RESERVED_PREFIXES = frozenset(
+    {
+        # A role of PostgreSQL must not begin with pg_. Source: PostgreSQL documentation, "CREATE
+        # ROLE".
+        "pg",
+        # A bucket must not begin with sthree-, nor with amzn-s3-demo-, to which a project's id may
+        # lead; nor with xn--, from which one hyphen would keep ours. Source: Amazon S3 User Guide,
+        # "General purpose bucket naming rules".
+        *("sthree", "amzn", "xn"),
+    }
+)
+
+_PREFIX = re.compile("[a-z][a-z0-9]{1,9}")
+
+
+def check_resource_prefix(value: str) -> str:
+    """Return what all names of a deployment begin with.
+
+    Raises:
+        ValueError: nothing can begin with it; the template's parameter says the same.
+    """
+    if _PREFIX.fullmatch(value) is None or value in RESERVED_PREFIXES:
+        raise ValueError("must be 2 to 10 lower-case letters and digits, and of no other service")
+    return value
 
 
 def _job_types(value: str) -> str:
@@ -78,7 +107,7 @@ class ProjectReaderSettings(JobSettings):
     """What reads projects, and names and marks their resources."""
 
     projects_table: str
-    resource_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,9}$")]
+    resource_prefix: Annotated[str, AfterValidator(check_resource_prefix)]
     #: The deployment, as it stands in the marker of every resource: `<stack>-<account id>`.
     resource_namespace: Annotated[str, Field(pattern=r"^.+-[0-9]{12}$")]
     #: Where the names of new buckets are unique: in the account and region, or among all accounts.
