@@ -50,16 +50,24 @@ UNSCOPED_ACTIONS: dict[str, set[str]] = {
     "ec2:UnassignPrivateIpAddresses": set(),
 }
 
-#: What AWS asks for besides the action of an operation: to make something with tags, and to delete
-#: objects of a bucket that had no versions. Source: Service Authorization Reference.
-BESIDES = {
-    "cognito-idp:CreateUserPool": "cognito-idp:TagResource",
-    "appsync:CreateApi": "appsync:TagResource",
-    "secretsmanager:CreateSecret": "secretsmanager:TagResource",
-    "s3:CreateBucket": "s3:TagResource",
-    "s3:DeleteObjectVersion": "s3:DeleteObject",
-    "rds:CreateDBInstance": "rds:AddTagsToResource",
-    "rds:RestoreDBInstanceFromDBSnapshot": "rds:AddTagsToResource",
+#: What AWS asks for besides the action of an operation: to make something with tags, to have the
+#: role that the service itself works as, and to delete objects of a bucket that had no versions.
+#: Sources: Service Authorization Reference; Amazon RDS User Guide, "Using service-linked roles".
+BESIDES: dict[str, set[str]] = {
+    "cognito-idp:CreateUserPool": {"cognito-idp:TagResource"},
+    "appsync:CreateApi": {"appsync:TagResource", "iam:CreateServiceLinkedRole"},
+    "appsync:UpdateApi": {"iam:CreateServiceLinkedRole"},
+    "secretsmanager:CreateSecret": {"secretsmanager:TagResource"},
+    "s3:CreateBucket": {"s3:TagResource"},
+    "s3:DeleteObjectVersion": {"s3:DeleteObject"},
+    "rds:CreateDBInstance": {"rds:AddTagsToResource", "iam:CreateServiceLinkedRole"},
+    "rds:RestoreDBInstanceFromDBSnapshot": {"rds:AddTagsToResource", "iam:CreateServiceLinkedRole"},
+}
+
+#: The roles of services, which their functions let AWS make: by the service, the role's name.
+SERVICE_LINKED_ROLES = {
+    "appsync.amazonaws.com": "AWSServiceRoleForAppSync",
+    "rds.amazonaws.com": "AWSServiceRoleForRDS",
 }
 
 #: What an event source mapping needs, by the attribute of its source. Source: AWS Lambda Developer
@@ -150,7 +158,7 @@ def problems_of_function(template: Template, name: str, function: str) -> Iterat
     called = calls(function)
     of_tables = {right_of_table(call) for call in called if call.table}
     actions = {call.action for call in called if not call.table}
-    actions |= {BESIDES[action] for action in actions & BESIDES.keys()}
+    actions |= {beside for action in actions & BESIDES.keys() for beside in BESIDES[action]}
     rest = allowed - of_runtime - of_tables
     for action, resource in sorted(rest):
         if action not in actions:
@@ -185,6 +193,18 @@ def problems_of_machine(template: Template, machine: dict[str, Any]) -> Iterator
     yield from (f"{role} does not allow {a} on {r} of {name}" for a, r in needed - allowed)
 
 
+def is_of_one_service(statement: dict[str, Any]) -> bool:
+    """Whether a statement lets one service of ours have its role, and allows nothing else."""
+    service = statement.get("Condition", {}).get("StringEquals", {}).get("iam:AWSServiceName", "")
+    return service in SERVICE_LINKED_ROLES and (statement["Action"], statement["Resource"]) == (
+        "iam:CreateServiceLinkedRole",
+        {
+            "Fn::Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:role/aws-service-role/"
+            f"{service}/{SERVICE_LINKED_ROLES[service]}"
+        },
+    )
+
+
 def problems_of_statements(template: Template) -> Iterator[str]:
     """Yield what no statement may say."""
     for name, role in of_type(template, "AWS::IAM::Role").items():
@@ -199,6 +219,8 @@ def problems_of_statements(template: Template) -> Iterator[str]:
                     yield f"{where}: {action} is no exact action"
                 elif action == "iam:PassRole":
                     yield f"{where} passes roles on"
+                elif action == "iam:CreateServiceLinkedRole" and not is_of_one_service(statement):
+                    yield f"{where} makes roles of other services"
                 elif everything and action not in UNSCOPED_ACTIONS:
                     yield f"{where}: {action} has a resource that can be named"
                 elif everything and not conditions >= UNSCOPED_ACTIONS[action]:
@@ -321,6 +343,10 @@ def pass_role(template: Template) -> None:
     statement_of(template, "ServicesRole", "KeepUserPools")["Action"].append("iam:PassRole")
 
 
+def make_any_role_of_a_service(template: Template) -> None:
+    del statement_of(template, "InstancesRole", "LetServiceHaveItsRole")["Condition"]
+
+
 def run_another_function(template: Template) -> None:
     statement_of(template, "RotateApiKeysStateMachineRole", "RunStages")["Resource"].append(
         {"Fn::GetAtt": ["DatabaseFunction", "Arn"]}
@@ -356,6 +382,7 @@ def share_role(template: Template) -> None:
         (use_wildcard, "events:* is no exact action"),
         (use_every_resource, "events:PutEvents has a resource that can be named"),
         (pass_role, "passes roles on"),
+        (make_any_role_of_a_service, "InstancesRole.LetServiceHaveItsRole makes roles of other"),
         (run_another_function, "RotateApiKeysStateMachineRole allows lambda:InvokeFunction"),
         (start_no_cleanup, "does not allow states:StartExecution"),
         (let_everyone_invoke, "someone else than a rule"),
