@@ -24,7 +24,7 @@ import pymysql
 from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
-from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.database_engine import CONNECT_SECONDS, AdminConnection, TenantNames
 from provisioner.drivers.mysql.errors import PYMYSQL
 from provisioner.drivers.mysql.quoting import SQL, Composable, Literal
 
@@ -43,8 +43,6 @@ LOCK_SECONDS = 30
 
 #: Modes of libpq's that accept no connection without TLS.
 TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
-
-_CONNECT_SECONDS = 10
 
 #: Seconds that the driver waits for an answer: more than the server takes to give up by itself.
 _ANSWER_SECONDS = STATEMENT_SECONDS + 30
@@ -160,7 +158,7 @@ def connect(login: AdminConnection, database: str | None = None) -> Connection:
                 database=database,
                 charset="utf8mb4",
                 autocommit=True,
-                connect_timeout=_CONNECT_SECONDS,
+                connect_timeout=CONNECT_SECONDS,
                 read_timeout=_ANSWER_SECONDS,
                 write_timeout=_ANSWER_SECONDS,
                 # With neither, the driver makes a context of its own, which verifies nothing.

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from provisioner.drivers.database_engine import CONNECT_SECONDS
 from provisioner.drivers.postgresql.session import (
     REQUIRED_AUTHENTICATION,
     SAFE_SEARCH_PATH,
@@ -153,7 +154,7 @@ def environment(*, password: str, sslmode: str) -> dict[str, str]:
         "PGPASSWORD": password,
         "PGSSLMODE": sslmode,
         "PGREQUIREAUTH": REQUIRED_AUTHENTICATION,
-        "PGCONNECT_TIMEOUT": "10",
+        "PGCONNECT_TIMEOUT": str(CONNECT_SECONDS),
         "PGOPTIONS": _SESSION_OPTIONS,
         "PGAPPNAME": "project-provisioner",
         # Messages in English, which `type_of_text` understands.

@@ -28,7 +28,7 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.rows import tuple_row
 
-from provisioner.drivers.database_engine import Restored, TenantNames, step
+from provisioner.drivers.database_engine import CONNECT_SECONDS, Restored, TenantNames, step
 from provisioner.drivers.database_errors import CAUSE_LENGTH, refuse_contents, snapshot_refused
 from provisioner.drivers.postgresql.archive import (
     Entry,
@@ -347,7 +347,7 @@ def _parameters(url: str) -> dict[str, str]:
                 ErrorType.INVALID_PAYLOAD,
                 f"into: {option.keyword.decode()} cannot be passed on to psql; leave it out.",
             )
-    return {"connect_timeout": "10"} | {
+    return {"connect_timeout": str(CONNECT_SECONDS)} | {
         option.keyword.decode(): option.val.decode()
         for option in (*pq.Conninfo.get_defaults(), *given)
         if option.val

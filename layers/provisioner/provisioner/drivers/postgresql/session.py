@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from provisioner.drivers.database_engine import AdminConnection, TenantNames
+from provisioner.drivers.database_engine import CONNECT_SECONDS, AdminConnection, TenantNames
 from provisioner.drivers.postgresql.errors import PSYCOPG
 
 type Connection = psycopg.Connection[tuple[Any, ...]]
@@ -105,7 +105,7 @@ def _connect(login: AdminConnection, database: str, options: str = "") -> Connec
         options=options,
         autocommit=True,
         row_factory=tuple_row,
-        connect_timeout=10,
+        connect_timeout=CONNECT_SECONDS,
         keepalives=1,
         keepalives_idle=20,
         keepalives_interval=10,
