@@ -1,11 +1,16 @@
--- Prepares a PostgreSQL cluster (15 to 18) to hold tenant databases.
+-- Prepares a PostgreSQL cluster (16 to 18) to hold tenant databases.
 -- Run once for each cluster as its master user, connected to the database `postgres`:
 --   psql "host=… user=… dbname=postgres" --file docs/cluster.sql --set ON_ERROR_STOP=1
 -- then give the platform role a password with psql's \password, which sends only a verifier.
 
--- The platform role: it makes databases and roles, and is no superuser.
+-- The platform role: it makes databases and roles, and is no superuser. Before version 16 whoever may
+-- make roles may become any of them but a superuser, those of the server's own files and programs too.
 DO $$
 BEGIN
+    IF current_setting('server_version_num')::int < 160000 THEN
+        RAISE EXCEPTION 'PostgreSQL %: must be 16 or later, where a role that makes roles has power over'
+            ' its own alone; upgrade the cluster, or take another.', current_setting('server_version');
+    END IF;
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'provisioner') THEN
         CREATE ROLE provisioner LOGIN CREATEDB CREATEROLE;
     END IF;

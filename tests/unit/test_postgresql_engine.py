@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from provisioner.drivers import database_errors
+from provisioner.drivers.postgresql import engine
 from provisioner.drivers.postgresql import session as session_module
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.drivers.postgresql.session import SETTINGS, connect_as_platform, lock
@@ -241,13 +243,36 @@ def test_the_platform_s_sessions_are_bounded(tenant: Tenant) -> None:
         ).fetchone()
     assert row == ("30s", "1min", "project-provisioner")
     expected = {
-        "connect_timeout": "10",
+        "connect_timeout": "40",
         "keepalives_idle": "20",
         "keepalives_interval": "10",
         "keepalives_count": "3",
         "sslmode": tenant.cluster.admin.sslmode,
     }
     assert {**parameters, **expected} == parameters
+
+
+def test_a_server_on_which_the_platform_s_role_has_power_over_others_is_refused(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "OLDEST_VERSION", 990_000)
+    with pytest.raises(ProvisioningError, match=r"and must be 99 or later; upgrade it\.") as raised:
+        tenant.ensure_database()
+    assert raised.value.type is ErrorType.DATABASE_CREATION_FAILED
+    with tenant.cluster.connect() as c:
+        made = c.execute("SELECT FROM pg_roles WHERE rolname = %s", (tenant.names.app_role,))
+        assert made.rowcount == 0
+
+
+def test_the_script_that_prepares_a_cluster_refuses_an_older_server(tenant: Tenant) -> None:
+    script = (Path(__file__).resolve().parents[2] / "docs" / "cluster.sql").read_text()
+    assert script.count("160000") == 1
+    script = script.replace("160000", "990000").replace("'provisioner'", "'another'")
+    with tenant.cluster.connect() as c, pytest.raises(psycopg.errors.RaiseException) as raised:
+        c.execute(script.replace("ROLE provisioner", "ROLE another").encode())
+    assert "must be 16 or later" in str(raised.value)
+    with tenant.cluster.connect() as c:
+        assert c.execute("SELECT FROM pg_roles WHERE rolname = 'another'").rowcount == 0
 
 
 def test_no_setting_leads_a_session_of_the_platform_to_another_schema(tenant: Tenant) -> None:

@@ -1,4 +1,4 @@
-"""Tenant databases on a shared PostgreSQL cluster, versions 15 to 18.
+"""Tenant databases on a shared PostgreSQL cluster, versions 16 to 18.
 
 The platform role (CREATEDB, CREATEROLE, no superuser) owns the database; a role that cannot log
 in owns the tenant's schema and may make others; the app role, with which the customer logs in, is
@@ -6,7 +6,7 @@ its member. So a tenant can shape what is in its database and not the database: 
 the connection limit, drop the time-outs and let anyone in.
 
 Sources: PostgreSQL documentation, "CREATE DATABASE", "CREATE ROLE", "GRANT", "ALTER DATABASE",
-"Explicit Locking: Advisory Locks".
+"Explicit Locking: Advisory Locks"; release notes of version 16.
 """
 
 import math
@@ -48,6 +48,10 @@ from provisioner.drivers.postgresql.session import (
 from provisioner.errors import ErrorType, failure
 from provisioner.ownership import Claim, Ownership
 
+#: The first version in which a role that makes roles has power over its own alone: before, the
+#: platform's login could become nearly any role of the server. As `PQserverVersion` gives it.
+OLDEST_VERSION = 160_000
+
 
 class PostgresqlEngine(DatabaseEngine):
     """PostgreSQL as a `DatabaseEngine`; docs/cluster.sql makes the platform's role."""
@@ -59,6 +63,7 @@ class PostgresqlEngine(DatabaseEngine):
     @step(ErrorType.DATABASE_CREATION_FAILED, "prepare the server")
     def prepare_server(self) -> None:
         with connect_as_platform(self._admin, LOCK_DATABASE) as connection:
+            _refuse_older(connection)
             prepare_server(connection)
 
     @override
@@ -67,6 +72,7 @@ class PostgresqlEngine(DatabaseEngine):
         self, names: TenantNames, password: Callable[[], str], owner: Ownership
     ) -> None:
         with self._lock(names) as connection:
+            _refuse_older(connection)
             # Everything is looked at before anything is made, so that a conflict leaves nothing
             # behind.
             roles = look_for_roles(connection, names, owner)
@@ -251,6 +257,22 @@ class PostgresqlEngine(DatabaseEngine):
                 + ("no such database" if database is None else "its DROP was interrupted"),
             )
         return roles, database, connection_limit(names, roles, self._connections)
+
+
+def _refuse_older(connection: Connection) -> None:
+    """Refuse a server on which the platform's role has power over roles that are not its own.
+
+    Raises:
+        DATABASE_CREATION_FAILED: its version is before `OLDEST_VERSION`.
+    """
+    version, oldest = connection.info.server_version // 10_000, OLDEST_VERSION // 10_000
+    if version < oldest:
+        raise failure(
+            ErrorType.DATABASE_CREATION_FAILED,
+            f"The database server is PostgreSQL {version}, and must be {oldest} or later; upgrade "
+            "it.",
+            f"server {connection.info.server_version}: older than {OLDEST_VERSION}",
+        )
 
 
 def _has_any(connection: Connection, names: TenantNames, claim: Claim) -> bool:

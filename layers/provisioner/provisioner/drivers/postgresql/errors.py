@@ -39,13 +39,9 @@ _CONTENTION_STATES = frozenset(
 _CONTENTION_TEXT = "tuple concurrently updated"
 
 #: Another role's session is in the way, which the platform may not end (42501): it ends by itself,
-#: or someone ends it. The words of versions 16 and later, and two of version 15.
+#: or someone ends it.
 #: Source: PostgreSQL source, `TerminateOtherDBBackends`.
-_SESSION_TEXTS = (
-    "permission denied to terminate process",
-    "must be a superuser to terminate superuser process",
-    "must be a member of the role whose process is being terminated",
-)
+_SESSION_TEXT = "permission denied to terminate process"
 
 _STATES: dict[str, ErrorType] = {
     # Passing: other sessions were in the way all the time.
@@ -269,7 +265,7 @@ def _type_of(error: psycopg.Error) -> ErrorType | None:
     state = error.sqlstate
     if state is None:
         return _type_without_state(error)
-    is_session = state == "42501" and any(text in str(error) for text in _SESSION_TEXTS)
+    is_session = state == "42501" and _SESSION_TEXT in str(error)
     if is_session or _CONTENTION_TEXT in str(error):
         return ErrorType.TIMEOUT
     if state in _STATES:

@@ -18,11 +18,6 @@ from provisioner.drivers.postgresql.session import (
 from provisioner.errors import ErrorType, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_comment
 
-#: From this version on, who creates a role is its administrator, and a grant says what it allows.
-#: Source: PostgreSQL documentation, release notes of version 16.
-_VERSION_16 = 160_000
-
-
 #: The connection limit of a role, or of a database, that has none.
 NO_LIMIT = -1
 
@@ -44,11 +39,6 @@ class Role:
     def is_within_reach(self) -> bool:
         """Whether the platform may change it."""
         return not self.attributes & _OF_SUPERUSERS
-
-
-def is_16(connection: Connection) -> bool:
-    """Whether a grant of a role says what it allows, and who granted it."""
-    return connection.info.server_version >= _VERSION_16
 
 
 def look_for_roles(connection: Connection, names: TenantNames, owner: Ownership) -> dict[str, Role]:
@@ -195,15 +185,15 @@ def join_role(connection: Connection, role: str, *, by_set_role: bool = False) -
         by_set_role: whether it may so by SET ROLE alone; by itself otherwise.
     """
     how = "WITH SET TRUE, INHERIT FALSE" if by_set_role else "WITH INHERIT TRUE, SET FALSE"
-    options = sql.SQL(how if is_16(connection) else "")
-    connection.execute(sql.SQL("GRANT {} TO CURRENT_USER {}").format(sql.Identifier(role), options))
+    connection.execute(
+        sql.SQL("GRANT {} TO CURRENT_USER {}").format(sql.Identifier(role), sql.SQL(how))
+    )
 
 
 def leave_role(connection: Connection, role: str) -> None:
     """Take back what `join_role` granted."""
-    options = sql.SQL("GRANTED BY CURRENT_USER" if is_16(connection) else "")
     connection.execute(
-        sql.SQL("REVOKE {} FROM CURRENT_USER {}").format(sql.Identifier(role), options)
+        sql.SQL("REVOKE {} FROM CURRENT_USER GRANTED BY CURRENT_USER").format(sql.Identifier(role))
     )
 
 
