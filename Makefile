@@ -1,5 +1,6 @@
 # Everything is set up inside this folder: uv in .tools/, Python and the packages in .venv/.
 UV_VERSION := 0.13.9
+CHECKOV_VERSION := 3.3.30
 SAM_CLI_VERSION := 1.170.0
 MINISTACK_VERSION := 1.5.33
 TOOLS := .tools
@@ -27,7 +28,7 @@ endif
 # Node's migration tools and job queues, as customers use them.
 CUSTOMER_TOOLS := $(TOOLS)/customers
 
-.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets collect-tests test test-postgresql-versions test-mysql build validate check-stack-name deploy demo up down test-stack
+.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets lint-template lint-rules lint-state-machines collect-tests test test-postgresql-versions test-mysql build validate check-stack-name deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -50,11 +51,11 @@ $(CUSTOMER_TOOLS)/.installed: tests/customers/package.json tests/customers/packa
 
 customer-tools: $(CUSTOMER_TOOLS)/.installed ## install what tests/customers runs; needs npm
 
-LINTERS = lint-types lint-risks lint-style lint-secrets
+LINTERS = lint-types lint-rules lint-template lint-risks lint-style lint-secrets lint-state-machines
 # Side by side, since each uses one core; all findings are shown, each linter's in one piece.
 SIDE_BY_SIDE = $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
 
-lint: $(VENV)/.installed ## check style, types strictly, risky code, and look for secrets
+lint: $(VENV)/.installed ## check style, types strictly, risky code, the template and the state machines, and look for secrets
 	@$(SIDE_BY_SIDE) $(LINTERS)
 
 lint-types: $(VENV)/.installed
@@ -71,6 +72,20 @@ lint-style: $(VENV)/.installed
 
 lint-secrets: $(VENV)/.installed
 	$(BIN)/kingfisher scan --config kingfisher.yaml --no-update-check --redact --quiet .
+
+lint-template: $(VENV)/.installed
+	$(BIN)/cfn-lint --template template.yaml
+
+CHECKOV = $(UV) tool run $$offline --quiet --python $(BIN)/python --from checkov==$(CHECKOV_VERSION)
+# What uv has kept needs no network, nor does checkov.
+lint-rules: $(VENV)/.installed
+	@offline=--offline; $(CHECKOV) python -I -c '' 2>/dev/null || offline=; \
+		$(BIN)/python docs/check_waivers.py checkov_waivers.toml template.yaml -- $(CHECKOV) checkov
+
+# Numbers such as 2 stand for 2.0: JSON has one kind of number.
+lint-state-machines: $(VENV)/.installed
+	@for machine in state_machines/*.asl.json; do \
+		$(BIN)/statelint --ignore=FLOAT $$machine || { echo "in $$machine"; exit 1; }; done
 
 # Imports every test once, which stores it compiled, where each of the processes would compile it.
 collect-tests: $(VENV)/.installed
