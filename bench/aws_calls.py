@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,9 +27,15 @@ class Call:
     operation: str
     #: The tables that it names, in DynamoDB.
     tables: tuple[str, ...] = ()
+    #: The stage that made it: what `STAGE` was at the time.
+    stage: str = ""
 
 
 _DYNAMODB = "dynamodb"
+
+#: The stage that is at work in this thread, where one is; whoever runs it says so. The dispatcher
+#: may be at its last call beside the first stage.
+STAGE: ContextVar[str] = ContextVar("STAGE", default="")
 
 
 @dataclass
@@ -92,7 +99,8 @@ class _Hooks:
         self._calls.units[call] = self._calls.units.get(call, Units()) + cost
 
     def _call(self, service: str, operation: str, body: Mapping[str, Any]) -> Call:
-        return Call(self._calls.part, service, operation, tuple(sorted(set(_tables(body)))))
+        tables = tuple(sorted(set(_tables(body))))
+        return Call(self._calls.part, service, operation, tables, STAGE.get())
 
 
 def _tables(value: Any) -> Iterator[str]:

@@ -29,7 +29,7 @@ from provisioner import api
 from provisioner.composition import dispatcher, events
 from support.workflow import ACCOUNT, REGION, Workflow
 
-from bench.aws_calls import AwsCalls, Call, count_calls
+from bench.aws_calls import STAGE, AwsCalls, Call, count_calls
 from bench.dynamodb_units import Units
 from bench.in_memory import deployment
 
@@ -85,7 +85,7 @@ def count_job(workflow: Workflow) -> JobCalls:
     jobs_table, job_id = workflow.settings.jobs_table, str(uuid.uuid4())
     job_type = "provision_project"
     message = {"job_type": job_type, "payload": {"project_id": project_id, "region": REGION}}
-    with _environment(workflow), count_calls() as calls:
+    with _environment(workflow), count_calls() as calls, _naming_stages(workflow):
         dispatch, publish = dispatcher.build(), events.build()
         calls.part = JOB
         dispatch(_batch(job_id, message), SimpleNamespace())
@@ -98,6 +98,25 @@ def count_job(workflow: Workflow) -> JobCalls:
     if job.status is not api.JobStatus.COMPLETED:
         raise RuntimeError(f"job {job.job_id}: {job.error}")
     return JobCalls(calls, jobs_table, states)
+
+
+@contextmanager
+def _naming_stages(workflow: Workflow) -> Iterator[None]:
+    """Let each call name the stage that makes it: a deployment runs one at a time."""
+    run_stage = workflow.run_stage
+
+    def run(event: Mapping[str, Any]) -> dict[str, Any]:
+        token = STAGE.set(event["stage"])
+        try:
+            return run_stage(event)
+        finally:
+            STAGE.reset(token)
+
+    workflow.run_stage = run
+    try:
+        yield
+    finally:
+        workflow.run_stage = run_stage
 
 
 @contextmanager
