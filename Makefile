@@ -28,7 +28,7 @@ endif
 # Node's migration tools and job queues, as customers use them.
 CUSTOMER_TOOLS := $(TOOLS)/customers
 
-.PHONY: setup customer-tools bench state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets lint-template lint-rules lint-state-machines collect-tests test test-postgresql-versions test-mysql build validate check-stack-name deploy demo up down test-stack
+.PHONY: setup customer-tools bench bench-fleet cost-docs state-machines event-schemas fault-docs fault-table lock lint lint-types lint-risks lint-style lint-secrets lint-template lint-rules lint-state-machines collect-tests test test-postgresql-versions test-mysql build validate check-stack-name deploy demo up down test-stack
 
 $(UV):
 	python3 -m venv $(TOOLS)
@@ -145,6 +145,13 @@ bench: build ## report what starts and jobs cost, in calls and as ratios to floo
 	PYTHONPATH=tests $(BIN)/python -m bench.job_calls
 	PYTHONPATH=tests $(BIN)/python -m bench.in_process
 	$(BIN)/python -m bench.end_to_end
+
+bench-fleet: $(VENV)/.installed ## report what bursts of up to a million jobs take on AWS by its quotas and prices
+	PYTHONPATH=tests $(BIN)/python -m bench.fleet
+
+cost-docs: $(VENV)/.installed ## count a job's calls anew, and write what follows from them into docs/cost.md
+	PYTHONPATH=tests $(BIN)/python -m bench.stage_calls
+	PYTHONPATH=tests $(BIN)/python -m docs.write_cost_page
 
 demo: $(VENV)/.installed ## provision, fail, remove and restore projects on the local stack, one with its own instance
 	$(BIN)/provision demo

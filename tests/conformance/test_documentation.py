@@ -41,7 +41,7 @@ from support import readme
 from support.pages import Page, doubled, read_pages
 from support.project import PACKAGE, ROOT
 
-from docs import write_fault_table
+from docs import write_cost_page, write_fault_table
 
 PAGES = read_pages()
 CONTRACT = (ROOT / "docs" / "job-contract.md").read_text()
@@ -275,6 +275,11 @@ def test_the_table_of_faults_is_of_these_tests() -> None:
     rows = write_fault_table.table()
     assert "| duplicate delivery |" in rows
     assert write_fault_table.written(page, rows) == page, "make fault-docs"
+
+
+def test_the_page_of_cost_follows_from_the_code() -> None:
+    page = write_cost_page.PAGE.read_text()
+    assert write_cost_page.written(page) == page, "make cost-docs"
 
 
 def test_the_page_of_events_names_every_type_and_field() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from provisioner.runtime import aws
 from support.workflow import REGION, Workflow
 
-from bench import in_process, job_calls
+from bench import in_process, job_calls, stage_calls
 from bench.aws_calls import Call, count_calls
 from bench.dynamodb_units import Units
 
@@ -46,6 +46,10 @@ def test_a_good_job_asks_for_no_more_than_it_says(workflow: Workflow) -> None:
         str(alone.on_the_way.total()),
         str(beside_others.on_the_way.total()),
     ]
+
+
+def test_the_calls_of_each_stage_are_those_that_are_kept(workflow: Workflow) -> None:
+    assert stage_calls.count(workflow) == stage_calls.read(), "make cost-docs"
 
 
 def test_units_follow_from_the_sizes_of_items(workflow: Workflow) -> None:
