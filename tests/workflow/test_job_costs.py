@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
+import pytest
 from provisioner.runtime import aws
 from support.workflow import REGION, Workflow
 
@@ -49,7 +51,14 @@ def test_a_good_job_asks_for_no_more_than_it_says(workflow: Workflow) -> None:
 
 
 def test_the_calls_of_each_stage_are_those_that_are_kept(workflow: Workflow) -> None:
-    assert stage_calls.count(workflow) == stage_calls.read(), "make cost-docs"
+    counted, kept = stage_calls.count(workflow), stage_calls.read()
+
+    # Ids, ports and times are not of one length.
+    assert (counted.job_bytes, counted.project_bytes) == pytest.approx(
+        (kept.job_bytes, kept.project_bytes), rel=0.01
+    ), "make cost-docs"
+    in_kept_sizes = replace(counted, job_bytes=kept.job_bytes, project_bytes=kept.project_bytes)
+    assert in_kept_sizes == kept, "make cost-docs"
 
 
 def test_units_follow_from_the_sizes_of_items(workflow: Workflow) -> None:
