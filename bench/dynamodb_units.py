@@ -154,12 +154,11 @@ class UnitMeter:
         names = {part["AttributeName"] for part in index["KeySchema"]}
         if item is None or not names <= item.keys():
             return None
-        match index["Projection"]["ProjectionType"]:
-            case "ALL":
-                return item
-            case "KEYS_ONLY":
-                return {name: item[name] for name in (*key.key, *names)}
-        raise NotImplementedError("an index that projects named attributes")
+        projection = index["Projection"]
+        if projection["ProjectionType"] == "ALL":
+            return item
+        projected = {*key.key, *names, *projection.get("NonKeyAttributes", ())}
+        return {name: item[name] for name in projected & item.keys()}
 
     def _look(self, key: _Key) -> Item | None:
         found: Item | None = self._client.get_item(

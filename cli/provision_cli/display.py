@@ -282,6 +282,21 @@ def job_rows(jobs: Sequence[api.Job]) -> list[dict[str, str]]:
     ]
 
 
+def project_rows(projects: Sequence[api.Project]) -> list[dict[str, str]]:
+    """Return what `provision projects` shows of each project."""
+    return [
+        {
+            "project": project.project_id,
+            "status": project.status,
+            "created (UTC)": moment(datetime.fromisoformat(project.created_at)),
+            "of": project.organization_id or project.owner_id or "",
+            "region": project.region or "",
+            "locked by job": project.locked_by or "",
+        }
+        for project in projects
+    ]
+
+
 #: Before the type of a clean-up, below the failed job.
 _BELOW = "  "
 

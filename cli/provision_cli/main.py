@@ -1,10 +1,12 @@
 """The program `provision`."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,10 +41,22 @@ new_app = typer.Typer(name="new", help="Write what extends this project.")
 for group in (local_commands.app, project_app, keys_app, dlq_app, snapshots_app, new_app):
     app.add_typer(group)
 
+
+def _any_of(statuses: type[StrEnum]) -> str:
+    *first, last = statuses
+    return f"{', '.join(first)} or {last}"
+
+
 #: Seconds in which the dispatcher, started anew, has stored the job of a message.
 _APPEARS_SECONDS = 15.0
 
 _NO_LETTERS = "There are no dead letters."
+
+#: Options of the commands that list page by page.
+Limit = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
+Cursor = Annotated[
+    str | None, typer.Option(help="What the page before says; the newest when left out.")
+]
 
 #: An argument that names a job.
 JobId = Annotated[str, typer.Argument(help="Its id, or a beginning that no other job's has.")]
@@ -83,7 +97,6 @@ def create_project(
 def show_project(project_id: str) -> None:
     """Show a project, its latest job and its result."""
     project = api.get_project(project_id)
-    jobs = api.list_jobs(project_id)
     display.show_json(
         Console(),
         {
@@ -95,12 +108,23 @@ def show_project(project_id: str) -> None:
             "deletion_protection": project.deletion_protection,
             "cluster_id": project.cluster_id,
             "locked_by": project.locked_by,
-            # A clean-up is shown with the job that it follows.
-            "latest_job": next((job.job_id for job in jobs if not job.parent_id), None),
+            "latest_job": _latest_job(project_id),
             "result": project.result,
             "snapshot": project.snapshot,
         },
     )
+
+
+def _latest_job(project_id: str) -> str | None:
+    """Return the project's newest job; a clean-up is shown with the job that it follows."""
+    page = api.list_jobs(project_id, limit=10)
+    while True:
+        for job in page:
+            if not job.parent_id:
+                return job.job_id
+        if page.next_cursor is None:
+            return None
+        page = api.list_jobs(project_id, limit=10, cursor=page.next_cursor)
 
 
 @project_app.command("protect", cls=Connected)
@@ -193,12 +217,50 @@ def cleanup(job_id: JobId) -> None:
 
 @app.command(cls=Connected)
 def jobs(
+    context: typer.Context,
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help=f"Only those that are {_any_of(api.JobStatus)}.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> None:
-    """List jobs, newest first."""
-    found = api.list_jobs(project)
-    rows, notes = display.job_rows(found), display.job_notes(found)
-    display.show_table(Console(), rows, nothing="There are no jobs.", notes=notes)
+    """List the newest jobs, and how the next page is shown."""
+    page = api.list_jobs(project, status=status, limit=limit, cursor=cursor)
+    notes = [*display.job_notes(page), *_next_page(context, page)]
+    display.show_table(Console(), display.job_rows(page), nothing="There are no jobs.", notes=notes)
+
+
+@app.command(cls=Connected)
+def projects(
+    context: typer.Context,
+    status: Annotated[
+        str | None, typer.Option(help=f"Only those that are {_any_of(api.ProjectStatus)}.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> None:
+    """List the newest projects, and how the next page is shown."""
+    page = api.list_projects(status=status, limit=limit, cursor=cursor)
+    display.show_table(
+        Console(),
+        display.project_rows(page),
+        nothing="There are no projects.",
+        notes=_next_page(context, page),
+    )
+
+
+def _next_page(context: typer.Context, page: api.Page[Any]) -> list[str]:
+    """Say which command shows the next page, if there is one: this command, with its cursor."""
+    if page.next_cursor is None:
+        return []
+    words = ["provision"]
+    for command in (context.find_root(), context):
+        given = command.params | ({"cursor": page.next_cursor} if command is context else {})
+        words += [] if command.parent is None else [str(command.info_name)]
+        for name, value in given.items():
+            words += [] if value is None else [f"--{name}", str(value)]
+    return [f"There are more: {shlex.join(words)}"]
 
 
 @app.command(cls=Connected)

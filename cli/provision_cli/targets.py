@@ -65,7 +65,7 @@ def connect(context: typer.Context) -> str:
 
 
 def find_job_id(given: str) -> str:
-    """Return the id of the job that is given by it, or by a beginning; it reads the whole table.
+    """Return the id of the job that is given by it, or of a recent one by a beginning.
 
     Raises:
         CommandError: several jobs have this beginning, or it is too short for one.
@@ -81,8 +81,8 @@ def find_job_id(given: str) -> str:
                 f"job '{given}': no such job is stored; a beginning has {FEWEST} characters or "
                 "more, as `provision jobs` shows."
             ) from None
-        # A beginning is no key: DynamoDB finds it by reading everything.
-        found = choose_id(given, [job.job_id for job in api.list_jobs()], "job")
+        # A beginning is no key: it is looked for among the newest jobs, as `provision jobs` shows.
+        found = choose_id(given, api.find_job_ids(given), "job")
         if found is None:
             raise
         return found

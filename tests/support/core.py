@@ -237,6 +237,10 @@ class Core:
         """Return the ids of the jobs that have not ended, oldest first."""
         return [listed.job_id for listed in self.jobs.list_unfinished()]
 
+    def listed(self, project_id: str | None = None) -> list[str]:
+        """Return the ids of the newest jobs, or of the newest of a project."""
+        return [job.job_id for job in self.jobs.list_newest(100, project_id=project_id)[0]]
+
     def messages(self, url: str) -> list[dict[str, Any]]:
         """Receive all that waits in a queue."""
         found: list[dict[str, Any]] = []

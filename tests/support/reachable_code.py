@@ -48,7 +48,10 @@ _TABLE_HELPERS = {
     "build_check": ("ConditionCheckItem", 0),
     "build_delete": ("DeleteItem", 0),
 }
-_HELPERS = "drivers.dynamodb"
+_HELPERS = {"drivers.dynamodb", "drivers.dynamodb_lists"}
+
+#: What reads an index: the table's name and then the index's are the second and third argument.
+_READS_INDEX = ("dynamodb_lists", "read")
 
 #: Which table a store has under which name.
 TABLES = {
@@ -367,7 +370,7 @@ def reachable(function: str) -> set[_Definition]:
         definition = left.pop()
         node = _node(definition)
         # The helpers take their table from whoever calls them.
-        if definition in found or node is None or definition.module in {_HELPERS, _IN_PROCESS}:
+        if definition in found or node is None or definition.module in {*_HELPERS, _IN_PROCESS}:
             continue
         found.add(definition)
         left += _used(definition, node)
@@ -419,6 +422,11 @@ def _calls(module: _Module, cls: str, call: ast.Call, services: list[str]) -> It
         case ast.Attribute(value=ast.Name(id="dynamodb"), attr=name) if name in _TABLE_HELPERS:
             action, position = _TABLE_HELPERS[name]
             yield Call(f"dynamodb:{action}", _table(cls, call.args[position]))
+            return
+        case ast.Attribute(value=ast.Name(id=driver), attr=name) if (driver, name) == _READS_INDEX:
+            _, of_table, of_index, *_ = call.args
+            index = f"{_table(cls, of_table)}/index/{_text(module, of_index)}"
+            yield Call("dynamodb:Query", index)
             return
     name = _method(call)
     if name.startswith("_") and any(keyword.arg == "IndexName" for keyword in call.keywords):

@@ -507,6 +507,9 @@ CASES = {
         _throttled_for_a_quarter_of_an_hour, _throttled_for_five_minutes
     ),
     "TablesThrottledAlarm": Case(_throttled_for_a_quarter_of_an_hour, _throttled_for_five_minutes),
+    "JobsReadThrottledAlarm": Case(
+        _throttled_for_a_quarter_of_an_hour, _throttled_for_five_minutes
+    ),
     "TimedOutAlarm": Case(_one_execution, _nothing),
     "FailedAlarm": Case(_one_execution, _nothing),
     "RepairsAlarm": Case(_an_execution_that_was_stopped_by_hand, _a_sweep_that_finds_nothing),
@@ -632,7 +635,7 @@ def test_every_table_and_index_is_watched_for_throttled_writes() -> None:
             of_index = {("TableName", table), ("GlobalSecondaryIndexName", index["IndexName"])}
             written.add(frozenset(of_index))
     assert _metrics_of("TablesThrottledAlarm", "WriteThrottleEvents") == written
-    read = _metrics_of("TablesThrottledAlarm", "ReadThrottleEvents")
+    read = _metrics_of("JobsReadThrottledAlarm", "ReadThrottleEvents")
     assert read == {frozenset({("TableName", "JobsTable")})}
 
 

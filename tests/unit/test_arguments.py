@@ -43,6 +43,10 @@ NO_DELAYS += [
 ]
 NO_TIMES: list[Any] = [None, True, "5", -1, -0.1, float("nan"), float("inf"), decimal.Decimal(5)]
 NO_KEYS: list[Any] = [b"order", 4711, True, 1.5, uuid.uuid4(), ["order"], Wrong(), "", "\ud800"]
+NO_LIMITS: list[Any] = [None, True, False, 0, -1, 101, 1000, 10**400, 5.0, "5", b"5", Wrong()]
+NO_CURSORS: list[Any] = [*NO_TEXTS[1:], "", "x", "A" * 40, "\ud800", "💥", "x" * 100_000]
+NO_STATUSES: list[Any] = [*NO_TEXTS[1:], "", "DONE", "active", "ACTIVE ", api.StageStatus.SKIPPED]
+NO_JOB_STATUSES: list[Any] = [*NO_STATUSES, "ACTIVE", api.ProjectStatus.CREATED]
 
 
 def cyclic() -> dict[str, Any]:
@@ -106,6 +110,13 @@ CALLS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "job_id, of wait_for_job": (lambda wrong: api.wait_for_job(wrong, 0), NO_TEXTS),
     "timeout": (lambda wrong: api.wait_for_job("job-1", wrong), NO_TIMES),
     "project_id, of list_jobs": (api.list_jobs, NO_TEXTS[1:]),
+    "status, of list_jobs": (lambda wrong: api.list_jobs(status=wrong), NO_JOB_STATUSES),
+    "limit, of list_jobs": (lambda wrong: api.list_jobs(limit=wrong), NO_LIMITS),
+    "cursor, of list_jobs": (lambda wrong: api.list_jobs(cursor=wrong), NO_CURSORS),
+    "status, of list_projects": (lambda wrong: api.list_projects(status=wrong), NO_STATUSES),
+    "limit, of list_projects": (lambda wrong: api.list_projects(limit=wrong), NO_LIMITS),
+    "cursor, of list_projects": (lambda wrong: api.list_projects(cursor=wrong), NO_CURSORS),
+    "beginning": (api.find_job_ids, NO_TEXTS),
     "project_id, of create_project": (api.create_project, NO_TEXTS),
     "owner_id": (lambda wrong: api.create_project("shop", owner_id=wrong), NO_TEXTS[1:]),
     "organization_id": (
@@ -226,7 +237,7 @@ def test_an_enum_of_texts_is_its_text(core: Core, connected: PlatformSettings) -
     assert api.enqueue_job(Name.JOB_TYPE, payload, idempotency_key=Name.KEY) == job
     (stored,) = (i for i in core.scan(connected.jobs_table) if i["record"] == "JOB")
     assert stored["job_type"] == "provision_project"
-    assert api.list_jobs(Name.PROJECT) == [replace(job, payload={})]
+    assert list(api.list_jobs(Name.PROJECT)) == [replace(job, payload={})]
 
 
 @pytest.mark.usefixtures("connected")

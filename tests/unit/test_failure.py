@@ -545,7 +545,7 @@ def test_a_lock_that_is_lost_meanwhile_is_looked_at_again(core: Core) -> None:
     answer = fail_with_cleanup(core)
 
     assert answer["has_cleanup"] is False
-    assert [job.job_id for job in core.jobs.list_all()] == ["job-1"]
+    assert core.listed() == ["job-1"]
     assert core.jobs.get("job-1").status is JobStatus.FAILED
 
 

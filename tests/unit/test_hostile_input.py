@@ -167,7 +167,7 @@ def test_each_text_in_a_message_ends_its_job_with_a_reason(
     # One record a line, each of which is ours.
     assert {line["message"] for line in logged()} == {"message rejected"}
     # What a terminal would obey is not kept.
-    assert all(job.project_id.isprintable() for job in core.jobs.list_all())
+    assert all(job.project_id.isprintable() for job in core.jobs.list_newest(100)[0])
 
 
 def test_metadata_is_carried_to_the_execution_as_it_is(core: Core, deliver: Deliver) -> None:
@@ -175,7 +175,7 @@ def test_metadata_is_carried_to_the_execution_as_it_is(core: Core, deliver: Deli
 
     assert deliver(json.dumps({"job_type": PROVISION, "payload": payload})) == []
 
-    (job,) = core.jobs.list_by_project("shop")
+    ((job,), _) = core.jobs.list_newest(1, project_id="shop")
     assert job.status is JobStatus.QUEUED
     assert core.jobs.get(job.job_id).payload["metadata"] == hostile.METADATA
     (execution,) = core.executions()
@@ -213,6 +213,9 @@ READS: dict[str, tuple[Callable[[str], object], type[Exception] | None]] = {
     "retry_cleanup": (api.retry_cleanup, api.JobNotFoundError),
     "wait_for_job": (lambda text: api.wait_for_job(text, 1), api.JobNotFoundError),
     "list_jobs": (api.list_jobs, None),
+    "find_job_ids": (api.find_job_ids, None),
+    "cursor of list_jobs": (lambda text: api.list_jobs(cursor=text), ProvisioningError),
+    "status of list_projects": (lambda text: api.list_projects(status=text), ProvisioningError),
     "get_project": (api.get_project, api.ProjectNotFoundError),
     "protect_project": (
         lambda text: api.protect_project(text, enabled=True),
@@ -258,7 +261,7 @@ def test_an_idempotency_key_is_taken_as_it_is_or_refused(
         jobs.add(first.job_id)
 
     assert len(jobs) == len(hostile.TEXTS) - 2
-    assert {job.job_id for job in core.jobs.list_all()} == jobs
+    assert set(core.listed()) == jobs
     assert connected.queue_url
 
 

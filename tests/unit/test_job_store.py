@@ -304,7 +304,7 @@ def test_a_failed_job_is_stored_with_its_cleanup_in_one_transaction(core: Core) 
     assert cleanup.created_at == failed.finished_at
     assert [(entry.subject, entry.status) for entry in cleanup.history] == [("JOB", "QUEUED")]
     assert core.unfinished() == [cleanup.job_id]
-    assert {job.job_id for job in core.jobs.list_by_project("shop")} == {"job-1", cleanup.job_id}
+    assert set(core.listed("shop")) == {"job-1", cleanup.job_id}
     assert len(core.calls_of("dynamodb.TransactWriteItems")) == 3  # create, start, fail
 
 
@@ -477,8 +477,8 @@ def test_the_jobs_of_a_project_are_its_own_and_the_newest_comes_first(core: Core
         core.clock.advance()
     core.new_job("other", project_id="another")
 
-    assert [job.job_id for job in core.jobs.list_by_project("shop")] == ["job-2", "job-1", "job-0"]
-    assert [job.job_id for job in core.jobs.list_all()] == ["other", "job-2", "job-1", "job-0"]
+    assert core.listed("shop") == ["job-2", "job-1", "job-0"]
+    assert core.listed() == ["other", "job-2", "job-1", "job-0"]
 
 
 @pytest.mark.parametrize("project_id", [None, "", 7])

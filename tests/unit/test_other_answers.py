@@ -147,6 +147,14 @@ LISTS: dict[str, tuple[dict[str, Any], Callable[[], object]]] = {
         items_of("JobsTable", "project_id", "another", "by_project"),
         lambda: api.list_jobs("mine"),
     ),
+    "everyone's jobs": (
+        items_of("JobsTable", "project_id", "another", "by_project"),
+        api.list_jobs,
+    ),
+    "the projects": (
+        items_of("JobsTable", "project_id", "another", "by_project"),
+        api.list_projects,
+    ),
     "a project's keys": (
         items_of("ApiKeysTable", "project_id", "another", "by_project"),
         lambda: api.list_api_keys("mine"),

@@ -14,6 +14,7 @@ from provisioner.api_keys.key_format import generate_api_key
 from provisioner.api_keys.store import API_KEY_TRANSITIONS, ApiKeyStatus
 from provisioner.drivers import dynamodb
 from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.drivers.dynamodb_lists import LISTED_UNDER, partition_of
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.projects import (
@@ -200,6 +201,10 @@ def test_no_order_of_writes_moves_a_project_where_the_table_does_not_let_it(
                 assert before.locked_by == job_id
             if not before.status.is_being_removed:
                 assert not (before.deletion_protection and after.status.is_being_removed)
+            # An index lists it where its status and its holder say.
+            (item,) = core.scan("ProjectsTable")
+            assert item[LISTED_UNDER] == partition_of(after.status, "shop")
+            assert core.projects.lock_holders() == [one for one in [after.locked_by] if one]
             # What is held is what is counted.
             assert core.projects.quotas.used(QUOTA) == (after.quota is not None)
 

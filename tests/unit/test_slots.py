@@ -538,7 +538,7 @@ def test_a_place_in_the_line_expires(one: Deployment) -> None:
 
 
 def test_no_list_of_jobs_holds_a_slot(one: Deployment) -> None:
-    assert {job.job_id for job in one.jobs.list_all()} == {"job-1", "job-2"}
+    assert set(one.core.listed()) == {"job-1", "job-2"}
     key = dynamodb.to_item({"job_id": SLOTS, "record": "JOB"})
     found = one.core.client("dynamodb").get_item(TableName="JobsTable", Key=key)
     assert "Item" not in found

@@ -148,8 +148,8 @@ def test_a_stage_of_a_clean_up_waits_and_goes_on(
     seen: list[tuple[api.Job, api.Job, api.Job]] = []
 
     def look() -> None:
-        of_project, failed = api.list_jobs(workflow.jobs.list_all()[0].project_id)
-        of_all, _ = workflow.jobs.list_all()
+        of_all, _ = api.list_jobs()
+        of_project, failed = api.list_jobs(of_all.project_id)
         # The job's own failure has been told, and it waits for nothing.
         assert (failed.status, failed.waits) == (api.JobStatus.FAILED, ())
         seen.append((of_project, of_all, api.get_job(of_project.job_id)))

@@ -26,7 +26,15 @@ from typing import Any
 
 from provisioner.api_keys.key_format import digest, find_api_keys
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
-from provisioner.arguments import check_flag, check_function, check_seconds, check_text, shown
+from provisioner.arguments import (
+    check_flag,
+    check_function,
+    check_one_of,
+    check_seconds,
+    check_text,
+    check_whole_number,
+    shown,
+)
 from provisioner.composition import deployment
 from provisioner.composition.deployment import project_store
 from provisioner.composition.job_handlers import register_job_types
@@ -66,6 +74,7 @@ from provisioner.jobs.registry import (
     validate_required_handlers,
 )
 from provisioner.jobs.store import JobNotFoundError, utc_now
+from provisioner.pages import Page, read_cursor, write_cursor
 from provisioner.provisioning.contract import (
     DumpReference,
     InstanceSnapshotReference,
@@ -125,6 +134,7 @@ __all__ = [
     "JobStatus",
     "JobWaitTimeoutError",
     "NotAwsError",
+    "Page",
     "PlatformSettings",
     "Project",
     "ProjectExistsError",
@@ -154,6 +164,7 @@ __all__ = [
     "current_settings",
     "enqueue_job",
     "find_api_keys",
+    "find_job_ids",
     "find_snapshot",
     "get_job",
     "get_job_handler",
@@ -163,6 +174,7 @@ __all__ = [
     "list_api_keys",
     "list_dead_letters",
     "list_jobs",
+    "list_projects",
     "list_snapshots",
     "protect_project",
     "redrive_dead_letters",
@@ -178,6 +190,13 @@ __all__ = [
 ]
 
 register_job_types()
+
+#: Jobs and projects of a page: one read of DynamoDB has so many. Source: Amazon DynamoDB API
+#: Reference, BatchGetItem.
+_LONGEST_PAGE = 100
+
+#: The newest jobs that are looked at for the beginning of an id.
+_FOUND_AMONG = 1000
 
 #: Later than any snapshot.
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -294,15 +313,56 @@ def get_job(job_id: str) -> Job:
     return job_store(current_settings()).get(job_id)
 
 
-def list_jobs(project_id: str | None = None) -> list[Job]:
-    """Read a project's jobs, or everyone's, newest first, without payload and history.
+def list_jobs(
+    project_id: str | None = None,
+    *,
+    status: JobStatus | str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[Job]:
+    """Read a page of a project's jobs, or of everyone's, newest first, without payload and history.
 
-    One that has not ended has its stages, and so says what it waits for.
+    A job that has not ended has its stages, and so says what it waits for. Each is as it is now. A
+    job that stays as it is comes once, on one page, whatever is enqueued and ends meanwhile. One
+    that has changed its status a moment ago may be missing, so that a page may hold fewer jobs than
+    its limit: `next_cursor` alone says whether there are more. A page of one project's jobs of one
+    status is looked for among the next 1,000 of the project.
+
+    Args:
+        project_id: only this project's.
+        status: only those of this status.
+        limit: 1 to 100, how many at most.
+        cursor: the `next_cursor` of the page before; the newest when left out.
+
+    Raises:
+        INVALID_PAYLOAD: an argument is not what it must be; a cursor is of the list alone, of its
+            project and its status, that it comes from.
     """
     if project_id is not None:
         check_text("project_id", project_id)
-    jobs = job_store(current_settings())
-    return jobs.list_all() if project_id is None else jobs.list_by_project(project_id)
+    wanted = None if status is None else check_one_of("status", status, JobStatus)
+    name = f"jobs/{project_id}/{wanted}"
+    after = _begin_page(name, limit, cursor)
+    jobs, more = job_store(current_settings()).list_newest(
+        limit, project_id=project_id, status=wanted, after=after
+    )
+    return Page(jobs, write_cursor(name, more))
+
+
+def find_job_ids(beginning: str) -> list[str]:
+    """Return which of the newest 1,000 jobs have an id that begins so."""
+    check_text("beginning", beginning)
+    return job_store(current_settings()).find_ids(beginning, among=_FOUND_AMONG)
+
+
+def _begin_page(name: str, limit: object, cursor: object) -> str:
+    """Look at the arguments of a page, and return where it begins.
+
+    Raises:
+        INVALID_PAYLOAD: one of them is not what it must be.
+    """
+    check_whole_number("limit", limit, least=1, most=_LONGEST_PAGE)
+    return read_cursor(name, cursor)
 
 
 def wait_for_job(job_id: str, timeout: float) -> Job:
@@ -366,6 +426,31 @@ def get_project(project_id: str) -> Project:
             f"project {shown(project_id)}: there is no such project; create it."
         )
     return project
+
+
+def list_projects(
+    *,
+    status: ProjectStatus | str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[Project]:
+    """Read a page of the projects, newest first; see `list_jobs` for what a page may lack.
+
+    Args:
+        status: only those of this status.
+        limit: 1 to 100, how many at most.
+        cursor: the `next_cursor` of the page before; the newest when left out.
+
+    Raises:
+        INVALID_PAYLOAD: an argument is not what it must be.
+    """
+    wanted = None if status is None else check_one_of("status", status, ProjectStatus)
+    name = f"projects/{wanted}"
+    after = _begin_page(name, limit, cursor)
+    projects, more = project_store(current_settings()).list_newest(
+        limit, status=wanted, after=after
+    )
+    return Page(projects, write_cursor(name, more))
 
 
 def protect_project(project_id: str, *, enabled: bool) -> Project:

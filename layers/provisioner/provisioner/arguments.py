@@ -6,6 +6,7 @@ number, and a UUID is no text. An id that is text, and no project's, job's or ke
 """
 
 import math
+from enum import StrEnum
 
 from provisioner.errors import ErrorType, ProvisioningError, failure
 
@@ -38,6 +39,13 @@ def check_whole_number(name: str, value: object, *, least: int, most: int) -> No
     """Refuse what is not a whole number within bounds; see `check_text`."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise _refusal(name, f"{least} to {most}, a whole number (int)")
+
+
+def check_one_of[Choice: StrEnum](name: str, value: object, choices: type[Choice]) -> Choice:
+    """Refuse what is none of the texts of an enum, and return the one it is; see `check_text`."""
+    if not isinstance(value, str) or value not in [str(choice) for choice in choices]:
+        raise _refusal(name, f"one of {', '.join(choices)}")
+    return choices(str.__str__(value))
 
 
 def check_seconds(name: str, value: object) -> None:

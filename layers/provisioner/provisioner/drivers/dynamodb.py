@@ -283,9 +283,21 @@ def get(client: DynamoDBClient, table: str, key: Mapping[str, str]) -> dict[str,
 
 
 def get_all(
-    client: DynamoDBClient, table: str, key_attribute: str, keys: Sequence[str]
+    client: DynamoDBClient,
+    table: str,
+    key_attribute: str,
+    keys: Sequence[str],
+    *,
+    also: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Read items consistently; return those that there are, by their keys.
+
+    Args:
+        client: DynamoDB.
+        table: the table.
+        key_attribute: the attribute of the keys.
+        keys: the keys.
+        also: the rest of each key, where the table has two parts of it.
 
     Raises:
         NETWORK_ERROR: the answer holds another item.
@@ -293,13 +305,13 @@ def get_all(
     """
     found: dict[str, dict[str, Any]] = {}
     for asked in itertools.batched(dict.fromkeys(keys), _BATCH_KEYS, strict=False):
-        left = [to_item({key_attribute: key}) for key in asked]
+        left = [to_item({key_attribute: key, **(also or {})}) for key in asked]
         for attempt in range(1, _CONFLICT_ATTEMPTS + 1):
             answer = client.batch_get_item(
                 RequestItems={table: {"Keys": left, "ConsistentRead": True}}
             )
             for item in answer["Responses"].get(table, []):
-                plain = from_item(item)
+                plain = from_answer(item, also or {})
                 if plain.get(key_attribute) not in asked:
                     raise other_answer(key_attribute)
                 found[plain[key_attribute]] = plain

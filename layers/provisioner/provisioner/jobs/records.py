@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from provisioner.aws_types import DynamoDBClient
 from provisioner.drivers import dynamodb
+from provisioner.drivers.dynamodb_lists import LISTED_UNDER, partition_of
 from provisioner.errors import ErrorType, failure
 from provisioner.jobs.models import (
     JOB_SUBJECT,
@@ -233,16 +234,16 @@ class UnitOfWork:
 
     def put(self, job_id: str, record: str, values: Mapping[str, Any], *, is_new: bool) -> None:
         """Put an item in the place of what there is; where it must be new, there must be none."""
+        item = _stored(job_id, record, values)
         self._writes.append(
-            dynamodb.build_put(self._table, _key(job_id, record), _stored(values), is_new=is_new)
+            dynamodb.build_put(self._table, _key(job_id, record), item, is_new=is_new)
         )
 
     def change(self, job_id: str, record: str, values: Mapping[str, Any], must: Conditions) -> None:
         """Change attributes of an item; None removes one."""
+        changed = _stored(job_id, record, values)
         self._writes.append(
-            dynamodb.build_update(
-                self._table, _key(job_id, record), _stored(values), _condition(must)
-            )
+            dynamodb.build_update(self._table, _key(job_id, record), changed, _condition(must))
         )
 
     def check(self, job_id: str, record: str, must: Conditions) -> None:
@@ -365,8 +366,11 @@ def _key(job_id: str, record: str) -> dict[str, str]:
     return {"job_id": job_id, "record": record}
 
 
-def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: stored(value) for name, value in values.items()}
+def _stored(job_id: str, record: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as an item holds them; a job is listed under the status that is written."""
+    is_status = record == JOB and "status" in values
+    listed = {LISTED_UNDER: partition_of(values["status"], job_id)} if is_status else {}
+    return {name: stored(value) for name, value in values.items()} | listed
 
 
 def _condition(must: Conditions) -> ConditionBase:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, NamedTuple
 
 from provisioner.arguments import shown
 from provisioner.aws_types import DynamoDBClient
-from provisioner.drivers import dynamodb
+from provisioner.drivers import dynamodb, dynamodb_lists
+from provisioner.drivers.dynamodb_lists import LISTED_AT, LISTED_UNDER
 from provisioner.jobs.models import (
     CANCEL_REQUESTED,
     ENDS,
@@ -46,14 +48,19 @@ from provisioner.jobs.records import (
     canonical_json,
     payload_digest,
     stored,
+    time_text,
     to_history,
     to_job,
     to_stage,
 )
 from provisioner.jobs.slots import SLOTS, SlotUse, preferred_slot, release_slot, slot_use
 
-#: The attribute, and the sparse index, of jobs that have not ended.
-UNFINISHED = "unfinished"
+#: The statuses of the jobs that have not ended; each comes before those that follow it, so that a
+#: job which changes while a list is read is rather met twice than not at all.
+_UNFINISHED = tuple(status for status in JobStatus if not status.is_terminal)
+
+#: How many of a project's jobs a page of one status looks at, at most.
+_LOOKS_AT = 1000
 
 #: What a job says no more that begins its next attempt.
 _OF_ATTEMPT = (
@@ -75,7 +82,7 @@ class ListedJob(NamedTuple):
     """A job as an index lists it."""
 
     job_id: str
-    #: Its place in the list, which never changes.
+    #: Its place in every list; a later job has a larger one, and none changes.
     position: str
 
 
@@ -118,48 +125,90 @@ class JobReader:
         item = dynamodb.get(self.client, self.table, {"job_id": job_id, "record": JOB})
         return None if item is None else to_job(item)
 
-    def list_by_project(self, project_id: str) -> list[Job]:
-        """Read a project's jobs as `get_head` does, newest first; open ones with their stages."""
-        options = {"IndexName": "by_project", "ScanIndexForward": False}
-        return self._listed(self._query("project_id", project_id, **options))
+    # Lists. What was written a moment ago may be missing, as an index follows its table.
 
-    def list_all(self) -> list[Job]:
-        """Read every job as `get_head` does, newest first; the open ones with their stages.
+    def list_newest(
+        self,
+        limit: int,
+        *,
+        project_id: str | None = None,
+        status: JobStatus | None = None,
+        after: str = "",
+    ) -> tuple[list[Job], str]:
+        """Read the newest jobs as `get_head` does; those that have not ended with their stages.
 
-        It is a Scan, for people at a small table.
+        Each is as it is now: one that has another status by now than was asked for is left out. Of
+        the jobs of one project and one status it reads those among the next 1,000 of the project.
+
+        Args:
+            limit: how many at most, 1 to 100.
+            project_id: only this project's.
+            status: only those of this status.
+            after: a position; only those behind it, from the newest when empty.
+
+        Returns:
+            the jobs, and the position behind which there are more; empty where there are none.
         """
-        pages = self.client.get_paginator("scan").paginate(
-            TableName=self.table,
-            FilterExpression="#record = :job",
-            ExpressionAttributeNames={"#record": "record"},
-            ExpressionAttributeValues=dynamodb.to_item({":job": JOB}),
-        )
-        items = [dynamodb.from_item(item) for page in pages for item in page["Items"]]
-        return self._listed(sorted(items, key=lambda item: item["created_at"], reverse=True))
+        if project_id is None:
+            statuses = JobStatus if status is None else [status]
+            listed = self._listed(statuses, after, newest_first=True, at_once=limit + 1)
+            keys, position = dynamodb_lists.take(listed, limit, looks_at=limit)
+        else:
+            of_status = {} if status is None else {"status": str(status)}
+            looks_at = _LOOKS_AT if of_status else limit
+            of_project = dynamodb_lists.read(
+                self.client,
+                self.table,
+                "by_project",
+                ("project_id", LISTED_AT),
+                [project_id],
+                after=after,
+                newest_first=True,
+                at_once=looks_at + 1,
+            )
+            keys, position = dynamodb_lists.take(of_project, limit, looks_at=looks_at, **of_status)
+        jobs = self._read([key["job_id"] for key in keys])
+        return [job for job in jobs if status in {None, job.status}], position
 
-    def _listed(self, items: Iterable[Mapping[str, Any]]) -> list[Job]:
-        # What a job waits for is stored with its stages. Few are open: so many as may run.
-        return [
-            job if job.status.is_terminal else replace(self.get(job.job_id), payload={}, history=())
-            for job in map(to_job, items)
-        ]
+    def find_ids(self, beginning: str, *, among: int) -> list[str]:
+        """Return the ids that begin so, of the newest jobs.
+
+        Args:
+            beginning: the beginning.
+            among: how many of the newest jobs are looked at.
+        """
+        ids = (key["job_id"] for key in self._listed(JobStatus, newest_first=True))
+        return [job_id for job_id in islice(ids, among) if job_id.startswith(beginning)]
 
     def list_unfinished(self, after: str = "") -> Iterator[ListedJob]:
         """Yield the jobs that have not ended, oldest first, read as they are asked for.
 
-        What was written a moment ago may be missing. The caller may change the jobs meanwhile.
+        The caller may change the jobs meanwhile.
 
         Args:
             after: a position; only those behind it, from the oldest when empty.
         """
-        start: dict[str, Any] = {}
-        if after:
-            created_at, _, job_id = after.partition("#")
-            key = {UNFINISHED: "yes", "created_at": created_at, "job_id": job_id, "record": JOB}
-            start["ExclusiveStartKey"] = dynamodb.to_item(key)
-        pages = {"PaginationConfig": {"PageSize": 100}}
-        for item in self._query(UNFINISHED, "yes", IndexName=UNFINISHED, **pages, **start):
-            yield ListedJob(item["job_id"], f"{item['created_at']}#{item['job_id']}")
+        keys = self._listed(_UNFINISHED, after)
+        return (ListedJob(key["job_id"], key[LISTED_AT]) for key in keys)
+
+    def _listed(
+        self, statuses: Iterable[JobStatus], after: str = "", **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the keys of the jobs of statuses, as `dynamodb_lists.read` does."""
+        keys = (LISTED_UNDER, LISTED_AT)
+        partitions = dynamodb_lists.partitions_of(*statuses)
+        return dynamodb_lists.read(
+            self.client, self.table, "by_status", keys, partitions, after=after, **options
+        )
+
+    def _read(self, job_ids: Sequence[str]) -> Iterator[Job]:
+        """Read jobs as lists show them: what an open one waits for is stored with its stages."""
+        found = dynamodb.get_all(self.client, self.table, "job_id", job_ids, also={"record": JOB})
+        for job in (to_job(found[job_id]) for job_id in job_ids if job_id in found):
+            if job.status.is_terminal:
+                yield job
+            else:
+                yield replace(self.get(job.job_id), payload={}, history=())
 
     def _query(self, name: str, value: str, **options: Any) -> Iterator[dict[str, Any]]:
         """Read the items of a key, of the table or of an index, page by page.
@@ -259,7 +308,7 @@ class JobStore(JobReader):
     ) -> Mapping[str, Any]:
         """Add a job with its stages, QUEUED unless it has failed; return its item."""
         project_id = new.payload.get("project_id")
-        queued = {"status": JobStatus.QUEUED, UNFINISHED: "yes", "slot": new.slot}
+        queued = {"status": JobStatus.QUEUED, "slot": new.slot}
         given = {
             "job_id": new.job_id,
             "job_type": new.job_type,
@@ -269,6 +318,7 @@ class JobStore(JobReader):
             "parent_id": new.parent_id,
             "stages": list(map(str, new.stages)),
             "created_at": work.at,
+            LISTED_AT: dynamodb_lists.position_of(time_text(work.at), new.job_id),
             "updated_at": work.at,
             "held_until": held_until,
             "error": error,
@@ -297,7 +347,7 @@ class JobStore(JobReader):
         """
         work = self.work()
         attempt = job.attempt + 1
-        values = {"status": JobStatus.QUEUED, "attempt": attempt, UNFINISHED: "yes"}
+        values = {"status": JobStatus.QUEUED, "attempt": attempt}
         work.change_job(
             job.job_id,
             job.attempt,
@@ -457,7 +507,7 @@ def _end_values(work: UnitOfWork, status: JobStatus) -> dict[str, Any]:
         "status": status,
         "finished_at": work.at,
         "expires_at": work.job_expires_at,
-        **dict.fromkeys((UNFINISHED, "slot", "end_wait", "dispatch_error")),
+        **dict.fromkeys(("slot", "end_wait", "dispatch_error")),
     }
 
 

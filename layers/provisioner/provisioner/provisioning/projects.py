@@ -1,6 +1,6 @@
 """Projects in DynamoDB: where each stands, which job holds it, and where its database is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,8 +10,9 @@ from typing import Any
 from boto3.dynamodb.conditions import Attr, ConditionBase
 
 from provisioner.aws_types import DynamoDBClient
-from provisioner.drivers import dynamodb
+from provisioner.drivers import dynamodb, dynamodb_lists
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
+from provisioner.drivers.dynamodb_lists import LISTED_AT, LISTED_UNDER
 from provisioner.provisioning.instances import DedicatedInstance
 from provisioner.provisioning.quotas import Quotas
 
@@ -132,6 +133,11 @@ def project_sources(target: ProjectStatus) -> tuple[ProjectStatus, ...]:
 #: What a project does not say any more of which nothing is left: where it is, and who began it.
 _NO_PLACE = dict.fromkeys(("region", "engine", "begun_by"))
 
+#: What only a project has that a job holds: with `locked_by` the key of the sparse index `held`.
+#: The partition follows from the job's id.
+_HELD_UNDER = "held_under"
+_HELD = "held"
+
 _IS_FREE = Attr("locked_by").not_exists()
 _IS_UNPROTECTED = Attr("deletion_protection").not_exists() | Attr("deletion_protection").eq(
     value=False
@@ -164,6 +170,38 @@ class ProjectReader:
         """Read a project that a job holds; None where another does, or none."""
         project = self.get(project_id)
         return project if project is not None and project.locked_by == job_id else None
+
+    def list_newest(
+        self, limit: int, *, status: ProjectStatus | None = None, after: str = ""
+    ) -> tuple[list[Project], str]:
+        """Read the newest projects, each as it is now.
+
+        One that has another status by now than was asked for is left out. What was written a moment
+        ago may be missing.
+
+        Args:
+            limit: how many at most, 1 to 100.
+            status: only those of this status.
+            after: a position; only those behind it, from the newest when empty.
+
+        Returns:
+            the projects, and the position behind which there are more; empty where there are none.
+        """
+        listed = dynamodb_lists.read(
+            self._client,
+            self._projects,
+            "by_status",
+            (LISTED_UNDER, LISTED_AT),
+            dynamodb_lists.partitions_of(*(ProjectStatus if status is None else [status])),
+            after=after,
+            newest_first=True,
+            at_once=limit + 1,
+        )
+        keys, position = dynamodb_lists.take(listed, limit, looks_at=limit)
+        ids = [key["project_id"] for key in keys]
+        found = dynamodb.get_all(self._client, self._projects, "project_id", ids)
+        projects = (_to_project(found[one]) for one in ids if one in found)
+        return [project for project in projects if status in {None, project.status}], position
 
     def build_lock_check(self, project_id: str, job_id: str) -> Write:
         """Return the condition that a job holds a project, for a write beside it."""
@@ -268,10 +306,13 @@ class ProjectStore(ProjectReader):
         Raises:
             ProjectExistsError: one of that id exists.
         """
+        created = created_at.isoformat(timespec="microseconds")
         item = {
             "project_id": project_id,
             "status": ProjectStatus.CREATED,
-            "created_at": created_at.isoformat(timespec="microseconds"),
+            "created_at": created,
+            LISTED_UNDER: dynamodb_lists.partition_of(ProjectStatus.CREATED, project_id),
+            LISTED_AT: dynamodb_lists.position_of(created, project_id),
             "owner_id": owner_id,
             "organization_id": organization_id,
         }
@@ -482,11 +523,13 @@ class ProjectStore(ProjectReader):
     # Who holds projects.
 
     def lock_holders(self) -> list[str]:
-        """Read the ids of the jobs that hold a project.
+        """Read the ids of the jobs that hold a project, each once.
 
-        The index holds no other projects. What was written a moment ago may be missing.
+        They are as few as the slots of the jobs that run at once. What was written a moment ago may
+        be missing.
         """
-        return [job_id for job_id, _ in self._held()]
+        held = self._held(dynamodb_lists.partitions_of(_HELD))
+        return list(dict.fromkeys(job_id for job_id, _ in held))
 
     def release_abandoned(self, job_id: str) -> Sequence[str]:
         """Give back the projects that a job holds which is stored no more, and their quotas.
@@ -498,8 +541,9 @@ class ProjectStore(ProjectReader):
             the projects that were given back.
         """
         released: list[str] = []
-        held = [self.find_held(project, job_id) for job, project in self._held() if job == job_id]
-        for project in filter(None, held):
+        partition = dynamodb_lists.partition_of(_HELD, job_id)
+        held = [project_id for job, project_id in self._held([partition]) if job == job_id]
+        for project in filter(None, (self.find_held(project_id, job_id) for project_id in held)):
             has_failed = project.status is ProjectStatus.PROVISIONING
             release = self.build_release_as_failed if has_failed else self.build_release
             # Refused where another sweep has just released it.
@@ -508,17 +552,23 @@ class ProjectStore(ProjectReader):
                 released.append(project.project_id)
         return released
 
-    def _held(self) -> list[tuple[str, str]]:
-        pages = self._client.get_paginator("scan").paginate(
-            TableName=self._projects, IndexName="held"
-        )
-        items = [dynamodb.from_item(item) for page in pages for item in page["Items"]]
-        return [(item["locked_by"], item["project_id"]) for item in items]
+    def _held(self, partitions: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield which job holds which project, by the index that holds no others."""
+        keys = (_HELD_UNDER, "locked_by")
+        items = dynamodb_lists.read(self._client, self._projects, "held", keys, partitions)
+        return ((item["locked_by"], item["project_id"]) for item in items)
 
     def _change(self, project_id: str, must: ConditionBase, **values: Any) -> Write:
-        """Return a change of a project, whose status follows only what the table lets it follow."""
+        """Return a change of a project, whose status follows only what the table lets it follow.
+
+        Where the project is listed follows from what is written.
+        """
         if "status" in values:
             must &= _is(*project_sources(values["status"]))
+            values[LISTED_UNDER] = dynamodb_lists.partition_of(values["status"], project_id)
+        if "locked_by" in values:
+            holder = values["locked_by"]
+            values[_HELD_UNDER] = holder and dynamodb_lists.partition_of(_HELD, holder)
         return dynamodb.build_update(self._projects, {"project_id": project_id}, values, must)
 
     def _release(self, project_id: str, job_id: str, **values: Any) -> Write:
