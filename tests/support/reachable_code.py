@@ -25,6 +25,8 @@ IAM_SERVICES = {"stepfunctions": "states"}
 #: Actions of S3 that are not named like their operations.
 S3_ACTIONS = {
     "HeadBucket": "ListBucket",
+    "HeadObject": "GetObject",
+    "ListObjectsV2": "ListBucket",
     "ListBuckets": "ListAllMyBuckets",
     "GetBucketEncryption": "GetEncryptionConfiguration",
     "GetBucketLifecycleConfiguration": "GetLifecycleConfiguration",
@@ -36,6 +38,12 @@ S3_ACTIONS = {
     "ListObjectVersions": "ListBucketVersions",
     # A batch names versions, and objects of buckets that had no versions.
     "DeleteObjects": "DeleteObjectVersion",
+}
+
+#: The actions of boto3's transfer library, by the name that begins one.
+_TRANSFERS = {
+    "create_transfer_manager": ("s3:PutObject", "s3:AbortMultipartUpload"),
+    "download_fileobj": ("s3:GetObject",),
 }
 
 #: What builds or sends a request to DynamoDB, with the position of the table's name in its
@@ -132,11 +140,15 @@ class _Module:
 
     def __init__(self, name: str, tree: ast.Module) -> None:
         self.name = name
-        #: Whether it uploads by boto3's transfer library.
-        self.transfers = any(
-            isinstance(node, ast.ImportFrom) and node.module == "boto3.s3.transfer"
+        #: What it asks for by boto3's transfer library: an upload is in parts, or in one.
+        self.transfers = {
+            Call(action)
             for node in ast.walk(tree)
-        )
+            if isinstance(node, ast.Attribute | ast.alias)
+            for action in _TRANSFERS.get(
+                node.attr if isinstance(node, ast.Attribute) else node.name, ()
+            )
+        }
         #: The services whose clients its annotations name.
         self.services = annotated_services(tree)
         self.code: dict[str, _Code] = {}
@@ -354,18 +366,12 @@ def _named_by_job_types(function: str) -> Iterator[_Definition]:
         if function in RECORDS_FAILURES:
             on_failure = definition.on_failure
             codes += [on_failure.release, on_failure.request_cleanup, on_failure.remaining]
-        for code in filter(None, codes):
-            module, _, name = code.partition(":")
-            yield _Definition(module.removeprefix("provisioner."), "", name)
+        yield from map(_code_of, filter(None, codes))
 
 
-def reachable(function: str) -> set[_Definition]:
-    """Return what a function's code can run.
-
-    That is `build` in its module of `composition`, and what the job types name as its code.
-    """
+def _reachable(left: list[_Definition]) -> set[_Definition]:
+    """Return what code can run, itself included."""
     found: set[_Definition] = set()
-    left = [_Definition(f"composition.{function}", "", "build"), *_named_by_job_types(function)]
     while left:
         definition = left.pop()
         node = _node(definition)
@@ -386,9 +392,38 @@ def _operations(service: str) -> dict[str, str]:
 
 @cache
 def calls(function: str) -> frozenset[Call]:
-    """Return the actions that a function's code can call, of services that it has clients of."""
+    """Return the actions that a function's code can call, of services that it has clients of.
+
+    That is `build` in its module of `composition`, and what the job types name as its code.
+    """
+    build = _Definition(f"composition.{function}", "", "build")
+    return _calls_of([build, *_named_by_job_types(function)])
+
+
+@cache
+def calls_of_api(*functions: str) -> frozenset[Call]:
+    """Return the actions that functions of the public Python API can call.
+
+    One runs a job in the process of its caller, whose stages it names no more than a function does.
+    """
+    roots = [d for name in functions for d in _named(_resolve(_module("api"), name))]
+    if "revoke_api_key" in functions:
+        stages = JOB_TYPES["revoke_api_key"].stages
+        roots += [_code_of(stage.code) for stage in stages]
+        roots += [_Definition("composition.in_process", "", "run_job")]
+        roots += _methods(_Class("jobs.stage_run", "StageRunner"), *_UNNAMED)
+        roots += _methods(_Class("jobs.failure", "FailureRecorder"), *_UNNAMED)
+    return _calls_of(roots)
+
+
+def _code_of(code: str) -> _Definition:
+    module, _, name = code.partition(":")
+    return _Definition(module.removeprefix("provisioner."), "", name)
+
+
+def _calls_of(roots: list[_Definition]) -> frozenset[Call]:
     found: set[Call] = set()
-    definitions = reachable(function)
+    definitions = _reachable(roots)
     services = sorted({name for d in definitions for name in _clients(d)})
     for definition in definitions:
         node = _node(definition)
@@ -400,9 +435,7 @@ def calls(function: str) -> frozenset[Call]:
             if not isinstance(part, ast.Call):
                 continue
             found |= set(_calls(module, definition.of_class, part, own))
-        # A transfer of boto3's uploads in parts, or in one.
-        if module.transfers:
-            found |= {Call("s3:PutObject"), Call("s3:AbortMultipartUpload")}
+        found |= module.transfers
     return frozenset(found)
 
 
@@ -413,6 +446,15 @@ def _clients(definition: _Definition) -> Iterator[str]:
             case ast.Call(
                 func=ast.Attribute(value=ast.Name(id="aws"), attr="client" | "client_of_region"),
                 args=[ast.Constant(value=str(service)), *_],
+            ):
+                yield service
+            case ast.Call(
+                func=ast.Name(id="partial"),
+                args=[
+                    ast.Attribute(value=ast.Name(id="aws"), attr="client" | "client_of_region"),
+                    ast.Constant(value=str(service)),
+                    *_,
+                ],
             ):
                 yield service
 
