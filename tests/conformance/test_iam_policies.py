@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from typing import Any
 
 import pytest
 from provisioner import api
-from support.project import ROOT, state_machines
+from support.iam_policies import (
+    MANAGED_POLICY_CHARACTERS,
+    PLACEHOLDERS,
+    allowed,
+    policy,
+    size,
+    unknown,
+)
+from support.project import state_machines
 from support.reachable_code import Call, calls_of_api
-
-POLICIES = ROOT / "docs" / "iam"
 
 #: What of the public API each calls; the program `provision` calls nothing else.
 READER = {
@@ -54,23 +59,6 @@ OPERATOR = READER | {
     "revoke_api_key",
 }
 CALLERS = {"reader": READER, "application": APPLICATION, "operator": OPERATOR}
-
-#: The words of a policy that stand for a deployment's own.
-PLACEHOLDERS = {"ACCOUNT", "PREFIX", "REGION", "SNAPSHOTS_BUCKET", "STACK"}
-
-
-def policy(name: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((POLICIES / f"{name}.json").read_text())
-    return read
-
-
-def allowed(document: dict[str, Any]) -> set[tuple[str, str]]:
-    return {
-        (action, resource)
-        for statement in document["Statement"]
-        for action in statement["Action"]
-        for resource in statement["Resource"]
-    }
 
 
 def resource_of(call: Call) -> str:
@@ -128,7 +116,9 @@ def test_a_policy_names_actions_and_resources_exactly(name: str) -> None:
         for action in statement["Action"]:
             assert re.fullmatch(r"[a-z0-9-]+:[A-Za-z0-9]+", action)
         for resource in statement["Resource"]:
-            assert set(re.findall(r"[A-Z][A-Z_]+[A-Z]", resource)) <= PLACEHOLDERS, resource
+            assert set(re.findall(r"[A-Z][A-Z_]+[A-Z]", resource)) <= PLACEHOLDERS.keys(), resource
+    assert unknown(policy(name)) == []
+    assert size(policy(name)) <= MANAGED_POLICY_CHARACTERS
 
 
 def test_an_operator_can_cancel_jobs_of_every_type() -> None:

@@ -65,15 +65,20 @@ print(validator.get_translated_template_if_valid())
 
 def translated(template: str) -> dict[str, Any]:
     """Return the CloudFormation template that SAM makes of a template, its own roles included."""
+    return dict(yaml.safe_load(run_beside_sam(_TRANSLATE, template)))
+
+
+def run_beside_sam(code: str, given: str = "") -> str:
+    """Run Python code where SAM can be imported, and return what it prints."""
     done = subprocess.run(
-        [*_sam_environment(), "python", "-c", _TRANSLATE],
-        input=template,
+        [*_sam_environment(), "python", "-c", code],
+        input=given,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return dict(yaml.safe_load(done.stdout))
+    return done.stdout
 
 
 def _sam_environment() -> list[str]:
