@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # as in support.project
 from provision_cli.local.containers import VARIABLES_FILE
 from provision_cli.local.stack import _DIRECTORY, REGION
 from provision_cli.stack_name import longest_stack_name
@@ -537,6 +538,32 @@ def test_statement_names_exact_actions(where: str, statement: dict[str, Any]) ->
         assert re.fullmatch(r"[a-z0-9-]+:[A-Za-z]+", action), f"{where}: {action}"
 
 
+def written() -> list[tuple[yaml.MappingNode, dict[str, Any]]]:
+    """Return each mapping of the template where it is written out, with the texts that it has.
+
+    What an alias names is there once; what is merged into a mapping is none of its own.
+    """
+    waiting = [yaml.compose(TEMPLATE.read_text(), Loader=yaml.CSafeLoader)]
+    found: dict[int, tuple[yaml.MappingNode, dict[str, Any]]] = {}
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            found[id(node)] = node, {key.value: value.value for key, value in node.value}
+            waiting += [value for _, value in node.value]
+        else:
+            waiting += node.value
+    return list(found.values())
+
+
+def first_line(node: yaml.MappingNode) -> int:
+    """Return the line of a mapping's first key, from 0: its anchor may stand above."""
+    return int(node.value[0][0].start_mark.line)
+
+
 def comment_above(lines: list[str], number: int) -> str:
     """Return the comment that ends right above a line."""
     first = number
@@ -623,7 +650,7 @@ def test_buckets_are_made_in_the_namespace_of_the_account_unless_the_stack_says_
 def test_statements_say_why_they_are_there() -> None:
     assert all(statement.get("Sid") for _, statement in STATEMENTS)
     lines = TEMPLATE.read_text().splitlines()
-    starts = [i for i, line in enumerate(lines) if re.match(r"\s*- (Sid|Effect|Action):", line)]
+    starts = [first_line(node) for node, keys in written() if "Effect" in keys]
     assert starts
     for start in starts:
         assert comment_above(lines, start), f"line {start + 1} has no comment"
@@ -631,11 +658,46 @@ def test_statements_say_why_they_are_there() -> None:
 
 def test_statements_without_a_resource_say_why() -> None:
     lines = TEMPLATE.read_text().splitlines()
-    unscoped = [i for i, line in enumerate(lines) if line.strip() == 'Resource: "*"']
+    unscoped = [first_line(node) for node, keys in written() if keys.get("Resource") == "*"]
     assert unscoped
-    for number in unscoped:
-        start = next(i for i in range(number, 0, -1) if "- Sid:" in lines[i])
-        assert 'Resource "*"' in comment_above(lines, start), f"line {number + 1}"
+    for start in unscoped:
+        assert 'Resource "*"' in comment_above(lines, start), f"line {start + 1}"
+
+
+# --- What is said once ----------------------------------------------------------------------------
+
+
+def test_what_is_named_is_said_again() -> None:
+    events = list(yaml.parse(TEMPLATE.read_text(), Loader=yaml.CSafeLoader))
+    again = {event.anchor for event in events if isinstance(event, yaml.AliasEvent)}
+    named = [
+        event.anchor
+        for event in events
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.anchor
+    ]
+    assert again
+    assert sorted(named) == sorted(again)
+
+
+def keys_of(node: yaml.MappingNode) -> list[str]:
+    """Return the keys of a mapping, those of what is merged into it included."""
+    keys = []
+    for key, value in node.value:
+        if key.value != "<<":
+            keys.append(str(key.value))
+            continue
+        for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            keys += keys_of(merged)
+    return keys
+
+
+def test_what_is_merged_is_as_it_was_said() -> None:
+    """Who reads a name need not look whether a line beside it says something else."""
+    merging = [node for node, keys in written() if "<<" in keys]
+    assert merging
+    for node in merging:
+        keys = keys_of(node)
+        assert len(keys) == len(set(keys)), f"line {first_line(node) + 1} changes what it merges"
 
 
 # --- Parameters -----------------------------------------------------------------------------------

@@ -12,39 +12,16 @@ from typing import Any
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, pascal_case
 from provisioner.provisioning.functions import FUNCTIONS, LIFECYCLE
 
-_STATE_MACHINE = Template("""\
-${id}StateMachine:
-  Type: AWS::Serverless::StateMachine
-  Properties:
-    # It is found by this name.
-    Name: !Sub "$${AWS::StackName}-${name}"
-    Type: STANDARD
-    DefinitionUri: state_machines/${name}.asl.json
-    DefinitionSubstitutions:
-${substitutions}
-    Role: !GetAtt ${id}StateMachineRole.Arn
-    Tracing:
-      Enabled: true
-    Logging:
-      Level: ERROR
-      IncludeExecutionData: false
-      Destinations:
-        - CloudWatchLogsLogGroup:
-            LogGroupArn: !GetAtt ${id}StateMachineLogGroup.Arn
-
-${id}StateMachineLogGroup:
-  Type: AWS::Logs::LogGroup
-  DeletionPolicy: Delete
-  UpdateReplacePolicy: Delete
-  Properties:
-    # Groups of this prefix need no policy of their own for the delivery of logs.
-    LogGroupName: !Sub "/aws/vendedlogs/states/$${AWS::StackName}-${name}"
-    RetentionInDays: !Ref LogRetentionDays
-
-${id}StateMachineRole:
-  Type: AWS::IAM::Role
-  Properties:
-    AssumeRolePolicyDocument:
+#: What every state machine has in common, by its anchor. The first one has it in full, and each
+#: other one names it.
+_SHARED = {
+    "state_machine": """
+      Type: STANDARD
+      Tracing: { Enabled: true }""",
+    "errors_without_data": """
+        Level: ERROR
+        IncludeExecutionData: false""",
+    "assumed_by_step_functions": """
       Version: "2012-10-17"
       Statement:
         # Step Functions runs the state machine as this role, for this account's machines only.
@@ -54,21 +31,15 @@ ${id}StateMachineRole:
           Action: sts:AssumeRole
           Condition:
             StringEquals:
-              aws:SourceAccount: !Ref AWS::AccountId
-    Policies:
-      - PolicyName: ${name}
-        PolicyDocument:
-          Version: "2012-10-17"
-          Statement:
-            # The functions of the stages, and no other; not the dispatcher.
-            - Sid: RunStages
-              Effect: Allow
-              Action: lambda:InvokeFunction
-              Resource:
-${functions}
-${start_cleanup}\
-            # Resource "*": the delivery of logs has no resources for these actions.
-            - Sid: DeliverLogs
+              aws:SourceAccount: !Ref AWS::AccountId""",
+    "run_stages": """
+                # The functions of the stages, and no other; not the dispatcher.
+                Sid: RunStages
+                Effect: Allow
+                Action: lambda:InvokeFunction""",
+    "deliver_logs": """
+              # Resource "*": the delivery of logs has no resources for these actions.
+              Sid: DeliverLogs
               Effect: Allow
               Action:
                 - logs:CreateLogDelivery
@@ -79,16 +50,55 @@ ${start_cleanup}\
                 - logs:PutResourcePolicy
                 - logs:DescribeResourcePolicies
                 - logs:DescribeLogGroups
-              Resource: "*"
-            # Resource "*": X-Ray has no resources for these actions.
-            - Sid: WriteTraces
+              Resource: "*"\
+""",
+    "trace_machine": """
+              # Resource "*": X-Ray has no resources for these actions.
+              Sid: WriteTraces
               Effect: Allow
               Action:
                 - xray:PutTraceSegments
                 - xray:PutTelemetryRecords
                 - xray:GetSamplingRules
                 - xray:GetSamplingTargets
-              Resource: "*"
+              Resource: "*"\
+""",
+}
+
+_STATE_MACHINE = Template("""\
+${id}StateMachine:
+  Type: AWS::Serverless::StateMachine
+  Properties:
+    <<: ${state_machine}
+    Name: !Sub "$${AWS::StackName}-${name}"
+    DefinitionUri: state_machines/${name}.asl.json
+    DefinitionSubstitutions:
+${substitutions}
+    Role: !GetAtt ${id}StateMachineRole.Arn
+    Logging:
+      <<: ${errors_without_data}
+      Destinations:
+        - CloudWatchLogsLogGroup: { LogGroupArn: !GetAtt ${id}StateMachineLogGroup.Arn }
+
+${id}StateMachineLogGroup:
+  <<: *log_group
+  Properties: { LogGroupName: ${log_group_name}, RetentionInDays: !Ref LogRetentionDays }
+
+${id}StateMachineRole:
+  Type: AWS::IAM::Role
+  Properties:
+    AssumeRolePolicyDocument: ${assumed_by_step_functions}
+    Policies:
+      - PolicyName: ${name}
+        PolicyDocument:
+          Version: "2012-10-17"
+          Statement:
+            - <<: ${run_stages}
+              Resource:
+${functions}
+${start_cleanup}\
+            - ${deliver_logs}
+            - ${trace_machine}
 """)
 
 _START_CLEANUP = Template("""\
@@ -103,20 +113,12 @@ _ALARM = Template("""\
 ${id}${kind}Alarm:
   Type: AWS::CloudWatch::Alarm
   Properties:
+    <<: *first_one
     AlarmDescription: >-
 ${description}
     Namespace: AWS/States
     MetricName: Executions${kind}
-    Dimensions:
-      - { Name: StateMachineArn, Value: !Ref ${id}StateMachine }
-    Statistic: Sum
-    Period: 300
-    EvaluationPeriods: 1
-    ComparisonOperator: GreaterThanThreshold
-    Threshold: 0
-    TreatMissingData: notBreaching
-    AlarmActions: *alarm_actions
-    OKActions: *alarm_actions
+    Dimensions: [{ Name: StateMachineArn, Value: !Ref ${id}StateMachine }]
 """)
 
 _TIMED_OUT = "have run out of time, so that none of their states could say how the job ended."
@@ -143,13 +145,15 @@ def generate(template: str, definitions: JobDefinitions) -> str:
     parts = {
         "required job types": f"REQUIRED_JOB_TYPES: {','.join(definitions)}\n",
         "state machines of jobs": references,
-        "all state machines": references,
         "executions": "".join(
             '- !Sub "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:execution:'
             f'${{{pascal_case(name)}StateMachine.Name}}:*"\n'
             for name in definitions
         ),
-        "state machines": "\n".join(map(_state_machine, definitions.values())),
+        "state machines": "\n".join(
+            _state_machine(definition, is_first=number == 0)
+            for number, definition in enumerate(definitions.values())
+        ),
         "alarms of state machines": "\n".join(
             _alarm(name, kind, what)
             for name in definitions
@@ -184,7 +188,7 @@ def replace_part(file: str, text: str, name: str, part: str) -> str:
     return text[: found.start("part")] + indent(part, found["margin"]) + text[found.end("part") :]
 
 
-def _state_machine(definition: JobDefinition[Any]) -> str:
+def _state_machine(definition: JobDefinition[Any], *, is_first: bool) -> str:
     # That of the lifecycle records how all has ended.
     used = {LIFECYCLE.name, *(stage.function.name for stage in definition.stages)}
     functions = [f"{pascal_case(name)}Function" for name in FUNCTIONS if name in used]
@@ -198,6 +202,11 @@ def _state_machine(definition: JobDefinition[Any]) -> str:
         substitutions=indent("\n".join(substitutions), 6 * " "),
         functions=indent("\n".join(f"- !GetAtt {name}.Arn" for name in functions), 16 * " "),
         start_cleanup=_START_CLEANUP.substitute(id=cleanup) if cleanup else "",
+        log_group_name=f'!Sub "/aws/vendedlogs/states/${{AWS::StackName}}-{definition.name}"',
+        **{
+            anchor: f"&{anchor}{text}" if is_first else f"*{anchor}"
+            for anchor, text in _SHARED.items()
+        },
     )
 
 
