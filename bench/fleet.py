@@ -31,8 +31,6 @@ _WAITING = 1_000
 _BOUNDED_POLLS = Fleet(
     0,
     maximum_running_jobs=_SLOTS,
-    # A place of each of so many shares says whether one waits that has no slot.
-    most_places_read=_SLOTS + 2,
     failed_poll_is_poll=True,
 )
 

@@ -116,8 +116,8 @@ class Simulation:
     #: Who has a slot, and when each was released.
     holders: dict[int, _Job] = field(default_factory=dict)
     released: dict[int, float] = field(default_factory=dict)
-    #: Who has a place in a line, and until when.
-    line: dict[tuple[str, int], tuple[str, float]] = field(default_factory=dict)
+    #: Who has a place in the line, share and job, and until when.
+    line: dict[int, tuple[str, str, float]] = field(default_factory=dict)
     #: Functions that run, and jobs that were dispatched and have no slot.
     at_work: int = 0
     waiting: int = 0
@@ -325,7 +325,11 @@ class Simulation:
             self.fleet.slots,
             {slot: holder.job_id for slot, holder in self.holders.items()},
             {slot: holder.share for slot, holder in self.holders.items()},
-            {place: who for place, (who, until) in self.line.items() if until > self.now},
+            {
+                place: (share, job_id)
+                for place, (share, job_id, until) in self.line.items()
+                if until > self.now
+            },
         )
 
     def _look(self, job: _Job) -> str:
@@ -334,8 +338,9 @@ class Simulation:
         slot = use.free_for(job.job_id, job.share)
         if slot is not None:
             self._begin_job(job, slot)
-            if place is not None and use.line.get((job.share, place)) == job.job_id:
-                self.line[job.share, place] = (job.job_id, self.now)
+            own = use.place_of(job.job_id)
+            if own is not None:
+                self.line[own] = (job.share, job.job_id, self.now)
             return ""
         if job.waits_until is None:
             job.waits_until = self.now + self.fleet.slot_wait_seconds
@@ -343,7 +348,7 @@ class Simulation:
             job.why = WAITED
             return FINAL_ERROR
         if place is not None:
-            self.line[job.share, place] = (job.job_id, self.now + _KEPT_SECONDS)
+            self.line[place] = (job.share, job.job_id, self.now + _KEPT_SECONDS)
         self.outcome.most_waiting = max(self.outcome.most_waiting, self.waiting)
         return SLOT_WAITING
 

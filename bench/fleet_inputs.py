@@ -6,12 +6,14 @@ on AWS.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from provisioner.jobs.retries import SLOT_WAIT_SECONDS
+from provisioner.jobs.slots import FURTHER_PLACES, PLACES_OF_A_SHARE
 
 from bench import quotas
 from bench.job_shape import (
@@ -68,8 +70,6 @@ class Fleet:
     #: How many jobs may wait for a slot as executions, the others being held back in the queue;
     #: None where none is, as the code does.
     most_waiting: int | None = None
-    #: The most places in lines that a poll reads beside the slots; None where it reads a page.
-    most_places_read: int | None = None
     #: Whether a poll that met an error which can pass is a poll; else it is a failed attempt.
     failed_poll_is_poll: bool = False
     seed: int = 1
@@ -136,14 +136,14 @@ class Fleet:
         return sum(rows) - 1
 
     def place_items(self, waiting: float) -> float:
-        """Return the places that lines have, of so many jobs that wait at once."""
-        return min(waiting, 5 * self.shares)
+        """Return the places in the line that are taken, of so many jobs that wait at once."""
+        first = min(self.shares, self.slots + 2)
+        return min(waiting, PLACES_OF_A_SHARE * first, first + FURTHER_PLACES)
 
     def slots_read_units(self, places: float) -> float:
         """Return what a look at the slots reads, with so many places beside them."""
-        limit = places if self.most_places_read is None else min(places, self.most_places_read)
-        size = self.slots * self.counted.slot_bytes + limit * self.counted.place_bytes
-        return max(1.0, min(size, quotas.PAGE_BYTES) / quotas.READ_BYTES)
+        size = self.slots * self.counted.slot_bytes + places * self.counted.place_bytes
+        return max(1.0, math.ceil(size / quotas.READ_BYTES))
 
     def use(self, part: str) -> Use:
         """Return what one run of a stage, or of what else calls, uses."""
@@ -191,7 +191,7 @@ class Fleet:
         """Return what a look for a slot uses.
 
         Args:
-            places: in the lines of all shares.
+            places: in the line.
             has_place: how likely the job has one, which it writes.
         """
         return replace(

@@ -140,8 +140,7 @@ MAPPING_BATCHES_A_MINUTE = 300
 CALL_ATTEMPTS = 4
 CALL_BACKOFFS = (1.0, 2.0, 4.0)
 
-#: Bytes of a page of a Query, and of a read unit.
-PAGE_BYTES = 1_048_576
+#: Bytes of a read unit.
 READ_BYTES = 4096
 
 

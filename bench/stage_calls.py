@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from provisioner.jobs.slots import SLOTS, stand_in_line
+from provisioner.jobs.slots import SLOTS, SlotUse, stand_in_line
 from support.workflow import Workflow
 
 from bench import job_calls
@@ -159,11 +159,11 @@ def _slot_sizes(workflow: Workflow) -> tuple[int, int]:
     """Return the bytes of a slot that is taken, and of a place in a line."""
     job_id, share = "0" * 36, f"owner#{'0' * 36}"
     work = workflow.jobs.work()
-    stand_in_line(work, 0, job_id, share)
+    stand_in_line(work, SlotUse(1, {}, {}, {}), job_id, share)
     work.write()
     items = _items(workflow, SLOTS)
     (slot,) = (item for item in items if item["record"]["S"] == "SLOT#0000")
-    (place,) = (item for item in items if item["record"]["S"] == f"WAITING#0#{share}")
+    (place,) = (item for item in items if item.get("share") == {"S": share})
     return item_size({**slot, "holder": {"S": job_id}, "share": {"S": share}}), item_size(place)
 
 

@@ -18,7 +18,7 @@ from provisioner.jobs.in_process import InProcessRun
 from provisioner.jobs.models import Job, JobStatus, StageRecord, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import SLOT_ERROR, SLOT_RETRY, SLOT_WAIT_SECONDS
-from provisioner.jobs.slots import SLOTS, SlotUse, preferred_slot
+from provisioner.jobs.slots import SLOTS, SlotUse, line_places, preferred_slot
 from provisioner.jobs.stage import StageOutcome
 from provisioner.jobs.stage_run import RECORD_FAILURE, SlotWaiting, StageRunner
 from provisioner.jobs.store import BadEnd
@@ -346,6 +346,35 @@ def test_a_slot_that_another_takes_between_the_look_and_the_write_is_waited_for(
     assert one.jobs.get("job-2").status is JobStatus.QUEUED
 
 
+def test_a_place_that_another_takes_between_the_look_and_the_write_is_left_to_it(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioner.jobs.slots.FURTHER_PLACES", 0)
+    deployment = Deployment(core, 1)
+    deployment.create("job-1", "a", "b", "c")
+    deployment.run("job-1")
+    for job_id in "ab":
+        deployment.create(f"share-{job_id}", share=job_id)
+        assert isinstance(deployment.run(f"share-{job_id}"), SlotWaiting)
+    event = deployment.event("a", FIRST)
+    other = deployment.event("b", FIRST) | {"retry_count": 1}
+
+    def take() -> None:
+        with pytest.raises(SlotWaiting):
+            deployment.runner(other)
+
+    # One place is left, which both are to have.
+    core.calls.clear()
+    core.answers[TRANSACTION] = meanwhile(take, before=2)
+    with pytest.raises(SlotWaiting):
+        deployment.runner(event)
+
+    assert [job for _, job in deployment.jobs.slots().line.values()].count("b") == 1
+    assert len(deployment.jobs.slots().line) == 3
+    for job_id in "ab":
+        assert deployment.first(job_id).waits_until is not None
+
+
 def test_a_job_begins_by_its_time_too_after_the_one_that_had_its_slot(one: Deployment) -> None:
     def end_later() -> None:
         one.core.clock.advance(1)
@@ -460,7 +489,7 @@ def test_no_share_has_more_than_half_of_the_slots_while_others_wait(
     """Each share has more jobs than slots; those that poll stay in the line."""
     holders: dict[int, str] = {}
     shares: dict[int, str] = {}
-    line: dict[tuple[str, int], str] = {}
+    line: dict[int, tuple[str, str]] = {}
     for number, (move, share) in enumerate(moves):
         if move == "end":
             slot = next((slot for slot, of in shares.items() if of == share), None)
@@ -469,10 +498,10 @@ def test_no_share_has_more_than_half_of_the_slots_while_others_wait(
             continue
         use = SlotUse(maximum, holders, shares, line)
         slot = use.free_for(f"job-{number}", share)
-        others = {of for of, _ in line} - {share}
+        others = {of for of, _ in line.values()} - {share}
         has = Counter(shares.values())
         if slot is None:
-            line[share, 0] = f"job-{number}"
+            line["abc".index(share)] = share, f"job-{number}"
             is_last = any(has[share] > has[other] for other in others)
             assert len(holders) == maximum or is_last
             continue
@@ -484,24 +513,92 @@ def test_no_share_has_more_than_half_of_the_slots_while_others_wait(
 
 
 @given(
-    st.dictionaries(st.tuples(SHARES, st.integers(0, 4)), st.sampled_from("xyzuvw"), max_size=15),
-    st.sampled_from("xyzuvw"),
+    st.dictionaries(st.integers(0, 32), st.tuples(SHARES, st.integers(0, 9)), max_size=33),
+    st.integers(0, 9),
     SHARES,
 )
 def test_a_job_keeps_its_place_and_takes_nobody_else_s(
-    line: Mapping[tuple[str, int], str], job_id: str, share: str
+    line: Mapping[int, tuple[str, int]], number: int, share: str
 ) -> None:
-    place = SlotUse(1, {}, {}, line).place_for(job_id, share)
-    if place is None:
-        assert sum(of == share for of, _ in line) == 5
-    else:
-        assert line.get((share, place), job_id) == job_id
+    named = {place: (of, f"{of}-{n}") for place, (of, n) in line.items()}
+    job_id = f"{share}-{number}"
+    own = {place for place, who in named.items() if who == (share, job_id)}
+    place = SlotUse(1, {}, {}, named).place_for(job_id, share)
+    if own:
+        assert place in own
+    elif place is not None:
+        assert place not in named
+        assert 0 <= place < line_places(1)
+        assert sum(of == share for of, _ in named.values()) < 5
+
+
+@given(
+    maximum=st.integers(1, 4),
+    moves=st.lists(
+        st.tuples(st.sampled_from(["poll", "poll", "poll", "end"]), st.integers(0, 19)),
+        max_size=120,
+    ),
+)
+def test_no_more_of_the_line_is_needed_than_it_has_places(
+    maximum: int, moves: list[tuple[str, int]]
+) -> None:
+    """Twenty owners of one job after the other: who may begin is as if each had a place.
+
+    A place that was left is taken by the next poll of those that found the line full.
+    """
+    holders: dict[int, str] = {}
+    shares: dict[int, str] = {}
+    line: dict[int, tuple[str, str]] = {}
+    everybody: dict[int, tuple[str, str]] = {}
+    for number, (move, owner) in enumerate(moves):
+        share = f"owner-{owner}"
+        if move == "end":
+            slot = next((slot for slot, of in shares.items() if of == share), None)
+            if slot is not None:
+                del holders[slot], shares[slot]
+            continue
+        waits = everybody.get(owner)
+        job_id = f"job-{number}" if waits is None else waits[1]
+        use = SlotUse(maximum, holders, shares, line)
+        slot = use.free_for(job_id, share)
+        assert slot == SlotUse(maximum, holders, shares, everybody).free_for(job_id, share)
+        if slot is None:
+            everybody[owner] = share, job_id
+        else:
+            holders[slot], shares[slot] = job_id, share
+            everybody.pop(owner, None)
+            own = use.place_of(job_id)
+            if own is not None:
+                del line[own]
+        for of, waiting in everybody.values():
+            place = SlotUse(maximum, holders, shares, line).place_for(waiting, of)
+            if place is not None:
+                line[place] = of, waiting
+        assert len(line) <= maximum + 2
+
+
+def test_a_share_has_further_places_while_there_is_room(core: Core) -> None:
+    """So that it is seen to wait when some of its jobs begin at once."""
+    deployment = Deployment(core, 1)
+    deployment.create("job-1")
+    deployment.run("job-1")
+    for share in "abcdefgh":
+        for number in range(7):
+            deployment.create(f"{share}-{number}", share=share)
+            deployment.run(f"{share}-{number}")
+            # The first look of a job.
+            deployment.poll(f"{share}-{number}", after=0)
+
+    line = Counter(share for share, _ in deployment.jobs.slots().line.values())
+
+    # Three shares tell all: of two besides one's own, one has not the one slot.
+    assert line == {"a": 5, "b": 5, "c": 5}
 
 
 def test_jobs_of_a_share_that_look_at_once_want_the_same_slot_while_others_wait() -> None:
     """So they are counted one after the other."""
     names = [f"job-{number}" for number in range(20)]
-    wait = SlotUse(9, {}, {}, {("b", 0): "other"})
+    wait = SlotUse(9, {}, {}, {0: ("b", "other")})
     assert len({wait.free_for(name, "a") for name in names}) == 1
     assert len({SlotUse(9, {}, {}, {}).free_for(name, "a") for name in names}) > 1
 
@@ -516,10 +613,34 @@ def test_more_shares_than_slots_are_not_all_read(core: Core) -> None:
         assert isinstance(deployment.run(f"w-{number}"), SlotWaiting)
 
     assert len(deployment.jobs.slots().line) == 4
+    places = [item for item in core.scan("JobsTable") if item["record"].startswith("WAITING#")]
+    assert len(places) == 4
 
     deployment.create("late", share="late")
     deployment.end("job-1")
     assert deployment.run("late") == "SUCCEEDED"
+
+
+def test_slots_and_line_are_read_by_one_query_however_long_their_names(core: Core) -> None:
+    deployment = Deployment(core, 1000)
+    longest = {"S": "x" * 64}
+    share = {"S": f"organization#{'x' * 128}"}
+    at = {"S": "2027-01-31T10:00:00.000000+00:00"}
+    client = core.client("dynamodb")
+    for number in range(1000):
+        record = {"job_id": {"S": SLOTS}, "record": {"S": f"SLOT#{number:04}"}}
+        slot = {**record, "holder": longest, "share": share, "released_at": at}
+        client.put_item(TableName="JobsTable", Item=slot)
+    for number in range(line_places(1000)):
+        record = {"job_id": {"S": SLOTS}, "record": {"S": f"WAITING#{number:04}"}}
+        place = {**record, "holder": longest, "share": share, "kept_until": at}
+        client.put_item(TableName="JobsTable", Item=place)
+    core.calls.clear()
+
+    use = deployment.jobs.slots()
+
+    assert (len(use.holders), len(use.line)) == (1000, line_places(1000))
+    assert len(core.calls_of(QUERY)) == 1
 
 
 # --- What is stored -------------------------------------------------------------------------------
@@ -531,7 +652,7 @@ def test_a_place_in_the_line_expires(one: Deployment) -> None:
         return [i for i in items if i["job_id"] == SLOTS and i["record"].startswith("WAITING#")]
 
     (place,) = places()
-    assert one.jobs.slots().line == {("", 0): "job-2"}
+    assert list(one.jobs.slots().line.values()) == [("", "job-2")]
     one.core.clock.advance(2 * SLOT_RETRY.max_delay_seconds)
     assert one.jobs.slots().line == {}
     assert place["expires_at"] == int(one.core.clock().timestamp())

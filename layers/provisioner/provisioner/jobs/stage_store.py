@@ -122,7 +122,8 @@ class StageStart:
         if job is None:
             return preferred_slot(self.event.job.job_id, self.store.maximum_running_jobs)
         if self._use is not None:
-            # Another job was quicker. This one is polled again in seconds.
+            # Another job was quicker: what was read is past. This one is polled again in seconds.
+            self._use = None
             return None
         self._use = self.store.slots()
         return self._use.free_for(job.job_id, self.share)
@@ -143,7 +144,7 @@ class StageStart:
         work.change_job(given.job_id, given.attempt, JobStatus.RUNNING, values, must)
 
     def _wait(self, before: StageRecord) -> StageRecord:
-        """Record that the stage waits for a slot, and stand in the line of its share.
+        """Record that the stage waits for a slot, and stand in the line if that tells anybody.
 
         Raises:
             TIMEOUT: it has waited for too long.
@@ -162,10 +163,9 @@ class StageStart:
             raise final_failure(
                 ErrorType.TIMEOUT, waited_in_vain(before.waiting_for, SLOT_WAIT_SECONDS)
             )
-        place = None if self._use is None else self._use.place_for(given.job_id, self.share)
-        if place is not None:
-            stand_in_line(work, place, given.job_id, self.share)
-        if place is not None or after is not before:
+        use = self._use
+        stands = use is not None and stand_in_line(work, use, given.job_id, self.share)
+        if stands or after is not before:
             work.write()
         return after
 

@@ -266,8 +266,18 @@ class JobStore(JobReader):
         return UnitOfWork(self.client, self.table, self.now(), timedelta(days=self.retention_days))
 
     def slots(self) -> SlotUse:
-        """Read who has the slots of the jobs that run at once, and who waits, by one Query."""
-        items = self._query("job_id", SLOTS, ConsistentRead=True)
+        """Read who has the slots of the jobs that run at once, and who waits, by one Query.
+
+        That is all of them: a page of a Query, a mebibyte, holds a thousand slots and the line
+        beside them with names as long as they may be.
+        """
+        page = self.client.query(
+            TableName=self.table,
+            KeyConditionExpression="job_id = :slots",
+            ExpressionAttributeValues=dynamodb.to_item({":slots": SLOTS}),
+            ConsistentRead=True,
+        )
+        items = (dynamodb.from_answer(item, {"job_id": SLOTS}) for item in page["Items"])
         return slot_use(items, self.maximum_running_jobs, self.now())
 
     # How a job begins.
