@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from provisioner.drivers import dynamodb
@@ -25,7 +27,7 @@ from provisioner.jobs.store import BadEnd
 from provisioner.provisioning.functions import LIFECYCLE
 from provisioner.runtime.observability import metrics
 from pydantic import BaseModel
-from support.core import Core, meanwhile, new_cleanup
+from support.core import Answer, Core, aws_error, meanwhile, new_cleanup
 
 GET, QUERY, TRANSACTION = "dynamodb.GetItem", "dynamodb.Query", "dynamodb.TransactWriteItems"
 
@@ -324,6 +326,121 @@ def test_a_job_in_someone_s_process_waits_for_its_turn(core: Core) -> None:
 
     assert deployment.jobs.get("job-2").status is JobStatus.COMPLETED
     assert [seconds <= 2**n for n, seconds in enumerate(slept, 1)] == [True] * 3
+
+
+# --- Throttling -----------------------------------------------------------------------------------
+
+THROTTLED = [
+    aws_error("ThrottlingException"),
+    aws_error("ProvisionedThroughputExceededException"),
+    aws_error("RequestLimitExceeded"),
+]
+#: As DynamoDB says it of a transaction, with one reason for each of its writes.
+THROTTLED_WRITE = [
+    *THROTTLED,
+    aws_error("TransactionCanceledException", reasons=("None", "ThrottlingError")),
+    aws_error("TransactionCanceledException", reasons=("ProvisionedThroughputExceeded", "None")),
+]
+
+
+def at_call(number: int, answer: Answer) -> Answer:
+    """Answer so at the n-th call, counted from 1, and as AWS does at all others."""
+    calls = itertools.count(1)
+    return lambda parameters: answer(parameters) if next(calls) == number else None
+
+
+@pytest.mark.parametrize("answer", THROTTLED_WRITE)
+def test_a_first_try_that_is_throttled_is_a_look_for_a_slot(core: Core, answer: Answer) -> None:
+    deployment = Deployment(core, 1)
+    deployment.create("job-1")
+    core.answers[TRANSACTION] = at_call(1, answer)
+
+    raised = deployment.run("job-1")
+
+    assert isinstance(raised, SlotWaiting)
+    assert str(raised).startswith("AWS serves later: TransactWriteItems: ")
+    assert "StageFailures" not in metrics.metric_set
+    assert deployment.first("job-1").status is StageStatus.PENDING
+    assert deployment.poll("job-1", after=2) == "SUCCEEDED"
+    assert (deployment.first("job-1").attempt, deployment.first("job-1").failures) == (1, 0)
+
+
+@pytest.mark.parametrize("answer", THROTTLED)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_poll_whose_reads_are_throttled_is_a_poll(
+    one: Deployment, number: int, answer: Answer
+) -> None:
+    """The job, and then who has the slots."""
+    event = one.event("job-2", FIRST, 1)
+    one.core.answers[QUERY] = at_call(number, answer)
+    with pytest.raises(SlotWaiting):
+        one.runner(event)
+
+    record = one.first("job-2")
+    assert (record.status, record.attempt, record.failures) == (StageStatus.WAITING, 0, 0)
+    one.end("job-1")
+    assert one.poll("job-2") == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("answer", THROTTLED_WRITE)
+@pytest.mark.parametrize("is_free", [True, False])
+def test_a_poll_whose_write_is_throttled_is_a_poll(
+    one: Deployment, answer: Answer, *, is_free: bool
+) -> None:
+    """It takes the slot, or keeps its place in the line."""
+    if is_free:
+        one.end("job-1")
+    event = one.event("job-2", FIRST, 1)
+    one.core.answers[TRANSACTION] = at_call(1, answer)
+    with pytest.raises(SlotWaiting):
+        one.runner(event)
+
+    record = one.first("job-2")
+    assert (record.status, record.attempt, record.failures) == (StageStatus.WAITING, 0, 0)
+    assert isinstance(one.poll("job-2"), SlotWaiting) is not is_free
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_wait_whose_polls_are_throttled_ends_by_the_clock(one: Deployment, number: int) -> None:
+    """Where the job itself can be read; else the retrier ends it, later."""
+    event = one.event("job-2", FIRST, 1)
+    one.core.clock.advance(SLOT_WAIT_SECONDS)
+    one.core.answers[QUERY] = at_call(number, THROTTLED[0])
+
+    with pytest.raises(SlotWaiting if number == 1 else ProvisioningError) as raised:
+        one.runner(event)
+
+    assert (type(raised.value).__name__ == "StageEnded") is (number == 2)
+    # The retrier lasts for longer than the wait, and not for ever.
+    every = sum(SLOT_RETRY.longest_delay(n) or 0 for n in range(1, SLOT_RETRY.attempts_in_all))
+    assert 1 < every / 2 / SLOT_WAIT_SECONDS < 1.5
+
+
+@pytest.mark.parametrize(
+    "answer", [aws_error("InternalServerError", 500), aws_error("AccessDeniedException")]
+)
+def test_another_error_of_a_look_is_one_of_its_stage(one: Deployment, answer: Answer) -> None:
+    event = one.event("job-2", FIRST, 1)
+    one.core.answers[QUERY] = at_call(2, answer)
+    with pytest.raises(ProvisioningError):
+        one.runner(event)
+
+
+def test_a_job_that_has_its_slot_is_throttled_as_any(one: Deployment) -> None:
+    """Such as a clean-up, and a job whose first stage is tried again."""
+    cleanup_job_id = one.fail("job-1", with_cleanup=True).cleanup_job_id
+    cleanup = one.jobs.get(cleanup_job_id)
+    one.core.answers[TRANSACTION] = at_call(1, THROTTLED[0])
+    with pytest.raises(ClientError):
+        one.jobs.start(cleanup, "INITIALIZING", 1)
+
+
+def test_a_stage_that_begins_no_job_is_throttled_as_any(one: Deployment) -> None:
+    event = one.event("job-1", LAST)
+    one.core.answers[TRANSACTION] = at_call(1, THROTTLED[0])
+    with pytest.raises(ProvisioningError) as raised:
+        one.runner(event)
+    assert raised.value.type is ErrorType.NETWORK_ERROR
 
 
 # --- Races ----------------------------------------------------------------------------------------

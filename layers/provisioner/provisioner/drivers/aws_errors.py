@@ -40,12 +40,32 @@ from provisioner.errors import ErrorType, ProvisioningError, failure
 #: none, such as a proxy's page, which botocore lets pass as an exception of no kin.
 AWS_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
-#: The service throttles or is not well: it serves later.
-_UNAVAILABLE = frozenset(
+#: The service is asked too often: it serves later.
+_THROTTLED = frozenset(
     {
         "BandwidthLimitExceeded",
-        "Busy",
         "EC2ThrottledException",
+        "KMS.ThrottlingException",
+        "KmsThrottled",
+        "KmsThrottlingException",
+        "OverLimit",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingError",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+
+#: The service is not well, or throttles: it serves later.
+_UNAVAILABLE = _THROTTLED | frozenset(
+    {
+        "Busy",
         "ExecutionLimitExceeded",
         "IDPCommunicationError",
         "InsufficientDBInstanceCapacity",
@@ -58,28 +78,14 @@ _UNAVAILABLE = frozenset(
         "InternalServerException",
         "InternalServiceError",
         "InternalServiceErrorException",
-        "KMS.ThrottlingException",
-        "KmsThrottled",
-        "KmsThrottlingException",
-        "OverLimit",
         "PriorRequestNotComplete",
-        "ProvisionedThroughputExceededException",
         "Redirect",
         "RequestAbortedException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
         "ResponseInterrupted",
         "ServiceUnavailable",
         "ServiceUnavailableError",
         "ServiceUnavailableException",
-        "SlowDown",
         "TemporaryRedirect",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingError",
-        "ThrottlingException",
-        "TooManyRequestsException",
     }
 )
 
@@ -450,6 +456,11 @@ def translate(error: Exception, final: ErrorType, doing: str) -> ProvisioningErr
 def code_of(error: ClientError) -> str:
     """Return the code of an error that AWS has answered; empty where there is none."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def is_throttled(error: Exception) -> bool:
+    """Whether AWS refuses a call since it is asked too often, and for nothing else."""
+    return isinstance(error, ClientError) and code_of(error) in _THROTTLED
 
 
 def is_sent_once(answer: Mapping[str, Any]) -> bool:

@@ -188,7 +188,11 @@ class StageRunner:
     def _wait_for_slot(self, waiting: StageRecord) -> SlotWaiting:
         milliseconds = _milliseconds(waiting.waiting_since, self.store.now())
         metrics.add_metric("SlotWait", "Milliseconds", milliseconds)
-        logger.info("job waits for a slot", waits_until=str(waiting.waits_until))
+        logger.info(
+            "job waits for a slot",
+            waiting_for=waiting.waiting_for,
+            waits_until=str(waiting.waits_until),
+        )
         return SlotWaiting(waiting.waiting_for)
 
     def _wait(

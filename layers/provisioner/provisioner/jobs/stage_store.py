@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from botocore.exceptions import ClientError
+
+from provisioner.drivers.aws_errors import is_throttled, short_cause
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, failure, final_failure
 from provisioner.jobs.models import (
@@ -52,9 +55,19 @@ class StageStart:
     is_alone: bool = False
     #: Who has the slots, once that was read.
     _use: SlotUse | None = field(default=None, init=False)
+    #: The stage, as far as it is known, while the run may be one that only looks for a slot.
+    _waits: StageRecord | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Take a run that may begin its job for one that looks for a slot, until more is known."""
+        if self.begins_job:
+            self._waits = StageRecord(self.event.stage, job_attempt=self.event.job.attempt)
 
     def write(self) -> StageRecord | None:
         """Record that the run starts, and the job with it if it is the first.
+
+        A look for a slot that AWS throttles is one that finds none: as long as a job waits, that is
+        no error of its stage.
 
         Returns:
             the stage: as the run holds it, as it has ended, or, with attempt 0, WAITING for a slot;
@@ -65,7 +78,14 @@ class StageStart:
             JOB_CANCELLED: the job is being cancelled.
             TIMEOUT: the job has waited for a slot for too long.
         """
-        return optimistically(self._try, "a stage of it was started")
+        try:
+            return optimistically(self._try, "a stage of it was started")
+        except ClientError as error:
+            if self._waits is None or not is_throttled(error):
+                raise
+            self._end_wait_in_time(self._waits)
+            cause = f"AWS serves later: {short_cause(error)}."
+            return replace(self._waits, status=StageStatus.WAITING, waiting_for=cause)
 
     def _try(self, refused: _Refused) -> StageRecord | None:
         job, before = self._read(refused)
@@ -80,6 +100,7 @@ class StageStart:
         )
         slot = None if job is None else job.slot
         takes_slot = begins_job and slot is None
+        self._waits = before if takes_slot else None
         if takes_slot:
             slot = self._find_slot(job)
             if slot is None:
@@ -159,15 +180,24 @@ class StageStart:
             must = {"attempt": given.attempt, "status": JobStatus.QUEUED, "slot": None}
             work.check(given.job_id, JOB, must)
             work.change_stage(given.job_id, before, after)
-        elif before.waits_until is not None and work.at >= before.waits_until:
-            raise final_failure(
-                ErrorType.TIMEOUT, waited_in_vain(before.waiting_for, SLOT_WAIT_SECONDS)
-            )
+        else:
+            self._end_wait_in_time(before)
         use = self._use
         stands = use is not None and stand_in_line(work, use, given.job_id, self.share)
         if stands or after is not before:
             work.write()
         return after
+
+    def _end_wait_in_time(self, before: StageRecord) -> None:
+        """Let a stage wait for a slot no longer than it may.
+
+        Raises:
+            TIMEOUT: it has waited for too long.
+        """
+        if before.waits_until is not None and self.store.now() >= before.waits_until:
+            raise final_failure(
+                ErrorType.TIMEOUT, waited_in_vain(before.waiting_for, SLOT_WAIT_SECONDS)
+            )
 
     def _started(self, before: StageRecord, at: datetime) -> StageRecord:
         """Return a stage of which a run begins: an attempt, a poll, or the last run once more."""
