@@ -23,22 +23,14 @@ SIZES = (1_000, 100_000, 1_000_000)
 #: So many at most are simulated event by event.
 EXACT = 1_000
 
-#: Slots that Cognito's 15 requests a second can just serve, and jobs that wait for one as
-#: executions: as many polls as find each slot that becomes free within seconds.
-_SLOTS = 30
+#: Jobs that wait for a slot as executions: as many polls as find each slot that becomes free within
+#: seconds.
 _WAITING = 1_000
-
-_BOUNDED_POLLS = Fleet(
-    0,
-    maximum_running_jobs=_SLOTS,
-    failed_poll_is_poll=True,
-)
 
 #: How the system is, and how it might be; docs/cost.md says why.
 SCENARIOS: Mapping[str, Fleet] = {
     "as it is": Fleet(0),
-    "polls bounded": _BOUNDED_POLLS,
-    "held back": replace(_BOUNDED_POLLS, most_waiting=_WAITING),
+    "held back": Fleet(0, most_waiting=_WAITING),
 }
 
 

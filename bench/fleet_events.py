@@ -21,7 +21,6 @@ from bench.fleet_inputs import (
     CLEANUP_SECONDS,
     FAILURE_TRANSITIONS,
     NOT_DISPATCHED,
-    POLL_FAILED,
     STAGE_FAILED,
     TRANSITION_SECONDS,
     WAITED,
@@ -262,7 +261,7 @@ class Simulation:
             while state.stage and (error := (yield from self._run(job, state))):
                 retrier = state.retrier(error)
                 if retrier is None or repeated[retrier] == retrier.max_attempts:
-                    job.why = job.why or (STAGE_FAILED if job.slot is not None else POLL_FAILED)
+                    job.why = job.why or STAGE_FAILED
                     return False
                 repeated[retrier] += 1
                 yield retrier.delay(repeated[retrier], self.random)
@@ -310,7 +309,7 @@ class Simulation:
         written = self._write_units if self._has_place(job) else 0.0
         self.outcome.use.write_units += written - self._write_units
         if not (is_answered and (yield from self._call(SLOTS_WRITE, written))):
-            return SLOT_WAITING if self.fleet.failed_poll_is_poll else _CALL_THROTTLED
+            return self._end_wait_in_time(job)
         return self._look(job)
 
     def _has_place(self, job: _Job) -> bool:
@@ -344,13 +343,18 @@ class Simulation:
             return ""
         if job.waits_until is None:
             job.waits_until = self.now + self.fleet.slot_wait_seconds
-        elif self.now >= job.waits_until:
-            job.why = WAITED
+        elif self._end_wait_in_time(job) == FINAL_ERROR:
             return FINAL_ERROR
         if place is not None:
             self.line[place] = (job.share, job.job_id, self.now + _KEPT_SECONDS)
         self.outcome.most_waiting = max(self.outcome.most_waiting, self.waiting)
         return SLOT_WAITING
+
+    def _end_wait_in_time(self, job: _Job) -> str:
+        if job.waits_until is None or self.now < job.waits_until:
+            return SLOT_WAITING
+        job.why = WAITED
+        return FINAL_ERROR
 
     def _begin_job(self, job: _Job, slot: int) -> None:
         self.holders[slot] = job

@@ -17,7 +17,6 @@ from bench.fleet_inputs import (
     FAILURE_TRANSITIONS,
     NOT_BEGUN,
     NOT_DISPATCHED,
-    POLL_FAILED,
     STAGE_FAILED,
     WAITED,
     Fleet,
@@ -90,21 +89,6 @@ class _Asleep:
 
 
 @dataclass
-class _Waiting:
-    """Jobs that have no slot, by the attempts of their first stage that have failed."""
-
-    #: Those that sleep, and those whose poll is due, by how often they have polled.
-    asleep: list[_Asleep]
-    due: list[float]
-    #: Those that sleep after the last failed attempt.
-    failed: _Asleep
-
-    @property
-    def jobs(self) -> float:
-        return sum(of.jobs for of in self.asleep) + sum(self.due) + self.failed.jobs
-
-
-@dataclass
 class _Running:
     """Jobs that have a slot, by the attempts of a stage that have failed."""
 
@@ -136,11 +120,10 @@ class Flow:
         delays = _longest_delays(slots)
         attempts = [0.0, *(again.longest_delay(n + 1) for n in range(again.max_attempts))]
         self.running = [_Running(_Asleep(retry)) for retry in attempts]
-        self.waiting = [
-            _Waiting([_Asleep(d) for d in delays], [0.0] * len(delays), _Asleep(retry))
-            # Where a failed poll is a poll, no attempt fails.
-            for retry in attempts[: 1 if fleet.failed_poll_is_poll else None]
-        ]
+        #: Jobs that have no slot: those that sleep, and those whose poll is due, by how often they
+        #: have polled.
+        self.asleep = [_Asleep(delay) for delay in delays]
+        self.due = [0.0] * len(delays)
         self.cleanups = 0.0
         self.places = 0.0
         #: What is left of jobs that began to wait, as the logarithm of a share; when which of them
@@ -161,7 +144,7 @@ class Flow:
     @property
     def waiting_jobs(self) -> float:
         """Jobs that were dispatched and have no slot."""
-        return sum(of.jobs for of in self.waiting)
+        return sum(of.jobs for of in self.asleep) + sum(self.due)
 
     @property
     def slots_taken(self) -> float:
@@ -247,7 +230,7 @@ class Flow:
                     self.hidden.append((again, receives + 1, taken * refused))
             else:
                 self.outcome.fail(NOT_DISPATCHED, taken * refused)
-        self.waiting[0].due[0] += begun
+        self.due[0] += begun
         self.deadlines.append((self.now + self.fleet.slot_wait_seconds, begun, self.left))
 
     def _sweep(self) -> None:
@@ -272,11 +255,9 @@ class Flow:
 
     def _wake(self) -> None:
         """Let polls become due, and attempts begin again."""
-        for of in self.waiting:
-            last = len(of.asleep) - 1
-            for level, asleep in enumerate(of.asleep):
-                of.due[min(level + 1, last)] += asleep.wake()
-            of.due[last] += of.failed.wake()
+        last = len(self.asleep) - 1
+        for level, asleep in enumerate(self.asleep):
+            self.due[min(level + 1, last)] += asleep.wake()
         for running in self.running:
             running.at_work += running.asleep.wake()
         self.cleanups -= self.cleanups * STEP / CLEANUP_SECONDS
@@ -297,7 +278,7 @@ class Flow:
 
     def _poll(self, tokens: float) -> float:
         """Poll for slots with so many transitions; return how many jobs begin."""
-        due = sum(sum(of.due) for of in self.waiting)
+        due = sum(self.due)
         # All that is due comes in its turn.
         self.delay = max(0.0, due - tokens) / self.fleet.rates[STATE_TRANSITION].refill
         at_work = sum(of.at_work for of in self.running) * self._pace * self.function_seconds
@@ -333,19 +314,11 @@ class Flow:
 
     def _divide(self, polled: float, answered: float, started: float) -> None:
         """Move on what was polled, by the shares that were polled, answered and started."""
-        is_poll = self.fleet.failed_poll_is_poll
-        for failures in reversed(range(len(self.waiting))):
-            of, failed = self.waiting[failures], 0.0
-            for level, due in enumerate(of.due):
-                moved = due * polled
-                refused = moved * (1 - answered)
-                of.due[level] -= moved
-                of.asleep[level].add(moved * answered * (1 - started) + refused * is_poll)
-                failed += refused * (not is_poll)
-            if failures + 1 < len(self.waiting):
-                self.waiting[failures + 1].failed.add(failed)
-            else:
-                self.outcome.fail(POLL_FAILED, failed)
+        for level, due in enumerate(self.due):
+            moved = due * polled
+            self.due[level] -= moved
+            # A poll that is throttled is a poll.
+            self.asleep[level].add(moved * (1 - answered * started))
 
     def _expire(self) -> None:
         """Fail the jobs that have waited for too long."""
@@ -354,10 +327,9 @@ class Flow:
             waiting = self.waiting_jobs
             expired = min(waiting, begun * math.exp(self.left - left_then))
             kept = 1 - expired / max(waiting, _LITTLE)
-            for of in self.waiting:
-                for asleep in (*of.asleep, of.failed):
-                    asleep.keep(kept)
-                of.due = [jobs * kept for jobs in of.due]
+            for asleep in self.asleep:
+                asleep.keep(kept)
+            self.due = [jobs * kept for jobs in self.due]
             self.outcome.fail(WAITED, expired)
 
     # Jobs that run.

@@ -53,7 +53,6 @@ CLEANUP_SECONDS = 10.0
 
 #: Why jobs fail.
 WAITED = "waited for a slot for too long (TIMEOUT)"
-POLL_FAILED = "three polls met throttling (NETWORK_ERROR)"
 STAGE_FAILED = "a stage was throttled in three attempts (NETWORK_ERROR)"
 NOT_DISPATCHED = "StartExecution was throttled at each delivery"
 NOT_BEGUN = "in the queue for twice QueuedMinutes (TIMEOUT)"
@@ -70,8 +69,6 @@ class Fleet:
     #: How many jobs may wait for a slot as executions, the others being held back in the queue;
     #: None where none is, as the code does.
     most_waiting: int | None = None
-    #: Whether a poll that met an error which can pass is a poll; else it is a failed attempt.
-    failed_poll_is_poll: bool = False
     seed: int = 1
     shape: JobShape = field(default_factory=read_job_shape)
     parameters: Parameters = field(default_factory=read_parameters)

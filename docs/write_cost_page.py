@@ -144,7 +144,7 @@ def rates() -> str:
 
 def bursts() -> str:
     """Return how many jobs of a burst fail."""
-    shown = ("as it is", "polls bounded")
+    shown = ("as it is", "held back")
     rows = []
     for jobs in _BURSTS:
         played = [fleet.play(scenario, jobs) for scenario in shown]

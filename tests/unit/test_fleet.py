@@ -15,7 +15,7 @@ from support.project import ROOT, template
 from bench import fleet, fleet_inputs, job_shape, quotas, stage_calls
 from bench.fleet_events import Bucket, Simulation
 from bench.fleet_flow import Flow
-from bench.fleet_inputs import POLL_FAILED, STAGE_FAILED, WAITED, Fleet, Outcome
+from bench.fleet_inputs import STAGE_FAILED, WAITED, Fleet, Outcome
 from bench.job_shape import State
 from bench.prices import Use, dollars
 
@@ -123,20 +123,14 @@ def _starving(monkeypatch: pytest.MonkeyPatch, name: str, share: float) -> None:
     monkeypatch.setattr(quotas, "rates", rates)
 
 
-def test_both_ways_agree_on_what_fails_where_the_slots_are_read_too_often(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _starving(monkeypatch, quotas.SLOTS_READ, 0.02)
+def test_a_poll_that_is_throttled_fails_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    _starving(monkeypatch, quotas.SLOTS_READ, 0.01)
     burst = replace(AS_IT_IS, jobs=1_000, maximum_running_jobs=4)
     by_event, as_flow = Simulation(burst).run(), Flow(burst).run()
-    assert set(by_event.failed) == {POLL_FAILED}
-    assert by_event.all_failed > 20
-    assert as_flow.all_failed == pytest.approx(by_event.all_failed, rel=0.4)
-    assert as_flow.seconds == pytest.approx(by_event.seconds, rel=0.1)
-    # A failed poll that is a poll fails no job.
-    kinder = replace(burst, failed_poll_is_poll=True)
-    assert Simulation(kinder).run().all_failed == 0
-    assert Flow(kinder).run().all_failed == pytest.approx(0, abs=0.5)
+    assert by_event.load()[quotas.SLOTS_READ] > 0.7
+    assert by_event.all_failed == 0
+    assert as_flow.all_failed == pytest.approx(0, abs=0.5)
+    assert as_flow.seconds == pytest.approx(by_event.seconds, rel=0.2)
 
 
 @pytest.mark.parametrize("play", [Simulation, Flow])
@@ -168,8 +162,8 @@ def test_what_is_held_back_does_not_wait_as_an_execution(play: Any) -> None:
 def test_two_thousand_at_once_are_safe_and_more_are_once_they_are_held_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert Flow(replace(AS_IT_IS, jobs=30_000)).run().all_failed > 1_000
-    assert Flow(replace(HELD_BACK, jobs=30_000)).run().all_failed < 0.5
+    assert fleet.play("as it is", 100_000).all_failed > 1_000
+    assert Flow(replace(HELD_BACK, jobs=100_000)).run().all_failed < 0.5
     # Also where a database takes fifteen times as long, as docs/cost.md says.
     slow = {stage: 15 * seconds for stage, seconds in fleet_inputs.DATABASE_SECONDS.items()}
     assert Flow(replace(AS_IT_IS, jobs=2_000)).run().all_failed < 0.5

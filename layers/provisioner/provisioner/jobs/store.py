@@ -259,7 +259,7 @@ class JobStore(JobReader):
     #: Days that a finished job is kept, at least.
     retention_days: int = 91
     #: The slots of jobs that run at once.
-    maximum_running_jobs: int = 100
+    maximum_running_jobs: int = 30
 
     def work(self) -> UnitOfWork:
         """Begin writes that belong together."""

@@ -85,7 +85,7 @@ class JobSettings(Settings):
     #: of a job, for 90. Source: AWS Step Functions API Reference, StartExecution.
     job_retention_days: Annotated[int, Field(ge=91, le=3650)] = 91
     #: The slots of jobs that run at once.
-    maximum_running_jobs: Annotated[int, Field(ge=1, le=1000)] = 100
+    maximum_running_jobs: Annotated[int, Field(ge=1, le=1000)] = 30
 
 
 class DeadLettersSettings(JobSettings):
