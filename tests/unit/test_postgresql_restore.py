@@ -52,7 +52,15 @@ def script_of(tenant: Tenant) -> str:
     # A function's text may name the tenant that it was made for.
     script = re.sub(r"nm_project_[0-9a-f]{12}_[0-9a-f]{10}", "tenant", printed.stdout.decode())
     # A key made at random, and the platform's row of the version: its time and its marker.
-    return re.sub(r"\\(un)?restrict .*|^1\t2.*managed-by.*", "", script, flags=re.MULTILINE)
+    script = re.sub(r"\\(un)?restrict .*|^1\t2.*managed-by.*", "", script, flags=re.MULTILINE)
+    # pg_dump names a policy's roles in the order in which the server happens to store them.
+    return re.sub(
+        r"(?<= TO )tenant_\w+(?:, tenant_\w+)+", lambda roles: _in_order(roles[0]), script
+    )
+
+
+def _in_order(names: str) -> str:
+    return ", ".join(sorted(names.split(", ")))
 
 
 def rows_of(tenant: Tenant) -> list[Any]:
