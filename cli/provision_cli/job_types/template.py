@@ -12,8 +12,7 @@ from typing import Any
 from provisioner.jobs.definition import JobDefinition, JobDefinitions, pascal_case
 from provisioner.provisioning.functions import FUNCTIONS, LIFECYCLE
 
-#: What every state machine has in common, by its anchor. The first one has it in full, and each
-#: other one names it.
+#: What state machines, and their alarms, have in common, by its anchor.
 _SHARED = {
     "state_machine": """
       Type: STANDARD
@@ -63,6 +62,14 @@ _SHARED = {
                 - xray:GetSamplingTargets
               Resource: "*"\
 """,
+    "executions_timed_out": """
+      <<: *first_one
+      Namespace: AWS/States
+      MetricName: ExecutionsTimedOut""",
+    "executions_failed": """
+      <<: *first_one
+      Namespace: AWS/States
+      MetricName: ExecutionsFailed""",
 }
 
 _STATE_MACHINE = Template("""\
@@ -94,8 +101,7 @@ ${id}StateMachineRole:
           Version: "2012-10-17"
           Statement:
             - <<: ${run_stages}
-              Resource:
-${functions}
+              Resource: [${functions}]
 ${start_cleanup}\
             - ${deliver_logs}
             - ${trace_machine}
@@ -113,17 +119,21 @@ _ALARM = Template("""\
 ${id}${kind}Alarm:
   Type: AWS::CloudWatch::Alarm
   Properties:
-    <<: *first_one
+    <<: ${executions}
     AlarmDescription: >-
 ${description}
-    Namespace: AWS/States
-    MetricName: Executions${kind}
     Dimensions: [{ Name: StateMachineArn, Value: !Ref ${id}StateMachine }]
 """)
 
 _TIMED_OUT = "have run out of time, so that none of their states could say how the job ended."
 _FAILED = (
     "have failed. As many failed jobs are counted by JobsFailed; any more ended without a word."
+)
+
+#: The alarms of a state machine: their kind, what those of a kind share, and what has happened.
+_ALARMS = (
+    ("TimedOut", "executions_timed_out", _TIMED_OUT),
+    ("Failed", "executions_failed", _FAILED),
 )
 
 
@@ -141,6 +151,7 @@ def generate(template: str, definitions: JobDefinitions) -> str:
     Raises:
         TemplateError: a line is missing.
     """
+    said: set[str] = set()
     references = "".join(f"- !Ref {pascal_case(name)}StateMachine\n" for name in definitions)
     parts = {
         "required job types": f"REQUIRED_JOB_TYPES: {','.join(definitions)}\n",
@@ -151,13 +162,10 @@ def generate(template: str, definitions: JobDefinitions) -> str:
             for name in definitions
         ),
         "state machines": "\n".join(
-            _state_machine(definition, is_first=number == 0)
-            for number, definition in enumerate(definitions.values())
+            _state_machine(definition, said) for definition in definitions.values()
         ),
         "alarms of state machines": "\n".join(
-            _alarm(name, kind, what)
-            for name in definitions
-            for kind, what in (("TimedOut", _TIMED_OUT), ("Failed", _FAILED))
+            _alarm(name, *alarm, said) for name in definitions for alarm in _ALARMS
         ),
     }
     for name, text in parts.items():
@@ -188,29 +196,39 @@ def replace_part(file: str, text: str, name: str, part: str) -> str:
     return text[: found.start("part")] + indent(part, found["margin"]) + text[found.end("part") :]
 
 
-def _state_machine(definition: JobDefinition[Any], *, is_first: bool) -> str:
+def _say(anchor: str, text: str, said: set[str]) -> str:
+    """Return a text with its anchor where it was not said before, and else its anchor alone."""
+    if anchor in said:
+        return f"*{anchor}"
+    said.add(anchor)
+    return f"&{anchor}{text}"
+
+
+def _state_machine(definition: JobDefinition[Any], said: set[str]) -> str:
     # That of the lifecycle records how all has ended.
     used = {LIFECYCLE.name, *(stage.function.name for stage in definition.stages)}
-    functions = [f"{pascal_case(name)}Function" for name in FUNCTIONS if name in used]
-    substitutions = [f"{function}Arn: !GetAtt {function}.Arn" for function in functions]
+    functions = [name for name in FUNCTIONS if name in used]
+    substitutions = [
+        f"{pascal_case(name)}FunctionArn: "
+        + _say(f"{name}_arn", f" !GetAtt {pascal_case(name)}Function.Arn", said)
+        for name in functions
+    ]
     cleanup = pascal_case(definition.on_failure.cleanup_job_type)
     if cleanup:
         substitutions.append(f"CleanupStateMachineArn: !Ref {cleanup}StateMachine")
+    shared = (anchor for anchor in _SHARED if f"${{{anchor}}}" in _STATE_MACHINE.template)
     return _STATE_MACHINE.substitute(
+        {anchor: _say(anchor, _SHARED[anchor], said) for anchor in shared},
         id=pascal_case(definition.name),
         name=definition.name,
         substitutions=indent("\n".join(substitutions), 6 * " "),
-        functions=indent("\n".join(f"- !GetAtt {name}.Arn" for name in functions), 16 * " "),
+        functions=", ".join(f"*{name}_arn" for name in functions),
         start_cleanup=_START_CLEANUP.substitute(id=cleanup) if cleanup else "",
         log_group_name=f'!Sub "/aws/vendedlogs/states/${{AWS::StackName}}-{definition.name}"',
-        **{
-            anchor: f"&{anchor}{text}" if is_first else f"*{anchor}"
-            for anchor, text in _SHARED.items()
-        },
     )
 
 
-def _alarm(name: str, kind: str, what: str) -> str:
+def _alarm(name: str, kind: str, anchor: str, what: str, said: set[str]) -> str:
     description = fill(
         f"Executions of {name} {what} See docs/operations.md#{kind.lower()}alarm.",
         width=100,
@@ -219,4 +237,9 @@ def _alarm(name: str, kind: str, what: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return _ALARM.substitute(id=pascal_case(name), kind=kind, description=description)
+    return _ALARM.substitute(
+        id=pascal_case(name),
+        kind=kind,
+        executions=_say(anchor, _SHARED[anchor], said),
+        description=description,
+    )
