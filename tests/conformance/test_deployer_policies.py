@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from botocore import xform_name
 from botocore.loaders import Loader
-from support.cloudformation import ARTIFACTS, Right, Template, needed_rights
+from support.cloudformation import ARTIFACTS, HANDLERS, ROLES, Right, Template, needed_rights
 from support.iam_policies import (
     MANAGED_POLICY_CHARACTERS,
     PLACEHOLDERS,
@@ -36,6 +36,8 @@ MANAGED_BUCKET = ARTIFACTS.removesuffix("/*")
 TRANSFORM = "arn:aws:cloudformation:REGION:aws:transform/Serverless-2016-10-31"
 #: Two, since one would have more characters than a managed policy may.
 OF_CLOUDFORMATION = ("cloudformation-code", "cloudformation-data")
+#: What comes beside them where the stack has a permissions boundary, or a key of AWS KMS.
+BESIDE = ("cloudformation-boundary", "cloudformation-key")
 #: Not named like the stack's own roles: it may change those.
 SERVICE_ROLE = "arn:aws:iam::ACCOUNT:role/cloudformation-STACK"
 
@@ -103,7 +105,7 @@ def rights_on_stack(looked: dict[str, list[str]], stack: str) -> set[Right]:
 
 
 def rights_of_cloudformation() -> set[Right]:
-    return {right for name in OF_CLOUDFORMATION for right in allowed(policy(name))}
+    return {right for name in (*OF_CLOUDFORMATION, *BESIDE) for right in allowed(policy(name))}
 
 
 def rights_of_sam() -> set[Right]:
@@ -149,12 +151,12 @@ def test_a_property_of_the_template_asks_for_its_rights(template: Template) -> N
     }
 
 
-@pytest.mark.parametrize("name", ["deployer", *OF_CLOUDFORMATION])
+@pytest.mark.parametrize("name", ["deployer", *OF_CLOUDFORMATION, *BESIDE])
 def test_a_deployers_policy_is_one_that_aws_takes(name: str) -> None:
     document = policy(name)
     for statement in document["Statement"]:
         assert set(statement) <= {"Sid", "Effect", "Action", "Resource", "Condition"}
-        assert statement["Effect"] == "Allow"
+        assert statement["Effect"] in {"Allow", "Deny"}
         for resource in statement["Resource"]:
             assert set(re.findall(r"[A-Z][A-Z_]+[A-Z]", resource)) <= PLACEHOLDERS.keys(), resource
     assert unknown(document) == []
@@ -178,6 +180,40 @@ def test_roles_are_passed_to_the_services_that_run_as_them_alone() -> None:
     assert cloudformation == {"StringEquals": {"iam:PassedToService": services}}
 
 
+def test_a_role_gets_rights_only_within_the_boundary() -> None:
+    bind, refuse_unbound, refuse_to_free = policy("cloudformation-boundary")["Statement"]
+    assert bind["Action"] == ["iam:PutRolePermissionsBoundary"]
+    assert bind["Condition"] == {"ArnEquals": {"iam:PermissionsBoundary": "BOUNDARY"}}
+    # A role that is made has no boundary yet but in the request: what is not there is not equal.
+    assert refuse_unbound["Effect"] == refuse_to_free["Effect"] == "Deny"
+    assert refuse_unbound["Condition"] == {"ArnNotEquals": {"iam:PermissionsBoundary": "BOUNDARY"}}
+    # Source: Service Authorization Reference: what gives a role rights, or says who has it.
+    assert set(refuse_unbound["Action"]) == {
+        "iam:CreateRole",
+        "iam:PutRolePermissionsBoundary",
+        "iam:PutRolePolicy",
+        "iam:UpdateAssumeRolePolicy",
+    }
+    assert refuse_to_free["Action"] == ["iam:DeleteRolePermissionsBoundary"]
+    assert "Condition" not in refuse_to_free
+    assert {r for s in (refuse_unbound, refuse_to_free) for r in s["Resource"]} == {ROLES}
+
+
+def test_the_key_is_used_for_tables_alone_when_they_are_made() -> None:
+    (only,) = policy("cloudformation-key")["Statement"]
+    assert only["Condition"] == {
+        "StringEquals": {"kms:ViaService": "dynamodb.REGION.amazonaws.com"}
+    }
+
+
+def test_the_policy_of_the_key_lets_the_stacks_logs_be_encrypted_and_no_other() -> None:
+    account, logs = policy("key-policy")["Statement"]
+    assert account["Principal"] == {"AWS": "arn:aws:iam::ACCOUNT:root"}
+    assert logs["Principal"] == {"Service": "logs.REGION.amazonaws.com"}
+    groups = {"kms:EncryptionContext:aws:logs:arn": list(HANDLERS["AWS::Logs::LogGroup"].on)}
+    assert logs["Condition"] == {"ArnLike": groups}
+
+
 def test_event_source_mappings_are_of_the_stacks_functions() -> None:
     mappings = {
         f"lambda:{verb}EventSourceMapping" for verb in ("Create", "Get", "Update", "Delete")
@@ -191,7 +227,7 @@ def test_event_source_mappings_are_of_the_stacks_functions() -> None:
 def test_only_what_has_no_resources_is_allowed_on_all() -> None:
     everywhere = {
         name
-        for document in ("deployer", *OF_CLOUDFORMATION)
+        for document in ("deployer", *OF_CLOUDFORMATION, *BESIDE)
         for name, resource in allowed(policy(document))
         if resource == "*"
     }

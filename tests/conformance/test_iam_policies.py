@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from provisioner import api
+from support.encryption import rights_by_key
 from support.iam_policies import (
     MANAGED_POLICY_CHARACTERS,
     PLACEHOLDERS,
@@ -134,3 +135,18 @@ def test_no_policy_of_people_reads_a_secret_that_is_not_a_projects() -> None:
             if action.startswith("secretsmanager:"):
                 assert name == "operator"
                 assert ":secret:PREFIX/PREFIX-*" in resource
+
+
+def test_people_and_applications_may_use_the_key_for_what_they_read_and_send() -> None:
+    needed = rights_by_key(action for name in CALLERS for action, _ in allowed(policy(name)))
+    assert {
+        (action, service)
+        for statement in policy("key")["Statement"]
+        for action in statement["Action"]
+        for service in services_of(statement["Condition"]["StringEquals"]["kms:ViaService"])
+    } == needed
+    assert {resource for _, resource in allowed(policy("key"))} == {"KMS_KEY"}
+
+
+def services_of(hosts: list[str]) -> set[str]:
+    return {host.removesuffix(".REGION.amazonaws.com") for host in hosts}

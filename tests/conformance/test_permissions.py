@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.encryption import rights_by_key
 from support.project import TEMPLATE, all_states, policies_of, state_machines
 from support.reachable_code import Call, calls
 from support.sam import translated
@@ -121,6 +122,22 @@ def rights(role: dict[str, Any]) -> set[Right]:
     }
 
 
+#: The key of AWS KMS that a stack may have.
+KEY = text_of({"Ref": "KmsKeyArn"})
+
+
+def rights_on_key(role: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return what a role may do with the stack's key, each with the service that asks for it."""
+    return {
+        (action, via["Fn::Sub"].partition(".")[0])
+        for statement in statements(role)
+        if text_of(statement["Resource"]) == KEY
+        for action in as_list(statement["Action"])
+        for via in statement["Condition"]["StringEquals"]["kms:ViaService"]
+        if via["Fn::Sub"].endswith(".${AWS::Region}.${AWS::URLSuffix}")
+    }
+
+
 def rights_of_runtime(template: Template, name: str) -> set[Right]:
     """Return what AWS Lambda needs to run a function, whatever its code does."""
     properties = template["Resources"][name]["Properties"]
@@ -153,7 +170,11 @@ def right_of_table(call: Call) -> Right:
 def problems_of_function(template: Template, name: str, function: str) -> Iterator[str]:
     """Yield what a function's role allows too much, and what it lacks."""
     role = role_of(template["Resources"][name]["Properties"]["Role"])
-    allowed = rights(template["Resources"][role])
+    allowed = {right for right in rights(template["Resources"][role]) if right[1] != KEY}
+    of_key = rights_on_key(template["Resources"][role])
+    for action, service in sorted(of_key ^ rights_by_key(action for action, _ in allowed)):
+        what = "allows" if (action, service) in of_key else "does not allow"
+        yield f"{role} {what} {action} for {service}"
     of_runtime = rights_of_runtime(template, name)
     called = calls(function)
     of_tables = {right_of_table(call) for call in called if call.table}
@@ -331,6 +352,15 @@ def take_polling(template: Template) -> None:
     statement_of(template, "DeadLettersRole", "TakeMessages")["Action"].pop()
 
 
+def take_decryption(template: Template) -> None:
+    services = statement_of(template, "DispatcherRole", "ReadByKey")["Condition"]["StringEquals"]
+    services["kms:ViaService"].pop()
+
+
+def encrypt_by_hand(template: Template) -> None:
+    statement_of(template, "LifecycleRole", "ReadByKey")["Action"] = ["kms:Decrypt", "kms:Encrypt"]
+
+
 def use_wildcard(template: Template) -> None:
     statement_of(template, "EventsRole", "PublishEvents")["Action"] = "events:*"
 
@@ -379,6 +409,8 @@ def share_role(template: Template) -> None:
         (widen_table, "QuotasTable"),
         (take_index, "by_key_id"),
         (take_polling, "does not allow sqs:GetQueueAttributes"),
+        (take_decryption, "DispatcherRole does not allow kms:Decrypt for sqs"),
+        (encrypt_by_hand, "LifecycleRole allows kms:Encrypt for dynamodb"),
         (use_wildcard, "events:* is no exact action"),
         (use_every_resource, "events:PutEvents has a resource that can be named"),
         (pass_role, "passes roles on"),

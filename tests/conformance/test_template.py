@@ -33,6 +33,7 @@ from support.project import (
     LambdaFunction,
     functions,
     policies_of,
+    resolved,
     resources,
     state_machines,
     template,
@@ -43,6 +44,9 @@ ROLES = resources("AWS::IAM::Role")
 TABLES = resources("AWS::DynamoDB::Table")
 MACHINES = resources("AWS::Serverless::StateMachine")
 QUEUES = {n: r["Properties"] for n, r in resources("AWS::SQS::Queue").items()}
+
+#: The key of AWS KMS that a stack may have.
+KEY = {"Ref": "KmsKeyArn"}
 
 #: Variables that are Powertools' own and no setting of ours.
 POWERTOOLS = {"POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE", "POWERTOOLS_LOG_LEVEL"}
@@ -232,7 +236,10 @@ def test_nothing_takes_dead_letters_from_people() -> None:
 
 @pytest.mark.parametrize("queue", QUEUES.values(), ids=QUEUES)
 def test_queue_is_encrypted(queue: dict[str, Any]) -> None:
-    assert queue["SqsManagedSseEnabled"] is True
+    own, given = resolved(queue), resolved(queue, {"HasKmsKey"})
+    assert (own["SqsManagedSseEnabled"], own.get("KmsMasterKeyId")) == (True, None)
+    # A queue that has both is refused.
+    assert (given.get("SqsManagedSseEnabled"), given["KmsMasterKeyId"]) == (None, KEY)
 
 
 def test_each_queue_has_a_policy_of_its_own_that_names_no_other() -> None:
@@ -283,7 +290,10 @@ def test_reconciler_hears_of_every_end_of_the_stacks_executions_and_sweeps() -> 
 def test_table_is_encrypted_recoverable_and_protected(table: dict[str, Any]) -> None:
     properties = table["Properties"]
     assert properties["BillingMode"] == "PAY_PER_REQUEST"
-    assert properties["SSESpecification"]["SSEEnabled"] is True
+    encrypted = {"SSEEnabled": True, "SSEType": "KMS"}
+    assert resolved(properties["SSESpecification"]) == encrypted
+    given = resolved(properties["SSESpecification"], {"HasKmsKey"})
+    assert given == encrypted | {"KMSMasterKeyId": KEY}
     assert properties["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
     assert properties["DeletionProtectionEnabled"] == {"Ref": "DeletionProtection"}
     assert table["UpdateReplacePolicy"] == "Retain"
@@ -328,7 +338,11 @@ def test_snapshots_are_private_encrypted_versioned_and_stay() -> None:
     assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
     assert properties["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
     (rule,) = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
-    assert rule == {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    assert resolved(rule) == {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    assert resolved(rule, {"HasKmsKey"}) == {
+        "ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": KEY},
+        "BucketKeyEnabled": True,
+    }
     assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
     assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
     assert bucket["UpdateReplacePolicy"] == "Retain"
@@ -351,7 +365,7 @@ def test_snapshots_travel_encrypted_only() -> None:
 
 
 def test_the_snapshot_function_reads_no_snapshot_and_no_tenants_secret() -> None:
-    (policy, _) = policies_of(ROLES["SnapshotRole"])
+    policy = policies_of(ROLES["SnapshotRole"])[0]
     by_sid = {s["Sid"]: s for s in policy["PolicyDocument"]["Statement"]}
     actions = {action for s in by_sid.values() for action in as_list(s["Action"])}
     assert {a for a in actions if a.startswith("s3:")} == {
@@ -648,6 +662,35 @@ def test_buckets_are_made_in_the_namespace_of_the_account_unless_the_stack_says_
     }
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_has_the_boundary_that_the_stack_is_given_and_no_other(role: str) -> None:
+    properties = ROLES[role]["Properties"]
+    given = resolved(properties, {"HasPermissionsBoundary"})
+    assert given["PermissionsBoundary"] == {"Ref": "PermissionsBoundaryArn"}
+    assert "PermissionsBoundary" not in resolved(properties, {"HasKmsKey"})
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_has_a_right_on_a_key_where_the_stack_has_none(role: str) -> None:
+    assert "kms:" not in json.dumps(resolved(ROLES[role]))
+    assert ("kms:" in json.dumps(resolved(ROLES[role], {"HasKmsKey"}))) == (
+        "StateMachine" not in role
+    )
+
+
+@pytest.mark.parametrize("group", resources("AWS::Logs::LogGroup"))
+def test_logs_are_under_the_key_that_the_stack_is_given(group: str) -> None:
+    properties = resources("AWS::Logs::LogGroup")[group]["Properties"]
+    assert resolved(properties, {"HasKmsKey"})["KmsKeyId"] == KEY
+    assert "KmsKeyId" not in resolved(properties)
+
+
+@pytest.mark.parametrize("function", ["api_keys", "database", "instances"])
+def test_functions_that_make_secrets_know_the_key_that_the_stack_is_given(function: str) -> None:
+    assert resolved(FUNCTIONS[function].environment, {"HasKmsKey"})["KMS_KEY_ARN"] == KEY
+    assert "KMS_KEY_ARN" not in resolved(FUNCTIONS[function].environment)
+
+
 def test_statements_say_why_they_are_there() -> None:
     assert all(statement.get("Sid") for _, statement in STATEMENTS)
     lines = TEMPLATE.read_text().splitlines()
@@ -713,8 +756,41 @@ def test_parameter_is_described_and_bounded_and_no_secret(name: str) -> None:
     parameter = template()["Parameters"][name]
     assert parameter["Description"]
     assert {"AllowedPattern", "AllowedValues", "MinValue"} & set(parameter)
-    assert not re.search("secret|password|token|key", name, re.IGNORECASE)
+    # The name of a key is no secret.
+    assert name == "KmsKeyArn" or not re.search("secret|password|token|key", name, re.IGNORECASE)
     assert not parameter.get("NoEcho")
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "refused"),
+    [
+        (
+            "PermissionsBoundaryArn",
+            [
+                "",
+                "arn:aws:iam::111122223333:policy/team/boundary_1",
+                "arn:aws-cn:iam::aws:policy/PowerUserAccess",
+            ],
+            ["boundary", "arn:aws:iam::111122223333:role/boundary", "arn:aws:iam::1:policy/b"],
+        ),
+        (
+            "KmsKeyArn",
+            [
+                "",
+                "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+                "arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/mrk-1234abcd12ab34cd",
+            ],
+            ["alias/shop", "1234abcd", "arn:aws:kms:eu-central-1:111122223333:alias/shop"],
+        ),
+    ],
+)
+def test_an_arn_that_a_stack_is_given_is_of_the_right_kind(
+    name: str, taken: list[str], refused: list[str]
+) -> None:
+    pattern = template()["Parameters"][name]["AllowedPattern"]
+    assert template()["Parameters"][name]["Default"] == ""
+    assert all(re.fullmatch(pattern, arn) for arn in taken)
+    assert not any(re.fullmatch(pattern, arn) for arn in refused)
 
 
 @pytest.mark.parametrize("prefix", ["pg", "sthree", "xn", "amzn"])

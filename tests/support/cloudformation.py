@@ -67,10 +67,27 @@ HANDLERS = {
         "dynamodb:DeleteTable",
         {
             "TimeToLiveSpecification": "dynamodb:UpdateTimeToLive",
+            # Source: Amazon DynamoDB Developer Guide, "DynamoDB encryption at rest usage notes".
+            "SSESpecification": "kms:CreateGrant kms:Decrypt kms:DescribeKey kms:Encrypt "
+            "kms:GenerateDataKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom "
+            "kms:ReEncryptTo",
             "PointInTimeRecoverySpecification": "dynamodb:UpdateContinuousBackups",
             "ContributorInsightsSpecification": "dynamodb:UpdateContributorInsights",
             "ResourcePolicy": "dynamodb:PutResourcePolicy dynamodb:DeleteResourcePolicy",
         },
+        dict.fromkeys(
+            (
+                "kms:CreateGrant",
+                "kms:Decrypt",
+                "kms:DescribeKey",
+                "kms:Encrypt",
+                "kms:GenerateDataKey",
+                "kms:GenerateDataKeyWithoutPlaintext",
+                "kms:ReEncryptFrom",
+                "kms:ReEncryptTo",
+            ),
+            (KEY,),
+        ),
     ),
     "AWS::CloudWatch::Alarm": Handlers(
         ("arn:aws:cloudwatch:REGION:ACCOUNT:alarm:STACK-*",),

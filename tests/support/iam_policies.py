@@ -16,6 +16,8 @@ POLICIES = ROOT / "docs" / "iam"
 #: The words of a policy that stand for a deployment's own, each with one of the longest.
 PLACEHOLDERS = {
     "ACCOUNT": "1" * 12,
+    "BOUNDARY": "arn:aws:iam::111122223333:policy/" + "b" * 128,
+    "KMS_KEY": "arn:aws:kms:ap-southeast-1:111122223333:key/mrk-" + "k" * 32,
     "PREFIX": "p" * 10,
     "REGION": "ap-southeast-1",
     "SNAPSHOTS_BUCKET": "s" * 63,
@@ -28,7 +30,7 @@ MANAGED_POLICY_CHARACTERS = 6144
 
 #: What AWS's reference leaves out: the transforms that a change set uses. Source: AWS
 #: CloudFormation User Guide, "Control CloudFormation access with IAM".
-_TRANSFORM = re.compile(r"arn:aws:cloudformation:REGION:aws:transform/[\w-]+")
+_TRANSFORM = re.compile(r"arn:aws:cloudformation:[\w-]+:aws:transform/[\w-]+")
 
 
 def policy(name: str) -> dict[str, Any]:
@@ -39,9 +41,14 @@ def policy(name: str) -> dict[str, Any]:
 
 def allowed(document: dict[str, Any]) -> set[tuple[str, str]]:
     """Return the actions that a policy allows, each with a resource."""
+    return _named(document, {"Allow"})
+
+
+def _named(document: dict[str, Any], effects: set[str]) -> set[tuple[str, str]]:
     return {
         (action, resource)
         for statement in document["Statement"]
+        if statement["Effect"] in effects
         for action in statement["Action"]
         for resource in statement["Resource"]
     }
@@ -49,10 +56,13 @@ def allowed(document: dict[str, Any]) -> set[tuple[str, str]]:
 
 def size(document: dict[str, Any]) -> int:
     """Return how many characters a policy has at most, as AWS counts them."""
-    text = re.sub(r"\s", "", json.dumps(document))
+    return len(re.sub(r"\s", "", _filled(json.dumps(document))))
+
+
+def _filled(text: str) -> str:
     for placeholder, value in PLACEHOLDERS.items():
         text = re.sub(rf"(?<![A-Z_]){placeholder}(?![A-Z_])", value, text)
-    return len(text)
+    return text
 
 
 def unknown(document: dict[str, Any]) -> list[str]:
@@ -62,8 +72,8 @@ def unknown(document: dict[str, Any]) -> list[str]:
     """
     return sorted(
         f"{action} on {resource}"
-        for action, resource in allowed(document)
-        if not _is_known(action, resource)
+        for action, resource in _named(document, {"Allow", "Deny"})
+        if not _is_known(action, _filled(resource))
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,6 +85,23 @@ def resources(resource_type: str) -> dict[str, dict[str, Any]]:
         for name, resource in template()["Resources"].items()
         if resource["Type"] == resource_type
     }
+
+
+def resolved(value: Any, conditions: Collection[str] = ()) -> Any:
+    """Return a part of the template as CloudFormation takes it, where some conditions hold."""
+    match value:
+        case {"Fn::If": [str(condition), yes, no]}:
+            return resolved(yes if condition in conditions else no, conditions)
+        case dict():
+            parts = {name: resolved(part, conditions) for name, part in value.items()}
+            return {name: part for name, part in parts.items() if part != _NO_VALUE}
+        case list():
+            return [p for part in value if (p := resolved(part, conditions)) != _NO_VALUE]
+        case _:
+            return value
+
+
+_NO_VALUE = {"Ref": "AWS::NoValue"}
 
 
 def policies_of(role: dict[str, Any]) -> list[dict[str, Any]]:

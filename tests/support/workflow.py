@@ -476,6 +476,11 @@ class Workflow:
         if fault.then is not None:
             self.faults[place] = fault.then
 
+    def deploy(self, **changed: Any) -> None:
+        """Let the deployment have other settings from now on."""
+        self.settings = self.settings.model_copy(update=changed)
+        self.__post_init__()
+
     def names(self, project_id: str) -> ResourceNames:
         """Return the names of a project's resources."""
         return naming(self.settings).names(project_id)
@@ -502,6 +507,7 @@ class Workflow:
                 name=name,
                 owner=owner,
                 make=lambda: {"api_keys": []},
+                kms_key_arn=None,
                 final=ErrorType.UNKNOWN_ERROR,
             )
         ensure_user_pool(

@@ -377,6 +377,7 @@ OUTPUTS = {
     "ResourcePrefix": "nm",
     "ResourceNamespace": "stack-123456789012",
     "BucketNamespace": "global",
+    "KmsKeyArn": "arn:aws:kms:eu-central-1:123456789012:key/1234abcd",
     "DefaultProjectQuota": "7",
     "JobRetentionDays": "200",
     "MaximumRunningJobs": "7",

@@ -29,6 +29,7 @@ def generate(core: Core, job_id: str, count: int = 2) -> None:
     ensure_api_keys(
         JobInput(job_id=job_id, job_type=job.job_type, payload=dict(job.payload)),
         secrets_manager=core.client("secretsmanager"),
+        kms_key_arn=None,
         store=core.api_keys,
         projects=core.projects,
         naming=NAMING,

@@ -69,6 +69,7 @@ def keys(core: Core, connected: PlatformSettings) -> dict[str, str]:
             name=naming.names(project_id).api_keys_secret,
             owner=naming.owner(project_id, job.job_id),
             make=partial(dict, api_keys=[text]),
+            kms_key_arn=None,
             final=ErrorType.UNKNOWN_ERROR,
         )
         found[project_id] = text

@@ -616,6 +616,7 @@ def make_keys(core: Core, job: JobInput) -> list[str]:
     ensure_api_keys(
         job,
         secrets_manager=core.client("secretsmanager"),
+        kms_key_arn=None,
         store=core.api_keys,
         projects=core.projects,
         naming=NAMING,

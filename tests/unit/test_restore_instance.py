@@ -67,6 +67,7 @@ class Restore:
             projects=self.core.projects,
             catalogue=self.core.catalogue,
             secrets_manager=self.core.client("secretsmanager"),
+            kms_key_arn=None,
             rds=lambda region: self.core.client("rds", region),
             naming=NAMING,
         )

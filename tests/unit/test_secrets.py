@@ -43,9 +43,14 @@ class Secrets:
         self.made.append({"password": f"{PASSWORD}-{len(self.made)}"})
         return self.made[-1]
 
-    def ensure(self, owner: Ownership = OWNER) -> Secret:
+    def ensure(self, owner: Ownership = OWNER, kms_key_arn: str | None = None) -> Secret:
         return secrets.ensure_secret(
-            self.client, name=NAME, owner=owner, make=self.make, final=FINAL
+            self.client,
+            name=NAME,
+            owner=owner,
+            make=self.make,
+            kms_key_arn=kms_key_arn,
+            final=FINAL,
         )
 
     def find(self) -> Secret | None:
@@ -84,6 +89,16 @@ def test_a_secret_that_is_missing_is_written_with_the_marker(store: Secrets) -> 
     assert secret.is_new
     assert secret.arn == store.described()["ARN"]
     assert store.described()["Tags"] == tag_list(OWNER.tags())
+
+
+def test_a_new_secret_is_under_the_key_of_the_deployment_and_stays_under_it(store: Secrets) -> None:
+    key = store.core.client("kms").create_key()["KeyMetadata"]["Arn"]
+    store.ensure(kms_key_arn=key)
+    assert store.described()["KmsKeyId"] == key
+    before = store.described()
+    store.ensure(kms_key_arn=f"{key}-of-later")
+    store.ensure()
+    assert store.described() == before
 
 
 @pytest.mark.parametrize("owner", [OWNER, LATER], ids=["again", "of_a_later_job"])

@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "RESOURCE_PREFIX": "nm",
     "RESOURCE_NAMESPACE": "stack-123456789012",
     "BUCKET_NAMESPACE": "global",
+    "KMS_KEY_ARN": "arn:aws:kms:eu-central-1:123456789012:key/1234abcd",
     "DEFAULT_PROJECT_QUOTA": "10",
     "JOB_RETENTION_DAYS": "120",
     "MAXIMUM_RUNNING_JOBS": "7",
@@ -54,6 +55,7 @@ CLASSES: list[type[Settings]] = [
 OPTIONAL = {
     "BUCKET_NAMESPACE",
     "JOB_RETENTION_DAYS",
+    "KMS_KEY_ARN",
     "MAXIMUM_RUNNING_JOBS",
     "QUEUED_MINUTES",
     "PGSSLROOTCERT",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import boto3
 import pytest
 from provisioner import api
 from provisioner.drivers.rds_snapshots import KEPT_UNTIL_TAG
@@ -167,6 +168,14 @@ def test_a_password_is_rotated(rds: Rds) -> None:
     # The master user keeps the password, which no customer knows.
     assert [a == b for a, b in zip(before, after, strict=True)] == [False, True]
     assert [rds.workflow.server.takes(login[0]) for login in (before, after)] == [False, True]
+
+
+def test_the_login_of_its_master_user_is_under_the_key_of_the_deployment(rds: Rds) -> None:
+    key = boto3.client("kms", "us-east-1").create_key()["KeyMetadata"]["Arn"]
+    rds.workflow.deploy(kms_key_arn=key)
+    job = provisioned(rds)
+    secret = rds.workflow.names(job.project_id).instance_secret
+    assert aws.client("secretsmanager").describe_secret(SecretId=secret)["KmsKeyId"] == key
 
 
 def test_a_repair_of_an_instance_in_order_changes_nothing(rds: Rds) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import boto3
 import psycopg
 import pymysql
 import pytest
@@ -85,6 +86,30 @@ def test_old_keys_verify_until_the_overlap_ends_and_new_ones_are_handed_over_onc
     late = int((result.old_keys_expire_at + timedelta(days=30)).timestamp())
     assert {delete_after[digest(key)] for key in old} == {late}
     assert {delete_after[digest(key)] for key in new} == {None}
+
+
+def test_secrets_are_under_the_key_of_the_deployment_that_makes_them(workflow: Workflow) -> None:
+    def keys_of_secrets(project_id: str) -> list[str | None]:
+        names = workflow.names(project_id)
+        client = aws.client("secretsmanager")
+        return [
+            client.describe_secret(SecretId=name).get("KmsKeyId")
+            for name in (names.database_secret, names.api_keys_secret)
+        ]
+
+    before = plainly_provisioned(workflow)
+    assert keys_of_secrets(before) == [None, None]
+    key = boto3.client("kms", "us-east-1").create_key()["KeyMetadata"]["Arn"]
+    workflow.deploy(kms_key_arn=key)
+    after = plainly_provisioned(workflow)
+    assert keys_of_secrets(after) == [key, key]
+    # What is there stays under the key that it has; keys that are claimed leave no secret.
+    for project_id, keys in ((before, [None, key]), (after, [key, key])):
+        workflow.execute_in_process(workflow.new_change("rotate_database_password", project_id))
+        claimed(project_id)
+        job = workflow.execute_in_process(workflow.new_change("rotate_api_keys", project_id))
+        check_changed(workflow, job)
+        assert keys_of_secrets(project_id) == keys
 
 
 def test_a_set_that_was_never_claimed_is_replaced_and_expires(workflow: Workflow) -> None:

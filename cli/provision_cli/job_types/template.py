@@ -89,12 +89,13 @@ ${substitutions}
 
 ${id}StateMachineLogGroup:
   <<: *log_group
-  Properties: { LogGroupName: ${log_group_name}, RetentionInDays: !Ref LogRetentionDays }
+  Properties: { <<: *log_lines, LogGroupName: ${log_group_name} }
 
 ${id}StateMachineRole:
   Type: AWS::IAM::Role
   Properties:
     AssumeRolePolicyDocument: ${assumed_by_step_functions}
+    PermissionsBoundary: *boundary
     Policies:
       - PolicyName: ${name}
         PolicyDocument:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
         ObjectTypeDef,
     )
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
-    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef
+    from mypy_boto3_secretsmanager.type_defs import (
+        CreateSecretRequestTypeDef,
+        DescribeSecretResponseTypeDef,
+    )
     from mypy_boto3_sqs.client import SQSClient
     from mypy_boto3_sqs.type_defs import MessageTypeDef
     from mypy_boto3_ssm.client import SSMClient
@@ -46,6 +49,7 @@ __all__ = [
     "CognitoIdentityProviderClient",
     "CreateBucketConfigurationTypeDef",
     "CreateBucketRequestTypeDef",
+    "CreateSecretRequestTypeDef",
     "DBInstanceTypeDef",
     "DBSnapshotTypeDef",
     "DescribeSecretResponseTypeDef",

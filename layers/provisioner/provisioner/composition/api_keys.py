@@ -13,6 +13,7 @@ from provisioner.runtime.settings import ApiKeysSettings
 RESOURCES: Makers[ApiKeysSettings] = {
     **READER,
     "secrets_manager": lambda _settings: aws.client("secretsmanager"),
+    "kms_key_arn": lambda settings: settings.kms_key_arn,
     "store": lambda settings: ApiKeyStore(aws.client("dynamodb"), settings.api_keys_table),
     "clock": lambda _settings: utc_now,
 }

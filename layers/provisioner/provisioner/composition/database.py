@@ -16,6 +16,7 @@ RESOURCES: Makers[DatabaseSettings] = {
     **WRITER,
     "catalogue": cluster_catalogue,
     "secrets_manager": lambda _settings: aws.client("secretsmanager"),
+    "kms_key_arn": lambda settings: settings.kms_key_arn,
     "servers": lambda settings: servers(settings, PostgresqlEngine, MysqlEngine),
 }
 

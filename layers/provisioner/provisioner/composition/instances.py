@@ -22,6 +22,7 @@ RESOURCES: Makers[InstancesSettings] = {
     **WRITER,
     "catalogue": cluster_catalogue,
     "secrets_manager": lambda _settings: aws.client("secretsmanager"),
+    "kms_key_arn": lambda settings: settings.kms_key_arn,
     "rds": lambda _settings: aws.client_of_region("rds"),
 }
 

@@ -11,7 +11,11 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from provisioner.aws_types import DescribeSecretResponseTypeDef, SecretsManagerClient
+from provisioner.aws_types import (
+    CreateSecretRequestTypeDef,
+    DescribeSecretResponseTypeDef,
+    SecretsManagerClient,
+)
 from provisioner.drivers.aws_errors import AWS_ERRORS, translate_errors
 from provisioner.errors import ErrorType, ProvisioningError, conflict, failure
 from provisioner.ownership import Claim, Ownership, tags_of_list
@@ -41,6 +45,7 @@ def ensure_secret(
     name: str,
     owner: Ownership,
     make: Callable[[], Mapping[str, Any]],
+    kms_key_arn: str | None,
     final: ErrorType,
 ) -> Secret:
     """Return the project's secret of that name; write it if there is none.
@@ -53,6 +58,8 @@ def ensure_secret(
         name: the secret's name.
         owner: the marker of what the job makes.
         make: makes the value of a secret that does not exist; called once.
+        kms_key_arn: the key of AWS KMS that encrypts a new secret; None for Secrets Manager's own.
+            One that is there stays under the key that it has.
         final: the error type of causes that stay.
 
     Raises:
@@ -60,14 +67,17 @@ def ensure_secret(
         ProvisioningError: as `translate_errors` says.
     """
     value = json.dumps(dict(make()))
+    request: CreateSecretRequestTypeDef = {
+        "Name": name,
+        "SecretString": value,
+        "ClientRequestToken": version_id(name, owner.job_id),
+        "Tags": owner.tag_list(),
+    }
+    if kms_key_arn is not None:
+        request["KmsKeyId"] = kms_key_arn
     with translate_errors(final, "write a secret of the project"):
         try:
-            created = client.create_secret(
-                Name=name,
-                SecretString=value,
-                ClientRequestToken=version_id(name, owner.job_id),
-                Tags=owner.tag_list(),
-            )
+            created = client.create_secret(**request)
             _check_answer(created, name)
             return Secret(created["ARN"], json.loads(value), is_new=True)
         except (

@@ -30,6 +30,7 @@ _OUTPUTS = {
     "RESOURCE_PREFIX": "ResourcePrefix",
     "RESOURCE_NAMESPACE": "ResourceNamespace",
     "BUCKET_NAMESPACE": "BucketNamespace",
+    "KMS_KEY_ARN": "KmsKeyArn",
     "DEFAULT_PROJECT_QUOTA": "DefaultProjectQuota",
     "JOB_RETENTION_DAYS": "JobRetentionDays",
     "MAXIMUM_RUNNING_JOBS": "MaximumRunningJobs",

@@ -134,6 +134,13 @@ class LifecycleSettings(ProjectSettings, ClusterSettings):
     default_project_quota: Annotated[int, Field(ge=0)]
 
 
+class KeySettings(Settings):
+    """What makes secrets."""
+
+    #: The key of AWS KMS that encrypts new secrets; Secrets Manager's own where it is left out.
+    kms_key_arn: str | None = None
+
+
 class ServerSettings(Settings):
     """What connects to database servers."""
 
@@ -141,11 +148,11 @@ class ServerSettings(Settings):
     pgsslrootcert: str | None = None
 
 
-class DatabaseSettings(ProjectSettings, ClusterSettings, ServerSettings):
+class DatabaseSettings(ProjectSettings, ClusterSettings, KeySettings, ServerSettings):
     """The database function's."""
 
 
-class InstancesSettings(ProjectSettings, ClusterSettings):
+class InstancesSettings(ProjectSettings, ClusterSettings, KeySettings):
     """The instances function's."""
 
 
@@ -159,7 +166,7 @@ class SnapshotSettings(ProjectReaderSettings, ClusterSettings, ServerSettings):
     snapshots_bucket: str
 
 
-class ApiKeysSettings(ProjectReaderSettings):
+class ApiKeysSettings(ProjectReaderSettings, KeySettings):
     """The API-keys function's."""
 
     api_keys_table: str

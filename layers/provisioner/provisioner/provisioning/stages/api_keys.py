@@ -51,6 +51,7 @@ def ensure_api_keys(
     job: JobInput,
     *,
     secrets_manager: SecretsManagerClient,
+    kms_key_arn: str | None,
     store: ApiKeyStore,
     projects: ProjectReader,
     naming: Naming,
@@ -77,6 +78,7 @@ def ensure_api_keys(
         name=naming.names(project_id).api_keys_secret,
         owner=naming.owner(project_id, job.job_id),
         make=make,
+        kms_key_arn=kms_key_arn,
         final=_FINAL,
     )
     value = secret.value
@@ -170,6 +172,7 @@ def ensure_api_keys_rotated(
     job: JobInput,
     *,
     secrets_manager: SecretsManagerClient,
+    kms_key_arn: str | None,
     store: ApiKeyStore,
     naming: Naming,
     clock: Callable[[], datetime],
@@ -189,7 +192,13 @@ def ensure_api_keys_rotated(
     payload = job.payload_as(RotateApiKeysPayload)
     listed = store.list_by_project(payload.project_id)
     secret = _ensure_secret(
-        job, payload, listed, secrets_manager=secrets_manager, naming=naming, now=clock()
+        job,
+        payload,
+        listed,
+        secrets_manager=secrets_manager,
+        kms_key_arn=kms_key_arn,
+        naming=naming,
+        now=clock(),
     )
     if secret is None:
         keys, replaced, of_secret = [key for key in listed if key.job_id == job.job_id], [], {}
@@ -227,6 +236,7 @@ def _ensure_secret(
     listed: list[ApiKey],
     *,
     secrets_manager: SecretsManagerClient,
+    kms_key_arn: str | None,
     naming: Naming,
     now: datetime,
 ) -> Secret | None:
@@ -248,7 +258,13 @@ def _ensure_secret(
         return made | {"replaces": [digest(text) for text in replaced]}
 
     ensure = partial(
-        ensure_secret, secrets_manager, name=name, owner=owner, make=make, final=_FINAL
+        ensure_secret,
+        secrets_manager,
+        name=name,
+        owner=owner,
+        make=make,
+        kms_key_arn=kms_key_arn,
+        final=_FINAL,
     )
     secret = ensure()
     if secret.value.get("job_id") == job.job_id:

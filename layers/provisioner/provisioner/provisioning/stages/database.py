@@ -56,6 +56,7 @@ def ensure_database(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
+    kms_key_arn: str | None,
     servers: Servers[DatabaseEngine],
     naming: Naming,
 ) -> StageOutcome:
@@ -79,7 +80,9 @@ def ensure_database(
         # An instance of its own is where the project's item says.
         may_be_placed=payload.database.size is not None or may_exist(job),
     )
-    secret = _ensure_login(secrets_manager, names.database_secret, tenant, cluster, owner)
+    secret = _ensure_login(
+        secrets_manager, tenant, cluster, owner, name=names.database_secret, kms_key_arn=kms_key_arn
+    )
     password = partial(_read_password, secrets_manager, secret)
     ways = servers.ways_in(cluster, _CREATION, may_be_kept=True)
     if cluster.is_dedicated:
@@ -108,10 +111,12 @@ def _address(cluster: Cluster, tenant: TenantNames) -> dict[str, Any]:
 
 def _ensure_login(
     secrets_manager: SecretsManagerClient,
-    name: str,
     tenant: TenantNames,
     cluster: Cluster,
     owner: Ownership,
+    *,
+    name: str,
+    kms_key_arn: str | None,
 ) -> Secret:
     login = partial(login_secret, cluster, tenant)
     secret = ensure_secret(
@@ -119,6 +124,7 @@ def _ensure_login(
         name=name,
         owner=owner,
         make=lambda: login(new_password()),
+        kms_key_arn=kms_key_arn,
         final=_CREATION,
     )
     right = login(str(secret.value["password"]))

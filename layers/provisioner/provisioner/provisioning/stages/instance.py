@@ -57,6 +57,7 @@ def ensure_instance(
     projects: ProjectStore,
     catalogue: ClusterCatalogue,
     secrets_manager: SecretsManagerClient,
+    kms_key_arn: str | None,
     rds: Callable[[str], RDSClient],
     naming: Naming,
 ) -> StageOutcome | Waiting:
@@ -80,7 +81,8 @@ def ensure_instance(
     )
     if isinstance(instance, Waiting):
         return instance
-    wanted = description(instance, _ensure_password(secrets_manager, instance, owner))
+    password = _ensure_password(secrets_manager, instance, owner, kms_key_arn)
+    wanted = description(instance, password)
     made = driver.ensure_instance(
         client, wanted, owner, snapshot=instance.snapshot, final=_CREATION
     )
@@ -99,7 +101,10 @@ def ensure_instance(
 
 
 def _ensure_password(
-    secrets_manager: SecretsManagerClient, instance: DedicatedInstance, owner: Ownership
+    secrets_manager: SecretsManagerClient,
+    instance: DedicatedInstance,
+    owner: Ownership,
+    kms_key_arn: str | None,
 ) -> str:
     """Return the password of the instance's master user; write its secret if there is none."""
     login = ensure_secret(
@@ -107,6 +112,7 @@ def _ensure_password(
         name=instance.admin_secret,
         owner=owner,
         make=lambda: {"username": MASTER_USER, "password": new_password(_PASSWORD_LENGTH)},
+        kms_key_arn=kms_key_arn,
         final=_CREATION,
     )
     return str(login.value["password"])
