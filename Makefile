@@ -116,8 +116,8 @@ lock: $(UV) ## lock the versions that pyproject.toml names
 build: $(VENV)/.installed ## build functions and layers into .aws-sam/build
 	LAMBDA_ARCHITECTURE=$(ARCHITECTURE) $(BIN)/sam build --parameter-overrides Architecture=$(ARCHITECTURE) --cached --cache-dir .aws-sam/cache/$(ARCHITECTURE)
 
-validate: $(VENV)/.installed ## check the template with SAM's linter
-	$(BIN)/sam validate --lint
+validate: $(VENV)/.installed ## check that SAM takes the template; `make lint` has the linter
+	$(BIN)/sam validate
 
 # Before anything is built: what a deployment would only find out half-way.
 check-stack-name: $(VENV)/.installed

@@ -68,7 +68,7 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def test_template_passes_the_linter_of_sam() -> None:
+def test_template_is_one_that_sam_takes() -> None:
     run_make("validate")
 
 
