@@ -678,6 +678,13 @@ def test_no_role_has_a_right_on_a_key_where_the_stack_has_none(role: str) -> Non
     )
 
 
+def test_a_right_on_the_key_is_passed_on_to_services_alone() -> None:
+    granting = [s for _, s in STATEMENTS if "kms:CreateGrant" in as_list(s["Action"])]
+    assert granting
+    for statement in granting:
+        assert statement["Condition"]["BoolIfExists"] == {"kms:GrantIsForAWSResource": "true"}
+
+
 @pytest.mark.parametrize("group", resources("AWS::Logs::LogGroup"))
 def test_logs_are_under_the_key_that_the_stack_is_given(group: str) -> None:
     properties = resources("AWS::Logs::LogGroup")[group]["Properties"]

@@ -97,6 +97,18 @@ def test_a_project_gets_an_instance_with_the_marker(database: Database) -> None:
     }
 
 
+def test_a_new_instance_is_under_the_key_that_is_given_and_one_that_is_there_stays(
+    database: Database,
+) -> None:
+    key = database.core.client("kms").create_key()["KeyMetadata"]["Arn"]
+    database.ensure(kms_key_arn=key)
+    (asked,) = database.core.calls_of("rds.CreateDBInstance")
+    assert (asked["StorageEncrypted"], asked["KmsKeyId"]) == (True, key)
+    database.core.calls.clear()
+    database.ensure()
+    assert database.core.changes() == []
+
+
 @pytest.mark.parametrize("owner", [OWNER, LATER], ids=["again", "of_a_later_job"])
 def test_a_second_run_only_reads(database: Database, owner: Ownership) -> None:
     instance = database.ensure()

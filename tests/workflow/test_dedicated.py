@@ -170,12 +170,20 @@ def test_a_password_is_rotated(rds: Rds) -> None:
     assert [rds.workflow.server.takes(login[0]) for login in (before, after)] == [False, True]
 
 
-def test_the_login_of_its_master_user_is_under_the_key_of_the_deployment(rds: Rds) -> None:
-    key = boto3.client("kms", "us-east-1").create_key()["KeyMetadata"]["Arn"]
+@pytest.mark.parametrize("region", [REGION, "us-east-1"])
+def test_an_instance_and_its_login_are_under_the_key_of_the_deployment(
+    rds: Rds, region: str
+) -> None:
+    key = boto3.client("kms", region).create_key()["KeyMetadata"]["Arn"]
     rds.workflow.deploy(kms_key_arn=key)
     job = provisioned(rds)
-    secret = rds.workflow.names(job.project_id).instance_secret
-    assert aws.client("secretsmanager").describe_secret(SecretId=secret)["KmsKeyId"] == key
+    names = rds.workflow.names(job.project_id)
+    secret = aws.client("secretsmanager").describe_secret(SecretId=names.instance_secret)
+    assert secret["KmsKeyId"] == key
+    (instance,) = aws.client("rds", REGION).describe_db_instances()["DBInstances"]
+    assert instance["StorageEncrypted"]
+    # A key encrypts in its own region alone: elsewhere the account's does.
+    assert (instance["KmsKeyId"] == key) == (region == REGION)
 
 
 def test_a_repair_of_an_instance_in_order_changes_nothing(rds: Rds) -> None:

@@ -237,6 +237,7 @@ def _make(
 def _create(
     client: RDSClient, description: InstanceDescription, owner: Ownership
 ) -> DBInstanceTypeDef:
+    key = {} if description.kms_key_arn is None else {"KmsKeyId": description.kms_key_arn}
     return client.create_db_instance(
         Engine=description.engine,
         EngineVersion=description.version,
@@ -244,7 +245,7 @@ def _create(
         MasterUsername=description.user,
         MasterUserPassword=description.password,
         StorageEncrypted=True,
-        **settings_of_new(description, owner),
+        **{**settings_of_new(description, owner), **key},
     )["DBInstance"]
 
 

@@ -71,6 +71,9 @@ class InstanceDescription:
     #: Days for which automated backups are kept, 0 to 35; 0 switches them off.
     backup_days: int
     deletion_protection: bool
+    #: The key of AWS KMS that a new one is encrypted with, of its region; None for the account's
+    #: own. One that is there, or is made of a snapshot, keeps the key that it has.
+    kms_key_arn: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what RDS refuses: emulators take it."""

@@ -82,7 +82,9 @@ def ensure_instance(
     if isinstance(instance, Waiting):
         return instance
     password = _ensure_password(secrets_manager, instance, owner, kms_key_arn)
-    wanted = description(instance, password)
+    wanted = replace(
+        description(instance, password), kms_key_arn=_key_of_region(kms_key_arn, payload.region)
+    )
     made = driver.ensure_instance(
         client, wanted, owner, snapshot=instance.snapshot, final=_CREATION
     )
@@ -98,6 +100,13 @@ def ensure_instance(
         output={"identifier": made.identifier, "size": made.size, "storage_gb": made.storage_gb},
         check=f"database instance {made.identifier} is {made.status}, at {made.host}:{made.port}",
     )
+
+
+def _key_of_region(kms_key_arn: str | None, region: str) -> str | None:
+    """Return the deployment's key where it can encrypt an instance: in its own region alone."""
+    if kms_key_arn is None or kms_key_arn.split(":")[3] != region:
+        return None
+    return kms_key_arn
 
 
 def _ensure_password(
