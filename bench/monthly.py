@@ -6,6 +6,9 @@ Database servers, and what customers do with their projects, are not in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
+
+from provisioner.api_keys.hand_over import CLAIM_TIME
 
 from bench import prices
 from bench.fleet_inputs import Fleet
@@ -29,7 +32,7 @@ _STORED = 2
 
 _GB = 1e9
 
-#: Secrets of a project: the login, and the keys until they are claimed.
+#: Secrets of a project: the login, and the keys until they are claimed or their time is over.
 UNCLAIMED, CLAIMED = 2, 1
 
 
@@ -59,5 +62,6 @@ def projects(number: int, fleet: Fleet) -> Mapping[str, float]:
 
 
 def unclaimed_keys(number: int) -> float:
-    """Return what the secrets of so many projects cost whose keys nobody has claimed."""
-    return number * (UNCLAIMED - CLAIMED) * prices.SECRET_MONTH
+    """Return what the secrets of so many projects cost, once, whose keys nobody claims in time."""
+    months = CLAIM_TIME / timedelta(days=30)
+    return number * (UNCLAIMED - CLAIMED) * months * prices.SECRET_MONTH

@@ -100,7 +100,7 @@ def month() -> str:
         *((name, *(_dollars(of[name]) for of in standing)) for name in standing[0]),
         ("**a month**", *(f"**{_dollars(fixed + sum(of.values()))}**" for of in standing)),
         (
-            "more, if nobody claims the keys",
+            "once more, if nobody claims the keys: 30 days of their secrets",
             *(_dollars(monthly.unclaimed_keys(number)) for number in _PROJECTS),
         ),
     ]

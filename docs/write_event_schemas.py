@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from provisioner.composition.events import COMPLETIONS
-from provisioner.jobs.events import DETAILS, EventType, JobEvent
+from provisioner.composition.events import COMPLETIONS, NOTICES
+from provisioner.jobs.events import DETAILS, EventType, JobEvent, NoticeEvent
 
 EVENTS = Path(__file__).parent / "events"
 
@@ -15,6 +15,8 @@ def details() -> Iterator[tuple[str, type[JobEvent]]]:
     yield from DETAILS.items()
     for detail_type in COMPLETIONS.values():
         yield detail_type, DETAILS[EventType.COMPLETED]
+    for detail_type in NOTICES.values():
+        yield detail_type, NoticeEvent
 
 
 def schema(detail_type: str, model: type[JobEvent]) -> str:

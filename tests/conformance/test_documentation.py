@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from provisioner import jobs
+from provisioner.api_keys.hand_over import HAND_OVER_TRANSITIONS
 from provisioner.api_keys.key_format import LEAK_PATTERN
 from provisioner.api_keys.store import API_KEY_TRANSITIONS
-from provisioner.composition.events import COMPLETIONS
+from provisioner.composition.events import COMPLETIONS, NOTICES
 from provisioner.drivers import s3
 from provisioner.drivers.rds import _STATES, RdsState
 from provisioner.errors import ERROR_RULES
-from provisioner.jobs.events import DETAILS, EventType
+from provisioner.jobs.events import DETAILS, EventType, JobEvent, NoticeEvent
 from provisioner.jobs.messages import JobMessage
 from provisioner.jobs.models import JOB_TRANSITIONS, STAGE_TRANSITIONS
 from provisioner.jobs.retries import FOREIGN_ERRORS
@@ -247,6 +248,7 @@ def test_the_page_of_the_architecture_shows_every_transition() -> None:
         "stage": STAGE_TRANSITIONS,
         "project": PROJECT_TRANSITIONS,
         "API key": API_KEY_TRANSITIONS,
+        "hand-over": HAND_OVER_TRANSITIONS,
     }
     rows = [
         f"| {of} {status} | {', '.join(sorted(followers)) or 'none'} |\n"
@@ -267,6 +269,7 @@ def test_the_schemas_of_the_events_are_of_these_models(tmp_path: Path) -> None:
     assert {name.removesuffix(".schema.json") for name in kept} == {
         *EventType,
         *COMPLETIONS.values(),
+        *NOTICES.values(),
     }
 
 
@@ -284,9 +287,10 @@ def test_the_page_of_cost_follows_from_the_code() -> None:
 
 def test_the_page_of_events_names_every_type_and_field() -> None:
     page = (ROOT / "docs" / "events.md").read_text()
-    for detail_type in (*EventType, *COMPLETIONS.values()):
+    for detail_type in (*EventType, *COMPLETIONS.values(), *NOTICES.values()):
         assert f"[`{detail_type}`](events/{detail_type}.schema.json)" in page
-    for model in DETAILS.values():
+    models: list[type[JobEvent]] = [*DETAILS.values(), NoticeEvent]
+    for model in models:
         for field in model.model_fields:
             assert f"| `{field}` |" in page, field
 

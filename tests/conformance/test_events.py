@@ -16,12 +16,13 @@ from provisioner.jobs.stage import StageEvent
 from provisioner.jobs.stage_run import RECORD_FAILURE
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.snapshot_retention import REMOVE_EXPIRED_SNAPSHOTS
+from provisioner.provisioning.unclaimed_keys import EXPIRE_UNCLAIMED_KEYS
 from support.core import provision_project_handler
 from support.project import ROOT, all_states, events, functions, state_machines
 
 OF_QUEUES, OF_STREAMS = {"dispatcher", "dead_letters"}, {"events"}
 #: Beside the folders of its stages, a function has the event of its schedule.
-OF_RULES = {"reconciler", "instances"}
+OF_RULES = {"reconciler", "instances", "api_keys"}
 STAGE_EVENTS = [p for p in events() if p.parent.name not in OF_QUEUES | OF_STREAMS | OF_RULES]
 BATCHES = [path for path in events() if path.parent.name in OF_QUEUES]
 STREAM_BATCHES = [path for path in events() if path.parent.name in OF_STREAMS]
@@ -91,6 +92,13 @@ def test_schedule_event_is_what_the_instances_rule_hands_over() -> None:
     schedule = functions()["instances"].properties["Events"]["SnapshotRetention"]["Properties"]
     assert read(path) == json.loads(schedule["Input"]) == {"task": REMOVE_EXPIRED_SNAPSHOTS}
     assert schedule["Schedule"] == "rate(1 day)"
+
+
+def test_schedule_event_is_what_the_rule_of_keys_hands_over() -> None:
+    (path,) = (path for path in events() if path.parent.name == "api_keys")
+    schedule = functions()["api_keys"].properties["Events"]["KeyExpiry"]["Properties"]
+    assert read(path) == json.loads(schedule["Input"]) == {"task": EXPIRE_UNCLAIMED_KEYS}
+    assert schedule["Schedule"] == "rate(1 hour)"
 
 
 @pytest.mark.parametrize("path", STREAM_BATCHES, ids=lambda p: p.stem)

@@ -167,7 +167,9 @@ class Publishing(Function):
     def __init__(self, core: Core) -> None:
         super().__init__(core)
         core.client("events").create_event_bus(Name="jobs")
-        self._publish = EventPublisher(core.jobs, core.client("events"), "jobs", completions={})
+        self._publish = EventPublisher(
+            core.jobs, core.client("events"), "jobs", completions={}, notices={}
+        )
         core.new_job()
         self._records = [
             {

@@ -491,7 +491,8 @@ class Machine(RuleBasedStateMachine):
             keys = [
                 key
                 for key in self.world.read("ApiKeysTable")
-                if key["project_id"] == project["project_id"]
+                if "key_id" in key
+                and key["project_id"] == project["project_id"]
                 and key["status"] == "ACTIVE"
                 and "expires_at" not in key
             ]

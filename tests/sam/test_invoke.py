@@ -67,6 +67,7 @@ def test_every_event_is_used_here() -> None:
         EVENTS / "events" / "history.json",
         EVENTS / "reconciler" / "execution_aborted.json",
         EVENTS / "instances" / "remove_expired_snapshots.json",
+        EVENTS / "api_keys" / "expire_unclaimed_keys.json",
     }
     assert used == set(events())
 
@@ -257,6 +258,14 @@ def test_schedule_looks_for_snapshots_in_the_regions_of_instances(sam_local: Sam
     invocation = invoke(sam_local, path)
 
     assert invocation.result == {"removed": [], "has_seen_all": True}
+
+
+def test_schedule_looks_for_keys_that_nobody_has_claimed(sam_local: SamLocal) -> None:
+    path = EVENTS / "api_keys" / "expire_unclaimed_keys.json"
+
+    invocation = invoke(sam_local, path)
+
+    assert invocation.result == {"told": [], "expired": [], "has_seen_all": True}
 
 
 def test_reconciler_ends_a_job_whose_execution_was_stopped(

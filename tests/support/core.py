@@ -23,6 +23,7 @@ from botocore.exceptions import ReadTimeoutError
 from moto import mock_aws
 from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.responses import DynamoHandler
+from provisioner.api_keys.hand_over import HandOverStore
 from provisioner.api_keys.store import ApiKeyStore
 from provisioner.composition.job_handlers import job_handler
 from provisioner.drivers import dynamodb
@@ -213,6 +214,7 @@ class Core:
         self.jobs = Jobs(self.client("dynamodb"), "JobsTable", now=self.clock)
         self.projects = ProjectStore(self.client("dynamodb"), "ProjectsTable", "QuotasTable")
         self.api_keys = ApiKeyStore(self.client("dynamodb"), "ApiKeysTable")
+        self.hand_overs = HandOverStore(self.client("dynamodb"), "ApiKeysTable")
         self.catalogue = ClusterCatalogue(self.client("ssm"), CLUSTER_PARAMETER_PREFIX)
 
     def client(self, service: str, region: str = REGION) -> Any:
@@ -232,6 +234,10 @@ class Core:
         """Read a whole table."""
         items = self.client("dynamodb").scan(TableName=table)["Items"]
         return [dynamodb.from_item(item) for item in items]
+
+    def stored_keys(self) -> list[dict[str, Any]]:
+        """Read the items of all API keys; those of their hand-overs are left out."""
+        return [item for item in self.scan("ApiKeysTable") if "key_id" in item]
 
     def unfinished(self) -> list[str]:
         """Return the ids of the jobs that have not ended, oldest first."""
@@ -387,6 +393,7 @@ def provisioned_result(**fields: Any) -> dict[str, Any]:
             {"key_id": "key_1", "key_prefix": "nm_abc", "created_at": "2026-01-31T10:00:00Z"}
         ],
         "api_keys_secret_arn": "arn:of:keys",
+        "api_keys_claim_before": "2026-03-02T10:00:00Z",
         "metadata": {"provisioned_at": "2026-01-31T10:00:01Z", "region": REGION},
     } | fields
 

@@ -160,6 +160,7 @@ def events() -> list[Path]:
         "lifecycle/record_failure",
         "reconciler/execution_aborted",
         "instances/remove_expired_snapshots",
+        "api_keys/expire_unclaimed_keys",
         "dead_letters/batch",
         "events/history",
     ]

@@ -68,6 +68,7 @@ TABLES = {
     ("UnitOfWork", "_table"): "JobsTable",
     ("Sweep", "table"): "JobsTable",
     ("ApiKeyStore", "_table"): "ApiKeysTable",
+    ("HandOverStore", "_table"): "ApiKeysTable",
     ("ProjectReader", "_projects"): "ProjectsTable",
     ("ProjectStore", "_projects"): "ProjectsTable",
     ("Places", "_projects"): "ProjectsTable",

@@ -108,6 +108,9 @@ _BEGIN = datetime(2026, 1, 31, 10, 0, tzinfo=UTC)
 
 _CONTEXT = SimpleNamespace(get_remaining_time_in_millis=lambda: 900_000)
 
+#: The functions of stages that take it.
+_TAKE_CONTEXT = {"api_keys", "instances", "snapshot"}
+
 
 class Kind(StrEnum):
     """What goes wrong at an effect."""
@@ -492,7 +495,7 @@ class Simulation:
 
     def _invoke(self, name: str, payload: Mapping[str, Any], fault: Fault | None) -> Any:
         function = self.functions[name]
-        arguments = (payload, _CONTEXT) if name in {"instances", "snapshot"} else (payload,)
+        arguments = (payload, _CONTEXT) if name in _TAKE_CONTEXT else (payload,)
         seconds = self._time_outs[name]
         try:
             return {"Payload": self.run(lambda: function(*arguments), fault, seconds)}
@@ -563,6 +566,8 @@ class Simulation:
                 tags = {tag["Key"]: tag["Value"] for tag in secret.tags}
                 found.append(Resource(f"secret {secret.name}", tags))
         for key in self.read("ApiKeysTable"):
+            if "key_id" not in key:
+                continue  # the hand-over of keys, which says how long their secret may wait
             tags = {PROJECT_TAG: key["project_id"], JOB_TAG: key["job_id"]}
             tags[MANAGED_BY_TAG] = self.naming.namespace
             found.append(Resource(f"API keys of project {key['project_id']}", tags))

@@ -679,7 +679,8 @@ class Workflow:
         return found
 
     def _api_keys(self, names: ResourceNames) -> list[Any]:
-        digests = self._scan(self.settings.api_keys_table)
+        stored = self._scan(self.settings.api_keys_table)
+        digests = [item for item in stored if "key_id" in item]
         try:
             keys = self.secret(names.api_keys_secret)["api_keys"]
         except aws.client("secretsmanager").exceptions.ResourceNotFoundException:

@@ -187,7 +187,7 @@ def _sweep(watched: Watched, time_left: Callable[[], float] = lambda: 1.0) -> No
 
 
 def _publisher(core: Core) -> EventPublisher:
-    return EventPublisher(core.jobs, core.client("events"), "jobs", completions={})
+    return EventPublisher(core.jobs, core.client("events"), "jobs", completions={}, notices={})
 
 
 def _stream(core: Core, record: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.events import DETAILS, HEARTBEAT, EventPublisher, EventType
-from provisioner.jobs.models import Job, JobStatus, StoredError
+from provisioner.jobs.models import NOTICE_SUBJECT, Job, JobStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.store import BadEnd
 from provisioner.runtime.observability import metrics
@@ -39,6 +39,7 @@ class Told:
             core.client("events"),
             "jobs",
             completions={"tear_down": "thing.torn_down"},
+            notices={"THING_ENDS": "thing.ends"},
         )
 
     def __call__(self, *records: Record) -> list[str]:
@@ -623,3 +624,30 @@ def test_a_heartbeat_is_counted_though_the_bus_takes_nothing(core: Core, told: T
     assert told(heartbeat, *stream(core)) == ["99"]
 
     assert metrics.metric_set["Heartbeats"]["Value"] == [1]
+
+
+def test_a_notice_is_an_event_of_the_job_that_has_ended(core: Core, told: Told) -> None:
+    begun(core)
+    deadline = core.clock() + timedelta(days=7)
+    for name in ("THING_ENDS", "UNHEARD_OF"):
+        work = core.jobs.work()
+        work.add_history("job-1", NOTICE_SUBJECT, name, note="The thing ends.", deadline=deadline)
+        work.write()
+    before = len(stream(core)) - 2
+    assert told(*stream(core, since=before)) == []
+
+    assert told.types() == ["thing.ends"]
+    (detail,) = told.details()
+    at = core.clock().isoformat().replace("+00:00", "Z")
+    assert detail == {
+        "version": 1,
+        "event_id": detail["event_id"],
+        "job_id": "job-1",
+        "job_type": "provision_project",
+        "job_attempt": 1,
+        "project_id": "shop",
+        "cancelling": False,
+        "at": at,
+        "message": "The thing ends.",
+        "deadline": deadline.isoformat().replace("+00:00", "Z"),
+    }

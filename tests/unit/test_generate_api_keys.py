@@ -31,6 +31,7 @@ def generate(core: Core, job_id: str, count: int = 2) -> None:
         secrets_manager=core.client("secretsmanager"),
         kms_key_arn=None,
         store=core.api_keys,
+        hand_overs=core.hand_overs,
         projects=core.projects,
         naming=NAMING,
         clock=core.clock,
@@ -55,7 +56,7 @@ def handed_over(core: Core) -> list[str] | None:
 
 
 def stored(core: Core) -> set[str]:
-    return {key["digest"] for key in core.scan("ApiKeysTable")}
+    return {key["digest"] for key in core.stored_keys()}
 
 
 @pytest.fixture

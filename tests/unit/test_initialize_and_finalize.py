@@ -462,6 +462,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
             {"key_id": "key_1", "key_prefix": "nm_abc", "created_at": "2026-01-31T10:00:00+00:00"}
         ],
         "secret_arn": "arn:of:keys",
+        "claim_before": "2026-03-02T10:00:00.000000+00:00",
     },
 }
 
@@ -529,6 +530,7 @@ def test_project_and_job_end_in_one_transaction_with_the_result(core: Core) -> N
             {"key_id": "key_1", "key_prefix": "nm_abc", "created_at": "2026-01-31T10:00:00Z"}
         ],
         "api_keys_secret_arn": "arn:of:keys",
+        "api_keys_claim_before": "2026-03-02T10:00:00Z",
         "metadata": {
             "provisioned_at": "2026-01-31T10:00:01Z",
             "region": "eu-central-1",

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from botocore.exceptions import ReadTimeoutError
 from moto.s3.models import s3_backends
+from provisioner.api_keys.hand_over import HandOverStatus
 from provisioner.api_keys.key_format import digest
 from provisioner.drivers import appsync, cognito, dynamodb, s3
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
@@ -618,6 +619,7 @@ def make_keys(core: Core, job: JobInput) -> list[str]:
         secrets_manager=core.client("secretsmanager"),
         kms_key_arn=None,
         store=core.api_keys,
+        hand_overs=core.hand_overs,
         projects=core.projects,
         naming=NAMING,
         clock=core.clock,
@@ -637,7 +639,9 @@ def remove_keys(core: Core, job: JobInput, *, only_this_job: bool = True) -> Non
         cleanup_input(job) if only_this_job else job,
         secrets_manager=core.client("secretsmanager"),
         store=core.api_keys,
+        hand_overs=core.hand_overs,
         naming=NAMING,
+        clock=core.clock,
         only_this_job=only_this_job,
     )
 
@@ -663,7 +667,12 @@ def test_keys_go_before_the_secret_that_says_which_there_are(core: Core) -> None
 
     remove_keys(core, job_input())
 
-    assert core.changes() == ["dynamodb.DeleteItem"] * 2 + ["secrets-manager.DeleteSecret"]
+    assert core.changes() == [
+        *["dynamodb.DeleteItem"] * 2,
+        "secrets-manager.DeleteSecret",
+        # Until when it could be claimed.
+        "dynamodb.DeleteItem",
+    ]
     assert verifying(core, keys) == [False, False]
     assert secrets_of(core) == []
     core.calls.clear()
@@ -711,8 +720,12 @@ def test_keys_that_replaced_those_of_another_job_go_and_its_secret_stays(core: C
 
     remove_keys(core, of_later)
 
-    assert core.scan("ApiKeysTable") == []
+    assert core.stored_keys() == []
     assert keys_in_secret(core) == replaced
+    # Its time goes on, so that the secret goes in the end.
+    waiting = core.hand_overs.get("shop")
+    assert waiting is not None
+    assert waiting.status is HandOverStatus.WAITING
     core.answers.clear()
     # The next job stores what the secret says, so that what it hands over verifies.
     assert verifying(core, make_keys(core, of_later)) == [True] * 3

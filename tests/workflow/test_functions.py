@@ -204,6 +204,7 @@ def test_a_message_becomes_a_project(functions: Functions) -> None:
         },
         "api_keys": [{"key_id": str, "key_prefix": str, "created_at": str}],
         "api_keys_secret_arn": str,
+        "api_keys_claim_before": str,
         "metadata": {"provisioned_at": str, "region": str, "organization_id": str},
     }
     lines = [json.loads(line) for line in log.getvalue().splitlines()]

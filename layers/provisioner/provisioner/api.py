@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from provisioner.api_keys.hand_over import HandOver, HandOverStore
 from provisioner.api_keys.key_format import digest, find_api_keys
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.arguments import (
@@ -474,7 +475,8 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
     """Hand over the plaintext of a project's newest API keys, then delete the secret that held it.
 
     Keys that were revoked before anyone claimed them are left out. A set that is replaced while it
-    is handed over stays for the next claim.
+    is handed over stays for the next claim. A secret that nobody has claimed for 30 days is
+    deleted; a claim that has begun is let be for a day.
 
     Args:
         project_id: the project; it must be ACTIVE.
@@ -483,12 +485,14 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
     Raises:
         ProjectNotFoundError: there is no such project.
         ApiKeysNotClaimableError: the project is not ACTIVE, a job works at it or has failed to
-            store its keys, or its keys have been claimed, or each of them was revoked.
+            store its keys, or its keys have been claimed, or each of them was revoked, or nobody
+            has claimed them in time.
     """
     check_text("project_id", project_id)
     check_function("hand_over", hand_over)
     settings = current_settings()
     naming = deployment.naming(settings)
+    hand_overs = HandOverStore(aws.client("dynamodb"), settings.api_keys_table)
     manager = aws.client("secretsmanager")
 
     def find() -> Secret | None:
@@ -504,13 +508,27 @@ def claim_api_keys(project_id: str, hand_over: Callable[[Sequence[str]], None]) 
     # After the secret: a job that writes another set holds the project before it does.
     _refuse_claim(get_project(project_id))
     if secret is None:
+        _refuse_late_claim(hand_overs.get(project_id))
         raise ApiKeysNotClaimableError(
             f"project {project_id}: its API keys have been claimed before; "
             "they are handed over only once."
         )
-    hand_over(_claimable_keys(project_id, secret, _api_keys(settings)))
+    keys = _claimable_keys(project_id, secret, _api_keys(settings))
+    # From here on nobody deletes the secret beside this claim, or it is too late already.
+    _refuse_late_claim(hand_overs.begin_claim(project_id, utc_now()))
+    hand_over(keys)
     if find() == secret:
         delete_secret(manager, secret, final=ErrorType.API_KEY_GENERATION_FAILED)
+        hand_overs.end_claim(project_id, str(secret.value.get("job_id")))
+
+
+def _refuse_late_claim(hand_over: HandOver | None) -> None:
+    if hand_over is not None and hand_over.has_expired:
+        raise ApiKeysNotClaimableError(
+            f"project {hand_over.project_id}: its API keys expired on "
+            f"{hand_over.claim_before:%Y-%m-%d}, since nobody had claimed them; rotate the keys, "
+            "and claim the new ones."
+        )
 
 
 def _refuse_claim(project: Project) -> None:

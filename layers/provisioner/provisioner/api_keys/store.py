@@ -112,6 +112,7 @@ class ApiKeyStore:
         keys: Sequence[ApiKey],
         condition: dynamodb.Write,
         *,
+        also: Sequence[dynamodb.Write] = (),
         may_have_keys: bool = True,
     ) -> None:
         """Make a set the only keys of its project, in one transaction, where a condition holds.
@@ -121,8 +122,9 @@ class ApiKeyStore:
 
         Args:
             project_id: the project.
-            keys: the set; with those that it replaces, at most 99.
+            keys: the set; with those that it replaces and what else is written, at most 99.
             condition: a check of another item.
+            also: what else is written.
             may_have_keys: whether the project can have keys already. If not, the set is written
                 without a look at what there is, as long as that goes well.
 
@@ -137,6 +139,7 @@ class ApiKeyStore:
             for key in others
             if key.digest not in current
         ]
+        changes += also
         try:
             if changes:
                 dynamodb.transact(self._client, [condition, *changes])
@@ -144,20 +147,21 @@ class ApiKeyStore:
             if 0 in error.positions:
                 raise
             # Another run has just stored a key of the set.
-            self.make_only(project_id, keys, condition)
+            self.make_only(project_id, keys, condition, also=also)
 
     def _put(self, key: ApiKey) -> dynamodb.Write:
         return dynamodb.build_put(self._table, {"digest": key.digest}, asdict(key), is_new=True)
 
-    def put_set(self, keys: Sequence[ApiKey]) -> None:
+    def put_set(self, keys: Sequence[ApiKey], also: Sequence[dynamodb.Write] = ()) -> None:
         """Store a set of keys, all or none; one that is stored already stays as it is.
 
         Args:
-            keys: at most 100, the items of a transaction.
+            keys: the keys.
+            also: what is written with them; with the keys at most 100, the items of a transaction.
         """
         # The condition fails where another run has just stored the set.
         with suppress(dynamodb.ConditionFailedError):
-            dynamodb.transact(self._client, [self._put(key) for key in keys])
+            dynamodb.transact(self._client, [*map(self._put, keys), *also])
 
     def expire(self, key_digest: str, at: datetime) -> None:
         """Let a key verify until then and no longer; one that ends earlier stays as it is."""

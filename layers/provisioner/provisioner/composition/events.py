@@ -1,5 +1,6 @@
 """The events function's parts."""
 
+from provisioner.api_keys.hand_over import API_KEYS_EXPIRED, API_KEYS_EXPIRING
 from provisioner.composition.job_store import job_store
 from provisioner.jobs.events import EventPublisher
 from provisioner.runtime import aws
@@ -7,6 +8,12 @@ from provisioner.runtime.settings import EventsSettings
 
 #: The further event that a completed job of a type is published as.
 COMPLETIONS = {"deprovision_project": "project.deprovisioned"}
+
+#: The events that notices are published as.
+NOTICES = {
+    API_KEYS_EXPIRING: "project.api_keys_expiring",
+    API_KEYS_EXPIRED: "project.api_keys_expired",
+}
 
 
 def build() -> EventPublisher:
@@ -21,4 +28,5 @@ def build() -> EventPublisher:
         aws.client("events"),
         settings.event_bus_name,
         completions=COMPLETIONS,
+        notices=NOTICES,
     )

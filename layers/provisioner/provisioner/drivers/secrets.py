@@ -260,6 +260,18 @@ def find_claimed_secret(
             raise _being_deleted(name, error) from None
 
 
+def is_secret_there(
+    client: SecretsManagerClient, *, name: str, claim: Claim, final: ErrorType
+) -> bool:
+    """Whether there is a secret of that name, claimed and not being deleted. It is not read.
+
+    Raises:
+        ProvisioningError: as `translate_errors` says.
+    """
+    with translate_errors(final, "look for a secret of the project"):
+        return _find_claimed(client, name, claim) is not None
+
+
 def remove_secret(
     client: SecretsManagerClient, *, name: str, claim: Claim, final: ErrorType
 ) -> None:

@@ -22,6 +22,7 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.models import (
     JOB_SUBJECT,
     JOB_WAITS,
+    NOTICE_SUBJECT,
     HistoryEntry,
     Job,
     JobStatus,
@@ -144,6 +145,13 @@ class RetryingEvent(StageStatusEvent):
     ]
 
 
+class NoticeEvent(JobEvent):
+    """Says what becomes of something that a job has made."""
+
+    message: Annotated[str, Field(description="In one sentence, safe to show a customer.")]
+    deadline: Annotated[AwareDatetime, Field(description="The time that it is about.")]
+
+
 #: What the detail of each type looks like.
 DETAILS: dict[EventType, type[JobEvent]] = {
     EventType.QUEUED: JobEvent,
@@ -175,16 +183,17 @@ def event_type(entry: HistoryEntry) -> EventType | None:
     return EventType.STAGE_CHANGED if entry.status in StageStatus else None
 
 
-def detail(kind: EventType, job: Job, entry: HistoryEntry, event_id: str) -> JobEvent:
+def detail(model: type[JobEvent], job: Job, entry: HistoryEntry, event_id: str) -> JobEvent:
     """Say what has changed; the technical cause of an error is no part of it."""
-    is_of_job = entry.subject == JOB_SUBJECT
+    is_of_job, is_notice = entry.subject == JOB_SUBJECT, entry.subject == NOTICE_SUBJECT
     # Each model takes of it the fields that it has.
     values: dict[str, Any] = {
         "version": 1,
         "event_id": event_id,
         "job_id": job.job_id,
         "job_type": job.job_type,
-        "job_attempt": entry.attempt if is_of_job else entry.job_attempt,
+        # A notice is of what the job has made, in whichever attempt.
+        "job_attempt": entry.attempt if is_of_job else entry.job_attempt or job.attempt,
         "project_id": job.project_id,
         "parent_job_id": job.parent_id or None,
         "cancelling": job.cancel_requested_at is not None and not job.status.is_terminal,
@@ -193,13 +202,14 @@ def detail(kind: EventType, job: Job, entry: HistoryEntry, event_id: str) -> Job
         "stage_status": entry.status,
         "attempt": (entry.error_attempt if is_of_job else entry.attempt) or None,
         "error_type": entry.error_type,
-        "message": entry.note if entry.error_type is not None else None,
+        "message": entry.note if is_notice or entry.error_type is not None else None,
         "next_attempt_before": entry.next_attempt_before,
         "waiting_for": entry.note if entry.waits_until is not None else None,
         "waits_until": entry.waits_until,
         "remaining": list(entry.remaining) or None,
+        "deadline": entry.deadline,
     }
-    return DETAILS[kind].model_validate(values)
+    return model.model_validate(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +249,8 @@ class EventPublisher:
     #: The detail type of the further event that a completed job of a type is published as, by job
     #: type.
     completions: Mapping[str, str]
+    #: The detail type that a notice is published as, by its name.
+    notices: Mapping[str, str]
 
     def __call__(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Publish a batch up to the first change that cannot be published; on schedule, beat.
@@ -290,13 +302,11 @@ class EventPublisher:
 
     def _entries(self, change: _Change, job: Job | None) -> Iterator[PutEventsRequestEntryTypeDef]:
         entry = to_history(dynamodb.from_item(change.image))
-        changed = event_type(entry)
-        if changed is None or job is None:
+        if job is None:
             return
-        further = self.completions.get(job.job_type) if changed is EventType.COMPLETED else None
-        for detail_type in filter(None, (str(changed), further)):
+        for detail_type, model in self._types(job, entry):
             name = f"{change.job_id}/{change.record}/{detail_type}"
-            published = detail(changed, job, entry, str(uuid.uuid5(_ID_NAMESPACE, name)))
+            published = detail(model, job, entry, str(uuid.uuid5(_ID_NAMESPACE, name)))
             yield {
                 "EventBusName": self.bus_name,
                 "Source": SOURCE,
@@ -304,6 +314,19 @@ class EventPublisher:
                 "Time": entry.at,
                 "Detail": published.model_dump_json(exclude_none=True),
             }
+
+    def _types(self, job: Job, entry: HistoryEntry) -> Iterator[tuple[str, type[JobEvent]]]:
+        """Yield as what a change is published, each type with the model of its detail."""
+        if entry.subject == NOTICE_SUBJECT:
+            if entry.status in self.notices:
+                yield self.notices[entry.status], NoticeEvent
+            return
+        changed = event_type(entry)
+        if changed is None:
+            return
+        yield str(changed), DETAILS[changed]
+        if changed is EventType.COMPLETED and job.job_type in self.completions:
+            yield self.completions[job.job_type], DETAILS[changed]
 
     def _publish(self, outgoing: Sequence[_Outgoing], readable: int) -> int:
         """Publish events; return how many of the readable changes are published."""

@@ -213,6 +213,10 @@ CANCEL_REQUESTED = "CANCEL_REQUESTED"
 JOB_WAITS = "WAITING"
 REPAIRED = "REPAIRED"
 
+#: The subject of what a job's history says later of something that the job has made; the status is
+#: the notice's name.
+NOTICE_SUBJECT = "NOTICE"
+
 
 def place_in_transaction(subject: str, status: str) -> int:
     """Return where a change belongs among those that were written together.
@@ -231,7 +235,7 @@ class HistoryEntry:
 
     #: Changes that were written together have the same time, and stand in order all the same.
     at: datetime
-    #: The stage, or `JOB`.
+    #: The stage, or `JOB`, or `NOTICE`.
     subject: str
     status: str
     #: Of the subject; 0 where a stage has ended well.
@@ -251,6 +255,8 @@ class HistoryEntry:
     waits_until: datetime | None = None
     #: What is left where a clean-up has failed, one resource each.
     remaining: tuple[str, ...] = ()
+    #: The time that a notice is about.
+    deadline: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

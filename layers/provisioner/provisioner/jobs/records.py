@@ -264,8 +264,8 @@ class UnitOfWork:
 
         Args:
             job_id: the job.
-            subject: the stage, or `JOB`.
-            status: what it is from now on.
+            subject: the stage, or `JOB`, or `NOTICE`.
+            status: what it is from now on; of a notice, its name.
             error: why.
             more: what else the entry says; see `HistoryEntry`.
         """

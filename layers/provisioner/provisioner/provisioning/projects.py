@@ -207,6 +207,10 @@ class ProjectReader:
         """Return the condition that a job holds a project, for a write beside it."""
         return dynamodb.build_check(self._projects, {"project_id": project_id}, _is_held_by(job_id))
 
+    def build_free_check(self, project_id: str) -> Write:
+        """Return the condition that no job holds a project, for a write beside it."""
+        return dynamodb.build_check(self._projects, {"project_id": project_id}, _IS_FREE)
+
 
 class Places:
     """Settles on which clusters the databases of projects are, and counts them there."""

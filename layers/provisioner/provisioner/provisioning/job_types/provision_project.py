@@ -196,6 +196,8 @@ class ProvisionProjectResult(Result):
     api_keys: list[ApiKeyResult]
     #: The secret that hands over the keys once; claiming them deletes it.
     api_keys_secret_arn: str
+    #: When that secret is deleted if nobody has claimed the keys.
+    api_keys_claim_before: datetime
     metadata: ResultMetadata
 
 

@@ -34,6 +34,8 @@ class RotateApiKeysResult(Result):
     api_keys: list[ApiKeyResult]
     #: The secret that hands over the keys once; left out where they have been claimed already.
     api_keys_secret_arn: str | None = None
+    #: When that secret is deleted if nobody has claimed the keys; left out likewise.
+    api_keys_claim_before: datetime | None = None
     #: Until when the old keys verify.
     old_keys_expire_at: datetime
 

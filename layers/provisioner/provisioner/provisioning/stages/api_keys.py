@@ -8,6 +8,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from provisioner.api_keys.hand_over import (
+    HandOver,
+    HandOverStatus,
+    HandOverStore,
+    new_hand_over,
+)
 from provisioner.api_keys.key_format import (
     digest,
     generate_api_key,
@@ -17,7 +23,7 @@ from provisioner.api_keys.key_format import (
 )
 from provisioner.api_keys.store import ApiKey, ApiKeyStatus, ApiKeyStore
 from provisioner.aws_types import SecretsManagerClient
-from provisioner.drivers.dynamodb import ConditionFailedError
+from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.drivers.secrets import (
     Secret,
     delete_secret,
@@ -25,6 +31,7 @@ from provisioner.drivers.secrets import (
     ensure_version,
     find_claimed_secret,
     find_secret,
+    is_secret_there,
     remove_secret,
     replace_secret_value,
     version_id,
@@ -44,6 +51,7 @@ from provisioner.provisioning.projects import ProjectReader
 from provisioner.provisioning.stages.find_project import made_by
 
 _FINAL = ErrorType.API_KEY_GENERATION_FAILED
+_REMOVAL = ErrorType.REMOVAL_FAILED
 
 
 # Longer than other functions: what it writes it takes back where it comes too late.
@@ -53,6 +61,7 @@ def ensure_api_keys(
     secrets_manager: SecretsManagerClient,
     kms_key_arn: str | None,
     store: ApiKeyStore,
+    hand_overs: HandOverStore,
     projects: ProjectReader,
     naming: Naming,
     clock: Callable[[], datetime],
@@ -61,10 +70,12 @@ def ensure_api_keys(
 
     The secret comes first and is the truth: a second run makes no other keys. A set that an earlier
     job made for another request is replaced: no one can have claimed it before the project is
-    ACTIVE. A set that comes too late, when this job holds the project no more, does not stay.
+    ACTIVE. A set that comes too late, when this job holds the project no more, does not stay. The
+    time to claim it begins when this job stores it, whichever job has made it.
 
     Raises:
         CONFLICT: a secret of that name is not the project's, or the job holds the project no more.
+        TIMEOUT: the secret of the project's last keys is being deleted.
         API_KEY_GENERATION_FAILED, and what `translate_errors` raises.
     """
     payload = job.payload_as(ProvisionProjectPayload)
@@ -81,6 +92,9 @@ def ensure_api_keys(
         kms_key_arn=kms_key_arn,
         final=_FINAL,
     )
+    may_have_keys = may_exist(job) or not secret.is_new
+    before = _find_hand_over(project_id, hand_overs, clock()) if may_have_keys else None
+    hand_over, begins = _begin_hand_over(job, project_id, before, hand_overs, clock())
     value = secret.value
     if not _answers(value["api_keys"], request):
         value = make()
@@ -90,7 +104,7 @@ def ensure_api_keys(
     ]
     held = projects.build_lock_check(project_id, job.job_id)
     try:
-        store.make_only(project_id, keys, held, may_have_keys=may_exist(job) or not secret.is_new)
+        store.make_only(project_id, keys, held, also=begins, may_have_keys=may_have_keys)
     except ConditionFailedError:
         if not store.get_all([key.digest for key in keys]):
             _take_back(secrets_manager, secret, value)
@@ -99,9 +113,44 @@ def ensure_api_keys(
             "The project is no longer locked by this job, so its API keys were not stored.",
         ) from None
     return StageOutcome(
-        output={"api_keys": describe_keys(keys), "secret_arn": secret.arn},
+        output={
+            "api_keys": describe_keys(keys),
+            "secret_arn": secret.arn,
+            "claim_before": _text(hand_over.claim_before),
+        },
         check=f"each of the {len(keys)} API keys is stored by its digest",
     )
+
+
+def _find_hand_over(project_id: str, hand_overs: HandOverStore, now: datetime) -> HandOver | None:
+    """Return the hand-over of the project's last set of keys; None where there is none.
+
+    Raises:
+        TIMEOUT: its secret may be deleted any moment, whatever is in it by then.
+    """
+    found = hand_overs.get(project_id)
+    if found is not None and found.is_expiring_at(now):
+        raise failure(
+            ErrorType.TIMEOUT,
+            "The secret of API keys that nobody has claimed is being deleted.",
+            f"until {found.expiring_until}",
+        )
+    return found
+
+
+def _begin_hand_over(
+    job: JobInput,
+    project_id: str,
+    before: HandOver | None,
+    hand_overs: HandOverStore,
+    now: datetime,
+) -> tuple[HandOver, list[Write]]:
+    """Return the hand-over of the job's set, and what begins it if no run has yet."""
+    is_waiting = before is not None and before.status is HandOverStatus.WAITING
+    if before is not None and is_waiting and before.job_id == job.job_id:
+        return before, []
+    begun = new_hand_over(project_id, job.job_id, now)
+    return begun, [hand_overs.build_put(begun)]
 
 
 def _make_set(
@@ -111,7 +160,7 @@ def _make_set(
     return {
         "project_id": project_id,
         "job_id": job.job_id,
-        "created_at": now.isoformat(timespec="microseconds"),
+        "created_at": _text(now),
         "api_keys": [generate_api_key(prefix) for _ in range(count)],
     }
 
@@ -174,6 +223,7 @@ def ensure_api_keys_rotated(
     secrets_manager: SecretsManagerClient,
     kms_key_arn: str | None,
     store: ApiKeyStore,
+    hand_overs: HandOverStore,
     naming: Naming,
     clock: Callable[[], datetime],
 ) -> StageOutcome:
@@ -187,9 +237,11 @@ def ensure_api_keys_rotated(
 
     Raises:
         CONFLICT: a secret of that name is not the project's, or holds another job's keys by now.
+        TIMEOUT: the secret of the project's last keys is being deleted.
         API_KEY_GENERATION_FAILED: a digest is not found again, and what `translate_errors` raises.
     """
     payload = job.payload_as(RotateApiKeysPayload)
+    _find_hand_over(payload.project_id, hand_overs, clock())
     listed = store.list_by_project(payload.project_id)
     secret = _ensure_secret(
         job,
@@ -203,8 +255,12 @@ def ensure_api_keys_rotated(
     if secret is None:
         keys, replaced, of_secret = [key for key in listed if key.job_id == job.job_id], [], {}
     else:
-        keys = _store_set(job, payload.project_id, secret.value["api_keys"], store, clock())
+        hand_over = new_hand_over(payload.project_id, job.job_id, clock())
+        keys = _store_set(secret.value["api_keys"], store, hand_overs, hand_over, clock())
+        # An earlier run of the job may have stored the set, and counted the time from then on.
+        stored = hand_overs.get(payload.project_id) or hand_over
         replaced, of_secret = secret.value["replaces"], {"api_keys_secret_arn": secret.arn}
+        of_secret |= {"api_keys_claim_before": _text(stored.claim_before)}
     since = max(key.created_at for key in keys)
     expire_at = datetime.fromisoformat(since) + timedelta(hours=payload.overlap_hours)
     current = {key.digest for key in keys}
@@ -213,7 +269,7 @@ def ensure_api_keys_rotated(
     for key_digest in dict.fromkeys([*old, *replaced]):
         if key_digest not in current:
             store.expire(key_digest, expire_at)
-    expires = {"old_keys_expire_at": expire_at.isoformat(timespec="microseconds")}
+    expires = {"old_keys_expire_at": _text(expire_at)}
     return StageOutcome(
         output={"api_keys": describe_keys(keys), **expires, **of_secret},
         check=f"each of the {len(keys)} API keys was found by its digest",
@@ -221,13 +277,21 @@ def ensure_api_keys_rotated(
 
 
 def _store_set(
-    job: JobInput, project_id: str, plaintexts: Sequence[str], store: ApiKeyStore, now: datetime
+    plaintexts: Sequence[str],
+    store: ApiKeyStore,
+    hand_overs: HandOverStore,
+    hand_over: HandOver,
+    now: datetime,
 ) -> list[ApiKey]:
     """Store a set of keys whole, so that what the table shows of a set is the set."""
-    made_at = now.isoformat(timespec="microseconds")
-    made = [new_key(text, made_at, project_id, job.job_id) for text in plaintexts]
-    store.put_set(made)
+    project_id, job_id = hand_over.project_id, hand_over.job_id
+    made = [new_key(text, _text(now), project_id, job_id) for text in plaintexts]
+    store.put_set(made, also=[hand_overs.build_put(hand_over)])
     return find_again(made, store)
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")
 
 
 def _ensure_secret(
@@ -337,25 +401,27 @@ def remove_api_keys(
     *,
     secrets_manager: SecretsManagerClient,
     store: ApiKeyStore,
+    hand_overs: HandOverStore,
     naming: Naming,
+    clock: Callable[[], datetime],
     only_this_job: bool,
 ) -> StageOutcome:
     """Remove the digests first, so that no key verifies, then the secret.
 
     The secret says which digests there are, so that none is missed that the index does not show
-    yet; it says so too where another job of the project made it, and then stays itself. Keys that
-    are not there are as good as removed.
+    yet; it says so too where another job of the project made it, and then stays itself, and goes
+    when its time to be claimed is over. Keys that are not there are as good as removed.
 
     Raises:
+        TIMEOUT: the secret of the project's last keys is being deleted.
         REMOVAL_FAILED: something is still there; and what `translate_errors` raises.
     """
     payload = job.payload_as(ProjectReference)
     job_id = made_by(job)
     owner = naming.owner(payload.project_id, job_id)
     name = naming.names(payload.project_id).api_keys_secret
-    secret = find_claimed_secret(
-        secrets_manager, name=name, claim=owner.owns, final=ErrorType.REMOVAL_FAILED
-    )
+    hand_over = _find_hand_over(payload.project_id, hand_overs, clock())
+    secret = find_claimed_secret(secrets_manager, name=name, claim=owner.owns, final=_REMOVAL)
     handed_over = [] if secret is None else [digest(text) for text in secret.value["api_keys"]]
     listed = [key.digest for key in store.list_by_project(payload.project_id)]
     digests = dict.fromkeys([*listed, *handed_over])
@@ -368,9 +434,11 @@ def remove_api_keys(
         if is_to_go(key_digest):
             store.remove(key_digest)
     claim = owner.claim(only_this_job=only_this_job)
-    remove_secret(secrets_manager, name=name, claim=claim, final=ErrorType.REMOVAL_FAILED)
+    remove_secret(secrets_manager, name=name, claim=claim, final=_REMOVAL)
+    if hand_over is not None and not is_secret_there(
+        secrets_manager, name=name, claim=owner.owns, final=_REMOVAL
+    ):
+        hand_overs.remove(payload.project_id)
     if any(map(is_to_go, digests)):
-        raise failure(
-            ErrorType.REMOVAL_FAILED, "An API key of the project is still there.", "digest found"
-        )
+        raise failure(_REMOVAL, "An API key of the project is still there.", "digest found")
     return StageOutcome(check="no API key is left to remove")

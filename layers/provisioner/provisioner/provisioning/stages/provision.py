@@ -4,6 +4,7 @@ Its INITIALIZING stands apart: what ends a failed job, wherever it runs, needs n
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from provisioner.drivers.dynamodb import Write
@@ -71,6 +72,7 @@ def _result(
         ),
         api_keys=[ApiKeyResult.model_validate(key) for key in keys["api_keys"]],
         api_keys_secret_arn=keys["secret_arn"],
+        api_keys_claim_before=datetime.fromisoformat(keys["claim_before"]),
         metadata=ResultMetadata(
             provisioned_at=jobs.now(),
             region=payload.region,
