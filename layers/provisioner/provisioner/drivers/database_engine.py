@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import IO, Any, ClassVar, Concatenate, Protocol, Self
 
@@ -34,13 +34,14 @@ class AdminConnection:
     #: A file with the certificates of the authorities that sign for the cluster, for drivers whose
     #: library does not find it by itself, as libpq does; None for those that the system knows.
     root_certificates: str | None = None
-    #: Reads the login anew where the server refuses it; None where it has just been read.
-    renew: Callable[[], Self] | None = field(default=None, repr=False, compare=False)
+    #: Returns the login to try where the server refuses this one, or None where there is no other;
+    #: itself None where this one alone is to be tried.
+    renew: Callable[[], Self | None] | None = field(default=None, repr=False, compare=False)
 
     def log_in[Session](
         self, library: ClientLibrary[Any], connect: Callable[[Self], Session]
     ) -> Session:
-        """Connect; where the password is refused, with a login that is read anew.
+        """Connect; where the password is refused, with the next login that `renew` returns.
 
         Args:
             library: knows a wrong password by its error.
@@ -51,7 +52,14 @@ class AdminConnection:
         except library.error as error:
             if self.renew is None or not library.is_wrong_password(error):
                 raise
-        return self.renew().log_in(library, connect)
+            refused = error
+        # Outside the except clause, so that no error of it has the library's in its chain.
+        renewed = self.renew()
+        if renewed is None:
+            raise refused
+        # The way to the server stays, with what is trusted on it.
+        login = replace(self, user=renewed.user, password=renewed.password, renew=renewed.renew)
+        return login.log_in(library, connect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +255,20 @@ class DatabaseEngine(ABC):
             )
         return f"the server took the new password of {names.app_role}"
 
+    @step(ErrorType.DATABASE_CHANGE_FAILED, "log in to the database server")
+    def accepts_admin(self) -> bool:
+        """Whether the server takes the login that the engine is bound to."""
+        return self._is_taken(lambda: self._connect().close())
+
+    @step(ErrorType.DATABASE_CHANGE_FAILED, "change the password of the platform's login")
+    def change_admin_password(self, password: str) -> None:
+        """Give the login that the engine is bound to another password; it does so itself.
+
+        Sessions that are open go on.
+        """
+        with self._connect() as session:
+            self._set_own_password(session, password)
+
     @abstractmethod
     def remove_database(self, names: TenantNames, owner: Ownership, *, only_this_job: bool) -> bool:
         """Remove the project's database and roles, with all sessions in them.
@@ -277,11 +299,15 @@ class DatabaseEngine(ABC):
 
     def _takes(self, names: TenantNames, password: str) -> bool:
         """Whether the server takes the password of the tenant's login."""
+        return self._is_taken(lambda: self._knock(names, password))
+
+    def _is_taken(self, log_in: Callable[[], object]) -> bool:
+        """Whether the server takes a login."""
         try:
-            self._knock(names, password)
+            log_in()
         except self.library.error as error:
-            # The limit is looked at once the password has been found right: a tenant who uses all
-            # of his connections has a right password all the same.
+            # The limit is looked at once the password has been found right: who uses all of his
+            # connections has a right password all the same.
             if self.library.is_connection_limit(error):
                 return True
             if not self.library.is_wrong_password(error):
@@ -300,7 +326,7 @@ class DatabaseEngine(ABC):
         try:
             return self._log_in(names, password).check, []
         except self.library.error as error:
-            # As in `_takes`.
+            # As in `_is_taken`.
             if self.library.is_connection_limit(error):
                 return f"{login} can log in, and uses all of its connections", []
             if not self.library.is_wrong_password(error):
@@ -318,6 +344,14 @@ class DatabaseEngine(ABC):
                 f"database and {self.login_kind} are {(database, login)}",
             )
         return Login(f"database {database} answered a login as {login}", version)
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """Return a session of the platform, which ends as a context manager's does."""
+
+    @abstractmethod
+    def _set_own_password(self, session: Any, password: str) -> None:
+        """Give the login of a session of the platform another password."""
 
     @abstractmethod
     def _lock(self, names: TenantNames) -> AbstractContextManager[Any]:

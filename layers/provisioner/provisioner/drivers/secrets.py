@@ -26,7 +26,11 @@ _TOKEN_NAMESPACE = uuid.UUID("0f0c9ad5-30f1-4f0c-a3f1-5ac7a2f1b9f4")
 
 #: The staging label of the version that everyone reads. Source: AWS Secrets Manager User Guide,
 #: "What's in a secret".
-_CURRENT = "AWSCURRENT"
+CURRENT = "AWSCURRENT"
+
+#: That of the version which is to follow it. When it has, it may have this label still. Source: AWS
+#: Secrets Manager User Guide, "Rotate AWS Secrets Manager secrets", "Lambda rotation functions".
+PENDING = "AWSPENDING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,31 @@ class Secret:
     value: dict[str, Any] = field(repr=False)
     #: Whether it has just been written, so that nobody can have changed it.
     is_new: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSecret:
+    """A secret that operators keep, without its value."""
+
+    arn: str
+    name: str
+    #: The AWS service that manages it, such as rds; empty where none does.
+    managed_by: str
+    #: Whether Secrets Manager rotates it on schedule.
+    is_rotated: bool
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """What it may be asked for by."""
+        return _ids(self.name, self.arn)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a secret; its value is left out of its text form."""
+
+    version_id: str
+    value: dict[str, Any] = field(repr=False)
 
 
 def ensure_secret(
@@ -144,6 +173,43 @@ def read_secret(
         return _value(client, secret_id)
 
 
+def describe_secret(
+    client: SecretsManagerClient, secret_id: str, *, final: ErrorType
+) -> SharedSecret:
+    """Describe a secret that operators keep, by its name or ARN.
+
+    Raises:
+        ProvisioningError: as `translate_errors` says.
+    """
+    with translate_errors(final, "look at a secret"):
+        described = client.describe_secret(SecretId=secret_id)
+        _check_answer(described, secret_id)
+        return SharedSecret(
+            described["ARN"],
+            described["Name"],
+            described.get("OwningService", ""),
+            described.get("RotationEnabled", False),
+        )
+
+
+def find_version(
+    client: SecretsManagerClient, secret_id: str, *, label: str, final: ErrorType
+) -> Version | None:
+    """Return the version of a secret that has a staging label; None where none has it.
+
+    Raises:
+        ProvisioningError: as `translate_errors` says.
+    """
+    with translate_errors(final, "read a secret"):
+        try:
+            found = client.get_secret_value(SecretId=secret_id, VersionStage=label)
+        except client.exceptions.ResourceNotFoundException:
+            return None
+        value: dict[str, Any] = json.loads(found["SecretString"])
+        _check_answer(found, secret_id)
+        return Version(found["VersionId"], value)
+
+
 def replace_secret_value(
     client: SecretsManagerClient, secret: Secret, value: Mapping[str, Any], *, final: ErrorType
 ) -> None:
@@ -181,7 +247,7 @@ def ensure_version(
     Raises:
         ProvisioningError: as `translate_errors` says.
     """
-    with translate_errors(final, "write a secret of the project"):
+    with translate_errors(final, "write a secret"):
         try:
             return _value(client, secret.arn, VersionId=version)
         except client.exceptions.ResourceNotFoundException:
@@ -209,14 +275,14 @@ def make_current(
         ProvisioningError: as `translate_errors` says; the version is not current then, as far as
             anyone can tell.
     """
-    with translate_errors(final, "put a new secret of the project to use"):
+    with translate_errors(final, "put a new version of a secret to use"):
         current = _current_version(client, secret)
         if current == version:
             return
         try:
             client.update_secret_version_stage(
                 SecretId=secret.arn,
-                VersionStage=_CURRENT,
+                VersionStage=CURRENT,
                 MoveToVersionId=version,
                 RemoveFromVersionId=current,
             )
@@ -328,7 +394,7 @@ def _being_deleted(name: str, error: ClientError) -> ProvisioningError:
 
 
 def _value(client: SecretsManagerClient, secret_id: str, **version: str) -> dict[str, Any]:
-    which = version or {"VersionStage": _CURRENT}
+    which = version or {"VersionStage": CURRENT}
     found = client.get_secret_value(SecretId=secret_id, **which)
     value: dict[str, Any] = json.loads(found["SecretString"])
     _check_answer(found, secret_id)
@@ -344,9 +410,13 @@ def _check_answer(answer: Mapping[str, Any], secret_id: str) -> None:
     characters that AWS adds to the name. Source: AWS Secrets Manager User Guide, "What's in a
     secret".
     """
-    arn = answer["ARN"]
-    if secret_id not in {answer["Name"], arn, arn[:-7]}:
+    if secret_id not in _ids(answer["Name"], answer["ARN"]):
         raise _other_answer("secret")
+
+
+def _ids(name: str, arn: str) -> frozenset[str]:
+    """Return what a secret may be asked for by."""
+    return frozenset({name, arn, arn[:-7]})
 
 
 def _other_answer(of: str) -> ProvisioningError:
@@ -361,4 +431,4 @@ def _current_version(client: SecretsManagerClient, secret: Secret) -> str:
     described = client.describe_secret(SecretId=secret.arn)
     versions = described["VersionIdsToStages"]
     _check_answer(described, secret.arn)
-    return next(version for version, stages in versions.items() if _CURRENT in stages)
+    return next(version for version, stages in versions.items() if CURRENT in stages)

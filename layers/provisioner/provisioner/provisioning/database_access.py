@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from provisioner.aws_types import SecretsManagerClient
 from provisioner.drivers.database_engine import AdminConnection
-from provisioner.drivers.secrets import read_secret
+from provisioner.drivers.secrets import PENDING, find_version, read_secret
 from provisioner.errors import ErrorType
 from provisioner.provisioning.clusters import Cluster
 from provisioner.provisioning.engine import Engine
@@ -13,7 +14,12 @@ from provisioner.provisioning.minute_cache import MinuteCache
 
 
 class Servers[Driver]:
-    """The database servers, each reached by the driver of its technology."""
+    """The database servers, each reached by the driver of its technology.
+
+    A login that the server refuses is followed by the next: one that was kept by that which the
+    secret holds now, and that one by the version `AWSPENDING`. So nobody is kept out while a
+    rotation has changed the password on the server and not yet the secret, however long that lasts.
+    """
 
     def __init__(
         self,
@@ -40,6 +46,21 @@ class Servers[Driver]:
             final: the error type of an admin secret that is not there, or not what it must be.
         """
         return self._drivers[cluster.engine](self._read_login(cluster, final))
+
+    def connect_with(
+        self, cluster: Cluster, login: Mapping[str, Any], or_with: Mapping[str, Any] | None = None
+    ) -> Driver:
+        """Return the driver of a cluster, with a login of the platform that the caller has read.
+
+        Args:
+            cluster: the cluster.
+            login: what a version of its admin secret holds.
+            or_with: likewise, for a server that refuses the first.
+        """
+        next_one = None if or_with is None else _admin(cluster, or_with)
+        return self._drivers[cluster.engine](
+            replace(_admin(cluster, login), renew=lambda: next_one)
+        )
 
     def ways_in(
         self, cluster: Cluster, final: ErrorType, *, may_be_kept: bool = False
@@ -72,11 +93,27 @@ class Servers[Driver]:
         return read() if kept is None else replace(kept, renew=read)
 
     def _read_login(self, cluster: Cluster, final: ErrorType) -> AdminConnection:
-        value = read_secret(self._client, cluster.admin_secret_arn, final=final)
-        return AdminConnection(
-            host=cluster.host,
-            port=cluster.port,
-            user=str(value["username"]),
-            password=str(value["password"]),
-            sslmode=cluster.sslmode,
-        )
+        login = _admin(cluster, read_secret(self._client, cluster.admin_secret_arn, final=final))
+        return replace(login, renew=lambda: self._find_pending_login(cluster, login, final))
+
+    def _find_pending_login(
+        self, cluster: Cluster, refused: AdminConnection, final: ErrorType
+    ) -> AdminConnection | None:
+        """Return the login that a rotation is about to make the current one, if there is another.
+
+        A rotation that has ended since `refused` was read has left it the label.
+        """
+        secret_id = cluster.admin_secret_arn
+        pending = find_version(self._client, secret_id, label=PENDING, final=final)
+        login = None if pending is None else _admin(cluster, pending.value)
+        return None if login == refused else login
+
+
+def _admin(cluster: Cluster, login: Mapping[str, Any]) -> AdminConnection:
+    return AdminConnection(
+        host=cluster.host,
+        port=cluster.port,
+        user=str(login["username"]),
+        password=str(login["password"]),
+        sslmode=cluster.sslmode,
+    )

@@ -110,6 +110,14 @@ class MysqlEngine(DatabaseEngine):
             return databases.check_schema(tenant, names)
 
     @override
+    def _connect(self) -> Connection:
+        return connect_as_platform(self._admin)
+
+    @override
+    def _set_own_password(self, session: Connection, password: str) -> None:
+        accounts.set_own_password(session, password)
+
+    @override
     @contextmanager
     def _lock(self, names: TenantNames) -> Iterator[Connection]:
         with connect_as_platform(self._admin) as connection:

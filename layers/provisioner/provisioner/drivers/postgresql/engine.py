@@ -168,6 +168,14 @@ class PostgresqlEngine(DatabaseEngine):
         return connection, is_claimed
 
     @override
+    def _connect(self) -> Connection:
+        return connect_as_platform(self._admin, LOCK_DATABASE)
+
+    @override
+    def _set_own_password(self, session: Connection, password: str) -> None:
+        set_password(session, session.info.user, password)
+
+    @override
     @contextmanager
     def _lock(self, names: TenantNames) -> Iterator[Connection]:
         with connect_as_platform(self._admin, LOCK_DATABASE) as connection:

@@ -125,6 +125,8 @@ _TEXTS_OF_CHANGE: tuple[tuple[str, ErrorType | None], ...] = tuple(
         "cannot copy from",  # a table that has become a view
         "cannot lock relation",  # or a sequence
         "access to non-system",  # or is read as a view: restrict_nonsystem_relation_kind
+        # A session has just begun with this password: it has been changed since.
+        "password authentication failed",
     )
 )
 

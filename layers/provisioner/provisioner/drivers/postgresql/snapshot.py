@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import override
 
@@ -163,7 +164,9 @@ class PostgresqlDumper:
             advice = "dump it yourself and send the job without final_snapshot"
             refuse_newer(version, program, ErrorType.SNAPSHOT_FAILED, advice)
             self._refuse_obstacles(names)
-            dump = PgDump(program, self._admin, names.database, version, seconds)
+            # That of the session: the one that was kept may have been refused.
+            login = replace(self._admin, user=session.info.user, password=session.info.password)
+            dump = PgDump(program, login, names.database, version, seconds)
             # So that a wait that takes too long is reported before the dump's own time is over.
             lock_wait = min(self._lock_wait, seconds / 2)
             with closing(dump), self._watching(session, dump, names, lock_wait):
