@@ -20,4 +20,5 @@ pytest_plugins = [
     "support.workflow",
     "support.dedicated",
     "support.removal",
+    "support.cluster_login",
 ]

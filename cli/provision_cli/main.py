@@ -33,12 +33,21 @@ app = typer.Typer(
 )
 project_app = typer.Typer(name="project", help="Create and show projects.")
 keys_app = typer.Typer(name="keys", help="Hand over, rotate, revoke and list API keys.")
+cluster_app = typer.Typer(name="cluster", help="Change the clusters that projects share.")
 dlq_app = typer.Typer(name="dlq", help="Look at dead letters, and send them on their way again.")
 snapshots_app = typer.Typer(
     name="snapshots", help="List and restore the final snapshots of databases."
 )
 new_app = typer.Typer(name="new", help="Write what extends this project.")
-for group in (local_commands.app, project_app, keys_app, dlq_app, snapshots_app, new_app):
+for group in (
+    local_commands.app,
+    project_app,
+    keys_app,
+    cluster_app,
+    dlq_app,
+    snapshots_app,
+    new_app,
+):
     app.add_typer(group)
 
 

@@ -30,6 +30,7 @@ from provisioner.provisioning.functions import DATABASE
 from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from support.calls import SQL, Call, Within, operation
 from support.changes import check_changed, ended, logs_in, new_change, plainly_provisioned
+from support.cluster_login import ROTATION, own_login
 from support.effects import Attempt, Effect, effects
 from support.mysql import own_mysql
 from support.places import CHANGES, CLEANUP, STAGES, later_call, places, undisturbed
@@ -109,6 +110,13 @@ def _changed(workflow: Workflow) -> Any:
     return [ended(job) for job in jobs]
 
 
+def _login_rotated(workflow: Workflow) -> Any:
+    with own_login(workflow) as login:
+        job = workflow.execute(login.new_job())
+        login.check_rotated(job)
+    return ended(job)
+
+
 @pytest.mark.parametrize(
     ("end", "jobs"),
     [
@@ -123,6 +131,7 @@ def _changed(workflow: Workflow) -> Any:
             (_cleaned_up, [CLEANUP]),
             (_deprovisioned, ["deprovision_project"]),
             (_changed, CHANGES),
+            (_login_rotated, [ROTATION]),
         )
     ],
 )
@@ -213,6 +222,9 @@ _WITH_SECRETS: dict[str, set[str]] = {
     "rotate_api_keys": {"ROTATING_API_KEYS"},
     "rotate_database_password": {"ROTATING_DATABASE_PASSWORD"},
 }
+
+
+_ROTATING_LOGIN = f"{ROTATION}/ROTATING_LOGIN"
 
 
 def _with_secrets(*jobs: str) -> list[str]:
@@ -320,6 +332,42 @@ def test_secrets_manager_stays_down_while_a_project_is_changed_or_removed(
         assert completed.status is api.JobStatus.COMPLETED, completed.error
 
 
+@pytest.mark.fault("Secrets Manager down", where=_ROTATING_LOGIN)
+def test_secrets_manager_is_down_while_a_login_is_rotated(workflow: Workflow) -> None:
+    runs: list[str] = []
+    workflow.observers.append(lambda _job, stage: runs.append(stage))
+    with own_login(workflow) as login, secrets_manager_down(lambda: len(runs) == 1):
+        job = workflow.execute(login.new_job())
+        assert _retried(ROTATION, job.stages) == {_ROTATING_LOGIN}
+        login.check_rotated(job)
+
+
+@pytest.mark.fault("Secrets Manager down", where=_ROTATING_LOGIN, lasting=True)
+def test_secrets_manager_stays_down_once_a_login_is_changed(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is locked out: the version that is not the current one yet is tried."""
+    changed: list[Effect] = []
+
+    def go_down(effect: Effect, _attempt: Attempt) -> None:
+        if effect.name == SQL:
+            changed.append(effect)
+
+    with own_login(workflow) as login:
+        job = login.new_job()
+        with (
+            effects(workflow, monkeypatch, go_down),
+            secrets_manager_down(lambda: bool(changed)),
+        ):
+            failed = workflow.execute(job)
+        assert failed.error is not None
+        assert (failed.error.type, failed.error.attempt) == (ErrorType.NETWORK_ERROR, 3)
+        assert login.opening() == {"AWSPENDING"}
+        plainly_provisioned(workflow, keys=1)
+        workflow.jobs.retry(failed)
+        login.check_rotated(workflow.execute(workflow.jobs.get(job.job_id)))
+
+
 # The servers of the tenants.
 
 
@@ -399,6 +447,7 @@ def _change(
                     *_IN_THE_MIDDLE[engine],
                     *_CHANGING_DATABASES,
                     "deprovision_project/TAKING_SNAPSHOT",
+                    _ROTATING_LOGIN,
                 ],
             ),
         )
@@ -473,6 +522,13 @@ def test_a_server_restarts_in_the_middle_of_each_stage(
         (snapshot,) = (r for r in job.stages if r.stage == "TAKING_SNAPSHOT")
         assert snapshot.attempt == 2
         assert not any(server.snapshot(workflow.tenant(project_id)).values())
+
+        change_login = later_call(_ROTATING_LOGIN)
+        workflow.faults[_ROTATING_LOGIN] = Fault(
+            Within(change_login, partial(act, _ROTATING_LOGIN))
+        )
+        with own_login(workflow) as own:
+            own.check_rotated(workflow.execute(own.new_job()))
         assert not workflow.faults
     assert restarts == [
         f"{CLEANUP}/REMOVING_DATABASE",
@@ -482,4 +538,5 @@ def test_a_server_restarts_in_the_middle_of_each_stage(
         "deprovision_project/CHECKING_DATA",
         "TAKING_SNAPSHOT",
         "deprovision_project/REMOVING_DATABASE",
+        _ROTATING_LOGIN,
     ]

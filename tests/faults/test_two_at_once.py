@@ -14,6 +14,7 @@ from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.job_types import JOB_TYPES
 from provisioner.provisioning.job_types.deprovision_project import REMOVING
 from support.changes import check_changed, new_change, plainly_provisioned
+from support.cluster_login import ROTATION, OwnLogin
 from support.places import CHANGES, CLEANUP, HOLDING, STAGES, places
 from support.removal import end_of, provisioned, statuses
 from support.undoing import OWNER, assert_undone, cleanup_of, fail
@@ -206,6 +207,18 @@ def test_a_change_is_cancelled_at_the_end_of_the_stage_that_runs(workflow: Workf
             completed = workflow.execute(workflow.jobs.get(ended.job_id))
             check_changed(workflow, completed)
             before = api.get_project(project_id)
+
+
+@pytest.mark.fault("cancel at every stage", where=places(ROTATION))
+def test_a_rotation_of_a_login_is_cancelled_once_it_is_done(
+    workflow: Workflow, login: OwnLogin
+) -> None:
+    (stage,) = STAGES[ROTATION]
+    ended = cancel_at(workflow, login.new_job(), stage)
+    # Its one stage was allowed to finish.
+    assert login.opening() & {"AWSCURRENT", "AWSPREVIOUS"} == {"AWSCURRENT"}
+    workflow.jobs.retry(ended)
+    login.check_rotated(workflow.execute(workflow.jobs.get(ended.job_id)))
 
 
 @pytest.mark.fault("cancel at every stage", where=places(CLEANUP))

@@ -19,6 +19,7 @@ from provisioner.provisioning.job_types import (
     deprovision_project,
     provision_project,
     repair_project,
+    rotate_cluster_login,
 )
 from support.calls import (
     CONNECT,
@@ -55,7 +56,7 @@ OF_INSTANCES: dict[str, tuple[str, ...]] = {
     for name, definition in JOB_TYPES.items()
 }
 #: The job types that tests of tests/faults run by name: what they need, or leave, is their own.
-OF_THEIR_OWN = (CLEANUP, "deprovision_project", "provision_project")
+OF_THEIR_OWN = (CLEANUP, "deprovision_project", "provision_project", "rotate_cluster_login")
 
 
 def _changes_a_project(definition: JobDefinition[Any]) -> bool:
@@ -83,6 +84,7 @@ _OF_DATABASES = {
     provision_project.CREATING_SCHEMA,
     clean_up_project.REMOVING_DATABASE,
     deprovision_project.TAKING_SNAPSHOT,
+    rotate_cluster_login.ROTATING_LOGIN,
 }
 
 #: Stages of the same that change nothing themselves: FINALIZING hands its change on.
@@ -197,14 +199,15 @@ def later_call(place: str) -> At:
     return first_statement if place.partition("/")[2] in _OF_DATABASES else first_change
 
 
-#: The stages that meet faults of MySQL's own as well, by place: those at work at a database.
+#: The stages that meet faults of MySQL's own as well, by place: those at work at a database. That
+#: of a cluster's login is about no project; its own tests put them in.
 AT_DATABASES = tuple(
     f"{job}/{stage}"
     for job, stages in STAGES.items()
     for stage in stages
     if stage
     in {
-        *_OF_DATABASES,
+        *(_OF_DATABASES - {rotate_cluster_login.ROTATING_LOGIN}),
         deprovision_project.CHECKING_DATA,
         *("REPAIRING_DATABASE", "REPAIRING_SCHEMA", "ROTATING_DATABASE_PASSWORD"),
     }

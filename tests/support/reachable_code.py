@@ -73,6 +73,7 @@ TABLES = {
     ("ProjectStore", "_projects"): "ProjectsTable",
     ("Places", "_projects"): "ProjectsTable",
     ("Quotas", "_table"): "QuotasTable",
+    ("LoginLocks", "_table"): "QuotasTable",
 }
 
 #: Runs every stage, in a process that is no function: there handlers are registered and not run.

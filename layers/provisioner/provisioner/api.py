@@ -87,6 +87,7 @@ from provisioner.provisioning.job_types.deprovision_project import DeprovisionPr
 from provisioner.provisioning.job_types.provision_project import ProvisionProjectResult
 from provisioner.provisioning.job_types.revoke_api_key import RevokeApiKeyResult
 from provisioner.provisioning.job_types.rotate_api_keys import RotateApiKeysResult
+from provisioner.provisioning.job_types.rotate_cluster_login import RotateClusterLoginResult
 from provisioner.provisioning.job_types.rotate_database_password import RotateDatabasePasswordResult
 from provisioner.provisioning.projects import (
     Project,
@@ -148,6 +149,7 @@ __all__ = [
     "RestoredSnapshot",
     "RevokeApiKeyResult",
     "RotateApiKeysResult",
+    "RotateClusterLoginResult",
     "RotateDatabasePasswordResult",
     "SettingsError",
     "Snapshot",

@@ -20,7 +20,7 @@ class ErrorType(StrEnum):
     INVALID_PAYLOAD = "INVALID_PAYLOAD"
     #: The deployment has no state machine of the job type.
     JOB_TYPE_NOT_DEPLOYED = "JOB_TYPE_NOT_DEPLOYED"
-    #: Another job holds the project.
+    #: Another job holds the project, or the platform's login that is to be changed.
     PROJECT_BUSY = "PROJECT_BUSY"
     #: A resource of the name we need exists and does not carry our ownership marker.
     CONFLICT = "CONFLICT"

@@ -8,6 +8,7 @@ from provisioner.drivers.mysql.engine import MysqlEngine
 from provisioner.drivers.postgresql.engine import PostgresqlEngine
 from provisioner.jobs.stage_run import StageRunner
 from provisioner.provisioning.functions import DATABASE
+from provisioner.provisioning.login_locks import LoginLocks
 from provisioner.runtime import aws
 from provisioner.runtime.settings import DatabaseSettings
 
@@ -18,6 +19,7 @@ RESOURCES: Makers[DatabaseSettings] = {
     "secrets_manager": lambda _settings: aws.client("secretsmanager"),
     "kms_key_arn": lambda settings: settings.kms_key_arn,
     "servers": lambda settings: servers(settings, PostgresqlEngine, MysqlEngine),
+    "login_locks": lambda settings: LoginLocks(aws.client("dynamodb"), settings.quotas_table),
 }
 
 

@@ -6,6 +6,7 @@ that projects share, `<region>/dedicated/<engine>` what a project may ask for as
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -190,6 +191,22 @@ class ClusterCatalogue:
         """
         described = self._find(ClusterDescription, f"{region}/{engine}/{cluster_id}")
         return None if described is None else _cluster(region, engine, cluster_id, described)
+
+    def all_clusters(self) -> list[Cluster]:
+        """Return the clusters that projects share, of every region; wrong ones are left out.
+
+        Raises:
+            NETWORK_ERROR: the answer is of other parameters.
+        """
+        found: list[Cluster] = []
+        for name, value in self._parameters(self._prefix, recursive=True):
+            region, _, rest = name.removeprefix(f"{self._prefix}/").partition("/")
+            engine, _, cluster_id = rest.partition("/")
+            if engine in set(Engine) and cluster_id:
+                with suppress(ProvisioningError):
+                    one = _read(ClusterDescription, name, value)
+                    found.append(_cluster(region, Engine(engine), cluster_id, one))
+        return found
 
     def allowance(self, region: str, engine: Engine) -> InstanceAllowance | None:
         """Return what a project may ask for as its own instance; None where it may not.

@@ -35,6 +35,17 @@ Region = Annotated[
 ]
 
 
+#: The last part of the name of the parameter that describes a cluster. Source: AWS Systems Manager
+#: API Reference, PutParameter, Name.
+ClusterId = Annotated[
+    str,
+    Field(
+        strict=True,
+        pattern=r"^[A-Za-z0-9_.-]{1,128}$",
+        description="The last part of the name of the cluster's parameter.",
+    ),
+]
+
 #: 2 to 10 lower-case letters and digits, first a letter.
 ApiKeyPrefix = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9]{1,9}$")]
 
