@@ -109,6 +109,13 @@ def test_deployments_run_on_arm64() -> None:
     assert "deploy: ARCHITECTURE = arm64\n" in (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.parametrize("layer", resources("AWS::Serverless::LayerVersion"))
+def test_a_layer_is_named_like_its_stack_and_like_no_other(layer: str) -> None:
+    properties = resources("AWS::Serverless::LayerVersion")[layer]["Properties"]
+    folder = properties["ContentUri"].removeprefix("layers/")
+    assert properties["LayerName"] == {"Fn::Sub": f"${{AWS::StackName}}-{folder}"}
+
+
 def test_plain_sam_build_builds_layers_for_the_processor_of_the_functions() -> None:
     default = template()["Parameters"]["Architecture"]["Default"]
     layers = resources("AWS::Serverless::LayerVersion").values()
@@ -867,12 +874,13 @@ def test_no_log_level_silences_the_metrics() -> None:
 #: Characters of each name that the template derives from the stack's; CloudFormation makes what it
 #: names itself short enough. Sources: AWS Step Functions API Reference, CreateStateMachine; Amazon
 #: CloudWatch Logs API Reference, CreateLogGroup; Amazon EventBridge API Reference, CreateEventBus;
-#: Amazon CloudWatch API Reference, PutDashboard.
+#: Amazon CloudWatch API Reference, PutDashboard; AWS Lambda API Reference, PublishLayerVersion.
 CHARACTERS = {
     ("AWS::Serverless::StateMachine", "Name"): 80,
     ("AWS::Logs::LogGroup", "LogGroupName"): 512,
     ("AWS::Events::EventBus", "Name"): 256,
     ("AWS::CloudWatch::Dashboard", "DashboardName"): 255,
+    ("AWS::Serverless::LayerVersion", "LayerName"): 140,
 }
 
 

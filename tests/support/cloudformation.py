@@ -43,11 +43,9 @@ _QUEUE = ("arn:aws:sqs:REGION:ACCOUNT:STACK-*",)
 _FUNCTION = ("arn:aws:lambda:REGION:ACCOUNT:function:STACK-*",)
 _BUCKET = ("arn:aws:s3:::STACK-snapshotsbucket-*",)
 _MAPPINGS = ("arn:aws:lambda:REGION:ACCOUNT:event-source-mapping:*",)
-_LAYERS = tuple(
-    f"arn:aws:lambda:REGION:ACCOUNT:layer:{name}Layer"
-    for name in ("Mysql", "Postgresql", "PostgresqlPrograms", "Provisioner")
-)
-_LAYER_VERSIONS = tuple(f"{layer}:*" for layer in _LAYERS)
+_LAYERS: tuple[str, ...] = ("arn:aws:lambda:REGION:ACCOUNT:layer:STACK-*",)
+#: A name with its version.
+_LAYER_VERSIONS: tuple[str, ...] = ("arn:aws:lambda:REGION:ACCOUNT:layer:STACK-*:*",)
 
 HANDLERS = {
     "AWS::SQS::Queue": Handlers(
