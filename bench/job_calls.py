@@ -127,6 +127,7 @@ def _environment(workflow: Workflow) -> Iterator[None]:
     bus.create_event_bus(Name=_BUS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JOBS_TABLE", settings.jobs_table)
+        patch.setenv("QUEUE_URL", settings.queue_url)
         patch.setenv("DEAD_LETTER_QUEUE_URL", settings.dead_letter_queue_url)
         patch.setenv("STATE_MACHINE_ARN_PREFIX", settings.state_machine_arn_prefix)
         patch.setenv("REQUIRED_JOB_TYPES", "provision_project")

@@ -16,7 +16,7 @@ import pytest
 from provisioner.errors import ErrorType
 from provisioner.jobs.dispatch import Dispatcher, UndeliveredReceiver
 from provisioner.jobs.events import EventPublisher
-from provisioner.jobs.execution import Executions, ExecutionStatus
+from provisioner.jobs.execution import ExecutionStatus
 from provisioner.jobs.messages import DeadLetterQueue
 from provisioner.jobs.models import JobStatus, StoredError
 from provisioner.jobs.registry import JobRegistry
@@ -39,12 +39,12 @@ from support.calls import (
 from support.core import (
     ACCOUNT,
     REGION,
-    STATE_MACHINE_ARN_PREFIX,
     Core,
     deployment,
     provision_project_handler,
     take_one_request_at_a_time,
 )
+from support.dispatcher import dispatcher
 from support.reconciler import client, ended, reconciler, waiting
 from support.workflow import FunctionEnded
 
@@ -112,12 +112,7 @@ class Dispatching(Function):
         super().__init__(core)
         registry = JobRegistry()
         registry.register("provision_project", provision_project_handler)
-        self._dispatcher: Dispatcher | UndeliveredReceiver = Dispatcher(
-            registry=registry,
-            store=core.jobs,
-            dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-            executions=Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX),
-        )
+        self._dispatcher: Dispatcher | UndeliveredReceiver = dispatcher(core, registry)
         self.record: dict[str, Any] = {
             "messageId": "message-1",
             "body": json.dumps({"job_type": "provision_project", "payload": self.payload}),

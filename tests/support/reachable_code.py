@@ -59,7 +59,7 @@ _TABLE_HELPERS = {
 _HELPERS = {"drivers.dynamodb", "drivers.dynamodb_lists"}
 
 #: What reads an index: the table's name and then the index's are the second and third argument.
-_READS_INDEX = ("dynamodb_lists", "read")
+_READS_INDEX = {("dynamodb_lists", "read"), ("dynamodb_lists", "estimate")}
 
 #: Which table a store has under which name.
 TABLES = {
@@ -467,7 +467,7 @@ def _calls(module: _Module, cls: str, call: ast.Call, services: list[str]) -> It
             action, position = _TABLE_HELPERS[name]
             yield Call(f"dynamodb:{action}", _table(cls, call.args[position]))
             return
-        case ast.Attribute(value=ast.Name(id=driver), attr=name) if (driver, name) == _READS_INDEX:
+        case ast.Attribute(value=ast.Name(id=driver), attr=name) if (driver, name) in _READS_INDEX:
             _, of_table, of_index, *_ = call.args
             index = f"{_table(cls, of_table)}/index/{_text(module, of_index)}"
             yield Call("dynamodb:Query", index)

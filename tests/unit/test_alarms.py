@@ -19,7 +19,7 @@ import pytest
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.client import MAX_DELAY_SECONDS
-from provisioner.jobs.dispatch import Dispatcher, UndeliveredReceiver
+from provisioner.jobs.dispatch import UndeliveredReceiver
 from provisioner.jobs.events import HEARTBEAT, EventPublisher
 from provisioner.jobs.failure import FailureRecorder, cleanup_job_id
 from provisioner.jobs.messages import DeadLetterQueue
@@ -32,6 +32,7 @@ from provisioner.provisioning.job_types import JOB_TYPES, provision_project
 from provisioner.runtime.observability import metrics
 from support.cloudwatch import AWS_METRICS, STACK, Alarm, Metric, Sample, alarms, of_log_line
 from support.core import REGION, Core, aws_error, provision_project_handler, times
+from support.dispatcher import dispatcher
 from support.project import functions, resources, state_machines, template
 from support.reconciler import (
     QUEUED_LIMIT,
@@ -134,13 +135,8 @@ def _registry() -> JobRegistry:
 def _dispatch(watched: Watched, body: Mapping[str, Any] | str) -> None:
     """Deliver a message to the dispatcher."""
     core = watched.core
-    dispatcher = Dispatcher(
-        registry=_registry(),
-        store=core.jobs,
-        dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-        executions=executions(core),
-    )
-    watched.run(lambda event: dispatcher(event, None), {"Records": [_message(body)]})
+    dispatch = dispatcher(core, _registry())
+    watched.run(lambda event: dispatch(event, None), {"Records": [_message(body)]})
 
 
 def _message(body: Mapping[str, Any] | str) -> dict[str, Any]:

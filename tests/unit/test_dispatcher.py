@@ -12,9 +12,8 @@ import pytest
 from provisioner.composition import dispatcher as composition
 from provisioner.errors import ErrorType
 from provisioner.jobs.client import JobClient
-from provisioner.jobs.dispatch import Dispatcher
-from provisioner.jobs.execution import MAX_INPUT_BYTES, Executions, execution_name
-from provisioner.jobs.messages import DeadLetterQueue, JobId, JobQueue
+from provisioner.jobs.execution import MAX_INPUT_BYTES, execution_name
+from provisioner.jobs.messages import JobId, JobQueue
 from provisioner.jobs.models import Job, JobStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import REGISTRY, JobHandler, JobRegistry, UnknownJobTypeError
@@ -31,6 +30,7 @@ from support.core import (
     provision_project_handler,
     times,
 )
+from support.dispatcher import dispatcher
 
 type Record = dict[str, Any]
 type Deliver = Callable[..., list[str]]
@@ -70,16 +70,11 @@ def deliver(core: Core) -> Deliver:
         "anything",
         JobHandler(payload_model=Anything, stages=("DOING",), run=lambda payload: payload),
     )
-    dispatcher = Dispatcher(
-        registry=registry,
-        store=core.jobs,
-        dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-        executions=Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX),
-    )
+    dispatch = dispatcher(core, registry)
     core.make_state_machine("anything")
 
     def run(*records: Record) -> list[str]:
-        response = dispatcher({"Records": list(records)}, None)
+        response = dispatch({"Records": list(records)}, None)
         return [str(failed["itemIdentifier"]) for failed in response["batchItemFailures"]]
 
     return run
@@ -418,7 +413,8 @@ def test_the_job_of_a_first_attempt_is_read_only_where_the_message_names_it(
 
     calls = [name for name, _ in core.calls if name.startswith("dynamodb.")]
     reads = ["dynamodb.GetItem"] if job_id else []
-    assert calls == [*reads, "dynamodb.TransactWriteItems"]
+    # And how many jobs wait for a slot.
+    assert calls == [*reads, "dynamodb.TransactWriteItems", "dynamodb.Query"]
 
 
 @pytest.mark.parametrize("well", [True, False])
@@ -646,6 +642,7 @@ ENVIRONMENT = {
     "JOBS_TABLE": "JobsTable",
     "STATE_MACHINE_ARN_PREFIX": STATE_MACHINE_ARN_PREFIX,
     "REQUIRED_JOB_TYPES": "provision_project",
+    "QUEUE_URL": "https://queue",
 }
 
 

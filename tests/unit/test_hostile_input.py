@@ -17,16 +17,14 @@ from provisioner import api
 from provisioner.composition.job_handlers import register_job_types
 from provisioner.drivers.database_engine import TenantNames
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.dispatch import Dispatcher
-from provisioner.jobs.execution import Executions
-from provisioner.jobs.messages import DeadLetterQueue
 from provisioner.jobs.models import JobStatus
 from provisioner.jobs.registry import REGISTRY
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.naming import Naming
 from provisioner.runtime.platform import PlatformSettings
 from support import hostile
-from support.core import REGION, STATE_MACHINE_ARN_PREFIX, Core, LogLines
+from support.core import REGION, Core, LogLines
+from support.dispatcher import dispatcher
 from support.tenants import Tenant
 
 each_text = pytest.mark.parametrize("text", hostile.TEXTS.values(), ids=hostile.TEXTS)
@@ -109,16 +107,11 @@ def deliver(core: Core) -> Deliver:
     register_job_types()
     for job_type in set(REGISTRY.types()) - {PROVISION}:
         core.make_state_machine(job_type)
-    dispatcher = Dispatcher(
-        registry=REGISTRY,
-        store=core.jobs,
-        dead_letters=DeadLetterQueue(core.client("sqs"), core.dead_letter_url),
-        executions=Executions(core.client("stepfunctions"), STATE_MACHINE_ARN_PREFIX),
-    )
+    dispatch = dispatcher(core, REGISTRY)
 
     def run(body: str) -> list[str]:
         record = {"messageId": str(uuid.uuid4()), "body": body, "eventSource": "aws:sqs"}
-        response = dispatcher({"Records": [record]}, None)
+        response = dispatch({"Records": [record]}, None)
         return [str(failed["itemIdentifier"]) for failed in response["batchItemFailures"]]
 
     return run

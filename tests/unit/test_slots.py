@@ -743,15 +743,15 @@ def test_slots_and_line_are_read_by_one_query_however_long_their_names(core: Cor
     longest = {"S": "x" * 64}
     share = {"S": f"organization#{'x' * 128}"}
     at = {"S": "2027-01-31T10:00:00.000000+00:00"}
-    client = core.client("dynamodb")
-    for number in range(1000):
-        record = {"job_id": {"S": SLOTS}, "record": {"S": f"SLOT#{number:04}"}}
-        slot = {**record, "holder": longest, "share": share, "released_at": at}
-        client.put_item(TableName="JobsTable", Item=slot)
-    for number in range(line_places(1000)):
-        record = {"job_id": {"S": SLOTS}, "record": {"S": f"WAITING#{number:04}"}}
-        place = {**record, "holder": longest, "share": share, "kept_until": at}
-        client.put_item(TableName="JobsTable", Item=place)
+    of_slots = {"job_id": {"S": SLOTS}, "holder": longest, "share": share}
+    items = [
+        of_slots | {"record": {"S": f"{kind}#{number:04}"}, "released_at": at, "kept_until": at}
+        for kind, count in (("SLOT", 1000), ("WAITING", line_places(1000)))
+        for number in range(count)
+    ]
+    for batch in itertools.batched(items, 25, strict=False):
+        puts: Any = [{"PutRequest": {"Item": item}} for item in batch]
+        core.client("dynamodb").batch_write_item(RequestItems={"JobsTable": puts})
     core.calls.clear()
 
     use = deployment.jobs.slots()

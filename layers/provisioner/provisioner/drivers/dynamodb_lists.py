@@ -6,6 +6,8 @@ written at once goes to several partitions, and a list is read from all of them 
 """
 
 import heapq
+import math
+import random
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
@@ -120,6 +122,36 @@ def _read_partition(
     for page in pages:
         for item in page["Items"]:
             yield dynamodb.from_answer(item, {name: value})
+
+
+def estimate(
+    client: DynamoDBClient, table: str, index: str, partition_key: str, group: str, *, most: int
+) -> int:
+    """Return about how many items a group has; at least `most`, about, where it has more.
+
+    One of its partitions is counted, as names are spread over them evenly.
+
+    Args:
+        client: DynamoDB.
+        table: the table.
+        index: its index.
+        partition_key: the attribute of the index's partition key.
+        group: the group.
+        most: no more are counted than it takes to know that there are so many.
+    """
+    counted = client.query(
+        TableName=table,
+        IndexName=index,
+        KeyConditionExpression="#partition = :partition",
+        ExpressionAttributeNames={"#partition": partition_key},
+        ExpressionAttributeValues=dynamodb.to_item(
+            # Each in its turn, by chance: no secret.
+            {":partition": random.choice(partitions_of(group))}  # noqa: S311  # nosec B311
+        ),
+        Select="COUNT",
+        Limit=math.ceil(most / SHARDS),
+    )
+    return counted["Count"] * SHARDS
 
 
 def take(

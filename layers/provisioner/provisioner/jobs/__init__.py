@@ -5,8 +5,8 @@ What happens to a job, and the modules in which it does:
 - What a job is: `definition` says what a type is, `models` what is known of a job and which status
   may follow which, `retries` how often what is repeated, `stage` what a stage is handed and
   returns. `registry` has the handlers, by job type.
-- A message comes: `messages` reads it, `dispatch` stores its job and starts the `execution`;
-  `client` enqueues jobs and asks for them from any program.
+- A message comes: `messages` reads it, `dispatch` stores its job and starts the `execution`, unless
+  `admission` control holds it back; `client` enqueues jobs and asks for them from any program.
 - A stage runs: `stage_run` runs one attempt. `stage_store` writes how it starts and ends, and with
   the first start of a job takes one of the `slots`.
 - The job ends: its last stage completes it, or `failure` records why it failed.

@@ -1,7 +1,7 @@
 """From a message to an execution: look up the handler, store the job, start its state machine.
 
 A message that can never work, and one that was never dispatched, goes to the dead letters instead,
-and its job says why.
+and its job says why. While too many jobs wait for a slot, further ones wait in the queue.
 """
 
 import asyncio
@@ -20,10 +20,12 @@ from aws_lambda_powertools.utilities.batch import (
 
 from provisioner.drivers.aws_errors import short_cause
 from provisioner.errors import ErrorType, ProvisioningError, failure
+from provisioner.jobs.admission import AdmissionControl
 from provisioner.jobs.execution import Executions
 from provisioner.jobs.messages import (
     DeadLetterQueue,
     JobMessage,
+    JobQueue,
     accept,
     is_own_job,
     job_id_of,
@@ -32,7 +34,7 @@ from provisioner.jobs.messages import (
     to_stored_error,
 )
 from provisioner.jobs.models import Job, JobStatus, StoredError
-from provisioner.jobs.records import NewJob
+from provisioner.jobs.records import NewJob, canonical_json, json_object
 from provisioner.jobs.registry import JobRegistry
 from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
@@ -43,6 +45,13 @@ _NO_CAUSE = "the dispatcher ended without a word, or could not keep one"
 
 #: One for each record of a batch, of which the template's event source mappings send ten at most.
 _THREADS = ThreadPoolExecutor(max_workers=10)
+
+#: Seconds of the function's time that are left for a job which is let in: to start its execution,
+#: or to send its message again, with every call repeated.
+RESERVE_SECONDS = 20.0
+
+#: Seconds for which the queue holds a message back that is sent again.
+HELD_SECONDS = 60
 
 #: Errors that no further delivery helps.
 _STAYING = frozenset({ErrorType.INVALID_PAYLOAD, ErrorType.JOB_TYPE_NOT_DEPLOYED})
@@ -163,16 +172,30 @@ class Dispatcher(MessageReceiver):
     metric = "MessagesRejected"
 
     executions: Executions
+    admission: AdmissionControl
+    #: Where a message is sent again that is held back.
+    queue: JobQueue
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
         """Dispatch the messages of a batch; see `receive_batch`."""
-        return receive_batch(event, context, self.receive)
 
-    def receive(self, record: Mapping[str, Any]) -> None:
-        """Dispatch a message; keep, as well as it goes, why it could not be dispatched."""
+        def time_left() -> float:
+            return float(context.get_remaining_time_in_millis()) / 1000 - RESERVE_SECONDS
+
+        return receive_batch(event, context, partial(self.receive, time_left=time_left))
+
+    def receive(self, record: Mapping[str, Any], *, time_left: Callable[[], float]) -> None:
+        """Dispatch a message; keep, as well as it goes, why it could not be dispatched.
+
+        Args:
+            record: the message.
+            time_left: returns for how many seconds it may wait for room.
+        """
         job_id = job_id_of(str(record["body"]), str(record["messageId"]))
+        group = record.get("attributes", {}).get("MessageGroupId")
         try:
-            self._receive(record, job_id, self._start)
+            start = partial(self._start, message_group=group, time_left=time_left)
+            self._receive(record, job_id, start)
         except Exception as error:
             known = (
                 error
@@ -185,15 +208,39 @@ class Dispatcher(MessageReceiver):
             self.store.note_dispatch_failure(job_id, to_stored_error(known))
             raise
 
-    def _start(self, job: Job, message: JobMessage, input_text: str) -> None:
-        """Start the execution of a job; see `Executions.start` for what it raises."""
+    def _start(
+        self,
+        job: Job,
+        message: JobMessage,
+        input_text: str,
+        *,
+        message_group: str | None,
+        time_left: Callable[[], float],
+    ) -> None:
+        """Start the execution of a job, or hold it back; for what it raises see `Executions`."""
         if job.status.is_terminal or message.attempt < job.attempt:
             logger.info("job has ended before", status=job.status, attempt=job.attempt)
+        elif not self._is_admitted(job, message, time_left):
+            # As a message of its own, whose deliveries are counted anew: no number of holds makes
+            # it a dead letter. Should this process end before the old one is deleted, both are the
+            # same job's.
+            body = canonical_json(json_object(input_text)["job"])
+            self.queue.send_text(body, message_group, DelaySeconds=HELD_SECONDS)
+            metrics.add_metric("MessagesHeldBack", "Count", 1)
+            logger.info("message held back", seconds=HELD_SECONDS)
         elif self.executions.start(job, message.attempt, input_text):
             metrics.add_metric("JobsStarted", "Count", 1)
             logger.info("job started", job_type=job.job_type)
         else:
             logger.info("job was started before")
+
+    def _is_admitted(self, job: Job, message: JobMessage, time_left: Callable[[], float]) -> bool:
+        """Wait for room, unless the job needs none: it has a slot, or removes what another left."""
+        if job.slot is not None or job.parent_id:
+            return True
+        handler = self.registry.get(job.job_type)
+        share = handler.message_group(handler.parse(message.payload)) or ""
+        return self.admission.admit(share, time_left)
 
 
 class UndeliveredReceiver(MessageReceiver):

@@ -248,13 +248,12 @@ class Reconciler:
 
     def _reconcile_unstarted(self, job: Job) -> Reconciled:
         """Send a message again that nothing has come of for long, and then fail its job."""
-        since = max(
-            job.updated_at,
-            job.held_until or job.updated_at,
-            # What waits for a slot, in a process that has no execution, is polled.
-            *(wait.until for wait in job.waits),
-        )
-        if self.store.now() - since < self.queued_limit:
+        # What waits for a slot, in a process that has no execution, is polled.
+        since = max([queued_since(job, None), *(wait.until for wait in job.waits)])
+        now = self.store.now()
+        if now - since < self.queued_limit:
+            return Reconciled()
+        if now - queued_since(job, self.store.slots().held_at) < self.queued_limit:
             return Reconciled()
         if job.resent_at is not None:
             error = StoredError(
@@ -278,6 +277,17 @@ class Reconciler:
         repair = "It still held what it should have given back."
         record_repair(self.store, job, repair, slot=slot, also=held)
         return Reconciled(repair)
+
+
+def queued_since(job: Job, held_at: datetime | None) -> datetime:
+    """Return since when something should have come of a job's message.
+
+    Args:
+        job: the job, which is QUEUED.
+        held_at: when the dispatcher has last held messages back; the job's may have been among
+            those, or behind them.
+    """
+    return max(filter(None, (job.updated_at, job.held_until, held_at)))
 
 
 def record_repair(

@@ -40,6 +40,9 @@ PAYLOAD = "PAYLOAD"
 STAGE = "STAGE#"
 HISTORY = "HISTORY#"
 
+#: What a job is listed under that is QUEUED and waits for a slot; all others under their status.
+WAITING_FOR_SLOT = "WAITING_FOR_SLOT"
+
 
 def canonical_json(value: Any) -> str:
     """Serialize so that equal values give equal bytes: sorted keys, no spaces, UTF-8 text.
@@ -309,6 +312,11 @@ class UnitOfWork:
         self.change(job_id, JOB, {"updated_at": self.at, **values}, conditions)
         begun = values.get("attempt", attempt)
         self.add_history(job_id, JOB_SUBJECT, says, attempt=begun, **more)
+
+    def list_as_waiting(self, job_id: str, must: Conditions) -> None:
+        """List a job apart that is QUEUED and waits for a slot, until its status changes."""
+        listed = {LISTED_UNDER: partition_of(WAITING_FOR_SLOT, job_id)}
+        self.change(job_id, JOB, listed, must)
 
     def put_stage(self, job_id: str, record: StageRecord) -> None:
         """Put a stage in the place of what there is of it."""

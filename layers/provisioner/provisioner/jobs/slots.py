@@ -23,6 +23,9 @@ SLOTS = "#slots"
 _SLOT = "SLOT#"
 _LINE = "WAITING#"
 
+#: The sort key of the item that says when messages were held back last.
+_HOLD = "HOLD"
+
 #: Places of a share in the line: so many of its jobs may take a slot between two polls of another
 #: one, and the share is still seen to wait.
 PLACES_OF_A_SHARE = 5
@@ -46,6 +49,9 @@ class SlotUse:
     shares: Mapping[int, str]
     #: Who waits, by the place in the line: a share, and one of its jobs.
     line: Mapping[int, tuple[str, str]]
+    #: When the dispatcher has last found too many jobs waiting, to the minute; None where it never
+    #: has.
+    held_at: datetime | None = None
 
     def free_for(self, job_id: str, share: str) -> int | None:
         """Return a slot that a job may take now; None where it has to wait.
@@ -86,6 +92,11 @@ class SlotUse:
         in_turn = ((first + n) % places for n in range(places))
         return None if is_full else next((n for n in in_turn if n not in self.line), None)
 
+    def lets_see(self, share: str) -> bool:
+        """Whether a share that is not seen to wait would be, if a job of it did."""
+        seen = {waiting for waiting, _ in self.line.values()}
+        return share not in seen and len(seen) < _shares_in_line(self.maximum)
+
     def place_of(self, job_id: str) -> int | None:
         """Return the place in the line that a job has; None where it has none."""
         return next((place for place, (_, waits) in self.line.items() if waits == job_id), None)
@@ -110,24 +121,27 @@ def slot_use(items: Iterable[Mapping[str, Any]], maximum: int, at: datetime) -> 
     """Return who has the slots, and who waits.
 
     Args:
-        items: the slots and the places in the line. There may be more of both than belong to the
-            maximum, since it was greater before: who has such a slot counts, and such a place until
-            it has expired.
+        items: the slots, the places in the line, and when messages were held back. There may be
+            more slots and places than belong to the maximum, since it was greater before: who has
+            such a slot counts, and such a place until it has expired.
         maximum: how many slots there are.
         at: the time.
     """
     holders: dict[int, str] = {}
     shares: dict[int, str] = {}
     line: dict[int, tuple[str, str]] = {}
+    held_at = None
     for item in items:
         share = item.get("share", "")
-        if item["record"].startswith(_SLOT):
+        if item["record"] == _HOLD:
+            held_at = datetime.fromisoformat(item["held_at"])
+        elif item["record"].startswith(_SLOT):
             if "holder" in item:
                 slot = int(item["record"].removeprefix(_SLOT))
                 holders[slot], shares[slot] = item["holder"], share
         elif item["kept_until"] > time_text(at):
             line[int(item["record"].removeprefix(_LINE))] = share, item["holder"]
-    return SlotUse(maximum, holders, shares, line)
+    return SlotUse(maximum, holders, shares, line, held_at)
 
 
 def take_slot(
@@ -189,6 +203,11 @@ def stand_in_line(work: UnitOfWork, use: SlotUse, job_id: str, share: str) -> bo
     must = {"holder": job_id} if is_own else {"kept_until": NotAfter(work.at)}
     work.change(SLOTS, _place(place), values, must)
     return True
+
+
+def record_hold(work: UnitOfWork) -> None:
+    """Add that messages are held back, since too many jobs wait."""
+    work.put(SLOTS, _HOLD, {"held_at": work.at}, is_new=False)
 
 
 def _slot(slot: int) -> str:

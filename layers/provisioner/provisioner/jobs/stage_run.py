@@ -232,7 +232,8 @@ class StageRunner:
             ProvisioningError: the job's result is not what its result model says, or the job may
                 not be completed any more.
         """
-        progress, job_id = StageStore(self.store), event.job.job_id
+        progress = StageStore(self.store)
+        job_id = event.job.job_id
         if outcome.completion is None and stage != definition.last:
             skips = definition.skipped_after(stage, outcome.output)
             return progress.end(job_id, held, outcome, skips=skips)

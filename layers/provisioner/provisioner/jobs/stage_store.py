@@ -29,7 +29,7 @@ from provisioner.jobs.models import (
     open_lease,
     waited_in_vain,
 )
-from provisioner.jobs.records import JOB, STAGE, NotAfter, UnitOfWork, optimistically
+from provisioner.jobs.records import STAGE, NotAfter, UnitOfWork, optimistically
 from provisioner.jobs.retries import SLOT_WAIT_SECONDS, STAGE_RETRY
 from provisioner.jobs.slots import SlotUse, preferred_slot, stand_in_line, take_slot
 from provisioner.jobs.stage import Completion, StageEvent, StageOutcome
@@ -178,7 +178,7 @@ class StageStart:
             until = work.at + timedelta(seconds=SLOT_WAIT_SECONDS)
             after = begin_wait(before, work.at, f"{most}, and it is not its turn yet.", until)
             must = {"attempt": given.attempt, "status": JobStatus.QUEUED, "slot": None}
-            work.check(given.job_id, JOB, must)
+            work.list_as_waiting(given.job_id, must)
             work.change_stage(given.job_id, before, after)
         else:
             self._end_wait_in_time(before)

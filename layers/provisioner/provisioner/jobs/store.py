@@ -43,6 +43,7 @@ from provisioner.jobs.records import (
     JOB,
     PAYLOAD,
     STAGE,
+    WAITING_FOR_SLOT,
     NewJob,
     UnitOfWork,
     canonical_json,
@@ -58,6 +59,9 @@ from provisioner.jobs.slots import SLOTS, SlotUse, preferred_slot, release_slot,
 #: The statuses of the jobs that have not ended; each comes before those that follow it, so that a
 #: job which changes while a list is read is rather met twice than not at all.
 _UNFINISHED = tuple(status for status in JobStatus if not status.is_terminal)
+
+#: What jobs of a status are listed under besides it.
+_LISTED_APART = {JobStatus.QUEUED: (WAITING_FOR_SLOT,)}
 
 #: How many of a project's jobs a page of one status looks at, at most.
 _LOOKS_AT = 1000
@@ -196,9 +200,18 @@ class JobReader:
     ) -> Iterator[dict[str, Any]]:
         """Yield the keys of the jobs of statuses, as `dynamodb_lists.read` does."""
         keys = (LISTED_UNDER, LISTED_AT)
-        partitions = dynamodb_lists.partitions_of(*statuses)
+        groups = [
+            group for status in statuses for group in (status, *_LISTED_APART.get(status, ()))
+        ]
+        partitions = dynamodb_lists.partitions_of(*groups)
         return dynamodb_lists.read(
             self.client, self.table, "by_status", keys, partitions, after=after, **options
+        )
+
+    def estimate_waiting(self, most: int) -> int:
+        """Return about how many jobs wait for a slot; at least `most`, about, where more do."""
+        return dynamodb_lists.estimate(
+            self.client, self.table, "by_status", LISTED_UNDER, WAITING_FOR_SLOT, most=most
         )
 
     def _read(self, job_ids: Sequence[str]) -> Iterator[Job]:

@@ -24,7 +24,7 @@ from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.execution import is_look_throttled
 from provisioner.jobs.models import Job, JobStatus, StageStatus, open_lease
-from provisioner.jobs.reconciler import Reconciled, Reconciler, count
+from provisioner.jobs.reconciler import Reconciled, Reconciler, count, queued_since
 from provisioner.jobs.stage_run import known_error
 from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, metrics
@@ -185,6 +185,8 @@ class _Run:
         self._unreconciled = dict.fromkeys(progress.unreconciled)
         #: Why it stops before the round has ended; empty where it need not. Any thread says so.
         self._stopped = ""
+        #: When the dispatcher had last held messages back.
+        self._held_at: datetime | None = None
 
     def reconcile_all(self) -> None:
         """Reconcile job by job, and store how far that has come."""
@@ -217,7 +219,9 @@ class _Run:
 
     def _turns(self) -> Iterator[_Turn]:
         """Yield the jobs that are left of the round, after those that could not be reconciled."""
-        slots = {job_id: slot for slot, job_id in self._store.slots().holders.items()}
+        use = self._store.slots()
+        self._held_at = use.held_at
+        slots = {job_id: slot for slot, job_id in use.holders.items()}
         seen = set(self._unreconciled)
         for job_id in self._progress.unreconciled:
             yield _Turn(job_id, "", slots.get(job_id), is_looked_at=True)
@@ -269,7 +273,7 @@ class _Run:
         if _is_at_work(job, now):
             return False
         limit = self._sweep.reconciler.queued_limit
-        if not turn.is_looked_at and _evidently_waits(job, now, limit):
+        if not turn.is_looked_at and _evidently_waits(job, now, limit, self._held_at):
             return False
         self._sweep.pace()
         return True
@@ -318,7 +322,9 @@ def _is_at_work(job: Job, now: datetime) -> bool:
     return lease is not None
 
 
-def _evidently_waits(job: Job, now: datetime, queued_limit: timedelta) -> bool:
+def _evidently_waits(
+    job: Job, now: datetime, queued_limit: timedelta, held_at: datetime | None
+) -> bool:
     """Whether a job waits, by what is stored of it, for what has not come late.
 
     Should its execution have been stopped, an event says so; if that gets lost, the job's turn
@@ -328,5 +334,5 @@ def _evidently_waits(job: Job, now: datetime, queued_limit: timedelta) -> bool:
         return False
     if job.waits:
         return any(wait.until > now for wait in job.waits)
-    since = max(job.updated_at, job.held_until or job.updated_at)
-    return job.status is JobStatus.QUEUED and now - since < queued_limit
+    is_queued = job.status is JobStatus.QUEUED
+    return is_queued and now - queued_since(job, held_at) < queued_limit

@@ -97,6 +97,8 @@ class DeadLettersSettings(JobSettings):
 class DispatcherSettings(DeadLettersSettings):
     """The dispatcher's."""
 
+    #: Where a message is sent again that is held back.
+    queue_url: str
     #: The ARN of a job type's state machine is this followed by the job type.
     state_machine_arn_prefix: str
     #: Job types that must have a handler before the first message is taken, comma-separated.
