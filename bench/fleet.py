@@ -8,8 +8,7 @@ flow.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from bench.fleet_events import Simulation
@@ -18,26 +17,16 @@ from bench.fleet_inputs import Fleet, Outcome
 from bench.quotas import Region
 
 #: The jobs of a burst.
-SIZES = (1_000, 100_000, 1_000_000)
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 #: So many at most are simulated event by event.
 EXACT = 1_000
 
-#: Jobs that wait for a slot as executions: as many polls as find each slot that becomes free within
-#: seconds.
-_WAITING = 1_000
-
-#: How the system is, and how it might be; docs/cost.md says why.
-SCENARIOS: Mapping[str, Fleet] = {
-    "as it is": Fleet(0),
-    "held back": Fleet(0, most_waiting=_WAITING),
-}
-
 
 @cache
-def play(scenario: str, jobs: int, region: Region = Region.OTHER) -> Outcome:
+def play(jobs: int, region: Region = Region.OTHER) -> Outcome:
     """Let a burst run to its end."""
-    fleet = replace(SCENARIOS[scenario], jobs=jobs, region=region)
+    fleet = Fleet(jobs, region)
     return Simulation(fleet).run() if jobs <= EXACT else Flow(fleet).run()
 
 
@@ -65,24 +54,22 @@ def failures(outcome: Outcome) -> str:
     return f"{number:,}: {most}"
 
 
-HEADINGS = ("jobs", "scenario", "ends after", "bound by", "failed", "dollars", "each")
+HEADINGS = ("jobs", "ends after", "bound by", "failed", "dollars", "each")
 
 
 def rows(sizes: Iterable[int] = SIZES, region: Region = Region.OTHER) -> Iterator[tuple[str, ...]]:
-    """Return a row for each size and scenario."""
+    """Return a row for each size."""
     for jobs in sizes:
-        for scenario in SCENARIOS:
-            outcome = play(scenario, jobs, region)
-            dollars = sum(outcome.dollars.values())
-            yield (
-                f"{jobs:,}",
-                scenario,
-                duration(outcome.seconds),
-                bound(outcome),
-                failures(outcome),
-                f"{dollars:,.2f}",
-                f"{dollars / jobs:.5f}",
-            )
+        outcome = play(jobs, region)
+        dollars = sum(outcome.dollars.values())
+        yield (
+            f"{jobs:,}",
+            duration(outcome.seconds),
+            bound(outcome),
+            failures(outcome),
+            f"{dollars:,.2f}",
+            f"{dollars / jobs:.5f}",
+        )
 
 
 def table(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:

@@ -1,19 +1,27 @@
 """A fleet of jobs, event by event: each job's own way, with every wait drawn. For thousands.
 
-Which slot a job takes, and whose turn it is, `jobs/slots.py` itself decides.
+Which slot a job takes, and whose turn it is, `jobs/slots.py` itself decides, and which messages are
+held back `jobs/admission.py`.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache
 from random import Random
+from typing import Any
 
+from provisioner.drivers.dynamodb_lists import SHARDS, partition_of, partitions_of
 from provisioner.errors import FINAL_ERROR, ErrorType
+from provisioner.jobs.admission import PAUSE_SECONDS, AdmissionControl
+from provisioner.jobs.dispatch import HELD_SECONDS, RESERVE_SECONDS
+from provisioner.jobs.records import WAITING_FOR_SLOT
 from provisioner.jobs.retries import SLOT_RETRY
 from provisioner.jobs.slots import SlotUse, preferred_slot
 
@@ -104,6 +112,28 @@ class _Job:
     why: str = ""
 
 
+def _partition(job: _Job) -> str:
+    return partition_of(WAITING_FOR_SLOT, job.job_id)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """What admission control asks of the jobs that are stored."""
+
+    of: Simulation
+
+    def estimate_waiting(self, most: int) -> int:
+        shard = self.of.random.choice(partitions_of(WAITING_FOR_SLOT))
+        return min(math.ceil(most / SHARDS), self.of.listed[shard]) * SHARDS
+
+    def slots(self) -> SlotUse:
+        return replace(self.of.slot_use(), held_at=self.now())
+
+    def now(self) -> datetime:
+        """Return a time that passes no more: that jobs are held back is stored."""
+        return datetime.min.replace(tzinfo=UTC)
+
+
 @dataclass
 class Simulation:
     """A fleet at work."""
@@ -120,6 +150,9 @@ class Simulation:
     #: Functions that run, and jobs that were dispatched and have no slot.
     at_work: int = 0
     waiting: int = 0
+    #: Jobs that are listed as waiting for a slot, by partition; and how often one was held back.
+    listed: Counter[str] = field(default_factory=Counter)
+    held: int = 0
     ended: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -171,24 +204,37 @@ class Simulation:
     # From the queue to the execution.
 
     def _dispatcher(self) -> Process:
+        # Each function has looked for itself.
+        store: Any = _Store(self)
+        admission = AdmissionControl(store, self.fleet.most_waiting, clock=lambda: self.now)
         while self._undispatched:
-            room = self.fleet.parameters.batch_size
-            if self.fleet.most_waiting is not None:
-                room = min(room, self.fleet.most_waiting - self.waiting)
-            batch = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+            room = min(self.fleet.parameters.batch_size, len(self._queue))
+            batch = [self._queue.popleft() for _ in range(room)]
             if not batch:
                 yield 1.0
                 continue
-            self.waiting += len(batch)
             self.outcome.use.add(Use(queue_requests=2, runs=1))
-            yield from self._all([self._dispatch(job) for job in batch])
+            began = self.now
+            yield from self._all([self._dispatch(job, admission) for job in batch])
+            waited = self.now - began - self.fleet.seconds(DISPATCH)
+            self.outcome.use.add(Use(gigabyte_seconds=self.fleet.gigabytes * waited))
 
-    def _dispatch(self, job: _Job) -> Process:
+    def _dispatch(self, job: _Job, admission: AdmissionControl) -> Process:
         job.receives += 1
         self._spend(DISPATCH, runs=0)
         yield self.fleet.seconds(DISPATCH)
+        left = self.fleet.parameters.dispatcher_timeout_seconds - RESERVE_SECONDS
+        while not admission.has_room(job.share):
+            if left < PAUSE_SECONDS:
+                # It is sent again, as a message of its own.
+                self.outcome.use.add(Use(queue_requests=1, fair_messages=1))
+                self.held += 1
+                job.receives = 0
+                self._begin(self._deliver_again(job), HELD_SECONDS)
+                return
+            left -= PAUSE_SECONDS
+            yield PAUSE_SECONDS
         if not (yield from self._calls(DISPATCH)):
-            self.waiting -= 1
             if job.receives < self.fleet.parameters.max_receive_count:
                 self._begin(
                     self._deliver_again(job), self.fleet.parameters.visibility_timeout_seconds
@@ -198,6 +244,7 @@ class Simulation:
             self._fail(job, NOT_DISPATCHED)
             return
         self._undispatched -= 1
+        self.waiting += 1
         self._begin(self._execution(job))
 
     def _deliver_again(self, job: _Job) -> Process:
@@ -242,7 +289,7 @@ class Simulation:
                 self.outcome.use.add(Use(transitions=FAILURE_TRANSITIONS))
                 yield 0.0 if job.slot is None else CLEANUP_SECONDS
                 if job.slot is None:
-                    self.waiting -= 1
+                    self._leave(job)
                 self._fail(job, job.why)
                 return
         self._spend(PUBLISH)
@@ -313,13 +360,14 @@ class Simulation:
         return self._look(job)
 
     def _has_place(self, job: _Job) -> bool:
-        return self._slot_use().place_for(job.job_id, job.share) is not None
+        return self.slot_use().place_for(job.job_id, job.share) is not None
 
     @property
     def _write_units(self) -> float:
         return self._use_of(POLL).write_units
 
-    def _slot_use(self) -> SlotUse:
+    def slot_use(self) -> SlotUse:
+        """Return who has the slots, and who waits."""
         return SlotUse(
             self.fleet.slots,
             {slot: holder.job_id for slot, holder in self.holders.items()},
@@ -332,7 +380,7 @@ class Simulation:
         )
 
     def _look(self, job: _Job) -> str:
-        use = self._slot_use()
+        use = self.slot_use()
         place = use.place_for(job.job_id, job.share)
         slot = use.free_for(job.job_id, job.share)
         if slot is not None:
@@ -343,6 +391,7 @@ class Simulation:
             return ""
         if job.waits_until is None:
             job.waits_until = self.now + self.fleet.slot_wait_seconds
+            self.listed[_partition(job)] += 1
         elif self._end_wait_in_time(job) == FINAL_ERROR:
             return FINAL_ERROR
         if place is not None:
@@ -359,8 +408,13 @@ class Simulation:
     def _begin_job(self, job: _Job, slot: int) -> None:
         self.holders[slot] = job
         job.slot, job.began = slot, self.now
-        self.waiting -= 1
+        self._leave(job)
         self.outcome.most_at_work = max(self.outcome.most_at_work, len(self.holders))
+
+    def _leave(self, job: _Job) -> None:
+        """Let a job wait no more."""
+        self.waiting -= 1
+        self.listed[_partition(job)] -= job.waits_until is not None
 
     # The end.
 

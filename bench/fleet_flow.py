@@ -15,7 +15,6 @@ from functools import cache
 from bench.fleet_inputs import (
     CLEANUP_SECONDS,
     FAILURE_TRANSITIONS,
-    NOT_BEGUN,
     NOT_DISPATCHED,
     STAGE_FAILED,
     WAITED,
@@ -27,7 +26,6 @@ from bench.job_shape import SLOT_WAITING, Retrier
 from bench.prices import Use
 from bench.quotas import (
     CALL_ATTEMPTS,
-    DESCRIBE_EXECUTION,
     LAMBDA_CONCURRENCY,
     MAPPING_BATCHES,
     MAPPING_BATCHES_A_MINUTE,
@@ -41,9 +39,8 @@ from bench.stage_calls import DISPATCH, POLL
 #: Seconds of a step.
 STEP = 1.0
 
-#: Seconds between two points of the curve, and between two sweeps of the reconciler.
+#: Seconds between two points of the curve.
 _POINT = 10
-_SWEEP = 300
 
 #: Less than any number of jobs.
 _LITTLE = 1e-9
@@ -179,8 +176,6 @@ class Flow:
         self._work()
         self.running[0].at_work += self._poll(left)
         self._expire()
-        if self.now % _SWEEP == 0:
-            self._sweep()
         out = self.outcome
         out.most_at_work = max(out.most_at_work, self.slots_taken)
         out.most_waiting = max(out.most_waiting, self.waiting_jobs)
@@ -206,8 +201,12 @@ class Flow:
         mapping = MAPPING_BATCHES + self.now * MAPPING_BATCHES_A_MINUTE / 60
         threads = min(parameters.dispatcher_concurrency, mapping) * parameters.batch_size
         wanted = min(there, threads / self.fleet.seconds(DISPATCH) * STEP)
-        if self.fleet.most_waiting is not None:
-            wanted = min(wanted, max(0.0, self.fleet.most_waiting - self.waiting_jobs))
+        room = max(0.0, self.fleet.most_waiting - self.waiting_jobs)
+        if room < wanted:
+            # The functions wait for it.
+            waits = parameters.dispatcher_concurrency * STEP
+            self.outcome.use.add(Use(gigabyte_seconds=self.fleet.gigabytes * waits))
+            wanted = room
         started = min(wanted, self.tokens[START_EXECUTION])
         self._take(START_EXECUTION, started)
         refused = 0.0
@@ -232,24 +231,6 @@ class Flow:
                 self.outcome.fail(NOT_DISPATCHED, taken * refused)
         self.due[0] += begun
         self.deadlines.append((self.now + self.fleet.slot_wait_seconds, begun, self.left))
-
-    def _sweep(self) -> None:
-        """Let the reconciler fail what has been in the queue for too long, as far as it gets.
-
-        It looks at the oldest jobs first, and asks Step Functions about each: no more than the rate
-        allows in the time of its function.
-        """
-        parameters = self.fleet.parameters
-        is_over = self.now >= 2 * 60 * parameters.queued_minutes
-        if self.fleet.most_waiting is not None or not is_over:
-            return
-        rate = self.fleet.rates[DESCRIBE_EXECUTION]
-        looked_at = rate.capacity + rate.refill * parameters.reconciler_timeout_seconds
-        reached = min(sum(self.queue), looked_at - self.waiting_jobs - self.slots_taken)
-        if reached > 0:
-            kept = 1 - reached / sum(self.queue)
-            self.queue = [messages * kept for messages in self.queue]
-            self.outcome.fail(NOT_BEGUN, reached)
 
     # Slots.
 

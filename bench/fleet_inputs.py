@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from provisioner.jobs.admission import MOST_WAITING
 from provisioner.jobs.retries import SLOT_WAIT_SECONDS
 from provisioner.jobs.slots import FURTHER_PLACES, PLACES_OF_A_SHARE
 
@@ -55,7 +56,6 @@ CLEANUP_SECONDS = 10.0
 WAITED = "waited for a slot for too long (TIMEOUT)"
 STAGE_FAILED = "a stage was throttled in three attempts (NETWORK_ERROR)"
 NOT_DISPATCHED = "StartExecution was throttled at each delivery"
-NOT_BEGUN = "in the queue for twice QueuedMinutes (TIMEOUT)"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,8 @@ class Fleet:
     region: Region = Region.OTHER
     #: Instead of the template's default.
     maximum_running_jobs: int = 0
-    #: How many jobs may wait for a slot as executions, the others being held back in the queue;
-    #: None where none is, as the code does.
-    most_waiting: int | None = None
+    #: How many jobs may wait for a slot as executions; the others are held back in the queue.
+    most_waiting: int = MOST_WAITING
     seed: int = 1
     shape: JobShape = field(default_factory=read_job_shape)
     parameters: Parameters = field(default_factory=read_parameters)
@@ -90,6 +89,11 @@ class Fleet:
     def shares(self) -> int:
         """Owners, each of which has as many jobs as projects by default."""
         return max(1, self.jobs // max(1, self.parameters.default_project_quota))
+
+    @property
+    def gigabytes(self) -> float:
+        """Memory of a function."""
+        return self.parameters.memory_megabytes / 1024
 
     def calls(self, part: str) -> list[StageCall]:
         """Return what a stage, or what else calls, asks of AWS."""
@@ -148,10 +152,9 @@ class Fleet:
         named = Counter({(call.service, call.operation): call.times for call in calls})
         s3 = {operation: n for (service, operation), n in named.items() if service == "s3"}
         writes = sum(n for op, n in s3.items() if op.startswith(("Create", "Put", "List")))
-        gigabytes = self.parameters.memory_megabytes / 1024
         return Use(
             runs=1,
-            gigabyte_seconds=gigabytes * self.seconds(part),
+            gigabyte_seconds=self.gigabytes * self.seconds(part),
             write_units=sum(call.write_units for call in calls),
             read_units=sum(call.read_units for call in calls),
             secret_calls=sum(n for (of, _), n in named.items() if of == "secrets-manager"),

@@ -166,7 +166,7 @@ class Parameters:
     max_receive_count: int
     default_project_quota: int
     memory_megabytes: int
-    reconciler_timeout_seconds: int
+    dispatcher_timeout_seconds: int
 
 
 def read_parameters() -> Parameters:
@@ -185,7 +185,7 @@ def read_parameters() -> Parameters:
         max_receive_count=queue["RedrivePolicy"]["maxReceiveCount"],
         default_project_quota=defaults["DefaultProjectQuota"],
         memory_megabytes=written["Globals"]["Function"]["MemorySize"],
-        reconciler_timeout_seconds=of["ReconcilerFunction"]["Timeout"],
+        dispatcher_timeout_seconds=dispatcher["Timeout"],
     )
 
 

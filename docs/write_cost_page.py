@@ -16,9 +16,8 @@ from bench.stage_calls import DISPATCH, POLL, PUBLISH
 
 PAGE = Path(__file__).with_name("cost.md")
 
-#: Projects whose months are shown, and bursts that are small enough to be told apart.
+#: Projects whose months are shown.
 _PROJECTS = (1, 1_000, 100_000)
-_BURSTS = (1_000, 2_000, 3_000, 5_000, 10_000, 30_000)
 
 #: The burst that is drawn, and minutes between two points of the picture, of which there are so
 #: many.
@@ -143,34 +142,21 @@ def rates() -> str:
 
 
 def bursts() -> str:
-    """Return how many jobs of a burst fail."""
-    shown = ("as it is", "held back")
-    rows = []
-    for jobs in _BURSTS:
-        played = [fleet.play(scenario, jobs) for scenario in shown]
-        ends = [f"{round(of.all_failed):,} fail; {fleet.duration(of.seconds)}" for of in played]
-        rows.append((f"{jobs:,}", *ends))
-    return _table(("jobs", *shown), rows)
-
-
-def scenarios() -> str:
-    """Return what becomes of bursts of three sizes."""
-    _, _, *headings = fleet.HEADINGS
-    rows = ((f"{jobs} {scenario}", *rest) for jobs, scenario, *rest in fleet.rows())
-    return _table(("jobs", *headings), rows)
+    """Return what becomes of bursts."""
+    return _table(fleet.HEADINGS, fleet.rows())
 
 
 def picture() -> str:
     """Return the picture of a burst: how many jobs have completed by when."""
-    lines = [_completed(fleet.play(scenario, _DRAWN)) for scenario in ("as it is", "held back")]
+    line = _completed(fleet.play(_DRAWN))
     minutes = ", ".join(str(n * _MINUTES) for n in range(_POINTS))
     return (
         "```mermaid\nxychart-beta\n"
-        f'  title "{_DRAWN:,} jobs at once: as it is (below), and held back (above)"\n'
+        f'  title "{_DRAWN:,} jobs at once"\n'
         f'  x-axis "minutes" [{minutes}]\n'
         f'  y-axis "thousand jobs completed" 0 --> {_DRAWN // 1000}\n'
-        + "".join(f"  line [{', '.join(line)}]\n" for line in lines)
-        + "```\n"
+        f"  line [{', '.join(line)}]\n"
+        "```\n"
     )
 
 
@@ -189,7 +175,6 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "counts": counts,
     "rates": rates,
     "bursts": bursts,
-    "scenarios": scenarios,
     "picture": picture,
 }
 
