@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from provisioner.jobs.stage_run import RECORD_FAILURE
 from support.project import ROOT, template
 
 #: A state machine's states, by name.
@@ -149,7 +150,8 @@ def _next(states: States, state: Mapping[str, Any]) -> str:
         return str(state.get("Next", ""))
     default = str(state["Default"])
     # The default of the last one is the failure; its one rule is that all has gone well.
-    is_failure = states[default].get("Parameters", {}).get("Payload", {}).get("stage") == "FAILED"
+    payload = states[default].get("Parameters", {}).get("Payload", {})
+    is_failure = payload.get("stage") == RECORD_FAILURE
     return str(state["Choices"][0]["Next"]) if is_failure else default
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from provisioner import api
 from provisioner.drivers.dynamodb import from_item
-from provisioner.jobs.execution import job_id_of
+from provisioner.jobs.execution import job_id_of_execution
 from provisioner.jobs.records import to_history
 from provisioner.jobs.stage import StageEvent
 from provisioner.jobs.stage_run import RECORD_FAILURE
@@ -82,7 +82,7 @@ def test_execution_event_is_what_the_reconciler_s_rule_passes_on() -> None:
     detail = event["detail"]
     assert detail["status"] in pattern["detail"]["status"]
     job = json.loads(detail["input"])["job"]
-    assert job_id_of(detail["executionArn"]) == job["job_id"]
+    assert job_id_of_execution(detail["executionArn"]) == job["job_id"]
     payload = job["payload"]
     assert provision_project_handler.parse(payload).model_dump(mode="json") == payload
 

@@ -367,7 +367,7 @@ def _named_by_job_types(function: str) -> Iterator[_Definition]:
         codes = [stage.code for stage in definition.stages if stage.function.name == function]
         if function in RECORDS_FAILURES:
             on_failure = definition.on_failure
-            codes += [on_failure.release, on_failure.request_cleanup, on_failure.remaining]
+            codes += [on_failure.release, on_failure.describe_cleanup, on_failure.remaining]
         yield from map(_code_of, filter(None, codes))
 
 

@@ -23,7 +23,7 @@ from provisioner.jobs.sweep import SWEEP, Sweep
 from provisioner.provisioning.job_types import clean_up_project, provision_project
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.stages.clean_up import remaining
-from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup
+from provisioner.provisioning.stages.provision import describe_cleanup, release_after_failure
 from support.core import STATE_MACHINE_ARN_PREFIX, Core
 
 #: How long a job may be QUEUED here.
@@ -48,7 +48,7 @@ def policies(core: Core) -> dict[str, FailurePolicy]:
     """Return what follows a failure, by job type."""
     policy = FailurePolicy(
         release=partial(release_after_failure, projects=core.projects),
-        request_cleanup=partial(request_cleanup, projects=core.projects),
+        describe_cleanup=partial(describe_cleanup, projects=core.projects),
         cleanup_job_type=clean_up_project.JOB_TYPE,
     )
     of_cleanup = FailurePolicy(

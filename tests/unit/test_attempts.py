@@ -13,7 +13,7 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import cleanup_job_id
 from provisioner.jobs.messages import JobId
-from provisioner.jobs.models import JOB_CANCELLED, Job, JobStatus, StageStatus, StoredError
+from provisioner.jobs.models import CANCELLED_ERROR, Job, JobStatus, StageStatus, StoredError
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.registry import UnknownJobTypeError
 from provisioner.jobs.stage import JobInput, StageOutcome
@@ -93,7 +93,7 @@ def must_not_run(_job: JobInput) -> StageOutcome:
 def test_a_queued_job_is_cancelled_at_once_and_none_of_its_stages_starts(core: Core) -> None:
     core.new_job()
     core.jobs.cancel_queued(head(core))
-    assert (head(core).status, head(core).error) == (JobStatus.CANCELLED, JOB_CANCELLED)
+    assert (head(core).status, head(core).error) == (JobStatus.CANCELLED, CANCELLED_ERROR)
     assert error_type(core, must_not_run) is ErrorType.INVALID_PAYLOAD
     assert head(core).status is JobStatus.CANCELLED
 

@@ -14,7 +14,7 @@ from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.client import JobStateError
 from provisioner.jobs.failure import FailureRecorder
 from provisioner.jobs.models import (
-    CANCELLED,
+    CANCELLED_MESSAGE,
     PROCESS_LEASE,
     Job,
     JobStatus,
@@ -79,7 +79,7 @@ def test_a_queued_job_is_cancelled_at_once(core: Core) -> None:
 
     assert job.status is JobStatus.CANCELLED
     assert job.error is not None
-    assert (job.error.type, job.error.message) == (ErrorType.JOB_CANCELLED, CANCELLED)
+    assert (job.error.type, job.error.message) == (ErrorType.JOB_CANCELLED, CANCELLED_MESSAGE)
     assert core.unfinished() == []
 
 
@@ -323,7 +323,7 @@ def test_a_cancel_that_crosses_the_record_of_a_failure_goes_before_it(core: Core
     failures(
         {
             "job": {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload},
-            "stage": "FAILED",
+            "stage": "RECORD_FAILURE",
             "branches": [branch],
         }
     )

@@ -26,7 +26,7 @@ from provisioner.jobs.models import (
     JobStatus,
     StageStatus,
     StoredError,
-    open_lease,
+    lease_wait,
 )
 from provisioner.jobs.records import NewJob
 from provisioner.jobs.retries import waiting_retry
@@ -38,7 +38,7 @@ from provisioner.provisioning.job_types import JOB_TYPES, clean_up_project, prov
 from provisioner.provisioning.naming import Naming
 from provisioner.provisioning.projects import ProjectStatus
 from provisioner.provisioning.stages.clean_up import remaining
-from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup
+from provisioner.provisioning.stages.provision import describe_cleanup, release_after_failure
 from provisioner.runtime.observability import metrics
 from support.core import (
     REGION,
@@ -503,7 +503,7 @@ def store_job(core: Core, **payload: Any) -> None:
 
 def asked(core: Core) -> CleanupRequest | None:
     """Return what the job would ask of a clean-up, if it failed now."""
-    return request_cleanup(core.jobs.get("job-1"), CLEANUP, projects=core.projects)
+    return describe_cleanup(core.jobs.get("job-1"), CLEANUP, projects=core.projects)
 
 
 @pytest.mark.parametrize(
@@ -642,7 +642,7 @@ class Past:
         """Return for how many seconds something may be at work, so many seconds later."""
         self.core.clock.advance(after)
         now = self.core.clock.at
-        lease = open_lease(self.core.jobs.get("job-1"), now)
+        lease = lease_wait(self.core.jobs.get("job-1"), now)
         return 0 if lease is None else (lease.until - now).total_seconds()
 
 

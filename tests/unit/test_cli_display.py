@@ -16,8 +16,8 @@ from provision_cli.sentences import CommandError
 from provision_cli.targets import choose_id, find_job_id
 from provisioner import api
 from provisioner.errors import ErrorType
-from provisioner.jobs.dead_letters import DeadLetter
 from provisioner.jobs.models import HistoryEntry, StageRecord
+from provisioner.jobs.redrive import DeadLetter
 from provisioner.jobs.store import BadEnd
 from provisioner.runtime.platform import PlatformSettings
 from rich.console import Console

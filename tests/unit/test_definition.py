@@ -118,12 +118,12 @@ def test_a_stage_that_cannot_run_is_refused_with_the_field(
         (
             (stage(),),
             {"on_failure": FailureHandling(cleanup_job_type="clean_up_archive")},
-            "on_failure: cleanup_job_type and request_cleanup go together",
+            "on_failure: cleanup_job_type and describe_cleanup go together",
         ),
         (
             (stage(),),
-            {"on_failure": FailureHandling(request_cleanup=CODE)},
-            "on_failure: cleanup_job_type and request_cleanup go together",
+            {"on_failure": FailureHandling(describe_cleanup=CODE)},
+            "on_failure: cleanup_job_type and describe_cleanup go together",
         ),
     ],
 )
@@ -204,5 +204,5 @@ def test_what_a_failure_does_is_loaded_by_the_definitions() -> None:
     policy = policies["revoke_api_key"]
     assert policy.release(none) == ()
     assert policy.remaining_of(none, "REVOKING") == ()
-    assert policy.request_cleanup(none, "cleanup-1") is None
+    assert policy.describe_cleanup(none, "cleanup-1") is None
     assert policy.cleanup_job_type is None

@@ -15,7 +15,7 @@ from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, ProvisioningError
 from provisioner.jobs.failure import FailurePolicy, FailureRecorder, stage_errors
 from provisioner.jobs.models import (
-    JOB_CANCELLED,
+    CANCELLED_ERROR,
     Job,
     JobStatus,
     StageRecord,
@@ -25,7 +25,7 @@ from provisioner.jobs.models import (
 from provisioner.jobs.store import BadEnd, JobNotFoundError
 from provisioner.provisioning.job_types import clean_up_project
 from provisioner.provisioning.projects import ProjectStatus
-from provisioner.provisioning.stages.provision import release_after_failure, request_cleanup
+from provisioner.provisioning.stages.provision import describe_cleanup, release_after_failure
 from provisioner.runtime.observability import metrics
 from support.core import (
     Core,
@@ -75,7 +75,7 @@ def record_failure(
                 "payload": {"project_id": "shop"},
                 "attempt": attempt,
             },
-            "stage": "FAILED",
+            "stage": "RECORD_FAILURE",
             "branches": list(branches),
         }
     )
@@ -113,7 +113,7 @@ def test_a_stage_that_a_cancel_kept_from_starting_has_not_failed(core: Core) -> 
     job = core.jobs.get("job-1")
     statuses = {record.stage: record.status for record in job.stages}
     assert (statuses[refused], statuses[failed]) == (StageStatus.PENDING, StageStatus.FAILED)
-    assert (job.status, job.error) == (JobStatus.CANCELLED, JOB_CANCELLED)
+    assert (job.status, job.error) == (JobStatus.CANCELLED, CANCELLED_ERROR)
     assert [error.stage for error in job.other_errors] == [failed]
 
 
@@ -411,7 +411,7 @@ def with_cleanup(core: Core) -> FailurePolicy:
     """Return what follows a failure of a job whose clean-up removes what it has made."""
     return FailurePolicy(
         release=partial(release_after_failure, projects=core.projects),
-        request_cleanup=partial(request_cleanup, projects=core.projects),
+        describe_cleanup=partial(describe_cleanup, projects=core.projects),
         cleanup_job_type=clean_up_project.JOB_TYPE,
     )
 

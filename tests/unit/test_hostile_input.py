@@ -37,7 +37,7 @@ ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8
 
 @pytest.fixture(autouse=True)
 def _an_empty_queue_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provisioner.jobs.dead_letters._WAIT_SECONDS", 0)
+    monkeypatch.setattr("provisioner.jobs.redrive._WAIT_SECONDS", 0)
 
 
 def assert_is_a_sentence(said: str, field: str) -> None:

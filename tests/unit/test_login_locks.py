@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.failure import FailurePolicy, FailureRecorder
+from provisioner.jobs.failure import FailurePolicy, end_badly
 from provisioner.jobs.models import StoredError
 from provisioner.jobs.stage import JobInput
 from provisioner.provisioning.login_locks import LoginLocks
@@ -37,7 +37,7 @@ def refused(core: Core, job_id: str) -> str:
 def end(core: Core, job_id: str) -> None:
     error = StoredError(ErrorType.NETWORK_ERROR, "", 0, "It failed.", "")
     job = core.jobs.get(job_id)
-    FailureRecorder(core.jobs, {job.job_type: FailurePolicy()}).end(job, [error])
+    end_badly(core.jobs, {job.job_type: FailurePolicy()}, job, [error])
 
 
 @pytest.fixture

@@ -176,12 +176,12 @@ def test_a_stage_whose_code_its_function_cannot_run_is_refused_before_anything_i
         derive_files(ROOT)
 
 
-@pytest.mark.parametrize("field", ["release", "request_cleanup", "remaining"])
+@pytest.mark.parametrize("field", ["release", "describe_cleanup", "remaining"])
 def test_code_that_handles_a_failure_and_is_not_there_is_refused(
     monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     nowhere = {field: "provisioner.provisioning.stages.lifecycle:ensure_held_by_nobody"}
-    if field == "request_cleanup":
+    if field == "describe_cleanup":
         nowhere["cleanup_job_type"] = "clean_up_project"
     changed = replace(rotate_api_keys.JOB_TYPE, on_failure=FailureHandling(**nowhere))
     monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)
@@ -195,7 +195,7 @@ def test_a_cleanup_of_a_job_type_that_is_not_there_is_refused(
 ) -> None:
     handling = FailureHandling(
         cleanup_job_type="gone",
-        request_cleanup="provisioner.provisioning.stages.provision:request_cleanup",
+        describe_cleanup="provisioner.provisioning.stages.provision:describe_cleanup",
     )
     changed = replace(rotate_api_keys.JOB_TYPE, on_failure=handling)
     monkeypatch.setitem(job_types.JOB_TYPES, "rotate_api_keys", changed)

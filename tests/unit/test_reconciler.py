@@ -17,7 +17,7 @@ from provisioner.jobs.execution import (
     Execution,
     ExecutionStatus,
     execution_name,
-    job_id_of,
+    job_id_of_execution,
     job_input,
 )
 from provisioner.jobs.failure import FailureRecorder
@@ -83,7 +83,7 @@ def record_failure(core: Core) -> dict[str, Any]:
     of_job = {"job_id": "job-1", "job_type": job.job_type, "payload": job.payload}
     branch = {"ok": False, "stage": provision_project.INITIALIZING, "error": {"Error": "CONFLICT"}}
     failures = FailureRecorder(core.jobs, policies(core))
-    return failures({"job": of_job, "stage": "FAILED", "branches": [branch]})
+    return failures({"job": of_job, "stage": "RECORD_FAILURE", "branches": [branch]})
 
 
 def meanwhile(core: Core, happen: Callable[[], object]) -> None:
@@ -1006,7 +1006,7 @@ def test_an_event_is_delivered_again_where_its_job_could_not_be_reconciled(core:
 @pytest.mark.parametrize("attempt", [1, 2, 9999])
 def test_a_job_is_known_by_the_name_of_its_execution(attempt: int) -> None:
     name = execution_name("a-2-attempt-x", attempt)
-    assert job_id_of(f"{STATE_MACHINE_ARN_PREFIX}any:{name}") == "a-2-attempt-x"
+    assert job_id_of_execution(f"{STATE_MACHINE_ARN_PREFIX}any:{name}") == "a-2-attempt-x"
 
 
 def test_a_sweep_reconciles_what_is_unfinished_or_held_and_nothing_else(

@@ -17,7 +17,7 @@ from provisioner.jobs.models import (
     StageStatus,
     StoredError,
     Wait,
-    open_lease,
+    lease_wait,
 )
 from provisioner.jobs.registry import REGISTRY
 from provisioner.jobs.stage import Completion, StageOutcome
@@ -50,7 +50,7 @@ def start(core: Core, retry_count: int = 0, stage: str = STAGE) -> StageRecord:
 
 def lease(core: Core) -> datetime | None:
     """Return until when a run may be at work."""
-    found = open_lease(job(core), core.clock.at)
+    found = lease_wait(job(core), core.clock.at)
     return None if found is None else found.until
 
 
@@ -167,12 +167,12 @@ def test_a_lease_ends_with_time(core: Core) -> None:
     core.new_job()
     start(core)
     core.clock.advance(LIMIT.total_seconds() - 1)
-    found = open_lease(job(core), core.clock.at)
+    found = lease_wait(job(core), core.clock.at)
     ends_at = core.clock.at + timedelta(seconds=1)
     says = f"An earlier attempt of {STAGE} may still be at work."
     assert found == Wait("", says, core.clock.at, ends_at)
     core.clock.advance()
-    assert open_lease(job(core), core.clock.at) is None
+    assert lease_wait(job(core), core.clock.at) is None
 
 
 @pytest.mark.parametrize("word", WORDS.values(), ids=WORDS)

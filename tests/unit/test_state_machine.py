@@ -46,7 +46,7 @@ def stage(name: str, **more: Any) -> Stage:
 
 
 def job_type(*steps: Stage | Parallel, has_cleanup: bool = False) -> JobDefinition[Any]:
-    handling = FailureHandling(cleanup_job_type="clean_up", request_cleanup="somewhere:request")
+    handling = FailureHandling(cleanup_job_type="clean_up", describe_cleanup="somewhere:request")
     return JobDefinition(
         name="any",
         meaning="Does something.",

@@ -30,7 +30,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
-    open_lease,
+    lease_wait,
 )
 from provisioner.jobs.reconciler import Reconciler
 from provisioner.jobs.records import NewJob
@@ -94,7 +94,7 @@ class World:
         self.is_cleaned_up = False
         self.asked = CleanupRequest({"project_id": "shop", "job_id": "job-1"}, hand_over=[])
         policy = FailurePolicy(
-            request_cleanup=lambda _job, _id: self.asked if self.is_cleaned_up else None,
+            describe_cleanup=lambda _job, _id: self.asked if self.is_cleaned_up else None,
             cleanup_job_type=clean_up_project.JOB_TYPE,
         )
         self.policies = {DEFINITION.name: policy}
@@ -709,7 +709,7 @@ def test_no_run_is_at_work_once_no_lease_is_open(
             core.clock.advance()
             core.jobs.retry(world.job())
         now = core.clock.at
-        lease = open_lease(world.job(), now)
+        lease = lease_wait(world.job(), now)
         quiet_at = now if lease is None else lease.until
         assert all(over_at <= quiet_at for over_at in lost)
         # And nobody waits for longer than one that began last may take.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from provisioner.errors import ErrorType, ProvisioningError
-from provisioner.jobs.messages import job_id_of, parse_message
+from provisioner.jobs.messages import job_id_of_message, parse_message
 
 #: A job in what services and people put around it, and what is said; none of it is ever unwrapped.
 _JOB = json.dumps(
@@ -95,7 +95,7 @@ def test_a_job_that_is_wrapped_is_refused_with_what_to_do(name: str) -> None:
     assert message.endswith(".")
     assert message.isprintable()
     assert "shop" not in message
-    assert job_id_of(text, "its-own") == "its-own"
+    assert job_id_of_message(text, "its-own") == "its-own"
 
 
 @pytest.mark.parametrize(

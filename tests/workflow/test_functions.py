@@ -256,7 +256,7 @@ def test_a_job_that_fails_says_so_in_its_function_too(functions: Functions) -> N
     job = api.enqueue_job("provision_project", {"project_id": project_id, "region": REGION})
     functions.dispatch()
     job = functions.ended(job.job_id)
-    assert functions.ran["FAILED"] == "LifecycleFunction"
+    assert functions.ran["RECORD_FAILURE"] == "LifecycleFunction"
     assert job.error is not None
     assert (job.error.type, job.error.stage) == (
         api.ErrorType.CONFLICT,

@@ -60,7 +60,7 @@ def derive_files(root: Path) -> dict[Path, str]:
 def _check_code(definition: JobDefinition[Any]) -> None:
     """Refuse code that its function could not load: with it, that would run no job type's."""
     policy = definition.on_failure
-    codes = (policy.release, policy.request_cleanup, policy.remaining)
+    codes = (policy.release, policy.describe_cleanup, policy.remaining)
     if policy.cleanup_job_type not in {"", *JOB_TYPES}:
         raise DefinitionError(
             f"job type {definition.name}: on_failure: cleanup_job_type: there is no job type "

@@ -284,7 +284,7 @@ def _failure_alone(stage: Stage) -> State:
 
 def _ending(definition: JobDefinition[Any], lifecycle: Function) -> States:
     """Return how a job that failed ends."""
-    cleanup = _cleanup(lifecycle) if definition.on_failure.request_cleanup else {}
+    cleanup = _cleanup(lifecycle) if definition.on_failure.describe_cleanup else {}
     record = _task(
         RECORD_FAILURE,
         "Stores the errors, closes the stages that never said how they ended, and releases what "

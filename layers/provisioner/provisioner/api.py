@@ -51,7 +51,6 @@ from provisioner.jobs.client import (
     JobStateError,
     JobWaitTimeoutError,
 )
-from provisioner.jobs.dead_letters import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
     HistoryEntry,
@@ -62,6 +61,7 @@ from provisioner.jobs.models import (
     StoredError,
     Wait,
 )
+from provisioner.jobs.redrive import DeadLetter, DeadLetters, Redriven
 from provisioner.jobs.registry import (
     REGISTRY,
     DuplicateJobHandlerError,

@@ -70,7 +70,7 @@ def failure_policies_of(resources: Resources) -> dict[str, FailurePolicy]:
 def _policy(on_failure: FailureHandling, resources: Resources) -> FailurePolicy:
     codes = {
         "release": on_failure.release,
-        "request_cleanup": on_failure.request_cleanup,
+        "describe_cleanup": on_failure.describe_cleanup,
         "remaining_of": on_failure.remaining,
     }
     given: dict[str, Any] = {name: bind(code, resources) for name, code in codes.items() if code}

@@ -11,7 +11,7 @@ What happens to a job, and the modules in which it does:
   the first start of a job takes one of the `slots`.
 - The job ends: its last stage completes it, or `failure` records why it failed.
 - Nobody says how it ended: the `reconciler` finds that, and ends it. A `sweep` looks at every job.
-- What did not work waits for people: `dead_letters`.
+- What did not work waits for people: `redrive`.
 - Others hear of it: `events` publishes each entry of the history.
 - It is stored: `store` reads and writes jobs; `records` is the form of an item, and writes what
   belongs together in one transaction.

@@ -176,7 +176,7 @@ class FailureHandling:
     cleanup_job_type: str = ""
     #: Says what a job of that type is asked, and hands over to it what the failed one holds, as
     #: `module:function`; see `CleanupRequest`.
-    request_cleanup: str = ""
+    describe_cleanup: str = ""
     #: Names what a stage may have left that was to remove it, as `module:function`.
     remaining: str = ""
 
@@ -272,11 +272,11 @@ class JobDefinition[Payload: BaseModel]:
 
     def _check_failure(self, where: str) -> None:
         require(
-            bool(self.on_failure.cleanup_job_type) is bool(self.on_failure.request_cleanup),
-            f"{where}: cleanup_job_type and request_cleanup go together; give both or neither.",
+            bool(self.on_failure.cleanup_job_type) is bool(self.on_failure.describe_cleanup),
+            f"{where}: cleanup_job_type and describe_cleanup go together; give both or neither.",
         )
         pattern, sentence = _CODE
-        for name in ("release", "request_cleanup", "remaining"):
+        for name in ("release", "describe_cleanup", "remaining"):
             code = getattr(self.on_failure, name)
             require(not code or pattern.fullmatch(code), f"{where}: {name}: {sentence}.")
 

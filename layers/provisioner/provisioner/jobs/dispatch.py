@@ -28,7 +28,7 @@ from provisioner.jobs.messages import (
     JobQueue,
     accept,
     is_own_job,
-    job_id_of,
+    job_id_of_message,
     keep_payload,
     parse_message,
     to_stored_error,
@@ -191,7 +191,7 @@ class Dispatcher(MessageReceiver):
             record: the message.
             time_left: returns for how many seconds it may wait for room.
         """
-        job_id = job_id_of(str(record["body"]), str(record["messageId"]))
+        job_id = job_id_of_message(str(record["body"]), str(record["messageId"]))
         group = record.get("attributes", {}).get("MessageGroupId")
         try:
             start = partial(self._start, message_group=group, time_left=time_left)
@@ -259,7 +259,7 @@ class UndeliveredReceiver(MessageReceiver):
 
     def receive(self, record: Mapping[str, Any]) -> None:
         """End the job of a message, and reject the message."""
-        job_id = job_id_of(str(record["body"]), str(record["messageId"]))
+        job_id = job_id_of_message(str(record["body"]), str(record["messageId"]))
         try:
             self._receive(record, job_id, self._end)
         except Exception as error:

@@ -164,7 +164,7 @@ DETAILS: dict[EventType, type[JobEvent]] = {
     EventType.CANCELLED: JobEndedEvent,
 }
 
-_JOB_TYPES: dict[str, EventType] = {
+_EVENT_OF_STATUS: dict[str, EventType] = {
     JobStatus.QUEUED: EventType.QUEUED,
     JobStatus.RUNNING: EventType.STARTED,
     JobStatus.COMPLETED: EventType.COMPLETED,
@@ -177,7 +177,7 @@ _JOB_TYPES: dict[str, EventType] = {
 def event_type(entry: HistoryEntry) -> EventType | None:
     """Return the type of the event of a change; None where it has none."""
     if entry.subject == JOB_SUBJECT:
-        return _JOB_TYPES.get(entry.status)
+        return _EVENT_OF_STATUS.get(entry.status)
     if entry.next_attempt_before is not None:
         return EventType.RETRYING
     return EventType.STAGE_CHANGED if entry.status in StageStatus else None

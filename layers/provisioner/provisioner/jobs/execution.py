@@ -55,7 +55,7 @@ def execution_input(new: NewJob, attempt: int = 1) -> str:
     return text
 
 
-def job_id_of(arn: str) -> str:
+def job_id_of_execution(arn: str) -> str:
     """Return the id of the job that an execution is of, by its name; see `execution_name`."""
     return LATER_ATTEMPT.sub("", arn.rpartition(":")[2])
 

@@ -13,14 +13,14 @@ from provisioner.errors import FINAL_ERROR, ErrorType, failure
 from provisioner.jobs.definition import LONGEST_RUN_SECONDS, JobDefinition
 from provisioner.jobs.execution import execution_name, job_input
 from provisioner.jobs.models import (
-    JOB_CANCELLED,
+    CANCELLED_ERROR,
     Job,
     JobStatus,
     StageRecord,
     StageStatus,
     StoredError,
     cancelled_while_waiting,
-    open_lease,
+    lease_wait,
     waited_in_vain,
 )
 from provisioner.jobs.records import NewJob, json_object, optimistically
@@ -70,7 +70,7 @@ class FailurePolicy:
     #: Released with the job's end, where no clean-up follows.
     release: Release = lambda _job: ()
     #: Says what the clean-up of this id is to remove; None where what was made stays.
-    request_cleanup: Callable[[Job, str], CleanupRequest | None] = lambda _job, _cleanup_job_id: (
+    describe_cleanup: Callable[[Job, str], CleanupRequest | None] = lambda _job, _cleanup_job_id: (
         None
     )
     #: The job type of that clean-up; None where there is none.
@@ -119,7 +119,7 @@ class FailureRecorder:
         errors = stage_errors(job, event.branches, self.store.now())
         if not job.status.is_terminal:
             self._wait_for_leases(job, event)
-            self.end(job, errors)
+            end_badly(self.store, self.policies, job, errors, ends_leases=self.is_process)
         ended = self.store.get(event.job.job_id)
         error = ended.error or errors[0]
         if not job.status.is_terminal:
@@ -140,11 +140,11 @@ class FailureRecorder:
         Raises:
             StageWaiting: it would end too early.
         """
-        lease = open_lease(job, self.store.now())
+        lease = lease_wait(job, self.store.now())
         # Repeated so often, it has waited for longer than any function runs. The clock says so
         # before, but for where each wait is shortened, as on the local stack.
         is_over = event.has_polled_for(LONGEST_RUN_SECONDS)
-        if lease is None or is_over or self.is_process or self.is_cleaned_up(job):
+        if lease is None or is_over or self.is_process or is_cleaned_up(job, self.policies):
             return
         is_written = self.store.wait_to_end(job, lease.waiting_for, lease.until)
         if is_written and job.end_wait is None:
@@ -156,11 +156,6 @@ class FailureRecorder:
             waits_until=lease.until.isoformat(),
         )
         raise StageWaiting(lease.waiting_for)
-
-    def is_cleaned_up(self, job: Job) -> bool:
-        """Whether a clean-up follows the end of a job."""
-        policy = of_job_type(self.policies, job)
-        return policy.request_cleanup(job, cleanup_job_id(job.job_id, job.attempt)) is not None
 
     def _start_of_cleanup(self, job: Job) -> dict[str, Any]:
         """Say how the clean-up of this attempt is started, where one waits for that."""
@@ -175,52 +170,64 @@ class FailureRecorder:
             },
         }
 
-    def end(
-        self,
-        job: Job,
-        errors: Sequence[StoredError],
-        *,
-        repair: str = "",
-    ) -> None:
-        """End a job that has not ended: FAILED, or CANCELLED where someone has asked for that.
 
-        Args:
-            job: the job as it was read.
-            errors: the job's error first, then the others in stage order.
-            repair: what had gone wrong and is put right by that, if anything.
+def is_cleaned_up(job: Job, policies: Mapping[str, FailurePolicy]) -> bool:
+    """Whether a clean-up follows the bad end of a job."""
+    policy = of_job_type(policies, job)
+    return policy.describe_cleanup(job, cleanup_job_id(job.job_id, job.attempt)) is not None
 
-        Raises:
-            ConditionFailedError: something has changed under the write.
-        """
-        was_cancelled = job.cancel_requested_at is not None
-        policy = of_job_type(self.policies, job)
-        cleanup, also = _cleanup(job, policy)
-        self.store.fail(
-            job,
-            BadEnd(
-                [JOB_CANCELLED, *errors] if was_cancelled else errors,
-                JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
-                cleanup=cleanup,
-                # What the stages that have not ended well were to remove.
-                remaining=[
-                    resource
-                    for record in job.stages
-                    if not record.status.is_done
-                    for resource in policy.remaining_of(job, record.stage)
-                ],
-                ends_leases=self.is_process,
-                repair=repair,
-                also=also,
-            ),
-        )
-        for wait in job.waits:
-            measure_wait(wait.since, self.store.now())
+
+def end_badly(
+    store: JobStore,
+    policies: Mapping[str, FailurePolicy],
+    job: Job,
+    errors: Sequence[StoredError],
+    *,
+    ends_leases: bool = False,
+    repair: str = "",
+) -> None:
+    """End a job that has not ended: FAILED, or CANCELLED where someone has asked for that.
+
+    Args:
+        store: the jobs.
+        policies: what follows a failure, by job type.
+        job: the job as it was read.
+        errors: the job's error first, then the others in stage order.
+        ends_leases: whether no run of a stage can be at work any more.
+        repair: what had gone wrong and is put right by that, if anything.
+
+    Raises:
+        ConditionFailedError: something has changed under the write.
+    """
+    was_cancelled = job.cancel_requested_at is not None
+    policy = of_job_type(policies, job)
+    cleanup, also = _cleanup(job, policy)
+    store.fail(
+        job,
+        BadEnd(
+            [CANCELLED_ERROR, *errors] if was_cancelled else errors,
+            JobStatus.CANCELLED if was_cancelled else JobStatus.FAILED,
+            cleanup=cleanup,
+            # What the stages that have not ended well were to remove.
+            remaining=[
+                resource
+                for record in job.stages
+                if not record.status.is_done
+                for resource in policy.remaining_of(job, record.stage)
+            ],
+            ends_leases=ends_leases,
+            repair=repair,
+            also=also,
+        ),
+    )
+    for wait in job.waits:
+        measure_wait(wait.since, store.now())
 
 
 def _cleanup(job: Job, policy: FailurePolicy) -> tuple[NewJob | None, Sequence[Write]]:
     """Return the clean-up of a job, if any, and what the job's end writes beside it."""
     job_id, definition = cleanup_job_id(job.job_id, job.attempt), policy.cleanup_job_type
-    asked = policy.request_cleanup(job, job_id)
+    asked = policy.describe_cleanup(job, job_id)
     if asked is None or definition is None:
         return None, policy.release(job)
     cleanup = NewJob(job_id, definition.name, asked.payload, definition.stages, job.job_id)

@@ -176,7 +176,7 @@ def find_message(body: str) -> JobMessage | None:
     return None
 
 
-def job_id_of(body: str, message_id: str) -> str:
+def job_id_of_message(body: str, message_id: str) -> str:
     """Return the id of a message's job: its own where it names none, or cannot be read."""
     message = find_message(body)
     return (message and message.job_id) or message_id

@@ -12,7 +12,7 @@ from provisioner.errors import ErrorType
 from provisioner.jobs.retries import STAGE_RETRY
 
 #: The message of a job that someone cancelled.
-CANCELLED = "The job was cancelled."
+CANCELLED_MESSAGE = "The job was cancelled."
 
 
 def waited_in_vain(waiting_for: str, seconds: float) -> str:
@@ -138,12 +138,24 @@ class StoredError:
 
 
 #: What a job ends with that someone cancelled.
-JOB_CANCELLED = StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED, "")
+CANCELLED_ERROR = StoredError(ErrorType.JOB_CANCELLED, "", 0, CANCELLED_MESSAGE, "")
 
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """One stage of a job."""
+    """One stage of a job.
+
+    What counts, where the job waits for a slot, and the stage then fails once and waits once:
+
+    | event | status | attempt | failures | retry_count | retries_before |
+    | --- | --- | --- | --- | --- | --- |
+    | no slot is free | WAITING | 0 | 0 | 0 | 0 |
+    | a slot is, at the next look | RUNNING | 1 | 0 | 1 | 1 |
+    | the attempt fails | RETRYING | 1 | 1 | 1 | 1 |
+    | the next one begins | RUNNING | 2 | 1 | 2 | 1 |
+    | it waits for something | WAITING | 2 | 1 | 2 | 1 |
+    | it is polled, and ends well | SUCCEEDED | 2 | 1 | 3 | 1 |
+    """
 
     stage: str
     status: StageStatus = StageStatus.PENDING
@@ -376,7 +388,7 @@ def lease_of(record: StageRecord, *, last_run_only: bool = False) -> datetime | 
     return max(filter(None, leases), default=None)
 
 
-def open_lease(
+def lease_wait(
     job: Job | None, now: datetime, *, last_runs_only: bool = False, besides: str = ""
 ) -> Wait | None:
     """Return what the end of a job, or a clean-up, waits for: its longest lease that has not ended.

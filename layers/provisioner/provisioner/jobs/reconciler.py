@@ -13,17 +13,18 @@ from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from provisioner.drivers.dynamodb import ConditionFailedError, Write
 from provisioner.errors import ErrorType
-from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of
+from provisioner.jobs.execution import Execution, Executions, ExecutionStatus, job_id_of_execution
 from provisioner.jobs.failure import (
     CAUSE_LENGTH,
     FailurePolicy,
-    FailureRecorder,
+    end_badly,
+    is_cleaned_up,
     metric_of,
     stage_error,
 )
 from provisioner.jobs.messages import JobQueue
 from provisioner.jobs.models import (
-    CANCELLED,
+    CANCELLED_MESSAGE,
     PROCESS_LEASE,
     REPAIRED,
     Job,
@@ -31,7 +32,7 @@ from provisioner.jobs.models import (
     StageRecord,
     StageStatus,
     StoredError,
-    open_lease,
+    lease_wait,
 )
 from provisioner.jobs.records import optimistically
 from provisioner.jobs.registry import UnknownJobTypeError, of_job_type
@@ -105,7 +106,7 @@ class Reconciler:
             case {"source": "aws.states", "detail": {"executionArn": str(arn), "status": status}}:
                 said = {name: event["detail"].get(name) or "" for name in ("error", "cause")}
                 ended = Execution(arn, ExecutionStatus(status), **said)
-                job_id = job_id_of(arn)
+                job_id = job_id_of_execution(arn)
             case {"detail": {"job_id": str(job_id)}}:
                 pass
             case _:
@@ -209,13 +210,13 @@ class Reconciler:
         failed = [record for record in job.stages if _has_failed(record)]
         waiting = [record for record in job.running_stages if record not in failed]
         only_waits = was_cancelled and bool(waiting)
-        if not (is_over or only_waits) or self._keeps_from_ending(job, now):
+        if not (is_over or only_waits) or self._wait_to_end(job, now):
             return Reconciled()
         errors = [stage_error(job, record, now) for record in (*failed, *waiting)]
         if was_cancelled:
             # Ended first: should this process stop here, the execution finds that after its wait.
             reconciled = self._end(job, errors)
-            self.executions.stop(arn, CANCELLED)
+            self.executions.stop(arn, CANCELLED_MESSAGE)
             return reconciled
         how = "gone" if execution is None else execution.status
         repair = f"Nobody had told of its end: its execution was {how}."
@@ -224,14 +225,13 @@ class Reconciler:
         reasons = [] if is_because_of_them and failed else [_reason(execution)]
         return self._end(job, [*reasons, *errors], repair)
 
-    def _keeps_from_ending(self, job: Job, now: datetime) -> bool:
-        """Whether a run of a stage may be at work that nobody is to meet.
+    def _wait_to_end(self, job: Job, now: datetime) -> bool:
+        """Let the end of a job wait while a run may be at work that nobody is to meet.
 
         Where a clean-up follows, that one has the project, and waits itself for the runs that
         others followed.
         """
-        is_cleaned_up = FailureRecorder(self.store, self.policies).is_cleaned_up(job)
-        lease = open_lease(job, now, last_runs_only=is_cleaned_up)
+        lease = lease_wait(job, now, last_runs_only=is_cleaned_up(job, self.policies))
         if lease is not None and StageStatus.WAITING in {record.status for record in job.stages}:
             # What is polled says nothing of that.
             self.store.wait_to_end(job, lease.waiting_for, lease.until)
@@ -239,7 +239,7 @@ class Reconciler:
 
     def _end(self, job: Job, errors: Sequence[StoredError], repair: str = "") -> Reconciled:
         """End a job that nobody is at any more, and start its clean-up."""
-        FailureRecorder(self.store, self.policies).end(job, errors, repair=repair)
+        end_badly(self.store, self.policies, job, errors, repair=repair)
         ended = self.store.get(job.job_id)
         if ended.cleanup_job_id not in {"", job.cleanup_job_id}:
             # Nobody else starts it: what was to start it has ended.

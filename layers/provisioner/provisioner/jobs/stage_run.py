@@ -33,7 +33,7 @@ from provisioner.jobs.store import JobStore
 from provisioner.runtime.observability import logger, measure_by, metrics
 
 #: The step of every state machine that records a failed job; it is no stage.
-RECORD_FAILURE = "FAILED"
+RECORD_FAILURE = "RECORD_FAILURE"
 
 
 def parse_event(event: Mapping[str, Any]) -> StageEvent:

@@ -15,7 +15,7 @@ from provisioner.drivers.aws_errors import is_throttled, short_cause
 from provisioner.drivers.dynamodb import ConditionFailedError
 from provisioner.errors import ErrorType, failure, final_failure
 from provisioner.jobs.models import (
-    CANCELLED,
+    CANCELLED_MESSAGE,
     NO_WAIT,
     STAGE_TRANSITIONS,
     Job,
@@ -26,7 +26,7 @@ from provisioner.jobs.models import (
     StoredError,
     job_sources,
     lease_of,
-    open_lease,
+    lease_wait,
     waited_in_vain,
 )
 from provisioner.jobs.records import STAGE, NotAfter, UnitOfWork, optimistically
@@ -246,7 +246,7 @@ def begin_wait(
 
 #: What is said of a run whose stage is closed.
 _CLOSED = {
-    StageClosed.JOB_CANCELLED: (ErrorType.JOB_CANCELLED, CANCELLED),
+    StageClosed.JOB_CANCELLED: (ErrorType.JOB_CANCELLED, CANCELLED_MESSAGE),
     StageClosed.ENDED: (
         ErrorType.INVALID_PAYLOAD,
         "job_id: this job has ended; send a new job.",
@@ -396,7 +396,7 @@ class StageStore:
             work: UnitOfWork, before: StageRecord, refused: _Refused, job: Job | None
         ) -> StageRecord:
             refuse_closed(before.closed)
-            lease = open_lease(job if asks_leases else None, work.at, besides=before.stage)
+            lease = lease_wait(job if asks_leases else None, work.at, besides=before.stage)
             if lease is not None:
                 return begin_wait(before, work.at, lease.waiting_for, lease.until)
             if refused is not None and any("job_id" not in key for key in refused.keys):
@@ -478,4 +478,4 @@ def _is_last(stored: StageRecord, held: StageRecord) -> bool:
 def _cancelled(error: StoredError) -> StoredError:
     """Return what a stage ends with that would be tried again, were its job not cancelled."""
     cause = f"{error.type}: {error.message} {error.cause}"
-    return replace(error, type=ErrorType.JOB_CANCELLED, message=CANCELLED, cause=cause)
+    return replace(error, type=ErrorType.JOB_CANCELLED, message=CANCELLED_MESSAGE, cause=cause)

@@ -19,8 +19,8 @@ from provisioner.drivers import dynamodb, dynamodb_lists
 from provisioner.drivers.dynamodb_lists import LISTED_AT, LISTED_UNDER
 from provisioner.jobs.models import (
     CANCEL_REQUESTED,
+    CANCELLED_ERROR,
     ENDS,
-    JOB_CANCELLED,
     JOB_SUBJECT,
     JOB_WAITS,
     NO_WAIT,
@@ -410,7 +410,7 @@ class JobStore(JobReader):
         values = _end_values(work, end.status) | {
             "error": error,
             # A stage that its end has kept from starting has met nothing.
-            "other_errors": [e for e in others if e.type != JOB_CANCELLED.type or e.attempt],
+            "other_errors": [e for e in others if e.type != CANCELLED_ERROR.type or e.attempt],
             "remaining": end.remaining,
             "cleanup_job_id": cleanup_job_id or job.cleanup_job_id,
         }
@@ -451,7 +451,7 @@ class JobStore(JobReader):
             ConditionFailedError: it has begun, or has ended.
         """
         waiting = (record for record in job.stages if record.status is StageStatus.WAITING)
-        end = BadEnd([JOB_CANCELLED, *map(cancelled_while_waiting, waiting)], JobStatus.CANCELLED)
+        end = BadEnd([CANCELLED_ERROR, *map(cancelled_while_waiting, waiting)], JobStatus.CANCELLED)
         self.fail(job, end, (JobStatus.QUEUED,))
 
     def add_completion(

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from provisioner.drivers import dynamodb
 from provisioner.errors import ErrorType
 from provisioner.jobs.execution import is_look_throttled
-from provisioner.jobs.models import Job, JobStatus, StageStatus, open_lease
+from provisioner.jobs.models import Job, JobStatus, StageStatus, lease_wait
 from provisioner.jobs.reconciler import Reconciled, Reconciler, count, queued_since
 from provisioner.jobs.stage_run import known_error
 from provisioner.jobs.store import JobStore
@@ -318,7 +318,7 @@ def _is_at_work(job: Job, now: datetime) -> bool:
     """
     is_polled = StageStatus.WAITING in {record.status for record in job.stages}
     is_running = job.status is JobStatus.RUNNING and job.cancel_requested_at is None
-    lease = open_lease(job, now, last_runs_only=True) if is_running and not is_polled else None
+    lease = lease_wait(job, now, last_runs_only=True) if is_running and not is_polled else None
     return lease is not None
 
 

@@ -306,7 +306,7 @@ JOB_TYPE = JobDefinition(
     on_failure=FailureHandling(
         release="provisioner.provisioning.stages.provision:release_after_failure",
         cleanup_job_type="clean_up_project",
-        request_cleanup="provisioner.provisioning.stages.provision:request_cleanup",
+        describe_cleanup="provisioner.provisioning.stages.provision:describe_cleanup",
     ),
     message_group=_organization_or_owner,
     example={"project_id": "shop", "region": "eu-central-1"},

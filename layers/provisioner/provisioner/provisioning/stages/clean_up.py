@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs.models import Job, open_lease
+from provisioner.jobs.models import Job, lease_wait
 from provisioner.jobs.stage import Completion, JobInput, StageOutcome, Waiting
 from provisioner.jobs.store import JobNotFoundError, JobStore
 from provisioner.provisioning.engine import Engine
@@ -40,7 +40,7 @@ def ensure_cleanup_begun(
     # A job that is stored no more has ended months ago.
     with suppress(JobNotFoundError):
         failed = jobs.get(payload.job_id)
-        lease, known = open_lease(failed, jobs.now()), known_ids(failed.stages)
+        lease, known = lease_wait(failed, jobs.now()), known_ids(failed.stages)
     if lease is not None and not job.is_last_poll:
         return Waiting(lease.waiting_for)
     return StageOutcome(

@@ -94,7 +94,7 @@ def release_after_failure(job: Job, *, projects: ProjectStore) -> Sequence[Write
     return projects.build_release_as_failed(job.project_id, job.job_id) if job.project_id else []
 
 
-def request_cleanup(
+def describe_cleanup(
     job: Job, cleanup_job_id: str, *, projects: ProjectStore
 ) -> CleanupRequest | None:
     """Say what the clean-up removes: nothing where the job made nothing, or keeps it.

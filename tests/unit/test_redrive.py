@@ -15,7 +15,7 @@ from provision_cli.main import main
 from provisioner import api
 from provisioner.composition import dead_letters as composition
 from provisioner.errors import ErrorType, failure
-from provisioner.jobs import dead_letters
+from provisioner.jobs import redrive
 from provisioner.jobs.client import JobClient
 from provisioner.jobs.dispatch import UndeliveredReceiver
 from provisioner.jobs.messages import DeadLetterQueue, JobQueue
@@ -363,7 +363,7 @@ def client(core: Core) -> JobClient:
 def people(core: Core, connected: object, monkeypatch: pytest.MonkeyPatch) -> Core:
     """Let the public API and the program talk to the deployment."""
     assert connected
-    monkeypatch.setattr(dead_letters, "_WAIT_SECONDS", 0)
+    monkeypatch.setattr(redrive, "_WAIT_SECONDS", 0)
     outputs = {
         "JobsTableName": "JobsTable",
         "ProjectsTableName": "ProjectsTable",
@@ -608,7 +608,7 @@ def test_a_letter_that_comes_back_ends_the_reading(
     people: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(people, 3)
-    monkeypatch.setattr(dead_letters, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(redrive, "_LOOK_SECONDS", 0)
     people.calls.clear()
 
     assert len(_letters(people).read()) == 3
@@ -630,8 +630,8 @@ def test_a_hold_that_has_run_out_hides_nothing(people: Core, code: str) -> None:
         _letters(people).read()
 
 
-def _letters(core: Core) -> dead_letters.DeadLetters:
-    return dead_letters.DeadLetters(core.client("sqs"), core.dead_letter_url, client(core))
+def _letters(core: Core) -> redrive.DeadLetters:
+    return redrive.DeadLetters(core.client("sqs"), core.dead_letter_url, client(core))
 
 
 # --- The program ----------------------------------------------------------------------------------

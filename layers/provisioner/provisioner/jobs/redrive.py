@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from provisioner.aws_types import MessageTypeDef, SQSClient
 from provisioner.errors import ProvisioningError
 from provisioner.jobs.client import JobClient, JobStateError
-from provisioner.jobs.messages import find_message, is_own_job, job_id_of
+from provisioner.jobs.messages import find_message, is_own_job, job_id_of_message
 from provisioner.jobs.records import canonical_json
 from provisioner.jobs.registry import UnknownJobTypeError
 
@@ -198,7 +198,7 @@ def _letter(message: MessageTypeDef) -> DeadLetter:
     return DeadLetter(
         message_id=message["MessageId"],
         # One that came here without a word has kept its id on the way.
-        job_id=said.get("job_id") or job_id_of(message["Body"], message["MessageId"]),
+        job_id=said.get("job_id") or job_id_of_message(message["Body"], message["MessageId"]),
         body=message["Body"],
         at=datetime.fromtimestamp(int(system["SentTimestamp"]) / 1000, UTC),
         error_type=said.get("error_type", ""),
