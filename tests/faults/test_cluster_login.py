@@ -14,7 +14,7 @@ from provisioner import api
 from provisioner.errors import ErrorType
 from provisioner.provisioning.engine import Engine
 from provisioner.provisioning.job_types.rotate_cluster_login import ROTATING_LOGIN
-from support.calls import CONNECT, Within, empty, operation
+from support.calls import CONNECT, SQL, Call, Within, empty, operation
 from support.changes import check_changed, new_change, plainly_provisioned
 from support.cluster_login import ROTATION, OwnLogin
 from support.effects import Attempt, Effect, aside, effects
@@ -112,6 +112,27 @@ def test_nothing_is_rotated_by_a_wrong_answer(workflow: Workflow, login: OwnLogi
         assert login.takes(login.first_password), name
 
 
+@each_engine
+@pytest.mark.fault("wrong answer", where=PLACE, lasting=True)
+def test_no_label_moves_where_the_server_has_not_changed_the_password(
+    workflow: Workflow, login: OwnLogin
+) -> None:
+    """MariaDB does so with `ALTER USER CURRENT_USER()`."""
+
+    def undo(call: Call) -> Any:
+        answered = call.make()
+        pending = login.versions()["AWSPENDING"]["password"]
+        login.driver(pending).change_admin_password(login.first_password)
+        return answered
+
+    workflow.faults[PLACE] = Fault(Within(operation(SQL, "ALTER"), undo))
+    job = workflow.execute(login.new_job())
+    assert job.error is not None
+    assert job.error.type is ErrorType.INSUFFICIENT_PERMISSIONS
+    assert login.opening() == {"AWSCURRENT"}
+    assert login.versions()["AWSCURRENT"]["password"] == login.first_password
+
+
 def _is_start(_effect: Effect, attempt: Attempt) -> bool:
     return len(attempt.effects) == 1
 
@@ -206,6 +227,27 @@ def test_a_run_that_was_given_up_may_go_on_beside_the_next(
             job = workflow.execute(login.new_job())
         assert superseded, moment
         login.check_rotated(job)
+
+
+@each_engine
+def test_another_run_may_set_the_password_between_the_look_and_the_change(
+    workflow: Workflow, login: OwnLogin
+) -> None:
+    connected: list[str] = []
+
+    def is_to_change(call: Call) -> bool:
+        connected.extend([call.operation] if call.operation == CONNECT else [])
+        return len(connected) == 2
+
+    def set_it(call: Call) -> Any:
+        pending = login.versions()["AWSPENDING"]["password"]
+        login.driver(login.first_password).change_admin_password(pending)
+        return call.make()
+
+    workflow.faults[PLACE] = Fault(Within(is_to_change, set_it))
+    job = workflow.execute(login.new_job())
+    login.check_rotated(job)
+    assert [record.attempt for record in job.stages] == [1]
 
 
 @each_engine

@@ -13,6 +13,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from provision_cli.local import (
@@ -29,6 +31,7 @@ from provision_cli.local.ports import choose_port
 from provision_cli.local.postgresql_server import PostgresqlServer
 from provision_cli.local.processes import StartedProcess
 from provision_cli.local.stack import LocalStack, RunningStack
+from support.core import Core
 from support.desk import DESK
 from support.project import ROOT
 from support.running import runs
@@ -433,7 +436,16 @@ def test_without_docker_there_is_no_network_of_containers(
     assert containers.find_network() == ContainerNetwork(containers.DESKTOP_HOST)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"job": {"job_id": "x"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"job": {"job_id": "x"}}',
+        '{"job": {"job_id": "x", "job_type": "y", "payload": []}}',
+    ],
+)
 def test_what_is_no_event_of_a_stage_is_named(tmp_path: Path, text: str) -> None:
     event = tmp_path / "event.json"
     event.write_text(text)
@@ -443,6 +455,20 @@ def test_what_is_no_event_of_a_stage_is_named(tmp_path: Path, text: str) -> None
         containers.store_job(running, event)
     with pytest.raises(LocalStackError, match=r"missing\.json: cannot be read: No such file"):
         containers.store_job(running, tmp_path / "missing.json")
+
+
+def test_an_event_about_no_project_stores_its_job_alone(core: Core) -> None:
+    outputs = {
+        "ProjectsTableName": "ProjectsTable",
+        "QuotasTableName": "QuotasTable",
+        "JobsTableName": "JobsTable",
+        "JobRetentionDays": "91",
+    }
+    stack: Any = SimpleNamespace(client=core.client, outputs=outputs)
+    event = ROOT / "events" / "database" / "rotate_cluster_login" / "rotating_login.json"
+    job = core.jobs.get(containers.store_job(stack, event))
+    assert (job.job_type, job.project_id) == ("rotate_cluster_login", "")
+    assert core.scan("ProjectsTable") == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="started by root it is never in the project")

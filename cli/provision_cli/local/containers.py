@@ -157,7 +157,7 @@ def prepare_sam(stack: RunningStack, root: Path) -> None:
 
 
 def store_job(stack: RunningStack, event: Path) -> str:
-    """Store the project and the job that an event is about, where they are not; returns its id.
+    """Store the project, if any, and the job that an event is about, where they are not.
 
     It does what the dispatcher does for a message, but nothing is sent and no execution started:
     the stages are run by whoever invokes the functions. The job waits for that, one year.
@@ -168,16 +168,16 @@ def store_job(stack: RunningStack, event: Path) -> str:
     try:
         job = json.loads(event.read_text(encoding="utf-8"))["job"]
         job_id, job_type, payload = job["job_id"], job["job_type"], job["payload"]
-        project_id = payload["project_id"]
+        project_id = payload.get("project_id")
     except OSError as error:
         raise LocalStackError(f"{event}: cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise LocalStackError(
             f"{event}: is not the event of a stage; name one of events/ that has a job in it."
         ) from None
     dynamodb, outputs = stack.client("dynamodb"), stack.outputs
     projects = ProjectStore(dynamodb, outputs["ProjectsTableName"], outputs["QuotasTableName"])
-    if projects.get(project_id) is None:
+    if project_id is not None and projects.get(project_id) is None:
         projects.create(project_id, owner_id=None, organization_id=None, created_at=utc_now())
     jobs = JobStore(
         dynamodb, outputs["JobsTableName"], retention_days=int(outputs["JobRetentionDays"])

@@ -50,6 +50,6 @@ JOB_TYPE = JobDefinition(
     payload_model=RotateClusterLoginPayload,
     result_model=RotateClusterLoginResult,
     steps=(ROTATING_LOGIN,),
-    example={"region": "eu-central-1", "cluster_id": "eu-1"},
+    example={"region": "eu-central-1", "cluster_id": "local-1"},
     command=("cluster", "rotate-login"),
 )
