@@ -233,6 +233,7 @@ def test_jobs_that_were_only_stored_keep_nobody_out(held: Held) -> None:
         held.core.new_job(f"stored-{number}")
     assert held.deliver(message()) == []
     assert held.is_started("message-1")
+    assert held.core.jobs.slots().held_at is None
 
 
 def test_a_message_is_held_back_while_too_many_jobs_wait(held: Held, logged: LogLines) -> None:
@@ -343,7 +344,8 @@ def test_where_more_shares_wait_than_there_are_slots_all_are_held_back(held: Hel
 
 
 def test_a_clean_up_is_never_held_back(held: Held) -> None:
-    held.crowd()
+    # Clean-ups are of this share, too.
+    held.crowd(lambda _number: "")
     core = held.core
     parent = core.jobs.get("waits-0")
     core.make_state_machine("clean_up_project")
