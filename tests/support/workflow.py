@@ -607,12 +607,14 @@ class Workflow:
         """
         names = self.names(project_id)
         counts = self._scan(self.settings.quotas_table)
+        keys = self._scan(self.settings.api_keys_table)
         tenant = self.server.snapshot(self.tenant(project_id))
         found = {
             **tenant,
             **self._services(),
             "secrets": self._secrets(names, tenant),
-            "api_keys": self._scan(self.settings.api_keys_table),
+            "api_keys": [item for item in keys if "key_id" in item],
+            "hand_overs": [item for item in keys if "key_id" not in item],
             "counts": [c for c in counts if c.get("used", {"N": "0"}) != {"N": "0"}],
         }
         return {kind: there for kind, there in found.items() if there}
