@@ -503,6 +503,7 @@ CASES = {
         _throttled_for_a_quarter_of_an_hour, _throttled_for_five_minutes
     ),
     "TablesThrottledAlarm": Case(_throttled_for_a_quarter_of_an_hour, _throttled_for_five_minutes),
+    "ApiKeysThrottledAlarm": Case(_throttled_for_a_quarter_of_an_hour, _throttled_for_five_minutes),
     "JobsReadThrottledAlarm": Case(
         _throttled_for_a_quarter_of_an_hour, _throttled_for_five_minutes
     ),
@@ -630,7 +631,11 @@ def test_every_table_and_index_is_watched_for_throttled_writes() -> None:
         for index in resource["Properties"].get("GlobalSecondaryIndexes", ()):
             of_index = {("TableName", table), ("GlobalSecondaryIndexName", index["IndexName"])}
             written.add(frozenset(of_index))
-    assert _metrics_of("TablesThrottledAlarm", "WriteThrottleEvents") == written
+    watched = [
+        _metrics_of(alarm, "WriteThrottleEvents")
+        for alarm in ("TablesThrottledAlarm", "ApiKeysThrottledAlarm")
+    ]
+    assert watched[0] | watched[1] == written
     read = _metrics_of("JobsReadThrottledAlarm", "ReadThrottleEvents")
     assert read == {frozenset({("TableName", "JobsTable")})}
 
