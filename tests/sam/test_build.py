@@ -114,9 +114,13 @@ def aws_session(data: Path | None = None) -> Session:
     """Return a session that reads the packaged data, or those of a layer."""
     session = Session()
     session.set_credentials("test", "test")
-    if data is not None:
-        loader = Loader(extra_search_paths=[str(data)], include_default_search_paths=False)
-        session.register_component("data_loader", loader)
+    # One of its own: a client of S3 changes paths in the models of the session that it is made by.
+    loader = (
+        Loader()
+        if data is None
+        else Loader(extra_search_paths=[str(data)], include_default_search_paths=False)
+    )
+    session.register_component("data_loader", loader)
     return session
 
 
