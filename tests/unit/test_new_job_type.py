@@ -158,8 +158,10 @@ raise SystemExit(getattr(program, "run", getattr(program, "main", None))())
         ),
         (
             {"function": LIFECYCLE},
-            r"stage ROTATING_API_KEYS: code .* takes secrets_manager, kms_key_arn, store, "
-            r"hand_overs, which its function",
+            (
+                r"stage ROTATING_API_KEYS: code .* takes secrets_manager, kms_key_arn, store, "
+                r"hand_overs, which its function"
+            ),
         ),
     ],
 )
