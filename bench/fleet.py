@@ -33,7 +33,7 @@ def play(jobs: int, region: Region = Region.OTHER) -> Outcome:
 def duration(seconds: float) -> str:
     """Write a time as minutes or hours."""
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"  # noqa: PLR2004
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"  # noqa: PLR2004  # as people say it
 
 
 def bound(outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""AWS Lambda's way into the stages that make, rotate and revoke API keys."""
+"""AWS Lambda's way into the stages of API keys, and the end of those that nobody claims."""
 
 from provisioner.aws_lambda import handler_of
 from provisioner.composition import api_keys

@@ -265,7 +265,7 @@ def test_schedule_looks_for_keys_that_nobody_has_claimed(sam_local: SamLocal) ->
 
     invocation = invoke(sam_local, path)
 
-    assert invocation.result == {"told": [], "expired": [], "has_seen_all": True}
+    assert invocation.result == {"notified": [], "expired": [], "has_seen_all": True}
 
 
 def test_reconciler_ends_a_job_whose_execution_was_stopped(

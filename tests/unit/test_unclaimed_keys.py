@@ -157,7 +157,7 @@ class Shop:
 
     def take_next_step(self, **expected: list[str]) -> None:
         """Run, and see what is done."""
-        assert self.run() == {"told": [], "expired": [], "has_seen_all": True} | expected
+        assert self.run() == {"notified": [], "expired": [], "has_seen_all": True} | expected
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def expire(shop: Shop) -> None:
     shop.take_next_step(expired=["shop"])
 
 
-def test_keys_are_told_of_after_23_days_and_deleted_after_30(shop: Shop) -> None:
+def test_notice_is_given_after_23_days_and_deleted_after_30(shop: Shop) -> None:
     made_at = shop.core.clock()
     claim_before = made_at + timedelta(days=30)
     assert shop.hand_over().claim_before == claim_before
@@ -193,7 +193,7 @@ def test_keys_are_told_of_after_23_days_and_deleted_after_30(shop: Shop) -> None
     shop.take_next_step()
     assert shop.said() == []
     wait(shop, 1 / DAY)
-    shop.take_next_step(told=["shop"])
+    shop.take_next_step(notified=["shop"])
     shop.take_next_step()
     wait(shop, 7 - 1 / DAY)
     shop.take_next_step()
@@ -254,12 +254,12 @@ def test_a_claim_that_comes_too_late_says_so_and_a_rotation_gives_new_keys(shop:
 
 def test_a_new_set_has_its_own_time(shop: Shop) -> None:
     wait(shop, 29)
-    shop.take_next_step(told=["shop"])
+    shop.take_next_step(notified=["shop"])
     shop.rotate()
     wait(shop, 22)
     shop.take_next_step()
     wait(shop, 1)
-    shop.take_next_step(told=["shop"])
+    shop.take_next_step(notified=["shop"])
     wait(shop, 7)
     shop.take_next_step(expired=["shop"])
     assert sorted(shop.said()) == [API_KEYS_EXPIRED, *[API_KEYS_EXPIRING] * 2]
@@ -583,7 +583,7 @@ def test_the_cost_does_not_grow_with_what_is_not_due(core: Core, connected: obje
     core.clock.advance(22 * DAY)
     core.calls.clear()
 
-    assert sorted(due[0].run()["told"]) == ["due-0", "due-1", "due-2"]
+    assert sorted(due[0].run()["notified"]) == ["due-0", "due-1", "due-2"]
 
     of_index = core.calls_of("dynamodb.Query")
     assert {call["IndexName"] for call in of_index} == {"unclaimed"}
@@ -603,11 +603,11 @@ def test_a_run_ends_when_its_time_does_and_the_next_goes_on(shop: Shop) -> None:
     left = itertools.chain([60.0, 60.0], itertools.repeat(29.0))
 
     assert shop.run(lambda: next(left)) == {
-        "told": ["shop", "shop-0"],
+        "notified": ["shop", "shop-0"],
         "expired": [],
         "has_seen_all": False,
     }
-    shop.take_next_step(told=["shop-1"])
+    shop.take_next_step(notified=["shop-1"])
 
 
 def failing(name: str) -> Answer:
@@ -647,7 +647,7 @@ def test_the_function_does_what_the_schedule_asks_for(monkeypatch: pytest.Monkey
     # They were made in a January that is over; the first step is a notice.
     run = api_keys.build()
     assert run({"task": EXPIRE_UNCLAIMED_KEYS}, context) == {
-        "told": ["shop"],
+        "notified": ["shop"],
         "expired": [],
         "has_seen_all": True,
     }

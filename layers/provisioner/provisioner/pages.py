@@ -68,6 +68,6 @@ def read_cursor(name: str, cursor: object) -> str:
 
 
 def _encode(name: str, position: str) -> str:
-    told = f"{name}\n{position}".encode(errors="surrogatepass")
-    mark = hashlib.sha256(told).digest()[:_MARK_BYTES]
+    text = f"{name}\n{position}".encode(errors="surrogatepass")
+    mark = hashlib.sha256(text).digest()[:_MARK_BYTES]
     return base64.urlsafe_b64encode(mark + position.encode()).decode().rstrip("=")

@@ -24,7 +24,7 @@ from provisioner.drivers.dynamodb import ConditionFailedError, Write
 #: can. New ones cost one rotation.
 CLAIM_TIME = timedelta(days=30)
 
-#: How long before that ends it is told: a working week, whichever day it is.
+#: How long before that ends the notice is given: a working week, whichever day it is.
 NOTICE_TIME = timedelta(days=7)
 
 #: For how long a claim that has begun is let be: until it has handed the keys over, which it may do
@@ -161,11 +161,12 @@ class HandOverStore:
         with suppress(ConditionFailedError):
             dynamodb.transact(self._client, [self._end(project_id, HandOverStatus.CLAIMED, must)])
 
-    def build_notice(self, told: HandOver) -> Write:
+    def build_notice(self, waiting: HandOver) -> Write:
         """Return the write that goes with the notice: it is given once."""
-        is_untold = Attr("job_id").eq(told.job_id) & Attr(_DUE_AT).lt(_text(told.claim_before))
-        must = is_untold & Attr("status").eq(told.status)
-        return self._change(told.project_id, {_DUE_AT: _text(told.claim_before)}, must)
+        is_not_given = Attr(_DUE_AT).lt(_text(waiting.claim_before))
+        is_as_before = Attr("job_id").eq(waiting.job_id) & Attr("status").eq(waiting.status)
+        must = is_not_given & is_as_before
+        return self._change(waiting.project_id, {_DUE_AT: _text(waiting.claim_before)}, must)
 
     def build_expiry(self, due: HandOver, now: datetime, until: datetime) -> Write:
         """Return the write after which nobody claims the keys any more.

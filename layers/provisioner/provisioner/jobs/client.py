@@ -194,7 +194,7 @@ class JobClient:
 
     def _message_group(self, job: Job) -> str | None:
         handler = self.registry.get(job.job_type)
-        return handler.message_group(handler.parse(job.payload))
+        return handler.message_group_of(job.payload)
 
 
 def wait_for_job(store: JobStore, job_id: str, timeout_seconds: float) -> Job:

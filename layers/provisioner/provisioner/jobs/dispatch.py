@@ -239,7 +239,7 @@ class Dispatcher(MessageReceiver):
         if job.slot is not None or job.parent_id:
             return True
         handler = self.registry.get(job.job_type)
-        share = handler.message_group(handler.parse(message.payload)) or ""
+        share = handler.message_group_of(message.payload) or ""
         return self.admission.admit(share, time_left)
 
 

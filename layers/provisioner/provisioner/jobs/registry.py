@@ -132,6 +132,14 @@ class JobHandler[Payload: BaseModel, Result]:
         """
         return validate_payload(self.payload_model, payload)
 
+    def message_group_of(self, payload: Mapping[str, Any]) -> str | None:
+        """Return whose share of the queue a job with this payload takes, if it says.
+
+        Raises:
+            INVALID_PAYLOAD: as `parse` says.
+        """
+        return self.message_group(self.parse(payload))
+
     def __call__(self, payload: Payload | Mapping[str, Any]) -> Result:
         """Run the job in this process.
 

@@ -39,7 +39,7 @@ _DELETES_FOR = timedelta(seconds=API_KEYS.seconds + TASK_MARGIN_SECONDS)
 
 @dataclass(frozen=True, slots=True)
 class UnclaimedKeys:
-    """Tells of keys that nobody has claimed, and deletes their secrets once the time is over.
+    """Gives notice of keys that nobody has claimed, and deletes their secrets when time is over.
 
     The digests stay: who has read the secret without claiming it has keys that verify.
     """
@@ -88,7 +88,7 @@ class UnclaimedKeys:
         if errors:
             raise errors[0]
         return {
-            "told": done[API_KEYS_EXPIRING],
+            "notified": done[API_KEYS_EXPIRING],
             "expired": done[API_KEYS_EXPIRED],
             "has_seen_all": has_seen_all,
         }
@@ -109,10 +109,10 @@ class UnclaimedKeys:
             ended.write_if_it_holds()
             return None
         if found.status is HandOverStatus.WAITING and found.due_at < found.claim_before:
-            return self._tell(found)
+            return self._give_notice(found)
         return self._expire(found, name, claim)
 
-    def _tell(self, waiting: HandOver) -> str | None:
+    def _give_notice(self, waiting: HandOver) -> str | None:
         work = self.jobs.work()
         work.also([self.hand_overs.build_notice(waiting)])
         work.add_history(
