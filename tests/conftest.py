@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "support.quick_memory",
+    "support.quick_stack",
     "support.quick_models",
     "support.quick_moto",
     "support.quick_calls",
