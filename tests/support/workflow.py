@@ -294,9 +294,12 @@ class Workflow:
     def execute(self, job: api.Job) -> api.Job:
         """Run a job on the state machine to its end, and its clean-up; return what is stored."""
         self.ended(self.start(job))
-        ended = self.jobs.get(job.job_id)
-        if ended.cleanup_job_id:
-            self.ended(self.cleanup_execution(self.jobs.get(ended.cleanup_job_id)))
+        # A whole job is read once: that takes as long as a stage.
+        ended = self.jobs.get_head(job.job_id)
+        if ended and ended.cleanup_job_id:
+            cleanup = self.jobs.get_head(ended.cleanup_job_id)
+            assert cleanup is not None
+            self.ended(self.cleanup_execution(cleanup))
         return self.jobs.get(job.job_id)
 
     def cleanup_execution(self, cleanup: api.Job) -> str:
@@ -897,11 +900,13 @@ def _make_state_machines() -> dict[str, str]:
 
 
 def _make_state_machine(name: str) -> str:
-    made: str = aws.client("stepfunctions").create_state_machine(
+    # Made directly: moto reads a request anew for each of its ten parameters.
+    machines = stepfunctions_parser_backends[ACCOUNT][REGION]
+    made: str = machines.create_state_machine(
         name=f"test-{name}",
         definition=_definition(name),
         roleArn=f"arn:aws:iam::{ACCOUNT}:role/test",
-    )["stateMachineArn"]
+    ).arn
     return made
 
 
