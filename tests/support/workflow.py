@@ -309,7 +309,8 @@ class Workflow:
             self.state_machines[cleanup.job_type]
         )
         is_started = any(arn == execution.execution_arn for execution in machine.executions)
-        return arn if is_started else self.start(cleanup)
+        # A head has no payload.
+        return arn if is_started else self.start(self.jobs.get(cleanup.job_id))
 
     def execution_arn(self, state_machine: str, name: str) -> str:
         """Return the ARN of an execution."""
