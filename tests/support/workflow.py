@@ -294,12 +294,10 @@ class Workflow:
     def execute(self, job: api.Job) -> api.Job:
         """Run a job on the state machine to its end, and its clean-up; return what is stored."""
         self.ended(self.start(job))
-        # A whole job is read once: that takes as long as a stage.
-        ended = self.jobs.get_head(job.job_id)
-        if ended and ended.cleanup_job_id:
-            cleanup = self.jobs.get_head(ended.cleanup_job_id)
-            assert cleanup is not None
-            self.ended(self.cleanup_execution(cleanup))
+        ended = self.jobs.get(job.job_id)
+        if not ended.cleanup_job_id:
+            return ended
+        self.ended(self.cleanup_execution(self.jobs.get(ended.cleanup_job_id)))
         return self.jobs.get(job.job_id)
 
     def cleanup_execution(self, cleanup: api.Job) -> str:
@@ -309,8 +307,7 @@ class Workflow:
             self.state_machines[cleanup.job_type]
         )
         is_started = any(arn == execution.execution_arn for execution in machine.executions)
-        # A head has no payload.
-        return arn if is_started else self.start(self.jobs.get(cleanup.job_id))
+        return arn if is_started else self.start(cleanup)
 
     def execution_arn(self, state_machine: str, name: str) -> str:
         """Return the ARN of an execution."""

@@ -184,7 +184,7 @@ def expire(shop: Shop) -> None:
     shop.take_next_step(expired=["shop"])
 
 
-def test_notice_is_given_after_23_days_and_deleted_after_30(shop: Shop) -> None:
+def test_notice_of_keys_is_given_after_23_days_and_they_are_deleted_after_30(shop: Shop) -> None:
     made_at = shop.core.clock()
     claim_before = made_at + timedelta(days=30)
     assert shop.hand_over().claim_before == claim_before

@@ -209,7 +209,7 @@ def _with_our_rule(_arn: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _does_as_ours(rule: dict[str, Any]) -> bool:
-    """Whether a rule is ours, for every object; an empty filter may be told in any way."""
+    """Whether a rule is ours, for every object; an empty filter may be written in any way."""
     is_for_all = not any(rule.get("Filter", {}).values()) and not rule.get("Prefix")
     return is_for_all and all(
         rule.get(name) == value for name, value in _OUR_RULE.items() if name != "Filter"

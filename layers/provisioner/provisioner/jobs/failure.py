@@ -321,7 +321,7 @@ def _technical_cause(name: str, cause: str) -> str:
     """Say what a foreign error was: its name, and, of what AWS Lambda reports of it, what may be.
 
     A name with a dot is AWS's, and so is its text. Without one it is a class of Python's: its text
-    may hold anything, a password too, so that only the place at which it was raised is told.
+    may hold anything, a password too, so that only the place at which it was raised is said.
     """
     # Source of its form: AWS Lambda Developer Guide, "Lambda function errors in Python".
     reported = json_object(cause)

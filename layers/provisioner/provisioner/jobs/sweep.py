@@ -1,4 +1,4 @@
-"""Sweeps: the reconciler looks at every job, whether an event told of it or not.
+"""Sweeps: the reconciler looks at every job, whether an event reported it or not.
 
 A round is one look at all that there are: the jobs that hold something that only one job may hold,
 then the unfinished ones, oldest first. It takes as many sweeps as it needs, since each carries on

@@ -1,4 +1,4 @@
-"""The technologies of tenant databases, and what customers are told of a login to one."""
+"""The technologies of tenant databases, and what customers get to know of a login to one."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ RDS_ENGINES = {Engine.POSTGRESQL: "postgres", Engine.MYSQL: "mysql"}
 class DedicatedInstance:
     """What the project's item keeps of it.
 
-    All that AWS is told stands here, so that what an operator changes later changes no job that has
-    begun.
+    All that AWS is asked for stands here, so that what an operator changes later changes no job
+    that has begun.
     """
 
     identifier: str

@@ -39,7 +39,7 @@ _DELETES_FOR = timedelta(seconds=API_KEYS.seconds + TASK_MARGIN_SECONDS)
 
 @dataclass(frozen=True, slots=True)
 class UnclaimedKeys:
-    """Gives notice of keys that nobody has claimed, and deletes their secrets when time is over.
+    """Gives notice of keys nobody has claimed, and deletes their secrets once their time is over.
 
     The digests stay: who has read the secret without claiming it has keys that verify.
     """

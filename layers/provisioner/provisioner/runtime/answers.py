@@ -37,7 +37,7 @@ _LOGINS: dict[int, str] = {
 #: What is asked for credentials, by the names of botocore's events.
 _LOGIN_SERVICES = ("sts", "sso", "sso-oidc", "signin")
 
-#: What an answer that botocore has read is told to be, where it is not AWS's.
+#: The error that an answer which botocore has read becomes, where it is not AWS's.
 _PROBLEM = "NotAws"
 
 _ADVICE = (

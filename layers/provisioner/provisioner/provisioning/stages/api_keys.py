@@ -193,7 +193,7 @@ def _take_back(client: SecretsManagerClient, secret: Secret, value: dict[str, An
 
 
 def describe_keys(keys: list[ApiKey]) -> list[dict[str, str]]:
-    """Return what may be told of keys."""
+    """Return what is no secret of keys."""
     return [
         {"key_id": key.key_id, "key_prefix": key.key_prefix, "created_at": key.created_at}
         for key in keys

@@ -151,7 +151,7 @@ def _wait_for_password(
 
 
 def description(instance: DedicatedInstance, password: str) -> InstanceDescription:
-    """Return what AWS is told of an instance, with the password of its master user."""
+    """Return what AWS is asked for in an instance, with the password of its master user."""
     return InstanceDescription(
         identifier=instance.identifier,
         engine=RDS_ENGINES[instance.engine],
@@ -269,7 +269,7 @@ def ensure_instance_repaired(
         pending = f"the database instance {instance.identifier} is {found.status}"
         return Waiting(started if is_started else pending)
     if was_stopped:
-        # What was done before the wait is told with the rest.
+        # What was done before the wait is reported with the rest.
         drift = Drift(f"database instance {instance.identifier}", "was stopped")
         repairs = replace(repairs, repaired=(drift, *repairs.repaired))
     return report(repairs)
